@@ -1,0 +1,42 @@
+#include "backend/backend.h"
+
+namespace gemma4 {
+
+Kv Backend::kv_alloc(const KvConfig& config) {
+  Kv kv;
+  kv.k = alloc(activation_type(), {config.slots, config.heads, config.dim});
+  kv.v = alloc(activation_type(), {config.slots, config.heads, config.dim});
+  kv.page = config.page;
+  return kv;
+}
+
+void Backend::residual_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) {
+  norm(y, y, post, eps);
+  add(x, y, scale);
+  if (out) norm(out, x, next, eps);
+}
+
+void Backend::linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) {
+  linear(scratch, x, gate_up);
+  geglu(out, scratch);
+}
+
+void Backend::heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos,
+                    const Rope& rope_by, const Kv& kv, const Rows& rows) {
+  const Tensor values = v ? v : scratch;
+  norm(values, v ? v : k, Tensor(), norms.eps);  // V = K on full layers, read before K's own norm
+  norm(q, q, norms.q, norms.eps);
+  norm(k, k, norms.k, norms.eps);
+  rope(q, pos, rope_by);
+  rope(k, pos, rope_by);
+  kv_write(kv, k, values, rows);
+}
+
+std::unique_ptr<Backend> make_backend(const std::string& name, int threads) {
+  if (name == "ref") return make_ref();
+  if (name == "cpu") return make_cpu(threads);
+  if (name == "cuda") return make_cuda(0);
+  throw Error("there is no backend '" + name + "'; choose ref, cpu or cuda");
+}
+
+}  // namespace gemma4

@@ -1,0 +1,147 @@
+// Backend: the only door between the model and the hardware, and the only virtual functions in the program. Every verb
+// reads and writes Tensors that this backend allocated, in call order, and may return before the work is done; sync()
+// waits. ref.cc is the definition of every verb; cpu/ and cuda/ agree with it within the tolerances of
+// docs/NUMERICS.md. The fused verbs at the end have a default that is written with the small ones; a backend overrides
+// one where a measurement earns it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/tensor.h"
+#include "quant/matrix.h"
+
+namespace gemma4 {
+
+// One row of attention: the token at position `pos` of sequence `seq` may see that sequence's keys first..last,
+// inclusive. Causal, sliding-window, image-block and whole-image attention are all this.
+struct Row {
+  int32_t seq, pos, first, last;
+};
+
+// The rows of one forward pass, on the device and on the host (the same content). A replayed graph reads only `device`.
+struct Rows {
+  Tensor device;              // I32 [rows, 4]
+  std::span<const Row> host;  // [rows]
+};
+
+// Rotary embedding in the rotate-half pairing. A head is cut into blocks of `block` elements; in block b, element i
+// pairs with i + block/2 and turns by pos[axis b] * inv_freq[i]. Text: one block, one axis. Vision: two blocks (x, y),
+// two axes.
+struct Rope {
+  Tensor inv_freq;  // F32 [block / 2]; 0: this pair does not rotate
+  int block = 0;
+};
+
+// What a layer's key-value cache must hold.
+struct KvConfig {
+  int64_t slots = 0;       // tokens
+  int page = 1;            // tokens in a page
+  int heads = 0, dim = 0;  // KV heads, head size
+  // Full-attention layers have V = norm(k_proj x) and K = rope(V * k_norm): a backend may keep V and only the rotated
+  // elements of K (2 * rotated of dim). 0: K is unrelated to V and kept whole.
+  int rotated_pairs = 0;
+};
+
+// A key-value cache. Position p of sequence s lives in slot
+//   pages[s][(p / page) % n] * page + p % page,   n = pages of that sequence,
+// which is a flat cache while p < n * page and a ring of n * page tokens beyond. Without `pages`: slot = p.
+struct Kv {
+  Tensor k, v;   // [slots, heads, dim], or the backend's own layout
+  Tensor pages;  // I32 [sequences, n] page indices
+  int page = 1;
+  Tensor k_norm;  // [dim], set where KvConfig::rotated_pairs > 0
+  int rotated_pairs = 0;
+  std::shared_ptr<const void> extra;  // the backend's own
+};
+
+// How to choose one token from one row of logits. Order: bias, penalties, mask, then temperature, top_k, top_p, min_p.
+struct Sampling {
+  float temperature = 1;  // 0: the largest logit, ties to the lowest id
+  int top_k = 0;          // 0: all
+  float top_p = 1;
+  float min_p = 0;
+  uint64_t seed = 0;  // the draw depends on (seed, step) only: same seed, same answer, alone or in a batch
+  uint64_t step = 0;  // tokens generated so far
+  float repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
+  std::span<const std::pair<int32_t, int32_t>> counts;  // (id, times seen), for the penalties
+  std::span<const std::pair<int32_t, float>> bias;      // (id, added to its logit)
+  std::span<const uint32_t> allowed;                    // bit i of the whole: id i may be chosen; empty: all
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const char* name() const = 0;
+
+  // Element type of activations; the residual stream x may be kept wider.
+  virtual DType activation_type() const = 0;
+  virtual DType residual_type() const { return activation_type(); }
+
+  // Memory. Called while a model is opened or an image arrives, never while it steps. alloc() zeroes; all throw Error
+  // when memory is short.
+  virtual Tensor alloc(DType type, std::initializer_list<int64_t> shape) = 0;
+  virtual void release(Tensor t) = 0;  // gives back what alloc() returned
+  virtual Kv kv_alloc(const KvConfig& config);
+  // Copies `parts`, stacked along rows, into this backend's own layout. All parts have the same format, cols and group.
+  virtual Matrix upload(std::span<const Matrix> parts) = 0;
+  virtual void write(Tensor dst, const void* src) = 0;  // contiguous dst; `src` may be reused on return
+  virtual void read(void* dst, Tensor src) = 0;         // waits
+  virtual int64_t memory_used() const = 0;              // bytes allocated
+
+  // Verbs. x, y, out: [rows, ...] activations.
+  virtual void embed(Tensor out, const Matrix& table, Tensor ids, float scale) = 0;  // out = table[ids] * scale
+  virtual void linear(Tensor out, Tensor x, const Matrix& w) = 0;                    // out = x w^T
+  // Over the last dimension: out = x / sqrt(mean(x^2) + eps) * weight; `weight` F32 or empty; out may be x.
+  virtual void norm(Tensor out, Tensor x, Tensor weight, float eps) = 0;
+  virtual void add(Tensor x, Tensor y, float scale) = 0;          // x = (x + y) * scale
+  virtual void geglu(Tensor out, Tensor gate_up) = 0;             // gate_up [rows, 2n]: out = gelu_tanh(gate) * up
+  virtual void rope(Tensor x, Tensor pos, const Rope& rope) = 0;  // x [rows, heads, dim], pos I32 [rows, axes]
+  virtual void kv_write(const Kv& kv, Tensor k, Tensor v, const Rows& rows) = 0;  // k, v [rows, heads, dim]
+  // softmax(q k^T) v, scores unscaled (Gemma 4's scale is 1 in both towers). q, out [rows, q heads, dim]; query head h
+  // reads KV head h / (q heads / KV heads).
+  virtual void attend(Tensor out, Tensor q, const Kv& kv, const Rows& rows) = 0;
+  virtual void gather(Tensor out, Tensor x, Tensor index) = 0;    // out[i] = x[index[i]]
+  virtual void scatter(Tensor x, Tensor rows, Tensor index) = 0;  // x[index[i]] = rows[i]
+  // out[group[i]] += x[i] * scale, after out is zeroed; group I32 [rows of x].
+  virtual void pool(Tensor out, Tensor x, Tensor group, float scale) = 0;
+  virtual void affine(Tensor x, Tensor bias, Tensor scale) = 0;  // x = (x - bias) * scale, F32 [cols] each
+  virtual void softcap(Tensor x, float cap) = 0;                 // x = tanh(x / cap) * cap
+  virtual void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) = 0;  // ids I32 [rows]
+
+  // Fused verbs.
+  // x = (x + norm(y) * post) * scale; out = norm(x) * next. `out` empty: only x.
+  virtual void residual_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps);
+  // out = gelu_tanh(x gate^T) * (x up^T); gate_up: gate's rows, then up's. scratch [rows, 2n].
+  virtual void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch);
+  // q = rope(norm(q) * q_norm); v = norm(v), or norm(k) where v is empty; k = rope(norm(k) * k_norm); then kv_write. k
+  // and v are overwritten or left as they are: read only the cache afterwards. scratch [rows, KV heads, dim] holds v
+  // where v is empty.
+  struct HeadNorms {
+    Tensor q, k;  // F32 [dim]
+    float eps;
+  };
+  virtual void heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos, const Rope& rope,
+                     const Kv& kv, const Rows& rows);
+
+  // Tensor parallelism: this backend's share. all_reduce sums x over all ranks.
+  virtual int rank() const { return 0; }
+  virtual int world() const { return 1; }
+  virtual void all_reduce(Tensor x) { (void)x; }
+
+  // Runs `issue` and remembers what it launched under `key`; a backend with graphs replays them next time. Everything
+  // that differs between two calls with one key must be read from device tensors.
+  virtual void replay(uint64_t key, const std::function<void()>& issue) { (void)key, issue(); }
+  virtual void sync() {}
+};
+
+std::unique_ptr<Backend> make_ref();
+std::unique_ptr<Backend> make_cpu(int threads);  // 0: all cores
+std::unique_ptr<Backend> make_cuda(int device);  // throws Error where there is no CUDA in the build or no GPU
+
+// "ref", "cpu" or "cuda"; throws Error for another name.
+std::unique_ptr<Backend> make_backend(const std::string& name, int threads);
+
+}  // namespace gemma4

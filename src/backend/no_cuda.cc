@@ -1,0 +1,9 @@
+#include "backend/backend.h"
+
+namespace gemma4 {
+
+std::unique_ptr<Backend> make_cuda(int) {
+  throw Error("this gemma4 was built without CUDA; build it where nvcc is installed, or use --backend cpu");
+}
+
+}  // namespace gemma4

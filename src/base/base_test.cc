@@ -1,0 +1,89 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <filesystem>
+
+#include "base/bf16.h"
+#include "base/bytes.h"
+#include "base/file.h"
+#include "base/threads.h"
+#include "base/utf8.h"
+
+namespace gemma4 {
+namespace {
+
+TEST(Bf16, RoundsToNearestEven) {
+  EXPECT_EQ(float_to_bf16(1.0f), 0x3f80);
+  EXPECT_EQ(float_to_bf16(1.00390625f), 0x3f80);  // half a step above 1: to the even one
+  EXPECT_EQ(float_to_bf16(1.01171875f), 0x3f82);  // half a step above the odd one: up
+  EXPECT_EQ(round_to_bf16(std::sqrt(5376.0f)), 73.5f);
+  EXPECT_TRUE(std::isnan(bf16_to_float(float_to_bf16(NAN))));
+}
+
+TEST(F16, EveryValueRoundTrips) {
+  for (uint32_t h = 0; h < 0x10000; ++h) {
+    const float value = f16_to_float(static_cast<uint16_t>(h));
+    if (std::isnan(value)) continue;
+    ASSERT_EQ(float_to_f16(value), h);
+  }
+  EXPECT_EQ(float_to_f16(65520.0f), 0x7c00);
+  EXPECT_EQ(float_to_f16(65519.0f), 0x7bff);
+  EXPECT_EQ(float_to_f16(0x1p-25f), 0);  // tie to even
+}
+
+TEST(Reader, RefusesToReadPastTheEnd) {
+  const std::byte bytes[3] = {};
+  Reader reader(bytes, "thing");
+  EXPECT_THROW(reader.read<uint32_t>(), Error);
+  EXPECT_THROW(reader.take(~uint64_t{0}), Error);
+  EXPECT_THROW(checked_mul(int64_t{1} << 40, int64_t{1} << 40, "thing"), Error);
+}
+
+TEST(Utf8, KnowsWholeCharacters) {
+  EXPECT_TRUE(utf8_valid("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"));
+  EXPECT_FALSE(utf8_valid("\xc0\xaf"));
+  EXPECT_FALSE(utf8_valid("\xed\xa0\x80"));
+  EXPECT_EQ(utf8_complete("ab\xe2\x82"), 2u);
+  EXPECT_EQ(utf8_complete("ab\xf0\x9f\x98"), 2u);
+  EXPECT_EQ(utf8_complete("ab\xe2\x82\xac"), 5u);
+  EXPECT_EQ(utf8_complete("ab\x82"), 3u);
+  EXPECT_EQ(utf8_repair("a\xff"
+                        "b"),
+            "a\xef\xbf\xbd"
+            "b");
+}
+
+TEST(ThreadPool, CoversEachIndexOnceAndRethrows) {
+  ThreadPool pool(3);
+  for (int64_t count : {0, 1, 7, 1000}) {
+    std::vector<std::atomic<int>> seen(static_cast<size_t>(count));
+    pool.parallel_for(count, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) ++seen[static_cast<size_t>(i)];
+    });
+    for (auto& s : seen) EXPECT_EQ(s, 1);
+  }
+  EXPECT_THROW(pool.parallel_for(100, 1,
+                                 [](int64_t begin, int64_t) {
+                                   if (begin == 0) throw Error("x");
+                                 }),
+               Error);
+}
+
+TEST(AtomicFile, LeavesNothingWhenNotCommitted) {
+  const auto path = std::filesystem::temp_directory_path() / "gemma4_atomic_test";
+  std::filesystem::remove(path);
+  {
+    AtomicFile file(path);
+    file.write("abc", 3);
+  }
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_FALSE(std::filesystem::exists(path.string() + ".partial"));
+  write_file(path, "abc");
+  EXPECT_EQ(read_file(path), "abc");
+  EXPECT_THROW(AtomicFile("/nonexistent/x"), Error);
+  std::filesystem::remove(path);
+}
+
+}  // namespace
+}  // namespace gemma4

@@ -1,0 +1,127 @@
+#include "base/threads.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace gemma4 {
+namespace {
+
+int cores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#endif
+}
+
+// A decode step is several hundred short loops; a worker that spins this long between two of them (about 20 us) saves
+// the wake-up, and one that finds nothing to do by then sleeps and costs nothing.
+constexpr int kSpins = 4000;
+
+}  // namespace
+
+struct ThreadPool::State {
+  int threads = 1;
+  std::vector<std::thread> workers;
+  std::atomic<uint64_t> generation{0};
+  std::atomic<int> running{0};
+  std::atomic<bool> stop{false};
+  const std::function<void(int)>* body = nullptr;
+  std::mutex mutex;
+  std::condition_variable wake, done;
+  std::exception_ptr failure;
+
+  void call(int thread) {
+    try {
+      (*body)(thread);
+    } catch (...) {
+      std::lock_guard lock(mutex);
+      if (!failure) failure = std::current_exception();
+    }
+  }
+
+  void work(int thread) {
+    uint64_t seen = 0;
+    while (true) {
+      for (int i = 0; i < kSpins && generation.load(std::memory_order_acquire) == seen; ++i) pause();
+      if (generation.load(std::memory_order_acquire) == seen) {
+        std::unique_lock lock(mutex);
+        wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
+      }
+      ++seen;
+      if (stop.load()) return;
+      call(thread);
+      if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard lock(mutex);
+        done.notify_one();
+      }
+    }
+  }
+};
+
+ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
+  state_->threads = threads > 0 ? threads : cores();
+  for (int i = 1; i < state_->threads; ++i) state_->workers.emplace_back([this, i] { state_->work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard lock(state_->mutex);
+    state_->stop = true;
+    state_->generation.fetch_add(1, std::memory_order_release);
+  }
+  state_->wake.notify_all();
+  for (auto& worker : state_->workers) worker.join();
+}
+
+int ThreadPool::threads() const { return state_->threads; }
+
+void ThreadPool::run(const std::function<void(int)>& body) {
+  State& s = *state_;
+  s.body = &body;
+  s.failure = nullptr;
+  if (s.threads > 1) {
+    s.running.store(s.threads - 1, std::memory_order_relaxed);
+    {
+      std::lock_guard lock(s.mutex);
+      s.generation.fetch_add(1, std::memory_order_release);
+    }
+    s.wake.notify_all();
+  }
+  s.call(0);
+  if (s.threads > 1) {
+    for (int i = 0; i < kSpins && s.running.load(std::memory_order_acquire) > 0; ++i) pause();
+    std::unique_lock lock(s.mutex);
+    s.done.wait(lock, [&] { return s.running.load(std::memory_order_acquire) == 0; });
+  }
+  if (s.failure) std::rethrow_exception(s.failure);
+}
+
+void ThreadPool::parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+  if (count <= 0) return;
+  if (state_->threads == 1 || count <= grain) return body(0, count);
+  // Four pieces a thread: even shares when all is quiet, and a thread that was held up leaves its rest to the others.
+  const int64_t pieces = std::min<int64_t>((count + grain - 1) / grain, int64_t{4} * state_->threads);
+  const int64_t step = ((count + pieces - 1) / pieces + grain - 1) / grain * grain;
+  std::atomic<int64_t> next{0};
+  run([&](int) {
+    for (int64_t begin; (begin = next.fetch_add(step)) < count;) body(begin, std::min(begin + step, count));
+  });
+}
+
+}  // namespace gemma4

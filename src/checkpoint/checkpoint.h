@@ -1,0 +1,54 @@
+// Checkpoint: opens a model on disk by its content, and answers names with mapped weights. Names are the model's own,
+// whatever the file calls them (checkpoint/names.h): "layers.3.self_attn.q_proj.weight", "embed_tokens.weight",
+// "lm_head.weight" (absent where tied), "vision_tower.encoder.layers.0.mlp.up_proj.weight",
+// "vision_tower.patch_embedder.position_embedding_table" (also where stored as int8: a Matrix of 2 * positions rows).
+// Opening checks the container and refuses names it does not know; shapes are checked by model/weights.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "quant/matrix.h"
+
+namespace gemma4 {
+
+struct Weight {
+  Matrix matrix;               // 1-D tensors: one row; 3-D: leading dimensions folded into rows
+  std::vector<int64_t> shape;  // as stored (logical shape for quantised weights)
+  uint64_t bytes = 0;          // all parts, in the file
+};
+
+// What tokenizer a checkpoint carries: the text of tokenizer.json, or GGUF's arrays (then json is empty).
+struct TokenizerData {
+  std::string json;
+  std::vector<std::string> tokens;  // GGUF: [vocabulary]
+  std::vector<float> scores;        // GGUF: [vocabulary] or empty
+  std::vector<int32_t> types;       // GGUF token types (1 normal, 2 unknown, 3 control, 4 user defined, 6 byte)
+  std::vector<std::string> merges;  // GGUF: "left right"
+};
+
+struct Checkpoint {
+  std::filesystem::path path;
+  std::string kind;               // "huggingface", "torchao", "gguf", ...
+  std::string config;             // config.json, or the same made from GGUF metadata
+  std::string generation_config;  // empty where absent
+  std::string processor_config;   // empty where absent
+  TokenizerData tokenizer;
+  std::vector<std::string> order;  // names in the order of the file or state dict
+  std::map<std::string, Weight> weights;
+  std::vector<std::shared_ptr<const MappedFile>> files;  // keep the views above alive
+
+  const Weight* find(const std::string& name) const {
+    const auto it = weights.find(name);
+    return it == weights.end() ? nullptr : &it->second;
+  }
+};
+
+// `path`: a directory (Hugging Face or quantised) or a .gguf file. Throws Error that names what is wrong.
+Checkpoint open_checkpoint(const std::filesystem::path& path);
+
+}  // namespace gemma4

@@ -1,0 +1,12 @@
+// The verbs of the command line, one file each. argv[0] is the verb's name. Each returns an exit code of base/check.h
+// or throws Error.
+#pragma once
+
+namespace gemma4 {
+
+int run_command(int argc, char** argv);
+int quantize_command(int argc, char** argv);
+int inspect_command(int argc, char** argv);
+int eval_command(int argc, char** argv);
+
+}  // namespace gemma4

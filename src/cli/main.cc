@@ -1,0 +1,60 @@
+// gemma4: the table of verbs, and the one place where errors become exit codes.
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string_view>
+
+#include "base/check.h"
+#include "cli/cli.h"
+
+namespace gemma4 {
+namespace {
+
+struct Verb {
+  std::string_view name;
+  const char* what;
+  int (*run)(int argc, char** argv);
+};
+
+constexpr Verb kVerbs[] = {
+    {"run", "answer a prompt, with or without pictures, or chat", run_command},
+    {"quantize", "turn a Hugging Face checkpoint into a quantised one, once", quantize_command},
+    {"inspect", "show what a checkpoint holds and whether it can run", inspect_command},
+    {"eval", "compare this program with reference outputs", eval_command},
+};
+
+int usage(FILE* out) {
+  std::fprintf(out, "gemma4: run Google's Gemma 4 31B on one machine\n\nusage: gemma4 VERB [OPTIONS]\n\n");
+  for (const Verb& verb : kVerbs) std::fprintf(out, "  %-10s %s\n", verb.name.data(), verb.what);
+  std::fprintf(out, "\n`gemma4 VERB --help` lists the options of a verb.\n");
+  return out == stdout ? kExitOk : kExitBadInput;
+}
+
+int dispatch(int argc, char** argv) {
+  if (argc < 2) return usage(stderr);
+  const std::string_view name = argv[1];
+  if (name == "--help" || name == "-h" || name == "help") return usage(stdout);
+  for (const Verb& verb : kVerbs) {
+    if (verb.name == name) return verb.run(argc - 1, argv + 1);
+  }
+  std::fprintf(stderr, "gemma4: there is no verb '%s'\n\n", argv[1]);
+  return usage(stderr);
+}
+
+}  // namespace
+}  // namespace gemma4
+
+int main(int argc, char** argv) {
+  try {
+    return gemma4::dispatch(argc, argv);
+  } catch (const gemma4::DeviceError& error) {
+    std::fprintf(stderr, "gemma4: %s\n", error.what());
+    return gemma4::kExitDevice;
+  } catch (const gemma4::Error& error) {
+    std::fprintf(stderr, "gemma4: %s\n", error.what());
+    return gemma4::kExitBadInput;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "gemma4: out of memory\n");
+    return gemma4::kExitBadInput;
+  }
+}

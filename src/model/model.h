@@ -1,0 +1,77 @@
+// Model: Config and weights on a Backend. forward() runs one Batch through the text decoder, encode() one image through
+// the vision tower. It knows nothing of text, pixels, requests or time: the caller owns page tables and positions.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "checkpoint/checkpoint.h"
+#include "model/batch.h"
+#include "model/config.h"
+
+namespace gemma4 {
+
+struct ModelOptions {
+  int rows_max = 2048;         // rows of one forward pass; at least 1 and, with images, the largest image budget + 2
+  int logits_max = 8;          // rows whose logits one pass may want
+  int seqs_max = 1;            // sequences that may have pages at a time
+  int page = 64;               // tokens in a page
+  int pages[kKinds] = {0, 0};  // pages in each pool
+  int pages_per_seq[kKinds] = {0, 0};  // width of the page tables; see ring_pages()
+  bool vision = true;                  // false: the vision tower is not loaded
+};
+
+// Pages one sequence needs: sliding layers keep a ring that holds the window and a whole chunk, so that no key a
+// chunk's first query needs is overwritten by its last; full layers keep everything.
+int ring_pages(const Config& config, int rows_max, int page);
+int flat_pages(int max_seq_len, int page);
+
+// Options for `seqs` sequences of up to max_seq_len tokens each, all pages owned.
+ModelOptions options_for(const Config& config, int max_seq_len, int rows_max, int seqs);
+
+// An image as the vision tower reads it (made by image/patches.h).
+struct PatchView {
+  const float* values;  // [n, 3 * patch * patch] in [0, 1]
+  const int32_t* xy;    // [n, 2] column, row
+  int n;
+};
+
+class Model {
+ public:
+  Model(const Checkpoint& checkpoint, Backend& backend, const ModelOptions& options);  // throws Error
+  ~Model();
+
+  const Config& config() const;
+  const ModelOptions& options() const;
+  Backend& backend();
+
+  // Gives sequence `seq` these pages in the pool of `kind`. Ring kinds must always be given the same number of pages.
+  void set_pages(Kind kind, int seq, std::span<const int32_t> pages);
+
+  // Computes all rows; returns the sampled ids [logit_rows] (empty where batch.sampling is). The logits of the last
+  // call stay readable until the next.
+  std::vector<int32_t> forward(const Batch& batch);
+  void read_logits(float* out) const;  // [logit_rows, vocabulary], after softcap
+
+  // Embeddings of one image: [n / pool^2, hidden] on the backend, valid until the Tensor's owner drops `hold`.
+  // Throws Error where a position lies outside the position table.
+  struct Soft {
+    Tensor rows;
+    std::shared_ptr<const void> hold;
+  };
+  Soft encode(const PatchView& patches);
+
+  // Called with every named activation while set: "embed", "layers.3.out", "norm", "vision.layers.0.out", ... (tests,
+  // eval).
+  std::function<void(const std::string& name, int layer, const Tensor& x)> tap;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gemma4

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Style as a test: the include rule between rooms, file sizes, line lengths. Exits 1 and lists what breaks a rule."""
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SRC = ROOT / "src"
+# A room includes only itself and the rooms named here (docs/ARCHITECTURE.md).
+ROOMS = {
+    "base": [],
+    "quant": ["base"],
+    "text": ["base"],
+    "image": ["base"],
+    "checkpoint": ["base", "quant"],
+    "backend": ["base", "quant"],
+    "model": ["base", "quant", "checkpoint", "backend"],
+    "engine": ["base", "text", "image", "checkpoint", "backend", "model"],
+    "server": ["base", "text", "engine"],
+    "cli": ["base", "quant", "text", "image", "checkpoint", "backend", "model", "engine", "server"],
+}
+FILE_LINES = 600
+LINE_LENGTH = 120
+
+
+def included(path):
+    return re.findall(r'^#include "([^"]+)"', path.read_text(), re.M)
+
+
+def check(path, problems):
+    relative = path.relative_to(SRC)
+    room = relative.parts[0]
+    test = re.search(r"_(test|bench|fuzz)\.", path.name)
+    text = path.read_text()
+    lines = text.splitlines()
+    if len(lines) > FILE_LINES:
+        problems.append(f"{relative}: {len(lines)} lines, more than {FILE_LINES}")
+    for number, line in enumerate(lines, 1):
+        if len(line) > LINE_LENGTH:
+            problems.append(f"{relative}:{number}: longer than {LINE_LENGTH} columns")
+        if "FIXME" in line or "XXX" in line:
+            problems.append(f"{relative}:{number}: says it is unfinished")
+    if path.suffix == ".h" and not text.startswith("//"):
+        problems.append(f"{relative}: a header begins with a comment that says what question it answers")
+    if not test:
+        for header in included(path):
+            other = header.split("/")[0]
+            if other in ROOMS and other != room and other not in ROOMS[room]:
+                problems.append(f"{relative}: room {room} may not include {header}")
+            sealed = re.match(r"backend/(cpu|cuda)/", header)
+            if sealed and not str(relative).startswith(f"backend/{sealed[1]}/"):
+                problems.append(f"{relative}: {header} is sealed inside its backend")
+        if re.search(r"\bvirtual\b", re.sub(r"//.*", "", text)) and str(relative) != "backend/backend.h":
+            problems.append(f"{relative}: Backend's are the only virtual functions")
+        if "hwy/" in text and not str(relative).startswith("backend/cpu/"):
+            problems.append(f"{relative}: only backend/cpu includes Highway")
+        if re.search(r"#include <(cuda|cublas)", text) and not str(relative).startswith("backend/cuda/"):
+            problems.append(f"{relative}: only backend/cuda includes CUDA headers")
+
+
+def main():
+    problems = []
+    for path in sorted(SRC.rglob("*")):
+        if path.suffix in (".h", ".cc", ".cu", ".cuh"):
+            check(path, problems)
+    print("\n".join(problems) if problems else "tidy: no problem found")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
