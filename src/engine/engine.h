@@ -1,0 +1,91 @@
+// Engine: a loaded model and the thread that steps it. Requests come from any thread; their events arrive at their
+// sinks, on the engine's thread. The loop: schedule (what to compute) -> forward (compute it) -> commit (what it
+// meant).
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+#include "checkpoint/checkpoint.h"
+#include "engine/request.h"
+#include "model/config.h"
+#include "text/tokenizer.h"
+
+namespace gemma4 {
+
+struct EngineOptions {
+  std::filesystem::path model;   // a checkpoint directory or .gguf file
+  std::string backend = "cpu";   // "ref", "cpu", "cuda"
+  int threads = 0;               // cpu: 0 means all cores
+  int max_seq_len = 4096;        // tokens of one prompt and answer together
+  int max_seqs = 1;              // requests that run at a time; the others wait
+  int max_queue = 256;           // requests that wait at a time; beyond it submit() throws BusyError
+  int chunk = 512;               // prompt tokens of one step; it grows to hold a whole image
+  int page = 64;                 // tokens in a page of the key-value cache
+  int64_t cache_tokens = 0;      // tokens the full layers' cache holds; 0: max_seqs * max_seq_len
+  int cache_windows = 0;         // windows the sliding layers' cache holds beside running requests'; 0: max_seqs + 1
+  bool prefix_cache = true;      // keep finished sequences' keys for prompts that begin alike
+  int image_budget = 0;          // default soft tokens for each image; 0: the checkpoint's
+  int64_t image_pixels_max = 0;  // pixels of one image file; 0: the decoder's own limit
+  int images_max = 64;           // images of one request
+  bool vision = true;            // false: do not load the vision tower; requests with images are refused
+  uint64_t seed = 0;             // for requests that give none; 0: random
+};
+
+// Counters since the start, and gauges of this moment.
+struct EngineStats {
+  uint64_t requests = 0, finished = 0, cancelled = 0, failed = 0, preemptions = 0;
+  int waiting = 0, running = 0;
+  uint64_t prompt_tokens = 0;    // of started requests
+  uint64_t cached_tokens = 0;    // of those: found in the prefix cache
+  uint64_t computed_tokens = 0;  // rows of all forward passes
+  uint64_t generated_tokens = 0;
+  uint64_t images = 0, images_encoded = 0;  // those encoded were not in the cache
+  uint64_t steps = 0;
+  double forward_ms = 0, image_ms = 0;
+  int pages_total[kKinds] = {}, pages_used[kKinds] = {};  // used: by running requests
+  int pages_cached[kKinds] = {};                          // kept for prefixes, taken back when needed
+  int64_t memory_bytes = 0;                               // allocated on the backend
+  double load_ms = 0;
+  bool dead = false;  // the device failed
+};
+
+class Engine {
+ public:
+  explicit Engine(const EngineOptions& options);                           // throws Error
+  Engine(const EngineOptions& options, std::unique_ptr<Backend> backend);  // with a backend made by the caller
+  ~Engine();                                                               // stop(0), then frees everything
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Decodes images, renders and tokenizes on the caller's thread, then queues the request. Throws Error where the
+  // request itself is wrong (too long, a bad image, a bad value): then no event comes. Never blocks on the model.
+  uint64_t submit(Request request, Sink sink);
+
+  // Ends a request wherever it is; its kDone (kCancelled) comes soon, unless it is over already. From any thread, also
+  // from a sink.
+  void cancel(uint64_t id);
+
+  // No new requests from now on; waits up to `seconds` for the others, then cancels what is left. Idempotent.
+  void stop(double seconds);
+
+  EngineStats stats() const;  // from any thread
+
+  const EngineOptions& options() const;  // with defaults filled in
+  const Config& config() const;
+  const GenerationConfig& generation_config() const;
+  const Tokenizer& tokenizer() const;     // thread-safe
+  const std::string& model_kind() const;  // Checkpoint::kind
+
+  // Tokens of the prompt that submit() would make, images included. Throws Error as submit() does.
+  int count_tokens(const Request& request) const;
+  std::vector<int32_t> prompt_ids(const Request& request) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gemma4
