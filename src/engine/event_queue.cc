@@ -1,5 +1,7 @@
 #include "engine/event_queue.h"
 
+#include <algorithm>
+
 namespace gemma4 {
 namespace {
 
