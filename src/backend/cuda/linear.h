@@ -1,0 +1,82 @@
+// How the CUDA backend stores a weight matrix on the device and multiplies by it. Plain functions on device pointers
+// and a stream; nothing here allocates, waits or copies to the host after upload, so every call can be captured in a
+// graph.
+//
+// A quantised matrix is repacked at upload into chunks of 16 rows x 64 columns, laid out as the tensor core's A operand
+// wants them (docs/CUDA.md), codes first, then scales, then zero points: one stream of bytes that decode reads once and
+// prefill feeds to the tensor cores. Formats that are not packed are kept as bfloat16, row-major.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "base/tensor.h"
+#include "quant/matrix.h"
+
+namespace gemma4::cuda {
+
+// What the device bytes mean. The packed ones hold (rows padded to 128) x cols values in chunks of 16 x 64.
+enum class Layout : uint8_t {
+  kBF16,         // row-major [rows, pitch], 16 bits a weight
+  kInt4G32,      // 4-bit codes, BF16 scale and whole 4-bit zero point for each 32 columns: 4.63 bits
+  kInt4G64,      // the same for groups of 64 and more (the scale is repeated for each 64): 4.38 bits
+  kInt4G32Frac,  // zero points BF16, because some are fractional (HQQ): 5 bits
+  kInt4G64Frac,  // 4.5 bits
+  kQ4_0,         // 4-bit codes, F16 scale for each 32 columns, zero point 8: 4.5 bits
+  kQ4_K,         // 4-bit codes; 6-bit scale and minimum for each 32, F16 d and dmin repeated for each 64: 5 bits
+  kQ6_K,         // 4 + 2 bit codes, 8-bit scale for each 16, F16 d repeated for each 64: 6.75 bits
+  kInt8G32,      // 8-bit codes, BF16 scale for each 32 columns: 8.5 bits
+  kInt8G64,      // 8-bit codes, F32 scale for each 64 columns (groups of 64 and more, per-row scales): 8.5 bits
+  kQ8_0,         // 8-bit codes, F16 scale for each 32 columns: 8.5 bits
+};
+
+struct DeviceMatrix {
+  Format format = Format::kNone;  // of the checkpoint
+  Layout layout = Layout::kBF16;
+  int64_t rows = 0, cols = 0;
+  int64_t pitch = 0;    // kBF16: elements from one row to the next
+  bool paired = false;  // two parts of equal height, interleaved 8 rows each: gate and up, for linear_geglu
+  void* data = nullptr;
+  int64_t bytes = 0;
+};
+
+// Device memory for a weight; throws Error when there is none left. 256-byte aligned.
+using Allocate = std::function<void*(int64_t bytes)>;
+
+// One per device: the library handle, workspaces, the pinned upload buffers.
+class Linear {
+ public:
+  explicit Linear(int device);
+  ~Linear();
+  Linear(const Linear&) = delete;
+  Linear& operator=(const Linear&) = delete;
+
+  // Copies the host `parts`, stacked along rows (all of one format, cols and group), to the device in the layout that
+  // is exact for them: see Layout. Returns when `parts` may be unmapped; the device work is ordered on `stream`.
+  DeviceMatrix upload(std::span<const Matrix> parts, const Allocate& allocate, cudaStream_t stream);
+  void end_upload();  // frees the pinned buffers; upload() takes them again when needed
+
+  // out = x w^T. x BF16 [n, cols]; out BF16 or F32 [n, rows]; both may have row strides (multiples of 8 elements are
+  // fast, others correct).
+  void linear(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
+
+  // out = gelu_tanh(gate) * up, gate and up the halves of x w^T. out BF16 [n, rows / 2]. Needs w.paired for the fused
+  // path; `scratch` BF16 [n, rows] is used where there is none and may be empty when fused(w, n).
+  void linear_geglu(Tensor out, Tensor x, const DeviceMatrix& w, Tensor scratch, cudaStream_t stream);
+  bool fused(const DeviceMatrix& w, int64_t n) const;
+
+  // out[i] = table[ids[i]] * scale. ids I32 [n] on the device; out BF16 or F32 [n, cols]. Rounds the product once.
+  void embed(Tensor out, const DeviceMatrix& table, Tensor ids, float scale, cudaStream_t stream);
+
+  int64_t memory_used() const;  // bytes of workspaces on the device
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace gemma4::cuda
