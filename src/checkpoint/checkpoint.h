@@ -41,6 +41,7 @@ struct Checkpoint {
   std::vector<std::string> order;  // names in the order of the file or state dict
   std::map<std::string, Weight> weights;
   std::vector<std::shared_ptr<const MappedFile>> files;  // keep the views above alive
+  std::vector<std::shared_ptr<const void>> owned;        // copies made on opening (unaligned or permuted tensors)
 
   const Weight* find(const std::string& name) const {
     const auto it = weights.find(name);
@@ -48,7 +49,8 @@ struct Checkpoint {
   }
 };
 
-// `path`: a directory (Hugging Face or quantised) or a .gguf file. Throws Error that names what is wrong.
+// `path`: a directory (Hugging Face or quantised), a .gguf file, or one .safetensors file (config and tokenizer are
+// then taken from beside it, and empty where absent). Throws Error that names what is wrong.
 Checkpoint open_checkpoint(const std::filesystem::path& path);
 
 }  // namespace gemma4

@@ -1,0 +1,181 @@
+#include "checkpoint/huggingface.h"
+
+#include <cstring>
+#include <set>
+
+#include "base/check.h"
+#include "checkpoint/json_text.h"
+#include "checkpoint/names.h"
+#include "checkpoint/torchao.h"
+
+namespace gemma4 {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* kSingle = "model.safetensors";
+constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr uint64_t kTextMax = 1'000'000'000;  // bytes of a JSON file beside the weights; Gemma's tokenizer has 33 MB
+
+std::string read_text(const fs::path& path) {
+  std::error_code error;
+  const uint64_t size = fs::file_size(path, error);
+  if (!error && size > kTextMax) throw Error(path.string() + ": too large for a JSON file");
+  return read_file(path);
+}
+
+std::string read_if_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored) ? read_text(path) : std::string();
+}
+
+void read_side_files(Checkpoint& checkpoint, const fs::path& directory) {
+  checkpoint.config = read_if_there(directory / "config.json");
+  checkpoint.generation_config = read_if_there(directory / "generation_config.json");
+  checkpoint.processor_config = read_if_there(directory / "processor_config.json");
+  checkpoint.tokenizer.json = read_if_there(directory / "tokenizer.json");
+}
+
+std::string listed(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+// Adds all tensors of an unquantised file; returns the names as the file has them.
+std::set<std::string> add_file(Checkpoint& checkpoint, const Safetensors& file, const std::string& what) {
+  std::set<std::string> names;
+  for (const SafetensorsEntry& entry : file.entries) {
+    add_plain(checkpoint, from_huggingface_name(entry.name), entry, file, what);
+    names.insert(entry.name);
+  }
+  return names;
+}
+
+Safetensors map_file(Checkpoint& checkpoint, const fs::path& path) {
+  checkpoint.files.push_back(MappedFile::open(path));
+  return parse_safetensors(checkpoint.files.back()->bytes(), path.string());
+}
+
+// Shard file -> the tensors that the index says it holds.
+std::map<std::string, std::set<std::string>> read_index(const fs::path& path) {
+  const json index = parse_strict_json(read_text(path), path.string());
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    throw Error(path.string() + " has no weight_map");
+  }
+  std::map<std::string, std::set<std::string>> shards;
+  for (const auto& [name, file] : index["weight_map"].items()) {
+    const std::string shard = file.is_string() ? file.get<std::string>() : "";
+    // A shard lies in the directory itself: the index must not reach outside it.
+    if (shard.empty() || shard == "." || shard == ".." || shard.find_first_of(std::string("/\\\0", 3)) != shard.npos) {
+      throw Error(path.string() + ": tensor " + printable(name) + " names the shard '" + printable(shard) +
+                  "', which is not a file of this directory");
+    }
+    shards[shard].insert(name);
+  }
+  if (shards.empty()) throw Error(path.string() + ": its weight_map is empty");
+  return shards;
+}
+
+void add_shards(Checkpoint& checkpoint, const fs::path& directory) {
+  for (const auto& [shard, names] : read_index(directory / kIndex)) {
+    const fs::path path = directory / shard;
+    const auto found = add_file(checkpoint, map_file(checkpoint, path), path.string());
+    for (const std::string& name : names) {
+      if (!found.contains(name)) {
+        throw Error(path.string() + " lacks the tensor " + printable(name) + " that the index promises");
+      }
+    }
+    for (const std::string& name : found) {
+      if (!names.contains(name)) {
+        throw Error(path.string() + " holds the tensor " + printable(name) + ", which the index does not list in it");
+      }
+    }
+  }
+}
+
+void add_single(Checkpoint& checkpoint, const fs::path& path) {
+  const Safetensors file = map_file(checkpoint, path);
+  if (is_torchao(file)) {
+    checkpoint.kind = "torchao";
+    add_torchao(checkpoint, file, path.string());
+  } else {
+    add_file(checkpoint, file, path.string());
+  }
+}
+
+}  // namespace
+
+Tensor view_of(Checkpoint& checkpoint, const SafetensorsEntry& entry, const Safetensors& file, int64_t rows,
+               int64_t cols) {
+  const std::byte* data = file.data.data() + entry.begin;
+  const size_t size = entry.end - entry.begin;
+  if (reinterpret_cast<uintptr_t>(data) % dtype_size(entry.dtype) != 0) {
+    // Writers that neither sort by type nor pad leave such tensors; an unaligned load is undefined, so copy.
+    const std::shared_ptr<std::byte[]> copy(new std::byte[size]);
+    std::memcpy(copy.get(), data, size);
+    checkpoint.owned.push_back(copy);
+    data = copy.get();
+  }
+  return Tensor(const_cast<std::byte*>(data), entry.dtype, {rows, cols});
+}
+
+void add_plain(Checkpoint& checkpoint, const std::string& name, const SafetensorsEntry& entry, const Safetensors& file,
+               const std::string& what) {
+  const std::string whose = what + ": tensor " + printable(entry.name);
+  if (!is_model_tensor(name)) throw Error(whose + " is not one that Gemma 4 has (text or vision)");
+  if (checkpoint.weights.contains(name)) throw Error(whose + " appears twice (as " + name + ")");
+  Weight weight;
+  switch (entry.dtype) {
+    case DType::kF32:
+      weight.matrix.format = Format::kF32;
+      break;
+    case DType::kBF16:
+      weight.matrix.format = Format::kBF16;
+      break;
+    case DType::kF16:
+      weight.matrix.format = Format::kF16;
+      break;
+    default:
+      throw Error(whose + " has the type " + dtype_name(entry.dtype) + "; a weight is BF16, F16 or F32");
+  }
+  if (entry.end == entry.begin) throw Error(whose + " has the shape " + listed(entry.shape) + " and holds no elements");
+  const int64_t cols = entry.shape.empty() ? 1 : entry.shape.back();
+  const int64_t rows = static_cast<int64_t>((entry.end - entry.begin) / dtype_size(entry.dtype)) / cols;
+  weight.matrix.rows = rows;
+  weight.matrix.cols = cols;
+  weight.matrix.codes = view_of(checkpoint, entry, file, rows, cols);
+  weight.shape = entry.shape;
+  weight.bytes = entry.end - entry.begin;
+  checkpoint.weights[name] = std::move(weight);
+  checkpoint.order.push_back(name);
+}
+
+Checkpoint open_safetensors_directory(const fs::path& directory) {
+  Checkpoint checkpoint;
+  checkpoint.path = directory;
+  checkpoint.kind = "huggingface";
+  read_side_files(checkpoint, directory);
+  if (checkpoint.config.empty()) throw Error(directory.string() + " holds no config.json (or an empty one)");
+  std::error_code ignored;
+  if (fs::exists(directory / kIndex, ignored)) {
+    add_shards(checkpoint, directory);
+  } else if (fs::exists(directory / kSingle, ignored)) {
+    add_single(checkpoint, directory / kSingle);
+  } else {
+    throw Error(directory.string() + " holds neither " + kSingle + " nor " + kIndex);
+  }
+  return checkpoint;
+}
+
+Checkpoint open_safetensors_file(const fs::path& path) {
+  Checkpoint checkpoint;
+  checkpoint.path = path;
+  checkpoint.kind = "huggingface";
+  read_side_files(checkpoint, path.parent_path());
+  add_single(checkpoint, path);
+  return checkpoint;
+}
+
+}  // namespace gemma4

@@ -1,0 +1,17 @@
+// JSON that somebody else wrote, for the readers of checkpoint files: duplicate keys, deep nesting and bad UTF-8 are
+// errors that name the file, never a silent choice. Included by .cc files only (nlohmann's header is heavy).
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace gemma4 {
+
+// `what` names the text in errors. Throws Error.
+nlohmann::json parse_strict_json(std::string_view text, const std::string& what);
+
+// `name` fit for a message: at most 120 bytes, control characters and invalid UTF-8 replaced.
+std::string printable(std::string_view name);
+
+}  // namespace gemma4

@@ -1,0 +1,235 @@
+#include "checkpoint/torchao.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/bytes.h"
+#include "base/check.h"
+#include "checkpoint/huggingface.h"
+#include "checkpoint/json_text.h"
+#include "checkpoint/names.h"
+
+namespace gemma4 {
+namespace {
+
+using nlohmann::json;
+
+// One torchao file while it is taken apart: which physical tensors have been used.
+struct Parts {
+  Checkpoint& checkpoint;
+  const Safetensors& file;
+  const std::string& what;
+  std::map<std::string, const SafetensorsEntry*> by_name;
+  std::set<std::string> used;
+
+  const SafetensorsEntry& take(const std::string& name) {
+    const auto it = by_name.find(name);
+    if (it == by_name.end()) throw Error(what + ": the tensor " + printable(name) + " is missing");
+    if (!used.insert(name).second) throw Error(what + ": the tensor " + printable(name) + " is used twice");
+    return *it->second;
+  }
+
+  // A part whose type and shape follow from the weight's.
+  Tensor take(const std::string& name, DType type, int64_t rows, int64_t cols) {
+    const SafetensorsEntry& entry = take(name);
+    if (entry.dtype != type) {
+      throw Error(what + ": " + printable(name) + " has the type " + dtype_name(entry.dtype) + " where " +
+                  dtype_name(type) + " is due");
+    }
+    if (entry.shape != std::vector<int64_t>{rows, cols}) {
+      throw Error(what + ": " + printable(name) + " does not have the shape [" + std::to_string(rows) + ", " +
+                  std::to_string(cols) + "] that its weight needs");
+    }
+    return view_of(checkpoint, entry, file, rows, cols);
+  }
+};
+
+// Member `key` of `value`, or a thrown Error.
+const json& member(const json& value, const char* key, const std::string& whose) {
+  if (!value.is_object() || !value.contains(key)) throw Error(whose + ": its metadata lacks " + key);
+  return value[key];
+}
+
+int64_t size_in(const json& list, size_t i, const std::string& whose) {
+  if (!list.is_array() || i >= list.size() || !list[i].is_number_unsigned() ||
+      list[i].get<uint64_t>() > static_cast<uint64_t>(INT64_MAX) || list[i].get<int64_t>() == 0) {
+    throw Error(whose + ": its metadata holds a bad size");
+  }
+  return list[i].get<int64_t>();
+}
+
+void expect_dtype(const json& data, const char* key, const char* value, const std::string& whose) {
+  const json& type = member(data, key, whose);
+  if (!type.is_object() || type.value("_data", json()) != value) {
+    throw Error(whose + ": " + key + " is not " + value);
+  }
+}
+
+// Columns that share a scale, from block_size [1, group]; they divide `cols`.
+int group_of(const json& data, int64_t cols, const std::string& whose) {
+  const json& block = member(data, "block_size", whose);
+  if (!block.is_array() || block.size() != 2 || size_in(block, 0, whose) != 1) {
+    throw Error(whose + ": its block_size is not [1, group]");
+  }
+  const int64_t group = size_in(block, 1, whose);
+  if (group > INT32_MAX || cols % group != 0) {
+    throw Error(whose + ": groups of " + std::to_string(group) + " do not divide its " + std::to_string(cols) +
+                " columns");
+  }
+  return static_cast<int>(group);
+}
+
+Weight read_int4(Parts& parts, const std::string& name, const json& data, const std::string& whose) {
+  expect_dtype(data, "activation_dtype", "bfloat16", whose);
+  const json& shape = member(data, "shape", whose);
+  if (!shape.is_array() || shape.size() != 2) throw Error(whose + ": an int4 weight has two dimensions");
+  Weight weight;
+  Matrix& m = weight.matrix;
+  m.format = Format::kInt4;
+  m.rows = size_in(shape, 0, whose);
+  m.cols = size_in(shape, 1, whose);
+  if (m.cols % 2 != 0) throw Error(whose + ": an odd number of columns cannot be int4");
+  m.group = group_of(data, m.cols, whose);
+  m.codes = parts.take(torchao_part(name, "qdata"), DType::kU8, m.rows, m.cols / 2);
+  m.scale = parts.take(torchao_part(name, "scale"), DType::kBF16, m.cols / m.group, m.rows);
+  m.zero = parts.take(torchao_part(name, "zero_point"), DType::kBF16, m.cols / m.group, m.rows);
+  weight.bytes = static_cast<uint64_t>(matrix_bytes(m));
+  weight.shape = {m.rows, m.cols};
+  return weight;
+}
+
+Weight read_int8(Parts& parts, const std::string& name, const json& data, const std::string& whose) {
+  expect_dtype(data, "target_dtype", "int8", whose);
+  if (!data.value("activation_quantization", json()).is_null()) {
+    throw Error(whose + ": activation_quantization is not read");
+  }
+  const SafetensorsEntry& codes = parts.take(torchao_part(name, "qdata"));
+  if (codes.dtype != DType::kI8 || codes.shape.size() != 2 || codes.end == codes.begin) {
+    throw Error(whose + ": its qdata is not a two-dimensional I8 tensor");
+  }
+  Weight weight;
+  Matrix& m = weight.matrix;
+  m.format = Format::kInt8;
+  m.rows = codes.shape[0];
+  m.cols = codes.shape[1];
+  m.group = group_of(data, m.cols, whose);
+  m.codes = view_of(parts.checkpoint, codes, parts.file, m.rows, m.cols);
+  const std::string scale = torchao_part(name, "scale");
+  const auto found = parts.by_name.find(scale);
+  const bool wide = found != parts.by_name.end() && found->second->dtype == DType::kF32;
+  m.scale = parts.take(scale, wide ? DType::kF32 : DType::kBF16, m.rows, m.cols / m.group);
+  const Tensor zero = parts.take(torchao_part(name, "zero_point"), DType::kI8, m.rows, m.cols / m.group);
+  const auto* values = static_cast<const int8_t*>(zero.data);
+  if (std::any_of(values, values + zero.size(), [](int8_t value) { return value != 0; })) {
+    throw Error(whose + ": its zero points are not all 0; asymmetric int8 is not read");
+  }
+  weight.bytes = static_cast<uint64_t>(matrix_bytes(m) + zero.bytes());
+  weight.shape = codes.shape;
+  return weight;
+}
+
+// The vision tower's position table: codes I8 [2, positions, hidden], scale F32 [2, positions, 1]; one group a row.
+Weight read_position_table(Parts& parts) {
+  const std::string whose = parts.what + ": " + kPositionCodes;
+  const SafetensorsEntry& codes = parts.take(kPositionCodes);
+  const SafetensorsEntry& scale = parts.take(kPositionScale);
+  if (codes.dtype != DType::kI8 || codes.shape.size() != 3 || codes.end == codes.begin || codes.shape[2] > INT32_MAX) {
+    throw Error(whose + " is not a three-dimensional I8 tensor");
+  }
+  if (scale.dtype != DType::kF32 || scale.shape != std::vector<int64_t>{codes.shape[0], codes.shape[1], 1}) {
+    throw Error(parts.what + ": " + kPositionScale + " is not F32 with one value for each row of " + kPositionCodes);
+  }
+  Weight weight;
+  Matrix& m = weight.matrix;
+  m.format = Format::kInt8;
+  m.rows = checked_mul(codes.shape[0], codes.shape[1], whose);
+  m.cols = codes.shape[2];
+  m.group = static_cast<int>(m.cols);
+  m.codes = view_of(parts.checkpoint, codes, parts.file, m.rows, m.cols);
+  m.scale = view_of(parts.checkpoint, scale, parts.file, m.rows, 1);
+  weight.bytes = static_cast<uint64_t>(matrix_bytes(m));
+  weight.shape = codes.shape;
+  return weight;
+}
+
+void add_weight(Checkpoint& checkpoint, const std::string& name, Weight weight, const std::string& whose) {
+  if (!is_model_tensor(name)) throw Error(whose + " is not one that Gemma 4 has (text or vision)");
+  if (!checkpoint.weights.emplace(name, std::move(weight)).second) throw Error(whose + " appears twice");
+  checkpoint.order.push_back(name);
+}
+
+void add_logical(Parts& parts, const std::string& name) {
+  const std::string whose = parts.what + ": tensor " + printable(name);
+  const auto line = parts.file.metadata.find(name);
+  if (line == parts.file.metadata.end()) throw Error(whose + " has no line of metadata");
+  const json info = parse_strict_json(line->second, whose + ": metadata");
+  const json& type = member(info, "_type", whose);
+  if (type == "Tensor") {
+    if (name == kPositionScale) return;  // read with its codes
+    if (name == kPositionCodes) return add_weight(parts.checkpoint, kPositionTable, read_position_table(parts), whose);
+    return add_plain(parts.checkpoint, name, parts.take(name), parts.file, parts.what);
+  }
+  if (name.find('.') == std::string::npos) throw Error(whose + ": a quantised weight's name has a dot");
+  if (!is_model_tensor(name)) throw Error(whose + " is not one that Gemma 4 has (text or vision)");
+  if (member(info, "_tensor_data_names", whose) != json({"qdata", "scale", "zero_point"})) {
+    throw Error(whose + ": its parts are not qdata, scale and zero_point");
+  }
+  const json& data = member(info, "_data", whose);
+  if (type == "Int4Tensor") return add_weight(parts.checkpoint, name, read_int4(parts, name, data, whose), whose);
+  if (type == "IntxUnpackedToInt8Tensor") {
+    return add_weight(parts.checkpoint, name, read_int8(parts, name, data, whose), whose);
+  }
+  throw Error(whose + " is stored as " + printable(type.dump()) +
+              "; Tensor, Int4Tensor and IntxUnpackedToInt8Tensor are read");
+}
+
+}  // namespace
+
+bool is_torchao(const Safetensors& file) { return file.metadata.contains(kTensorNames); }
+
+void add_torchao(Checkpoint& checkpoint, const Safetensors& file, const std::string& what) {
+  Parts parts{checkpoint, file, what, {}, {}};
+  for (const SafetensorsEntry& entry : file.entries) parts.by_name[entry.name] = &entry;
+  const json names = parse_strict_json(file.metadata.at(kTensorNames), what + ": tensor_names");
+  if (!names.is_array()) throw Error(what + ": tensor_names is not a list");
+  for (const json& name : names) {
+    if (!name.is_string()) throw Error(what + ": tensor_names holds something that is not a name");
+    add_logical(parts, name.get<std::string>());
+  }
+  for (const SafetensorsEntry& entry : file.entries) {
+    if (!parts.used.contains(entry.name)) {
+      throw Error(what + ": the tensor " + printable(entry.name) + " belongs to no weight that tensor_names lists");
+    }
+  }
+}
+
+std::string torchao_part(const std::string& name, const std::string& part) {
+  const size_t dot = name.rfind('.');
+  CHECK(dot != std::string::npos);
+  return name.substr(0, dot) + "._" + name.substr(dot + 1) + "_" + part;
+}
+
+std::string torchao_plain_metadata() { return R"({"_type": "Tensor"})"; }
+
+std::string torchao_int4_metadata(int64_t rows, int64_t cols, int64_t group) {
+  return R"({"_type": "Int4Tensor", "_data": {"activation_dtype": {"_type": "torch.dtype", "_data": "bfloat16"}, )"
+         R"("block_size": [1, )" +
+         std::to_string(group) + R"(], "shape": [)" + std::to_string(rows) + ", " + std::to_string(cols) +
+         R"(]}, "_tensor_data_names": ["qdata", "scale", "zero_point"]})";
+}
+
+std::string torchao_int8_metadata(int64_t group) {
+  return R"({"_type": "IntxUnpackedToInt8Tensor", "_data": {"target_dtype": {"_type": "torch.dtype", "_data": "int8"}, )"
+         R"("block_size": [1, )" +
+         std::to_string(group) +
+         R"(], "dtype": {"_type": "torch.dtype", "_data": "bfloat16"}, "activation_quantization": null}, )"
+         R"("_tensor_data_names": ["qdata", "scale", "zero_point"]})";
+}
+
+std::string torchao_names_metadata(const std::vector<std::string>& names) {
+  std::string text = "[";
+  for (size_t i = 0; i < names.size(); ++i) text += (i ? ", \"" : "\"") + names[i] + "\"";
+  return text + "]";
+}
+
+}  // namespace gemma4

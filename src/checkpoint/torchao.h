@@ -1,0 +1,35 @@
+// torchao's layer on top of safetensors: one logical weight is several physical tensors plus a line of metadata.
+// Layout: spec of the quantised checkpoint format, sections 2.2 and 2.3; docs/FORMATS.md.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+
+namespace gemma4 {
+
+constexpr const char* kTensorNames = "tensor_names";  // metadata key: JSON list of all logical names
+
+bool is_torchao(const Safetensors& file);
+
+// Adds every logical weight of `file` to `checkpoint` (weights, order). Throws Error: a missing or left-over physical
+// tensor, an unknown kind or name, shapes that disagree, a zero point on int8.
+void add_torchao(Checkpoint& checkpoint, const Safetensors& file, const std::string& what);
+
+// The physical tensor of a part: ("layers.0.mlp.up_proj.weight", "qdata") -> "layers.0.mlp.up_proj._weight_qdata".
+std::string torchao_part(const std::string& name, const std::string& part);
+
+// Metadata lines, as Python's json.dumps writes them.
+std::string torchao_plain_metadata();
+std::string torchao_int4_metadata(int64_t rows, int64_t cols, int64_t group);
+std::string torchao_int8_metadata(int64_t group);
+std::string torchao_names_metadata(const std::vector<std::string>& names);
+
+// The position table's two physical names.
+inline constexpr const char* kPositionTable = "vision_tower.patch_embedder.position_embedding_table";
+inline constexpr const char* kPositionCodes = "vision_tower.patch_embedder._pet_int8";
+inline constexpr const char* kPositionScale = "vision_tower.patch_embedder._pet_scale";
+
+}  // namespace gemma4
