@@ -41,7 +41,7 @@ struct ThreadPool::State {
   std::atomic<uint64_t> generation{0};
   std::atomic<int> running{0};
   std::atomic<bool> stop{false};
-  const std::function<void(int)>* body = nullptr;
+  const FunctionRef<void(int)>* body = nullptr;
   std::mutex mutex;
   std::condition_variable wake, done;
   std::exception_ptr failure;
@@ -91,7 +91,7 @@ ThreadPool::~ThreadPool() {
 
 int ThreadPool::threads() const { return state_->threads; }
 
-void ThreadPool::run(const std::function<void(int)>& body) {
+void ThreadPool::run(FunctionRef<void(int)> body) {
   State& s = *state_;
   s.body = &body;
   s.failure = nullptr;
@@ -112,7 +112,7 @@ void ThreadPool::run(const std::function<void(int)>& body) {
   if (s.failure) std::rethrow_exception(s.failure);
 }
 
-void ThreadPool::parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+void ThreadPool::parallel_for(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) {
   if (count <= 0) return;
   if (state_->threads == 1 || count <= grain) return body(0, count);
   // Four pieces a thread: even shares when all is quiet, and a thread that was held up leaves its rest to the others.
@@ -121,6 +121,17 @@ void ThreadPool::parallel_for(int64_t count, int64_t grain, const std::function<
   std::atomic<int64_t> next{0};
   run([&](int) {
     for (int64_t begin; (begin = next.fetch_add(step)) < count;) body(begin, std::min(begin + step, count));
+  });
+}
+
+void ThreadPool::parallel_tasks(int64_t count, FunctionRef<void(int, int64_t)> body) {
+  if (state_->threads == 1 || count <= 1) {
+    for (int64_t task = 0; task < count; ++task) body(0, task);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  run([&](int thread) {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(thread, task);
   });
 }
 
