@@ -1,0 +1,29 @@
+// Decode: what pixels does this JPEG, PNG or WebP file show? The answer is what Pillow gives for
+// ImageOps.exif_transpose(Image.open(file)).convert("RGB"): the orientation of the file's EXIF (or XMP) data is
+// applied, alpha is dropped (not blended), and palettes, gray, 16-bit and CMYK become RGB with 8 bits (16-bit gray by
+// clipping at 255: a quirk of Pillow's, kept because the model was used with it).
+//
+// The bytes are untrusted. Sizes are checked from the header before anything is allocated, and whatever is wrong with
+// the file ends as one Error whose sentence is safe to show to whoever sent it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace gemma4 {
+
+struct Image {
+  int width = 0, height = 0;
+  std::vector<uint8_t> rgb;  // [height, width, 3]
+};
+
+// Limits on what a header may claim: 64 Mi pixels are 192 MiB of RGB (8192 x 8192), more than a 60-megapixel camera
+// needs; JPEG cannot say more than 65535 on a side.
+inline constexpr int64_t kMaxImagePixels = int64_t{1} << 26;
+inline constexpr int kMaxImageSide = 65535;
+
+Image decode_image(std::span<const std::byte> bytes);  // throws Error
+
+}  // namespace gemma4

@@ -1,0 +1,149 @@
+#include "image/decode.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+
+#include "image/golden_test.h"
+
+namespace gemma4 {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::vector<std::string> decode_cases() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(golden_path("decode"))) {
+    if (entry.path().extension() != ".ppm") names.push_back(entry.path().filename());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class DecodeGolden : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(DecodeGolden, ShowsWhatPillowShows) {
+  const Image image = decode_golden("decode/" + GetParam());
+  const Image want = read_ppm("decode/" + GetParam() + ".ppm");
+  ASSERT_EQ(image.width, want.width);
+  ASSERT_EQ(image.height, want.height);
+  EXPECT_EQ(image.rgb, want.rgb);
+}
+
+INSTANTIATE_TEST_SUITE_P(Decode, DecodeGolden, ::testing::ValuesIn(decode_cases()), [](const auto& info) {
+  std::string name = info.param;
+  for (char& c : name) c = c == '.' ? '_' : c;
+  return name;
+});
+
+std::string error_of(const std::string& bytes) {
+  try {
+    decode_text(bytes);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(Decode, RefusesWhatIsNoPicture) {
+  EXPECT_EQ(error_of(""), "the image is empty");
+  EXPECT_THAT(error_of("hello, this is text"), HasSubstr("neither JPEG, PNG nor WebP"));
+  EXPECT_THAT(error_of("GIF89a\1\0\1\0"), HasSubstr("neither JPEG, PNG nor WebP"));
+  EXPECT_THAT(error_of("\xff\xd8\xff"), HasSubstr("JPEG"));
+  EXPECT_THAT(error_of("\x89PNG\r\n\x1a\n"), HasSubstr("PNG"));
+  EXPECT_THAT(error_of(std::string("RIFF\4\0\0\0WEBP", 12)), HasSubstr("WebP"));
+}
+
+uint32_t crc32_of(const std::string& bytes) {
+  uint32_t crc = ~0u;
+  for (const unsigned char c : bytes) {
+    crc ^= c;
+    for (int i = 0; i < 8; ++i) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+  }
+  return ~crc;
+}
+
+std::string big_endian(uint32_t v) {
+  return {static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8), static_cast<char>(v)};
+}
+
+// A PNG whose header claims this size and whose pixel data is next to nothing.
+std::string png_claiming(uint32_t width, uint32_t height) {
+  const std::string head = "IHDR" + big_endian(width) + big_endian(height) + std::string("\x08\x02\0\0\0", 5);
+  const std::string idat = std::string("IDAT\x78\x9c\x03\0\0\0\0\1", 12);
+  return "\x89PNG\r\n\x1a\n" + big_endian(13) + head + big_endian(crc32_of(head)) + big_endian(8) + idat +
+         big_endian(crc32_of(idat)) + big_endian(0) + std::string("IEND\xae\x42\x60\x82", 8);
+}
+
+TEST(Decode, ChecksClaimedSizesBeforeAllocating) {
+  EXPECT_THAT(error_of(png_claiming(60000, 60000)), HasSubstr("60000 x 60000"));
+  EXPECT_NE(error_of(png_claiming(0x7fffffff, 0x7fffffff)), "");
+  EXPECT_NE(error_of(png_claiming(0xffffffff, 1)), "");
+  EXPECT_NE(error_of(png_claiming(0, 5)), "");
+  EXPECT_NE(error_of(png_claiming(5, 0)), "");
+  EXPECT_THAT(error_of(png_claiming(8000, 8000)), HasSubstr("too short to hold the pixels"));
+
+  std::string jpeg = read_file(golden_path("decode/rgb_444.jpg"));
+  const size_t frame = jpeg.find(std::string("\xff\xc0", 2));  // marker, length, depth, height, width
+  ASSERT_NE(frame, jpeg.npos);
+  jpeg.replace(frame + 5, 4, "\xff\xdc\xff\xdc");  // 65500, the most libjpeg takes
+  EXPECT_THAT(error_of(jpeg), HasSubstr("65500 x 65500"));
+  jpeg.replace(frame + 5, 4, std::string("\0\0\0\5", 4));
+  EXPECT_NE(error_of(jpeg), "");
+
+  std::string webp = read_file(golden_path("decode/lossless.webp"));
+  const size_t signature = webp.find('\x2f', 16);  // VP8L: signature, then 14 bits each of width - 1 and height - 1
+  ASSERT_NE(signature, webp.npos);
+  webp.replace(signature + 1, 3, "\xff\xff\xff");
+  webp[signature + 4] |= 0x0f;
+  EXPECT_THAT(error_of(webp), HasSubstr("16384 x 16384"));
+}
+
+TEST(Decode, RefusesEveryTruncation) {
+  for (const char* name : {"rgb.png", "interlaced.png", "rgb_420.jpg", "lossy.webp", "lossless_alpha.webp"}) {
+    const std::string whole = read_file(golden_path(std::string("decode/") + name));
+    // The last two bytes of a JPEG are its end marker, which libjpeg itself notices; a PNG needs its IEND.
+    for (size_t size = 0; size + 1 < whole.size(); size += 1 + size / 40) {
+      EXPECT_NE(error_of(whole.substr(0, size)), "") << name << " cut to " << size << " of " << whole.size();
+    }
+  }
+}
+
+// Whatever bits flip: a picture or an Error, never anything else (run under the sanitizers).
+TEST(Decode, SurvivesBitFlips) {
+  std::mt19937 random(7);
+  int decoded = 0, refused = 0;
+  for (const std::string& name : decode_cases()) {
+    const std::string whole = read_file(golden_path("decode/" + name));
+    for (int round = 0; round < 60; ++round) {
+      std::string bytes = whole;
+      const int flips = 1 + static_cast<int>(random() % 4);
+      for (int i = 0; i < flips; ++i) bytes[random() % bytes.size()] ^= static_cast<char>(1 << random() % 8);
+      try {
+        const Image image = decode_text(bytes);
+        EXPECT_EQ(image.rgb.size(), size_t{3} * image.width * image.height);
+        ++decoded;
+      } catch (const Error&) {
+        ++refused;
+      }
+    }
+  }
+  EXPECT_GT(decoded, 100);
+  EXPECT_GT(refused, 100);
+}
+
+TEST(Decode, StopsAJpegOfEndlessScans) {
+  std::string jpeg = read_file(golden_path("decode/progressive.jpg"));
+  const size_t first = jpeg.find(std::string("\xff\xda", 2));
+  const size_t second = jpeg.find(std::string("\xff\xda", 2), first + 2);
+  ASSERT_NE(second, jpeg.npos);
+  const std::string last_scan = jpeg.substr(jpeg.rfind(std::string("\xff\xda", 2)));
+  std::string many = jpeg.substr(0, jpeg.size() - 2);
+  for (int i = 0; i < 200; ++i) many += last_scan.substr(0, last_scan.size() - 2);
+  EXPECT_THAT(error_of(many + "\xff\xd9"), HasSubstr("scans"));
+}
+
+}  // namespace
+}  // namespace gemma4

@@ -1,0 +1,25 @@
+// Resize: how large does the vision tower see a picture, and what are its pixels then? The size rule is that of
+// Hugging Face's Gemma4ImageProcessor; the pixels are those of torchvision's resize(BICUBIC, antialias=True) on 8-bit
+// tensors, bit for bit.
+#pragma once
+
+#include "image/decode.h"
+
+namespace gemma4 {
+
+struct Size {
+  int width = 0, height = 0;
+  bool operator==(const Size&) const = default;
+};
+
+inline constexpr int kImageBudgets[] = {70, 140, 280, 560, 1120};  // soft tokens an image may take
+
+void check_image_budget(int budget);  // throws Error that names the allowed ones
+
+// The largest size, in whole cells of (patch * pool) pixels, that keeps the aspect ratio (each side rounded down by
+// itself) and has at most max_patches patches. Small pictures grow. Throws Error where no such size exists.
+Size fit_size(Size from, int max_patches, int patch, int pool);
+
+Image resize_image(const Image& image, Size to);
+
+}  // namespace gemma4

@@ -1,0 +1,104 @@
+// WebP with libwebp; of an animation the first frame, as Pillow shows it. Container: RFC 9649.
+#include <cstring>
+#include <string>
+
+#include <webp/decode.h>
+
+#include "base/bytes.h"
+#include "base/check.h"
+#include "image/codecs.h"
+
+namespace gemma4 {
+namespace {
+
+using Bytes = std::span<const std::byte>;
+
+const uint8_t* data(Bytes bytes) { return reinterpret_cast<const uint8_t*>(bytes.data()); }
+
+// What the container says beside the pixels.
+struct Parts {
+  int exif = 0, xmp = 0;
+  Bytes frame;  // the first ANMF chunk, where there is one
+};
+
+Parts read_parts(Bytes bytes) {
+  Parts parts;
+  bytes = bytes.subspan(12);  // "RIFF", size, "WEBP"
+  while (bytes.size() >= 8) {
+    const std::string_view name(reinterpret_cast<const char*>(bytes.data()), 4);
+    uint32_t size;
+    std::memcpy(&size, bytes.data() + 4, 4);
+    if (size > bytes.size() - 8) break;
+    const Bytes chunk = bytes.subspan(8, size);
+    if (name == "EXIF" && parts.exif == 0) parts.exif = exif_orientation(chunk);
+    if (name == "XMP " && parts.xmp == 0) {
+      parts.xmp = xmp_orientation({reinterpret_cast<const char*>(chunk.data()), chunk.size()});
+    }
+    if (name == "ANMF" && parts.frame.empty()) parts.frame = chunk;
+    bytes = bytes.subspan(std::min<size_t>(bytes.size(), 8 + size_t{size} + size % 2));
+  }
+  return parts;
+}
+
+[[noreturn]] void throw_damaged(VP8StatusCode status) {
+  if (status == VP8_STATUS_NOT_ENOUGH_DATA) throw Error("the WebP image is cut short");
+  if (status == VP8_STATUS_OUT_OF_MEMORY) throw Error("no memory to decode a WebP image");
+  throw Error("the WebP image is damaged");
+}
+
+WebPBitstreamFeatures features_of(Bytes bytes) {
+  WebPBitstreamFeatures features;
+  const VP8StatusCode status = WebPGetFeatures(data(bytes), bytes.size(), &features);
+  if (status != VP8_STATUS_OK) throw_damaged(status);
+  check_image_size(features.width, features.height);
+  return features;
+}
+
+// Decodes a still picture of `width` x `height` into `image` with its corner at (x, y).
+void decode_into(Bytes bytes, int width, int height, int x, int y, Image& image) {
+  WebPDecoderConfig config;
+  CHECK(WebPInitDecoderConfig(&config));
+  config.output.colorspace = MODE_RGB;
+  config.output.is_external_memory = 1;
+  config.output.u.RGBA.rgba = image.rgb.data() + 3 * (int64_t{y} * image.width + x);
+  config.output.u.RGBA.stride = 3 * image.width;
+  config.output.u.RGBA.size = image.rgb.size() - 3 * (size_t{0} + y * size_t(image.width) + x);
+  config.output.width = width;
+  config.output.height = height;
+  const VP8StatusCode status = WebPDecode(data(bytes), bytes.size(), &config);
+  WebPFreeDecBuffer(&config.output);
+  if (status != VP8_STATUS_OK) throw_damaged(status);
+}
+
+// ANMF: x / 2, y / 2, width - 1, height - 1 and duration in 3 bytes each, flags, then the frame's own chunks.
+void decode_first_frame(Bytes frame, Image& image) {
+  constexpr size_t kHeader = 16;
+  if (frame.size() <= kHeader) throw Error("the WebP image is cut short");
+  const auto number = [&](size_t at) { return data(frame)[at] | data(frame)[at + 1] << 8 | data(frame)[at + 2] << 16; };
+  const int64_t x = 2 * number(0), y = 2 * number(3), width = number(6) + 1, height = number(9) + 1;
+  if (x + width > image.width || y + height > image.height) throw Error("the WebP image is damaged");
+  const Bytes still = frame.subspan(kHeader);
+  const WebPBitstreamFeatures features = features_of(still);
+  if (features.width != width || features.height != height) throw Error("the WebP image is damaged");
+  decode_into(still, features.width, features.height, static_cast<int>(x), static_cast<int>(y), image);
+}
+
+}  // namespace
+
+Decoded decode_webp(Bytes bytes) {
+  const WebPBitstreamFeatures features = features_of(bytes);
+  const Parts parts = read_parts(bytes);
+  Decoded out;
+  out.image.width = features.width;
+  out.image.height = features.height;
+  out.image.rgb.resize(size_t{3} * features.width * features.height);
+  if (features.has_animation) {
+    decode_first_frame(parts.frame, out.image);
+  } else {
+    decode_into(bytes, features.width, features.height, 0, 0, out.image);
+  }
+  out.orientation = parts.exif ? parts.exif : parts.xmp;
+  return out;
+}
+
+}  // namespace gemma4
