@@ -20,6 +20,9 @@ size_t utf8_complete(std::string_view text);
 // `text` with each invalid byte replaced by U+FFFD.
 std::string utf8_repair(std::string_view text);
 
+// The character that `text` begins with; `text` begins with a valid one.
+uint32_t utf8_point(std::string_view text);
+
 void utf8_append(std::string& out, uint32_t code_point);
 
 }  // namespace gemma4
