@@ -77,6 +77,9 @@ class PageCache {
   int used(Kind kind) const { return total(kind) - free(kind) - cached(kind); }
   int free(Kind kind) const { return static_cast<int>(pools_[kind].free.size()); }
   int cached(Kind kind) const { return static_cast<int>(pools_[kind].cached.size()); }
+  int window() const { return options_.window; }
+  int page() const { return options_.page; }
+  int pages_for(int tokens) const { return (tokens + options_.page - 1) / options_.page; }
   void clear();  // forgets every cached page
 
   // CHECKs that references, free lists and entries agree, given every table in use.

@@ -1,0 +1,175 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace gemma4 {
+namespace {
+
+void insert_sorted(std::vector<std::unique_ptr<Sequence>>& list, std::unique_ptr<Sequence> sequence) {
+  const auto at = std::ranges::upper_bound(
+      list, sequence, [](const auto& a, const auto& b) { return a->before(*b); });
+  list.insert(at, std::move(sequence));
+}
+
+std::unique_ptr<Sequence> extract(std::vector<std::unique_ptr<Sequence>>& list, const Sequence* sequence) {
+  const auto it = std::ranges::find(list, sequence, &std::unique_ptr<Sequence>::get);
+  if (it == list.end()) return nullptr;
+  auto out = std::move(*it);
+  list.erase(it);
+  return out;
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options, PageCache& pages) : options_(options), pages_(pages) {
+  CHECK(options.chunk > 0 && options.rows_max >= options.max_seqs);
+  for (int i = options.max_seqs; i-- > 0;) slots_.push_back(i);
+}
+
+void Scheduler::add(std::unique_ptr<Sequence> sequence) { insert_sorted(waiting_, std::move(sequence)); }
+
+Sequence* Scheduler::find(uint64_t id) {
+  for (auto* list : {&running_, &waiting_}) {
+    for (const auto& sequence : *list) {
+      if (sequence->id == id) return sequence.get();
+    }
+  }
+  return nullptr;
+}
+
+std::vector<Sequence*> Scheduler::all() {
+  std::vector<Sequence*> all;
+  for (auto* list : {&running_, &waiting_}) {
+    for (const auto& sequence : *list) all.push_back(sequence.get());
+  }
+  return all;
+}
+
+std::unique_ptr<Sequence> Scheduler::remove(Sequence* sequence) {
+  if (auto waits = extract(waiting_, sequence)) return waits;
+  auto out = extract(running_, sequence);
+  CHECK(out);
+  pages_.publish(out->table, out->keys, out->computed, true, 0, 0);
+  pages_.release(out->table);
+  slots_.push_back(out->slot);
+  out->slot = -1;
+  return out;
+}
+
+// Admission: there must be room for all that the sequence has to compute now and one token more, counting what the
+// cache would give up. What is running may take that room first; then preemption settles it.
+bool Scheduler::fits(const Sequence& sequence) const {
+  const int full = pages_.pages_for(static_cast<int>(sequence.ids.size()) + 1);
+  const int sliding = std::min(full, pages_.pages_for(pages_.window() + options_.chunk) + 1);
+  return pages_.available(kFull, full) && pages_.available(kSliding, sliding);
+}
+
+void Scheduler::admit(Step& step) {
+  while (!waiting_.empty() && !slots_.empty()) {
+    Sequence& sequence = *waiting_.front();
+    if (!running_.empty() && !fits(sequence)) return;
+    blocked_.clear();
+    for (const PromptImage& image : sequence.images) blocked_.push_back({image.begin, image.end});
+    const int most = static_cast<int>(sequence.ids.size()) - 1;  // the last token's row gives the logits
+    sequence.computed =
+        sequence.reuse_prefix ? pages_.attach(sequence.table, sequence.keys, most, blocked_, step.copies) : 0;
+    if (!sequence.started) sequence.usage.cached_tokens = sequence.computed;
+    sequence.slot = slots_.back();
+    slots_.pop_back();
+    sequence.table.changed = true;
+    insert_sorted(running_, extract(waiting_, &sequence));
+  }
+}
+
+void Scheduler::preempt(Sequence& victim, Step& step) {
+  std::erase_if(step.parts, [&](const Step::Part& part) {
+    if (part.sequence == &victim) step.rows -= part.count;
+    return part.sequence == &victim;
+  });
+  std::unique_ptr<Sequence> sequence = remove(&victim);
+  sequence->computed = 0;
+  ++sequence->usage.preemptions;
+  ++preemptions_;
+  insert_sorted(waiting_, std::move(sequence));
+}
+
+// Makes [0, end) of the sequence writable, at the cost of sequences that come after it in order.
+bool Scheduler::make_room(Sequence& sequence, int end, Step& step) {
+  while (!pages_.grow(sequence.table, end)) {
+    Sequence& victim = *running_.back();
+    if (&victim == &sequence) return false;
+    preempt(victim, step);
+  }
+  return true;
+}
+
+// How many rows of its prompt: `budget`, but whole images. An image that begins within the budget may exceed it, as far
+// as the pass can hold it; otherwise the chunk ends before it.
+int Scheduler::prompt_rows(const Sequence& sequence, int budget, int rows_left) const {
+  if (budget <= 0) return 0;
+  int end = sequence.computed + std::min({sequence.remaining(), budget, rows_left});
+  for (const PromptImage& image : sequence.images) {
+    if (image.end <= sequence.computed || end <= image.begin || image.end <= end) continue;
+    end = image.end - sequence.computed <= rows_left ? image.end : image.begin;
+  }
+  return end - sequence.computed;
+}
+
+void Scheduler::append(Sequence& sequence, int count, Step& step) {
+  step.parts.push_back({&sequence, sequence.computed, count, count == sequence.remaining()});
+  step.rows += count;
+}
+
+Step Scheduler::next() {
+  Step step;
+  admit(step);
+  // Preemption shortens running_ at its end, so plain indices stay right.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    if (sequence.remaining() != 1) continue;
+    if (make_room(sequence, sequence.computed + 1, step)) {
+      append(sequence, 1, step);
+    } else if (i > 0) {
+      preempt(sequence, step);
+    }
+  }
+  int budget = options_.chunk;
+  for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
+    Sequence& sequence = *running_[i];
+    if (sequence.remaining() <= 1) continue;
+    const int count = prompt_rows(sequence, budget, options_.rows_max - step.rows);
+    if (count == 0) break;
+    if (!make_room(sequence, sequence.computed + count, step)) {
+      if (i > 0) preempt(sequence, step);
+      break;
+    }
+    append(sequence, count, step);
+    budget -= count;
+  }
+  CHECK(!step.parts.empty() || (running_.empty() && waiting_.empty()));
+  return step;
+}
+
+void Scheduler::computed(const Step& step) {
+  for (const Step::Part& part : step.parts) {
+    Sequence& sequence = *part.sequence;
+    sequence.computed = part.begin + part.count;
+    // A next turn's prompt follows this one's to its end, or nearly: the reply's opening may be written otherwise.
+    constexpr int kTail = 16;
+    pages_.publish(sequence.table, sequence.keys, sequence.computed, false,
+                   sequence.prompt - kTail - pages_.window(), sequence.prompt);
+    pages_.slide(sequence.table, sequence.computed);
+  }
+}
+
+void Scheduler::check() const {
+  std::vector<const PageTable*> tables;
+  for (const auto& sequence : running_) tables.push_back(&sequence->table);
+  for (const auto& sequence : waiting_) CHECK(sequence->table.pages[kFull].empty());
+  pages_.check(tables);
+  CHECK(slots_.size() + running_.size() == static_cast<size_t>(options_.max_seqs));
+}
+
+}  // namespace gemma4

@@ -1,0 +1,68 @@
+// Scheduler: which rows of which sequences the next forward pass computes. Sequences that generate go first, one row
+// each; prompts share what is left of the chunk, in order; an image is never split. Where pages run short, the sequence
+// that is last in order gives its own back and waits (it is computed again later, from whatever is still cached): no
+// request ever fails for want of memory. Pure bookkeeping: no model, no threads, no clock.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "engine/pages.h"
+#include "engine/sequence.h"
+
+namespace gemma4 {
+
+struct SchedulerOptions {
+  int max_seqs = 1;
+  int chunk = 512;     // rows of one pass that belong to prompts, if no image is larger
+  int rows_max = 512;  // rows of one pass; at least max_seqs + the largest image
+};
+
+// The next forward pass: of each sequence, positions [begin, begin + count).
+struct Step {
+  struct Part {
+    Sequence* sequence;
+    int begin, count;
+    bool last;  // reaches the end of the timeline: a token is to be chosen
+  };
+  std::vector<Part> parts;
+  std::vector<PageCopy> copies;  // to be made first
+  int rows = 0;
+};
+
+class Scheduler {
+ public:
+  Scheduler(const SchedulerOptions& options, PageCache& pages);
+
+  void add(std::unique_ptr<Sequence> sequence);
+  Sequence* find(uint64_t id);
+  std::unique_ptr<Sequence> remove(Sequence* sequence);  // its pages go back
+
+  Step next();                    // empty: there is nothing to do
+  void computed(const Step& step);  // the pass is done: pages are published, windows slide
+
+  int waiting() const { return static_cast<int>(waiting_.size()); }
+  int running() const { return static_cast<int>(running_.size()); }
+  uint64_t preemptions() const { return preemptions_; }
+  std::vector<Sequence*> all();
+  void check() const;  // CHECKs that no page is lost
+
+ private:
+  void admit(Step& step);
+  bool fits(const Sequence& sequence) const;
+  bool make_room(Sequence& sequence, int end, Step& step);
+  void preempt(Sequence& victim, Step& step);
+  int prompt_rows(const Sequence& sequence, int budget, int rows_left) const;
+  void append(Sequence& sequence, int count, Step& step);
+
+  SchedulerOptions options_;
+  PageCache& pages_;
+  // Both in order of Sequence::before().
+  std::vector<std::unique_ptr<Sequence>> waiting_, running_;
+  std::vector<int> slots_;  // free
+  std::vector<PageCache::Blocked> blocked_;
+  uint64_t preemptions_ = 0;
+};
+
+}  // namespace gemma4

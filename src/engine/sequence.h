@@ -1,0 +1,67 @@
+// Sequence: one request's timeline: which tokens it has, how far they are computed, which pages hold them, how its next
+// token is chosen, and who hears about it. Made by Engine::submit() on the caller's thread, then the engine thread's own.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/pages.h"
+#include "engine/prompt.h"
+#include "engine/request.h"
+#include "model/model.h"
+#include "text/grammar.h"
+#include "text/output.h"
+
+namespace gemma4 {
+
+using Clock = std::chrono::steady_clock;
+
+struct Sequence {
+  explicit Sequence(OutputParser parser) : parser(std::move(parser)) {}
+
+  uint64_t id = 0;
+  int priority = 0;
+
+  // The timeline: prompt, then what was generated. keys[i] says what stands at position i (engine/pages.h).
+  std::vector<int32_t> ids;
+  std::vector<TokenKey> keys;
+  std::vector<PromptImage> images;  // in order of position
+  int prompt = 0;                   // tokens of the prompt
+  int limit = 0;                    // tokens that ids may grow to
+  int computed = 0;                 // positions [0, computed) are in the cache
+  PageTable table;
+  int slot = -1;  // its number in the model while it runs; -1: it waits
+
+  // Choosing.
+  Sampling sampling;  // counts, bias and allowed point into the members below
+  std::vector<std::pair<int32_t, int32_t>> counts;
+  std::vector<std::pair<int32_t, float>> bias;
+  bool counting = false;  // a penalty is set
+  std::optional<Grammar> grammar;
+  bool ignore_eos = false;
+  bool reuse_prefix = true;
+  int logprobs = -1;
+
+  // Answering.
+  OutputParser parser;
+  std::vector<TokenLogprobs> logprobs_held;  // until the next event
+  bool thinking = false;
+  int tool_calls = 0;
+  Sink sink;
+  Usage usage;
+  Clock::time_point submitted, scheduled, first_token, last_token;
+  bool started = false;  // was scheduled once
+  bool over = false;     // its last event went out
+
+  int remaining() const { return static_cast<int>(ids.size()) - computed; }
+  // Runs before, and is preempted after, `other`.
+  bool before(const Sequence& other) const {
+    return priority != other.priority ? priority > other.priority : id < other.id;
+  }
+};
+
+}  // namespace gemma4
