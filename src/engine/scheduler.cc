@@ -95,7 +95,8 @@ void Scheduler::preempt(Sequence& victim, Step& step) {
   insert_sorted(waiting_, std::move(sequence));
 }
 
-// Makes [0, end) of the sequence writable, at the cost of sequences that come after it in order.
+// Makes [0, end) of the sequence writable, at the cost of sequences that come after it in order. False: it has to wait
+// for those before it. The first in order never waits, since alone it fits.
 bool Scheduler::make_room(Sequence& sequence, int end, Step& step) {
   while (!pages_.grow(sequence.table, end)) {
     Sequence& victim = *running_.back();
@@ -129,11 +130,7 @@ Step Scheduler::next() {
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
     if (sequence.remaining() != 1) continue;
-    if (make_room(sequence, sequence.computed + 1, step)) {
-      append(sequence, 1, step);
-    } else if (i > 0) {
-      preempt(sequence, step);
-    }
+    if (make_room(sequence, sequence.computed + 1, step)) append(sequence, 1, step);
   }
   int budget = options_.chunk;
   for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
@@ -141,10 +138,7 @@ Step Scheduler::next() {
     if (sequence.remaining() <= 1) continue;
     const int count = prompt_rows(sequence, budget, options_.rows_max - step.rows);
     if (count == 0) break;
-    if (!make_room(sequence, sequence.computed + count, step)) {
-      if (i > 0) preempt(sequence, step);
-      break;
-    }
+    if (!make_room(sequence, sequence.computed + count, step)) break;
     append(sequence, count, step);
     budget -= count;
   }

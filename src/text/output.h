@@ -27,6 +27,7 @@ class OutputParser {
   std::vector<OutputEvent> push(int32_t id);
   std::vector<OutputEvent> finish();  // the rest, also of a call that never ended
   bool stopped() const;               // a stop string came
+  const std::string& stop() const { return content_.stop(); }  // which
   int tool_calls() const { return tool_calls_; }
 
  private:
