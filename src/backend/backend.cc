@@ -10,6 +10,16 @@ Kv Backend::kv_alloc(const KvConfig& config) {
   return kv;
 }
 
+void Backend::kv_copy(const Kv& kv, int32_t from, int32_t to) {
+  for (const Tensor& part : {kv.k, kv.v}) {
+    if (!part) continue;
+    const Tensor source = part.slice(int64_t{from} * kv.page, kv.page);
+    std::vector<std::byte> bytes(source.bytes());
+    read(bytes.data(), source);
+    write(part.slice(int64_t{to} * kv.page, kv.page), bytes.data());
+  }
+}
+
 void Backend::residual_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) {
   norm(y, y, post, eps);
   add(x, y, scale);

@@ -52,6 +52,9 @@ class Model {
   // Gives sequence `seq` these pages in the pool of `kind`. Ring kinds must always be given the same number of pages.
   void set_pages(Kind kind, int seq, std::span<const int32_t> pages);
 
+  // Page `to` of the pool of `kind` becomes a copy of page `from`, in every layer of that kind.
+  void copy_page(Kind kind, int32_t from, int32_t to);
+
   // Computes all rows; returns the sampled ids [logit_rows] (empty where batch.sampling is). The logits of the last
   // call stay readable until the next.
   std::vector<int32_t> forward(const Batch& batch);

@@ -1,0 +1,47 @@
+#include "engine/check_request.h"
+
+#include <cmath>
+#include <string>
+
+#include "base/utf8.h"
+
+namespace gemma4 {
+namespace {
+
+void need(bool good, const std::string& message) {
+  if (!good) throw Error(message);
+}
+
+void check_sampling(const SamplingRequest& s, const Config& config) {
+  if (s.temperature) need(std::isfinite(*s.temperature) && *s.temperature >= 0, "temperature must be 0 or more");
+  if (s.top_k) need(*s.top_k >= 0, "top_k must be 0 (all) or more");
+  if (s.top_p) need(*s.top_p > 0 && *s.top_p <= 1, "top_p must be more than 0 and at most 1");
+  need(s.min_p >= 0 && s.min_p < 1, "min_p must be at least 0 and less than 1");
+  need(std::isfinite(s.repetition_penalty) && s.repetition_penalty > 0, "repetition_penalty must be more than 0");
+  need(std::abs(s.presence_penalty) <= 2, "presence_penalty must lie in [-2, 2]");
+  need(std::abs(s.frequency_penalty) <= 2, "frequency_penalty must lie in [-2, 2]");
+  for (const auto& [id, bias] : s.logit_bias) {
+    need(id >= 0 && id < config.vocab, "logit_bias names token " + std::to_string(id) +
+                                           ", which is outside the vocabulary of " + std::to_string(config.vocab));
+    need(std::abs(bias) <= 100, "logit_bias values must lie in [-100, 100]");
+  }
+}
+
+}  // namespace
+
+void check_request(const Request& request, const Config& config) {
+  check_sampling(request.sampling, config);
+  need(request.max_new_tokens >= 0, "max_new_tokens must be 0 (until the context is full) or more");
+  need(request.logprobs >= -1 && request.logprobs <= kLogprobsMax,
+       "logprobs must be at most " + std::to_string(kLogprobsMax));
+  need(request.stop.size() <= kStopsMax, "at most " + std::to_string(kStopsMax) + " stop strings may be given");
+  for (const std::string& stop : request.stop) {
+    need(!stop.empty(), "a stop string is empty");
+    need(utf8_valid(stop), "a stop string is not valid UTF-8");
+  }
+  need(request.image_budget >= 0, "the image budget must not be negative");
+  need(request.format.kind != FormatRequest::kToolCall || !request.tools.empty(),
+       "a tool call is asked for, but there are no tools");
+}
+
+}  // namespace gemma4
