@@ -184,6 +184,22 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special
   return ids;
 }
 
+std::vector<Tokenizer::Part> Tokenizer::split_control(std::string_view text) const {
+  if (!utf8_valid(text)) throw Error("the text is not valid UTF-8");
+  std::vector<Part> parts;
+  for (const AddedTokens::Part& part : state_->raw.split(text, true)) {
+    const bool control = part.token != nullptr && part.token->control;
+    if (!control && !parts.empty() &&
+        !parts.back().control) {  // an added token that is plain text joins its neighbours
+      const char* begin = parts.back().text.data();
+      parts.back().text = {begin, static_cast<size_t>(part.text.data() + part.text.size() - begin)};
+    } else {
+      parts.push_back({part.text, control});
+    }
+  }
+  return parts;
+}
+
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
   std::string text, bytes;
   const auto flush = [&] {

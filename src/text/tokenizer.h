@@ -35,6 +35,14 @@ class Tokenizer {
   // text that nobody vouches for, where they stay ordinary text. Throws Error on invalid UTF-8.
   std::vector<int32_t> encode(std::string_view text, bool parse_special) const;
 
+  // `text` cut at the control tokens that are spelled in it; the parts joined are the text. Throws Error on invalid
+  // UTF-8.
+  struct Part {
+    std::string_view text;
+    bool control;
+  };
+  std::vector<Part> split_control(std::string_view text) const;
+
   // Text of `ids`. A run of byte tokens that is not valid UTF-8 becomes one U+FFFD for each byte, as `tokenizers` does.
   // skip_special leaves out tokens marked special. Throws Error on an id outside the vocabulary.
   std::string decode(std::span<const int32_t> ids, bool skip_special) const;
