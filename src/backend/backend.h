@@ -69,8 +69,8 @@ struct Sampling {
   // For the penalties: (id, times generated), ascending; 0: it stands in the prompt alone. Repetition concerns every id
   // listed (as in transformers), presence and frequency only what was generated (as OpenAI defines them).
   std::span<const std::pair<int32_t, int32_t>> counts;
-  std::span<const std::pair<int32_t, float>> bias;      // (id, added to its logit)
-  std::span<const uint32_t> allowed;                    // bit i of the whole: id i may be chosen; empty: all
+  std::span<const std::pair<int32_t, float>> bias;  // (id, added to its logit)
+  std::span<const uint32_t> allowed;                // bit i of the whole: id i may be chosen; empty: all
 };
 
 class Backend {
@@ -87,8 +87,8 @@ class Backend {
   virtual Tensor alloc(DType type, std::initializer_list<int64_t> shape) = 0;
   virtual void release(Tensor t) = 0;  // gives back what alloc() returned
   virtual Kv kv_alloc(const KvConfig& config);
-  // Page `to` becomes a copy of page `from`, in verb order. The default goes through the host and takes rows of kv.k and
-  // kv.v to be slots; whoever lays a cache out otherwise overrides it with kv_alloc().
+  // Page `to` becomes a copy of page `from`, in verb order. The default goes through the host and takes rows of kv.k
+  // and kv.v to be slots; whoever lays a cache out otherwise overrides it with kv_alloc().
   virtual void kv_copy(const Kv& kv, int32_t from, int32_t to);
   // Copies `parts`, stacked along rows, into this backend's own layout. All parts have the same format, cols and group.
   virtual Matrix upload(std::span<const Matrix> parts) = 0;

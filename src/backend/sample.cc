@@ -1,0 +1,87 @@
+#include "backend/sample.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace gemma4 {
+namespace {
+
+constexpr float kForbidden = -std::numeric_limits<float>::infinity();
+
+uint64_t mix(uint64_t z) {
+  z += 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+void edit(float* logits, int64_t vocab, const Sampling& s) {
+  for (const auto& [id, value] : s.bias) {
+    if (id >= 0 && id < vocab) logits[id] += value;
+  }
+  for (const auto& [id, count] : s.counts) {
+    if (id < 0 || id >= vocab) continue;
+    float& logit = logits[id];
+    logit = logit > 0 ? logit / s.repetition_penalty : logit * s.repetition_penalty;  // CTRL, Keskar et al. 2019
+    if (count > 0) logit -= s.presence_penalty + s.frequency_penalty * static_cast<float>(count);
+  }
+  if (s.allowed.empty()) return;
+  for (int64_t id = 0; id < vocab; ++id) {
+    const size_t word = static_cast<size_t>(id / 32);
+    if (word >= s.allowed.size() || !(s.allowed[word] >> (id % 32) & 1)) logits[id] = kForbidden;
+  }
+}
+
+int32_t largest(const float* logits, int64_t vocab) {
+  int64_t best = 0;
+  for (int64_t id = 1; id < vocab; ++id) {
+    if (logits[id] > logits[best]) best = id;
+  }
+  return static_cast<int32_t>(best);
+}
+
+// Draws from `candidates`, most likely first. p(id) = exp((logit - top) / temperature) over its sum; top_p keeps the
+// shortest prefix that reaches it, min_p what is at least that part of the most likely; both see top_k's distribution.
+int32_t draw(const float* logits, const std::vector<int32_t>& candidates, const Sampling& s) {
+  const float top = logits[candidates[0]];
+  const auto weight = [&](int32_t id) { return std::exp(static_cast<double>((logits[id] - top) / s.temperature)); };
+  double total = 0;
+  for (int32_t id : candidates) total += weight(id);
+  double kept = 0;
+  size_t count = 0;
+  for (; count < candidates.size(); ++count) {
+    const double w = weight(candidates[count]);
+    if (count > 0 && (kept >= static_cast<double>(s.top_p) * total || w < s.min_p)) break;
+    kept += w;
+  }
+  double target = static_cast<double>(uniform_draw(s.seed, s.step)) * kept;
+  for (size_t i = 0; i < count; ++i) {
+    target -= weight(candidates[i]);
+    if (target < 0) return candidates[i];
+  }
+  return candidates[count - 1];
+}
+
+}  // namespace
+
+float uniform_draw(uint64_t seed, uint64_t step) { return static_cast<float>(mix(mix(seed) + step) >> 40) * 0x1p-24f; }
+
+int32_t sample_row(float* logits, int64_t vocab, const Sampling& s, std::vector<int32_t>& candidates) {
+  edit(logits, vocab, s);
+  if (s.temperature <= 0) return largest(logits, vocab);
+  candidates.clear();
+  for (int64_t id = 0; id < vocab; ++id) {
+    if (logits[id] > kForbidden) candidates.push_back(static_cast<int32_t>(id));
+  }
+  if (candidates.empty()) return largest(logits, vocab);
+  const auto before = [&](int32_t a, int32_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); };
+  if (s.top_k > 0 && static_cast<size_t>(s.top_k) < candidates.size()) {
+    std::nth_element(candidates.begin(), candidates.begin() + s.top_k, candidates.end(), before);
+    candidates.resize(static_cast<size_t>(s.top_k));
+  }
+  std::sort(candidates.begin(), candidates.end(), before);
+  return draw(logits, candidates, s);
+}
+
+}  // namespace gemma4
