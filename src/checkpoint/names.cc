@@ -145,12 +145,6 @@ bool is_vision_tensor(std::string_view name) {
   return name.starts_with("vision_tower.") || name.starts_with("embed_vision.");
 }
 
-int layer_of(std::string_view name) {
-  constexpr std::string_view kLayers = "layers.";
-  const size_t at = name.find(kLayers);
-  return at == std::string_view::npos ? -1 : split(name.substr(at)).layer;
-}
-
 void sort_as_state_dict(std::vector<std::string>& names) {
   const auto key = [](const std::string& name) {
     const Split parts = split(name);

@@ -31,9 +31,6 @@ std::optional<std::string> to_gguf_name(std::string_view name);
 bool is_model_tensor(std::string_view name);
 bool is_vision_tensor(std::string_view name);
 
-// The layer index in "layers.N." (the first one), or -1.
-int layer_of(std::string_view name);
-
 // Sorts model names as the original system's state dict has them: parameters in module order, then buffers. Names
 // outside the table come last, by name.
 void sort_as_state_dict(std::vector<std::string>& names);

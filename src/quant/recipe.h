@@ -1,0 +1,51 @@
+// Recipe: which weight is quantised how. Ordered rules; the first whose pattern matches the whole name decides, and a
+// name that none matches stays as it is. Built-in recipes: docs/QUANTISATION.md; file format: docs/FORMATS.md.
+#pragma once
+
+#include <optional>
+#include <regex>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "quant/quantize.h"
+
+namespace gemma4 {
+
+struct Rule {
+  std::string pattern;                  // ECMAScript regular expression, matched against the whole name
+  std::optional<QuantConfig> config;    // nothing: the weight stays as it is
+  std::optional<std::set<int>> layers;  // only names with "layers.N." and N among these; nothing: every name
+};
+
+// What the built-in recipes and the words "edge" and "full" in a recipe file depend on.
+struct RecipeModel {
+  int layers = 0;
+  std::set<int> full;  // full-attention layers, where k_proj is V as well
+};
+
+class Recipe {
+ public:
+  explicit Recipe(std::vector<Rule> rules);  // throws Error for a bad pattern
+
+  // How to quantise `name`, or nothing.
+  std::optional<QuantConfig> find(const std::string& name) const;
+
+ private:
+  std::vector<Rule> rules_;
+  std::vector<std::regex> patterns_;
+};
+
+// The first and the last floor(layers / 4) layers.
+std::set<int> edge_layers(int layers);
+
+const std::vector<std::string>& builtin_recipe_names();
+
+// A built-in recipe by name, or else the file of that path. Throws Error.
+Recipe load_recipe(const std::string& name_or_file, const RecipeModel& model);
+
+// `json`: [rule, ...] or {"rules": [rule, ...]}; `what` names it in errors. Throws Error.
+Recipe parse_recipe(std::string_view json, const RecipeModel& model, const std::string& what);
+
+}  // namespace gemma4
