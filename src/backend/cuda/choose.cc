@@ -1,0 +1,111 @@
+#include "backend/cuda/choose.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/bf16.h"
+
+namespace gemma4::cuda {
+namespace {
+
+// Min-max quantisation has whole zero points 0..15, which fit 4 bits; HQQ's are fractional.
+bool whole_zeros(const Tensor& zero) {
+  if (zero.dtype != DType::kBF16) return false;
+  for (int64_t row = 0; row < zero.rows(); ++row) {
+    const uint16_t* values = zero.row<const uint16_t>(row);
+    int bad = 0;  // counted without a branch, so that the loop becomes vector instructions
+    for (int64_t i = 0; i < zero.row_size(); ++i) {
+      const float value = bf16_to_float(values[i]);
+      bad += !(value >= 0 && value <= 15 && value == static_cast<float>(static_cast<int>(value)));
+    }
+    if (bad > 0) return false;
+  }
+  return true;
+}
+
+Layout choose_int4(std::span<const Matrix> parts) {
+  const int group = parts[0].group;
+  if (group != 32 && group % 64 != 0) return Layout::kBF16;
+  for (const Matrix& part : parts) {
+    if (part.scale.dtype != DType::kBF16 || part.zero.dtype != DType::kBF16) return Layout::kBF16;
+  }
+  const bool whole = std::ranges::all_of(parts, [](const Matrix& part) { return whole_zeros(part.zero); });
+  if (group == 32) return whole ? Layout::kInt4G32 : Layout::kInt4G32Frac;
+  return whole ? Layout::kInt4G64 : Layout::kInt4G64Frac;
+}
+
+Layout choose_int8(const Matrix& part) {
+  const bool bf16 = part.scale.dtype == DType::kBF16;
+  if (!bf16 && part.scale.dtype != DType::kF32) return Layout::kBF16;
+  if (part.group % 64 == 0) return Layout::kInt8G64;
+  return part.group == 32 && bf16 ? Layout::kInt8G32 : Layout::kBF16;
+}
+
+}  // namespace
+
+int chunk_bytes(Layout layout) {
+  switch (layout) {
+    case Layout::kBF16:
+      return 0;
+    case Layout::kInt4G32:
+      return 592;
+    case Layout::kInt4G64:
+      return 560;
+    case Layout::kInt4G32Frac:
+      return 640;
+    case Layout::kInt4G64Frac:
+    case Layout::kQ4_0:
+      return 576;
+    case Layout::kQ4_K:
+      return 640;
+    case Layout::kQ6_K:
+      return 864;
+    case Layout::kInt8G32:
+    case Layout::kInt8G64:
+    case Layout::kQ8_0:
+      return 1088;
+  }
+  return 0;
+}
+
+const char* layout_name(Layout layout) {
+  constexpr const char* kNames[] = {"bf16", "int4 g32", "int4 g64", "int4 g32 frac", "int4 g64 frac", "q4_0",
+                                    "q4_K", "q6_K",     "int8 g32", "int8 g64",      "q8_0"};
+  return kNames[static_cast<int>(layout)];
+}
+
+Layout choose_layout(std::span<const Matrix> parts) {
+  const Matrix& first = parts[0];
+  if (first.cols % 64 != 0) return Layout::kBF16;
+  switch (first.format) {
+    case Format::kInt4:
+      return choose_int4(parts);
+    case Format::kInt8:
+      return choose_int8(first);
+    case Format::kQ4_0:
+      return Layout::kQ4_0;
+    case Format::kQ8_0:
+      return Layout::kQ8_0;
+    case Format::kQ4_K:
+      return Layout::kQ4_K;
+    case Format::kQ6_K:
+      return Layout::kQ6_K;
+    default:
+      return Layout::kBF16;
+  }
+}
+
+Kernel choose_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device) {
+  if (!aligned || w.cols % 8 != 0) return Kernel::kPlain;
+  const bool copy_engine = device.major >= 9;  // bulk copies and mbarriers
+  const bool packed = w.layout != Layout::kBF16;
+  if (copy_engine && packed && n <= kDecodeRows) return Kernel::kDecode;
+  if (w.rows % 8 != 0) return Kernel::kPlain;
+  return Kernel::kLibrary;
+}
+
+int64_t scratch_rows(int64_t elements, int64_t cols) {
+  return std::clamp<int64_t>(elements / cols / 128, 1, 511) * 128;  // 511: a grid's second dimension ends at 65535
+}
+
+}  // namespace gemma4::cuda

@@ -1,0 +1,260 @@
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <string>
+
+#include "backend/cuda/codecs.cuh"
+#include "backend/cuda/error.h"
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/library.h"
+#include "backend/cuda/linear.h"
+#include "backend/cuda/linear_decode.h"
+#include "backend/cuda/linear_pack.h"
+
+namespace gemma4::cuda {
+namespace {
+
+constexpr int64_t kScratchElements = 64 << 20;  // bf16 weights unpacked at a time for the library
+
+// bfloat16 weights as a codec of single values, so that the slow kernels are written once.
+struct Plain {
+  const __nv_bfloat16* data;
+  int64_t pitch;
+};
+
+template <typename Codec>
+struct Reader {  // of packed weights
+  Packed w;
+  __device__ float operator()(int row, int col) const { return packed_value<Codec>(w, row, col); }
+};
+template <>
+struct Reader<Plain> {
+  Plain w;
+  __device__ float operator()(int row, int col) const { return __bfloat162float(w.data[row * w.pitch + col]); }
+};
+
+// Calls body(reader) for the layout of w.
+template <typename Body>
+void with_reader(const DeviceMatrix& w, Body&& body) {
+  if (w.layout == Layout::kBF16) {
+    return body(Reader<Plain>{{static_cast<const __nv_bfloat16*>(w.data), w.pitch}});
+  }
+  with_codec(w.layout, [&](auto codec) { body(Reader<decltype(codec)>{packed(w)}); });
+}
+
+template <typename T>
+__device__ void store(T* to, float value) {
+  if constexpr (sizeof(T) == 2) {
+    *to = __float2bfloat16_rn(value);
+  } else {
+    *to = value;
+  }
+}
+
+// One warp for each output, any shape and alignment.
+template <typename Weights, typename Out>
+__global__ void plain_kernel(Weights w, const __nv_bfloat16* x, int64_t x_stride, Out* out, int64_t out_stride,
+                             int rows, int cols) {
+  grid_release();
+  grid_wait();
+  const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (row >= rows) return;
+  float sum = 0;
+  for (int col = lane; col < cols; col += 32) {
+    sum = fmaf(w(row, col), __bfloat162float(x[blockIdx.y * x_stride + col]), sum);
+  }
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+  if (lane == 0) store(out + blockIdx.y * out_stride + row, sum);
+}
+
+// Rows of packed weights to bfloat16 [count, cols]: two neighbouring columns a thread.
+template <typename Weights>
+__global__ void unpack_kernel(Weights w, int first, int cols, __nv_bfloat162* out) {
+  grid_release();
+  grid_wait();
+  const int pair = blockIdx.x * blockDim.x + threadIdx.x;
+  if (pair * 2 >= cols) return;
+  const int row = first + blockIdx.y;
+  out[static_cast<int64_t>(blockIdx.y) * (cols / 2) + pair] =
+      __floats2bfloat162_rn(w(row, pair * 2), w(row, pair * 2 + 1));
+}
+
+template <typename Weights, typename Out>
+__global__ void embed_kernel(Weights table, const int32_t* ids, float scale, Out* out, int64_t stride, int rows,
+                             int cols) {
+  grid_release();
+  grid_wait();
+  const int col = blockIdx.x * blockDim.x + threadIdx.x;
+  if (col >= cols) return;
+  const int id = ids[blockIdx.y];
+  const float value = id >= 0 && id < rows ? table(id, col) * scale : 0.0f;
+  store(out + blockIdx.y * stride + col, value);
+}
+
+__global__ void geglu_kernel(const __nv_bfloat16* gate_up, int64_t stride, __nv_bfloat16* out, int64_t out_stride,
+                             int half) {
+  grid_release();
+  grid_wait();
+  const int col = blockIdx.x * blockDim.x + threadIdx.x;
+  if (col >= half) return;
+  const float gate = __bfloat162float(gate_up[blockIdx.y * stride + col]);
+  const float up = __bfloat162float(gate_up[blockIdx.y * stride + half + col]);
+  const float inner = 0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);
+  out[blockIdx.y * out_stride + col] = __float2bfloat16_rn(0.5f * gate * (1 + tanhf(inner)) * up);
+}
+
+bool aligned16(const Tensor& t) {
+  const int64_t item = static_cast<int64_t>(dtype_size(t.dtype));
+  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (t.rows() <= 1 || t.stride * item % 16 == 0);
+}
+
+dim3 grid_over(int64_t cols, int threads, int64_t rows) {
+  return dim3(static_cast<unsigned>((cols + threads - 1) / threads), static_cast<unsigned>(rows));
+}
+
+template <typename Body>
+void with_out(const Tensor& out, Body&& body) {
+  if (out.dtype == DType::kF32) return body(static_cast<float*>(out.data));
+  CHECK(out.dtype == DType::kBF16);
+  body(static_cast<__nv_bfloat16*>(out.data));
+}
+
+}  // namespace
+
+struct Linear::State {
+  Device device;
+  std::unique_ptr<Uploader> uploader;
+  std::unique_ptr<Library> library;
+  DecodeWorkspace decode;
+  void* library_workspace = nullptr;
+  __nv_bfloat16* scratch = nullptr;
+  int64_t memory = 0;
+
+  void* take(int64_t bytes) {
+    void* pointer = nullptr;
+    CUDA_CHECK(cudaMalloc(&pointer, bytes));
+    memory += bytes;
+    return pointer;
+  }
+
+  void plain(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
+  void unpacked(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
+  void run(Tensor out, Tensor x, const DeviceMatrix& w, Kernel kernel, cudaStream_t stream);
+};
+
+Linear::Linear(int device) : state_(std::make_unique<State>()) {
+  cudaDeviceProp properties;
+  CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  state_->device = {properties.major, properties.multiProcessorCount};
+  state_->decode.blocks = properties.multiProcessorCount;
+  const int64_t bytes = decode_workspace_bytes(state_->decode.blocks);
+  state_->decode.partial = static_cast<float*>(state_->take(bytes));
+  CUDA_CHECK(cudaMemset(state_->decode.partial, 0xff, bytes));
+  state_->library_workspace = state_->take(Library::kWorkspace);
+  state_->scratch = static_cast<__nv_bfloat16*>(state_->take(kScratchElements * 2));
+}
+
+Linear::~Linear() {
+  cudaFree(state_->decode.partial);
+  cudaFree(state_->library_workspace);
+  cudaFree(state_->scratch);
+}
+
+int64_t Linear::memory_used() const { return state_->memory; }
+
+DeviceMatrix Linear::upload(std::span<const Matrix> parts, const Allocate& allocate, cudaStream_t stream) {
+  CHECK(!parts.empty());
+  const Matrix& first = parts[0];
+  DeviceMatrix w;
+  w.format = first.format, w.cols = first.cols;
+  for (const Matrix& part : parts) {
+    CHECK(part.format == first.format && part.cols == first.cols && part.group == first.group);
+    w.rows += part.rows;
+  }
+  w.layout = choose_layout(parts);
+  if (w.layout == Layout::kBF16) {
+    w.pitch = (w.cols + 7) / 8 * 8;
+    w.bytes = w.rows * w.pitch * 2;
+  } else {
+    w.paired = parts.size() == 2 && first.rows == parts[1].rows && first.rows % 8 == 0;
+    const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows;
+    w.bytes = panels * (w.cols / kChunkCols) * kPanelChunks * chunk_bytes(w.layout);
+  }
+  w.data = allocate(w.bytes);
+  if (!state_->uploader) state_->uploader = std::make_unique<Uploader>();
+  state_->uploader->fill(w, parts, stream);
+  return w;
+}
+
+void Linear::end_upload() { state_->uploader.reset(); }
+
+void Linear::State::plain(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream) {
+  with_reader(w, [&](auto reader) {
+    with_out(out, [&](auto* to) {
+      launch(stream, grid_over(w.rows, 8, x.rows()), dim3(256), 0,
+             plain_kernel<decltype(reader), std::decay_t<decltype(*to)>>, reader,
+             static_cast<const __nv_bfloat16*>(x.data), x.stride, to, out.stride, static_cast<int>(w.rows),
+             static_cast<int>(w.cols));
+    });
+  });
+}
+
+// Unpacks some rows of w at a time and multiplies by them.
+void Linear::State::unpacked(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream) {
+  const int64_t step = scratch_rows(kScratchElements, w.cols);
+  for (int64_t row = 0; row < w.rows; row += step) {
+    const int64_t count = std::min(step, w.rows - row);
+    with_codec(w.layout, [&](auto codec) {
+      using Weights = Reader<decltype(codec)>;
+      launch(stream, grid_over(w.cols / 2, 128, count), dim3(128), 0, unpack_kernel<Weights>, Weights{packed(w)},
+             static_cast<int>(row), static_cast<int>(w.cols), reinterpret_cast<__nv_bfloat162*>(scratch));
+    });
+    library->multiply(out.columns(row, count), x, scratch, count, w.cols, library_workspace, stream);
+  }
+}
+
+void Linear::State::run(Tensor out, Tensor x, const DeviceMatrix& w, Kernel kernel, cudaStream_t stream) {
+  if (kernel == Kernel::kDecode) return linear_decode(out, x, w, false, decode, stream);
+  if (kernel == Kernel::kPlain) return plain(out, x, w, stream);
+  if (!library) library = std::make_unique<Library>();
+  if (w.layout != Layout::kBF16) return unpacked(out, x, w, stream);
+  library->multiply(out, x, w.data, w.rows, w.pitch, library_workspace, stream);
+}
+
+void Linear::linear(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream) {
+  CHECK(x.dtype == DType::kBF16 && x.row_size() == w.cols && out.row_size() == w.rows && out.rows() == x.rows());
+  if (x.rows() == 0) return;
+  state_->run(out, x, w, choose_kernel(w, x.rows(), aligned16(x) && aligned16(out), state_->device), stream);
+}
+
+bool Linear::fused(const DeviceMatrix& w, int64_t n) const {
+  return w.paired && choose_kernel(w, n, true, state_->device) == Kernel::kDecode;
+}
+
+void Linear::linear_geglu(Tensor out, Tensor x, const DeviceMatrix& w, Tensor scratch, cudaStream_t stream) {
+  CHECK(x.dtype == DType::kBF16 && x.row_size() == w.cols && out.row_size() * 2 == w.rows && out.rows() == x.rows());
+  if (x.rows() == 0) return;
+  if (aligned16(x) && aligned16(out) && fused(w, x.rows())) {
+    return linear_decode(out, x, w, true, state_->decode, stream);
+  }
+  CHECK(scratch && scratch.row_size() == w.rows && scratch.rows() == x.rows() && scratch.dtype == DType::kBF16);
+  linear(scratch, x, w, stream);
+  const int64_t half = w.rows / 2;
+  launch(stream, grid_over(half, 256, x.rows()), dim3(256), 0, geglu_kernel,
+         static_cast<const __nv_bfloat16*>(scratch.data), scratch.stride, static_cast<__nv_bfloat16*>(out.data),
+         out.stride, static_cast<int>(half));
+}
+
+void Linear::embed(Tensor out, const DeviceMatrix& table, Tensor ids, float scale, cudaStream_t stream) {
+  CHECK(ids.dtype == DType::kI32 && out.row_size() == table.cols);
+  with_reader(table, [&](auto reader) {
+    with_out(out, [&](auto* to) {
+      launch(stream, grid_over(table.cols, 128, out.rows()), dim3(128), 0,
+             embed_kernel<decltype(reader), std::decay_t<decltype(*to)>>, reader, static_cast<const int32_t*>(ids.data),
+             scale, to, out.stride, static_cast<int>(table.rows), static_cast<int>(table.cols));
+    });
+  });
+}
+
+}  // namespace gemma4::cuda
