@@ -50,7 +50,8 @@ struct Checkpoint {
 };
 
 // `path`: a directory (Hugging Face or quantised), a .gguf file, or one .safetensors file (config and tokenizer are
-// then taken from beside it, and empty where absent). Throws Error that names what is wrong.
-Checkpoint open_checkpoint(const std::filesystem::path& path);
+// then taken from beside it, and empty where absent). `vision`: where a .gguf file's vision half is (checkpoint/
+// gguf_checkpoint.h); empty for every other kind. Throws Error that names what is wrong.
+Checkpoint open_checkpoint(const std::filesystem::path& path, const std::filesystem::path& vision = {});
 
 }  // namespace gemma4
