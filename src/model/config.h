@@ -47,7 +47,8 @@ struct Config {
   std::vector<int> eos_ids;  // of config.json
 };
 
-// Throws Error: not JSON, a missing field, a field that contradicts another, or one we do not implement.
+// Throws Error: not JSON, a missing field, a field that contradicts another, or one we do not implement. A file without
+// `vision_config` is refused; `"vision_config": null` says that the checkpoint is text-only.
 Config parse_config(const std::string& json);
 
 struct GenerationConfig {

@@ -1,0 +1,280 @@
+#include "model/config.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/bf16.h"
+#include "base/check.h"
+
+namespace gemma4 {
+namespace {
+
+using nlohmann::json;
+
+// Largest value accepted for a size in a config: far beyond any Gemma, and small enough that products of three fit
+// int64.
+constexpr int64_t kSizeMax = 1 << 20;
+
+class Fields {
+ public:
+  Fields(const json& object, std::string where) : object_(object), where_(std::move(where)) {
+    if (!object.is_object()) throw Error(where_ + " is not a JSON object");
+  }
+
+  bool has(const char* key) const { return object_.contains(key) && !object_[key].is_null(); }
+  const json& at(const char* key) const { return object_[key]; }
+  std::string path(const char* key) const { return where_ + "." + key; }
+
+  template <typename T>
+  T get(const char* key, T fallback) const {
+    if (!has(key)) return fallback;
+    try {
+      return object_[key].get<T>();
+    } catch (const json::exception&) {
+      throw Error(path(key) + " has the wrong type: " + object_[key].dump().substr(0, 80));
+    }
+  }
+
+  int size(const char* key, int fallback) const {
+    if (has(key) && !object_[key].is_number_integer()) throw Error(path(key) + " is not a whole number");
+    const int64_t value = get<int64_t>(key, fallback);
+    if (value < 1 || value > kSizeMax) {
+      throw Error(path(key) + " is " + std::to_string(value) + ", outside 1.." + std::to_string(kSizeMax));
+    }
+    return static_cast<int>(value);
+  }
+
+  int size(const char* key) const {
+    if (!has(key)) throw Error(where_ + " has no field '" + key + "'");
+    return size(key, 1);
+  }
+
+  double positive(const char* key, double fallback) const {
+    const double value = get<double>(key, fallback);
+    if (!(value > 0) || !std::isfinite(value)) throw Error(path(key) + " must be a positive number");
+    return value;
+  }
+
+  // A field that, with any other value than `harmless`, would change the arithmetic.
+  void refuse_unless(const char* key, const json& harmless, const char* what) const {
+    if (has(key) && object_[key] != harmless) {
+      throw Error(path(key) + " is " + object_[key].dump().substr(0, 80) + ": " + what + " is not implemented");
+    }
+  }
+
+ private:
+  const json& object_;
+  std::string where_;
+};
+
+json parse(const std::string& text, const char* what) {
+  json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (object.is_discarded()) throw Error(std::string(what) + " is not valid JSON");
+  if (!object.is_object()) throw Error(std::string(what) + " is not a JSON object");
+  return object;
+}
+
+std::vector<int> id_list(const Fields& fields, const char* key) {
+  if (!fields.has(key)) return {};
+  const json& value = fields.at(key);
+  std::vector<int> ids;
+  for (const json& id : value.is_array() ? value : json::array({value})) {
+    if (!id.is_number_integer() || id < 0 || id > kSizeMax)
+      throw Error(fields.path(key) + " is not a list of token ids");
+    ids.push_back(id.get<int>());
+  }
+  return ids;
+}
+
+void refuse_other_variants(const Fields& top, const Fields& text) {
+  top.refuse_unless("audio_config", nullptr, "audio input");
+  text.refuse_unless("hidden_size_per_layer_input", 0, "per-layer embeddings");
+  text.refuse_unless("num_kv_shared_layers", 0, "sharing keys and values between layers");
+  text.refuse_unless("enable_moe_block", false, "a mixture of experts");
+  text.refuse_unless("num_experts", 0, "a mixture of experts");
+  text.refuse_unless("use_double_wide_mlp", false, "a double-wide MLP");
+  text.refuse_unless("attention_bias", false, "attention bias");
+  text.refuse_unless("hidden_activation", "gelu_pytorch_tanh", "another activation than gelu_pytorch_tanh");
+  text.refuse_unless("use_bidirectional_attention", "vision", "another bidirectional attention than \"vision\"");
+  for (const char* key : {"rope_scaling", "attn_logit_softcapping", "query_pre_attn_scalar", "altup_num_inputs"}) {
+    text.refuse_unless(key, nullptr, "this field");
+  }
+  if (text.has("model_type")) {
+    const auto type = text.get<std::string>("model_type", "");
+    if (type != "gemma4" && type != "gemma4_text")
+      throw Error(text.path("model_type") + " is '" + type + "', not Gemma 4");
+  }
+}
+
+Fields child(const Fields& fields, const char* key, const json& empty) {
+  return Fields(fields.has(key) ? fields.at(key) : empty, fields.path(key));
+}
+
+void read_rope(const Fields& text, Config& config) {
+  const json empty = json::object();
+  const Fields rope = child(text, "rope_parameters", empty);
+  const Fields sliding = child(rope, "sliding_attention", empty), full = child(rope, "full_attention", empty);
+  sliding.refuse_unless("rope_type", "default", "another rotary embedding of sliding layers");
+  full.refuse_unless("rope_type", "proportional", "another rotary embedding of full layers");
+  AttentionConfig& s = config.attention[kSliding];
+  AttentionConfig& f = config.attention[kFull];
+  s.rope_theta = sliding.positive("rope_theta", 1e4);
+  s.rotated_pairs = s.head_dim / 2;
+  f.rope_theta = full.positive("rope_theta", 1e6);
+  f.rope_factor = full.positive("factor", 1);
+  const double part = full.positive("partial_rotary_factor", 0.25);
+  if (part > 1) throw Error(full.path("partial_rotary_factor") + " is above 1");
+  f.rotated_pairs = static_cast<int>(std::floor(part * f.head_dim / 2));  // transformers: int(part * head_dim // 2)
+}
+
+// Newer configs give the full layers' sizes in per_layer_config {layer: {head_dim, num_key_value_heads}} alone.
+void read_per_layer(const Fields& text, Config& config) {
+  if (!text.has("per_layer_config")) return;
+  const Fields layers(text.at("per_layer_config"), text.path("per_layer_config"));
+  AttentionConfig& full = config.attention[kFull];
+  bool first = true;
+  for (int i = 0; i < config.layers; ++i) {
+    const std::string key = std::to_string(i);
+    if (!layers.has(key.c_str())) continue;
+    const Fields layer(layers.at(key.c_str()), layers.path(key.c_str()));
+    const AttentionConfig& known = config.attention[config.kinds[static_cast<size_t>(i)]];
+    const int head_dim = layer.size("head_dim", known.head_dim);
+    const int kv_heads = layer.size("num_key_value_heads", known.kv_heads);
+    if (config.kinds[static_cast<size_t>(i)] == kFull && first) full.head_dim = head_dim, full.kv_heads = kv_heads;
+    if (config.kinds[static_cast<size_t>(i)] == kFull) first = false;
+    if (head_dim != known.head_dim || kv_heads != known.kv_heads) {
+      throw Error(layers.path(key.c_str()) + " differs from other layers of its kind, which is not implemented");
+    }
+  }
+}
+
+void read_layer_types(const Fields& text, Config& config) {
+  const auto types = text.get<std::vector<std::string>>("layer_types", {});
+  if (!types.empty() && types.size() != static_cast<size_t>(config.layers)) {
+    throw Error(text.path("layer_types") + " has " + std::to_string(types.size()) + " entries for " +
+                std::to_string(config.layers) + " layers");
+  }
+  for (int i = 0; i < config.layers; ++i) {
+    if (types.empty()) {  // transformers' default: every sixth, and always the last
+      config.kinds.push_back(i % 6 == 5 || i == config.layers - 1 ? kFull : kSliding);
+      continue;
+    }
+    const std::string& type = types[static_cast<size_t>(i)];
+    if (type != "sliding_attention" && type != "full_attention") {
+      throw Error(text.path("layer_types") + " names '" + type + "', which is not implemented");
+    }
+    config.kinds.push_back(type == "full_attention" ? kFull : kSliding);
+  }
+}
+
+void check_heads(const AttentionConfig& a, const std::string& where) {
+  if (a.heads % a.kv_heads != 0) {
+    throw Error(where + ": " + std::to_string(a.heads) + " query heads do not divide among " +
+                std::to_string(a.kv_heads) + " key-value heads");
+  }
+  if (a.head_dim % 2 != 0) throw Error(where + ": head_dim " + std::to_string(a.head_dim) + " is odd");
+}
+
+void read_text(const Fields& text, Config& config) {
+  config.vocab = text.size("vocab_size");
+  config.hidden = text.size("hidden_size");
+  config.intermediate = text.size("intermediate_size");
+  config.layers = text.size("num_hidden_layers");
+  config.window = text.size("sliding_window");
+  config.eps = static_cast<float>(text.positive("rms_norm_eps", 1e-6));
+  config.softcap = text.get<float>("final_logit_softcapping", 0.0f);
+  if (!(config.softcap >= 0)) throw Error(text.path("final_logit_softcapping") + " is negative");
+  config.max_positions = text.size("max_position_embeddings", 262144);
+  config.image_blocks = text.get<std::string>("use_bidirectional_attention", "") == "vision";
+  config.embed_scale = round_to_bf16(std::sqrt(static_cast<float>(config.hidden)));
+  config.pad_id = text.get<int>("pad_token_id", 0);
+  config.bos_id = text.get<int>("bos_token_id", 2);
+
+  AttentionConfig& sliding = config.attention[kSliding];
+  sliding.heads = text.size("num_attention_heads");
+  sliding.kv_heads = text.size("num_key_value_heads");
+  sliding.head_dim = text.size("head_dim");
+  AttentionConfig& full = config.attention[kFull];
+  full = sliding;
+  full.k_is_v = text.get<bool>("attention_k_eq_v", false);
+  full.head_dim = text.size("global_head_dim", sliding.head_dim);
+  if (full.k_is_v) full.kv_heads = text.size("num_global_key_value_heads", sliding.kv_heads);
+  read_layer_types(text, config);
+  read_per_layer(text, config);
+  read_rope(text, config);
+  check_heads(sliding, "config: sliding layers");
+  check_heads(full, "config: full layers");
+}
+
+void read_vision(const Fields& top, const Fields& vision, Config& config) {
+  vision.refuse_unless("use_clipped_linears", false, "clipping linear layers");
+  vision.refuse_unless("attention_bias", false, "attention bias");
+  vision.refuse_unless("hidden_activation", "gelu_pytorch_tanh", "another activation than gelu_pytorch_tanh");
+  VisionConfig& v = config.vision;
+  v.hidden = vision.size("hidden_size");
+  v.intermediate = vision.size("intermediate_size");
+  v.layers = vision.size("num_hidden_layers");
+  v.heads = vision.size("num_attention_heads");
+  v.head_dim = vision.size("head_dim", std::max(1, v.hidden / v.heads));
+  if (vision.size("num_key_value_heads", v.heads) != v.heads) {
+    throw Error(vision.path("num_key_value_heads") + " differs from num_attention_heads, which is not implemented");
+  }
+  if (v.head_dim % 4 != 0) throw Error(vision.path("head_dim") + " must be a multiple of 4: two axes of rotated pairs");
+  v.patch = vision.size("patch_size", 16);
+  v.pool = vision.size("pooling_kernel_size", 3);
+  v.positions = vision.size("position_embedding_size", 10240);
+  v.default_budget = vision.size("default_output_length", top.size("vision_soft_tokens_per_image", 280));
+  v.eps = static_cast<float>(vision.positive("rms_norm_eps", 1e-6));
+  v.standardize = vision.get<bool>("standardize", false);
+  const json empty = json::object();
+  const Fields rope = child(vision, "rope_parameters", empty);
+  rope.refuse_unless("rope_type", "default", "another rotary embedding of the vision tower");
+  v.rope_theta = rope.positive("rope_theta", 100);
+}
+
+}  // namespace
+
+Config parse_config(const std::string& text_of_file) {
+  const json object = parse(text_of_file, "config.json");
+  const Fields top(object, "config");
+  const bool nested = top.has("text_config");
+  const Fields text(nested ? object["text_config"] : object, nested ? "config.text_config" : "config");
+  refuse_other_variants(top, text);
+  Config config;
+  read_text(text, config);
+  config.tied = top.get<bool>("tie_word_embeddings", text.get<bool>("tie_word_embeddings", true));
+  config.eos_ids = id_list(top.has("eos_token_id") ? top : text, "eos_token_id");
+  config.image_id = top.get<int>("image_token_id", -1);
+  config.boi_id = top.get<int>("boi_token_id", -1);
+  config.eoi_id = top.get<int>("eoi_token_id", -1);
+  if (!object.contains("vision_config")) {
+    throw Error("config.json has no vision_config: this is not a Gemma 4 checkpoint that reads pictures");
+  }
+  config.has_vision = top.has("vision_config");
+  if (config.has_vision) read_vision(top, Fields(object["vision_config"], "config.vision_config"), config);
+  return config;
+}
+
+GenerationConfig parse_generation_config(const std::string& text) {
+  GenerationConfig generation;
+  if (text.empty()) return generation;
+  const json object = parse(text, "generation_config.json");
+  const Fields fields(object, "generation_config");
+  generation.do_sample = fields.get<bool>("do_sample", true);
+  generation.temperature = fields.get<float>("temperature", 1.0f);
+  generation.top_p = fields.get<float>("top_p", 1.0f);
+  generation.top_k = fields.get<int>("top_k", 0);
+  generation.eos_ids = id_list(fields, "eos_token_id");
+  return generation;
+}
+
+int default_image_budget(const Config& config, const std::string& processor_config) {
+  if (processor_config.empty()) return config.vision.default_budget;
+  const json object = parse(processor_config, "processor_config.json");
+  const Fields top(object, "processor_config");
+  const json empty = json::object();
+  const Fields image = child(top, "image_processor", empty);
+  return image.size("max_soft_tokens", top.size("image_seq_length", config.vision.default_budget));
+}
+
+}  // namespace gemma4

@@ -1,0 +1,40 @@
+#include "model/layer.h"
+
+namespace gemma4 {
+namespace {
+
+void linear_fused(Backend& be, Tensor out, Tensor x, const Fused& w) {
+  for (const Fused::Part& part : w.parts) be.linear(out.columns(part.begin, part.w.rows), x, part.w);
+}
+
+}  // namespace
+
+void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in, Tensor next_norm) {
+  const LayerShape& s = in.shape;
+  const int64_t q_width = s.heads * s.head_dim, kv_width = s.kv_heads * s.head_dim;
+  const Tensor qkv = a.qkv.columns(0, w.qkv.rows);
+  const Tensor q = qkv.columns(0, q_width).split(s.heads, s.head_dim);
+  const Tensor k = qkv.columns(q_width, kv_width).split(s.kv_heads, s.head_dim);
+  const Tensor v = s.has_v ? qkv.columns(q_width + kv_width, kv_width).split(s.kv_heads, s.head_dim) : Tensor();
+  const Tensor values = a.values.columns(0, kv_width).split(s.kv_heads, s.head_dim);
+  const Tensor o = a.o.columns(0, q_width);
+
+  linear_fused(be, qkv, a.h, w.qkv);
+  be.heads(q, k, v, values, {w.q_norm, w.k_norm, in.eps}, in.pos, *in.rope, *in.kv, *in.rows);
+  be.attend(o.split(s.heads, s.head_dim), q, *in.kv, *in.rows);
+  be.linear(a.y, o, w.o);
+  be.all_reduce(a.y);
+  be.residual_norm(a.h, a.x, a.y, w.post_attention_norm, 1.0f, w.pre_feedforward_norm, in.eps);
+
+  if (w.gate_up.parts.size() == 1) {
+    be.linear_geglu(a.act, a.h, w.gate_up.parts[0].w, a.gate_up);
+  } else {
+    linear_fused(be, a.gate_up, a.h, w.gate_up);
+    be.geglu(a.act, a.gate_up);
+  }
+  be.linear(a.y, a.act, w.down);
+  be.all_reduce(a.y);
+  be.residual_norm(next_norm ? a.h : Tensor(), a.x, a.y, w.post_feedforward_norm, w.scalar, next_norm, in.eps);
+}
+
+}  // namespace gemma4

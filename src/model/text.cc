@@ -1,0 +1,176 @@
+#include "model/text.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace gemma4 {
+namespace {
+
+// Steps of up to this many rows without images are replayed from a recorded graph where the backend has graphs: decode
+// repeats the same shape thousands of times, a prompt's chunks do not.
+constexpr size_t kReplayRowsMax = 16;
+
+Rope make_rope(Backend& be, const AttentionConfig& c) {
+  // theta^(-2i / head_dim), with the whole head in the exponent even where only a part rotates ("proportional").
+  const int half = c.head_dim / 2;
+  std::vector<float> inv_freq(static_cast<size_t>(half), 0.0f);
+  for (int i = 0; i < c.rotated_pairs; ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(c.head_dim);
+    inv_freq[static_cast<size_t>(i)] =
+        1.0f / std::pow(static_cast<float>(c.rope_theta), exponent) / static_cast<float>(c.rope_factor);
+  }
+  Rope rope{be.alloc(DType::kF32, {1, half}), c.head_dim};
+  be.write(rope.inv_freq, inv_freq.data());
+  return rope;
+}
+
+}  // namespace
+
+TextModel::TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options)
+    : be_(backend), config_(config), w_(weights), options_(options) {
+  const DType act = be_.activation_type();
+  const int64_t rows = options_.rows_max, outs = options_.logits_max, world = be_.world();
+  int64_t q_max = 0, kv_max = 0, qkv_max = 0;
+  for (int kind = 0; kind < kKinds; ++kind) {
+    const AttentionConfig& c = config_.attention[static_cast<size_t>(kind)];
+    shapes_[kind] = {c.heads / world, c.kv_heads / world, c.head_dim, !c.k_is_v};
+    ropes_[kind] = make_rope(be_, c);
+    pages_[kind] = be_.alloc(DType::kI32, {options_.seqs_max, options_.pages_per_seq[kind]});
+    const int64_t q = shapes_[kind].heads * c.head_dim, kv = shapes_[kind].kv_heads * c.head_dim;
+    q_max = std::max(q_max, q), kv_max = std::max(kv_max, kv);
+    qkv_max = std::max(qkv_max, q + kv * (c.k_is_v ? 1 : 2));
+  }
+  for (int i = 0; i < config_.layers; ++i) {
+    const Kind kind = config_.kinds[static_cast<size_t>(i)];
+    const AttentionConfig& c = config_.attention[kind];
+    KvConfig kv{int64_t{options_.pages[kind]} * options_.page, options_.page, static_cast<int>(shapes_[kind].kv_heads),
+                c.head_dim, c.k_is_v ? c.rotated_pairs : 0};
+    kv_.push_back(be_.kv_alloc(kv));
+    kv_.back().pages = pages_[kind];
+    if (c.k_is_v) kv_.back().k_norm = w_.layers[static_cast<size_t>(i)].k_norm;
+  }
+  const int64_t inner = config_.intermediate / world;
+  a_.x = be_.alloc(be_.residual_type(), {rows, config_.hidden});
+  a_.h = be_.alloc(act, {rows, config_.hidden});
+  a_.y = be_.alloc(act, {rows, config_.hidden});
+  a_.qkv = be_.alloc(act, {rows, qkv_max});
+  a_.values = be_.alloc(act, {rows, kv_max});
+  a_.o = be_.alloc(act, {rows, q_max});
+  a_.gate_up = be_.alloc(act, {rows, 2 * inner});
+  a_.act = be_.alloc(act, {rows, inner});
+  out_x_ = be_.alloc(be_.residual_type(), {outs, config_.hidden});
+  out_h_ = be_.alloc(act, {outs, config_.hidden});
+  all_logits_ = be_.alloc(DType::kF32, {outs, config_.vocab});
+  sampled_ = be_.alloc(DType::kI32, {outs, 1});
+  inputs_ = be_.alloc(DType::kI32, {11 * rows + outs, 1});
+  logits_ = all_logits_.slice(0, 0);
+}
+
+void TextModel::set_pages(Kind kind, int seq, std::span<const int32_t> pages) {
+  CHECK(static_cast<int64_t>(pages.size()) <= pages_[kind].row_size());
+  std::vector<int32_t> row(static_cast<size_t>(pages_[kind].row_size()), 0);
+  std::copy(pages.begin(), pages.end(), row.begin());
+  be_.write(pages_[kind].slice(seq, 1), row.data());
+}
+
+void TextModel::copy_page(Kind kind, int32_t from, int32_t to) {
+  for (size_t i = 0; i < kv_.size(); ++i) {
+    if (config_.kinds[i] == kind) be_.kv_copy(kv_[i], from, to);
+  }
+}
+
+void TextModel::check(const Batch& b) const {
+  CHECK(!b.ids.empty() && b.ids.size() <= static_cast<size_t>(options_.rows_max));
+  CHECK(b.rows[kSliding].size() == b.ids.size() && b.rows[kFull].size() == b.ids.size());
+  CHECK(b.logit_rows.size() <= static_cast<size_t>(options_.logits_max));
+  CHECK(b.sampling.empty() || b.sampling.size() == b.logit_rows.size());
+  for (int32_t id : b.ids) CHECK(id >= 0 && id < config_.vocab);
+}
+
+// Rows first: their 16 bytes each stay aligned.
+TextModel::Inputs TextModel::write_inputs(const Batch& b) {
+  const int64_t n = static_cast<int64_t>(b.ids.size()), outs = static_cast<int64_t>(b.logit_rows.size());
+  const int64_t soft = static_cast<int64_t>(b.soft_index.size());
+  staging_.clear();
+  for (const auto& rows : b.rows) {
+    for (const Row& r : rows) staging_.insert(staging_.end(), {r.seq, r.pos, r.first, r.last});
+  }
+  staging_.insert(staging_.end(), b.ids.begin(), b.ids.end());
+  for (const Row& r : b.rows[kFull]) staging_.push_back(r.pos);
+  staging_.insert(staging_.end(), b.logit_rows.begin(), b.logit_rows.end());
+  staging_.insert(staging_.end(), b.soft_index.begin(), b.soft_index.end());
+  be_.write(inputs_.slice(0, static_cast<int64_t>(staging_.size())), staging_.data());
+
+  int32_t* at = static_cast<int32_t*>(inputs_.data);
+  const auto take = [&](int64_t rows, int64_t width) {
+    const Tensor t(at, DType::kI32, {rows, width});
+    at += rows * width;
+    return t;
+  };
+  Inputs in;
+  for (int kind = 0; kind < kKinds; ++kind) in.rows[kind] = {take(n, 4), b.rows[kind]};
+  in.ids = take(n, 1);
+  in.pos = take(n, 1);
+  in.logit_index = take(outs, 1);
+  in.soft_index = take(soft, 1);
+  return in;
+}
+
+Activations TextModel::slice(int64_t rows) const {
+  Activations a = a_;
+  for (Tensor* t : {&a.x, &a.h, &a.y, &a.qkv, &a.values, &a.o, &a.gate_up, &a.act}) *t = t->slice(0, rows);
+  return a;
+}
+
+void TextModel::embed(const Batch& batch, const Activations& a, const Inputs& in) {
+  be_.embed(a.x, w_.embed, in.ids, config_.embed_scale);
+  int64_t begin = 0;
+  for (const Tensor& soft : batch.soft) {  // image rows are not scaled
+    be_.scatter(a.x, soft, in.soft_index.slice(begin, soft.rows()));
+    begin += soft.rows();
+  }
+  CHECK(begin == static_cast<int64_t>(batch.soft_index.size()));
+}
+
+void TextModel::run(const Batch& batch, const Activations& a, const Inputs& in, const Tap& tap) {
+  embed(batch, a, in);
+  if (tap) tap("embed", 0, a.x);
+  be_.norm(a.h, a.x, w_.layers[0].input_norm, config_.eps);
+  for (int i = 0; i < config_.layers; ++i) {
+    const size_t layer = static_cast<size_t>(i);
+    const Kind kind = config_.kinds[layer];
+    const bool last = i + 1 == config_.layers;
+    run_layer(be_, a, w_.layers[layer],
+              {shapes_[kind], in.pos, &ropes_[kind], &kv_[layer], &in.rows[kind], config_.eps},
+              last ? Tensor() : w_.layers[layer + 1].input_norm);
+    if (tap) tap("layer", i, a.x);
+  }
+  const int64_t outs = in.logit_index.rows();
+  if (outs == 0) return;
+  const Tensor x = out_x_.slice(0, outs), h = out_h_.slice(0, outs);
+  be_.gather(x, a.x, in.logit_index);
+  be_.norm(h, x, w_.norm, config_.eps);
+  if (tap) tap("norm", 0, h);
+  be_.linear(logits_, h, w_.head);
+  if (config_.softcap > 0) be_.softcap(logits_, config_.softcap);
+}
+
+std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
+  check(batch);
+  const Inputs in = write_inputs(batch);
+  const Activations a = slice(static_cast<int64_t>(batch.ids.size()));
+  logits_ = all_logits_.slice(0, in.logit_index.rows());
+  if (batch.ids.size() <= kReplayRowsMax && batch.soft.empty() && !tap) {
+    be_.replay(batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });
+  } else {
+    run(batch, a, in, tap);
+  }
+  std::vector<int32_t> ids(batch.sampling.size());
+  if (ids.empty()) return ids;
+  const Tensor sampled = sampled_.slice(0, static_cast<int64_t>(ids.size()));
+  be_.sample(sampled, logits_, batch.sampling);
+  be_.read(ids.data(), sampled);
+  return ids;
+}
+
+}  // namespace gemma4

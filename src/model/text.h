@@ -1,0 +1,54 @@
+// TextModel: the decoder. forward(Batch) embeds, runs every layer, and leaves the logits of the rows that were asked
+// for.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/batch.h"
+#include "model/layer.h"
+#include "model/model.h"
+
+namespace gemma4 {
+
+using Tap = std::function<void(const std::string& name, int layer, const Tensor& x)>;
+
+class TextModel {
+ public:
+  TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options);
+
+  void set_pages(Kind kind, int seq, std::span<const int32_t> pages);
+  void copy_page(Kind kind, int32_t from, int32_t to);
+  std::vector<int32_t> forward(const Batch& batch, const Tap& tap);
+  Tensor logits() const { return logits_; }  // F32 [logit rows of the last batch, vocab]
+
+ private:
+  struct Inputs {  // of one batch, on the device
+    Rows rows[kKinds];
+    Tensor ids, pos, logit_index, soft_index;
+  };
+  Inputs write_inputs(const Batch& batch);
+  void embed(const Batch& batch, const Activations& a, const Inputs& in);
+  void run(const Batch& batch, const Activations& a, const Inputs& in, const Tap& tap);
+  Activations slice(int64_t rows) const;
+  void check(const Batch& batch) const;
+
+  Backend& be_;
+  const Config& config_;
+  const Weights& w_;
+  ModelOptions options_;
+  LayerShape shapes_[kKinds];
+  Rope ropes_[kKinds];
+  Tensor pages_[kKinds];  // I32 [sequences, pages of a sequence]
+  std::vector<Kv> kv_;    // [layers]
+  Activations a_;
+  Tensor out_x_, out_h_;  // [logits_max, hidden]
+  Tensor all_logits_, logits_;
+  Tensor sampled_;                // I32 [logits_max]
+  Tensor inputs_;                 // I32, every integer of a batch in one piece: one copy a step
+  std::vector<int32_t> staging_;  // the same on the host
+};
+
+}  // namespace gemma4

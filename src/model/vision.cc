@@ -1,0 +1,149 @@
+#include "model/vision.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/bf16.h"
+
+namespace gemma4 {
+namespace {
+
+// Each half of a head turns by one axis; its frequencies are theta^(-2i / half), i < half / 2, for both axes.
+Rope make_rope(Backend& be, const VisionConfig& c) {
+  const int block = c.head_dim / 2, pairs = block / 2;
+  std::vector<float> inv_freq(static_cast<size_t>(pairs));
+  for (int i = 0; i < pairs; ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(block);
+    inv_freq[static_cast<size_t>(i)] = 1.0f / std::pow(static_cast<float>(c.rope_theta), exponent);
+  }
+  Rope rope{be.alloc(DType::kF32, {1, pairs}), block};
+  be.write(rope.inv_freq, inv_freq.data());
+  return rope;
+}
+
+}  // namespace
+
+VisionModel::VisionModel(Backend& backend, const Config& config, const VisionWeights& weights)
+    : be_(backend), config_(config), c_(config.vision), w_(weights), rope_(make_rope(backend, config.vision)) {}
+
+void VisionModel::grow(int n) {
+  if (n <= rows_max_) return;
+  for (const Tensor& t : owned_) be_.release(t);
+  owned_.clear();
+  const DType act = be_.activation_type(), residual = be_.residual_type();
+  const int64_t width = int64_t{c_.heads} * c_.head_dim, soft = n / (c_.pool * c_.pool) + 1;
+  const auto alloc = [&](DType type, int64_t rows, int64_t cols) {
+    owned_.push_back(be_.alloc(type, {rows, cols}));
+    return owned_.back();
+  };
+  a_.x = alloc(residual, n, c_.hidden);
+  a_.h = alloc(act, n, c_.hidden);
+  a_.y = alloc(act, n, c_.hidden);
+  a_.qkv = alloc(act, n, 3 * width);
+  a_.values = alloc(act, n, width);
+  a_.o = alloc(act, n, width);
+  a_.gate_up = alloc(act, n, 2 * int64_t{c_.intermediate});
+  a_.act = alloc(act, n, c_.intermediate);
+  pixels_ = alloc(act, n, c_.patch_dim());
+  xy_ = alloc(DType::kI32, n, 2);
+  ids_ = alloc(DType::kI32, n, 1);
+  rows_ = alloc(DType::kI32, n, 4);
+  group_ = alloc(DType::kI32, n, 1);
+  pooled_ = alloc(residual, soft, c_.hidden);
+  normed_ = alloc(act, soft, c_.hidden);
+  if (kv_.k) be_.release(kv_.k);
+  if (kv_.v) be_.release(kv_.v);
+  kv_ = be_.kv_alloc({n, 1, c_.heads, c_.head_dim, 0});
+  rows_max_ = n;
+}
+
+// Pixels in [0, 1] become 2 (p - 0.5), in float32 before the one rounding to the activation type.
+Tensor VisionModel::write_patches(const PatchView& patches) {
+  const size_t count = static_cast<size_t>(patches.n) * static_cast<size_t>(c_.patch_dim());
+  const Tensor out = pixels_.slice(0, patches.n);
+  if (out.dtype == DType::kF32) {
+    std::vector<float> shifted(count);
+    for (size_t i = 0; i < count; ++i) shifted[i] = 2 * (patches.values[i] - 0.5f);
+    be_.write(out, shifted.data());
+  } else {
+    CHECK(out.dtype == DType::kBF16);
+    std::vector<uint16_t> shifted(count);
+    for (size_t i = 0; i < count; ++i) shifted[i] = float_to_bf16(2 * (patches.values[i] - 0.5f));
+    be_.write(out, shifted.data());
+  }
+  return out;
+}
+
+std::vector<int32_t> VisionModel::pool_groups(const PatchView& patches, int64_t* soft_rows) const {
+  int32_t width = 0, height = 0;
+  for (int i = 0; i < patches.n; ++i) {
+    const int32_t x = patches.xy[2 * i], y = patches.xy[2 * i + 1];
+    if (x < 0 || y < 0 || x >= c_.positions || y >= c_.positions) {
+      throw Error("a patch at column " + std::to_string(x) + ", row " + std::to_string(y) +
+                  " lies outside the model's position table of " + std::to_string(c_.positions) +
+                  " positions; use a smaller image budget or a less elongated picture");
+    }
+    width = std::max(width, x + 1), height = std::max(height, y + 1);
+  }
+  if (width % c_.pool != 0 || height % c_.pool != 0 || int64_t{width} * height != patches.n) {
+    throw Error("an image of " + std::to_string(patches.n) + " patches in " + std::to_string(width) + " columns and " +
+                std::to_string(height) + " rows is not a whole grid of " + std::to_string(c_.pool) + " x " +
+                std::to_string(c_.pool) + " cells");
+  }
+  std::vector<int32_t> group(static_cast<size_t>(patches.n));
+  for (int i = 0; i < patches.n; ++i) {
+    group[static_cast<size_t>(i)] = patches.xy[2 * i] / c_.pool + width / c_.pool * (patches.xy[2 * i + 1] / c_.pool);
+  }
+  *soft_rows = patches.n / (c_.pool * c_.pool);
+  return group;
+}
+
+Model::Soft VisionModel::encode(const PatchView& patches, const Tap& tap) {
+  CHECK(patches.n > 0);
+  int64_t soft_rows = 0;
+  const std::vector<int32_t> group = pool_groups(patches, &soft_rows);
+  grow(patches.n);
+  const int64_t n = patches.n;
+  Activations a = a_;
+  for (Tensor* t : {&a.x, &a.h, &a.y, &a.qkv, &a.values, &a.o, &a.gate_up, &a.act}) *t = t->slice(0, n);
+
+  std::vector<Row> host_rows(static_cast<size_t>(n));
+  for (int32_t i = 0; i < patches.n; ++i) host_rows[static_cast<size_t>(i)] = {0, i, 0, patches.n - 1};
+  const Rows rows{rows_.slice(0, n), host_rows};
+  be_.write(rows.device, host_rows.data());
+  be_.write(xy_.slice(0, n), patches.xy);
+  be_.write(group_.slice(0, n), group.data());
+
+  be_.linear(a.x, write_patches(patches), w_.input);
+  std::vector<int32_t> ids(static_cast<size_t>(n));
+  for (int axis = 0; axis < 2; ++axis) {
+    for (size_t i = 0; i < ids.size(); ++i)
+      ids[i] = patches.xy[2 * i + static_cast<size_t>(axis)] + axis * c_.positions;
+    be_.write(ids_.slice(0, n), ids.data());
+    be_.embed(a.y, w_.positions, ids_.slice(0, n), 1.0f);
+    be_.add(a.x, a.y, 1.0f);
+  }
+  if (tap) tap("vision.embed", 0, a.x);
+
+  const LayerShape shape{c_.heads, c_.heads, c_.head_dim, true};
+  be_.norm(a.h, a.x, w_.layers[0].input_norm, c_.eps);
+  for (size_t i = 0; i < w_.layers.size(); ++i) {
+    const bool last = i + 1 == w_.layers.size();
+    run_layer(be_, a, w_.layers[i], {shape, xy_.slice(0, n), &rope_, &kv_, &rows, c_.eps},
+              last ? Tensor() : w_.layers[i + 1].input_norm);
+    if (tap) tap("vision.layer", static_cast<int>(i), a.x);
+  }
+
+  // Means over cells, then sqrt(hidden): the factor matters because std_bias is subtracted after it.
+  const Tensor pooled = pooled_.slice(0, soft_rows), normed = normed_.slice(0, soft_rows);
+  const float cell = static_cast<float>(c_.pool * c_.pool);
+  be_.pool(pooled, a.x, group_.slice(0, n), std::sqrt(static_cast<float>(c_.hidden)) / cell);
+  if (c_.standardize) be_.affine(pooled, w_.std_bias, w_.std_scale);
+  be_.norm(normed, pooled, Tensor(), c_.eps);
+  Backend* be = &be_;
+  const Tensor soft = be_.alloc(be_.residual_type(), {soft_rows, config_.hidden});
+  be_.linear(soft, normed, w_.projection);
+  return {soft, std::shared_ptr<const void>(soft.data, [be, soft](const void*) { be->release(soft); })};
+}
+
+}  // namespace gemma4

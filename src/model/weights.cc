@@ -1,0 +1,224 @@
+#include "model/weights.h"
+
+#include <set>
+
+#include "quant/pack.h"
+
+namespace gemma4 {
+namespace {
+
+std::string layer_name(const char* tower, int i) { return std::string(tower) + "layers." + std::to_string(i) + "."; }
+constexpr const char* kText = "";
+constexpr const char* kVision = "vision_tower.encoder.";
+
+struct Widths {
+  int64_t hidden, intermediate, q, kv, head_dim;
+  bool has_v;
+};
+
+Widths text_widths(const Config& c, int i) {
+  const AttentionConfig& a = c.attention[c.kinds[static_cast<size_t>(i)]];
+  return {c.hidden,   c.intermediate, int64_t{a.heads} * a.head_dim, int64_t{a.kv_heads} * a.head_dim,
+          a.head_dim, !a.k_is_v};
+}
+
+Widths vision_widths(const VisionConfig& v) {
+  const int64_t width = int64_t{v.heads} * v.head_dim;
+  return {v.hidden, v.intermediate, width, width, v.head_dim, true};
+}
+
+void need_layer(std::vector<TensorNeed>& out, const std::string& at, const Widths& w) {
+  out.push_back({at + "self_attn.q_proj.weight", {w.q, w.hidden}});
+  out.push_back({at + "self_attn.k_proj.weight", {w.kv, w.hidden}});
+  if (w.has_v) out.push_back({at + "self_attn.v_proj.weight", {w.kv, w.hidden}});
+  out.push_back({at + "self_attn.o_proj.weight", {w.hidden, w.q}});
+  out.push_back({at + "self_attn.q_norm.weight", {w.head_dim}});
+  out.push_back({at + "self_attn.k_norm.weight", {w.head_dim}});
+  out.push_back({at + "mlp.gate_proj.weight", {w.intermediate, w.hidden}});
+  out.push_back({at + "mlp.up_proj.weight", {w.intermediate, w.hidden}});
+  out.push_back({at + "mlp.down_proj.weight", {w.hidden, w.intermediate}});
+  for (const char* norm : {"input", "post_attention", "pre_feedforward", "post_feedforward"}) {
+    out.push_back({at + norm + "_layernorm.weight", {w.hidden}});
+  }
+}
+
+void need_vision(std::vector<TensorNeed>& out, const Config& c) {
+  const VisionConfig& v = c.vision;
+  out.push_back({"vision_tower.patch_embedder.input_proj.weight", {v.hidden, v.patch_dim()}});
+  out.push_back({"vision_tower.patch_embedder.position_embedding_table", {2, v.positions, v.hidden}});
+  for (int i = 0; i < v.layers; ++i) need_layer(out, layer_name(kVision, i), vision_widths(v));
+  if (v.standardize) {
+    out.push_back({"vision_tower.std_bias", {v.hidden}});
+    out.push_back({"vision_tower.std_scale", {v.hidden}});
+  }
+  out.push_back({"embed_vision.embedding_projection.weight", {c.hidden, v.hidden}});
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+class Loader {
+ public:
+  Loader(const Checkpoint& checkpoint, Backend& backend) : checkpoint_(checkpoint), be_(backend) {}
+
+  const Matrix& host(const std::string& name) const { return checkpoint_.find(name)->matrix; }
+
+  Matrix matrix(const std::string& name) const { return be_.upload({&host(name), 1}); }
+
+  std::vector<float> values(const std::string& name) const {
+    const Matrix& m = host(name);
+    std::vector<float> out(static_cast<size_t>(m.rows * m.cols));
+    for (int64_t r = 0; r < m.rows; ++r) unpack_row(m, r, out.data() + r * m.cols);
+    return out;
+  }
+
+  Tensor vector(const std::string& name) const {
+    const std::vector<float> host_values = values(name);
+    const Tensor t = be_.alloc(DType::kF32, {1, static_cast<int64_t>(host_values.size())});
+    be_.write(t, host_values.data());
+    return t;
+  }
+
+  Fused fused(const std::vector<Matrix>& parts) const {
+    bool alike = true;
+    for (const Matrix& m : parts) {
+      alike =
+          alike && m.format == parts[0].format && m.group == parts[0].group && m.scale.dtype == parts[0].scale.dtype;
+    }
+    Fused out;
+    for (const Matrix& m : parts) {
+      if (!alike) out.parts.push_back({be_.upload({&m, 1}), out.rows});
+      out.rows += m.rows;
+    }
+    if (alike) out.parts.push_back({be_.upload(parts), 0});
+    return out;
+  }
+
+  // This rank's share of the rows: whole heads, or columns of the MLP.
+  Matrix rows_share(const std::string& name) const {
+    const Matrix& m = host(name);
+    const int64_t share = m.rows / be_.world();
+    return be_.world() == 1 ? m : slice_rows(m, share * be_.rank(), share);
+  }
+
+  Matrix cols_share(const std::string& name) const {
+    const Matrix& m = host(name);
+    const int64_t share = m.cols / be_.world();
+    return be_.world() == 1 ? m : slice_cols(m, share * be_.rank(), share);
+  }
+
+  // `split`: shared out among the ranks (the text decoder); the vision tower is small and every rank computes all of
+  // it.
+  LayerWeights layer(const std::string& at, const Widths& widths, bool split) const {
+    const auto rows = [&](const char* name) { return split ? rows_share(at + name) : host(at + name); };
+    const auto cols = [&](const char* name) { return split ? cols_share(at + name) : host(at + name); };
+    LayerWeights w;
+    std::vector<Matrix> qkv = {rows("self_attn.q_proj.weight"), rows("self_attn.k_proj.weight")};
+    if (widths.has_v) qkv.push_back(rows("self_attn.v_proj.weight"));
+    w.qkv = fused(qkv);
+    const Matrix o = cols("self_attn.o_proj.weight"), down = cols("mlp.down_proj.weight");
+    w.o = be_.upload({&o, 1});
+    w.gate_up = fused({rows("mlp.gate_proj.weight"), rows("mlp.up_proj.weight")});
+    w.down = be_.upload({&down, 1});
+    w.input_norm = vector(at + "input_layernorm.weight");
+    w.post_attention_norm = vector(at + "post_attention_layernorm.weight");
+    w.pre_feedforward_norm = vector(at + "pre_feedforward_layernorm.weight");
+    w.post_feedforward_norm = vector(at + "post_feedforward_layernorm.weight");
+    w.q_norm = vector(at + "self_attn.q_norm.weight");
+    w.k_norm = vector(at + "self_attn.k_norm.weight");
+    return w;
+  }
+
+ private:
+  const Checkpoint& checkpoint_;
+  Backend& be_;
+};
+
+VisionWeights load_vision(const Loader& load, const Config& config) {
+  VisionWeights v;
+  v.input = load.matrix("vision_tower.patch_embedder.input_proj.weight");
+  v.positions = load.matrix("vision_tower.patch_embedder.position_embedding_table");
+  for (int i = 0; i < config.vision.layers; ++i) {
+    v.layers.push_back(load.layer(layer_name(kVision, i), vision_widths(config.vision), false));
+  }
+  if (config.vision.standardize) {
+    v.std_bias = load.vector("vision_tower.std_bias");
+    v.std_scale = load.vector("vision_tower.std_scale");
+  }
+  v.projection = load.matrix("embed_vision.embedding_projection.weight");
+  return v;
+}
+
+void check_split(const Config& config, int world) {
+  const auto divides = [&](int64_t n, const char* what) {
+    if (n % world != 0) {
+      throw Error("cannot split the model over " + std::to_string(world) + " devices: " + std::to_string(n) + " " +
+                  what + " do not divide");
+    }
+  };
+  for (const AttentionConfig& a : config.attention) {
+    divides(a.heads, "query heads");
+    divides(a.kv_heads, "key-value heads");
+  }
+  divides(config.intermediate, "MLP columns");
+}
+
+}  // namespace
+
+std::vector<TensorNeed> needed_tensors(const Config& config, bool vision) {
+  std::vector<TensorNeed> out;
+  out.push_back({"embed_tokens.weight", {config.vocab, config.hidden}});
+  for (int i = 0; i < config.layers; ++i) {
+    need_layer(out, layer_name(kText, i), text_widths(config, i));
+    out.push_back({layer_name(kText, i) + "layer_scalar", {1}});
+  }
+  out.push_back({"norm.weight", {config.hidden}});
+  out.push_back({"lm_head.weight", {config.vocab, config.hidden}, config.tied});
+  if (vision && config.has_vision) need_vision(out, config);
+  return out;
+}
+
+std::vector<std::string> check_weights(const Checkpoint& checkpoint, const Config& config) {
+  std::vector<std::string> problems;
+  std::set<std::string> known;
+  for (const TensorNeed& need : needed_tensors(config, true)) {
+    known.insert(need.name);
+    const Weight* weight = checkpoint.find(need.name);
+    if (!weight && !need.optional) problems.push_back("tensor " + need.name + " is missing");
+    if (weight && weight->shape != need.shape) {
+      problems.push_back("tensor " + need.name + " has shape " + shape_text(weight->shape) + ", config.json asks for " +
+                         shape_text(need.shape));
+    }
+  }
+  for (const auto& [name, weight] : checkpoint.weights) {
+    if (!known.count(name)) problems.push_back("tensor " + name + " is not part of this model");
+  }
+  return problems;
+}
+
+Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision) {
+  const auto problems = check_weights(checkpoint, config);
+  if (!problems.empty()) {
+    const std::string more = problems.size() > 1 ? " (and " + std::to_string(problems.size() - 1) + " more)" : "";
+    throw Error(checkpoint.path.string() + ": " + problems[0] + more);
+  }
+  check_split(config, backend.world());
+  const Loader load(checkpoint, backend);
+  Weights w;
+  w.embed = load.matrix("embed_tokens.weight");
+  for (int i = 0; i < config.layers; ++i) {
+    const std::string at = layer_name(kText, i);
+    w.layers.push_back(load.layer(at, text_widths(config, i), true));
+    w.layers.back().scalar = load.values(at + "layer_scalar")[0];
+  }
+  w.norm = load.vector("norm.weight");
+  // Where the checkpoint ties the head to the embedding, a backend keeps one copy and reads it both ways.
+  w.head = checkpoint.find("lm_head.weight") ? load.matrix("lm_head.weight") : w.embed;
+  if (vision && config.has_vision) w.vision = load_vision(load, config);
+  return w;
+}
+
+}  // namespace gemma4

@@ -1,0 +1,66 @@
+// Weights: one row for each tensor the model needs: its name, its shape, where it goes. check_weights() finds what is
+// missing, misshapen or unknown without loading anything; load_weights() puts all of it on a backend.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "checkpoint/checkpoint.h"
+#include "model/config.h"
+
+namespace gemma4 {
+
+struct TensorNeed {
+  std::string name;
+  std::vector<int64_t> shape;
+  bool optional = false;
+};
+
+// Every tensor a checkpoint of this config holds. `vision`: the tower too.
+std::vector<TensorNeed> needed_tensors(const Config& config, bool vision);
+
+// One sentence for each tensor that is missing, has the wrong shape or is not known; empty where all is well.
+std::vector<std::string> check_weights(const Checkpoint& checkpoint, const Config& config);
+
+// A linear layer whose outputs come from one or more stored matrices: one Matrix where their formats agree.
+struct Fused {
+  struct Part {
+    Matrix w;
+    int64_t begin;  // first output column
+  };
+  std::vector<Part> parts;
+  int64_t rows = 0;  // output columns in all
+};
+
+struct LayerWeights {
+  Fused qkv;      // [q | k | v, hidden]; no v where V is K
+  Matrix o;       // [hidden, heads * head_dim]
+  Fused gate_up;  // [gate | up, hidden]
+  Matrix down;    // [hidden, intermediate]
+  Tensor input_norm, post_attention_norm, pre_feedforward_norm, post_feedforward_norm;  // F32 [hidden]
+  Tensor q_norm, k_norm;                                                                // F32 [head_dim]
+  float scalar = 1;  // multiplies the residual stream after the layer; 1 in the vision tower
+};
+
+struct VisionWeights {
+  Matrix input;      // [hidden, 3 * patch * patch]
+  Matrix positions;  // [2 * positions, hidden]: x's rows, then y's
+  std::vector<LayerWeights> layers;
+  Tensor std_bias, std_scale;  // F32 [hidden], where config.standardize
+  Matrix projection;           // [text hidden, hidden]
+};
+
+struct Weights {
+  Matrix embed;  // [vocab, hidden]
+  Matrix head;   // [vocab, hidden]
+  Tensor norm;   // F32 [hidden]
+  std::vector<LayerWeights> layers;
+  VisionWeights vision;
+};
+
+// Throws Error with the first complaints of check_weights(). Shards by the backend's rank and world: query, key and
+// value heads and MLP columns are split, o and down by columns.
+Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision);
+
+}  // namespace gemma4
