@@ -1,0 +1,71 @@
+// The cpu backend's kernels as plain functions: cpu.cc checks arguments and calls them; each picks the best SIMD target
+// of the machine (Highway's run-time dispatch) and splits its work over the pool. All tensors are float32 on the host.
+#pragma once
+
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/packed.h"
+#include "base/threads.h"
+
+namespace gemma4::cpu {
+
+// Memory that verbs reuse: it grows to the largest call and stays, so that stepping allocates nothing.
+class Scratch {
+ public:
+  explicit Scratch(int threads, std::shared_ptr<std::atomic<int64_t>> used);
+  float* shared(int64_t floats);             // one for all threads, valid until the next shared()
+  float* local(int thread, int64_t floats);  // a thread's own, valid until its next local()
+
+ private:
+  float* grow(std::unique_ptr<Storage>& storage, int64_t& size, int64_t floats);
+  std::shared_ptr<std::atomic<int64_t>> used_;
+  std::unique_ptr<Storage> shared_;
+  int64_t shared_size_ = 0;
+  std::vector<std::unique_ptr<Storage>> local_;  // [threads]
+  std::vector<int64_t> local_size_;              // [threads]
+
+ public:
+  std::vector<int32_t> plan;  // attend's: first row of each block of rows
+};
+
+constexpr int64_t kMaxHeadDim = 1024;
+
+struct Context {
+  ThreadPool& pool;
+  Scratch& scratch;
+};
+
+// Key-value cache in the backend's own layout, one block for each KV head (attend.cc):
+//   keys    [heads] [slots / 32] [dim] [32]   lanes are keys, as lanes are outputs in a Packed panel
+//   values  [heads] [slots] [dim rounded up to 16]
+struct KvLayout {
+  int64_t slots = 0;  // a multiple of 32
+  int64_t heads = 0, dim = 0, value_dim = 0;
+  float* keys = nullptr;
+  float* values = nullptr;
+  std::unique_ptr<Storage> storage;
+};
+
+void linear(const Context& c, const Tensor& out, const Tensor& x, const Packed& w);
+
+void norm(const Context& c, const Tensor& out, const Tensor& x, const float* weight, float eps);
+void add(const Context& c, const Tensor& x, const Tensor& y, float scale);
+void geglu(const Context& c, const Tensor& out, const Tensor& gate_up);
+void rope(const Context& c, const Tensor& x, const Tensor& pos, const Rope& rope);
+void pool(const Context& c, const Tensor& out, const Tensor& x, const int32_t* group, float scale);
+void affine(const Context& c, const Tensor& x, const float* bias, const float* scale);
+void softcap(const Context& c, const Tensor& x, float cap);
+
+void kv_write(const Context& c, const KvLayout& cache, const Kv& kv, const Tensor& k, const Tensor& v,
+              std::span<const Row> rows);
+void attend(const Context& c, const Tensor& out, const Tensor& q, const KvLayout& cache, const Kv& kv,
+            std::span<const Row> rows);
+
+// Names of the SIMD targets compiled in that this machine can run, best first; and a way for tests to run one of them
+// (an empty name: back to the best). running_target() asks a kernel what it was compiled for.
+std::vector<const char*> targets();
+void use_target(const char* name);
+const char* running_target();
+
+}  // namespace gemma4::cpu

@@ -1,0 +1,250 @@
+#include "backend/cpu/packed.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "base/bf16.h"
+#include "quant/blocks.h"
+
+namespace gemma4::cpu {
+
+Storage::Storage(int64_t bytes, std::shared_ptr<std::atomic<int64_t>> used) : bytes_(bytes), used_(std::move(used)) {
+  constexpr int64_t kHuge = int64_t{2} << 20;
+  const int64_t align = bytes >= 2 * kHuge ? kHuge : 64;
+  const int64_t size = std::max(align, (bytes + align - 1) / align * align);
+  data_ = static_cast<uint8_t*>(std::aligned_alloc(align, size));
+  if (data_ == nullptr) throw Error("out of memory: " + std::to_string(bytes >> 20) + " MiB were asked for");
+  if (align == kHuge) madvise(data_, size, MADV_HUGEPAGE);
+  std::memset(data_, 0, size);
+  used_->fetch_add(bytes_);
+}
+
+Storage::~Storage() {
+  std::free(data_);
+  used_->fetch_sub(bytes_);
+}
+
+namespace {
+
+struct Source {  // row `row` of part `part`
+  const Matrix* part;
+  int64_t row;
+};
+
+Source find(std::span<const Matrix> parts, int64_t row) {
+  for (const Matrix& part : parts) {
+    if (row < part.rows) return {&part, row};
+    row -= part.rows;
+  }
+  CHECK(false);
+  return {};
+}
+
+template <typename T>
+T* at(uint8_t* base, int64_t index) {
+  return reinterpret_cast<T*>(base) + index;
+}
+
+float scale_value(DType type, const void* values, int64_t i) {
+  if (type == DType::kF32) return static_cast<const float*>(values)[i];
+  const uint16_t bits = static_cast<const uint16_t*>(values)[i];
+  return type == DType::kBF16 ? bf16_to_float(bits) : f16_to_float(bits);
+}
+
+void copy_element(const Tensor& from, int64_t row, int64_t col, uint8_t* to) {
+  const size_t size = dtype_size(from.dtype);
+  std::memcpy(to, static_cast<const char*>(from.data) + (row * from.stride + col) * size, size);
+}
+
+void pack_elements(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
+  const void* row = static_cast<const char*>(s.part->codes.data) +
+                    s.row * s.part->codes.stride * static_cast<int64_t>(dtype_size(s.part->codes.dtype));
+  for (int64_t k = 0; k < p.cols; ++k) {
+    if (p.layout == Layout::kF32) {
+      *at<float>(panel, k * kPanel + lane) = static_cast<const float*>(row)[k];
+    } else if (p.layout == Layout::kF16) {
+      *at<uint16_t>(panel, k * kPanel + lane) = static_cast<const uint16_t*>(row)[k];
+    } else {
+      *at<uint16_t>(panel, (k / 2 * kPanel + lane) * 2 + k % 2) = static_cast<const uint16_t*>(row)[k];
+    }
+  }
+}
+
+void pack_int8(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
+  const int64_t scale_size = dtype_size(p.scale_type);
+  const int8_t* codes = s.part->codes.row<const int8_t>(s.row);
+  for (int64_t g = 0; g < p.cols / p.group; ++g, panel += p.group_bytes) {
+    copy_element(s.part->scale, s.row, g, panel + lane * scale_size);
+    for (int64_t k = 0; k < p.group; ++k) panel[p.header_bytes + k * kPanel + lane] = codes[g * p.group + k];
+  }
+}
+
+// Eight codes of one row, low nibble first, are the bytes of a little-endian word already.
+void pack_int4(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
+  const uint8_t* codes = s.part->codes.row<const uint8_t>(s.row);
+  for (int64_t g = 0; g < p.cols / p.group; ++g, panel += p.group_bytes) {
+    copy_element(s.part->scale, g, s.row, panel + lane * 2);
+    copy_element(s.part->zero, g, s.row, panel + (kPanel + lane) * 2);
+    for (int64_t k = 0; k < p.group; k += 8) {
+      std::memcpy(panel + p.header_bytes + (k / 8 * kPanel + lane) * 4, codes + (g * p.group + k) / 2, 4);
+    }
+  }
+}
+
+// Q8_0 and Q4_0: 32 columns with a half-precision scale; a Q4_0 code minus 8. Byte j of a Q4_0 block holds columns j
+// and j + 16 (docs/FORMATS.md).
+void pack_q8_0(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
+  const uint8_t* block = s.part->codes.row<const uint8_t>(s.row);
+  for (int64_t g = 0; g < p.cols / p.group; ++g, panel += p.group_bytes, block += 34) {
+    std::memcpy(panel + lane * 2, block, 2);
+    for (int64_t k = 0; k < p.group; ++k) panel[p.header_bytes + k * kPanel + lane] = block[2 + k];
+  }
+}
+
+void pack_q4_0(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
+  const uint16_t eight = float_to_f16(8);
+  const uint8_t* block = s.part->codes.row<const uint8_t>(s.row);
+  for (int64_t g = 0; g < p.cols / p.group; ++g, panel += p.group_bytes, block += 18) {
+    std::memcpy(panel + lane * 2, block, 2);
+    std::memcpy(panel + (kPanel + lane) * 2, &eight, 2);
+    for (int64_t k = 0; k < 32; k += 8) {
+      uint32_t word = 0;
+      for (int64_t i = 0; i < 8; ++i) {
+        const int64_t col = k + i;
+        const uint32_t code = col < 16 ? block[2 + col] & 15 : block[2 + col - 16] >> 4;
+        word |= code << (4 * i);
+      }
+      std::memcpy(panel + p.header_bytes + (k / 8 * kPanel + lane) * 4, &word, 4);
+    }
+  }
+}
+
+void choose_layout(Packed& p, const Matrix& m) {
+  p.group = p.cols;
+  switch (m.format) {
+    case Format::kF32:
+      p.layout = Layout::kF32;
+      p.group_bytes = p.cols * kPanel * 4;
+      break;
+    case Format::kF16:
+      p.layout = Layout::kF16;
+      p.group_bytes = p.cols * kPanel * 2;
+      break;
+    case Format::kBF16:
+      p.layout = Layout::kBF16;
+      p.group_bytes = (p.cols + 1) / 2 * kPanel * 4;
+      break;
+    case Format::kInt8:
+    case Format::kQ8_0:
+      p.layout = Layout::kInt8;
+      p.group = m.format == Format::kInt8 ? m.group : 32;
+      p.scale_type = m.format == Format::kInt8 ? m.scale.dtype : DType::kF16;
+      p.header_bytes = kPanel * static_cast<int64_t>(dtype_size(p.scale_type));
+      p.group_bytes = p.header_bytes + p.group * kPanel;
+      break;
+    case Format::kInt4:
+    case Format::kQ4_0:
+      p.layout = Layout::kInt4;
+      p.group = m.format == Format::kInt4 ? m.group : 32;
+      p.scale_type = m.format == Format::kInt4 ? m.scale.dtype : DType::kF16;
+      p.header_bytes = kPanel * 4;
+      p.group_bytes = p.header_bytes + p.group * kPanel / 2;
+      break;
+    default:
+      p.layout = Layout::kBlocks;
+      p.group_bytes = row_bytes(m) * kPanel;
+  }
+}
+
+void pack_row(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
+  switch (p.layout) {
+    case Layout::kF32:
+    case Layout::kF16:
+    case Layout::kBF16:
+      return pack_elements(p, s, panel, lane);
+    case Layout::kInt8:
+      return p.format == Format::kQ8_0 ? pack_q8_0(p, s, panel, lane) : pack_int8(p, s, panel, lane);
+    case Layout::kInt4:
+      return p.format == Format::kQ4_0 ? pack_q4_0(p, s, panel, lane) : pack_int4(p, s, panel, lane);
+    case Layout::kBlocks:
+      std::memcpy(panel + lane * (p.panel_bytes / kPanel), s.part->codes.row<const uint8_t>(s.row),
+                  p.panel_bytes / kPanel);
+  }
+}
+
+void check_parts(std::span<const Matrix> parts) {
+  CHECK(!parts.empty());
+  const Matrix& first = parts.front();
+  for (const Matrix& part : parts) {
+    CHECK(!part.uploaded && part.format == first.format && part.cols == first.cols && part.group == first.group);
+    CHECK(part.format != Format::kInt8 || part.scale.dtype == first.scale.dtype);
+  }
+  const bool grouped = first.format == Format::kInt4 || first.format == Format::kInt8;
+  CHECK(!grouped || (first.group > 0 && first.cols % first.group == 0));
+  if (first.format == Format::kInt4 && (first.group % 8 != 0 || first.scale.dtype != DType::kBF16)) {
+    throw Error("the cpu backend reads int4 weights in groups of a multiple of 8 columns with BF16 scales, not groups of " +
+                std::to_string(first.group) + " with " + dtype_name(first.scale.dtype) + " scales");
+  }
+}
+
+float int4_element(const Packed& p, const uint8_t* group, int64_t k, int64_t lane) {
+  uint32_t word;
+  std::memcpy(&word, group + p.header_bytes + (k / 8 * kPanel + lane) * 4, 4);
+  const float code = static_cast<float>((word >> (4 * (k % 8))) & 15);
+  return (code - scale_value(p.scale_type, group, kPanel + lane)) * scale_value(p.scale_type, group, lane);
+}
+
+float element(const Packed& p, const uint8_t* panel, int64_t col, int64_t lane) {
+  const uint8_t* group = panel + col / p.group * p.group_bytes;
+  const int64_t k = col % p.group;
+  switch (p.layout) {
+    case Layout::kF32:
+      return reinterpret_cast<const float*>(panel)[col * kPanel + lane];
+    case Layout::kF16:
+      return f16_to_float(reinterpret_cast<const uint16_t*>(panel)[col * kPanel + lane]);
+    case Layout::kBF16:
+      return bf16_to_float(reinterpret_cast<const uint16_t*>(panel)[(col / 2 * kPanel + lane) * 2 + col % 2]);
+    case Layout::kInt8:
+      return static_cast<float>(static_cast<int8_t>(group[p.header_bytes + k * kPanel + lane])) *
+             scale_value(p.scale_type, group, lane);
+    default:
+      return int4_element(p, group, k, lane);
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<const Packed> pack(std::span<const Matrix> parts, ThreadPool& pool,
+                                   std::shared_ptr<std::atomic<int64_t>> used) {
+  check_parts(parts);
+  auto p = std::make_shared<Packed>();
+  p->format = parts.front().format;
+  p->cols = parts.front().cols;
+  for (const Matrix& part : parts) p->rows += part.rows;
+  choose_layout(*p, parts.front());
+  p->panels = (p->rows + kPanel - 1) / kPanel;
+  p->panel_bytes = p->group_bytes * (p->cols / p->group);
+  p->storage = std::make_unique<Storage>(p->panels * p->panel_bytes, std::move(used));
+  pool.parallel_for(p->rows, kPanel, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      pack_row(*p, find(parts, row), p->storage->data() + row / kPanel * p->panel_bytes, row % kPanel);
+    }
+  });
+  return p;
+}
+
+void unpack_packed_row(const Packed& p, int64_t row, float* out) {
+  CHECK(row >= 0 && row < p.rows);
+  const uint8_t* panel = p.panel(row / kPanel);
+  const int64_t lane = row % kPanel;
+  if (p.layout == Layout::kBlocks) {
+    return unpack_blocks(p.format, panel + lane * (p.panel_bytes / kPanel), p.cols, out);
+  }
+  for (int64_t col = 0; col < p.cols; ++col) out[col] = element(p, panel, col, lane);
+}
+
+}  // namespace gemma4::cpu

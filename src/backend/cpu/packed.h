@@ -1,0 +1,63 @@
+// Packed: how the cpu backend keeps a weight matrix. Rows (outputs) are cut into panels of 32. In a panel the 32 rows lie
+// side by side, so that one SIMD lane computes one output: no horizontal sums, scales are loaded once for a whole vector,
+// and a thread reads its panels as one stream from memory. Formats keep their size; nothing is unpacked.
+//
+//   kF32    [cols] [32] float
+//   kF16    [cols] [32] half
+//   kBF16   [cols / 2] [32] uint32: an even column in the low half, the next in the high half
+//   kInt8   groups of: [32] scale, [group] [32] int8                               w = code * scale
+//   kInt4   groups of: [32] scale, [32] zero, [group / 8] [32] uint32, column k    w = (code - zero) * scale
+//           of eight in bits 4k .. 4k+3
+//   kBlocks [rows] whole rows of ggml blocks as in the file; unpacked a tile at a time
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/threads.h"
+#include "quant/matrix.h"
+
+namespace gemma4::cpu {
+
+constexpr int64_t kPanel = 32;  // rows of a panel
+
+// Zeroed memory on whole cache lines, in huge pages where it is large, counted while it lives.
+class Storage {
+ public:
+  Storage(int64_t bytes, std::shared_ptr<std::atomic<int64_t>> used);  // throws Error when memory is short
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+  uint8_t* data() const { return data_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  int64_t bytes_;
+  std::shared_ptr<std::atomic<int64_t>> used_;
+};
+
+enum class Layout : uint8_t { kF32, kF16, kBF16, kInt8, kInt4, kBlocks };
+
+struct Packed {
+  Layout layout = Layout::kF32;
+  Format format = Format::kNone;        // as uploaded
+  DType scale_type = DType::kF32;       // of kInt8 (BF16, F16, F32) and kInt4 (BF16, F16)
+  int64_t rows = 0, cols = 0;
+  int64_t group = 0;                    // columns that share a header; all of them where there is none
+  int64_t group_bytes = 0;              // header and codes
+  int64_t header_bytes = 0;
+  int64_t panels = 0, panel_bytes = 0;  // kBlocks: panel_bytes is 32 rows
+  std::unique_ptr<Storage> storage;
+
+  const uint8_t* panel(int64_t i) const { return storage->data() + i * panel_bytes; }
+};
+
+std::shared_ptr<const Packed> pack(std::span<const Matrix> parts, ThreadPool& pool,
+                                   std::shared_ptr<std::atomic<int64_t>> used);
+
+// Row `row` in float32, as unpack_row() gives it.
+void unpack_packed_row(const Packed& w, int64_t row, float* out);
+
+}  // namespace gemma4::cpu
