@@ -246,6 +246,18 @@ void attend(const Context& c, const Tensor& out, const Tensor& q, const KvLayout
   HWY_DYNAMIC_DISPATCH(Attend)(c, out, q, cache, kv, rows);
 }
 
+void kv_copy_slot(const KvLayout& c, int64_t from, int64_t to) {
+  CHECK(from >= 0 && to >= 0 && from < c.slots && to < c.slots);
+  const auto key = [&](int64_t head, int64_t slot) {
+    return c.keys + (head * c.slots + slot / kTileKeys * kTileKeys) * c.dim + slot % kTileKeys;
+  };
+  for (int64_t head = 0; head < c.heads; ++head) {
+    for (int64_t j = 0; j < c.dim; ++j) key(head, to)[j * kTileKeys] = key(head, from)[j * kTileKeys];
+    std::copy_n(c.values + (head * c.slots + from) * c.value_dim, c.value_dim,
+                c.values + (head * c.slots + to) * c.value_dim);
+  }
+}
+
 void kv_write(const Context& c, const KvLayout& cache, const Kv& kv, const Tensor& k, const Tensor& v,
               std::span<const Row> rows) {
   const int64_t dim = cache.dim, count = rows.size();

@@ -59,6 +59,7 @@ void softcap(const Context& c, const Tensor& x, float cap);
 
 void kv_write(const Context& c, const KvLayout& cache, const Kv& kv, const Tensor& k, const Tensor& v,
               std::span<const Row> rows);
+void kv_copy_slot(const KvLayout& cache, int64_t from, int64_t to);
 void attend(const Context& c, const Tensor& out, const Tensor& q, const KvLayout& cache, const Kv& kv,
             std::span<const Row> rows);
 
