@@ -1,7 +1,8 @@
-// Attention with a running softmax (Milakov and Gimelshein 2018; Dao et al. 2022): keys come in blocks, and scores never
-// leave the cache. A task is one KV head and a block of rows of one sequence, so that all query heads that share the KV
-// head, and all rows of the block, read each key once. Both products are register tiles of small matmuls: keys are kept
-// with 32 keys side by side, as weights are (kernels.h), so q k^T needs neither a transpose nor horizontal sums.
+// Attention with a running softmax (Milakov and Gimelshein 2018; Dao et al. 2022): keys come in blocks, and scores
+// never leave the cache. A task is one KV head and a block of rows of one sequence, so that all query heads that share
+// the KV head, and all rows of the block, read each key once. Both products are register tiles of small matmuls: keys
+// are kept with 32 keys side by side, as weights are (kernels.h), so q k^T needs neither a transpose nor horizontal
+// sums.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/attend.cc"  // NOLINT
 #include "hwy/foreach_target.h"                     // IWYU pragma: keep
@@ -16,9 +17,9 @@
 #define GEMMA4_CPU_ATTEND_ONCE
 namespace gemma4::cpu {
 
-constexpr int64_t kTileKeys = 32;    // keys side by side
-constexpr int64_t kBlockKeys = 128;  // keys of one softmax step
-constexpr int64_t kQueries = 48;     // query vectors of a task: 4 register tiles of 12
+constexpr int64_t kTileKeys = 32;                  // keys side by side
+constexpr int64_t kBlockKeys = 128;                // keys of one softmax step
+constexpr int64_t kQueries = 48;                   // query vectors of a task: 4 register tiles of 12
 constexpr int64_t kScoreStride = kBlockKeys + 16;  // not a power of two: rows of scores fall in different cache sets
 
 inline int64_t slot_of(const Kv& kv, int32_t seq, int64_t pos) {
@@ -34,13 +35,13 @@ struct AttendScratch {
     return queries * (dim + kScoreStride + value_dim + 2) + kBlockKeys * (dim + value_dim);
   }
   AttendScratch(float* at, int64_t queries, int64_t dim, int64_t value_dim) {
-    q = at;                                    // tiles of [dim] [rows of the tile]
-    scores = q + queries * dim;                // [queries] [kScoreStride]
-    out = scores + queries * kScoreStride;     // [queries] [value_dim]
-    keys = out + queries * value_dim;          // [kBlockKeys / 32] [dim] [32], where pages are not whole tiles
-    values = keys + kBlockKeys * dim;          // [kBlockKeys] [value_dim]
-    top = values + kBlockKeys * value_dim;     // [queries] largest score so far
-    total = top + queries;                     // [queries] sum of exp(score - top)
+    q = at;                                 // tiles of [dim] [rows of the tile]
+    scores = q + queries * dim;             // [queries] [kScoreStride]
+    out = scores + queries * kScoreStride;  // [queries] [value_dim]
+    keys = out + queries * value_dim;       // [kBlockKeys / 32] [dim] [32], where pages are not whole tiles
+    values = keys + kBlockKeys * dim;       // [kBlockKeys] [value_dim]
+    top = values + kBlockKeys * value_dim;  // [queries] largest score so far
+    total = top + queries;                  // [queries] sum of exp(score - top)
   }
 };
 
@@ -155,7 +156,8 @@ HWY_INLINE void softmax_step(const Row& row, int64_t begin, int64_t count, float
   if (high > *top) {
     scale = std::exp(*top - high);
     const VF by = hn::Set(d, scale);
-    map(value_dim, out, [&](VF v) GEMMA4_INLINE { return hn::Mul(v, by); }, out);
+    map(
+        value_dim, out, [&](VF v) GEMMA4_INLINE { return hn::Mul(v, by); }, out);
     *top = high;
   }
   *total = *total * scale + hn::GetLane(hn::SumOfLanes(d, added));
@@ -209,7 +211,8 @@ void attend_task(const Task& t, const Tensor& out, const Tensor& q, float* scrat
   for (int64_t i = 0; i < queries; ++i) {
     const VF by = hn::Set(DF(), s.total[i] > 0 ? 1.0f / s.total[i] : 0.0f);
     float* to = out.row<float>(i / t.share) + (t.head * t.share + i % t.share) * dim;
-    map(dim, to, [&](VF v) GEMMA4_INLINE { return hn::Mul(v, by); }, s.out + i * value_dim);
+    map(
+        dim, to, [&](VF v) GEMMA4_INLINE { return hn::Mul(v, by); }, s.out + i * value_dim);
   }
 }
 

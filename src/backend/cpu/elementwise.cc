@@ -1,5 +1,5 @@
-// Norm and the verbs that touch each element once. All are bound by memory; a decode step's single rows are too short to
-// share, so that only long calls wake the pool.
+// Norm and the verbs that touch each element once. All are bound by memory; a decode step's single rows are too short
+// to share, so that only long calls wake the pool.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/elementwise.cc"  // NOLINT
 #include "hwy/foreach_target.h"                          // IWYU pragma: keep
@@ -47,9 +47,11 @@ void Norm(const Context& ctx, const Tensor& out, const Tensor& x, const float* w
       const float squares = sum(n, from, [](VF acc, VF v) GEMMA4_INLINE { return hn::MulAdd(v, v, acc); });
       const VF scale = hn::Set(d, 1.0f / std::sqrt(squares / static_cast<float>(n) + eps));
       if (weight != nullptr) {
-        map(n, to, [&](VF v, VF w) GEMMA4_INLINE { return hn::Mul(hn::Mul(v, scale), w); }, from, weight);
+        map(
+            n, to, [&](VF v, VF w) GEMMA4_INLINE { return hn::Mul(hn::Mul(v, scale), w); }, from, weight);
       } else {
-        map(n, to, [&](VF v) GEMMA4_INLINE { return hn::Mul(v, scale); }, from);
+        map(
+            n, to, [&](VF v) GEMMA4_INLINE { return hn::Mul(v, scale); }, from);
       }
     }
   });
@@ -59,7 +61,8 @@ void Add(const Context& ctx, const Tensor& x, const Tensor& y, float scale) {
   const VF by = hn::Set(DF(), scale);
   each_row(ctx, x, [&](int64_t row) HWY_ATTR {
     float* to = x.row<float>(row);
-    map(x.row_size(), to, [&](VF a, VF b) GEMMA4_INLINE { return hn::Mul(hn::Add(a, b), by); }, to, y.row<float>(row));
+    map(
+        x.row_size(), to, [&](VF a, VF b) GEMMA4_INLINE { return hn::Mul(hn::Add(a, b), by); }, to, y.row<float>(row));
   });
 }
 
@@ -67,14 +70,16 @@ void Geglu(const Context& ctx, const Tensor& out, const Tensor& gate_up) {
   const size_t n = out.row_size();
   each_row(ctx, gate_up, [&](int64_t row) HWY_ATTR {
     const float* gate = gate_up.row<float>(row);
-    map(n, out.row<float>(row), [](VF g, VF u) GEMMA4_INLINE { return hn::Mul(gelu_tanh(g), u); }, gate, gate + n);
+    map(
+        n, out.row<float>(row), [](VF g, VF u) GEMMA4_INLINE { return hn::Mul(gelu_tanh(g), u); }, gate, gate + n);
   });
 }
 
 void Affine(const Context& ctx, const Tensor& x, const float* bias, const float* scale) {
   each_row(ctx, x, [&](int64_t row) HWY_ATTR {
     float* to = x.row<float>(row);
-    map(x.row_size(), to, [](VF v, VF b, VF s) GEMMA4_INLINE { return hn::Mul(hn::Sub(v, b), s); }, to, bias, scale);
+    map(
+        x.row_size(), to, [](VF v, VF b, VF s) GEMMA4_INLINE { return hn::Mul(hn::Sub(v, b), s); }, to, bias, scale);
   });
 }
 
@@ -86,7 +91,8 @@ void Softcap(const Context& ctx, const Tensor& x, float cap) {
   for (int64_t row = 0; row < x.rows(); ++row) {
     ctx.pool.parallel_for(n, kGrain, [&](int64_t begin, int64_t end) HWY_ATTR {
       float* to = x.row<float>(row) + begin;
-      map(end - begin, to, [&](VF v) GEMMA4_INLINE { return hn::Mul(hn::Tanh(d, hn::Div(v, over)), by); }, to);
+      map(
+          end - begin, to, [&](VF v) GEMMA4_INLINE { return hn::Mul(hn::Tanh(d, hn::Div(v, over)), by); }, to);
     });
   }
 }
@@ -100,7 +106,9 @@ void Pool(const Context& ctx, const Tensor& out, const Tensor& x, const int32_t*
     }
     for (int64_t row = 0; row < x.rows(); ++row) {
       float* to = out.row<float>(group[row]) + begin;
-      map(end - begin, to, [&](VF v, VF a) GEMMA4_INLINE { return hn::MulAdd(v, by, a); }, x.row<float>(row) + begin, to);
+      map(
+          end - begin, to, [&](VF v, VF a) GEMMA4_INLINE { return hn::MulAdd(v, by, a); }, x.row<float>(row) + begin,
+          to);
     }
   });
 }

@@ -1,7 +1,9 @@
-// out = x w^T over Packed weights, for any format given as a Decoder. Two ways, one arithmetic: each output is one chain
-// of fused multiply-adds in ascending column order, so a row's result is the same to the bit alone and in any batch.
+// out = x w^T over Packed weights, for any format given as a Decoder. Two ways, one arithmetic: each output is one
+// chain of fused multiply-adds in ascending column order, so a row's result is the same to the bit alone and in any
+// batch.
 //
-// direct():  few rows. Bound by memory for 1 to 4 rows, by multiply-adds beyond. Codes are decoded in registers once for
+// direct():  few rows. Bound by memory for 1 to 4 rows, by multiply-adds beyond. Codes are decoded in registers once
+// for
 //            all rows and never stored.
 // blocked(): many rows. Bound by multiply-adds. A task decodes a block of weights to float32 that stays in its L2 cache
 //            and runs all rows over it in register tiles.
@@ -23,8 +25,8 @@ namespace gemma4::cpu::HWY_NAMESPACE {
 
 // Rows that direct() takes at most: their accumulators fill the registers.
 constexpr size_t kDirectRows = HWY_TARGET <= HWY_AVX3 ? 16 : 6;
-// Columns and panels of a block: 4 x 512 x 32 floats are 256 KiB, a quarter of a usual L2; 12 rows of 512 floats are half
-// an L1.
+// Columns and panels of a block: 4 x 512 x 32 floats are 256 KiB, a quarter of a usual L2; 12 rows of 512 floats are
+// half an L1.
 constexpr int64_t kBlockCols = 512;
 constexpr int64_t kBlockPanels = 4;
 
@@ -122,9 +124,8 @@ HWY_INLINE void decode_block(const Packed& w, const uint8_t* panel, int64_t firs
       float* to = b + (k - first) * kPanel + lane;
       for (int64_t i = begin; i < begin + count; i += Decoder::kStep, to += Decoder::kStep * kPanel) {
         const auto raw = Decoder::load(group + w.header_bytes, i, lane);
-        unroll<Decoder::kStep>([&](auto j) GEMMA4_INLINE {
-          hn::StoreU(Decoder::template decode<j>(raw, header), d, to + j * kPanel);
-        });
+        unroll<Decoder::kStep>(
+            [&](auto j) GEMMA4_INLINE { hn::StoreU(Decoder::template decode<j>(raw, header), d, to + j * kPanel); });
       }
     }
     k += count;

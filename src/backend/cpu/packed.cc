@@ -186,8 +186,9 @@ void check_parts(std::span<const Matrix> parts) {
   const bool grouped = first.format == Format::kInt4 || first.format == Format::kInt8;
   CHECK(!grouped || (first.group > 0 && first.cols % first.group == 0));
   if (first.format == Format::kInt4 && (first.group % 8 != 0 || first.scale.dtype != DType::kBF16)) {
-    throw Error("the cpu backend reads int4 weights in groups of a multiple of 8 columns with BF16 scales, not groups of " +
-                std::to_string(first.group) + " with " + dtype_name(first.scale.dtype) + " scales");
+    throw Error(
+        "the cpu backend reads int4 weights in groups of a multiple of 8 columns with BF16 scales, not groups of " +
+        std::to_string(first.group) + " with " + dtype_name(first.scale.dtype) + " scales");
   }
 }
 

@@ -1,6 +1,6 @@
-// Packed: how the cpu backend keeps a weight matrix. Rows (outputs) are cut into panels of 32. In a panel the 32 rows lie
-// side by side, so that one SIMD lane computes one output: no horizontal sums, scales are loaded once for a whole vector,
-// and a thread reads its panels as one stream from memory. Formats keep their size; nothing is unpacked.
+// Packed: how the cpu backend keeps a weight matrix. Rows (outputs) are cut into panels of 32. In a panel the 32 rows
+// lie side by side, so that one SIMD lane computes one output: no horizontal sums, scales are loaded once for a whole
+// vector, and a thread reads its panels as one stream from memory. Formats keep their size; nothing is unpacked.
 //
 //   kF32    [cols] [32] float
 //   kF16    [cols] [32] half
@@ -42,11 +42,11 @@ enum class Layout : uint8_t { kF32, kF16, kBF16, kInt8, kInt4, kBlocks };
 
 struct Packed {
   Layout layout = Layout::kF32;
-  Format format = Format::kNone;        // as uploaded
-  DType scale_type = DType::kF32;       // of kInt8 (BF16, F16, F32) and kInt4 (BF16, F16)
+  Format format = Format::kNone;   // as uploaded
+  DType scale_type = DType::kF32;  // of kInt8 (BF16, F16, F32) and kInt4 (BF16, F16)
   int64_t rows = 0, cols = 0;
-  int64_t group = 0;                    // columns that share a header; all of them where there is none
-  int64_t group_bytes = 0;              // header and codes
+  int64_t group = 0;        // columns that share a header; all of them where there is none
+  int64_t group_bytes = 0;  // header and codes
   int64_t header_bytes = 0;
   int64_t panels = 0, panel_bytes = 0;  // kBlocks: panel_bytes is 32 rows
   std::unique_ptr<Storage> storage;

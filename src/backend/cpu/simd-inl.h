@@ -32,9 +32,7 @@ constexpr size_t kTileRows = HWY_TARGET <= HWY_AVX3 ? 12 : 6;
 // f(0), f(1), ... f(N - 1) with compile-time arguments.
 template <size_t N, class F>
 HWY_INLINE void unroll(F&& f) {
-  [&]<size_t... I>(std::index_sequence<I...>) GEMMA4_INLINE {
-    (f(std::integral_constant<size_t, I>()), ...);
-  }
+  [&]<size_t... I>(std::index_sequence<I...>) GEMMA4_INLINE { (f(std::integral_constant<size_t, I>()), ...); }
   (std::make_index_sequence<N>());
 }
 
@@ -69,7 +67,8 @@ HWY_INLINE void map(size_t n, float* out, F&& f, const In*... in) {
   if (i < n) store_n(f(load_n(in + i, n - i)...), out + i, n - i);
 }
 
-// Folds in[i], i < n, and as many zeros as fill a vector into sums that start at 0: f(sum, in). Four chains, so that adds overlap.
+// Folds in[i], i < n, and as many zeros as fill a vector into sums that start at 0: f(sum, in). Four chains, so that
+// adds overlap.
 template <class F>
 HWY_INLINE float sum(size_t n, const float* in, F&& f) {
   const DF d;
@@ -100,9 +99,7 @@ HWY_INLINE void tile(size_t depth, const float* a, const float* b, size_t ldb, f
       unroll<NV>([&](auto v) GEMMA4_INLINE { acc[i * NV + v] = hn::MulAdd(x, w[v], acc[i * NV + v]); });
     });
   }
-  unroll<MR * NV>([&](auto i) GEMMA4_INLINE {
-    hn::StoreU(acc[i], d, c + (i / NV) * ldc + (i % NV) * kLanes);
-  });
+  unroll<MR * NV>([&](auto i) GEMMA4_INLINE { hn::StoreU(acc[i], d, c + (i / NV) * ldc + (i % NV) * kLanes); });
 }
 
 }  // namespace gemma4::cpu::HWY_NAMESPACE
