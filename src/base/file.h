@@ -29,6 +29,10 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// Tells the system that these bytes of a mapping are not needed soon: they leave this process's memory and are read
+// again from the file if touched. For passes over files larger than memory.
+void forget_pages(const void* data, size_t size);
+
 std::string read_file(const std::filesystem::path& path);  // throws Error
 
 // Writes to `path` + ".partial"; commit() flushes to disk and renames. Destroyed before commit(), it removes the

@@ -8,6 +8,7 @@
 #include "base/bf16.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/testing.h"
 #include "checkpoint/torchao.h"
 #include "quant/pack.h"
 
@@ -17,28 +18,12 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
+using testing_files::container;
+using testing_files::Folder;
 
 const fs::path kRoot = SOURCE_DIR;
 const fs::path kTiny = kRoot / "tests/golden/tiny";
 const fs::path kQuantised = kRoot / "tests/golden/quantised";
-
-// A fresh folder under the system's own, removed with the object.
-struct Folder {
-  fs::path path;
-  Folder() {
-    static int count = 0;
-    path =
-        fs::temp_directory_path() / ("gemma4_checkpoint_" + std::to_string(getpid()) + "_" + std::to_string(count++));
-    fs::create_directories(path);
-  }
-  ~Folder() { fs::remove_all(path); }
-  void put(const std::string& name, const std::string& text) const { write_file(path / name, text); }
-};
-
-std::string container(const std::string& header, const std::string& data) {
-  const uint64_t length = header.size();
-  return std::string(reinterpret_cast<const char*>(&length), sizeof length) + header + data;
-}
 
 // Opens a directory with `header` and `data`; returns the message of the Error, or "opened".
 std::string refusal(const std::string& file) {

@@ -180,7 +180,7 @@ void add_logical(Parts& parts, const std::string& name) {
     return add_weight(parts.checkpoint, name, read_int8(parts, name, data, whose), whose);
   }
   throw Error(whose + " is stored as " + printable(type.dump()) +
-              "; Tensor, Int4Tensor and IntxUnpackedToInt8Tensor are read");
+              ", which is not read (Tensor, Int4Tensor and IntxUnpackedToInt8Tensor are)");
 }
 
 }  // namespace

@@ -1,8 +1,71 @@
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
 #include "base/check.h"
+#include "checkpoint/quantize_checkpoint.h"
 #include "cli/cli.h"
 
 namespace gemma4 {
+namespace {
 
-int quantize_command(int, char**) { throw Error("quantize is being built"); }
+// What recipes depend on, from config.json.
+RecipeModel recipe_model(const Checkpoint& checkpoint) {
+  using nlohmann::json;
+  const json config = json::parse(checkpoint.config, nullptr, false);
+  const json text = config.is_object() ? config.value("text_config", config) : json();
+  if (!text.is_object() || !text.contains("num_hidden_layers") || !text["num_hidden_layers"].is_number_unsigned()) {
+    throw Error(checkpoint.path.string() + "/config.json lacks num_hidden_layers");
+  }
+  RecipeModel model;
+  model.layers = text["num_hidden_layers"].get<int>();
+  const json kinds = text.value("layer_types", json::array());
+  for (int i = 0; i < static_cast<int>(kinds.size()); ++i) {
+    if (kinds[static_cast<size_t>(i)] == "full_attention") model.full.insert(i);
+  }
+  return model;
+}
+
+std::string recipe_help() {
+  std::string text = "one of";
+  for (const std::string& name : builtin_recipe_names()) text += " " + name;
+  return text + ", or a JSON file of rules";
+}
+
+}  // namespace
+
+int quantize_command(int argc, char** argv) {
+  CLI::App app("Turn a Hugging Face checkpoint into a quantised one, once.", "gemma4 quantize");
+  std::string model_dir, output = "./gemma4_31b_int4", recipe_name = "default", hqq = "f32";
+  QuantizeOptions options;
+  app.add_option("--model-dir", model_dir, "Hugging Face directory")->required();
+  app.add_option("--output", output, "directory to write")->capture_default_str();
+  app.add_option("--quant-recipe", recipe_name, recipe_help())->capture_default_str();
+  app.add_option("--threads", options.threads, "threads (0: all cores)")->check(CLI::Range(0, 1024));
+  app.add_option("--hqq", hqq, "arithmetic of HQQ: f32, or f16 as the original has it on a GPU")
+      ->check(CLI::IsMember({"f32", "f16"}))
+      ->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
+  }
+  options.hqq = hqq == "f16" ? HqqArithmetic::kF16 : HqqArithmetic::kF32;
+  const auto start = std::chrono::steady_clock::now();
+  if (!std::filesystem::is_directory(model_dir)) throw Error("there is no model directory " + model_dir);
+  const Checkpoint source = open_checkpoint(model_dir);
+  const Recipe recipe = load_recipe(recipe_name, recipe_model(source));
+  const QuantizeReport report = quantize_checkpoint(source, recipe, output, options);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  std::fprintf(stderr, "quantised %lld tensors with recipe %s: %.1f MB to %.1f MB in %.1f s, peak memory %.0f MB\n",
+               static_cast<long long>(report.tensors), recipe_name.c_str(), static_cast<double>(report.bytes_in) / 1e6,
+               static_cast<double>(report.bytes_out) / 1e6, seconds, static_cast<double>(usage.ru_maxrss) / 1e3);
+  std::fprintf(stderr, "written to %s; try: gemma4 run --model %s --prompt Hello\n", output.c_str(), output.c_str());
+  return kExitOk;
+}
 
 }  // namespace gemma4

@@ -1,0 +1,283 @@
+#include "checkpoint/quantize_checkpoint.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/bf16.h"
+#include "base/check.h"
+#include "base/progress.h"
+#include "checkpoint/names.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/torchao.h"
+
+namespace gemma4 {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kModelFile = "model.safetensors";
+constexpr const char* kHead = "lm_head.weight";
+constexpr const char* kEmbedding = "embed_tokens.weight";
+constexpr const char* kSideFiles[] = {
+    "config.json",       "generation_config.json", "processor_config.json", "preprocessor_config.json",
+    "tokenizer.json",    "tokenizer_config.json",  "tokenizer.model",       "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja",    "chat_template.json"};
+
+// What becomes of one tensor.
+struct Job {
+  enum class Kind { kPlain, kQuantized, kPositionTable };
+  std::string name;      // the model's
+  const Weight* source;  // lm_head.weight: the embedding's where the head is tied
+  Kind kind = Kind::kPlain;
+  QuantConfig config;
+};
+
+bool is_element_type(Format format) {
+  return format == Format::kF32 || format == Format::kF16 || format == Format::kBF16;
+}
+
+DType element_type(Format format) {
+  return format == Format::kF32 ? DType::kF32 : format == Format::kF16 ? DType::kF16 : DType::kBF16;
+}
+
+std::vector<Job> plan(const Checkpoint& source, const Recipe& recipe) {
+  if (source.find(kEmbedding) == nullptr) throw Error(source.path.string() + " lacks the tensor " + kEmbedding);
+  std::vector<std::string> names = source.order;
+  // The original unties the head: embedding and head are quantised differently.
+  if (source.find(kHead) == nullptr) names.push_back(kHead);
+  sort_as_state_dict(names);
+  std::vector<Job> jobs;
+  for (const std::string& name : names) {
+    const Weight* found = source.find(name);
+    Job job{.name = name, .source = found ? found : source.find(kEmbedding)};
+    const Matrix& matrix = job.source->matrix;
+    if (!is_element_type(matrix.format)) {
+      throw Error("tensor " + name + " of " + source.path.string() + " is " + std::string(info(matrix.format).name) +
+                  " already; only bf16, f16 and f32 can be quantised");
+    }
+    if (name == kPositionTable) {
+      job.kind = Job::Kind::kPositionTable;
+      if (job.source->shape.size() != 3) throw Error("tensor " + name + " does not have three dimensions");
+    } else if (const auto config = recipe.find(name); config && !is_buffer(name)) {
+      if (job.source->shape.size() != 2) {
+        throw Error("the recipe quantises " + name + ", which is not a matrix");
+      }
+      check_quantizable(*config, matrix.cols, name);
+      job.kind = Job::Kind::kQuantized;
+      job.config = *config;
+    }
+    jobs.push_back(job);
+  }
+  return jobs;
+}
+
+// Buffers keep their type, parameters become bf16, as the original's state dict has them.
+DType plain_type(const Job& job) {
+  return is_buffer(job.name) ? element_type(job.source->matrix.format) : DType::kBF16;
+}
+
+void describe(const Job& job, std::vector<SafetensorsEntry>& entries) {
+  const int64_t rows = job.source->matrix.rows, cols = job.source->matrix.cols;
+  const auto add = [&](const std::string& name, DType type, std::vector<int64_t> shape) {
+    entries.push_back({name, type, std::move(shape)});
+  };
+  if (job.kind == Job::Kind::kPlain) return add(job.name, plain_type(job), job.source->shape);
+  if (job.kind == Job::Kind::kPositionTable) {
+    const auto& shape = job.source->shape;
+    add(kPositionCodes, DType::kI8, shape);
+    return add(kPositionScale, DType::kF32, {shape[0], shape[1], 1});
+  }
+  const int64_t groups = cols / (job.config.group == 0 ? cols : job.config.group);
+  const std::string codes = torchao_part(job.name, "qdata"), scale = torchao_part(job.name, "scale"),
+                    zero = torchao_part(job.name, "zero_point");
+  if (job.config.bits == 4) {
+    add(codes, DType::kU8, {rows, cols / 2});
+    add(scale, DType::kBF16, {groups, rows});
+    add(zero, DType::kBF16, {groups, rows});
+  } else {
+    add(codes, DType::kI8, {rows, cols});
+    add(scale, DType::kBF16, {rows, groups});
+    add(zero, DType::kI8, {rows, groups});
+  }
+}
+
+std::map<std::string, std::string> metadata_of(const std::vector<Job>& jobs) {
+  std::map<std::string, std::string> metadata;
+  std::vector<std::string> names;
+  const auto add = [&](const std::string& name, std::string line) {
+    names.push_back(name);
+    metadata[name] = std::move(line);
+  };
+  for (const Job& job : jobs) {
+    const Matrix& m = job.source->matrix;
+    const int64_t group = job.config.group == 0 ? m.cols : job.config.group;
+    if (job.kind == Job::Kind::kPositionTable) {
+      add(kPositionCodes, torchao_plain_metadata());
+      add(kPositionScale, torchao_plain_metadata());
+    } else if (job.kind == Job::Kind::kPlain) {
+      add(job.name, torchao_plain_metadata());
+    } else {
+      add(job.name, job.config.bits == 4 ? torchao_int4_metadata(m.rows, m.cols, group) : torchao_int8_metadata(group));
+    }
+  }
+  metadata[kTensorNames] = torchao_names_metadata(names);
+  return metadata;
+}
+
+bool same_file(const fs::path& a, const fs::path& b) {
+  std::error_code ignored;
+  return fs::exists(a, ignored) && fs::exists(b, ignored) && fs::equivalent(a, b, ignored);
+}
+
+// An output directory may be new, may lack a model, or may hold an earlier result of the same model.
+void check_output(const Checkpoint& source, const fs::path& output, const std::vector<Job>& jobs) {
+  std::error_code ignored;
+  if (same_file(source.path, output)) throw Error("the output " + output.string() + " is the model to be quantised");
+  if (!fs::exists(output, ignored)) return;
+  if (!fs::is_directory(output, ignored)) throw Error("the output " + output.string() + " is not a directory");
+  for (const auto& file : source.files) {
+    if (same_file(file->path(), output / kModelFile)) {
+      throw Error("the output " + output.string() + " holds the model to be quantised");
+    }
+  }
+  const std::string other = "the output " + output.string() + " already holds another model; choose another directory";
+  if (fs::exists(output / "model.safetensors.index.json", ignored)) throw Error(other);
+  if (!fs::exists(output / kModelFile, ignored)) return;
+  try {
+    const Checkpoint earlier = open_checkpoint(output);
+    bool same = earlier.kind == "torchao" && earlier.config == source.config && earlier.weights.size() == jobs.size();
+    for (const Job& job : jobs) {
+      const Weight* weight = same ? earlier.find(job.name) : nullptr;
+      same = weight != nullptr && weight->shape == job.source->shape;
+    }
+    if (same) return;
+  } catch (const Error&) {  // unreadable: not ours to replace
+  }
+  throw Error(other);
+}
+
+void check_space(const fs::path& output, uint64_t bytes) {
+  fs::path existing = fs::absolute(output);
+  std::error_code error;
+  while (!fs::exists(existing, error) && existing.has_parent_path() && existing != existing.parent_path()) {
+    existing = existing.parent_path();
+  }
+  const fs::space_info space = fs::space(existing, error);
+  if (!error && space.available < bytes) {
+    throw Error("the disk of " + output.string() + " has " + std::to_string(space.available / 1'000'000) +
+                " MB free but the quantised model needs " + std::to_string(bytes / 1'000'000) + " MB");
+  }
+}
+
+// Writes element-typed rows as `type`, some rows at a time.
+void write_plain(const Job& job, SafetensorsWriter& writer) {
+  const Matrix& m = job.source->matrix;
+  const DType type = plain_type(job);
+  const int64_t size = static_cast<int64_t>(dtype_size(type));
+  const int64_t chunk = std::max<int64_t>(1, (int64_t{1} << 22) / m.cols);
+  std::vector<float> values(static_cast<size_t>(m.cols));
+  std::vector<uint16_t> bits(static_cast<size_t>(std::min(chunk, m.rows) * m.cols));
+  for (int64_t row = 0; row < m.rows; row += chunk) {
+    const int64_t count = std::min(chunk, m.rows - row);
+    const auto offset = static_cast<uint64_t>(row * m.cols * size);
+    if (type == element_type(m.format)) {
+      writer.write(job.name, offset, m.codes.slice(row, count).data, static_cast<uint64_t>(count * m.cols * size));
+      continue;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      load_row(m, row + i, values.data());
+      for (int64_t col = 0; col < m.cols; ++col) {
+        bits[static_cast<size_t>(i * m.cols + col)] = float_to_bf16(values[static_cast<size_t>(col)]);
+      }
+    }
+    writer.write(job.name, offset, bits.data(), static_cast<uint64_t>(count * m.cols * size));
+  }
+}
+
+template <typename T>
+void write_all(SafetensorsWriter& writer, const std::string& name, const std::vector<T>& values) {
+  writer.write(name, 0, values.data(), values.size() * sizeof(T));
+}
+
+void write_quantized(const Job& job, const QuantizeOptions& options, ThreadPool& pool, SafetensorsWriter& writer) {
+  const QuantizedWeight q = quantize(job.source->matrix, job.config, options.hqq, pool, job.name);
+  write_all(writer, torchao_part(job.name, "qdata"), q.codes);
+  write_all(writer, torchao_part(job.name, "scale"), q.scale);
+  if (q.format == Format::kInt4) {
+    write_all(writer, torchao_part(job.name, "zero_point"), q.zero);
+  } else {
+    write_all(writer, torchao_part(job.name, "zero_point"), q.zero8);
+  }
+}
+
+void write_job(const Job& job, const QuantizeOptions& options, ThreadPool& pool, SafetensorsWriter& writer) {
+  switch (job.kind) {
+    case Job::Kind::kPlain:
+      write_plain(job, writer);
+      break;
+    case Job::Kind::kQuantized:
+      write_quantized(job, options, pool, writer);
+      break;
+    case Job::Kind::kPositionTable: {
+      const QuantizedTable table = quantize_position_table(job.source->matrix, pool, job.name);
+      write_all(writer, kPositionCodes, table.codes);
+      write_all(writer, kPositionScale, table.scale);
+      break;
+    }
+  }
+  forget_pages(job.source->matrix.codes.data, job.source->bytes);
+}
+
+void copy_side_files(const Checkpoint& source, const fs::path& output) {
+  for (const char* name : kSideFiles) {
+    std::error_code ignored;
+    const fs::path from = source.path / name;
+    if (fs::exists(from, ignored)) {
+      write_file(output / name, read_file(from));
+    } else {
+      fs::remove(output / name, ignored);  // of an earlier result
+    }
+  }
+}
+
+}  // namespace
+
+QuantizeReport quantize_checkpoint(const Checkpoint& source, const Recipe& recipe, const fs::path& output,
+                                   const QuantizeOptions& options) {
+  const std::vector<Job> jobs = plan(source, recipe);
+  check_output(source, output, jobs);
+  std::vector<SafetensorsEntry> entries;
+  QuantizeReport report;
+  for (const Job& job : jobs) {
+    describe(job, entries);
+    report.bytes_in += job.source->bytes;
+  }
+  for (const SafetensorsEntry& entry : entries) {
+    uint64_t bytes = dtype_size(entry.dtype);
+    for (int64_t dim : entry.shape) bytes *= static_cast<uint64_t>(dim);
+    report.bytes_out += bytes;
+  }
+  report.tensors = static_cast<int64_t>(jobs.size());
+  check_space(output, report.bytes_out);
+
+  std::error_code error;
+  const bool made = fs::create_directories(output, error);
+  if (error) throw Error("cannot create the directory " + output.string() + ": " + error.message());
+  try {
+    SafetensorsWriter writer(output / kModelFile, std::move(entries), metadata_of(jobs));
+    ThreadPool pool(options.threads);
+    Progress progress("quantising", report.bytes_in);
+    for (const Job& job : jobs) {
+      write_job(job, options, pool, writer);
+      progress.add(job.source->bytes, job.name);
+    }
+    copy_side_files(source, output);
+    writer.commit();
+  } catch (...) {
+    if (made) fs::remove(output, error);  // only where empty: side files of a full run are never alone
+    throw;
+  }
+  return report;
+}
+
+}  // namespace gemma4
