@@ -1,0 +1,38 @@
+// The cases of a golden folder: what went into the reference, and what came out of it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace gemma4 {
+
+struct GoldenCase {
+  std::string name;
+  std::vector<std::string> images;                // file names
+  int budget = 0;                                 // soft tokens for each image
+  std::vector<int32_t> input_ids;                 // [tokens]
+  std::vector<float> logits;                      // [tokens, vocab]
+  std::vector<int32_t> greedy_ids;                // [n]
+  std::vector<float> greedy_logits;               // [n, vocab]: row i chose greedy_ids[i]
+  std::vector<float> pixel_values;                // [patches, 3 * patch * patch], unpadded, image after image
+  std::vector<int32_t> pixel_xy;                  // [patches, 2]
+  std::vector<int32_t> patches_per_image;         // [images]
+  std::vector<float> image_features;              // [soft tokens, hidden]
+  std::vector<std::vector<float>> hidden_states;  // [layers + 1][tokens * hidden]: embedding, after each layer but the
+                                                  // last, after the final norm
+};
+
+std::vector<std::string> golden_names(const std::filesystem::path& folder);  // of cases.json, in its order
+
+// Throws Error where the folder does not hold what a case needs.
+GoldenCase read_golden(const std::filesystem::path& folder, const std::string& name, int layers);
+
+// An image of a case: in folder/../images, else in folder.
+std::filesystem::path find_image(const std::filesystem::path& folder, const std::string& name);
+
+// [ids.size()]: for each image token the position of the last token of its image, else -1.
+std::vector<int32_t> image_blocks(const std::vector<int32_t>& ids, int32_t image_id);
+
+}  // namespace gemma4
