@@ -1,8 +1,174 @@
-#include "base/check.h"
+// gemma4 run: one prompt, or a chat on a terminal.
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/utf8.h"
+#include "cli/answer_printer.h"
+#include "cli/chat.h"
 #include "cli/cli.h"
+#include "cli/engine_flags.h"
 
 namespace gemma4 {
+namespace {
 
-int run_command(int, char**) { throw Error("run is being built"); }
+struct RunFlags {
+  EngineOptions engine;
+  std::vector<std::string> images;
+  std::optional<std::string> prompt, prompt_file;
+  std::string system, tools_file;
+  bool think = false, raw = false, json = false, ignore_eos = false;
+  int max_new_tokens = 0;
+  SamplingRequest sampling;
+};
+
+constexpr const char* kAbout =
+    "Answers one prompt, or chats where there is no prompt and standard input is a terminal.\n\n"
+    "Standard output carries the answer and nothing else: its text, and each tool call as one line of JSON\n"
+    "({\"tool_call\": {\"name\": ..., \"arguments\": {...}}}). Thoughts, progress and the report go to standard "
+    "error.\n"
+    "Exit codes: 0 answered, 2 bad input, 3 the device failed.";
+
+void add_flags(CLI::App& app, RunFlags& flags) {
+  add_engine_flags(app, flags.engine);
+  app.add_option("--image,--image-path", flags.images,
+                 "A picture (JPEG, PNG, WebP), before the prompt; may be repeated")
+      ->take_all();
+  auto* prompt = app.add_option("--prompt", flags.prompt, "What to ask");
+  app.add_option("--prompt-file", flags.prompt_file, "A file that holds what to ask; - is standard input")
+      ->excludes(prompt);
+  app.add_option("--system", flags.system, "A system message");
+  app.add_option("--tools", flags.tools_file, "A JSON file with an array of tools, as OpenAI's API takes them");
+  app.add_flag("--think", flags.think, "Let the model think first; thoughts go to standard error");
+  app.add_flag("--raw-prompt", flags.raw,
+               "The prompt is the model's input as it stands: control tokens in it count, <|image|> is a picture");
+  app.add_option("--max-new-tokens", flags.max_new_tokens, "Stop after this many; 0: when the context is full")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--temperature", flags.sampling.temperature, "0: always the likeliest token");
+  app.add_option("--top-k", flags.sampling.top_k, "Choose among this many; 0: all");
+  app.add_option("--top-p", flags.sampling.top_p, "Choose among the likeliest that make up this share");
+  app.add_option("--seed", flags.sampling.seed, "Of the random choices; without it one is drawn and reported");
+  app.add_flag("--ignore-eos", flags.ignore_eos, "Do not stop at end tokens (for benchmarks)");
+  app.add_flag("--json", flags.json, "Report as one line of JSON (on standard error)");
+}
+
+std::string checked_utf8(std::string text, const std::string& what) {
+  if (!utf8_valid(text)) throw Error(what + " is not valid UTF-8");
+  return text;
+}
+
+std::string read_stdin() {
+  std::string text;
+  char buffer[1 << 16];
+  while (const size_t n = std::fread(buffer, 1, sizeof(buffer), stdin)) text.append(buffer, n);
+  return text;
+}
+
+// The prompt's text; nothing where a chat is wanted.
+std::optional<std::string> prompt_text(const RunFlags& flags) {
+  if (flags.prompt) return checked_utf8(*flags.prompt, "the prompt");
+  if (flags.prompt_file) {
+    const std::string text = *flags.prompt_file == "-" ? read_stdin() : read_file(*flags.prompt_file);
+    return checked_utf8(text, "the prompt in " + *flags.prompt_file);
+  }
+  if (isatty(STDIN_FILENO)) return std::nullopt;
+  throw Error("there is no prompt: give --prompt TEXT or --prompt-file FILE (without one, a terminal starts a chat)");
+}
+
+// A raw prompt without places for its pictures gets them in front, as the chat format has them.
+std::string place_images(const std::string& raw, size_t images) {
+  if (images == 0 || raw.find("<|image|>") != std::string::npos) return raw;
+  std::string places;
+  for (size_t i = 0; i < images; ++i) places += "<|image|>";
+  const size_t at = raw.starts_with("<bos>") ? 5 : 0;
+  return raw.substr(0, at) + places + raw.substr(at);
+}
+
+Request make_request(const RunFlags& flags, const std::optional<std::string>& prompt) {
+  Request request;
+  for (const std::string& path : flags.images) request.images.push_back(read_file(path));
+  request.sampling = flags.sampling;
+  request.max_new_tokens = flags.max_new_tokens;
+  request.ignore_eos = flags.ignore_eos;
+  if (flags.raw) {
+    if (!prompt) throw Error("--raw-prompt needs a prompt");
+    request.raw = place_images(*prompt, request.images.size());
+    return request;
+  }
+  if (!flags.tools_file.empty()) request.tools = checked_utf8(read_file(flags.tools_file), flags.tools_file);
+  request.chat.enable_thinking = flags.think;
+  if (!flags.system.empty()) {
+    request.messages.push_back(Message::text("system", checked_utf8(flags.system, "the system message")));
+  }
+  if (!prompt) return request;
+  Message user;
+  user.role = "user";
+  for (size_t i = 0; i < request.images.size(); ++i) user.content.push_back({ContentPart::kImage, ""});
+  user.content.push_back({ContentPart::kText, *prompt});
+  request.messages.push_back(std::move(user));
+  return request;
+}
+
+double rate(double count, double ms) { return ms > 0 ? count * 1000 / ms : 0; }
+
+void report(const Engine& engine, const Answer& answer, bool json) {
+  rusage used = {};
+  getrusage(RUSAGE_SELF, &used);
+  const EngineStats stats = engine.stats();
+  const Usage& usage = answer.usage;
+  const double peak_mb = used.ru_maxrss / 1024.0;
+  const double device_mb = static_cast<double>(stats.memory_bytes) / (1 << 20);
+  const int read = usage.prompt_tokens - usage.cached_tokens;
+  const double prefill_rate = rate(read, usage.prefill_ms);
+  const double decode_rate = rate(usage.generated_tokens - 1, usage.decode_ms);
+  if (!json) {
+    std::fprintf(
+        stderr,
+        "[load %.2f s | images %.0f ms, %d tokens | prompt %d tokens, %d of them cached, %.0f tok/s | first token "
+        "%.0f ms | answer %d tokens, %.1f tok/s, %s | seed %llu | peak memory %.0f MiB, backend %.0f MiB]\n",
+        stats.load_ms / 1000, usage.image_ms, usage.image_tokens, usage.prompt_tokens, usage.cached_tokens,
+        prefill_rate, usage.first_token_ms, usage.generated_tokens, decode_rate, finish_name(answer.finish),
+        static_cast<unsigned long long>(usage.seed), peak_mb, device_mb);
+    return;
+  }
+  nlohmann::ordered_json line = {{"load_ms", stats.load_ms},
+                                 {"prepare_ms", usage.prepare_ms},
+                                 {"image_ms", usage.image_ms},
+                                 {"image_tokens", usage.image_tokens},
+                                 {"prompt_tokens", usage.prompt_tokens},
+                                 {"cached_tokens", usage.cached_tokens},
+                                 {"prefill_ms", usage.prefill_ms},
+                                 {"prefill_tokens_per_second", prefill_rate},
+                                 {"first_token_ms", usage.first_token_ms},
+                                 {"generated_tokens", usage.generated_tokens},
+                                 {"thinking_tokens", usage.thinking_tokens},
+                                 {"decode_ms", usage.decode_ms},
+                                 {"decode_tokens_per_second", decode_rate},
+                                 {"finish", finish_name(answer.finish)},
+                                 {"seed", usage.seed},
+                                 {"peak_memory_mib", peak_mb},
+                                 {"backend_memory_mib", device_mb}};
+  std::fprintf(stderr, "%s\n", line.dump().c_str());
+}
+
+}  // namespace
+
+int run_command(int argc, char** argv) {
+  RunFlags flags;
+  CLI::App app(kAbout, "gemma4 run");
+  add_flags(app, flags);
+  if (const auto code = parse_flags(app, argc, argv)) return *code;
+  const std::optional<std::string> prompt = prompt_text(flags);
+  const Request request = make_request(flags, prompt);
+  Engine engine(flags.engine);
+  if (!prompt) return chat(engine, request, [&](const Answer& answer) { report(engine, answer, flags.json); });
+  const Answer answer = print_answer(engine, request, true, nullptr);
+  report(engine, answer, flags.json);
+  return kExitOk;
+}
 
 }  // namespace gemma4

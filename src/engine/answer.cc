@@ -37,15 +37,16 @@ TokenLogprobs token_logprobs(const Tokenizer& tokenizer, std::span<const float> 
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   const auto end = order.begin() + std::min<size_t>(top, order.size());
-  std::partial_sort(order.begin(), end, order.end(), [&](int32_t a, int32_t b) {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  });
+  std::partial_sort(order.begin(), end, order.end(),
+                    [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
   for (auto it = order.begin(); it != end; ++it) out.top.push_back(entry(*it));
   return out;
 }
 
 Answerer::Answerer(const Tokenizer& tokenizer, std::vector<int32_t> end_ids)
-    : tokenizer_(tokenizer), end_ids_(std::move(end_ids)), channel_begin_(tokenizer.find("<|channel>").value_or(-1)),
+    : tokenizer_(tokenizer),
+      end_ids_(std::move(end_ids)),
+      channel_begin_(tokenizer.find("<|channel>").value_or(-1)),
       channel_end_(tokenizer.find("<channel|>").value_or(-1)) {}
 
 void Answerer::begin(Sequence& sequence, const SamplingRequest& sampling) const {

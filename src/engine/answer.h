@@ -19,11 +19,11 @@ class Answerer {
   // Sets up parser, grammar-independent state and penalties for a prompt that is ready to be computed.
   void begin(Sequence& sequence, const SamplingRequest& sampling) const;
 
-  // The token chosen after ids. `logits` [vocabulary] where the sequence wants logprobs, else empty. Says how the answer
-  // ended, where it did; then call finish().
+  // The token chosen after ids. `logits` [vocabulary] where the sequence wants logprobs, else empty. Says how the
+  // answer ended, where it did; then call finish().
   std::optional<Finish> accept(Sequence& sequence, int32_t token, std::span<const float> logits) const;
 
-  void finish(Sequence& sequence, Finish how) const;                            // the last event
+  void finish(Sequence& sequence, Finish how) const;                             // the last event
   void fail(Sequence& sequence, const std::string& message, bool device) const;  // the last event
 
   const std::vector<int32_t>& end_ids() const { return end_ids_; }

@@ -117,17 +117,21 @@ Engine::Impl::Opened Engine::Impl::open(EngineOptions options, std::unique_ptr<B
   const ModelOptions model_options = plan_memory(options, config);
   if (!backend) backend = make_backend(options.backend, options.threads);
   auto model = std::make_unique<Model>(checkpoint, *backend, model_options);
-  return {options,           checkpoint.kind,    config, generation, std::move(tokenizer), std::move(backend),
-          std::move(model)};
+  return {options, checkpoint.kind, config, generation, std::move(tokenizer), std::move(backend), std::move(model)};
 }
 
 Engine::Impl::Impl(Opened opened)
-    : options(opened.options), kind(opened.kind), config(opened.config), generation(opened.generation),
-      tokenizer(opened.tokenizer), answerer(tokenizer, end_ids(config, generation, tokenizer)),
-      prompts(tokenizer, config,
-              {options.image_budget, options.image_budget_max, options.images_max, options.max_seq_len,
-               options.vision}),
-      backend(std::move(opened.backend)), model(std::move(opened.model)),
+    : options(opened.options),
+      kind(opened.kind),
+      config(opened.config),
+      generation(opened.generation),
+      tokenizer(opened.tokenizer),
+      answerer(tokenizer, end_ids(config, generation, tokenizer)),
+      prompts(
+          tokenizer, config,
+          {options.image_budget, options.image_budget_max, options.images_max, options.max_seq_len, options.vision}),
+      backend(std::move(opened.backend)),
+      model(std::move(opened.model)),
       stepper(std::make_unique<Stepper>(*model, answerer, options)) {}
 
 Grammar Engine::Impl::grammar(const Request& request) const {

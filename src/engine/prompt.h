@@ -1,5 +1,5 @@
-// PromptMaker: turns a Request into token ids and prepared images. It decodes pictures, fits them to the budget, renders
-// the conversation and tokenizes: everything about a prompt that needs no model. Any thread may call it.
+// PromptMaker: turns a Request into token ids and prepared images. It decodes pictures, fits them to the budget,
+// renders the conversation and tokenizes: everything about a prompt that needs no model. Any thread may call it.
 #pragma once
 
 #include <memory>

@@ -8,8 +8,7 @@ namespace gemma4 {
 namespace {
 
 void insert_sorted(std::vector<std::unique_ptr<Sequence>>& list, std::unique_ptr<Sequence> sequence) {
-  const auto at = std::ranges::upper_bound(
-      list, sequence, [](const auto& a, const auto& b) { return a->before(*b); });
+  const auto at = std::ranges::upper_bound(list, sequence, [](const auto& a, const auto& b) { return a->before(*b); });
   list.insert(at, std::move(sequence));
 }
 
@@ -152,8 +151,8 @@ void Scheduler::computed(const Step& step) {
     sequence.computed = part.begin + part.count;
     // A next turn's prompt follows this one's to its end, or nearly: the reply's opening may be written otherwise.
     constexpr int kTail = 16;
-    pages_.publish(sequence.table, sequence.keys, sequence.computed, false,
-                   sequence.prompt - kTail - pages_.window(), sequence.prompt);
+    pages_.publish(sequence.table, sequence.keys, sequence.computed, false, sequence.prompt - kTail - pages_.window(),
+                   sequence.prompt);
     pages_.slide(sequence.table, sequence.computed);
   }
 }

@@ -39,7 +39,7 @@ class Scheduler {
   Sequence* find(uint64_t id);
   std::unique_ptr<Sequence> remove(Sequence* sequence);  // its pages go back
 
-  Step next();                    // empty: there is nothing to do
+  Step next();                      // empty: there is nothing to do
   void computed(const Step& step);  // the pass is done: pages are published, windows slide
 
   int waiting() const { return static_cast<int>(waiting_.size()); }

@@ -1,5 +1,6 @@
 // Sequence: one request's timeline: which tokens it has, how far they are computed, which pages hold them, how its next
-// token is chosen, and who hears about it. Made by Engine::submit() on the caller's thread, then the engine thread's own.
+// token is chosen, and who hears about it. Made by Engine::submit() on the caller's thread, then the engine thread's
+// own.
 #pragma once
 
 #include <chrono>

@@ -8,6 +8,7 @@ namespace gemma4 {
 namespace {
 
 constexpr int kLargestBudget = 1120;  // soft tokens of one image, by Gemma 4's processor
+constexpr int kDefaultSeqLen = 4096;
 constexpr size_t kRecentImages = 16;  // embeddings kept for requests that repeat an image
 
 double milliseconds_since(Clock::time_point start) {
@@ -29,6 +30,9 @@ void need(bool good, const std::string& message) {
 ModelOptions plan_memory(EngineOptions& options, const Config& config) {
   need(options.max_seqs > 0 && options.chunk > 0 && options.page > 0 && options.max_queue > 0,
        "max_seqs, chunk, page and max_queue must be at least 1");
+  if (options.max_seq_len == 0) {
+    options.max_seq_len = config.max_positions > 0 ? std::min(kDefaultSeqLen, config.max_positions) : kDefaultSeqLen;
+  }
   need(options.max_seq_len > 1, "max-seq-len must be at least 2");
   need(config.max_positions == 0 || options.max_seq_len <= config.max_positions,
        "max-seq-len " + std::to_string(options.max_seq_len) + " is more than the " +
@@ -55,12 +59,14 @@ ModelOptions plan_memory(EngineOptions& options, const Config& config) {
   const int window = live_pages(config, 1, options.page);
   model.pages[kSliding] =
       model.pages_per_seq[kSliding] + 2 + (options.max_seqs - 1 + options.cache_windows) * (window + 1);
-  model.pages[kSliding] = std::min(model.pages[kSliding], std::max(model.pages[kFull], model.pages_per_seq[kSliding] + 2));
+  model.pages[kSliding] =
+      std::min(model.pages[kSliding], std::max(model.pages[kFull], model.pages_per_seq[kSliding] + 2));
   return model;
 }
 
 Stepper::Stepper(Model& model, const Answerer& answerer, const EngineOptions& options)
-    : model_(model), answerer_(answerer),
+    : model_(model),
+      answerer_(answerer),
       pages_({model.options().page,
               model.config().window,
               {model.options().pages[kSliding], model.options().pages[kFull]},
@@ -206,8 +212,8 @@ void Stepper::step() {
   fill_batch(step);
   const Clock::time_point start = Clock::now();
   const std::vector<int32_t> tokens = model_.forward(batch_);
-  const bool logprobs = std::ranges::any_of(
-      step.parts, [](const Step::Part& part) { return part.last && part.sequence->logprobs >= 0; });
+  const bool logprobs =
+      std::ranges::any_of(step.parts, [](const Step::Part& part) { return part.last && part.sequence->logprobs >= 0; });
   if (logprobs) {
     logits_.resize(static_cast<size_t>(model_.options().logits_max) * model_.config().vocab);
     model_.read_logits(logits_.data());

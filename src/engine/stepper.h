@@ -48,8 +48,8 @@ class Stepper {
   PageCache pages_;
   Scheduler scheduler_;
   Batch batch_;
-  std::vector<float> logits_;        // [logit rows, vocabulary], where a sequence wants logprobs
-  std::vector<int32_t> page_list_;   // scratch
+  std::vector<float> logits_;       // [logit rows, vocabulary], where a sequence wants logprobs
+  std::vector<int32_t> page_list_;  // scratch
   std::vector<std::pair<uint64_t, Model::Soft>> recent_images_;  // the last used first
   EngineStats stats_;
 };

@@ -1,0 +1,36 @@
+#include "cli/engine_flags.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+namespace gemma4 {
+
+void add_engine_flags(CLI::App& app, EngineOptions& options) {
+  app.add_option("--model,--prequantized,--bf16", options.model,
+                 "The checkpoint: a Hugging Face or quantised directory, or a .gguf file")
+      ->required();
+  app.add_option("--backend", options.backend, "ref, cpu or cuda")->capture_default_str();
+  app.add_option("--threads", options.threads, "Of the cpu backend; 0: one for each core")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--max-seq-len", options.max_seq_len, "Tokens of prompt and answer together (default: 4096)")
+      ->check(CLI::Range(2, 1 << 30));
+  app.add_option("--max-vision-soft-tokens", options.image_budget, "Budget of each picture (default: the checkpoint's)")
+      ->check(CLI::IsMember({70, 140, 280, 560, 1120}));
+  app.add_option("--prefill-chunk", options.chunk, "Prompt tokens of one step")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+std::optional<int> parse_flags(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+    return std::nullopt;
+  } catch (const CLI::Success& success) {
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), error.what());
+    return kExitBadInput;
+  }
+}
+
+}  // namespace gemma4

@@ -1,0 +1,20 @@
+// The flags that every verb with an Engine shares, and how a command line is read.
+#pragma once
+
+#include <optional>
+
+#include "engine/engine.h"
+
+namespace CLI {
+class App;
+}
+
+namespace gemma4 {
+
+// --model (--prequantized, --bf16), --backend, --threads, --max-seq-len, --max-vision-soft-tokens, --prefill-chunk.
+void add_engine_flags(CLI::App& app, EngineOptions& options);
+
+// Nothing where the flags were read; else the exit code, with help or one line about the mistake printed.
+std::optional<int> parse_flags(CLI::App& app, int argc, char** argv);
+
+}  // namespace gemma4
