@@ -5,21 +5,21 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <map>
 #include <random>
 
+#include "base/file.h"
 #include "text/tokenizer.h"
 
 namespace gemma4 {
 namespace {
 
-// Enough of a tokenizer for Sequence's parser, which these tests never use.
-Tokenizer tiny_tokenizer() {
-  TokenizerArrays arrays;
-  arrays.tokens = {"<pad>",      "<eos>",        "<bos>",        "<unk>",  "<|channel>",
-                   "<channel|>", "<|tool_call>", "<tool_call|>", "<|\"|>", "a"};
-  arrays.types = {3, 3, 3, 2, 4, 4, 4, 4, 4, 1};
-  return Tokenizer::from_arrays(arrays);
+// For Sequence's parser, which these tests never use.
+const Tokenizer& demo_tokenizer() {
+  static const Tokenizer tokenizer = Tokenizer::from_json(read_file(SOURCE_DIR "/models/demo/tokenizer.json"));
+  return tokenizer;
 }
 
 struct Shape {
@@ -78,7 +78,7 @@ struct World {
         scheduler({shape.max_seqs, shape.chunk, shape.rows_max}, pages) {}
 
   Sequence* add(std::vector<TokenKey> keys, int answer, std::vector<std::pair<int, int>> images = {}) {
-    auto sequence = std::make_unique<Sequence>(OutputParser(tokenizer));
+    auto sequence = std::make_unique<Sequence>(OutputParser(demo_tokenizer()));
     sequence->id = ++last_id;
     sequence->prompt = static_cast<int>(keys.size());
     sequence->limit = sequence->prompt + answer;
@@ -137,7 +137,6 @@ struct World {
   }
 
   Shape shape;
-  Tokenizer tokenizer = tiny_tokenizer();
   Memory memory;
   PageCache pages;
   Scheduler scheduler;
