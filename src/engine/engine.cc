@@ -108,6 +108,10 @@ struct Engine::Impl {
 Engine::Impl::Opened Engine::Impl::open(EngineOptions options, std::unique_ptr<Backend> backend) {
   const Checkpoint checkpoint = open_checkpoint(options.model);
   Config config = parse_config(checkpoint.config);
+  // A Hugging Face checkpoint of this model has its vision tower; a GGUF's may lie in another file.
+  if (!config.has_vision && checkpoint.kind != "gguf") {
+    throw Error(options.model.string() + ": config.json has no vision_config");
+  }
   GenerationConfig generation = parse_generation_config(checkpoint.generation_config);
   Tokenizer tokenizer = make_tokenizer(checkpoint.tokenizer);
   options.vision = options.vision && config.has_vision;

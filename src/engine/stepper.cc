@@ -50,7 +50,8 @@ ModelOptions plan_memory(EngineOptions& options, const Config& config) {
   model.page = options.page;
   model.vision = options.vision;
   model.pages_per_seq[kFull] = pages_for(options.max_seq_len, options.page);
-  model.pages_per_seq[kSliding] = live_pages(config, model.rows_max, options.page);
+  model.pages_per_seq[kSliding] =
+      std::min(live_pages(config, model.rows_max, options.page), model.pages_per_seq[kFull]);
   // One sequence of full length must always fit, with a page to copy from and one to spare.
   if (options.cache_tokens == 0) options.cache_tokens = int64_t{options.max_seqs} * options.max_seq_len;
   model.pages[kFull] = std::max(pages_for(options.cache_tokens, options.page), model.pages_per_seq[kFull]) + 2;
