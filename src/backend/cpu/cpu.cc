@@ -77,13 +77,11 @@ class CpuBackend final : public Backend {
     layout->heads = config.heads;
     layout->dim = config.dim;
     layout->value_dim = (config.dim + 15) / 16 * 16;
-    const int64_t rows = layout->slots * layout->heads;
-    layout->storage = std::make_unique<cpu::Storage>(rows * (layout->dim + layout->value_dim) * 4, used_);
-    layout->keys = reinterpret_cast<float*>(layout->storage->data());
-    layout->values = layout->keys + rows * layout->dim;
     Kv kv;
-    kv.k = Tensor(layout->keys, DType::kF32, {config.slots, config.heads, config.dim});
-    kv.v = Tensor(layout->values, DType::kF32, {config.slots, config.heads, config.dim});
+    kv.k = alloc(DType::kF32, {layout->slots, config.heads, layout->dim});
+    kv.v = alloc(DType::kF32, {layout->slots, config.heads, layout->value_dim});
+    layout->keys = static_cast<float*>(kv.k.data);
+    layout->values = static_cast<float*>(kv.v.data);
     kv.page = config.page;
     kv.extra = layout;
     return kv;

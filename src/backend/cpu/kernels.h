@@ -44,7 +44,6 @@ struct KvLayout {
   int64_t heads = 0, dim = 0, value_dim = 0;
   float* keys = nullptr;
   float* values = nullptr;
-  std::unique_ptr<Storage> storage;
 };
 
 void linear(const Context& c, const Tensor& out, const Tensor& x, const Packed& w);
@@ -62,11 +61,5 @@ void kv_write(const Context& c, const KvLayout& cache, const Kv& kv, const Tenso
 void kv_copy_slot(const KvLayout& cache, int64_t from, int64_t to);
 void attend(const Context& c, const Tensor& out, const Tensor& q, const KvLayout& cache, const Kv& kv,
             std::span<const Row> rows);
-
-// Names of the SIMD targets compiled in that this machine can run, best first; and a way for tests to run one of them
-// (an empty name: back to the best). running_target() asks a kernel what it was compiled for.
-std::vector<const char*> targets();
-void use_target(const char* name);
-const char* running_target();
 
 }  // namespace gemma4::cpu

@@ -5,14 +5,13 @@
 #include <cstring>
 #include <string>
 
-#include "backend/cpu/kernels.h"
 #include "backend/cpu/simd-inl.h"
+#include "backend/cpu/targets.h"
+#include "base/check.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace gemma4::cpu::HWY_NAMESPACE {
-namespace {
 const char* RunningTarget() { return hwy::TargetName(HWY_TARGET); }
-}  // namespace
 }  // namespace gemma4::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
