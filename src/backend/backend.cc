@@ -20,6 +20,11 @@ void Backend::kv_copy(const Kv& kv, int32_t from, int32_t to) {
   }
 }
 
+void Backend::kv_release(const Kv& kv) {
+  if (kv.k) release(kv.k);
+  if (kv.v) release(kv.v);
+}
+
 void Backend::residual_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) {
   norm(y, y, post, eps);
   add(x, y, scale);

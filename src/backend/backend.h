@@ -87,6 +87,7 @@ class Backend {
   virtual Tensor alloc(DType type, std::initializer_list<int64_t> shape) = 0;
   virtual void release(Tensor t) = 0;  // gives back what alloc() returned
   virtual Kv kv_alloc(const KvConfig& config);
+  virtual void kv_release(const Kv& kv);
   // Page `to` becomes a copy of page `from`, in verb order. The default goes through the host and takes rows of kv.k
   // and kv.v to be slots; whoever lays a cache out otherwise overrides it with kv_alloc().
   virtual void kv_copy(const Kv& kv, int32_t from, int32_t to);

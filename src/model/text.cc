@@ -10,7 +10,7 @@ namespace {
 // repeats the same shape thousands of times, a prompt's chunks do not.
 constexpr size_t kReplayRowsMax = 16;
 
-Rope make_rope(Backend& be, const AttentionConfig& c) {
+Rope make_rope(Backend& be, Owned& owned, const AttentionConfig& c) {
   // theta^(-2i / head_dim), with the whole head in the exponent even where only a part rotates ("proportional").
   const int half = c.head_dim / 2;
   std::vector<float> inv_freq(static_cast<size_t>(half), 0.0f);
@@ -19,7 +19,7 @@ Rope make_rope(Backend& be, const AttentionConfig& c) {
     inv_freq[static_cast<size_t>(i)] =
         1.0f / std::pow(static_cast<float>(c.rope_theta), exponent) / static_cast<float>(c.rope_factor);
   }
-  Rope rope{be.alloc(DType::kF32, {1, half}), c.head_dim};
+  Rope rope{owned.alloc(DType::kF32, {1, half}), c.head_dim};
   be.write(rope.inv_freq, inv_freq.data());
   return rope;
 }
@@ -27,15 +27,15 @@ Rope make_rope(Backend& be, const AttentionConfig& c) {
 }  // namespace
 
 TextModel::TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options)
-    : be_(backend), config_(config), w_(weights), options_(options) {
+    : be_(backend), owned_(backend), config_(config), w_(weights), options_(options) {
   const DType act = be_.activation_type();
   const int64_t rows = options_.rows_max, outs = options_.logits_max, world = be_.world();
   int64_t q_max = 0, kv_max = 0, qkv_max = 0;
   for (int kind = 0; kind < kKinds; ++kind) {
     const AttentionConfig& c = config_.attention[static_cast<size_t>(kind)];
     shapes_[kind] = {c.heads / world, c.kv_heads / world, c.head_dim, !c.k_is_v};
-    ropes_[kind] = make_rope(be_, c);
-    pages_[kind] = be_.alloc(DType::kI32, {options_.seqs_max, options_.pages_per_seq[kind]});
+    ropes_[kind] = make_rope(be_, owned_, c);
+    pages_[kind] = owned_.alloc(DType::kI32, {options_.seqs_max, options_.pages_per_seq[kind]});
     const int64_t q = shapes_[kind].heads * c.head_dim, kv = shapes_[kind].kv_heads * c.head_dim;
     q_max = std::max(q_max, q), kv_max = std::max(kv_max, kv);
     qkv_max = std::max(qkv_max, q + kv * (c.k_is_v ? 1 : 2));
@@ -45,24 +45,24 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
     const AttentionConfig& c = config_.attention[kind];
     KvConfig kv{int64_t{options_.pages[kind]} * options_.page, options_.page, static_cast<int>(shapes_[kind].kv_heads),
                 c.head_dim, c.k_is_v ? c.rotated_pairs : 0};
-    kv_.push_back(be_.kv_alloc(kv));
+    kv_.push_back(owned_.kv_alloc(kv));
     kv_.back().pages = pages_[kind];
     if (c.k_is_v) kv_.back().k_norm = w_.layers[static_cast<size_t>(i)].k_norm;
   }
   const int64_t inner = config_.intermediate / world;
-  a_.x = be_.alloc(be_.residual_type(), {rows, config_.hidden});
-  a_.h = be_.alloc(act, {rows, config_.hidden});
-  a_.y = be_.alloc(act, {rows, config_.hidden});
-  a_.qkv = be_.alloc(act, {rows, qkv_max});
-  a_.values = be_.alloc(act, {rows, kv_max});
-  a_.o = be_.alloc(act, {rows, q_max});
-  a_.gate_up = be_.alloc(act, {rows, 2 * inner});
-  a_.act = be_.alloc(act, {rows, inner});
-  out_x_ = be_.alloc(be_.residual_type(), {outs, config_.hidden});
-  out_h_ = be_.alloc(act, {outs, config_.hidden});
-  all_logits_ = be_.alloc(DType::kF32, {outs, config_.vocab});
-  sampled_ = be_.alloc(DType::kI32, {outs, 1});
-  inputs_ = be_.alloc(DType::kI32, {11 * rows + outs, 1});
+  a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
+  a_.h = owned_.alloc(act, {rows, config_.hidden});
+  a_.y = owned_.alloc(act, {rows, config_.hidden});
+  a_.qkv = owned_.alloc(act, {rows, qkv_max});
+  a_.values = owned_.alloc(act, {rows, kv_max});
+  a_.o = owned_.alloc(act, {rows, q_max});
+  a_.gate_up = owned_.alloc(act, {rows, 2 * inner});
+  a_.act = owned_.alloc(act, {rows, inner});
+  out_x_ = owned_.alloc(be_.residual_type(), {outs, config_.hidden});
+  out_h_ = owned_.alloc(act, {outs, config_.hidden});
+  all_logits_ = owned_.alloc(DType::kF32, {outs, config_.vocab});
+  sampled_ = owned_.alloc(DType::kI32, {outs, 1});
+  inputs_ = owned_.alloc(DType::kI32, {11 * rows + outs, 1});
   logits_ = all_logits_.slice(0, 0);
 }
 

@@ -10,6 +10,7 @@
 #include "model/batch.h"
 #include "model/layer.h"
 #include "model/model.h"
+#include "model/owned.h"
 
 namespace gemma4 {
 
@@ -36,6 +37,7 @@ class TextModel {
   void check(const Batch& batch) const;
 
   Backend& be_;
+  Owned owned_;
   const Config& config_;
   const Weights& w_;
   ModelOptions options_;

@@ -9,14 +9,14 @@ namespace gemma4 {
 namespace {
 
 // Each half of a head turns by one axis; its frequencies are theta^(-2i / half), i < half / 2, for both axes.
-Rope make_rope(Backend& be, const VisionConfig& c) {
+Rope make_rope(Backend& be, Owned& owned, const VisionConfig& c) {
   const int block = c.head_dim / 2, pairs = block / 2;
   std::vector<float> inv_freq(static_cast<size_t>(pairs));
   for (int i = 0; i < pairs; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(block);
     inv_freq[static_cast<size_t>(i)] = 1.0f / std::pow(static_cast<float>(c.rope_theta), exponent);
   }
-  Rope rope{be.alloc(DType::kF32, {1, pairs}), block};
+  Rope rope{owned.alloc(DType::kF32, {1, pairs}), block};
   be.write(rope.inv_freq, inv_freq.data());
   return rope;
 }
@@ -24,18 +24,16 @@ Rope make_rope(Backend& be, const VisionConfig& c) {
 }  // namespace
 
 VisionModel::VisionModel(Backend& backend, const Config& config, const VisionWeights& weights)
-    : be_(backend), config_(config), c_(config.vision), w_(weights), rope_(make_rope(backend, config.vision)) {}
+    : be_(backend), tables_(backend), buffers_(backend), config_(config), c_(config.vision), w_(weights) {
+  if (config.has_vision) rope_ = make_rope(be_, tables_, c_);
+}
 
 void VisionModel::grow(int n) {
   if (n <= rows_max_) return;
-  for (const Tensor& t : owned_) be_.release(t);
-  owned_.clear();
+  buffers_.clear();
   const DType act = be_.activation_type(), residual = be_.residual_type();
   const int64_t width = int64_t{c_.heads} * c_.head_dim, soft = n / (c_.pool * c_.pool) + 1;
-  const auto alloc = [&](DType type, int64_t rows, int64_t cols) {
-    owned_.push_back(be_.alloc(type, {rows, cols}));
-    return owned_.back();
-  };
+  const auto alloc = [&](DType type, int64_t rows, int64_t cols) { return buffers_.alloc(type, {rows, cols}); };
   a_.x = alloc(residual, n, c_.hidden);
   a_.h = alloc(act, n, c_.hidden);
   a_.y = alloc(act, n, c_.hidden);
@@ -51,9 +49,7 @@ void VisionModel::grow(int n) {
   group_ = alloc(DType::kI32, n, 1);
   pooled_ = alloc(residual, soft, c_.hidden);
   normed_ = alloc(act, soft, c_.hidden);
-  if (kv_.k) be_.release(kv_.k);
-  if (kv_.v) be_.release(kv_.v);
-  kv_ = be_.kv_alloc({n, 1, c_.heads, c_.head_dim, 0});
+  kv_ = buffers_.kv_alloc({n, 1, c_.heads, c_.head_dim, 0});
   rows_max_ = n;
 }
 

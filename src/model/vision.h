@@ -4,6 +4,7 @@
 
 #include "model/layer.h"
 #include "model/model.h"
+#include "model/owned.h"
 #include "model/text.h"
 
 namespace gemma4 {
@@ -20,12 +21,12 @@ class VisionModel {
   std::vector<int32_t> pool_groups(const PatchView& patches, int64_t* soft_rows) const;
 
   Backend& be_;
+  Owned tables_, buffers_;
   const Config& config_;
   const VisionConfig& c_;
   const VisionWeights& w_;
   Rope rope_;
   int rows_max_ = 0;
-  std::vector<Tensor> owned_;
   Activations a_;
   Kv kv_;
   Tensor pixels_;        // [n, 3 * patch * patch]

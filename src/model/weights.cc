@@ -62,7 +62,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, Backend& backend) : checkpoint_(checkpoint), be_(backend) {}
+  Loader(const Checkpoint& checkpoint, Backend& backend, Owned& owned)
+      : checkpoint_(checkpoint), be_(backend), owned_(owned) {}
 
   const Matrix& host(const std::string& name) const { return checkpoint_.find(name)->matrix; }
 
@@ -77,7 +78,7 @@ class Loader {
 
   Tensor vector(const std::string& name) const {
     const std::vector<float> host_values = values(name);
-    const Tensor t = be_.alloc(DType::kF32, {1, static_cast<int64_t>(host_values.size())});
+    const Tensor t = owned_.alloc(DType::kF32, {1, static_cast<int64_t>(host_values.size())});
     be_.write(t, host_values.data());
     return t;
   }
@@ -135,6 +136,7 @@ class Loader {
  private:
   const Checkpoint& checkpoint_;
   Backend& be_;
+  Owned& owned_;
 };
 
 VisionWeights load_vision(const Loader& load, const Config& config) {
@@ -206,8 +208,9 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
     throw Error(checkpoint.path.string() + ": " + problems[0] + more);
   }
   check_split(config, backend.world());
-  const Loader load(checkpoint, backend);
   Weights w;
+  w.vectors = std::make_shared<Owned>(backend);
+  const Loader load(checkpoint, backend, *w.vectors);
   w.embed = load.matrix("embed_tokens.weight");
   for (int i = 0; i < config.layers; ++i) {
     const std::string at = layer_name(kText, i);

@@ -2,12 +2,14 @@
 // missing, misshapen or unknown without loading anything; load_weights() puts all of it on a backend.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
 #include "checkpoint/checkpoint.h"
 #include "model/config.h"
+#include "model/owned.h"
 
 namespace gemma4 {
 
@@ -52,9 +54,10 @@ struct VisionWeights {
 };
 
 struct Weights {
-  Matrix embed;  // [vocab, hidden]
-  Matrix head;   // [vocab, hidden]
-  Tensor norm;   // F32 [hidden]
+  std::shared_ptr<Owned> vectors;  // keeps the norms' tensors
+  Matrix embed;                    // [vocab, hidden]
+  Matrix head;                     // [vocab, hidden]
+  Tensor norm;                     // F32 [hidden]
   std::vector<LayerWeights> layers;
   VisionWeights vision;
 };

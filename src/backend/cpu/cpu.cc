@@ -87,6 +87,8 @@ class CpuBackend final : public Backend {
     return kv;
   }
 
+  void kv_release(const Kv&) override {}  // the last Kv to go frees its storage
+
   void kv_copy(const Kv& kv, int32_t from, int32_t to) override {
     const cpu::KvLayout& c = layout(kv);
     for (int64_t i = 0; i < kv.page; ++i) {

@@ -1,0 +1,41 @@
+// Owned: tensors of a backend that live as long as this object. What a part of the model allocates, it gives back.
+#pragma once
+
+#include <initializer_list>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace gemma4 {
+
+class Owned {
+ public:
+  explicit Owned(Backend& backend) : be_(backend) {}
+  ~Owned() { clear(); }
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+
+  Tensor alloc(DType type, std::initializer_list<int64_t> shape) {
+    tensors_.push_back(be_.alloc(type, shape));
+    return tensors_.back();
+  }
+
+  Kv kv_alloc(const KvConfig& config) {
+    caches_.push_back(be_.kv_alloc(config));
+    return caches_.back();
+  }
+
+  void clear() {
+    for (const Tensor& t : tensors_) be_.release(t);
+    for (const Kv& kv : caches_) be_.kv_release(kv);
+    tensors_.clear();
+    caches_.clear();
+  }
+
+ private:
+  Backend& be_;
+  std::vector<Tensor> tensors_;
+  std::vector<Kv> caches_;
+};
+
+}  // namespace gemma4
