@@ -219,8 +219,8 @@ std::string torchao_int4_metadata(int64_t rows, int64_t cols, int64_t group) {
 }
 
 std::string torchao_int8_metadata(int64_t group) {
-  return R"({"_type": "IntxUnpackedToInt8Tensor", "_data": {"target_dtype": {"_type": "torch.dtype", "_data": "int8"}, )"
-         R"("block_size": [1, )" +
+  return R"({"_type": "IntxUnpackedToInt8Tensor", "_data": {)"
+         R"("target_dtype": {"_type": "torch.dtype", "_data": "int8"}, "block_size": [1, )" +
          std::to_string(group) +
          R"(], "dtype": {"_type": "torch.dtype", "_data": "bfloat16"}, "activation_quantization": null}, )"
          R"("_tensor_data_names": ["qdata", "scale", "zero_point"]})";

@@ -1,8 +1,232 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <optional>
+
 #include "base/check.h"
 #include "cli/cli.h"
+#include "model/weights.h"
 
 namespace gemma4 {
+namespace {
 
-int inspect_command(int, char**) { throw Error("inspect is being built"); }
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+// Everything `inspect` has to say; the text and the JSON are two renderings of it.
+struct Findings {
+  Checkpoint checkpoint;
+  std::optional<Config> config;
+  std::optional<GenerationConfig> generation;
+  std::vector<std::string> refused;  // why `gemma4 run` would not take it
+};
+
+// Calls `read`, and takes an Error of it as a reason to refuse.
+template <typename Read>
+void try_to(std::vector<std::string>& refused, Read read) {
+  try {
+    read();
+  } catch (const Error& error) {
+    refused.push_back(error.what());
+  }
+}
+
+Findings look(const std::string& path) {
+  Findings found;
+  found.checkpoint = open_checkpoint(path);
+  const Checkpoint& checkpoint = found.checkpoint;
+  if (checkpoint.config.empty()) {
+    found.refused.push_back("there is no config.json beside it");
+  } else {
+    try_to(found.refused, [&] { found.config = parse_config(checkpoint.config); });
+  }
+  try_to(found.refused, [&] { found.generation = parse_generation_config(checkpoint.generation_config); });
+  if (found.config) {
+    try_to(found.refused, [&] { default_image_budget(*found.config, checkpoint.processor_config); });
+    for (const std::string& problem : check_weights(checkpoint, *found.config)) found.refused.push_back(problem);
+  }
+  if (checkpoint.tokenizer.json.empty() && checkpoint.tokenizer.tokens.empty()) {
+    found.refused.push_back("there is no tokenizer (tokenizer.json)");
+  }
+  return found;
+}
+
+int count(const Config& config, Kind kind) {
+  return static_cast<int>(std::count(config.kinds.begin(), config.kinds.end(), kind));
+}
+
+// A float as the shortest decimal near it: 0.95, not 0.949999988079071.
+double decimal(float value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.7g", static_cast<double>(value));
+  return std::atof(text);
+}
+
+ordered_json attention_json(const Config& config, Kind kind) {
+  const AttentionConfig& a = config.attention[kind];
+  return {{"layers", count(config, kind)},
+          {"heads", a.heads},
+          {"kv_heads", a.kv_heads},
+          {"head_dim", a.head_dim},
+          {"k_is_v", a.k_is_v},
+          {"rope_theta", a.rope_theta},
+          {"rope_factor", a.rope_factor},
+          {"rotated", 2 * a.rotated_pairs}};
+}
+
+ordered_json config_json(const Config& config) {
+  ordered_json out = {{"vocabulary", config.vocab},
+                      {"hidden", config.hidden},
+                      {"intermediate", config.intermediate},
+                      {"layers", config.layers},
+                      {"sliding", attention_json(config, kSliding)},
+                      {"full", attention_json(config, kFull)},
+                      {"window", config.window},
+                      {"image_blocks", config.image_blocks},
+                      {"embed_scale", decimal(config.embed_scale)},
+                      {"softcap", decimal(config.softcap)},
+                      {"max_positions", config.max_positions},
+                      {"tied", config.tied},
+                      {"end_ids", config.eos_ids}};
+  if (config.has_vision) {
+    const VisionConfig& v = config.vision;
+    out["vision"] = {{"layers", v.layers},
+                     {"hidden", v.hidden},
+                     {"intermediate", v.intermediate},
+                     {"heads", v.heads},
+                     {"head_dim", v.head_dim},
+                     {"patch", v.patch},
+                     {"pool", v.pool},
+                     {"positions", v.positions},
+                     {"standardize", v.standardize},
+                     {"budget", v.default_budget}};
+  }
+  return out;
+}
+
+struct Total {
+  int64_t tensors = 0, values = 0;
+  uint64_t bytes = 0;
+};
+
+std::map<std::string, Total> totals_of(const Checkpoint& checkpoint) {
+  std::map<std::string, Total> totals;
+  for (const auto& [name, weight] : checkpoint.weights) {
+    for (const std::string& key : {std::string(info(weight.matrix.format).name), std::string("all")}) {
+      Total& total = totals[key];
+      ++total.tensors;
+      total.values += weight.matrix.rows * weight.matrix.cols;
+      total.bytes += weight.bytes;
+    }
+  }
+  return totals;
+}
+
+ordered_json to_json(const Findings& found) {
+  const Checkpoint& checkpoint = found.checkpoint;
+  ordered_json out = {{"path", checkpoint.path.string()}, {"kind", checkpoint.kind}};
+  for (const auto& file : checkpoint.files) {
+    out["files"].push_back({{"path", file->path().string()}, {"bytes", file->bytes().size()}});
+  }
+  if (found.config) out["config"] = config_json(*found.config);
+  if (found.generation) {
+    out["generation"] = {{"do_sample", found.generation->do_sample},
+                         {"temperature", decimal(found.generation->temperature)},
+                         {"top_k", found.generation->top_k},
+                         {"top_p", decimal(found.generation->top_p)},
+                         {"end_ids", found.generation->eos_ids}};
+  }
+  out["tensors"] = ordered_json::array();
+  for (const std::string& name : checkpoint.order) {
+    const Weight& weight = *checkpoint.find(name);
+    ordered_json row = {{"name", name}, {"format", info(weight.matrix.format).name}};
+    if (weight.matrix.group > 0) row["group"] = weight.matrix.group;
+    row["shape"] = weight.shape;
+    row["bytes"] = weight.bytes;
+    out["tensors"].push_back(row);
+  }
+  for (const auto& [format, total] : totals_of(checkpoint)) {
+    out["totals"][format] = {{"tensors", total.tensors}, {"values", total.values}, {"bytes", total.bytes}};
+  }
+  out["refused"] = found.refused;
+  return out;
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+void print_attention(const Config& config, Kind kind, const char* name) {
+  const AttentionConfig& a = config.attention[kind];
+  std::printf("  %-12s%d layers, %d heads of %d, %d KV heads%s, RoPE base %g on %d elements\n", name,
+              count(config, kind), a.heads, a.head_dim, a.kv_heads, a.k_is_v ? " (V is K)" : "", a.rope_theta,
+              2 * a.rotated_pairs);
+}
+
+void print_config(const Config& config) {
+  std::printf("config\n  %-12s%d layers, hidden %d, MLP %d, vocabulary %d, up to %d tokens\n", "text", config.layers,
+              config.hidden, config.intermediate, config.vocab, config.max_positions);
+  print_attention(config, kSliding, "sliding");
+  print_attention(config, kFull, "full");
+  std::printf("  %-12swindow %d, images attend %s, embedding x %g, softcap %g, head %s\n", "", config.window,
+              config.image_blocks ? "both ways on sliding layers" : "causally", static_cast<double>(config.embed_scale),
+              static_cast<double>(config.softcap), config.tied ? "tied" : "its own");
+  if (!config.has_vision) return;
+  const VisionConfig& v = config.vision;
+  std::printf("  %-12s%d layers, hidden %d, MLP %d, %d heads of %d, patches of %d, pooled %d x %d, %d positions, ",
+              "vision", v.layers, v.hidden, v.intermediate, v.heads, v.head_dim, v.patch, v.pool, v.pool, v.positions);
+  std::printf("%d tokens for an image\n", v.default_budget);
+}
+
+void print_text(const Findings& found) {
+  const Checkpoint& checkpoint = found.checkpoint;
+  uint64_t bytes = 0;
+  for (const auto& file : checkpoint.files) bytes += file->bytes().size();
+  std::printf("%s: %s, %zu file%s, %.1f MB\n", checkpoint.path.c_str(), checkpoint.kind.c_str(),
+              checkpoint.files.size(), checkpoint.files.size() == 1 ? "" : "s", static_cast<double>(bytes) / 1e6);
+  if (found.config) print_config(*found.config);
+  std::printf("tensors\n");
+  for (const std::string& name : checkpoint.order) {
+    const Weight& weight = *checkpoint.find(name);
+    const std::string format = std::string(info(weight.matrix.format).name) +
+                               (weight.matrix.group > 0 ? " /" + std::to_string(weight.matrix.group) : "");
+    std::printf("  %-64s %-10s %-18s %12llu\n", name.c_str(), format.c_str(), shape_text(weight.shape).c_str(),
+                static_cast<unsigned long long>(weight.bytes));
+  }
+  std::printf("totals\n");
+  for (const auto& [format, total] : totals_of(checkpoint)) {
+    std::printf("  %-6s %5lld tensors %15lld values %12.3f MB  %5.2f bits a value\n", format.c_str(),
+                static_cast<long long>(total.tensors), static_cast<long long>(total.values),
+                static_cast<double>(total.bytes) / 1e6,
+                8 * static_cast<double>(total.bytes) / static_cast<double>(total.values));
+  }
+  std::printf("would be refused\n");
+  if (found.refused.empty()) std::printf("  nothing\n");
+  for (const std::string& reason : found.refused) std::printf("  %s\n", reason.c_str());
+}
+
+}  // namespace
+
+int inspect_command(int argc, char** argv) {
+  CLI::App app("Show what a checkpoint holds and whether it can run; exit code 1 where it cannot.", "gemma4 inspect");
+  std::string path;
+  bool as_json = false;
+  app.add_option("PATH", path, "a model directory, or one file of weights")->required();
+  app.add_flag("--json", as_json, "print one JSON object");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
+  }
+  const Findings found = look(path);
+  if (as_json) {
+    std::printf("%s\n", to_json(found).dump(2).c_str());
+  } else {
+    print_text(found);
+  }
+  return found.refused.empty() ? kExitOk : kExitFailed;
+}
 
 }  // namespace gemma4

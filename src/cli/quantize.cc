@@ -2,30 +2,29 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
-#include <nlohmann/json.hpp>
 
 #include "base/check.h"
 #include "checkpoint/quantize_checkpoint.h"
 #include "cli/cli.h"
+#include "model/weights.h"
 
 namespace gemma4 {
 namespace {
 
-// What recipes depend on, from config.json.
-RecipeModel recipe_model(const Checkpoint& checkpoint) {
-  using nlohmann::json;
-  const json config = json::parse(checkpoint.config, nullptr, false);
-  const json text = config.is_object() ? config.value("text_config", config) : json();
-  if (!text.is_object() || !text.contains("num_hidden_layers") || !text["num_hidden_layers"].is_number_unsigned()) {
-    throw Error(checkpoint.path.string() + "/config.json lacks num_hidden_layers");
-  }
-  RecipeModel model;
-  model.layers = text["num_hidden_layers"].get<int>();
-  const json kinds = text.value("layer_types", json::array());
-  for (int i = 0; i < static_cast<int>(kinds.size()); ++i) {
-    if (kinds[static_cast<size_t>(i)] == "full_attention") model.full.insert(i);
+RecipeModel recipe_model(const Config& config) {
+  RecipeModel model{config.layers, {}};
+  for (int i = 0; i < config.layers; ++i) {
+    if (config.kinds[static_cast<size_t>(i)] == kFull) model.full.insert(i);
   }
   return model;
+}
+
+// Refuses what could be quantised but never run.
+void check_source(const Checkpoint& source, const Config& config) {
+  const std::vector<std::string> problems = check_weights(source, config);
+  if (problems.empty()) return;
+  throw Error(source.path.string() + ": " + problems[0] +
+              (problems.size() > 1 ? " (and " + std::to_string(problems.size() - 1) + " more)" : ""));
 }
 
 std::string recipe_help() {
@@ -56,7 +55,9 @@ int quantize_command(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   if (!std::filesystem::is_directory(model_dir)) throw Error("there is no model directory " + model_dir);
   const Checkpoint source = open_checkpoint(model_dir);
-  const Recipe recipe = load_recipe(recipe_name, recipe_model(source));
+  const Config config = parse_config(source.config);
+  check_source(source, config);
+  const Recipe recipe = load_recipe(recipe_name, recipe_model(config));
   const QuantizeReport report = quantize_checkpoint(source, recipe, output, options);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   rusage usage{};

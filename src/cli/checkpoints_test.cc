@@ -1,0 +1,116 @@
+// `gemma4 quantize` and `gemma4 inspect` as a person calls them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/testing.h"
+
+namespace gemma4 {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::HasSubstr;
+using testing_files::Folder;
+
+const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
+
+struct Outcome {
+  int exit;
+  std::string out, err;
+};
+
+Outcome gemma4(const std::string& arguments) {
+  const Folder folder;
+  const std::string out = folder.path / "out", err = folder.path / "err";
+  const int status = std::system((GEMMA4_BINARY " " + arguments + " >" + out + " 2>" + err).c_str());
+  return {WEXITSTATUS(status), read_file(out), read_file(err)};
+}
+
+void copy_tiny(const fs::path& to) { fs::copy(kTiny, to, fs::copy_options::recursive); }
+
+TEST(QuantizeCommand, MakesADirectoryThatInspectApproves) {
+  const Folder folder;
+  const std::string out = folder.path / "out";
+  const Outcome made = gemma4("quantize --model-dir " + kTiny + " --output " + out + " --quant-recipe balanced");
+  EXPECT_EQ(made.exit, 0) << made.err;
+  EXPECT_EQ(made.out, "");
+  EXPECT_THAT(made.err, HasSubstr("143 tensors"));
+  const Outcome seen = gemma4("inspect --json " + out);
+  EXPECT_EQ(seen.exit, 0) << seen.out;
+  const json facts = json::parse(seen.out);
+  EXPECT_EQ(facts["kind"], "torchao");
+  EXPECT_EQ(facts["config"]["layers"], 7);
+  EXPECT_EQ(facts["refused"], json::array());
+  EXPECT_EQ(facts["totals"]["all"]["tensors"], 143);
+  // balanced: layer 6 is full and at the edge, so its k_proj is int8; layer 5 is full but not at the edge.
+  std::map<std::string, std::string> formats;
+  for (const json& row : facts["tensors"]) formats[row["name"]] = row["format"];
+  EXPECT_EQ(formats["layers.6.self_attn.k_proj.weight"], "int8");
+  EXPECT_EQ(formats["layers.5.self_attn.k_proj.weight"], "int4");
+  EXPECT_EQ(formats["layers.0.self_attn.k_proj.weight"], "int4");
+  EXPECT_EQ(formats["layers.0.self_attn.v_proj.weight"], "int8");
+}
+
+TEST(QuantizeCommand, BadInputIsOneLineExitTwoAndNothingWritten) {
+  const Folder folder;
+  const std::string out = folder.path / "out";
+  const auto refused = [&](const std::string& arguments, const std::string& why) {
+    const Outcome outcome = gemma4("quantize --output " + out + " " + arguments);
+    EXPECT_EQ(outcome.exit, 2) << arguments;
+    EXPECT_THAT(outcome.err, HasSubstr(why));
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_FALSE(fs::exists(out));
+  };
+  refused("--model-dir /nonexistent", "/nonexistent");
+  refused("--model-dir " + kTiny + " --quant-recipe no_such", "no_such");
+  refused("--model-dir " + kTiny + " --quant-recipe sensitive_gs64", "multiple of the group size 64");
+  // A config that disagrees with the weights, and one without vision_config.
+  copy_tiny(folder.path / "model");
+  const std::string model = folder.path / "model";
+  const json config = json::parse(read_file(folder.path / "model/config.json"));
+  json wide = config;
+  wide["text_config"]["intermediate_size"] = 192;
+  folder.put("model/config.json", wide.dump());
+  refused("--model-dir " + model, "config.json asks for");
+  json blind = config;
+  blind.erase("vision_config");
+  folder.put("model/config.json", blind.dump());
+  refused("--model-dir " + model, "vision_config");
+  folder.put("model/config.json", config.dump());
+  const std::string weights = read_file(folder.path / "model/model.safetensors");
+  folder.put("model/model.safetensors", weights.substr(0, weights.size() - 100));
+  refused("--model-dir " + model, "cut short");
+}
+
+TEST(InspectCommand, TextNamesConfigTensorsAndTotals) {
+  const Outcome seen = gemma4("inspect " + kTiny);
+  EXPECT_EQ(seen.exit, 0);
+  EXPECT_THAT(seen.out, HasSubstr("7 layers, hidden 96"));
+  EXPECT_THAT(seen.out, HasSubstr("embedding x 9.8125"));
+  EXPECT_THAT(seen.out, HasSubstr("vision_tower.std_scale"));
+  EXPECT_THAT(seen.out, HasSubstr("142 tensors"));
+  EXPECT_THAT(seen.out, HasSubstr("would be refused\n  nothing\n"));
+}
+
+TEST(InspectCommand, SaysWhatWouldBeRefused) {
+  const Folder folder;
+  copy_tiny(folder.path / "model");
+  json config = json::parse(read_file(folder.path / "model/config.json"));
+  config["text_config"]["num_hidden_layers"] = 6;
+  config["text_config"]["layer_types"].erase(6);
+  folder.put("model/config.json", config.dump());
+  fs::remove(folder.path / "model/tokenizer.json");
+  const Outcome seen = gemma4("inspect --json " + (folder.path / "model").string());
+  EXPECT_EQ(seen.exit, 1);
+  const std::string refused = json::parse(seen.out)["refused"].dump();
+  EXPECT_THAT(refused, HasSubstr("layers.6.layer_scalar is not part of this model"));
+  EXPECT_THAT(refused, HasSubstr("no tokenizer"));
+  EXPECT_EQ(gemma4("inspect /nonexistent").exit, 2);
+}
+
+}  // namespace
+}  // namespace gemma4
