@@ -1,0 +1,56 @@
+# What people type. Everything here works on a bare Debian 12 with git and make: tools/setup.sh installs the rest.
+BUILD := build/release
+DEMO_QUANTISED := build/demo-int4
+DEMO_IMAGE := tests/golden/demo_eval/images/002.png
+DEMO_PROMPT := What is at the left?
+SHELL := /bin/bash
+
+.PHONY: all setup setup-test build demo demo-eval test test-fast test-asan bench format
+
+all: build
+
+setup:
+	@tools/setup.sh
+
+setup-test:
+	@tools/setup.sh test
+
+build: setup
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release --target gemma4
+
+# Quantise the demo checkpoint, then ask the quantised model about a picture.
+demo: build
+	@rm -rf $(DEMO_QUANTISED)
+	@$(BUILD)/gemma4 quantize --model-dir models/demo --output $(DEMO_QUANTISED)
+	@echo
+	@echo "picture:  $(DEMO_IMAGE)"
+	@echo "question: $(DEMO_PROMPT)"
+	@echo -n "answer:   "
+	@$(BUILD)/gemma4 run --model $(DEMO_QUANTISED) --image $(DEMO_IMAGE) --prompt "$(DEMO_PROMPT)" --temperature 0
+
+# 240 questions about pictures and 60 prompts without: the share of answers equal to the reference's.
+demo-eval: build
+	@rm -rf $(DEMO_QUANTISED)
+	@$(BUILD)/gemma4 quantize --model-dir models/demo --output $(DEMO_QUANTISED) 2>/dev/null
+	@tools/demo_eval.sh $(BUILD)/gemma4 models/demo $(DEMO_QUANTISED)
+
+test: test-fast test-asan
+
+test-fast: setup-test
+	@cmake --preset test >/dev/null
+	@cmake --build --preset test
+	@ctest --preset test
+
+test-asan: setup-test
+	@cmake --preset asan >/dev/null
+	@cmake --build --preset asan
+	@ctest --preset asan
+
+bench: setup-test
+	@cmake --preset test >/dev/null
+	@cmake --build --preset test --target benchmarks
+	@build/test/benchmarks
+
+format:
+	@clang-format -i $$(git ls-files 'src/*.h' 'src/*.cc' 'tests/*.cc')
