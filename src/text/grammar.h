@@ -1,8 +1,9 @@
 // Grammar: which tokens may come next, so that the output is what was asked for. Three kinds: any JSON object, JSON
-// that a schema describes, and Gemma tool calls (<|tool_call>call:NAME{...}<tool_call|>). A schema becomes a pushdown
-// automaton over bytes; a mask is found by walking the vocabulary's trie through it, and is kept for each automaton
-// state. End tokens are allowed exactly where the value is complete. A keyword that is not implemented is an Error that
-// names it.
+// that a schema describes (grammar_schema.h says which part of JSON Schema), and Gemma tool calls
+// (<|tool_call>call:NAME{...}<tool_call|>). End tokens are allowed exactly where the value is complete. Whatever is not
+// implemented is an Error that names it.
+// Why not a library: XGrammar and llguidance are neither in Debian nor plain C++ packages (the latter needs Rust), and
+// neither knows Gemma's call syntax, whose string delimiter is a token that no bytes spell.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@
 namespace gemma4 {
 
 struct GrammarOptions {
-  std::vector<int32_t> end_ids;  // tokens that end a turn (generation_config's eos ids)
+  std::vector<int32_t> end_ids;  // tokens that end a turn (generation_config's eos ids); at least one
   bool allow_thinking = false;   // a <|channel>...<channel|> may come first
 };
 
@@ -34,30 +35,33 @@ class GrammarVocabulary {
   std::shared_ptr<const State> state_;
 };
 
-// One output being written: a compiled grammar (shared) and a place in it. Copy it to look ahead or to roll back.
+// One output being written: a compiled grammar, which copies share, and a place in it. Copy it to look ahead, to roll
+// back, or to start another output. One object is for one thread at a time; copies are independent.
 class Grammar {
  public:
-  static Grammar json_object(std::shared_ptr<const GrammarVocabulary> vocabulary, const GrammarOptions& options);
-  static Grammar json_schema(std::shared_ptr<const GrammarVocabulary> vocabulary, std::string_view schema,
-                             const GrammarOptions& options);
-  // `tools` as render_chat takes them; `name`: only that tool, else any of them. parallel: more than one call.
-  static Grammar tool_calls(std::shared_ptr<const GrammarVocabulary> vocabulary, std::string_view tools,
-                            std::string_view name, bool parallel, const GrammarOptions& options);
+  using Vocabulary = std::shared_ptr<const GrammarVocabulary>;
+  static Grammar json_object(const Vocabulary& vocabulary, const GrammarOptions& options);
+  static Grammar json_schema(const Vocabulary& vocabulary, std::string_view schema, const GrammarOptions& options);
+  // `tools` as render_chat takes them; `name`: only that tool, empty: any of them. parallel: one call or more.
+  static Grammar tool_calls(const Vocabulary& vocabulary, std::string_view tools, std::string_view name, bool parallel,
+                            const GrammarOptions& options);
 
-  // Bit id % 32 of word id / 32 says whether `id` may come next: [(vocab_size + 31) / 32]. Never all zero until an end
-  // token was taken. Valid until the grammar's last copy is gone.
+  // Bit id % 32 of word id / 32 says whether `id` may come next: [(vocab_size + 31) / 32]. Never all zero before an end
+  // token was taken. Valid until this object changes or goes.
   std::span<const uint32_t> mask() const;
   bool advance(int32_t token);  // false, and nothing changes, where the mask forbids it
   bool complete() const;        // an end token may come
-  bool ended() const;           // an end token came
+  bool ended() const { return ended_; }
 
   struct Compiled;
 
  private:
   struct Place;
-  Grammar() = default;
-  std::shared_ptr<const Compiled> compiled_;
+  explicit Grammar(std::shared_ptr<Compiled> compiled);
+  std::shared_ptr<Compiled> compiled_;
   std::shared_ptr<const Place> place_;
+  mutable std::shared_ptr<const std::vector<uint32_t>> mask_;  // of place_, once asked for
+  bool ended_ = false;
 };
 
 }  // namespace gemma4
