@@ -1,0 +1,335 @@
+// Attention of a few rows over long caches: split-K flash decoding. A block takes one KV head of one row and a share of
+// its keys, and multiplies all query heads of the group (2 or 8, padded to 16) on the tensor cores, so that each key and
+// value is read once. HBM-bound: tiles of keys stream through shared memory several stages deep. Shares meet in global
+// memory, and the last block to arrive merges them. The grid is fixed by the number of rows; a block without keys ends
+// at once, so one captured graph serves every length.
+#include "backend/cuda/attend.h"
+#include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/reduce.cuh"
+#include "backend/cuda/device/tile.cuh"
+#include "backend/cuda/dispatch.cuh"
+#include "backend/cuda/kv_view.cuh"
+#include "backend/cuda/launch.cuh"
+
+namespace gemma4::cuda {
+namespace {
+
+using bf16 = __nv_bfloat16;
+
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr int kGroup = 16;  // query heads, padded
+constexpr int kPad = 8;     // elements; keeps fragment rows of a tile in different banks
+
+// kRotated 0: keys and values lie apart. Else one row of kDim + 2 * kRotated serves as both (KvView).
+template <int kDim_, int kRotated_, int kKeys_, int kStages_, int kWarps_>
+struct Shape {
+  static constexpr int kDim = kDim_, kRotated = kRotated_, kKeys = kKeys_, kStages = kStages_, kWarps = kWarps_;
+  static constexpr int kRow = kDim + 2 * kRotated + kPad;         // elements of a tile's row
+  static constexpr int kTile = kKeys * kRow * (kRotated ? 1 : 2);  // elements of a stage
+  static constexpr int kKeyTiles = kKeys / 8;
+  static constexpr int kDepthParts = kWarps / kKeyTiles;  // warps that share one tile of 8 keys, by depth
+  static constexpr int kScoreRow = kKeys + 4;
+  static constexpr size_t kQuery = sizeof(bf16) * kGroup * kRow;
+  static constexpr size_t kWeights = sizeof(bf16) * kGroup * (kKeys + kPad);
+  static constexpr size_t kScores = sizeof(float) * kDepthParts * kGroup * kScoreRow;
+  static constexpr size_t kStats = sizeof(float) * 3 * kGroup;
+  static constexpr size_t kShared = kQuery + kWeights + kScores + kStats + sizeof(bf16) * kStages * kTile;
+  static_assert(kWarps % kKeyTiles == 0 && kDim / kWarps % 16 == 0);
+};
+
+template <typename S>
+struct Shared {
+  bf16* query;     // [16, kRow]
+  bf16* weights;   // [16, kKeys + kPad]
+  float* scores;   // [kDepthParts, 16, kScoreRow]
+  float *top, *total, *keep;  // [16]
+  bf16* tiles;                // [kStages, kTile]
+
+  __device__ explicit Shared(char* at) {
+    tiles = reinterpret_cast<bf16*>(at), at += sizeof(bf16) * S::kStages * S::kTile;
+    query = reinterpret_cast<bf16*>(at), at += S::kQuery;
+    weights = reinterpret_cast<bf16*>(at), at += S::kWeights;
+    scores = reinterpret_cast<float*>(at), at += S::kScores;
+    top = reinterpret_cast<float*>(at), total = top + kGroup, keep = total + kGroup;
+  }
+};
+
+// Starts the copy of tile `tile` (keys tile * kKeys ..) into its stage; a warp takes kKeys / kWarps keys, whose places
+// its lanes work out together. Positions outside the row's interval become zeros.
+template <typename S>
+__device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, const int4& see, int kv_head, int tile) {
+  constexpr int kPerWarp = S::kKeys / S::kWarps;
+  constexpr int kChunks = (S::kDim + 2 * S::kRotated) / 8;  // of 16 bytes in a row
+  static_assert(kPerWarp <= 32);
+  const int lane = threadIdx.x % 32, key0 = threadIdx.x / 32 * kPerWarp;
+  const int mine = tile * S::kKeys + key0 + lane % kPerWarp;
+  int64_t place = -1;
+  if (mine >= see.z && mine <= see.w) place = kv_offset(kv, kv_slot(kv, see.x, mine), kv_head);
+  bf16* to = s.tiles + tile % S::kStages * S::kTile + key0 * S::kRow;
+#pragma unroll
+  for (int i = 0; i < kPerWarp; ++i, to += S::kRow) {
+    const int64_t at = __shfl_sync(0xffffffffu, place, i);
+    const bool valid = at >= 0;
+#pragma unroll
+    for (int chunk = lane; chunk < kChunks; chunk += 32) {
+      copy16_async(to + chunk * 8, static_cast<const bf16*>(kv.v) + (valid ? at : 0) + chunk * 8, valid);
+      if constexpr (!S::kRotated) {
+        copy16_async(to + S::kKeys * S::kRow + chunk * 8, static_cast<const bf16*>(kv.k) + (valid ? at : 0) + chunk * 8,
+                     valid);
+      }
+    }
+  }
+}
+
+// The group's queries, scaled to base 2. Compressed cache: kDim elements that meet V (times K's norm weight, zero where
+// K is kept), then those that meet the kept elements of K.
+template <typename S>
+__device__ __forceinline__ void load_query(const Shared<S>& s, const bf16* q, const KvView& kv, int group) {
+  for (int i = threadIdx.x; i < kGroup * S::kRow; i += S::kWarps * 32) {
+    const int head = i / S::kRow, e = i % S::kRow;
+    float value = 0;
+    if (head < group && e < S::kDim + 2 * S::kRotated) {
+      int from = e;
+      float factor = 1;
+      if constexpr (S::kRotated > 0) {
+        constexpr int kHalf = S::kDim / 2;
+        if (e >= S::kDim) {
+          const int r = e - S::kDim;
+          from = r < S::kRotated ? r : kHalf + r - S::kRotated;
+        } else {
+          factor = e % kHalf < S::kRotated ? 0.0f : kv.k_norm[e];
+        }
+      }
+      value = to_float(q[head * S::kDim + from]) * factor;
+    }
+    s.query[i] = __float2bfloat16_rn(value);
+  }
+}
+
+// Scores of the stage's keys: warp w takes 8 keys and a part of the depth.
+template <typename S>
+__device__ __forceinline__ void score(const Shared<S>& s, const bf16* keys) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int key_tile = warp % S::kKeyTiles, part = warp / S::kKeyTiles;
+  constexpr int kSteps = (S::kDim + 2 * S::kRotated) / 32;  // of 32 elements
+  float c[2][4] = {};
+#pragma unroll
+  for (int i = 0; i < (kSteps + S::kDepthParts - 1) / S::kDepthParts; ++i) {
+    const int step = i * S::kDepthParts + part;
+    if (step >= kSteps) break;
+    if constexpr (S::kRotated % 32 == 0 && S::kRotated > 0) {  // the query is zero there
+      if (step * 32 < S::kDim && step * 32 % (S::kDim / 2) < S::kRotated) continue;
+    }
+    uint32_t b[4], a[4];
+    load_matrices(b, keys + (key_tile * 8 + lane % 8) * S::kRow + step * 32 + lane / 8 * 8);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      load_matrices(a, s.query + lane % 16 * S::kRow + step * 32 + half * 16 + lane / 16 * 8);
+      multiply(c[half], a, b[2 * half], b[2 * half + 1]);
+    }
+  }
+  float* to = s.scores + (part * kGroup + lane / 4) * S::kScoreRow + key_tile * 8 + lane % 4 * 2;
+  to[0] = c[0][0] + c[1][0], to[1] = c[0][1] + c[1][1];
+  to += 8 * S::kScoreRow;
+  to[0] = c[0][2] + c[1][2], to[1] = c[0][3] + c[1][3];
+}
+
+// Running softmax over the stage's scores: a warp for each query head.
+template <typename S>
+__device__ __forceinline__ void weigh(const Shared<S>& s, const int4& see, int group, int base) {
+  const int lane = threadIdx.x % 32;
+  constexpr int kPer = S::kKeys / 32;
+  for (int head = threadIdx.x / 32; head < group; head += S::kWarps) {
+    float x[kPer];
+    float top = s.top[head];
+    const float before = top;
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) {
+      const int key = lane + 32 * i;
+      x[i] = 0;
+      for (int part = 0; part < S::kDepthParts; ++part) x[i] += s.scores[(part * kGroup + head) * S::kScoreRow + key];
+      x[i] = base + key >= see.z && base + key <= see.w ? x[i] * kLog2e : -INFINITY;
+      top = fmaxf(top, x[i]);
+    }
+    top = warp_max(top);
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) {
+      const float weight = top == -INFINITY ? 0.0f : exp2_fast(x[i] - top);
+      s.weights[head * (S::kKeys + kPad) + lane + 32 * i] = __float2bfloat16_rn(weight);
+      sum += weight;
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) {
+      const float keep = before == -INFINITY ? 0.0f : exp2_fast(before - top);
+      s.keep[head] = keep;
+      s.top[head] = top;
+      s.total[head] = s.total[head] * keep + sum;
+    }
+  }
+}
+
+// sum = sum * keep + weights * values, for the warp's kDim / kWarps columns.
+template <typename S, int kTiles>
+__device__ __forceinline__ void accumulate(const Shared<S>& s, const bf16* values, float (&sum)[kTiles][4]) {
+  const int lane = threadIdx.x % 32, column = threadIdx.x / 32 * (S::kDim / S::kWarps);
+  const float keep0 = s.keep[lane / 4], keep1 = s.keep[lane / 4 + 8];
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t) {
+    sum[t][0] *= keep0, sum[t][1] *= keep0;
+    sum[t][2] *= keep1, sum[t][3] *= keep1;
+  }
+#pragma unroll
+  for (int step = 0; step < S::kKeys / 16; ++step) {
+    uint32_t a[4];
+    load_matrices(a, s.weights + lane % 16 * (S::kKeys + kPad) + step * 16 + lane / 16 * 8);
+#pragma unroll
+    for (int t = 0; t < kTiles; t += 2) {
+      uint32_t b[4];
+      load_matrices_transposed(b, values + (step * 16 + lane % 16) * S::kRow + column + t * 8 + lane / 16 * 8);
+      multiply(sum[t], a, b[0], b[1]);
+      multiply(sum[t + 1], a, b[2], b[3]);
+    }
+  }
+}
+
+struct Split {
+  float* partial;  // [rows, kv heads, splits, group, kDim + 2]: sums, then maximum and total
+  int* arrived;    // [rows, kv heads], zero between launches
+  int splits;
+};
+
+// Merges the shares of (row, KV head): out = sum of shares, each weighted by how its maximum compares.
+template <typename S>
+__device__ void merge(const Split& split, int64_t cell, int active, bf16* out, int group) {
+  constexpr int kWords = S::kDim + 2;
+  const float* shares = split.partial + cell * split.splits * group * kWords;
+  for (int i = threadIdx.x; i < group * S::kDim / 2; i += S::kWarps * 32) {
+    const int head = i / (S::kDim / 2), column = i % (S::kDim / 2) * 2;
+    float top = -INFINITY;
+    for (int n = 0; n < active; ++n) top = fmaxf(top, shares[(n * group + head) * kWords + S::kDim]);
+    float total = 0, x = 0, y = 0;
+#pragma unroll 4
+    for (int n = 0; n < active; ++n) {
+      const float* share = shares + (n * group + head) * kWords;
+      const float weight = exp2_fast(share[S::kDim] - top);
+      const float2 pair = *reinterpret_cast<const float2*>(share + column);
+      total += weight * share[S::kDim + 1];
+      x += weight * pair.x, y += weight * pair.y;
+    }
+    const float factor = total > 0 ? 1.0f / total : 0.0f;
+    *reinterpret_cast<uint32_t*>(out + head * S::kDim + column) = pack_bf16x2(x * factor, y * factor);
+  }
+}
+
+template <typename S, int kTiles>
+__device__ void finish(const Shared<S>& s, const float (&sum)[kTiles][4], const Split& split, int active, bf16* out,
+                       int group) {
+  const int lane = threadIdx.x % 32, column = threadIdx.x / 32 * (S::kDim / S::kWarps);
+  const int64_t cell = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
+  constexpr int kWords = S::kDim + 2;
+  float* share = split.partial + (cell * split.splits + blockIdx.x) * group * kWords;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int head = lane / 4 + half * 8;
+    if (head >= group) continue;
+    const float factor = active > 1 ? 1.0f : (s.total[head] > 0 ? 1.0f / s.total[head] : 0.0f);
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int e = column + t * 8 + lane % 4 * 2;
+      const float x = sum[t][2 * half] * factor, y = sum[t][2 * half + 1] * factor;
+      if (active == 1) {
+        *reinterpret_cast<uint32_t*>(out + head * S::kDim + e) = pack_bf16x2(x, y);
+      } else {
+        *reinterpret_cast<float2*>(share + head * kWords + e) = make_float2(x, y);
+      }
+    }
+  }
+  if (active == 1) return;
+  for (int head = threadIdx.x; head < group; head += S::kWarps * 32) {
+    share[head * kWords + S::kDim] = s.top[head];
+    share[head * kWords + S::kDim + 1] = s.total[head];
+  }
+  __shared__ int last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(split.arrived + cell, 1) == active - 1;
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  if (threadIdx.x == 0) split.arrived[cell] = 0;
+  merge<S>(split, cell, active, out, group);
+}
+
+// Grid: (splits, KV heads, rows).
+template <typename S>
+__global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call, KvView kv, Split split) {
+  extern __shared__ __align__(16) char memory[];
+  const Shared<S> s(memory);
+  grid_release();
+  grid_wait();
+  const int row = blockIdx.z, kv_head = blockIdx.y, group = call.q_heads / kv.heads;
+  const int4 see = reinterpret_cast<const int4*>(call.rows)[row];
+  const int first = see.z / S::kKeys, tiles = max(see.w / S::kKeys - first + 1, 1);
+  const int each = (tiles + split.splits - 1) / split.splits, active = (tiles + each - 1) / each;
+  if (static_cast<int>(blockIdx.x) >= active) return;
+  const int begin = first + blockIdx.x * each, end = min(begin + each, first + tiles);
+#pragma unroll
+  for (int i = 0; i < S::kStages - 1; ++i) {
+    if (begin + i < end) fetch<S>(s, kv, see, kv_head, begin + i);
+    copy_commit();
+  }
+  load_query<S>(s, static_cast<const bf16*>(call.q) + row * call.q_stride + kv_head * group * S::kDim, kv, group);
+  for (int i = threadIdx.x; i < kGroup; i += S::kWarps * 32) s.top[i] = -INFINITY, s.total[i] = 0, s.keep[i] = 0;
+  for (int i = threadIdx.x; i < kGroup * (S::kKeys + kPad); i += S::kWarps * 32) s.weights[i] = __float2bfloat16_rn(0);
+  constexpr int kTiles = S::kDim / S::kWarps / 8;
+  float sum[kTiles][4] = {};
+  for (int tile = begin; tile < end; ++tile) {
+    if (tile + S::kStages - 1 < end) fetch<S>(s, kv, see, kv_head, tile + S::kStages - 1);
+    copy_commit();
+    copy_wait<S::kStages - 1>();
+    __syncthreads();
+    const bf16* values = s.tiles + tile % S::kStages * S::kTile;
+    score<S>(s, S::kRotated ? values : values + S::kKeys * S::kRow);
+    __syncthreads();
+    weigh<S>(s, see, group, tile * S::kKeys);
+    __syncthreads();
+    accumulate<S>(s, values, sum);
+    __syncthreads();
+  }
+  bf16* out = static_cast<bf16*>(call.out) + row * call.out_stride + kv_head * group * S::kDim;
+  finish<S>(s, sum, split, active, out, group);
+}
+
+template <typename S>
+void run(cudaStream_t stream, const AttendCall& call, const KvView& kv, const AttendScratch& scratch, int blocks) {
+  const int cells = kv.heads * call.count, group = call.q_heads / kv.heads;
+  const int splits = std::max(1, std::min(64, blocks / cells));
+  CHECK(cells <= kAttendCounters);
+  CHECK(splits == 1 || static_cast<int64_t>(cells) * splits * group * (S::kDim + 2) * 4 <= kAttendPartialBytes);
+  static const bool allowed = (allow_shared(decode_kernel<S>, S::kShared), true);
+  (void)allowed;
+  launch(stream, dim3(splits, kv.heads, call.count), S::kWarps * 32, S::kShared, decode_kernel<S>, call, kv,
+         Split{scratch.partial, scratch.counters, splits});
+}
+
+}  // namespace
+
+bool decode_fits(const AttendCall& call, const KvView& kv) {
+  const bool aligned = reinterpret_cast<uintptr_t>(call.out) % 4 == 0 && call.out_stride % 2 == 0;
+  const bool known = kv.dim == 256 ? kv.rotated == 0 : kv.dim == 512 && (kv.rotated == 0 || kv.rotated == 64);
+  return known && aligned && call.q_heads / kv.heads <= kGroup && kv.heads * call.count <= kAttendCounters;
+}
+
+void attend_decode(cudaStream_t stream, const AttendCall& call, const KvView& kv, const AttendScratch& scratch) {
+  const int blocks = scratch.multiprocessors;
+  if (kv.dim == 256) {
+    run<Shape<256, 0, 32, 3, 4>>(stream, call, kv, scratch, 2 * blocks);
+  } else if (kv.rotated) {
+    run<Shape<512, 64, 64, 2, 8>>(stream, call, kv, scratch, blocks);
+  } else {
+    run<Shape<512, 0, 32, 2, 4>>(stream, call, kv, scratch, blocks);
+  }
+}
+
+}  // namespace gemma4::cuda

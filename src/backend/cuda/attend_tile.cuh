@@ -1,0 +1,130 @@
+// What the two prefill kernels share: the rows of a tile and what they may see, and the copy of keys into shared memory.
+//
+// A tile of queries is a few tokens times the query heads of one KV head: tile row m is token m / group, head m % group.
+// The tokens of a tile may belong to several sequences (several prompts in one batch); they are served run by run.
+#pragma once
+
+#include "backend/cuda/attend.h"
+#include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/tile.cuh"
+#include "backend/cuda/kv_view.cuh"
+
+namespace gemma4::cuda {
+
+using bf16 = __nv_bfloat16;
+
+inline constexpr float kLog2e = 1.4426950408889634f;
+inline constexpr int kPad = 8;  // elements; keeps fragment rows of a tile in different banks
+
+// Consecutive tokens begin .. end-1 of a tile that share a sequence, and the keys they see.
+struct Run {
+  int seq, begin, end;
+  int first, last;            // keys that some token sees
+  int all_first, all_last;    // keys that every token sees
+};
+
+// The run that begins at token `begin`; `see` [tokens] in shared memory. The same in every thread.
+__device__ __forceinline__ Run next_run(const int4* see, int begin, int tokens) {
+  Run run = {see[begin].x, begin, begin, see[begin].z, see[begin].w, see[begin].z, see[begin].w};
+  for (; run.end < tokens && see[run.end].x == run.seq; ++run.end) {
+    const int4 row = see[run.end];
+    run.first = min(run.first, row.z), run.all_first = max(run.all_first, row.z);
+    run.last = max(run.last, row.w), run.all_last = min(run.all_last, row.w);
+  }
+  return run;
+}
+
+// Starts the copy of kKeys rows of kElements elements, keys base .., into `to` [kKeys, kRow]. Keys outside the run's
+// span become zeros. A warp takes kKeys / kWarps keys, whose places its lanes work out together.
+template <int kKeys, int kElements, int kRow, int kWarps>
+__device__ __forceinline__ void fetch_rows(bf16* to, const bf16* from, const KvView& kv, const Run& run, int kv_head,
+                                           int base) {
+  constexpr int kPerWarp = kKeys / kWarps, kChunks = kElements / 8, kCount = kPerWarp * kChunks;
+  static_assert(kPerWarp >= 1 && kPerWarp <= 32 && kKeys % kWarps == 0);
+  const int lane = threadIdx.x % 32, key0 = threadIdx.x / 32 * kPerWarp;
+  const int mine = base + key0 + lane % kPerWarp;
+  int64_t place = -1;
+  if (mine >= run.first && mine <= run.last) place = kv_offset(kv, kv_slot(kv, run.seq, mine), kv_head);
+#pragma unroll
+  for (int i = 0; i < (kCount + 31) / 32; ++i) {
+    const int index = lane + 32 * i, key = index / kChunks, chunk = index % kChunks;
+    const int64_t at = __shfl_sync(0xffffffffu, place, key % 32);
+    if (kCount % 32 == 0 || index < kCount) {
+      copy16_async(to + (key0 + key) * kRow + chunk * 8, from + (at >= 0 ? at : 0) + chunk * 8, at >= 0);
+    }
+  }
+}
+
+// Queries of a tile into `to` [kRows, kRow]; rows past the last token, and columns past kDim, are zeros.
+template <int kRows, int kDim, int kRow>
+__device__ __forceinline__ void load_queries(bf16* to, const AttendCall& call, int token0, int head0, int group) {
+  constexpr int kChunks = kRow / 8;
+  for (int i = threadIdx.x; i < kRows * kChunks; i += blockDim.x) {
+    const int m = i / kChunks, chunk = i % kChunks, token = token0 + m / group;
+    uint4 value = make_uint4(0, 0, 0, 0);
+    if (token < call.count && chunk < kDim / 8) {
+      const bf16* q = static_cast<const bf16*>(call.q) + token * call.q_stride + (head0 + m % group) * kDim;
+      value = *reinterpret_cast<const uint4*>(q + chunk * 8);
+    }
+    *reinterpret_cast<uint4*>(to + m * kRow + chunk * 8) = value;
+  }
+}
+
+// The two rows of a 16-row fragment that a lane holds, and their running softmax (base 2).
+struct RowState {
+  int first, last;      // keys seen; last < first: none of this run
+  float top, total;     // of the scores so far
+};
+
+__device__ __forceinline__ float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// Turns a fragment of scores c [16, 8 * kTiles] into softmax weights in place; returns by what the sums so far must be
+// multiplied (keep0 for row lane/4, keep1 for row lane/4 + 8).
+template <int kTiles>
+__device__ __forceinline__ float2 soften(float (&c)[kTiles][4], RowState (&state)[2], int base, bool masked) {
+  const int lane = threadIdx.x % 32;
+  float2 keep;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    RowState& row = state[half];
+    float top = row.top;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& x = c[t][2 * half + i];
+        if (masked) {
+          const int key = base + t * 8 + lane % 4 * 2 + i;
+          if (key < row.first || key > row.last) x = -INFINITY;
+        }
+        top = fmaxf(top, x);
+      }
+    }
+    top = quad_max(top);
+    const float shift = top == -INFINITY ? 0.0f : top * kLog2e;
+    const float factor = top == -INFINITY ? 1.0f : exp2_fast((row.top - top) * kLog2e);
+    row.top = top;
+    float sum = 0;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& x = c[t][2 * half + i];
+        x = exp2_fast(fmaf(x, kLog2e, -shift));
+        sum += x;
+      }
+    }
+    row.total = row.total * factor + sum;  // of this lane's keys alone; the quad is summed at the end
+    (half ? keep.y : keep.x) = factor;
+  }
+  return keep;
+}
+
+}  // namespace gemma4::cuda

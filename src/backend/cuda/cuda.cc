@@ -1,0 +1,238 @@
+// CudaBackend: memory, and which function serves which verb. The kernels are plain functions (verbs.h, linear.h).
+#include <array>
+#include <cstring>
+
+#include "backend/cuda/error.h"
+#include "backend/cuda/graphs.h"
+#include "backend/cuda/linear.h"
+#include "backend/cuda/memory.h"
+#include "backend/cuda/sample.h"
+#include "backend/cuda/verbs.h"
+
+namespace gemma4 {
+namespace {
+
+using cuda::DeviceMatrix;
+
+// What Kv::extra points to.
+struct KvExtra {
+  int page, row, rotated;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int device)
+      : device_(open(device)), stream_(), linear_(std::make_unique<cuda::Linear>(device)), sampler_(&memory_) {
+    cudaDeviceProp properties;
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, device_));
+    scratch_.multiprocessors = properties.multiProcessorCount;
+    scratch_.partial = static_cast<float*>(memory_.allocate(cuda::kAttendPartialBytes));
+    scratch_.counters = static_cast<int*>(memory_.allocate(cuda::kAttendCounters * sizeof(int)));
+    CUDA_CHECK(cudaMemset(scratch_.counters, 0, cuda::kAttendCounters * sizeof(int)));
+    CUDA_CHECK(cudaDeviceSynchronize());
+  }
+
+  ~CudaBackend() override { cudaStreamSynchronize(stream_.get()); }
+
+  const char* name() const override { return "cuda"; }
+  DType activation_type() const override { return DType::kBF16; }
+  DType residual_type() const override { return DType::kF32; }
+
+  Tensor alloc(DType type, std::initializer_list<int64_t> shape) override {
+    use();
+    Tensor t(nullptr, type, shape);
+    t.data = memory_.allocate(t.bytes());
+    CUDA_CHECK(cudaMemsetAsync(t.data, 0, static_cast<size_t>(t.bytes()), stream()));
+    return t;
+  }
+
+  void release(Tensor t) override {
+    use();
+    memory_.release(t.data);
+  }
+
+  Kv kv_alloc(const KvConfig& config) override;
+  Matrix upload(std::span<const Matrix> parts) override;
+
+  void write(Tensor dst, const void* src) override {
+    use();
+    CHECK(dst.contiguous());
+    staging_.write(dst.data, src, dst.bytes(), stream());
+  }
+
+  void read(void* dst, Tensor src) override {
+    use();
+    const int64_t item = static_cast<int64_t>(dtype_size(src.dtype)), row = src.row_size() * item;
+    if (src.contiguous()) return staging_.read(dst, src.data, src.bytes(), 1, src.bytes(), stream());
+    staging_.read(dst, src.data, row, src.rows(), src.stride * item, stream());
+  }
+
+  int64_t memory_used() const override { return memory_.used() + linear_->memory_used(); }
+
+  void embed(Tensor out, const Matrix& table, Tensor ids, float scale) override {
+    linear_->embed(out, device_matrix(table), ids, scale, stream());
+  }
+  void linear(Tensor out, Tensor x, const Matrix& w) override {
+    end_upload();
+    linear_->linear(out, x, device_matrix(w), stream());
+  }
+  void norm(Tensor out, Tensor x, Tensor weight, float eps) override { cuda::norm(stream(), out, x, weight, eps); }
+  void add(Tensor x, Tensor y, float scale) override { cuda::add(stream(), x, y, scale); }
+  void geglu(Tensor out, Tensor gate_up) override { cuda::geglu(stream(), out, gate_up); }
+  void rope(Tensor x, Tensor pos, const Rope& by) override { cuda::rope(stream(), x, pos, by); }
+  void kv_write(const Kv& kv, Tensor k, Tensor v, const Rows& rows) override {
+    cuda::kv_write(stream(), view(kv), k, v, rows.device);
+  }
+  void attend(Tensor out, Tensor q, const Kv& kv, const Rows& rows) override {
+    const std::span<const Row> host = graphs_.capturing() ? std::span<const Row>() : rows.host;
+    cuda::attend(stream(), out, q, view(kv), rows.device, host, scratch_);
+  }
+  void gather(Tensor out, Tensor x, Tensor index) override { cuda::gather(stream(), out, x, index); }
+  void scatter(Tensor x, Tensor rows, Tensor index) override { cuda::scatter(stream(), x, rows, index); }
+  void pool(Tensor out, Tensor x, Tensor group, float scale) override { cuda::pool(stream(), out, x, group, scale); }
+  void affine(Tensor x, Tensor bias, Tensor scale) override { cuda::affine(stream(), x, bias, scale); }
+  void softcap(Tensor x, float cap) override { cuda::softcap(stream(), x, cap); }
+  void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) override {
+    CHECK(!graphs_.capturing());
+    sampler_.sample(ids, logits, sampling, staging_, stream());
+  }
+
+  void residual_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) override {
+    cuda::residual_norm(stream(), out, x, y, post, scale, next, eps);
+  }
+  void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) override {
+    linear_->linear_geglu(out, x, device_matrix(gate_up), scratch, stream());
+  }
+  void heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos, const Rope& rope_by,
+             const Kv& kv, const Rows& rows) override {
+    if (!cuda::heads_fit(q, k, v)) return Backend::heads(q, k, v, scratch, norms, pos, rope_by, kv, rows);
+    cuda::heads(stream(), q, k, v, norms, pos, rope_by, view(kv), rows.device);
+  }
+
+  void replay(uint64_t key, const std::function<void()>& issue) override {
+    use();
+    graphs_.replay(key, issue, stream());
+  }
+
+  void sync() override {
+    use();
+    CUDA_CHECK(cudaStreamSynchronize(stream()));
+  }
+
+ private:
+  // Checks the device and makes it this thread's.
+  static int open(int device) {
+    int count = 0;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || device >= count) {
+      cudaGetLastError();
+      throw Error("there is no GPU " + std::to_string(device) + " here (" +
+                  (error != cudaSuccess ? cudaGetErrorString(error) : "found " + std::to_string(count)) +
+                  "); use --backend cpu");
+    }
+    CUDA_CHECK(cudaSetDevice(device));
+    return device;
+  }
+
+  class Stream {
+   public:
+    Stream() { CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+    ~Stream() { cudaStreamDestroy(stream_); }
+    Stream(const Stream&) = delete;
+    Stream& operator=(const Stream&) = delete;
+    cudaStream_t get() const { return stream_; }
+
+   private:
+    cudaStream_t stream_ = nullptr;
+  };
+
+  cudaStream_t stream() const { return stream_.get(); }
+  void use() const { CUDA_CHECK(cudaSetDevice(device_)); }  // CUDA's current device is a thread's own
+
+  static const DeviceMatrix& device_matrix(const Matrix& m) {
+    CHECK(m.uploaded != nullptr);
+    return *static_cast<const DeviceMatrix*>(m.uploaded.get());
+  }
+
+  void end_upload() {  // the pinned upload buffers are given back once a model is open
+    if (!uploading_ || graphs_.capturing()) return;
+    uploading_ = false;
+    linear_->end_upload();
+  }
+
+  static cuda::KvView view(const Kv& kv);
+
+  int device_;
+  Stream stream_;
+  cuda::Memory memory_;
+  cuda::Staging staging_;
+  std::unique_ptr<cuda::Linear> linear_;
+  cuda::Sampler sampler_;
+  cuda::AttendScratch scratch_;
+  cuda::Graphs graphs_;
+  bool uploading_ = false;
+};
+
+Kv CudaBackend::kv_alloc(const KvConfig& config) {
+  const int page = config.page > 1 ? config.page : static_cast<int>(config.slots);
+  const int64_t slots = (config.slots + page - 1) / page * page;
+  const bool compressed = config.rotated_pairs > 0 && (config.dim + 2 * config.rotated_pairs) % 8 == 0;
+  const int rotated = compressed ? config.rotated_pairs : 0;
+  Kv kv;
+  kv.page = config.page;
+  kv.rotated_pairs = config.rotated_pairs;
+  kv.v = alloc(activation_type(), {slots, config.heads, config.dim + 2 * rotated});
+  if (!compressed) kv.k = alloc(activation_type(), {slots, config.heads, config.dim});
+  kv.extra = std::make_shared<KvExtra>(KvExtra{page, config.dim + 2 * rotated, rotated});
+  return kv;
+}
+
+cuda::KvView CudaBackend::view(const Kv& kv) {
+  cuda::KvView v;
+  v.k = kv.k.data;
+  v.v = kv.v.data;
+  v.heads = static_cast<int>(kv.v.shape[1]);
+  v.row = static_cast<int>(kv.v.shape[2]);
+  v.page = 1;
+  if (const auto* extra = static_cast<const KvExtra*>(kv.extra.get())) {
+    v.page = extra->page;
+    v.rotated = extra->rotated;
+  }
+  v.dim = v.row - 2 * v.rotated;
+  if (v.rotated) {
+    CHECK(kv.k_norm && kv.k_norm.dtype == DType::kF32 && kv.k_norm.size() == v.dim);
+    v.k_norm = static_cast<const float*>(kv.k_norm.data);
+  }
+  if (kv.pages) {
+    CHECK(kv.pages.dtype == DType::kI32);
+    v.table = static_cast<const int32_t*>(kv.pages.data);
+    v.table_cols = static_cast<int>(kv.pages.row_size());
+    v.table_stride = kv.pages.stride;
+    v.table_page = kv.page;
+  }
+  return v;
+}
+
+Matrix CudaBackend::upload(std::span<const Matrix> parts) {
+  use();
+  CHECK(!parts.empty());
+  uploading_ = true;
+  Matrix m;
+  m.format = parts[0].format;
+  m.cols = parts[0].cols;
+  m.group = parts[0].group;
+  for (const Matrix& part : parts) m.rows += part.rows;
+  const auto allocate = [this](int64_t bytes) { return memory_.allocate(bytes); };
+  DeviceMatrix uploaded = linear_->upload(parts, allocate, stream());
+  m.uploaded = std::shared_ptr<const DeviceMatrix>(new DeviceMatrix(uploaded), [this](const DeviceMatrix* matrix) {
+    memory_.release(matrix->data);
+    delete matrix;
+  });
+  return m;
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda(int device) { return std::make_unique<CudaBackend>(device); }
+
+}  // namespace gemma4

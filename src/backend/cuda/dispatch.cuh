@@ -1,0 +1,32 @@
+// From a Tensor's run-time type to a kernel's compile-time one, and what the kernels ask of a Tensor.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "base/check.h"
+#include "base/tensor.h"
+
+namespace gemma4::cuda {
+
+// Calls body(T*) with the element type of `type`: BF16 or F32.
+template <typename Body>
+void with_type(DType type, Body&& body) {
+  if (type == DType::kBF16) return body(static_cast<__nv_bfloat16*>(nullptr));
+  CHECK(type == DType::kF32);
+  body(static_cast<float*>(nullptr));
+}
+
+template <typename T>
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.data);
+}
+
+// Whether eight neighbouring elements can be read at once at every multiple of 8 in every row.
+inline bool aligned8(const Tensor& t) {
+  const int64_t item = static_cast<int64_t>(dtype_size(t.dtype));
+  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (t.rows() <= 1 || t.stride * item % 16 == 0);
+}
+
+inline int64_t last_dim(const Tensor& t) { return t.rank == 0 ? 1 : t.shape[t.rank - 1]; }
+
+}  // namespace gemma4::cuda

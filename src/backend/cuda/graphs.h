@@ -1,0 +1,31 @@
+// Graphs: what replay() remembers. The first call under a key runs as it is (which sets up kernels and libraries), the
+// second is captured, every later one is a single launch.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+
+namespace gemma4::cuda {
+
+class Graphs {
+ public:
+  Graphs() = default;
+  ~Graphs() { clear(); }
+  Graphs(const Graphs&) = delete;
+  Graphs& operator=(const Graphs&) = delete;
+
+  void replay(uint64_t key, const std::function<void()>& issue, cudaStream_t stream);
+  bool capturing() const { return capturing_; }
+  void clear();
+
+ private:
+  void capture(uint64_t key, const std::function<void()>& issue, cudaStream_t stream);
+  static constexpr size_t kMost = 256;       // graphs kept; beyond it all are dropped
+  std::map<uint64_t, cudaGraphExec_t> graphs_;  // null: ran once
+  bool capturing_ = false;
+};
+
+}  // namespace gemma4::cuda

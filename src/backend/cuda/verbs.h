@@ -1,0 +1,59 @@
+// The CUDA backend's kernels as plain functions: one for each verb of backend.h (which defines them), with device
+// tensors and a stream. Each enqueues and returns; a failed launch throws DeviceError. Activations are BF16 or F32.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "backend/backend.h"
+
+namespace gemma4::cuda {
+
+void norm(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float eps);
+void residual_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next,
+                   float eps);
+
+void add(cudaStream_t stream, Tensor x, Tensor y, float scale);
+void geglu(cudaStream_t stream, Tensor out, Tensor gate_up);
+void affine(cudaStream_t stream, Tensor x, Tensor bias, Tensor scale);
+void softcap(cudaStream_t stream, Tensor x, float cap);
+void gather(cudaStream_t stream, Tensor out, Tensor x, Tensor index);
+void scatter(cudaStream_t stream, Tensor x, Tensor rows, Tensor index);
+void pool(cudaStream_t stream, Tensor out, Tensor x, Tensor group, float scale);
+
+void rope(cudaStream_t stream, Tensor x, Tensor pos, const Rope& rope);
+
+// Where a cache's element lies. Token slot s, KV head h: page s / page, then [heads, page, row] inside it, so that the
+// keys of one head in one page are contiguous. A plain cache has k and v apart, each with row = dim. A compressed one
+// (rotated_pairs > 0, KvConfig) keeps one row of dim + 2 * rotated_pairs: V, then K's elements 0 .. rotated-1, then its
+// elements dim/2 .. dim/2+rotated-1; k is unused.
+struct KvView {
+  void* k = nullptr;  // BF16
+  void* v = nullptr;  // BF16
+  int heads = 0, dim = 0, row = 0;
+  int page = 1;                   // tokens in a page of the layout
+  const int32_t* table = nullptr; // [sequences, table_cols]; null: slot = position
+  int table_cols = 0, table_page = 1;
+  int64_t table_stride = 0;
+  int rotated = 0;                // rotated pairs kept, 0 for a plain cache
+  const float* k_norm = nullptr;  // [dim] where rotated > 0
+};
+
+void kv_write(cudaStream_t stream, const KvView& kv, Tensor k, Tensor v, Tensor rows);
+bool heads_fit(const Tensor& q, const Tensor& k, const Tensor& v);  // else: the small verbs
+void heads(cudaStream_t stream, Tensor q, Tensor k, Tensor v, const Backend::HeadNorms& norms, Tensor pos,
+           const Rope& rope, const KvView& kv, Tensor rows);
+
+// Scratch that attention's splits meet in; zeroed once, left zeroed in its counters.
+struct AttendScratch {
+  float* partial = nullptr;  // kAttendPartialBytes
+  int* counters = nullptr;   // [kAttendCounters]
+  int multiprocessors = 132;
+};
+inline constexpr int64_t kAttendPartialBytes = 32 << 20;
+inline constexpr int kAttendCounters = 64 * 64;
+
+// out, q [rows, heads, dim] BF16. `host`: the same rows, or empty while a graph is captured.
+void attend(cudaStream_t stream, Tensor out, Tensor q, const KvView& kv, Tensor rows, std::span<const Row> host,
+            const AttendScratch& scratch);
+
+}  // namespace gemma4::cuda
