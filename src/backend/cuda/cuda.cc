@@ -167,7 +167,7 @@ class CudaBackend final : public Backend {
   cuda::Memory memory_;
   cuda::Staging staging_;
   std::unique_ptr<cuda::Linear> linear_;
-  cuda::Sampler sampler_;
+  cuda::DeviceSampler sampler_;
   cuda::AttendScratch scratch_;
   cuda::Graphs graphs_;
   bool uploading_ = false;
