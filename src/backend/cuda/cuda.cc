@@ -52,6 +52,7 @@ class CudaBackend final : public Backend {
   }
 
   Kv kv_alloc(const KvConfig& config) override;
+  void kv_copy(const Kv& kv, int32_t from, int32_t to) override;
   Matrix upload(std::span<const Matrix> parts) override;
 
   void write(Tensor dst, const void* src) override {
@@ -185,6 +186,24 @@ Kv CudaBackend::kv_alloc(const KvConfig& config) {
   if (!compressed) kv.k = alloc(activation_type(), {slots, config.heads, config.dim});
   kv.extra = std::make_shared<KvExtra>(KvExtra{page, config.dim + 2 * rotated, rotated});
   return kv;
+}
+
+void CudaBackend::kv_copy(const Kv& kv, int32_t from, int32_t to) {
+  use();
+  const auto* extra = static_cast<const KvExtra*>(kv.extra.get());
+  CHECK(extra != nullptr);
+  for (const Tensor& part : {kv.k, kv.v}) {
+    if (!part) continue;
+    // In the layout [pages, heads, page, row] a page of the table is one piece, unless the layout has a single page:
+    // then it is a piece of every head.
+    const auto heads = static_cast<size_t>(part.shape[1]);
+    const size_t piece = static_cast<size_t>(kv.page * part.shape[2]) * dtype_size(part.dtype);
+    const size_t pitch = extra->page == kv.page ? piece : piece / kv.page * extra->page;
+    char* data = static_cast<char*>(part.data);
+    const size_t page_step = extra->page == kv.page ? piece * heads : piece;
+    CUDA_CHECK(cudaMemcpy2DAsync(data + to * page_step, pitch, data + from * page_step, pitch, piece, heads,
+                                 cudaMemcpyDeviceToDevice, stream()));
+  }
 }
 
 cuda::KvView CudaBackend::view(const Kv& kv) {

@@ -1,0 +1,273 @@
+// Attention, the cache and heads() of the CUDA backend against ref: every kernel, 31B's shapes, rings and pages, image
+// blocks, several sequences, captured graphs, and the compressed cache of full layers.
+#include <algorithm>
+#include <numeric>
+
+#include "backend/cuda/test_pair.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr DType kBf16 = DType::kBF16, kF32 = DType::kF32;
+// Softmax weights are rounded to bf16 before they meet V (2^-9 each, averaged out), and so is the result.
+constexpr double kTolerance = 0.006;
+
+struct Layout {
+  int heads, kv_heads, dim;
+  int page, pages;      // of each sequence; 0: a flat cache without a table
+  int rotated = 0;      // > 0: keys are rope(V * k_norm), compressed on the GPU
+  int seqs = 1;
+};
+
+class CudaAttention : public CudaTest {
+ protected:
+  struct Caches {
+    Kv ref, gpu;
+    Layout layout;
+    Twin k_norm;
+    std::vector<float> inv_freq;
+  };
+
+  Caches make(const Layout& l) {
+    Caches c;
+    c.layout = l;
+    const int64_t slots = l.page ? int64_t{l.seqs} * l.pages * l.page : 1024;
+    const KvConfig plain = {slots, std::max(l.page, 1), l.kv_heads, l.dim, 0};
+    KvConfig mine = plain;
+    mine.rotated_pairs = l.rotated;
+    c.ref = ref().kv_alloc(plain);
+    c.gpu = gpu().kv_alloc(mine);
+    c.k_norm = twin(kF32, {l.dim}, std::vector<float>(static_cast<size_t>(l.dim), 1.0f));
+    if (l.rotated) {
+      c.k_norm = random(kF32, {l.dim}, 1);
+      c.gpu.k_norm = c.k_norm.gpu;
+      c.gpu.rotated_pairs = l.rotated;
+    }
+    if (l.page) {
+      std::vector<int32_t> table(static_cast<size_t>(l.seqs * l.pages));
+      std::iota(table.begin(), table.end(), 0);
+      std::shuffle(table.begin(), table.end(), random_);
+      const Twin pages = ints({l.seqs, l.pages}, table);
+      c.ref.pages = pages.ref, c.gpu.pages = pages.gpu;
+    }
+    return c;
+  }
+
+  static Rows view(Tensor device, const std::vector<Row>& rows) { return {device, {rows.data(), rows.size()}}; }
+  Twin device_rows(const std::vector<Row>& rows) {
+    std::vector<int32_t> flat;
+    for (const Row& r : rows) flat.insert(flat.end(), {r.seq, r.pos, r.first, r.last});
+    return ints({static_cast<int64_t>(rows.size()), 4}, flat);
+  }
+
+  // Writes positions 0 .. count-1 of sequence `seq`, in pieces, with random keys and values.
+  void fill(const Caches& c, int seq, int count) {
+    const Layout& l = c.layout;
+    for (int begin = 0; begin < count; begin += 61) {
+      std::vector<Row> rows;
+      for (int p = begin; p < std::min(begin + 61, count); ++p) rows.push_back({seq, p, 0, p});
+      const auto n = static_cast<int64_t>(rows.size());
+      const Twin v = random(kBf16, {n, l.kv_heads, l.dim}), at = device_rows(rows);
+      Twin k = random(kBf16, {n, l.kv_heads, l.dim}, 0.15f);
+      if (l.rotated) k = related_keys(c, v, rows);
+      ref().kv_write(c.ref, k.ref, v.ref, view(at.ref, rows));
+      gpu().kv_write(c.gpu, k.gpu, v.gpu, view(at.gpu, rows));
+    }
+  }
+
+  // rope(v * k_norm), rounded to bf16, as a full layer makes it.
+  Twin related_keys(const Caches& c, const Twin& v, const std::vector<Row>& rows) {
+    const Layout& l = c.layout;
+    std::vector<float> values = get(ref(), v.ref);
+    const std::vector<float> weight = get(ref(), c.k_norm.ref);
+    for (size_t i = 0; i < values.size(); ++i) values[i] *= weight[i % static_cast<size_t>(l.dim)];
+    const Tensor keys = put(ref(), kF32, {v.ref.shape[0], l.kv_heads, l.dim}, values);
+    std::vector<float> freq(static_cast<size_t>(l.dim / 2));
+    for (int i = 0; i < l.rotated; ++i) freq[static_cast<size_t>(i)] = static_cast<float>(std::pow(1e6, -2.0 * i / l.dim));
+    std::vector<int32_t> at;
+    for (const Row& r : rows) at.push_back(r.pos);
+    ref().rope(keys, ints({static_cast<int64_t>(rows.size()), 1}, at).ref,
+               Rope{put(ref(), kF32, {l.dim / 2}, freq), l.dim});
+    values = get(ref(), keys);
+    for (float& value : values) value = round_to_bf16(value);
+    return twin(kBf16, {v.ref.shape[0], l.kv_heads, l.dim}, values);
+  }
+
+  double compare(const Caches& c, const std::vector<Row>& rows, bool captured = false) {
+    const Layout& l = c.layout;
+    const auto n = static_cast<int64_t>(rows.size());
+    // As in the model: q is a slice of a wider buffer.
+    const float spread = l.rotated ? 0.05f : 0.3f;
+    const Twin wide = random(kBf16, {n, (l.heads + 2 * l.kv_heads) * l.dim}, spread), at = device_rows(rows);
+    const auto q = [&](Tensor t) { return t.columns(0, l.heads * l.dim).split(l.heads, l.dim); };
+    const Twin out = poisoned(kBf16, {n, l.heads, l.dim});
+    ref().attend(out.ref, q(wide.ref), c.ref, view(at.ref, rows));
+    if (!captured) {
+      gpu().attend(out.gpu, q(wide.gpu), c.gpu, view(at.gpu, rows));
+      return distance(out);
+    }
+    for (int i = 0; i < 3; ++i) {  // runs, is captured, is replayed
+      gpu().replay(key_, [&] { gpu().attend(out.gpu, q(wide.gpu), c.gpu, view(at.gpu, rows)); });
+    }
+    ++key_;
+    return distance(out);
+  }
+
+  static std::vector<Row> causal(int seq, int begin, int end, int window) {
+    std::vector<Row> rows;
+    for (int p = begin; p < end; ++p) rows.push_back({seq, p, std::max(0, p - window + 1), p});
+    return rows;
+  }
+
+  uint64_t key_ = 1000;
+};
+
+constexpr Layout kSliding = {32, 16, 256, 64, 20};
+constexpr Layout kFull = {32, 4, 512, 64, 20, 64};
+constexpr Layout kFullPlain = {32, 4, 512, 64, 20};
+constexpr int kAll = 1 << 20;
+
+TEST_F(CudaAttention, DecodeSliding) {
+  const Caches c = make(kSliding);
+  fill(c, 0, 1200);
+  for (const int pos : {0, 5, 63, 64, 700, 1023, 1024, 1199}) {
+    EXPECT_LT(compare(c, causal(0, pos, pos + 1, 1024)), kTolerance) << pos;
+    EXPECT_LT(compare(c, causal(0, pos, pos + 1, 1024), true), kTolerance) << pos;
+  }
+  EXPECT_LT(compare(c, causal(0, 1190, 1198, 1024)), kTolerance);
+}
+
+TEST_F(CudaAttention, DecodeFull) {
+  for (const Layout& layout : {kFull, kFullPlain}) {
+    const Caches c = make(layout);
+    fill(c, 0, 1200);
+    for (const int pos : {0, 31, 64, 1199}) {
+      EXPECT_LT(compare(c, causal(0, pos, pos + 1, kAll)), kTolerance) << pos << " " << layout.rotated;
+      EXPECT_LT(compare(c, causal(0, pos, pos + 1, kAll), true), kTolerance) << pos;
+    }
+    EXPECT_LT(compare(c, causal(0, 1100, 1105, kAll)), kTolerance);
+  }
+}
+
+TEST_F(CudaAttention, PrefillSlidingWindow) {
+  const Caches c = make(kSliding);
+  fill(c, 0, 1200);
+  EXPECT_LT(compare(c, causal(0, 0, 130, 1024)), kTolerance);
+  EXPECT_LT(compare(c, causal(0, 1070, 1197, 1024)), kTolerance);
+  EXPECT_LT(compare(c, causal(0, 300, 460, 24)), kTolerance);
+}
+
+TEST_F(CudaAttention, PrefillImageBlock) {
+  const Caches c = make(kSliding);
+  fill(c, 0, 400);
+  std::vector<Row> rows = causal(0, 0, 400, 1024);
+  for (int p = 37; p < 303; ++p) rows[static_cast<size_t>(p)].last = 302;
+  rows = {rows.begin() + 20, rows.begin() + 330};
+  EXPECT_LT(compare(c, rows), kTolerance);
+}
+
+TEST_F(CudaAttention, PrefillFull) {
+  for (const Layout& layout : {kFull, kFullPlain}) {
+    const Caches c = make(layout);
+    fill(c, 0, 500);
+    EXPECT_LT(compare(c, causal(0, 0, 77, kAll)), kTolerance) << layout.rotated;
+    EXPECT_LT(compare(c, causal(0, 430, 500, kAll)), kTolerance) << layout.rotated;
+    EXPECT_LT(compare(c, causal(0, 400, 500, kAll), true), kTolerance) << layout.rotated;
+  }
+}
+
+TEST_F(CudaAttention, ARingThatHasWrapped) {
+  Layout l = kSliding;
+  l.pages = 3;  // 192 slots
+  const Caches c = make(l);
+  fill(c, 0, 500);
+  EXPECT_LT(compare(c, causal(0, 499, 500, 100)), kTolerance);
+  EXPECT_LT(compare(c, causal(0, 480, 500, 100)), kTolerance);
+}
+
+TEST_F(CudaAttention, SeveralSequences) {
+  for (Layout l : {kSliding, kFull}) {
+    l.seqs = 6, l.pages = 4;
+    const Caches c = make(l);
+    const int lengths[] = {250, 3, 130, 77, 64, 200};
+    for (int s = 0; s < l.seqs; ++s) fill(c, s, lengths[s]);
+    std::vector<Row> rows;
+    for (int s = 0; s < l.seqs; ++s) rows.push_back({s, lengths[s] - 1, 0, lengths[s] - 1});
+    EXPECT_LT(compare(c, rows), kTolerance);
+    EXPECT_LT(compare(c, rows, true), kTolerance);
+    const auto append = [&](const std::vector<Row>& more) { rows.insert(rows.end(), more.begin(), more.end()); };
+    append(causal(2, 100, 130, kAll));
+    append(causal(0, 200, 250, kAll));
+    append(causal(5, 199, 200, kAll));
+    EXPECT_LT(compare(c, rows), kTolerance);        // parts for each kernel
+    EXPECT_LT(compare(c, rows, true), kTolerance);  // one kernel for all
+  }
+}
+
+TEST_F(CudaAttention, VisionTower) {
+  const Caches c = make({16, 16, 72, 0, 0});
+  fill(c, 0, 630);
+  std::vector<Row> rows;
+  for (int p = 0; p < 630; ++p) rows.push_back({0, p, 0, 629});
+  EXPECT_LT(compare(c, rows), kTolerance);
+}
+
+TEST_F(CudaAttention, OddShapes) {
+  for (const Layout& l : {Layout{4, 2, 16, 4, 20}, {4, 1, 32, 1, 80, 8}, {6, 3, 40, 0, 0}, {4, 4, 72, 8, 10}}) {
+    const Caches c = make(l);
+    fill(c, 0, 70);
+    EXPECT_LT(compare(c, causal(0, 0, 70, 24)), kTolerance) << l.dim;
+    EXPECT_LT(compare(c, causal(0, 69, 70, 24)), kTolerance) << l.dim;
+  }
+}
+
+TEST_F(CudaAttention, CopiedPages) {
+  for (Layout l : {kSliding, kFull, Layout{4, 1, 32, 1, 80, 8}}) {
+    l.seqs = 2, l.pages = l.page == 1 ? 80 : 3;
+    Caches c = make(l);
+    fill(c, 0, 70);
+    std::vector<int32_t> table(static_cast<size_t>(2 * l.pages));
+    ref().read(table.data(), c.ref.pages);
+    for (int i = 0; i < l.pages; ++i) {
+      ref().kv_copy(c.ref, table[static_cast<size_t>(i)], table[static_cast<size_t>(l.pages + i)]);
+      gpu().kv_copy(c.gpu, table[static_cast<size_t>(i)], table[static_cast<size_t>(l.pages + i)]);
+    }
+    EXPECT_LT(compare(c, causal(1, 60, 70, kAll)), kTolerance) << l.dim;
+  }
+}
+
+// heads() against the small verbs of ref: q as it leaves, and the cache through attend().
+TEST_F(CudaAttention, Heads) {
+  struct Case {
+    Layout layout;
+    bool v;
+    int block, rotated;
+    int rows;
+  };
+  for (const Case& t : {Case{kSliding, true, 256, 128, 5}, {kFull, false, 512, 64, 5}, {kFullPlain, false, 512, 64, 3},
+                        {{16, 16, 72, 0, 0}, true, 36, 18, 70}, {{4, 1, 32, 8, 20, 8}, false, 32, 8, 9}}) {
+    const Layout& l = t.layout;
+    Caches c = make(l);
+    if (!t.v) c.k_norm = random(kF32, {l.dim}, 0.3f);
+    if (l.rotated) c.gpu.k_norm = c.k_norm.gpu;
+    const int n = t.rows, axes = l.dim / t.block;
+    const std::vector<Row> rows = causal(0, 0, n, kAll);
+    std::vector<float> freq(static_cast<size_t>(t.block / 2));
+    for (int i = 0; i < t.rotated; ++i) freq[static_cast<size_t>(i)] = std::pow(100.0f, -2.0f * i / t.block);
+    std::vector<int32_t> at;
+    for (int i = 0; i < n * axes; ++i) at.push_back(i * 3 % 91);
+    const Twin q = random(kBf16, {n, l.heads, l.dim}), k = random(kBf16, {n, l.kv_heads, l.dim}),
+               v = random(kBf16, {n, l.kv_heads, l.dim}), scratch = random(kBf16, {n, l.kv_heads, l.dim}),
+               pos = ints({n, axes}, at), f = twin(kF32, {t.block / 2}, freq), q_norm = random(kF32, {l.dim}, 0.3f),
+               device = device_rows(rows);
+    ref().heads(q.ref, k.ref, t.v ? v.ref : Tensor(), scratch.ref, {q_norm.ref, c.k_norm.ref, 1e-6f}, pos.ref,
+                Rope{f.ref, t.block}, c.ref, view(device.ref, rows));
+    gpu().heads(q.gpu, k.gpu, t.v ? v.gpu : Tensor(), scratch.gpu, {q_norm.gpu, c.k_norm.gpu, 1e-6f}, pos.gpu,
+                Rope{f.gpu, t.block}, c.gpu, view(device.gpu, rows));
+    EXPECT_LT(distance(q), kRounded) << l.dim;
+    EXPECT_LT(compare(c, rows), 0.01) << l.dim;  // keys and values are rounded once more than ref's
+  }
+}
+
+}  // namespace
+}  // namespace gemma4

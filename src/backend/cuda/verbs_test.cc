@@ -1,0 +1,161 @@
+// Every small verb of the CUDA backend against ref, at 31B's shapes and at odd ones.
+#include "backend/cuda/test_pair.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr DType kBf16 = DType::kBF16, kF32 = DType::kF32;
+
+class CudaVerbs : public CudaTest {};
+
+TEST_F(CudaVerbs, Norm) {
+  struct Case {
+    int64_t rows, heads, dim;
+    DType in, out;
+  };
+  for (const Case& c : {Case{3, 1, 5376, kF32, kBf16}, {2, 1, 5376, kBf16, kBf16}, {5, 32, 256, kBf16, kBf16},
+                        {4, 4, 512, kBf16, kBf16}, {9, 16, 72, kBf16, kBf16}, {3, 1, 1152, kF32, kBf16},
+                        {2, 1, 9000, kF32, kF32}, {3, 3, 33, kF32, kBf16}}) {
+    const Twin x = random(c.in, {c.rows, c.heads, c.dim}, 3), w = random(kF32, {c.dim});
+    for (const bool weighted : {true, false}) {
+      const Twin out = poisoned(c.out, {c.rows, c.heads, c.dim});
+      ref().norm(out.ref, x.ref, weighted ? w.ref : Tensor(), 1e-6f);
+      gpu().norm(out.gpu, x.gpu, weighted ? w.gpu : Tensor(), 1e-6f);
+      EXPECT_LT(distance(out), kRounded) << c.rows << "x" << c.heads << "x" << c.dim;
+    }
+  }
+}
+
+TEST_F(CudaVerbs, NormOfASliceInPlace) {
+  const Twin x = random(kBf16, {4, 3 * 256}), w = random(kF32, {256});
+  const auto part = [](Tensor t) { return t.columns(256, 256); };
+  ref().norm(part(x.ref), part(x.ref), w.ref, 1e-6f);
+  gpu().norm(part(x.gpu), part(x.gpu), w.gpu, 1e-6f);
+  EXPECT_LT(distance(x), kRounded);
+}
+
+TEST_F(CudaVerbs, ResidualNorm) {
+  for (const int64_t dim : {5376, 1152, 96, 100}) {
+    const Twin x = random(kF32, {5, dim}, 4), y = random(kBf16, {5, dim}), post = random(kF32, {dim}),
+               next = random(kF32, {dim}), out = poisoned(kBf16, {5, dim});
+    ref().residual_norm(out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
+    gpu().residual_norm(out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
+    EXPECT_LT(distance(x), dim == 100 ? kRounded : 1e-6) << dim;
+    EXPECT_LT(distance(out), kRounded) << dim;
+  }
+  const Twin x = random(kF32, {2, 5376}), y = random(kBf16, {2, 5376}), post = random(kF32, {5376});
+  ref().residual_norm(Tensor(), x.ref, y.ref, post.ref, 1, Tensor(), 1e-6f);
+  gpu().residual_norm(Tensor(), x.gpu, y.gpu, post.gpu, 1, Tensor(), 1e-6f);
+  EXPECT_LT(distance(x), 1e-6);
+}
+
+TEST_F(CudaVerbs, ElementByElement) {
+  for (const int64_t cols : {5376, 4304, 37}) {
+    const Twin x = random(kF32, {6, cols}), y = random(kBf16, {6, cols});
+    ref().add(x.ref, y.ref, 0.3f);
+    gpu().add(x.gpu, y.gpu, 0.3f);
+    EXPECT_LT(distance(x), 1e-6);
+    const Twin gate_up = random(kBf16, {6, 2 * cols}, 2), out = poisoned(kBf16, {6, cols});
+    ref().geglu(out.ref, gate_up.ref);
+    gpu().geglu(out.gpu, gate_up.gpu);
+    EXPECT_LT(distance(out), kRounded);
+    const Twin bias = random(kF32, {cols}), scale = random(kF32, {cols});
+    ref().affine(x.ref, bias.ref, scale.ref);
+    gpu().affine(x.gpu, bias.gpu, scale.gpu);
+    EXPECT_LT(distance(x), 1e-6);
+    const Twin logits = random(kF32, {3, cols}, 40);
+    ref().softcap(logits.ref, 30);
+    gpu().softcap(logits.gpu, 30);
+    EXPECT_LT(distance(logits), 1e-6);
+  }
+}
+
+TEST_F(CudaVerbs, GatherScatterPool) {
+  for (const int64_t cols : {5376, 35}) {
+    const Twin x = random(kF32, {9, cols}), index = ints({4}, {7, 0, 3, 8}), out = poisoned(kBf16, {4, cols});
+    ref().gather(out.ref, x.ref, index.ref);
+    gpu().gather(out.gpu, x.gpu, index.gpu);
+    EXPECT_LT(distance(out), 1e-9);
+    const Twin rows = random(kBf16, {4, cols});
+    ref().scatter(x.ref, rows.ref, index.ref);
+    gpu().scatter(x.gpu, rows.gpu, index.gpu);
+    EXPECT_LT(distance(x), 1e-9);
+  }
+  std::vector<int32_t> groups(900);
+  for (size_t i = 0; i < groups.size(); ++i) groups[i] = static_cast<int32_t>(i * 7 % 98);  // groups 98, 99: empty
+  const Twin x = random(kBf16, {900, 1152}), group = ints({900}, groups), out = poisoned(kF32, {100, 1152});
+  ref().pool(out.ref, x.ref, group.ref, 3.7f);
+  gpu().pool(out.gpu, x.gpu, group.gpu, 3.7f);
+  EXPECT_LT(distance(out), 1e-6);
+}
+
+TEST_F(CudaVerbs, Rope) {
+  struct Case {
+    int64_t heads, dim, block, rotated;
+  };
+  for (const Case& c : {Case{32, 256, 256, 128}, {4, 512, 512, 64}, {16, 72, 36, 18}}) {
+    const int64_t axes = c.dim / c.block;
+    std::vector<float> freq(static_cast<size_t>(c.block / 2));
+    for (int64_t i = 0; i < c.rotated; ++i) {
+      freq[static_cast<size_t>(i)] = static_cast<float>(std::pow(1e4, -2.0 * i / c.block));
+    }
+    std::vector<int32_t> at = {0, 1, 77, 1023, 4097, 131071, 5, 30000};
+    const Twin x = random(kBf16, {8 / axes, c.heads, c.dim}), pos = ints({8 / axes, axes}, at),
+               f = twin(kF32, {c.block / 2}, freq);
+    ref().rope(x.ref, pos.ref, Rope{f.ref, static_cast<int>(c.block)});
+    gpu().rope(x.gpu, pos.gpu, Rope{f.gpu, static_cast<int>(c.block)});
+    EXPECT_LT(distance(x), kRounded) << c.dim;
+  }
+}
+
+TEST_F(CudaVerbs, WriteAndReadSlices) {
+  const Twin x = random(kBf16, {5, 64});
+  EXPECT_EQ(get(gpu(), x.gpu.slice(1, 3).columns(8, 16)), get(ref(), x.ref.slice(1, 3).columns(8, 16)));
+  std::vector<float> large(1 << 20);
+  for (size_t i = 0; i < large.size(); ++i) large[i] = static_cast<float>(i);
+  EXPECT_EQ(get(gpu(), put(gpu(), kF32, {1 << 20}, large)), large);
+  for (int i = 0; i < 40; ++i) {  // wraps the ring of pinned memory
+    const std::vector<float> part(60000, static_cast<float>(i));
+    EXPECT_EQ(get(gpu(), put(gpu(), kF32, {60000}, part)), part);
+  }
+}
+
+TEST_F(CudaVerbs, ReplayReadsDeviceTensors) {
+  const Twin x = random(kF32, {2, 5376}), y = random(kBf16, {2, 5376});
+  for (int step = 0; step < 5; ++step) {
+    const std::vector<float> fresh = normal(2 * 5376, 1);
+    std::vector<uint16_t> bits;
+    for (float value : fresh) bits.push_back(float_to_bf16(value));
+    ref().write(y.ref, fresh.data());
+    gpu().write(y.gpu, bits.data());
+    ref().add(x.ref, y.ref, 0.5f);
+    gpu().replay(1, [&] { gpu().add(x.gpu, y.gpu, 0.5f); });
+    EXPECT_LT(distance(x), 1e-6) << step;
+  }
+}
+
+TEST_F(CudaVerbs, AFailingReplayLeavesTheBackendUsable) {
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_THROW(gpu().replay(2, [] { throw Error("no"); }), Error);
+  }
+  gpu().replay(3, [] {});
+  EXPECT_THROW(gpu().replay(3, [] { throw Error("while captured"); }), Error);
+  const Twin x = random(kF32, {2, 64}), y = random(kF32, {2, 64});
+  ref().add(x.ref, y.ref, 1);
+  gpu().add(x.gpu, y.gpu, 1);
+  EXPECT_LT(distance(x), 1e-6);
+}
+
+TEST_F(CudaVerbs, ShortMemoryIsAnErrorWithNumbers) {
+  try {
+    gpu().alloc(DType::kU8, {int64_t{1} << 41});
+    FAIL() << "2 TiB were allocated";
+  } catch (const DeviceError&) {
+    FAIL() << "short memory is not a broken device";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("MiB"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace gemma4
