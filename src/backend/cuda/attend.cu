@@ -82,8 +82,8 @@ struct Part {
   bool few;  // to the decode kernel
 };
 
-constexpr int kFewRows = 8;   // rows in a row of one sequence that the decode kernel takes
-constexpr int kFewTotal = 64; // and altogether
+constexpr int kFewRows = 8;    // rows in a row of one sequence that the decode kernel takes
+constexpr int kFewTotal = 64;  // and altogether
 
 // Runs of many rows of one sequence go to the prefill kernel, single rows to the decode kernel.
 std::vector<Part> partition(std::span<const Row> rows) {
@@ -122,9 +122,9 @@ void attend(cudaStream_t stream, Tensor out, Tensor q, const KvView& kv, Tensor 
     parts = {{0, count, count <= kFewTotal}};
   }
   for (const Part& part : parts) {
-    const AttendCall call = {out.row<bf16>(part.begin), q.row<bf16>(part.begin), rows.row<int32_t>(part.begin),
-                             out.stride,                q.stride,                part.end - part.begin,
-                             static_cast<int>(q.shape[1])};
+    const AttendCall call = {
+        out.row<bf16>(part.begin), q.row<bf16>(part.begin),     rows.row<int32_t>(part.begin), out.stride, q.stride,
+        part.end - part.begin,     static_cast<int>(q.shape[1])};
     if (part.few && decode_fits(call, kv)) {
       attend_decode(stream, call, kv, scratch);
     } else if (!prefill_fits(call, kv)) {

@@ -103,7 +103,8 @@ void register_all() {
     add("prefill/sliding/2048 of " + std::to_string(length), kSliding, 2048, length, 1024);
     add("prefill/full/2048 of " + std::to_string(length), kFull, 2048, length, kAll);
   }
-  for (const int patches : {2520, 10080}) add("vision/" + std::to_string(patches), kVision, patches, patches, kAll, true);
+  for (const int patches : {2520, 10080})
+    add("vision/" + std::to_string(patches), kVision, patches, patches, kAll, true);
 }
 
 const bool kRegistered = (register_all(), true);

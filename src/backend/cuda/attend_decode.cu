@@ -1,8 +1,8 @@
 // Attention of a few rows over long caches: split-K flash decoding. A block takes one KV head of one row and a share of
-// its keys, and multiplies all query heads of the group (2 or 8, padded to 16) on the tensor cores, so that each key and
-// value is read once. HBM-bound: tiles of keys stream through shared memory several stages deep. Shares meet in global
-// memory, and the last block to arrive merges them. The grid is fixed by the number of rows; a block without keys ends
-// at once, so one captured graph serves every length.
+// its keys, and multiplies all query heads of the group (2 or 8, padded to 16) on the tensor cores, so that each key
+// and value is read once. HBM-bound: tiles of keys stream through shared memory several stages deep. Shares meet in
+// global memory, and the last block to arrive merges them. The grid is fixed by the number of rows; a block without
+// keys ends at once, so one captured graph serves every length.
 #include "backend/cuda/attend.h"
 #include "backend/cuda/device/convert.cuh"
 #include "backend/cuda/device/reduce.cuh"
@@ -24,7 +24,7 @@ constexpr int kPad = 8;     // elements; keeps fragment rows of a tile in differ
 template <int kDim_, int kRotated_, int kKeys_, int kStages_, int kWarps_>
 struct Shape {
   static constexpr int kDim = kDim_, kRotated = kRotated_, kKeys = kKeys_, kStages = kStages_, kWarps = kWarps_;
-  static constexpr int kRow = kDim + 2 * kRotated + kPad;         // elements of a tile's row
+  static constexpr int kRow = kDim + 2 * kRotated + kPad;          // elements of a tile's row
   static constexpr int kTile = kKeys * kRow * (kRotated ? 1 : 2);  // elements of a stage
   static constexpr int kKeyTiles = kKeys / 8;
   static constexpr int kDepthParts = kWarps / kKeyTiles;  // warps that share one tile of 8 keys, by depth
@@ -39,9 +39,9 @@ struct Shape {
 
 template <typename S>
 struct Shared {
-  bf16* query;     // [16, kRow]
-  bf16* weights;   // [16, kKeys + kPad]
-  float* scores;   // [kDepthParts, 16, kScoreRow]
+  bf16* query;                // [16, kRow]
+  bf16* weights;              // [16, kKeys + kPad]
+  float* scores;              // [kDepthParts, 16, kScoreRow]
   float *top, *total, *keep;  // [16]
   bf16* tiles;                // [kStages, kTile]
 

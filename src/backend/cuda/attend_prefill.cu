@@ -10,11 +10,11 @@ namespace {
 template <int kDim_, int kWarps_, int kBands_, int kKeys_>
 struct Shape {
   static constexpr int kDim = kDim_, kWarps = kWarps_, kKeys = kKeys_;
-  static constexpr int kBands = kBands_;                    // 16-row bands of a warp
-  static constexpr int kRows = kWarps * kBands * 16;        // of the query tile
-  static constexpr int kDepth = (kDim + 15) / 16 * 16;      // of q k^T, zeros beyond kDim
-  static constexpr int kRow = kDepth + kPad;                // elements of a row in shared memory
-  static constexpr int kColumns = kDim / 8;                 // column tiles of the output
+  static constexpr int kBands = kBands_;                // 16-row bands of a warp
+  static constexpr int kRows = kWarps * kBands * 16;    // of the query tile
+  static constexpr int kDepth = (kDim + 15) / 16 * 16;  // of q k^T, zeros beyond kDim
+  static constexpr int kRow = kDepth + kPad;            // elements of a row in shared memory
+  static constexpr int kColumns = kDim / 8;             // column tiles of the output
   static constexpr int kTile = kKeys * kRow;
   static constexpr size_t kShared = sizeof(bf16) * (kRows * kRow + 4 * kTile) + sizeof(int4) * kRows;
   static_assert(kDim % 8 == 0 && kKeys % 32 == 0);
@@ -115,8 +115,7 @@ struct Tiles {
 // All keys of one run, for the whole query tile.
 template <typename S>
 __device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, const Run& run, int kv_head, bool whole,
-                                           RowState (&state)[S::kBands][2],
-                                           float (&sum)[S::kBands][S::kColumns][4]) {
+                                           RowState (&state)[S::kBands][2], float (&sum)[S::kBands][S::kColumns][4]) {
   const auto* k = static_cast<const bf16*>(kv.k);
   const auto* v = static_cast<const bf16*>(kv.v);
   const int begin = run.first / S::kKeys, end = run.last / S::kKeys + 1;
@@ -170,7 +169,8 @@ __global__ void __launch_bounds__(S::kWarps * 32) prefill_kernel(AttendCall call
   const int group = call.q_heads / kv.heads, kv_head = blockIdx.x;
   const int token0 = (gridDim.y - 1 - blockIdx.y) * (S::kRows / group);
   const int tokens = min(S::kRows / group, call.count - token0);
-  for (int i = threadIdx.x; i < tokens; i += blockDim.x) s.see[i] = reinterpret_cast<const int4*>(call.rows)[token0 + i];
+  for (int i = threadIdx.x; i < tokens; i += blockDim.x)
+    s.see[i] = reinterpret_cast<const int4*>(call.rows)[token0 + i];
   load_queries<S::kRows, S::kDim, S::kRow>(s.query, call, token0, kv_head * group, group);
   __syncthreads();
   RowState state[S::kBands][2];
@@ -195,7 +195,8 @@ __global__ void __launch_bounds__(S::kWarps * 32) prefill_kernel(AttendCall call
     const int m = m0 + i * 8, token = m / group;
     const float total = quad_sum(state[i / 2][i % 2].total), factor = total > 0 ? 1.0f / total : 0.0f;
     if (token >= tokens) continue;
-    bf16* out = static_cast<bf16*>(call.out) + (token0 + token) * call.out_stride + (kv_head * group + m % group) * S::kDim;
+    bf16* out =
+        static_cast<bf16*>(call.out) + (token0 + token) * call.out_stride + (kv_head * group + m % group) * S::kDim;
 #pragma unroll
     for (int t = 0; t < S::kColumns; ++t) {
       const float* x = sum[i / 2][t] + 2 * (i % 2);
@@ -209,8 +210,8 @@ void run(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
   static const bool allowed = (allow_shared(prefill_kernel<S>, S::kShared), true);
   (void)allowed;
   const int tokens = S::kRows / (call.q_heads / kv.heads);
-  launch(stream, dim3(kv.heads, (call.count + tokens - 1) / tokens), S::kWarps * 32, S::kShared, prefill_kernel<S>, call,
-         kv);
+  launch(stream, dim3(kv.heads, (call.count + tokens - 1) / tokens), S::kWarps * 32, S::kShared, prefill_kernel<S>,
+         call, kv);
 }
 
 }  // namespace

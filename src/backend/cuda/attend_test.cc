@@ -14,8 +14,8 @@ constexpr double kTolerance = 0.006;
 
 struct Layout {
   int heads, kv_heads, dim;
-  int page, pages;      // of each sequence; 0: a flat cache without a table
-  int rotated = 0;      // > 0: keys are rope(V * k_norm), compressed on the GPU
+  int page, pages;  // of each sequence; 0: a flat cache without a table
+  int rotated = 0;  // > 0: keys are rope(V * k_norm), compressed on the GPU
   int seqs = 1;
 };
 
@@ -83,7 +83,8 @@ class CudaAttention : public CudaTest {
     for (size_t i = 0; i < values.size(); ++i) values[i] *= weight[i % static_cast<size_t>(l.dim)];
     const Tensor keys = put(ref(), kF32, {v.ref.shape[0], l.kv_heads, l.dim}, values);
     std::vector<float> freq(static_cast<size_t>(l.dim / 2));
-    for (int i = 0; i < l.rotated; ++i) freq[static_cast<size_t>(i)] = static_cast<float>(std::pow(1e6, -2.0 * i / l.dim));
+    for (int i = 0; i < l.rotated; ++i)
+      freq[static_cast<size_t>(i)] = static_cast<float>(std::pow(1e6, -2.0 * i / l.dim));
     std::vector<int32_t> at;
     for (const Row& r : rows) at.push_back(r.pos);
     ref().rope(keys, ints({static_cast<int64_t>(rows.size()), 1}, at).ref,
@@ -244,8 +245,11 @@ TEST_F(CudaAttention, Heads) {
     int block, rotated;
     int rows;
   };
-  for (const Case& t : {Case{kSliding, true, 256, 128, 5}, {kFull, false, 512, 64, 5}, {kFullPlain, false, 512, 64, 3},
-                        {{16, 16, 72, 0, 0}, true, 36, 18, 70}, {{4, 1, 32, 8, 20, 8}, false, 32, 8, 9}}) {
+  for (const Case& t : {Case{kSliding, true, 256, 128, 5},
+                        {kFull, false, 512, 64, 5},
+                        {kFullPlain, false, 512, 64, 3},
+                        {{16, 16, 72, 0, 0}, true, 36, 18, 70},
+                        {{4, 1, 32, 8, 20, 8}, false, 32, 8, 9}}) {
     const Layout& l = t.layout;
     Caches c = make(l);
     if (!t.v) c.k_norm = random(kF32, {l.dim}, 0.3f);

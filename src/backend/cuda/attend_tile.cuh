@@ -1,7 +1,9 @@
-// What the two prefill kernels share: the rows of a tile and what they may see, and the copy of keys into shared memory.
+// What the two prefill kernels share: the rows of a tile and what they may see, and the copy of keys into shared
+// memory.
 //
-// A tile of queries is a few tokens times the query heads of one KV head: tile row m is token m / group, head m % group.
-// The tokens of a tile may belong to several sequences (several prompts in one batch); they are served run by run.
+// A tile of queries is a few tokens times the query heads of one KV head: tile row m is token m / group, head m %
+// group. The tokens of a tile may belong to several sequences (several prompts in one batch); they are served run by
+// run.
 #pragma once
 
 #include "backend/cuda/attend.h"
@@ -19,8 +21,8 @@ inline constexpr int kPad = 8;  // elements; keeps fragment rows of a tile in di
 // Consecutive tokens begin .. end-1 of a tile that share a sequence, and the keys they see.
 struct Run {
   int seq, begin, end;
-  int first, last;            // keys that some token sees
-  int all_first, all_last;    // keys that every token sees
+  int first, last;          // keys that some token sees
+  int all_first, all_last;  // keys that every token sees
 };
 
 // The run that begins at token `begin`; `see` [tokens] in shared memory. The same in every thread.
@@ -72,8 +74,8 @@ __device__ __forceinline__ void load_queries(bf16* to, const AttendCall& call, i
 
 // The two rows of a 16-row fragment that a lane holds, and their running softmax (base 2).
 struct RowState {
-  int first, last;      // keys seen; last < first: none of this run
-  float top, total;     // of the scores so far
+  int first, last;   // keys seen; last < first: none of this run
+  float top, total;  // of the scores so far
 };
 
 __device__ __forceinline__ float quad_max(float x) {

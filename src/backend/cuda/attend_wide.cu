@@ -172,7 +172,8 @@ __global__ void __launch_bounds__(kWarps * 32) wide_kernel(AttendCall call, KvVi
   const int group = call.q_heads / kv.heads, kv_head = blockIdx.x;
   const int token0 = (gridDim.y - 1 - blockIdx.y) * (kRows / group);
   const int tokens = min(kRows / group, call.count - token0);
-  for (int i = threadIdx.x; i < tokens; i += blockDim.x) s.see[i] = reinterpret_cast<const int4*>(call.rows)[token0 + i];
+  for (int i = threadIdx.x; i < tokens; i += blockDim.x)
+    s.see[i] = reinterpret_cast<const int4*>(call.rows)[token0 + i];
   load_wide<S>(s.query, call, kv, token0, kv_head * group, group);
   __syncthreads();
   RowState state[2] = {{1, 0, -INFINITY, 0.0f}, {1, 0, -INFINITY, 0.0f}};

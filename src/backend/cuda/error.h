@@ -1,5 +1,5 @@
-// How a CUDA failure becomes an Error: CUDA_CHECK(call) throws DeviceError with one sentence that says which call failed
-// and why. A GPU is part of the world, so nothing here aborts.
+// How a CUDA failure becomes an Error: CUDA_CHECK(call) throws DeviceError with one sentence that says which call
+// failed and why. A GPU is part of the world, so nothing here aborts.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -15,16 +15,16 @@ namespace gemma4::cuda {
   for (const char* c = file; *c; ++c) {
     if (*c == '/') name = c + 1;
   }
-  throw DeviceError(std::string("the GPU failed: ") + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ", " +
-                    std::string(call).substr(0, 60) + ", " + name + ":" + std::to_string(line) + ")");
+  throw DeviceError(std::string("the GPU failed: ") + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) +
+                    ", " + std::string(call).substr(0, 60) + ", " + name + ":" + std::to_string(line) + ")");
 }
 
 }  // namespace gemma4::cuda
 
-#define CUDA_CHECK(call)                                                                              \
-  do {                                                                                                \
-    const cudaError_t cuda_check_error = (call);                                                      \
-    if (cuda_check_error != cudaSuccess) {                                                            \
-      ::gemma4::cuda::throw_device_error(cuda_check_error, #call, __FILE__, __LINE__);                \
-    }                                                                                                 \
+#define CUDA_CHECK(call)                                                               \
+  do {                                                                                 \
+    const cudaError_t cuda_check_error = (call);                                       \
+    if (cuda_check_error != cudaSuccess) {                                             \
+      ::gemma4::cuda::throw_device_error(cuda_check_error, #call, __FILE__, __LINE__); \
+    }                                                                                  \
   } while (0)

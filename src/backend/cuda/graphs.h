@@ -23,7 +23,7 @@ class Graphs {
 
  private:
   void capture(uint64_t key, const std::function<void()>& issue, cudaStream_t stream);
-  static constexpr size_t kMost = 256;       // graphs kept; beyond it all are dropped
+  static constexpr size_t kMost = 256;          // graphs kept; beyond it all are dropped
   std::map<uint64_t, cudaGraphExec_t> graphs_;  // null: ran once
   bool capturing_ = false;
 };

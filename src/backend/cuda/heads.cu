@@ -127,8 +127,8 @@ __global__ void heads_kernel(HeadsView h, RopeView rope, KvView kv, const int4* 
     bf16* q = h.q + row * h.q_stride + index * dim;
     normalise(x, q, dim, h.eps);
     for (int e = lane * 2; e < dim; e += 64) {
-      *reinterpret_cast<uint32_t*>(q + e) = pack_bf16x2(rotated(x, h.q_norm, turns, rope.block, e),
-                                                        rotated(x, h.q_norm, turns, rope.block, e + 1));
+      *reinterpret_cast<uint32_t*>(q + e) =
+          pack_bf16x2(rotated(x, h.q_norm, turns, rope.block, e), rotated(x, h.q_norm, turns, rope.block, e + 1));
     }
     return;
   }
@@ -150,8 +150,8 @@ __global__ void heads_kernel(HeadsView h, RopeView rope, KvView kv, const int4* 
   }
   bf16* to_k = kv_key(kv, slot, head);
   for (int e = lane * 2; e < dim; e += 64) {
-    *reinterpret_cast<uint32_t*>(to_k + e) = pack_bf16x2(rotated(x, h.k_norm, turns, rope.block, e),
-                                                         rotated(x, h.k_norm, turns, rope.block, e + 1));
+    *reinterpret_cast<uint32_t*>(to_k + e) =
+        pack_bf16x2(rotated(x, h.k_norm, turns, rope.block, e), rotated(x, h.k_norm, turns, rope.block, e + 1));
   }
 }
 
@@ -193,8 +193,8 @@ void heads(cudaStream_t stream, Tensor q, Tensor k, Tensor v, const Backend::Hea
   const int dim = static_cast<int>(q.shape[2]), q_heads = static_cast<int>(q.shape[1]);
   CHECK(heads_fit(q, k, v) && dim == kv.dim && k.shape[1] == kv.heads && k.shape[2] == dim);
   CHECK(norms.q.dtype == DType::kF32 && norms.q.size() == dim && norms.k.dtype == DType::kF32 && norms.k.size() == dim);
-  const HeadsView h = {data<bf16>(q), data<bf16>(k), data<bf16>(v),        q.stride, k.stride, v.stride,
-                       data<float>(norms.q), data<float>(norms.k), q_heads, dim,     norms.eps};
+  const HeadsView h = {data<bf16>(q),        data<bf16>(k),        data<bf16>(v), q.stride, k.stride, v.stride,
+                       data<float>(norms.q), data<float>(norms.k), q_heads,       dim,      norms.eps};
   const int items = q_heads + kv.heads * (v ? 2 : 1);
   launch(stream, dim3((items + kWarps - 1) / kWarps, static_cast<unsigned>(q.rows())), kWarps * 32, 0, heads_kernel, h,
          view(rope, pos, dim), kv, data<int4>(rows));

@@ -1,5 +1,5 @@
-// Device memory and the small copies of a step: every allocation is counted, and host data goes through pinned memory so
-// that a write neither waits for the device nor is waited for.
+// Device memory and the small copies of a step: every allocation is counted, and host data goes through pinned memory
+// so that a write neither waits for the device nor is waited for.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -18,10 +18,10 @@ namespace gemma4::cuda {
 struct SampleRow {
   double uniform;  // in [0, 1)
   float temperature, top_p, min_p;
-  int top_k;            // 0: all
+  int top_k;  // 0: all
   int greedy;
-  int weigh_all;        // the total over all logits is needed (no top_k)
-  int edited;           // row of the edit buffer, or -1: the logits as they are
+  int weigh_all;  // the total over all logits is needed (no top_k)
+  int edited;     // row of the edit buffer, or -1: the logits as they are
   float repetition, presence, frequency;
   int bias_begin, bias_end, counts_begin, counts_end;  // pairs in the edit words
   int allowed_begin, allowed_words;                    // words; 0: all ids allowed
@@ -31,8 +31,8 @@ inline constexpr int kSampleBlock = 4096;  // logits a block sorts
 inline constexpr int kSampleKept = 64;     // of which it keeps the best
 
 struct SampleCall {
-  int32_t* ids;          // [rows]
-  const void* logits;    // [rows, vocab], BF16 or F32
+  int32_t* ids;        // [rows]
+  const void* logits;  // [rows, vocab], BF16 or F32
   bool bf16;
   int64_t stride;
   int rows, vocab;

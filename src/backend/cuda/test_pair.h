@@ -1,5 +1,5 @@
-// For tests of the CUDA backend: the ref backend and the GPU side by side, tensors with the same content on both, and the
-// distance between what they computed.
+// For tests of the CUDA backend: the ref backend and the GPU side by side, tensors with the same content on both, and
+// the distance between what they computed.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -30,8 +30,8 @@ struct KvView {
   void* k = nullptr;  // BF16
   void* v = nullptr;  // BF16
   int heads = 0, dim = 0, row = 0;
-  int page = 1;                   // tokens in a page of the layout
-  const int32_t* table = nullptr; // [sequences, table_cols]; null: slot = position
+  int page = 1;                    // tokens in a page of the layout
+  const int32_t* table = nullptr;  // [sequences, table_cols]; null: slot = position
   int table_cols = 0, table_page = 1;
   int64_t table_stride = 0;
   int rotated = 0;                // rotated pairs kept, 0 for a plain cache

@@ -13,9 +13,14 @@ TEST_F(CudaVerbs, Norm) {
     int64_t rows, heads, dim;
     DType in, out;
   };
-  for (const Case& c : {Case{3, 1, 5376, kF32, kBf16}, {2, 1, 5376, kBf16, kBf16}, {5, 32, 256, kBf16, kBf16},
-                        {4, 4, 512, kBf16, kBf16}, {9, 16, 72, kBf16, kBf16}, {3, 1, 1152, kF32, kBf16},
-                        {2, 1, 9000, kF32, kF32}, {3, 3, 33, kF32, kBf16}}) {
+  for (const Case& c : {Case{3, 1, 5376, kF32, kBf16},
+                        {2, 1, 5376, kBf16, kBf16},
+                        {5, 32, 256, kBf16, kBf16},
+                        {4, 4, 512, kBf16, kBf16},
+                        {9, 16, 72, kBf16, kBf16},
+                        {3, 1, 1152, kF32, kBf16},
+                        {2, 1, 9000, kF32, kF32},
+                        {3, 3, 33, kF32, kBf16}}) {
     const Twin x = random(c.in, {c.rows, c.heads, c.dim}, 3), w = random(kF32, {c.dim});
     for (const bool weighted : {true, false}) {
       const Twin out = poisoned(c.out, {c.rows, c.heads, c.dim});

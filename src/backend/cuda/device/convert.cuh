@@ -43,8 +43,8 @@ __device__ __forceinline__ void load8(const float* from, float (&x)[8]) {
   x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
 }
 __device__ __forceinline__ void store8(__nv_bfloat16* to, const float (&x)[8]) {
-  *reinterpret_cast<uint4*>(to) = make_uint4(pack_bf16x2(x[0], x[1]), pack_bf16x2(x[2], x[3]), pack_bf16x2(x[4], x[5]),
-                                             pack_bf16x2(x[6], x[7]));
+  *reinterpret_cast<uint4*>(to) =
+      make_uint4(pack_bf16x2(x[0], x[1]), pack_bf16x2(x[2], x[3]), pack_bf16x2(x[4], x[5]), pack_bf16x2(x[6], x[7]));
 }
 __device__ __forceinline__ void store8(float* to, const float (&x)[8]) {
   reinterpret_cast<float4*>(to)[0] = make_float4(x[0], x[1], x[2], x[3]);
