@@ -18,6 +18,7 @@ using bf16 = __nv_bfloat16;
 
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr int kGroup = 16;  // query heads, padded
+constexpr int kLeast = 2;   // tiles a block takes before others share the work
 constexpr int kPad = 8;     // elements; keeps fragment rows of a tile in different banks
 
 // kRotated 0: keys and values lie apart. Else one row of kDim + 2 * kRotated serves as both (KvView).
@@ -81,28 +82,32 @@ __device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, cons
   }
 }
 
-// The group's queries, scaled to base 2. Compressed cache: kDim elements that meet V (times K's norm weight, zero where
-// K is kept), then those that meet the kept elements of K.
+// The group's queries. Compressed cache: kDim elements that meet V (times K's norm weight, zero where K is kept), then
+// those that meet the kept elements of K. The rows past the group are zeros.
 template <typename S>
 __device__ __forceinline__ void load_query(const Shared<S>& s, const bf16* q, const KvView& kv, int group) {
-  for (int i = threadIdx.x; i < kGroup * S::kRow; i += S::kWarps * 32) {
-    const int head = i / S::kRow, e = i % S::kRow;
-    float value = 0;
-    if (head < group && e < S::kDim + 2 * S::kRotated) {
-      int from = e;
-      float factor = 1;
-      if constexpr (S::kRotated > 0) {
-        constexpr int kHalf = S::kDim / 2;
-        if (e >= S::kDim) {
-          const int r = e - S::kDim;
-          from = r < S::kRotated ? r : kHalf + r - S::kRotated;
-        } else {
-          factor = e % kHalf < S::kRotated ? 0.0f : kv.k_norm[e];
-        }
-      }
-      value = to_float(q[head * S::kDim + from]) * factor;
+  constexpr int kThreads = S::kWarps * 32, kChunks = S::kDim / 8, kHalf = S::kDim / 2;
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  for (int i = threadIdx.x; i < group * kChunks; i += kThreads) {
+    const int head = i / kChunks, e = i % kChunks * 8;
+    const uint4 raw = *reinterpret_cast<const uint4*>(q + head * S::kDim + e);
+    bf16* to = s.query + head * S::kRow;
+    if constexpr (S::kRotated == 0) {
+      *reinterpret_cast<uint4*>(to + e) = raw;
+    } else if (e % kHalf < S::kRotated) {
+      *reinterpret_cast<uint4*>(to + S::kDim + (e < kHalf ? 0 : S::kRotated) + e % kHalf) = raw;
+      *reinterpret_cast<uint4*>(to + e) = zero;
+    } else {
+      float x[8], w[8];
+      load8(q + head * S::kDim + e, x);
+      load8(kv.k_norm + e, w);
+#pragma unroll
+      for (int n = 0; n < 8; ++n) x[n] *= w[n];
+      store8(to + e, x);
     }
-    s.query[i] = __float2bfloat16_rn(value);
+  }
+  for (int i = threadIdx.x; i < (kGroup - group) * (S::kRow / 8); i += kThreads) {
+    reinterpret_cast<uint4*>(s.query + group * S::kRow)[i] = zero;
   }
 }
 
@@ -194,31 +199,47 @@ __device__ __forceinline__ void accumulate(const Shared<S>& s, const bf16* value
 }
 
 struct Split {
-  float* partial;  // [rows, kv heads, splits, group, kDim + 2]: sums, then maximum and total
+  float* partial;  // [rows, kv heads, splits]: sums [group, kDim], then maxima [16] and totals [16]
   int* arrived;    // [rows, kv heads], zero between launches
   int splits;
 };
 
+template <typename S>
+__host__ __device__ constexpr int64_t share_words(int group) {
+  return int64_t{group} * S::kDim + 2 * kGroup;
+}
+
 // Merges the shares of (row, KV head): out = sum of shares, each weighted by how its maximum compares.
 template <typename S>
-__device__ void merge(const Split& split, int64_t cell, int active, bf16* out, int group) {
-  constexpr int kWords = S::kDim + 2;
-  const float* shares = split.partial + cell * split.splits * group * kWords;
-  for (int i = threadIdx.x; i < group * S::kDim / 2; i += S::kWarps * 32) {
-    const int head = i / (S::kDim / 2), column = i % (S::kDim / 2) * 2;
-    float top = -INFINITY;
-    for (int n = 0; n < active; ++n) top = fmaxf(top, shares[(n * group + head) * kWords + S::kDim]);
-    float total = 0, x = 0, y = 0;
-#pragma unroll 4
-    for (int n = 0; n < active; ++n) {
-      const float* share = shares + (n * group + head) * kWords;
-      const float weight = exp2_fast(share[S::kDim] - top);
-      const float2 pair = *reinterpret_cast<const float2*>(share + column);
-      total += weight * share[S::kDim + 1];
-      x += weight * pair.x, y += weight * pair.y;
+__device__ void merge(const Shared<S>& s, const float* shares, int active, bf16* out, int group) {
+  const int lane = threadIdx.x % 32;
+  const int64_t words = share_words<S>(group);
+  float* weights = reinterpret_cast<float*>(s.tiles);  // [active, group]; the tiles are done with
+  for (int head = threadIdx.x / 32; head < group; head += S::kWarps) {
+    const float* stats = shares + group * S::kDim + head;
+    float top = -INFINITY, total = 0;
+    for (int n = lane; n < active; n += 32) top = fmaxf(top, stats[n * words]);
+    top = warp_max(top);
+    for (int n = lane; n < active; n += 32) {
+      const float weight = top == -INFINITY ? 0.0f : exp2_fast(stats[n * words] - top);
+      weights[n * group + head] = weight;
+      total += weight * stats[n * words + kGroup];
     }
+    total = warp_sum(total);
     const float factor = total > 0 ? 1.0f / total : 0.0f;
-    *reinterpret_cast<uint32_t*>(out + head * S::kDim + column) = pack_bf16x2(x * factor, y * factor);
+    for (int n = lane; n < active; n += 32) weights[n * group + head] *= factor;
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < group * S::kDim / 4; i += S::kWarps * 32) {
+    const int head = i / (S::kDim / 4);
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+    for (int n = 0; n < active; ++n) {
+      const float4 x = *reinterpret_cast<const float4*>(shares + n * words + 4 * i);
+      const float weight = weights[n * group + head];
+      sum.x += weight * x.x, sum.y += weight * x.y, sum.z += weight * x.z, sum.w += weight * x.w;
+    }
+    *reinterpret_cast<uint2*>(out + 4 * i) = make_uint2(pack_bf16x2(sum.x, sum.y), pack_bf16x2(sum.z, sum.w));
   }
 }
 
@@ -227,8 +248,8 @@ __device__ void finish(const Shared<S>& s, const float (&sum)[kTiles][4], const 
                        int group) {
   const int lane = threadIdx.x % 32, column = threadIdx.x / 32 * (S::kDim / S::kWarps);
   const int64_t cell = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
-  constexpr int kWords = S::kDim + 2;
-  float* share = split.partial + (cell * split.splits + blockIdx.x) * group * kWords;
+  float* shares = split.partial + cell * split.splits * share_words<S>(group);
+  float* share = shares + blockIdx.x * share_words<S>(group);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int head = lane / 4 + half * 8;
@@ -241,14 +262,14 @@ __device__ void finish(const Shared<S>& s, const float (&sum)[kTiles][4], const 
       if (active == 1) {
         *reinterpret_cast<uint32_t*>(out + head * S::kDim + e) = pack_bf16x2(x, y);
       } else {
-        *reinterpret_cast<float2*>(share + head * kWords + e) = make_float2(x, y);
+        *reinterpret_cast<float2*>(share + head * S::kDim + e) = make_float2(x, y);
       }
     }
   }
   if (active == 1) return;
   for (int head = threadIdx.x; head < group; head += S::kWarps * 32) {
-    share[head * kWords + S::kDim] = s.top[head];
-    share[head * kWords + S::kDim + 1] = s.total[head];
+    share[group * S::kDim + head] = s.top[head];
+    share[group * S::kDim + kGroup + head] = s.total[head];
   }
   __shared__ int last;
   __threadfence();
@@ -258,7 +279,7 @@ __device__ void finish(const Shared<S>& s, const float (&sum)[kTiles][4], const 
   if (!last) return;
   __threadfence();
   if (threadIdx.x == 0) split.arrived[cell] = 0;
-  merge<S>(split, cell, active, out, group);
+  merge<S>(s, shares, active, out, group);
 }
 
 // Grid: (splits, KV heads, rows).
@@ -271,7 +292,7 @@ __global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call,
   const int row = blockIdx.z, kv_head = blockIdx.y, group = call.q_heads / kv.heads;
   const int4 see = reinterpret_cast<const int4*>(call.rows)[row];
   const int first = see.z / S::kKeys, tiles = max(see.w / S::kKeys - first + 1, 1);
-  const int each = (tiles + split.splits - 1) / split.splits, active = (tiles + each - 1) / each;
+  const int each = max((tiles + split.splits - 1) / split.splits, kLeast), active = (tiles + each - 1) / each;
   if (static_cast<int>(blockIdx.x) >= active) return;
   const int begin = first + blockIdx.x * each, end = min(begin + each, first + tiles);
 #pragma unroll
@@ -306,7 +327,7 @@ void run(cudaStream_t stream, const AttendCall& call, const KvView& kv, const At
   const int cells = kv.heads * call.count, group = call.q_heads / kv.heads;
   const int splits = std::max(1, std::min(64, blocks / cells));
   CHECK(cells <= kAttendCounters);
-  CHECK(splits == 1 || static_cast<int64_t>(cells) * splits * group * (S::kDim + 2) * 4 <= kAttendPartialBytes);
+  CHECK(splits == 1 || cells * splits * share_words<S>(group) * 4 <= kAttendPartialBytes);
   static const bool allowed = (allow_shared(decode_kernel<S>, S::kShared), true);
   (void)allowed;
   launch(stream, dim3(splits, kv.heads, call.count), S::kWarps * 32, S::kShared, decode_kernel<S>, call, kv,
@@ -316,7 +337,8 @@ void run(cudaStream_t stream, const AttendCall& call, const KvView& kv, const At
 }  // namespace
 
 bool decode_fits(const AttendCall& call, const KvView& kv) {
-  const bool aligned = reinterpret_cast<uintptr_t>(call.out) % 4 == 0 && call.out_stride % 2 == 0;
+  const bool aligned = reinterpret_cast<uintptr_t>(call.out) % 16 == 0 && call.out_stride % 8 == 0 &&
+                       reinterpret_cast<uintptr_t>(call.q) % 16 == 0 && call.q_stride % 8 == 0;
   const bool known = kv.dim == 256 ? kv.rotated == 0 : kv.dim == 512 && (kv.rotated == 0 || kv.rotated == 64);
   return known && aligned && call.q_heads / kv.heads <= kGroup && kv.heads * call.count <= kAttendCounters;
 }

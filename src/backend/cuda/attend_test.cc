@@ -120,7 +120,7 @@ class CudaAttention : public CudaTest {
     return rows;
   }
 
-  uint64_t key_ = 1000;
+  static inline uint64_t key_ = 1000;  // the backend outlives a test: no two may share a key
 };
 
 constexpr Layout kSliding = {32, 16, 256, 64, 20};
