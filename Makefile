@@ -33,7 +33,7 @@ demo: build
 demo-eval: build
 	@rm -rf $(DEMO_QUANTISED)
 	@$(BUILD)/gemma4 quantize --model-dir models/demo --output $(DEMO_QUANTISED) 2>/dev/null
-	@tools/demo_eval.sh $(BUILD)/gemma4 models/demo $(DEMO_QUANTISED)
+	@tools/demo_eval.sh $(BUILD)/gemma4 $(DEMO_QUANTISED)
 
 test: test-fast test-asan
 

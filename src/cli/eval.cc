@@ -15,6 +15,7 @@
 #include "checkpoint/safetensors.h"
 #include "cli/cli.h"
 #include "cli/eval_case.h"
+#include "cli/questions.h"
 #include "image/decode.h"
 #include "image/patches.h"
 #include "model/model.h"
@@ -311,7 +312,12 @@ int eval_command(int argc, char** argv) {
   CLI::App app{"Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden"};
   app.name("gemma4 eval");
   app.add_option("--model", options.model, "checkpoint: a directory or a .gguf file")->required();
-  app.add_option("--golden", options.golden, "folder with cases.json and one .safetensors a case")->required();
+  app.add_option("--golden", options.golden, "folder with cases.json and one .safetensors a case");
+  QuestionsOptions questions;
+  app.add_option("--questions", questions.questions, "instead: ask every question of this file, count right answers");
+  app.add_option("--images", questions.images, "folder of the questions' pictures; default: images/ beside the file");
+  app.add_option("--equal-min", questions.equal_min, "fail below this share of answers equal to the reference's");
+  app.add_option("--right-min", questions.right_min, "fail below this share of right answers");
   app.add_option("--backend", options.backend, "ref, cpu or cuda")->capture_default_str();
   app.add_option("--threads", options.threads, "threads of the cpu backend; 0: all cores");
   app.add_option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole")
@@ -322,6 +328,13 @@ int eval_command(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitBadInput;
+  }
+  if (options.golden.empty() == questions.questions.empty()) throw Error("eval: give one of --golden and --questions");
+  if (options.golden.empty()) {
+    questions.engine.model = options.model;
+    questions.engine.backend = options.backend;
+    questions.engine.threads = options.threads;
+    return eval_questions(questions);
   }
   return Evaluation(options).run();
 }
