@@ -8,5 +8,6 @@ int run_command(int argc, char** argv);
 int quantize_command(int argc, char** argv);
 int inspect_command(int argc, char** argv);
 int eval_command(int argc, char** argv);
+int export_command(int argc, char** argv);
 
 }  // namespace gemma4

@@ -21,6 +21,7 @@ constexpr Verb kVerbs[] = {
     {"quantize", "turn a Hugging Face checkpoint into a quantised one, once", quantize_command},
     {"inspect", "show what a checkpoint holds and whether it can run", inspect_command},
     {"eval", "compare this program with reference outputs", eval_command},
+    {"export", "write a checkpoint in another program's format", export_command},
 };
 
 int usage(FILE* out) {

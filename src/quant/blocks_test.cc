@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -37,6 +38,23 @@ INSTANTIATE_TEST_SUITE_P(All, Blocks,
                                            Case{Format::kQ3_K, "q3_k"}, Case{Format::kQ4_K, "q4_k"},
                                            Case{Format::kQ5_K, "q5_k"}, Case{Format::kQ6_K, "q6_k"}),
                          [](const auto& info) { return std::string(info.param.file); });
+
+// Packing is checked against the gguf package through whole files in checkpoint/gguf_export_test.cc; here: what it
+// makes of values that are easy to get wrong.
+TEST(PackBlocks, KeepsTheLargestValueAndZero) {
+  std::vector<float> in(32, 0.f), out(32);
+  for (const Format format : {Format::kQ4_0, Format::kQ4_1, Format::kQ5_0, Format::kQ5_1, Format::kQ8_0}) {
+    std::vector<uint8_t> block(info(format).block_bytes, 0xff);
+    for (const float largest : {0.f, 1.f, -1.f, 0x1p-10f}) {
+      in[5] = largest;
+      pack_blocks(format, in.data(), 32, block.data());
+      unpack_blocks(format, block.data(), 32, out.data());
+      EXPECT_NEAR(out[5], largest, 1e-3 * std::abs(largest)) << info(format).name;
+      EXPECT_NEAR(out[6], 0, 1e-3 * std::abs(largest)) << info(format).name;
+    }
+  }
+  EXPECT_FALSE(can_pack_blocks(Format::kQ4_K));
+}
 
 }  // namespace
 }  // namespace gemma4

@@ -1,0 +1,106 @@
+// gemma4 export: a checkpoint in another program's format.
+#include "cli/export.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "checkpoint/gguf_export.h"
+#include "cli/cli.h"
+#include "quant/blocks.h"
+#include "text/tokenizer.h"
+
+namespace gemma4 {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kAbout =
+    "Writes a checkpoint in another program's format.\n\n"
+    "gguf: a file for llama.cpp. Its matrices become --type; ggml blocks of a .gguf source stay as they are unless "
+    "--type is given.\n"
+    "With --mmproj the vision half is written beside it as mmproj-NAME.\n"
+    "Exit codes: 0 written, 2 bad input.";
+
+// The type that a flag names; kNone for an empty one.
+Format type_named(const std::string& name, const char* flag) {
+  if (name.empty()) return Format::kNone;
+  std::string known;
+  for (int i = 1; i < static_cast<int>(std::size(kFormats)); ++i) {
+    const auto format = static_cast<Format>(i);
+    const bool plain = format == Format::kF32 || format == Format::kF16 || format == Format::kBF16;
+    if (!plain && !can_pack_blocks(format)) continue;
+    if (info(format).name == name) return format;
+    known += (known.empty() ? "" : ", ") + std::string(info(format).name);
+  }
+  throw Error(std::string(flag) + " is one of " + known + ", not " + name);
+}
+
+TokenizerData tokenizer_arrays(const Checkpoint& checkpoint) {
+  if (!checkpoint.tokenizer.tokens.empty()) return checkpoint.tokenizer;
+  if (checkpoint.tokenizer.json.empty()) throw Error(checkpoint.path.string() + " has no tokenizer.json");
+  TokenizerArrays arrays = Tokenizer::from_json(checkpoint.tokenizer.json).to_arrays();
+  return {"", std::move(arrays.tokens), std::move(arrays.scores), std::move(arrays.types), std::move(arrays.merges)};
+}
+
+void export_gguf(const ExportFlags& flags) {
+  const Checkpoint checkpoint = open_checkpoint(flags.model, flags.vision);
+  GgufExport options;
+  const Format type = type_named(flags.type, "--type");
+  options.keep_blocks = type == Format::kNone;
+  if (type != Format::kNone) options.type = type;
+  options.embedding = type_named(flags.embedding_type, "--embedding-type");
+  std::error_code ignored;
+  const fs::path chat_template = flags.model / "chat_template.jinja";
+  if (fs::exists(chat_template, ignored)) options.chat_template = read_file(chat_template);
+  ThreadPool pool(flags.threads);
+  export_gguf_text(checkpoint, tokenizer_arrays(checkpoint), options, flags.output, pool);
+  std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
+  if (!flags.with_vision) return;
+  const fs::path vision = flags.output.parent_path() / ("mmproj-" + flags.output.filename().string());
+  export_gguf_vision(checkpoint, options, vision, pool);
+  std::fprintf(stderr, "wrote %s\n", vision.c_str());
+}
+
+struct ExportFormat {
+  const char* name;
+  void (*write)(const ExportFlags&);
+};
+
+constexpr ExportFormat kExportFormats[] = {
+    {"gguf", export_gguf},
+};
+
+void write_format(const ExportFlags& flags) {
+  std::string known;
+  for (const ExportFormat& format : kExportFormats) {
+    if (flags.format == format.name) return format.write(flags);
+    known += (known.empty() ? "" : ", ") + std::string(format.name);
+  }
+  throw Error("--format is one of " + known + ", not " + flags.format);
+}
+
+}  // namespace
+
+int export_command(int argc, char** argv) {
+  ExportFlags flags;
+  CLI::App app(kAbout, "gemma4 export");
+  app.add_option("--format", flags.format, "What to write: gguf")->required();
+  app.add_option("--model-dir,--model", flags.model, "The checkpoint to read: a directory or a .gguf file")->required();
+  app.add_option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
+  app.add_option("--output,--output-dir", flags.output, "The file or directory to write")->required();
+  app.add_option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)");
+  app.add_option("--embedding-type", flags.embedding_type, "gguf: type of the embedding table");
+  app.add_flag("--mmproj", flags.with_vision, "gguf: write the vision half as well");
+  app.add_option("--threads", flags.threads, "Threads to convert with; 0: one a core")->check(CLI::NonNegativeNumber);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
+  }
+  write_format(flags);
+  return kExitOk;
+}
+
+}  // namespace gemma4
