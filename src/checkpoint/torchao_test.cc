@@ -1,0 +1,188 @@
+#include "checkpoint/torchao.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/testing.h"
+#include "quant/pack.h"
+
+namespace gemma4 {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+using testing_files::container;
+using testing_files::Folder;
+
+// The worked example of the format's description: one tensor of each kind (tests/golden/safetensors).
+struct Example {
+  json header;
+  std::string data;
+
+  Example() {
+    const std::string file = read_file(SOURCE_DIR "/tests/golden/safetensors/worked_example.safetensors");
+    uint64_t length = 0;
+    std::memcpy(&length, file.data(), sizeof length);
+    EXPECT_EQ(length, 1928u);
+    EXPECT_EQ(file.size(), 2686u);
+    header = json::parse(file.substr(8, length));
+    data = file.substr(8 + length);
+  }
+
+  // Changes the metadata line of `name`.
+  template <typename Change>
+  void metadata(const std::string& name, Change change) {
+    json line = json::parse(header["__metadata__"][name].get<std::string>());
+    change(line);
+    header["__metadata__"][name] = line.dump();
+  }
+
+  Checkpoint open(const Folder& folder) const {
+    folder.put("x.safetensors", container(header.dump(), data));
+    return open_checkpoint(folder.path / "x.safetensors");
+  }
+
+  std::string refusal() const {
+    const Folder folder;
+    try {
+      open(folder);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "opened";
+  }
+};
+
+std::vector<float> row_of(const Checkpoint& checkpoint, const std::string& name, int64_t row) {
+  const Matrix& m = checkpoint.find(name)->matrix;
+  std::vector<float> values(static_cast<size_t>(m.cols));
+  unpack_row(m, row, values.data());
+  return values;
+}
+
+TEST(Torchao, WorkedExample) {
+  const Folder folder;
+  const Checkpoint checkpoint = Example().open(folder);
+  EXPECT_EQ(checkpoint.kind, "torchao");
+  EXPECT_EQ(checkpoint.order, (std::vector<std::string>{"embed_tokens.weight", "layers.0.mlp.gate_proj.weight",
+                                                        "norm.weight", "layers.0.layer_scalar", kPositionTable}));
+  // int4: scale 0.125, zero 8, byte i of the data is 3 i: the even column is the low nibble.
+  const auto gate = row_of(checkpoint, "layers.0.mlp.gate_proj.weight", 1);
+  for (int col = 0; col < 64; ++col) {
+    const int byte = 3 * (32 + col / 2) % 256;
+    EXPECT_EQ(gate[static_cast<size_t>(col)], 0.125f * static_cast<float>((col % 2 ? byte >> 4 : byte & 15) - 8));
+  }
+  // int8 with one scale (1) a row: byte i is 7 i.
+  const auto embed = row_of(checkpoint, "embed_tokens.weight", 3);
+  EXPECT_EQ(embed[5], static_cast<float>(static_cast<int8_t>(7 * (3 * 64 + 5))));
+  // The position table: scale 0.5, rows are axis 0's, then axis 1's.
+  const auto table = row_of(checkpoint, kPositionTable, 2);
+  EXPECT_EQ(checkpoint.find(kPositionTable)->matrix.rows, 4);
+  EXPECT_EQ(table[1], 0.5f * static_cast<float>(static_cast<int8_t>(5 * (128 + 1))));
+  EXPECT_EQ(checkpoint.find(kPositionTable)->bytes, 256u + 16u);
+  EXPECT_EQ(checkpoint.find("embed_tokens.weight")->bytes, 256u + 8u + 4u);
+}
+
+TEST(Torchao, WriterMakesTheSameFile) {
+  const Example example;
+  std::vector<SafetensorsEntry> entries;
+  std::map<std::string, std::string> metadata = example.header["__metadata__"];
+  for (const auto& [name, value] : example.header.items()) {
+    if (name == "__metadata__") continue;
+    const std::map<std::string, DType> types = {
+        {"F32", DType::kF32}, {"BF16", DType::kBF16}, {"I8", DType::kI8}, {"U8", DType::kU8}};
+    entries.push_back({name, types.at(value["dtype"]), value["shape"]});
+  }
+  EXPECT_EQ(metadata["embed_tokens.weight"], torchao_int8_metadata(64));
+  EXPECT_EQ(metadata["layers.0.mlp.gate_proj.weight"], torchao_int4_metadata(2, 64, 32));
+  EXPECT_EQ(metadata["norm.weight"], torchao_plain_metadata());
+  EXPECT_EQ(metadata[kTensorNames],
+            torchao_names_metadata({"embed_tokens.weight", "layers.0.mlp.gate_proj.weight", "norm.weight",
+                                    "layers.0.layer_scalar", kPositionCodes, kPositionScale}));
+  const Folder folder;
+  SafetensorsWriter writer(folder.path / "y.safetensors", entries, metadata);
+  for (const auto& entry : entries) {
+    const auto& offsets = example.header[entry.name]["data_offsets"];
+    const uint64_t begin = offsets[0], end = offsets[1];
+    writer.write(entry.name, 0, example.data.data() + begin, end - begin);
+  }
+  writer.commit();
+  const std::string file = read_file(folder.path / "y.safetensors");
+  uint64_t length = 0;
+  std::memcpy(&length, file.data(), sizeof length);
+  EXPECT_EQ(length, 1928u);
+  EXPECT_EQ(json::parse(file.substr(8, length)), example.header);
+  EXPECT_TRUE(file.substr(8 + length) == example.data);
+}
+
+TEST(Torchao, RefusesBadMetadata) {
+  const auto changed = [](const std::string& name, auto change) {
+    Example example;
+    example.metadata(name, change);
+    return example.refusal();
+  };
+  const std::string gate = "layers.0.mlp.gate_proj.weight", embed = "embed_tokens.weight";
+  EXPECT_THAT(changed(gate, [](json& m) { m["_type"] = "NVFP4Tensor"; }), HasSubstr("NVFP4Tensor"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_type"] = 4; }), HasSubstr("which is not read"));
+  EXPECT_THAT(changed(gate, [](json& m) { m.erase("_type"); }), HasSubstr("lacks _type"));
+  EXPECT_THAT(changed(gate, [](json& m) { m.erase("_data"); }), HasSubstr("lacks _data"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_data"] = 7; }), HasSubstr("lacks activation_dtype"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_data"]["shape"] = {2, 62}; }), HasSubstr("do not divide its 62 columns"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_data"]["shape"] = {4, 32}; }), HasSubstr("does not have the shape"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_data"]["shape"] = {0, 64}; }), HasSubstr("bad size"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_data"]["shape"] = {1, 2, 64}; }), HasSubstr("two dimensions"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_data"]["block_size"] = {2, 32}; }), HasSubstr("block_size"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_data"]["block_size"] = {1, 64}; }), HasSubstr("does not have the shape"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_data"]["block_size"] = {1, 0}; }), HasSubstr("bad size"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_data"]["block_size"] = {1, -32}; }), HasSubstr("bad size"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_data"]["activation_dtype"]["_data"] = "float16"; }),
+              HasSubstr("bfloat16"));
+  EXPECT_THAT(changed(gate, [](json& m) { m["_tensor_data_names"] = {"qdata", "scale"}; }), HasSubstr("parts"));
+  EXPECT_THAT(changed(embed, [](json& m) { m["_data"]["target_dtype"]["_data"] = "int4"; }), HasSubstr("int8"));
+  EXPECT_THAT(changed(embed, [](json& m) { m["_data"]["activation_quantization"] = "int8_asym"; }),
+              HasSubstr("activation_quantization"));
+  EXPECT_THAT(changed(embed, [](json& m) { m["_type"] = "Tensor"; }), HasSubstr("embed_tokens.weight is missing"));
+}
+
+TEST(Torchao, RefusesNamesThatDoNotFit) {
+  Example listed;  // a name that the metadata does not describe
+  listed.header["__metadata__"]["tensor_names"] = R"(["norm.weight", "lm_head.weight"])";
+  EXPECT_THAT(listed.refusal(), HasSubstr("lm_head.weight has no line of metadata"));
+  Example missing;  // a tensor that no name covers
+  missing.header["__metadata__"]["tensor_names"] = R"(["norm.weight"])";
+  EXPECT_THAT(missing.refusal(), HasSubstr("belongs to no weight"));
+  Example twice;
+  twice.header["__metadata__"]["tensor_names"] = R"(["norm.weight", "norm.weight"])";
+  EXPECT_THAT(twice.refusal(), HasSubstr("norm.weight is used twice"));
+  Example strange;
+  strange.header["__metadata__"]["tensor_names"] = R"(["nonsense"])";
+  strange.header["__metadata__"]["nonsense"] = strange.header["__metadata__"]["embed_tokens.weight"];
+  EXPECT_THAT(strange.refusal(), HasSubstr("has a dot"));
+  Example number;
+  number.header["__metadata__"]["tensor_names"] = "[1]";
+  EXPECT_THAT(number.refusal(), HasSubstr("not a name"));
+  Example broken;
+  broken.header["__metadata__"]["tensor_names"] = "[\"norm.weight\"";
+  EXPECT_THAT(broken.refusal(), HasSubstr("not valid JSON"));
+  Example renamed;
+  renamed.header["x.mlp._weight_qdata"] = renamed.header["layers.0.mlp.gate_proj._weight_qdata"];
+  renamed.header.erase("layers.0.mlp.gate_proj._weight_qdata");
+  EXPECT_THAT(renamed.refusal(), HasSubstr("layers.0.mlp.gate_proj._weight_qdata is missing"));
+}
+
+TEST(Torchao, RefusesPartsOfTheWrongTypeAndAsymmetricInt8) {
+  Example type;
+  type.header["layers.0.mlp.gate_proj._weight_scale"]["dtype"] = "F16";
+  EXPECT_THAT(type.refusal(), HasSubstr("has the type F16 where BF16 is due"));
+  Example zero;
+  zero.data[427] = 1;
+  EXPECT_THAT(zero.refusal(), HasSubstr("zero points are not all 0"));
+  Example table;
+  table.header["vision_tower.patch_embedder._pet_scale"]["shape"] = {2, 2};
+  EXPECT_THAT(table.refusal(), HasSubstr("one value for each row"));
+}
+
+}  // namespace
+}  // namespace gemma4
