@@ -7,63 +7,13 @@
 namespace gemma4 {
 namespace {
 
-constexpr int kLargestBudget = 1120;  // soft tokens of one image, by Gemma 4's processor
-constexpr int kDefaultSeqLen = 4096;
 constexpr size_t kRecentImages = 16;  // embeddings kept for requests that repeat an image
 
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-int pages_for(int64_t tokens, int page) { return static_cast<int>((tokens + page - 1) / page); }
-
-// Sliding pages that one sequence may hold while a chunk of `rows` is computed: the window before the chunk's first
-// token and the chunk, whichever way they fall on pages.
-int live_pages(const Config& config, int rows, int page) { return pages_for(config.window + rows - 2, page) + 1; }
-
-void need(bool good, const std::string& message) {
-  if (!good) throw Error(message);
-}
-
 }  // namespace
-
-ModelOptions plan_memory(EngineOptions& options, const Config& config) {
-  need(options.max_seqs > 0 && options.chunk > 0 && options.page > 0 && options.max_queue > 0,
-       "max_seqs, chunk, page and max_queue must be at least 1");
-  if (options.max_seq_len == 0) {
-    options.max_seq_len = config.max_positions > 0 ? std::min(kDefaultSeqLen, config.max_positions) : kDefaultSeqLen;
-  }
-  need(options.max_seq_len > 1, "max-seq-len must be at least 2");
-  need(config.max_positions == 0 || options.max_seq_len <= config.max_positions,
-       "max-seq-len " + std::to_string(options.max_seq_len) + " is more than the " +
-           std::to_string(config.max_positions) + " positions the model was made for");
-  if (options.image_budget_max == 0) options.image_budget_max = std::max(kLargestBudget, options.image_budget);
-  need(!options.vision || options.image_budget <= options.image_budget_max,
-       "the default image budget is larger than the largest allowed");
-  options.chunk = std::min(options.chunk, options.max_seq_len);
-  options.page = std::min(options.page, options.max_seq_len);
-  const int image = options.vision ? std::min(options.image_budget_max, options.max_seq_len) : 0;
-  ModelOptions model;
-  model.rows_max = std::max(options.chunk, image) + options.max_seqs;
-  model.logits_max = options.max_seqs;
-  model.seqs_max = options.max_seqs;
-  model.page = options.page;
-  model.vision = options.vision;
-  model.pages_per_seq[kFull] = pages_for(options.max_seq_len, options.page);
-  model.pages_per_seq[kSliding] =
-      std::min(live_pages(config, model.rows_max, options.page), model.pages_per_seq[kFull]);
-  // One sequence of full length must always fit, with a page to copy from and one to spare.
-  if (options.cache_tokens == 0) options.cache_tokens = int64_t{options.max_seqs} * options.max_seq_len;
-  model.pages[kFull] = std::max(pages_for(options.cache_tokens, options.page), model.pages_per_seq[kFull]) + 2;
-  if (options.cache_windows == 0) options.cache_windows = options.prefix_cache ? options.max_seqs + 1 : 0;
-  // Running sequences seldom prefill all at once: each has its window and a page, one has a whole chunk more.
-  const int window = live_pages(config, 1, options.page);
-  model.pages[kSliding] =
-      model.pages_per_seq[kSliding] + 2 + (options.max_seqs - 1 + options.cache_windows) * (window + 1);
-  model.pages[kSliding] =
-      std::min(model.pages[kSliding], std::max(model.pages[kFull], model.pages_per_seq[kSliding] + 2));
-  return model;
-}
 
 Stepper::Stepper(Model& model, const Answerer& answerer, const EngineOptions& options)
     : model_(model),

@@ -15,10 +15,6 @@
 
 namespace gemma4 {
 
-// How much memory the model needs for these options; fills in the defaults among them. Throws Error where they
-// contradict each other or the model.
-ModelOptions plan_memory(EngineOptions& options, const Config& config);
-
 class Stepper {
  public:
   Stepper(Model& model, const Answerer& answerer, const EngineOptions& options);
