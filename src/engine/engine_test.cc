@@ -1,0 +1,301 @@
+// The Engine from outside: answers equal the reference's, alone or among others, whatever the chunk and the memory.
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <future>
+#include <thread>
+
+#include "engine/test_support.h"
+
+namespace gemma4 {
+namespace {
+
+TEST(Engine, GreedyAnswersEqualTheReferenceForEveryChunkSize) {
+  const auto cases = tiny_cases();
+  ASSERT_EQ(cases.size(), 5u);
+  for (const int chunk : {1, 7, 64, 512}) {
+    EngineOptions options = tiny_options();
+    options.chunk = chunk;
+    options.prefix_cache = false;
+    Engine engine(options);
+    for (const GoldenCase& c : cases) {
+      const Heard heard = Ask(engine, c.request).get();
+      EXPECT_EQ(heard.ids, c.greedy) << c.name << ", chunk " << chunk << heard.error;
+      EXPECT_EQ(heard.finish, Finish::kLength);
+    }
+  }
+}
+
+TEST(Engine, GreedyAnswersEqualTheReferenceAmongOthers) {
+  EngineOptions options = tiny_options();
+  options.max_seqs = 5;
+  options.chunk = 16;
+  Engine engine(options);
+  const auto cases = tiny_cases();
+  std::vector<std::unique_ptr<Ask>> asks;
+  for (int round = 0; round < 2; ++round) {
+    for (const GoldenCase& c : cases) asks.push_back(std::make_unique<Ask>(engine, c.request));
+  }
+  for (size_t i = 0; i < asks.size(); ++i) {
+    EXPECT_EQ(asks[i]->get().ids, cases[i % cases.size()].greedy) << cases[i % cases.size()].name;
+  }
+  const EngineStats stats = engine.stats();
+  EXPECT_EQ(stats.finished, 10u);
+  EXPECT_GT(stats.cached_tokens, 0u);
+}
+
+TEST(Engine, PreemptionChangesNoAnswer) {
+  EngineOptions options = tiny_options();
+  options.max_seqs = 5;
+  options.chunk = 16;
+  options.cache_tokens = 400;  // one sequence of full length; the five need 1000
+  Engine engine(options);
+  const auto cases = tiny_cases();
+  std::vector<std::unique_ptr<Ask>> asks;
+  for (int round = 0; round < 2; ++round) {
+    for (const GoldenCase& c : cases) asks.push_back(std::make_unique<Ask>(engine, c.request));
+  }
+  for (size_t i = 0; i < asks.size(); ++i) {
+    EXPECT_EQ(asks[i]->get().ids, cases[i % cases.size()].greedy) << cases[i % cases.size()].name;
+  }
+}
+
+TEST(Engine, SameSeedSameAnswerAloneOrAmongOthers) {
+  Request request = raw_request("<bos><|turn>user\nthe stars<turn|>\n", 20);
+  request.sampling.temperature = 1;
+  request.sampling.top_k = 50;
+  request.sampling.top_p = 0.9f;
+  request.ignore_eos = true;
+  EngineOptions options = tiny_options();
+  options.max_seqs = 6;
+  Engine engine(options);
+  std::vector<Heard> alone;
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    request.sampling.seed = seed;
+    alone.push_back(Ask(engine, request).get());
+    EXPECT_EQ(alone.back().usage.seed, seed);
+  }
+  EXPECT_NE(alone[0].ids, alone[1].ids);
+  std::vector<std::unique_ptr<Ask>> asks;
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    request.sampling.seed = seed;
+    asks.push_back(std::make_unique<Ask>(engine, request));
+  }
+  for (size_t i = 0; i < asks.size(); ++i) EXPECT_EQ(asks[i]->get().ids, alone[i].ids) << "seed " << i + 1;
+}
+
+TEST(Engine, ASecondTurnComputesOnlyNewTokens) {
+  Engine engine(tiny_options());
+  const auto cases = tiny_cases();
+  const GoldenCase& late = cases[4];  // an image in the middle
+  const Heard first = Ask(engine, late.request).get();
+  const uint64_t before = engine.stats().computed_tokens;
+  Request next = late.request;
+  *next.raw += engine.tokenizer().decode(first.ids, false) + "<turn|>\n<|turn>user\nmore<turn|>\n<|turn>model\n";
+  next.max_new_tokens = 1;
+  const Heard second = Ask(engine, next).get();
+  // Decoding and encoding again may group characters otherwise, so count from where the prompts part.
+  const auto ids = engine.prompt_ids(next);
+  const auto old = engine.prompt_ids(late.request);
+  size_t same = old.size();
+  while (same - old.size() < first.ids.size() - 1 && ids[same] == first.ids[same - old.size()]) ++same;
+  EXPECT_EQ(second.usage.cached_tokens, static_cast<int>(same));
+  EXPECT_EQ(engine.stats().computed_tokens - before, ids.size() - same);
+  EXPECT_EQ(engine.stats().images_encoded, 1u);
+  next.reuse_prefix = false;
+  EXPECT_EQ(Ask(engine, next).get().ids, second.ids);
+}
+
+TEST(Engine, LogprobsAreThoseOfTheLogits) {
+  Engine engine(tiny_options());
+  Request request = tiny_cases()[0].request;
+  request.logprobs = 5;
+  const Heard heard = Ask(engine, request).get();
+  ASSERT_EQ(heard.logprobs.size(), 24u);
+  for (const TokenLogprobs& token : heard.logprobs) {
+    ASSERT_EQ(token.top.size(), 5u);
+    EXPECT_EQ(token.top[0].id, token.token.id);  // greedy
+    EXPECT_EQ(token.top[0].logprob, token.token.logprob);
+    for (int i = 1; i < 5; ++i) EXPECT_LE(token.top[i].logprob, token.top[i - 1].logprob);
+    EXPECT_LT(token.token.logprob, 0);
+  }
+}
+
+TEST(Engine, PenaltiesAndBiasChangeTheAnswer) {
+  Engine engine(tiny_options());
+  Request request = tiny_cases()[0].request;  // greedy repeats token 1128 six times, then 229 without end
+  request.sampling.frequency_penalty = 2;
+  request.sampling.presence_penalty = 2;
+  const Heard penalised = Ask(engine, request).get();
+  EXPECT_NE(penalised.ids, tiny_cases()[0].greedy);
+  request = tiny_cases()[0].request;
+  request.sampling.repetition_penalty = 100;
+  std::vector<int32_t> ids = Ask(engine, request).get().ids;
+  std::ranges::sort(ids);
+  EXPECT_EQ(std::ranges::adjacent_find(ids), ids.end()) << "no token twice under so large a penalty";
+  request = tiny_cases()[0].request;
+  request.sampling.logit_bias = {{77, 100.0f}};
+  for (const int32_t id : Ask(engine, request).get().ids) EXPECT_EQ(id, 77);
+}
+
+TEST(Engine, CancelEndsARequestWhereverItIs) {
+  EngineOptions options = tiny_options();
+  options.chunk = 1;  // a prompt of 275 steps
+  Engine engine(options);
+  Ask prefill(engine, tiny_cases()[1].request);
+  Ask waits(engine, tiny_cases()[0].request);
+  while (engine.stats().steps < 3) std::this_thread::yield();
+  engine.cancel(waits.id);
+  EXPECT_EQ(waits.get().finish, Finish::kCancelled);
+  engine.cancel(prefill.id);
+  const Heard heard = prefill.get();
+  EXPECT_EQ(heard.finish, Finish::kCancelled);
+  EXPECT_EQ(heard.usage.generated_tokens, 0);
+  engine.cancel(prefill.id);  // over already: nothing happens
+  engine.cancel(12345);
+  EXPECT_EQ(Ask(engine, tiny_cases()[0].request).get().ids, tiny_cases()[0].greedy);
+  const EngineStats stats = engine.stats();
+  EXPECT_EQ(stats.cancelled, 2u);
+  EXPECT_EQ(stats.pages_used[kFull], 0);
+  EXPECT_EQ(stats.pages_used[kSliding], 0);
+}
+
+TEST(Engine, ASinkMayCancelItsOwnRequest) {
+  Engine engine(tiny_options());
+  std::atomic<uint64_t> id{0};
+  std::promise<Finish> done;
+  Request request = tiny_cases()[0].request;
+  request.max_new_tokens = 300;
+  id = engine.submit(request, [&](const Event& event) {
+    if (event.kind == Event::kDone) return done.set_value(event.finish);
+    while (id == 0) std::this_thread::yield();
+    engine.cancel(id);
+  });
+  EXPECT_EQ(done.get_future().get(), Finish::kCancelled);
+}
+
+TEST(Engine, StopsAtStopStringsAndEndTokens) {
+  Engine engine(tiny_options());
+  Request request = tiny_cases()[0].request;
+  const Heard whole = Ask(engine, request).get();
+  ASSERT_GT(whole.text.size(), 4u);
+  request.stop = {whole.text.substr(whole.text.size() / 2)};
+  const Heard cut = Ask(engine, request).get();
+  EXPECT_EQ(cut.text, whole.text.substr(0, whole.text.find(request.stop[0])));
+  EXPECT_EQ(cut.stop, request.stop[0]);
+  EXPECT_EQ(cut.finish, Finish::kStop);
+  request.stop.clear();
+  request.ignore_eos = false;
+  for (const int32_t end : {1, 16, 9}) {  // generation_config.json: <eos>, <turn|>, <|tool_response>
+    request.sampling.logit_bias = {{end, 100.0f}};
+    const Heard ended = Ask(engine, request).get();
+    EXPECT_EQ(ended.usage.generated_tokens, 0);
+    EXPECT_EQ(ended.finish, Finish::kStop);
+    EXPECT_EQ(ended.text, "");
+  }
+}
+
+TEST(Engine, TheAnswerEndsWhereTheContextDoes) {
+  EngineOptions options = tiny_options();
+  options.max_seq_len = 40;
+  Engine engine(options);
+  Request request = tiny_cases()[0].request;
+  request.max_new_tokens = 0;
+  const Heard heard = Ask(engine, request).get();
+  EXPECT_EQ(heard.finish, Finish::kLength);
+  EXPECT_EQ(heard.usage.prompt_tokens + heard.usage.generated_tokens, 40);
+}
+
+void expect_refused(const Engine& engine, const Request& request, const std::string& part) {
+  try {
+    const_cast<Engine&>(engine).submit(request, [](const Event&) {});
+    ADD_FAILURE() << "was accepted: " << part;
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+  }
+}
+
+TEST(Engine, RefusesWhatIsWrongWithARequest) {
+  Engine engine(tiny_options());
+  const Request good = tiny_cases()[0].request;
+  const auto with = [&](auto change) {
+    Request request = good;
+    change(request);
+    return request;
+  };
+  expect_refused(engine, with([](Request& r) { r.raw.reset(); }), "no message");
+  expect_refused(engine, with([](Request& r) { r.raw = "\xff"; }), "UTF-8");
+  expect_refused(engine, with([](Request& r) {
+                   for (int i = 0; i < 400; ++i) *r.raw += " the";
+                 }),
+                 "tokens long, but the context holds 400");
+  expect_refused(engine, with([](Request& r) { r.images = {"not an image"}; }), "0 images, but 1");
+  expect_refused(engine, with([](Request& r) { r.raw = "<bos><|image|>"; }), "1 images, but 0");
+  expect_refused(engine, with([](Request& r) { r.raw = "<bos><|image|>", r.images = {""}; }), "image 1");
+  expect_refused(engine, with([](Request& r) { r.raw = "<bos><|image|>", r.images = {"not an image"}; }), "image 1");
+  expect_refused(engine, with([](Request& r) {
+                   r.raw = "<bos><|image|>", r.images = tiny_cases()[2].request.images, r.image_budget = 71;
+                 }),
+                 "budget");
+  expect_refused(engine, with([](Request& r) { r.ids = {5, 999999}; }), "999999");
+  expect_refused(engine, with([](Request& r) { r.ids = {-1}; }), "-1");
+  expect_refused(engine, with([](Request& r) { r.ids = {18}; }), "images");
+  expect_refused(engine, with([](Request& r) { r.sampling.temperature = -1.0f; }), "temperature");
+  expect_refused(engine, with([](Request& r) { r.sampling.temperature = NAN; }), "temperature");
+  expect_refused(engine, with([](Request& r) { r.sampling.top_p = 0.0f; }), "top_p");
+  expect_refused(engine, with([](Request& r) { r.sampling.top_k = -1; }), "top_k");
+  expect_refused(engine, with([](Request& r) { r.sampling.min_p = 1; }), "min_p");
+  expect_refused(engine, with([](Request& r) { r.sampling.logit_bias = {{-3, 1.0f}}; }), "logit_bias");
+  expect_refused(engine, with([](Request& r) { r.logprobs = 21; }), "logprobs");
+  expect_refused(engine, with([](Request& r) { r.max_new_tokens = -1; }), "max_new_tokens");
+  expect_refused(engine, with([](Request& r) { r.stop = {""}; }), "stop string");
+  EXPECT_EQ(Ask(engine, good).get().ids, tiny_cases()[0].greedy);
+}
+
+TEST(Engine, AFullQueueAndAStoppedEngineRefuse) {
+  EngineOptions options = tiny_options();
+  options.max_queue = 2;
+  options.chunk = 1;
+  Engine engine(options);
+  std::vector<std::unique_ptr<Ask>> asks;
+  EXPECT_THROW(
+      {
+        for (int i = 0; i < 10; ++i) asks.push_back(std::make_unique<Ask>(engine, tiny_cases()[1].request));
+      },
+      BusyError);
+  engine.stop(0);
+  for (auto& ask : asks) EXPECT_EQ(ask->get().finish, Finish::kCancelled);
+  EXPECT_THROW(Ask(engine, tiny_cases()[0].request), StoppingError);
+}
+
+TEST(Engine, StopLetsRequestsFinish) {
+  Engine engine(tiny_options());
+  Ask ask(engine, tiny_cases()[0].request);
+  engine.stop(60);
+  EXPECT_EQ(ask.get().ids, tiny_cases()[0].greedy);
+}
+
+TEST(EventQueue, JoinsTextAndGivesUpOnAReaderThatIsTooSlow) {
+  EventQueue queue(10);
+  Event event;
+  event.text = "abc";
+  EXPECT_TRUE(queue.push(event));
+  EXPECT_TRUE(queue.push(event));
+  EXPECT_EQ(queue.pop().text, "abcabc");
+  EXPECT_TRUE(queue.push(event));
+  EXPECT_TRUE(queue.push(event));
+  EXPECT_TRUE(queue.push(event));
+  EXPECT_FALSE(queue.push(event));
+  EXPECT_EQ(queue.pop().text, "abcabcabc");
+  EXPECT_EQ(queue.pop().kind, Event::kError);
+  EXPECT_FALSE(queue.push(event));
+  EXPECT_FALSE(queue.pop(std::chrono::milliseconds(1)));
+}
+
+}  // namespace
+}  // namespace gemma4
