@@ -128,6 +128,8 @@ void Answerer::emit(Sequence& sequence, std::vector<OutputEvent> outputs) const 
 void Answerer::finish(Sequence& sequence, Finish how) const {
   if (std::exchange(sequence.over, true)) return;
   if (!sequence.parser.stopped()) emit(sequence, sequence.parser.finish());
+  // What the parser held back may complete a stop string, or a call.
+  if (how != Finish::kCancelled && sequence.parser.stopped()) how = Finish::kStop;
   if (how == Finish::kStop && sequence.tool_calls > 0 && !sequence.parser.stopped()) how = Finish::kToolCalls;
   Usage& usage = sequence.usage;
   if (sequence.started) usage.queue_ms = milliseconds(sequence.scheduled - sequence.submitted);

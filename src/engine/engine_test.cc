@@ -14,6 +14,15 @@
 namespace gemma4 {
 namespace {
 
+// Once every request is over and counted: events arrive during a step, counters after it.
+EngineStats settled(const Engine& engine) {
+  while (true) {
+    const EngineStats stats = engine.stats();
+    if (stats.finished + stats.cancelled + stats.failed == stats.requests) return stats;
+    std::this_thread::yield();
+  }
+}
+
 TEST(Engine, GreedyAnswersEqualTheReferenceForEveryChunkSize) {
   const auto cases = tiny_cases();
   ASSERT_EQ(cases.size(), 5u);
@@ -43,7 +52,7 @@ TEST(Engine, GreedyAnswersEqualTheReferenceAmongOthers) {
   for (size_t i = 0; i < asks.size(); ++i) {
     EXPECT_EQ(asks[i]->get().ids, cases[i % cases.size()].greedy) << cases[i % cases.size()].name;
   }
-  const EngineStats stats = engine.stats();
+  const EngineStats stats = settled(engine);
   EXPECT_EQ(stats.finished, 10u);
   EXPECT_GT(stats.cached_tokens, 0u);
 }
@@ -93,7 +102,7 @@ TEST(Engine, ASecondTurnComputesOnlyNewTokens) {
   const auto cases = tiny_cases();
   const GoldenCase& late = cases[4];  // an image in the middle
   const Heard first = Ask(engine, late.request).get();
-  const uint64_t before = engine.stats().computed_tokens;
+  const uint64_t before = settled(engine).computed_tokens;
   Request next = late.request;
   *next.raw += engine.tokenizer().decode(first.ids, false) + "<turn|>\n<|turn>user\nmore<turn|>\n<|turn>model\n";
   next.max_new_tokens = 1;
@@ -104,7 +113,7 @@ TEST(Engine, ASecondTurnComputesOnlyNewTokens) {
   size_t same = old.size();
   while (same - old.size() < first.ids.size() - 1 && ids[same] == first.ids[same - old.size()]) ++same;
   EXPECT_EQ(second.usage.cached_tokens, static_cast<int>(same));
-  EXPECT_EQ(engine.stats().computed_tokens - before, ids.size() - same);
+  EXPECT_EQ(settled(engine).computed_tokens - before, ids.size() - same);
   EXPECT_EQ(engine.stats().images_encoded, 1u);
   next.reuse_prefix = false;
   EXPECT_EQ(Ask(engine, next).get().ids, second.ids);
@@ -158,7 +167,7 @@ TEST(Engine, CancelEndsARequestWhereverItIs) {
   engine.cancel(prefill.id);  // over already: nothing happens
   engine.cancel(12345);
   EXPECT_EQ(Ask(engine, tiny_cases()[0].request).get().ids, tiny_cases()[0].greedy);
-  const EngineStats stats = engine.stats();
+  const EngineStats stats = settled(engine);
   EXPECT_EQ(stats.cancelled, 2u);
   EXPECT_EQ(stats.pages_used[kFull], 0);
   EXPECT_EQ(stats.pages_used[kSliding], 0);
