@@ -1,0 +1,86 @@
+// Hugging Face's outputs on the tiny checkpoint, through `gemma4 eval`; and twins that must fail: a comparison that
+// cannot fail proves nothing.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "cli/cli.h"
+
+namespace gemma4 {
+namespace {
+
+namespace fs = std::filesystem;
+const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
+
+int eval(const std::string& model, const std::string& backend, std::vector<std::string> more = {}) {
+  std::vector<std::string> words = {"eval", "--model", model, "--golden", kTiny + "/golden", "--backend", backend};
+  words.insert(words.end(), more.begin(), more.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  return eval_command(static_cast<int>(argv.size()), argv.data());
+}
+
+// A copy of the tiny checkpoint whose files may be changed.
+struct Copy {
+  Copy() : path(testing::TempDir() + "/gemma4_golden_copy") {
+    fs::remove_all(path);
+    fs::create_directories(path);
+    for (const char* name : {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json"}) {
+      fs::copy_file(kTiny + "/" + name, path + "/" + name);
+    }
+  }
+  ~Copy() { fs::remove_all(path); }
+
+  void set_text(const char* key, const nlohmann::json& value) {
+    auto config = nlohmann::json::parse(read_file(path + "/config.json"));
+    config["text_config"][key] = value;
+    write_file(path + "/config.json", config.dump());
+  }
+
+  std::string path;
+};
+
+TEST(Golden, RefEqualsHuggingFace) { EXPECT_EQ(eval(kTiny, "ref"), kExitOk); }
+TEST(Golden, CpuEqualsHuggingFace) { EXPECT_EQ(eval(kTiny, "cpu"), kExitOk); }
+TEST(Golden, CpuInChunksEqualsHuggingFace) { EXPECT_EQ(eval(kTiny, "cpu", {"--chunk", "7"}), kExitOk); }
+
+TEST(GoldenCanary, AWindowOffByOneFails) {
+  Copy copy;
+  copy.set_text("sliding_window", 23);
+  EXPECT_EQ(eval(copy.path, "cpu", {"--case", "text_long"}), kExitFailed);
+  EXPECT_EQ(eval(copy.path, "cpu", {"--case", "text_short"}), kExitOk);  // 22 tokens: the window does not show
+}
+
+TEST(GoldenCanary, CausalImagesFail) {
+  Copy copy;
+  copy.set_text("use_bidirectional_attention", nullptr);
+  EXPECT_EQ(eval(copy.path, "cpu", {"--case", "image_one"}), kExitFailed);
+}
+
+TEST(GoldenCanary, AnotherRotationFails) {
+  Copy copy;
+  copy.set_text("rope_parameters", {{"full_attention", {{"partial_rotary_factor", 0.5}}}});
+  EXPECT_EQ(eval(copy.path, "ref", {"--case", "text_short"}), kExitFailed);
+}
+
+TEST(GoldenCanary, OneNudgedWeightFails) {
+  Copy copy;
+  std::string bytes = read_file(copy.path + "/model.safetensors");
+  // The last tensor's last bytes are vision weights; the middle of the file is the text decoder's.
+  for (size_t at = bytes.size() / 2 | 1, end = at + 64; at < end; at += 2) bytes[at] = '\x40';  // bfloat16 of about 3
+  write_file(copy.path + "/model.safetensors", bytes);
+  EXPECT_EQ(eval(copy.path, "cpu", {"--case", "text_short"}), kExitFailed);
+}
+
+TEST(Golden, DumpHoldsTheLogits) {
+  const std::string file = testing::TempDir() + "/gemma4_dump.safetensors";
+  EXPECT_EQ(eval(kTiny, "cpu", {"--case", "text_short", "--dump", file}), kExitOk);
+  EXPECT_GT(fs::file_size(file), 22u * 2045 * 4);
+  fs::remove(file);
+}
+
+}  // namespace
+}  // namespace gemma4
