@@ -25,6 +25,8 @@ namespace gemma4::cpu::HWY_NAMESPACE {
 
 // Rows that direct() takes at most: their accumulators fill the registers.
 constexpr size_t kDirectRows = HWY_TARGET <= HWY_AVX3 ? 16 : 6;
+constexpr size_t kPrefetchRows = 16;
+constexpr int64_t kAhead = 4096;  // bytes
 // Columns and panels of a block: 4 x 512 x 32 floats are 256 KiB, a quarter of a usual L2; 12 rows of 512 floats are
 // half an L1.
 constexpr int64_t kBlockCols = 512;
@@ -39,25 +41,32 @@ constexpr size_t direct_vectors() {
   return std::min<size_t>(all, M == 1 ? 4 : M <= 3 ? 2 : 1);
 }
 
-// c [M, P * 32] = x [cols, M]^T panels^T. P panels at once, rows lane .. lane + NV vectors of each.
+// Columns first .. first + depth - 1 of P panels: c [P, M, 32] (+)= x [depth, M]^T panel^T, for the outputs of `lane`
+// and NV vectors from there. The hardware follows a stream late at each new panel, so lines are asked for ahead.
 template <class Decoder, size_t M, size_t P, size_t NV>
-HWY_INLINE void direct(const Packed& w, const uint8_t* panel, size_t lane, const float* x, float* c) {
+HWY_INLINE void direct(const Packed& w, const uint8_t* panel, size_t lane, int64_t first, int64_t depth, const float* x,
+                       float* c) {
   const DF d;
   constexpr size_t U = P * NV;
   VF acc[M * U];
-  unroll<M * U>([&](auto i) GEMMA4_INLINE { acc[i] = hn::Zero(d); });
-  const int64_t groups = w.cols / w.group;
-  for (int64_t g = 0; g < groups; ++g) {
-    const uint8_t* at[U];
+  const auto output = [&](auto i) GEMMA4_INLINE {
+    constexpr size_t m = i / U, u = i % U;
+    return c + (u / NV * M + m) * kPanel + lane + u % NV * kLanes;
+  };
+  unroll<M * U>([&](auto i) GEMMA4_INLINE { acc[i] = first > 0 ? hn::LoadU(d, output(i)) : hn::Zero(d); });
+  for (int64_t k = first; k < first + depth;) {
+    const uint8_t* at[P];
     typename Decoder::Group header[U];
-    unroll<U>([&](auto u) GEMMA4_INLINE {
-      at[u] = panel + (u / NV) * w.panel_bytes + g * w.group_bytes;
-      header[u] = Decoder::group(at[u], lane + (u % NV) * kLanes);
-      at[u] += w.header_bytes;
-    });
-    for (int64_t k = 0; k < w.group; k += Decoder::kStep, x += Decoder::kStep * M) {
+    unroll<P>([&](auto p) GEMMA4_INLINE { at[p] = panel + p * w.panel_bytes + k / w.group * w.group_bytes; });
+    unroll<U>([&](auto u) GEMMA4_INLINE { header[u] = Decoder::group(at[u / NV], lane + u % NV * kLanes); });
+    const int64_t begin = k % w.group, end = std::min(w.group, begin + first + depth - k);
+    for (int64_t i = begin; i < end; i += Decoder::kStep, k += Decoder::kStep, x += Decoder::kStep * M) {
       typename Decoder::Raw raw[U];
-      unroll<U>([&](auto u) GEMMA4_INLINE { raw[u] = Decoder::load(at[u], k, lane + (u % NV) * kLanes); });
+      unroll<U>([&](auto u) GEMMA4_INLINE {
+        const uint8_t* codes = at[u / NV] + w.header_bytes;
+        raw[u] = Decoder::load(codes, i, lane + u % NV * kLanes);
+        if (M <= kPrefetchRows && u % NV == 0) Decoder::prefetch(codes, i);
+      });
       unroll<Decoder::kStep>([&](auto j) GEMMA4_INLINE {
         VF weight[U];
         unroll<U>([&](auto u) GEMMA4_INLINE { weight[u] = Decoder::template decode<j>(raw[u], header[u]); });
@@ -68,21 +77,41 @@ HWY_INLINE void direct(const Packed& w, const uint8_t* panel, size_t lane, const
       });
     }
   }
-  unroll<M * U>([&](auto i) GEMMA4_INLINE {
-    constexpr size_t m = i / U, u = i % U;
-    hn::StoreU(acc[i], d, c + m * P * kPanel + (u / NV) * kPanel + lane + (u % NV) * kLanes);
-  });
+  unroll<M * U>([&](auto i) GEMMA4_INLINE { hn::StoreU(acc[i], d, output(i)); });
 }
 
-template <class Decoder, size_t M, size_t P>
-HWY_NOINLINE void direct_panels(const Packed& w, int64_t first, const float* x, int64_t rows, const Tensor& out) {
+// Columns of x that stay in L1 while the panels of a task pass by: 32 KiB. One or two rows stream well from L2.
+template <size_t M>
+constexpr int64_t direct_depth() {
+  return M <= 2 ? int64_t{1} << 40 : (int64_t{32} << 10) / static_cast<int64_t>(M * sizeof(float)) / 64 * 64;
+}
+
+template <class Decoder, size_t M>
+HWY_NOINLINE void direct_panels(const Packed& w, int64_t begin, int64_t end, const float* x, float* c,
+                                const Tensor& out) {
   constexpr size_t NV = direct_vectors<M>();
-  HWY_ALIGN float c[M * P * kPanel];
-  for (size_t lane = 0; lane < kPanel; lane += NV * kLanes) direct<Decoder, M, P, NV>(w, w.panel(first), lane, x, c);
-  const int64_t begin = first * kPanel;
-  const int64_t count = std::min<int64_t>(P * kPanel, w.rows - begin);
-  for (int64_t m = 0; m < rows; ++m) {
-    std::memcpy(out.row<float>(m) + begin, c + m * P * kPanel, count * sizeof(float));
+  constexpr size_t P = M <= 3 && NV * kLanes == kPanel && NV < 4 ? 2 : 1;  // enough chains also for few rows
+  constexpr int64_t size = M * kPanel;
+  for (int64_t first = 0; first < w.cols; first += direct_depth<M>()) {
+    const int64_t depth = std::min(direct_depth<M>(), w.cols - first);
+    for (int64_t i = begin; i < end;) {
+      float* to = c + (i - begin) * size;
+      if (P == 2 && i + 1 < end) {
+        direct<Decoder, M, P, NV>(w, w.panel(i), 0, first, depth, x + first * M, to);
+        i += P;
+        continue;
+      }
+      for (size_t lane = 0; lane < kPanel; lane += NV * kLanes) {
+        direct<Decoder, M, 1, NV>(w, w.panel(i), lane, first, depth, x + first * M, to);
+      }
+      ++i;
+    }
+  }
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t count = std::min(kPanel, w.rows - i * kPanel);
+    for (int64_t m = 0; m < out.rows(); ++m) {
+      std::memcpy(out.row<float>(m) + i * kPanel, c + (i - begin) * size + m * kPanel, count * sizeof(float));
+    }
   }
 }
 
@@ -100,14 +129,18 @@ inline const float* interleave(const Context& ctx, const Tensor& x, int64_t cols
   return packed;
 }
 
+// Panels that a task takes from one pointer to x: many where there are many, so that a thread streams through memory.
+inline int64_t task_panels(const Context& ctx, const Packed& w, int64_t most) {
+  return std::clamp<int64_t>(w.panels / (int64_t{4} * ctx.pool.threads()), 1, most);
+}
+
 template <class Decoder, size_t M>
 void direct_rows(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   const float* packed = interleave(ctx, x, w.cols, M);
-  constexpr size_t P = M == 1 && HWY_TARGET <= HWY_AVX3 ? 2 : 1;
-  ctx.pool.parallel_for(w.panels, P, [&](int64_t begin, int64_t end) {
-    int64_t i = begin;
-    for (; i + static_cast<int64_t>(P) <= end; i += P) direct_panels<Decoder, M, P>(w, i, packed, x.rows(), out);
-    for (; i < end; ++i) direct_panels<Decoder, M, 1>(w, i, packed, x.rows(), out);
+  const int64_t panels = task_panels(ctx, w, 8);
+  ctx.pool.parallel_tasks((w.panels + panels - 1) / panels, [&](int thread, int64_t task) {
+    float* c = ctx.scratch.local(thread, panels * static_cast<int64_t>(M) * kPanel);
+    direct_panels<Decoder, M>(w, task * panels, std::min(w.panels, (task + 1) * panels), packed, c, out);
   });
 }
 
@@ -190,11 +223,17 @@ inline void block_rows(const Tensor& out, const Packed& w, int64_t panel, const 
   }
 }
 
+// Asks for a block that is decoded next, while there is work to do that needs no memory.
+inline void prefetch_block(const Packed& w, const uint8_t* panel, int64_t first, int64_t depth) {
+  const int64_t bytes = w.panel_bytes / w.cols;  // of a column, nearly
+  for (int64_t line = first * bytes / 64; line <= (first + depth) * bytes / 64; ++line)
+    hwy::Prefetch(panel + line * 64);
+}
+
 template <class Decoder>
 void blocked(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   const int64_t cols = (w.cols + Decoder::kStep - 1) / Decoder::kStep * Decoder::kStep;
-  const int64_t share = w.panels / (4 * ctx.pool.threads());
-  const int64_t panels = std::clamp<int64_t>(share, 1, kBlockPanels);
+  const int64_t panels = task_panels(ctx, w, kBlockPanels);
   float* packed = ctx.scratch.shared((x.rows() + kTileRows) * kBlockCols);
   for (int64_t first = 0; first < cols; first += kBlockCols) {
     const int64_t depth = std::min(kBlockCols, cols - first);
@@ -204,6 +243,7 @@ void blocked(const Context& ctx, const Tensor& out, const Tensor& x, const Packe
       const int64_t end = std::min(w.panels, (task + 1) * panels);
       for (int64_t i = task * panels; i < end; ++i) {
         decode_block<Decoder>(w, w.panel(i), first, depth, b);
+        if (i + 1 < w.panels) prefetch_block(w, w.panel(i + 1), first, depth);
         block_rows(out, w, i, packed, depth, b, first > 0);
       }
     });

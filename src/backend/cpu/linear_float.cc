@@ -19,6 +19,10 @@ struct BFloat16 {  // two columns to a lane
   static HWY_INLINE Raw load(const uint8_t* codes, int64_t k, size_t lane) {
     return hn::LoadU(DU(), reinterpret_cast<const uint32_t*>(codes) + k / 2 * kPanel + lane);
   }
+  static HWY_INLINE void prefetch(const uint8_t* codes, int64_t k) {
+    hwy::Prefetch(codes + k * kPanel * 2 + kAhead);
+    hwy::Prefetch(codes + k * kPanel * 2 + kAhead + 64);
+  }
   template <size_t J>
   static HWY_INLINE VF decode(Raw raw, Group) {
     if constexpr (J == 0) return hn::BitCast(DF(), hn::ShiftLeft<16>(raw));
@@ -34,6 +38,11 @@ struct Plain {  // float or hwy::float16_t
   static HWY_INLINE Group group(const uint8_t*, size_t) { return {}; }
   static HWY_INLINE Raw load(const uint8_t* codes, int64_t k, size_t lane) {
     return load_as_float(codes, k * kPanel + lane, Element());
+  }
+  static HWY_INLINE void prefetch(const uint8_t* codes, int64_t k) {
+    for (size_t line = 0; line < kPanel * sizeof(Element); line += 64) {
+      hwy::Prefetch(codes + k * kPanel * sizeof(Element) + kAhead + line);
+    }
   }
   template <size_t J>
   static HWY_INLINE VF decode(Raw raw, Group) {

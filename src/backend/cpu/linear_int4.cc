@@ -36,6 +36,10 @@ struct Int4 {
   static HWY_INLINE Raw load(const uint8_t* codes, int64_t k, size_t lane) {
     return hn::LoadU(DU(), reinterpret_cast<const uint32_t*>(codes) + k / 8 * kPanel + lane);
   }
+  static HWY_INLINE void prefetch(const uint8_t* codes, int64_t k) {
+    hwy::Prefetch(codes + k / 2 * kPanel + kAhead);
+    hwy::Prefetch(codes + k / 2 * kPanel + kAhead + 64);
+  }
   template <size_t J>
   static HWY_INLINE VF decode(Raw raw, const Group& group) {
     if constexpr (J == 0) return hn::MulAdd(code_to_float(raw), group.scale, group.offset);

@@ -22,6 +22,7 @@ struct Int8 {
     const auto code = hn::LoadU(d8, reinterpret_cast<const int8_t*>(codes) + k * kPanel + lane);
     return hn::ConvertTo(DF(), hn::PromoteTo(DI(), code));
   }
+  static HWY_INLINE void prefetch(const uint8_t* codes, int64_t k) { hwy::Prefetch(codes + k * kPanel + kAhead); }
   template <size_t J>
   static HWY_INLINE VF decode(Raw raw, const Group& group) {
     return hn::Mul(raw, group.scale);
