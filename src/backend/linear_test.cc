@@ -141,13 +141,14 @@ TEST_P(LinearTest, AloneAsInABatch) {
 
 TEST_P(LinearTest, Embed) {
   Random random(8);
-  for (const Format format : kDense) {
-    const HostMatrix w = random_matrix(format, 70, 96, format == Format::kInt8 ? 96 : 32, random);
+  for (int f = static_cast<int>(Format::kF32); f <= static_cast<int>(Format::kQ6_K); ++f) {
+    const Format format = static_cast<Format>(f);
+    const HostMatrix w = random_matrix(format, 70, 256, format == Format::kInt8 ? 256 : 32, random);
     Floats results[2];
     for (int i = 0; i < 2; ++i) {
       Backend& side = i == 0 ? *be : *ref;
       const Matrix table = side.upload({&w.matrix, 1});
-      const Tensor out = side.alloc(side.residual_type(), {4, 96});
+      const Tensor out = side.alloc(side.residual_type(), {4, 256});
       side.embed(out, table, put_ints(side, {69, 0, 33, 0}, {4, 1}), 9.8125f);
       results[i] = get(side, out);
     }

@@ -12,6 +12,7 @@ namespace cpu {
 void linear_int4(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
 void linear_int8(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
 void linear_float(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
+void linear_kquants(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
 void linear_blocks(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
 
 void linear(const Context& c, const Tensor& out, const Tensor& x, const Packed& w) {
@@ -21,6 +22,9 @@ void linear(const Context& c, const Tensor& out, const Tensor& x, const Packed& 
       return linear_int4(c, out, x, w);
     case Layout::kInt8:
       return linear_int8(c, out, x, w);
+    case Layout::kQ4K:
+    case Layout::kQ6K:
+      return linear_kquants(c, out, x, w);
     case Layout::kBlocks:
       return linear_blocks(c, out, x, w);
     default:

@@ -268,6 +268,17 @@ void linear_rows(const Context& ctx, const Tensor& out, const Tensor& x, const P
   }
 }
 
+// The low four bits of each lane as a float. The look-up of AVX-512 reads no others, so they need not be masked.
+HWY_INLINE VF code_to_float(hn::Vec<DU> word) {
+#if HWY_TARGET <= HWY_AVX3
+  const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return VF{_mm512_permutexvar_ps(word.raw, table)};
+#else
+  const DI di;
+  return hn::ConvertTo(DF(), hn::BitCast(di, hn::And(word, hn::Set(DU(), 15))));
+#endif
+}
+
 // A half-precision, bfloat16 or float vector as float32.
 inline VF load_as_float(const uint8_t* at, size_t lane, hwy::bfloat16_t) {
   const DF d;

@@ -1,6 +1,5 @@
 // Int4 weights: lanes hold eight codes each, and column k of eight is a shift away. AVX-512 turns a code into a float
-// with a table look-up that reads only the low four bits of a lane, so shift, look-up and one multiply-add decode 16
-// weights.
+// with one look-up (linear-inl.h), so shift, look-up and one multiply-add decode 16 weights.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/linear_int4.cc"  // NOLINT
 #include "hwy/foreach_target.h"                          // IWYU pragma: keep
@@ -10,16 +9,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace gemma4::cpu::HWY_NAMESPACE {
 namespace {
-
-HWY_INLINE VF code_to_float(hn::Vec<DU> word) {
-#if HWY_TARGET <= HWY_AVX3
-  const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  return VF{_mm512_permutexvar_ps(word.raw, table)};
-#else
-  const DI di;
-  return hn::ConvertTo(DF(), hn::BitCast(di, hn::And(word, hn::Set(DU(), 15))));
-#endif
-}
 
 template <class Scale>
 struct Int4 {

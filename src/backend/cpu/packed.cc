@@ -123,6 +123,44 @@ void pack_q4_0(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
   }
 }
 
+// Q4_K: 8 scales and 8 minimums of 6 bits in 12 bytes; byte j of a run of 32 holds columns j and j + 32 of 64.
+void pack_q4_k(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
+  const uint8_t* block = s.part->codes.row<const uint8_t>(s.row);
+  for (int64_t g = 0; g < p.cols / p.group; ++g, panel += p.group_bytes, block += 144) {
+    std::memcpy(panel + lane * 2, block, 2);
+    std::memcpy(panel + (kPanel + lane) * 2, block + 2, 2);
+    const uint8_t *packed = block + 4, *codes = block + 16;
+    for (int64_t i = 0; i < 8; ++i) {
+      uint8_t* sub = panel + p.header_bytes + i * kSub4K;
+      const bool low = i < 4;
+      sub[lane] = low ? packed[i] & 63 : (packed[i + 4] & 15) | (packed[i - 4] >> 6 << 4);
+      sub[kPanel + lane] = low ? packed[i + 4] & 63 : (packed[i + 4] >> 4) | (packed[i] >> 6 << 4);
+      for (int64_t k = 0; k < 32; ++k) {
+        const uint32_t code = codes[i / 2 * 32 + k] >> (i % 2 * 4) & 15;
+        *at<uint32_t>(sub + 2 * kPanel, k / 8 * kPanel + lane) |= code << (k % 8 * 4);
+      }
+    }
+  }
+}
+
+// Q6_K: in each half of 128 columns, column k has its low nibble in byte k % 64 of 64 (the low one for k < 64) and its
+// high bits in byte k % 32 of 32, at bit 2 (k / 32).
+void pack_q6_k(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
+  const uint8_t* block = s.part->codes.row<const uint8_t>(s.row);
+  for (int64_t g = 0; g < p.cols / p.group; ++g, panel += p.group_bytes, block += 210) {
+    std::memcpy(panel + lane * 2, block + 208, 2);
+    for (int64_t k = 0; k < 256; ++k) {
+      uint8_t* sub = panel + p.header_bytes + k / 16 * kSub6K;
+      sub[lane] = block[192 + k / 16];
+      const int64_t half = k / 128, i = k % 128;
+      const uint32_t low = block[half * 64 + i % 64] >> (i / 64 * 4) & 15;
+      const uint32_t high = block[128 + half * 32 + i % 32] >> (i / 32 * 2) & 3;
+      *at<uint32_t>(sub + kPanel, k % 16 / 8 * kPanel + lane) |= low << (k % 8 * 4);
+      *at<uint32_t>(sub + kPanel * 9, lane) |= high << (k % 16 * 2);
+    }
+  }
+}
+
 void choose_layout(Packed& p, const Matrix& m) {
   p.group = p.cols;
   switch (m.format) {
@@ -154,6 +192,18 @@ void choose_layout(Packed& p, const Matrix& m) {
       p.header_bytes = kPanel * 4;
       p.group_bytes = p.header_bytes + p.group * kPanel / 2;
       break;
+    case Format::kQ4_K:
+      p.layout = Layout::kQ4K;
+      p.group = 256;
+      p.header_bytes = kPanel * 4;
+      p.group_bytes = p.header_bytes + 8 * kSub4K;
+      break;
+    case Format::kQ6_K:
+      p.layout = Layout::kQ6K;
+      p.group = 256;
+      p.header_bytes = kPanel * 2;
+      p.group_bytes = p.header_bytes + 16 * kSub6K;
+      break;
     default:
       p.layout = Layout::kBlocks;
       p.group_bytes = row_bytes(m) * kPanel;
@@ -170,6 +220,10 @@ void pack_row(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
       return p.format == Format::kQ8_0 ? pack_q8_0(p, s, panel, lane) : pack_int8(p, s, panel, lane);
     case Layout::kInt4:
       return p.format == Format::kQ4_0 ? pack_q4_0(p, s, panel, lane) : pack_int4(p, s, panel, lane);
+    case Layout::kQ4K:
+      return pack_q4_k(p, s, panel, lane);
+    case Layout::kQ6K:
+      return pack_q6_k(p, s, panel, lane);
     case Layout::kBlocks:
       std::memcpy(panel + lane * (p.panel_bytes / kPanel), s.part->codes.row<const uint8_t>(s.row),
                   p.panel_bytes / kPanel);
@@ -192,11 +246,30 @@ void check_parts(std::span<const Matrix> parts) {
   }
 }
 
+uint32_t bits(const uint8_t* words, int64_t word, int64_t lane, int64_t shift, uint32_t mask) {
+  uint32_t value;
+  std::memcpy(&value, words + (word * kPanel + lane) * 4, 4);
+  return value >> shift & mask;
+}
+
 float int4_element(const Packed& p, const uint8_t* group, int64_t k, int64_t lane) {
-  uint32_t word;
-  std::memcpy(&word, group + p.header_bytes + (k / 8 * kPanel + lane) * 4, 4);
-  const float code = static_cast<float>((word >> (4 * (k % 8))) & 15);
+  const float code = static_cast<float>(bits(group + p.header_bytes, k / 8, lane, k % 8 * 4, 15));
   return (code - scale_value(p.scale_type, group, kPanel + lane)) * scale_value(p.scale_type, group, lane);
+}
+
+float q4_k_element(const Packed& p, const uint8_t* group, int64_t k, int64_t lane) {
+  const uint8_t* sub = group + p.header_bytes + k / 32 * kSub4K;
+  const float scale = scale_value(DType::kF16, group, lane) * static_cast<float>(sub[lane]);
+  const float least = scale_value(DType::kF16, group, kPanel + lane) * static_cast<float>(sub[kPanel + lane]);
+  return scale * static_cast<float>(bits(sub + 2 * kPanel, k % 32 / 8, lane, k % 8 * 4, 15)) - least;
+}
+
+float q6_k_element(const Packed& p, const uint8_t* group, int64_t k, int64_t lane) {
+  const uint8_t* sub = group + p.header_bytes + k / 16 * kSub6K;
+  const float scale = scale_value(DType::kF16, group, lane) * static_cast<float>(static_cast<int8_t>(sub[lane]));
+  const uint32_t low = bits(sub + kPanel, k % 16 / 8, lane, k % 8 * 4, 15);
+  const uint32_t high = bits(sub + 9 * kPanel, 0, lane, k % 16 * 2, 3);
+  return scale * static_cast<float>(static_cast<int>(low | high << 4) - 32);
 }
 
 float element(const Packed& p, const uint8_t* panel, int64_t col, int64_t lane) {
@@ -212,6 +285,10 @@ float element(const Packed& p, const uint8_t* panel, int64_t col, int64_t lane) 
     case Layout::kInt8:
       return static_cast<float>(static_cast<int8_t>(group[p.header_bytes + k * kPanel + lane])) *
              scale_value(p.scale_type, group, lane);
+    case Layout::kQ4K:
+      return q4_k_element(p, group, k, lane);
+    case Layout::kQ6K:
+      return q6_k_element(p, group, k, lane);
     default:
       return int4_element(p, group, k, lane);
   }

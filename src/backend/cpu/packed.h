@@ -8,6 +8,10 @@
 //   kInt8   groups of: [32] scale, [group] [32] int8                               w = code * scale
 //   kInt4   groups of: [32] scale, [32] zero, [group / 8] [32] uint32, column k    w = (code - zero) * scale
 //           of eight in bits 4k .. 4k+3
+//   kQ4K    groups of 256 columns: [32] half d, [32] half dmin, then 8 times           w = d * sc * code - dmin * m
+//           [32] uint8 sc, [32] uint8 m, [4] [32] uint32 codes as in kInt4
+//   kQ6K    groups of 256 columns: [32] half d, then 16 times [32] int8 sc,            w = d * sc * (code - 32)
+//           [2] [32] uint32 low nibbles, [32] uint32 high two bits, column k of 16 in bits 2k, 2k + 1
 //   kBlocks [rows] whole rows of ggml blocks as in the file; unpacked a tile at a time
 #pragma once
 
@@ -21,7 +25,8 @@
 
 namespace gemma4::cpu {
 
-constexpr int64_t kPanel = 32;  // rows of a panel
+constexpr int64_t kPanel = 32;                                                // rows of a panel
+constexpr int64_t kSub4K = kPanel * (2 + 16), kSub6K = kPanel * (1 + 8 + 4);  // bytes of 32 and of 16 columns
 
 // Zeroed memory on whole cache lines, in huge pages where it is large, counted while it lives.
 class Storage {
@@ -38,7 +43,7 @@ class Storage {
   std::shared_ptr<std::atomic<int64_t>> used_;
 };
 
-enum class Layout : uint8_t { kF32, kF16, kBF16, kInt8, kInt4, kBlocks };
+enum class Layout : uint8_t { kF32, kF16, kBF16, kInt8, kInt4, kQ4K, kQ6K, kBlocks };
 
 struct Packed {
   Layout layout = Layout::kF32;
