@@ -9,5 +9,7 @@ int quantize_command(int argc, char** argv);
 int inspect_command(int argc, char** argv);
 int eval_command(int argc, char** argv);
 int export_command(int argc, char** argv);
+int bench_command(int argc, char** argv);
+int synth_command(int argc, char** argv);
 
 }  // namespace gemma4

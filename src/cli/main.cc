@@ -22,6 +22,8 @@ constexpr Verb kVerbs[] = {
     {"inspect", "show what a checkpoint holds and whether it can run", inspect_command},
     {"eval", "compare this program with reference outputs", eval_command},
     {"export", "write a checkpoint in another program's format", export_command},
+    {"bench", "measure how fast a checkpoint runs here", bench_command},
+    {"synth", "write a full-size checkpoint of random weights, to measure with", synth_command},
 };
 
 int usage(FILE* out) {

@@ -54,6 +54,18 @@ void Model::copy_page(Kind kind, int32_t from, int32_t to) { impl_->text.copy_pa
 std::vector<int32_t> Model::forward(const Batch& batch) { return impl_->text.forward(batch, tap); }
 void Model::read_logits(float* out) const { impl_->backend.read(out, impl_->text.logits()); }
 
+int64_t Model::step_bytes() const {
+  const Weights& w = impl_->weights;
+  int64_t bytes = matrix_bytes(w.head);
+  for (const LayerWeights& layer : w.layers) {
+    bytes += matrix_bytes(layer.o) + matrix_bytes(layer.down);
+    for (const Fused* fused : {&layer.qkv, &layer.gate_up}) {
+      for (const Fused::Part& part : fused->parts) bytes += matrix_bytes(part.w);
+    }
+  }
+  return bytes;
+}
+
 Model::Soft Model::encode(const PatchView& patches) {
   if (impl_->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
   return impl_->vision.encode(patches, tap);

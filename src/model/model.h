@@ -68,6 +68,9 @@ class Model {
   };
   Soft encode(const PatchView& patches);
 
+  // Bytes of the weights that one step of one row reads, as the backend stores them (bench).
+  int64_t step_bytes() const;
+
   // Called with every named activation while set: "embed", "layers.3.out", "norm", "vision.layers.0.out", ... (tests,
   // eval).
   std::function<void(const std::string& name, int layer, const Tensor& x)> tap;

@@ -16,7 +16,6 @@ namespace gemma4::cuda {
 using bf16 = __nv_bfloat16;
 
 inline constexpr float kLog2e = 1.4426950408889634f;
-inline constexpr int kPad = 8;  // elements; keeps fragment rows of a tile in different banks
 
 // Consecutive tokens begin .. end-1 of a tile that share a sequence, and the keys they see.
 struct Run {
@@ -36,40 +35,10 @@ __device__ __forceinline__ Run next_run(const int4* see, int begin, int tokens) 
   return run;
 }
 
-// Starts the copy of kKeys rows of kElements elements, keys base .., into `to` [kKeys, kRow]. Keys outside the run's
-// span become zeros. A warp takes kKeys / kWarps keys, whose places its lanes work out together.
-template <int kKeys, int kElements, int kRow, int kWarps>
-__device__ __forceinline__ void fetch_rows(bf16* to, const bf16* from, const KvView& kv, const Run& run, int kv_head,
-                                           int base) {
-  constexpr int kPerWarp = kKeys / kWarps, kChunks = kElements / 8, kCount = kPerWarp * kChunks;
-  static_assert(kPerWarp >= 1 && kPerWarp <= 32 && kKeys % kWarps == 0);
-  const int lane = threadIdx.x % 32, key0 = threadIdx.x / 32 * kPerWarp;
-  const int mine = base + key0 + lane % kPerWarp;
-  int64_t place = -1;
-  if (mine >= run.first && mine <= run.last) place = kv_offset(kv, kv_slot(kv, run.seq, mine), kv_head);
-#pragma unroll
-  for (int i = 0; i < (kCount + 31) / 32; ++i) {
-    const int index = lane + 32 * i, key = index / kChunks, chunk = index % kChunks;
-    const int64_t at = __shfl_sync(0xffffffffu, place, key % 32);
-    if (kCount % 32 == 0 || index < kCount) {
-      copy16_async(to + (key0 + key) * kRow + chunk * 8, from + (at >= 0 ? at : 0) + chunk * 8, at >= 0);
-    }
-  }
-}
-
-// Queries of a tile into `to` [kRows, kRow]; rows past the last token, and columns past kDim, are zeros.
-template <int kRows, int kDim, int kRow>
-__device__ __forceinline__ void load_queries(bf16* to, const AttendCall& call, int token0, int head0, int group) {
-  constexpr int kChunks = kRow / 8;
-  for (int i = threadIdx.x; i < kRows * kChunks; i += blockDim.x) {
-    const int m = i / kChunks, chunk = i % kChunks, token = token0 + m / group;
-    uint4 value = make_uint4(0, 0, 0, 0);
-    if (token < call.count && chunk < kDim / 8) {
-      const bf16* q = static_cast<const bf16*>(call.q) + token * call.q_stride + (head0 + m % group) * kDim;
-      value = *reinterpret_cast<const uint4*>(q + chunk * 8);
-    }
-    *reinterpret_cast<uint4*>(to + m * kRow + chunk * 8) = value;
-  }
+// Element offset of 8-element chunk `chunk` of row `row` in a tile of kTileRows rows (device/group.cuh).
+template <int kTileRows>
+__device__ __forceinline__ int chunk_at(int row, int chunk) {
+  return chunk * kTileRows * 8 + row / 8 * 64 + row % 8 * 8;
 }
 
 // The two rows of a 16-row fragment that a lane holds, and their running softmax (base 2).

@@ -1,8 +1,10 @@
-// Attention of many rows at head size 512 (full layers): flash attention with mma.sync. 512 float32 columns do not fit
-// one warp's registers, so two warps share 16 rows: each multiplies half of the depth of q k^T, they add their parts
-// through shared memory, both compute the same softmax, and each keeps half of the output's columns. With a compressed
-// cache one tile is read as V and, with the kept elements beside it, as K (KvView).
+// Attention of many rows at head size 512 (full layers): flash attention with warpgroup products. 512 float32 columns
+// do not fit one warpgroup's registers, so two share 64 rows: each multiplies half of the depth of q k^T, they add
+// their parts through shared memory, both compute the same softmax, and each keeps half of the output's columns. With a
+// compressed cache one tile is read as V and, with the kept elements beside it, as K (KvView). Softmax of the next tile
+// overlaps the products of this one, as in attend_prefill.cu.
 #include "backend/cuda/attend_tile.cuh"
+#include "backend/cuda/device/group.cuh"
 #include "backend/cuda/launch.cuh"
 
 namespace gemma4::cuda {
@@ -10,70 +12,105 @@ namespace {
 
 constexpr int kDim = 512;
 constexpr int kRows = 64;  // of the query tile
-constexpr int kWarps = 8;
+constexpr int kThreads = 256;
 constexpr int kKeys = 32;
 constexpr int kHalf = kDim / 2;
-constexpr int kColumns = kHalf / 8;  // column tiles of a warp
+constexpr int kColumns = kHalf / 8;  // column tiles of a warpgroup
+constexpr int kChunks = kDim / 8;    // of 8 elements
+constexpr int kSteps = kHalf / 16;   // of depth, of a warpgroup
 constexpr int kScores = kKeys / 8;
 
 template <int kRotated_>
 struct Shape {
   static constexpr int kRotated = kRotated_;
   static constexpr int kElements = kDim + 2 * kRotated;
-  static constexpr int kRow = kElements + kPad;
-  static constexpr int kTile = kKeys * kRow;
-  static constexpr int kStages = kRotated ? 3 : 2;
-  static constexpr int kParts = kRotated ? 1 : 2;  // keys and values apart
-  static constexpr size_t kExchange = sizeof(float) * kWarps * 32 * kScores * 4;
-  static constexpr size_t kShared =
-      sizeof(bf16) * (kRows * kRow + kStages * kParts * kTile) + kExchange + sizeof(int4) * kRows;
+  static constexpr int kTile = kKeys * kElements;
+  static constexpr int kTiles = kRotated ? 3 : 4;  // three of both, or two of keys and two of values
+  static constexpr size_t kExchange = sizeof(float4) * (kThreads / 32) * kScores * 32;
+  static constexpr size_t kShared = sizeof(bf16) * (kRows * kDim + kTiles * kTile) + kExchange + sizeof(int4) * kRows;
+  static_assert(kShared <= 227 * 1024 && kRotated % 16 == 0);
+
+  // Where step `step` of a half's depth begins in a key row, in chunks: V's elements that stand for K's, then the kept.
+  static constexpr int key_chunk(int half, int step) {
+    const int whole = (kHalf - kRotated) / 16;  // steps over V
+    return step < whole ? half * (kChunks / 2) + kRotated / 8 + 2 * step
+                        : kChunks + half * (kRotated / 8) + 2 * (step - whole);
+  }
 };
 
-// Queries of the tile. Compressed: K's norm weight goes into the elements that meet V; where K's own are kept, the
-// first kDim are zero and the kept ones follow.
+// Queries in the order in which the steps of both halves meet them. Compressed: K's norm weight goes into the elements
+// that meet V.
 template <typename S>
-__device__ __forceinline__ void load_wide(bf16* to, const AttendCall& call, const KvView& kv, int token0, int head0,
-                                          int group) {
-  load_queries<kRows, kDim, S::kRow>(to, call, token0, head0, group);
-  if constexpr (S::kRotated > 0) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < kRows * kDim; i += blockDim.x) {
-      const int m = i / kDim, e = i % kDim, r = e % kHalf;
-      bf16* row = to + m * S::kRow;
-      if (r < S::kRotated) {
-        row[kDim + (e < kHalf ? 0 : S::kRotated) + r] = row[e];
-        row[e] = __float2bfloat16_rn(0.0f);
-      } else {
-        row[e] = __float2bfloat16_rn(to_float(row[e]) * kv.k_norm[e]);
+__device__ __forceinline__ void load_query(bf16* to, const AttendCall& call, const KvView& kv, int token0, int head0,
+                                           int group) {
+  for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
+    const int m = i % kRows, chunk = i / kRows, token = token0 + m / group;
+    const int half = chunk / (kChunks / 2), within = chunk % (kChunks / 2), whole = (kHalf - S::kRotated) / 8;
+    const int e = half * kHalf + (within < whole ? S::kRotated + within * 8 : (within - whole) * 8);
+    uint4 value = make_uint4(0, 0, 0, 0);
+    if (token < call.count) {
+      const bf16* q = static_cast<const bf16*>(call.q) + token * call.q_stride + (head0 + m % group) * kDim + e;
+      value = *reinterpret_cast<const uint4*>(q);
+      if (S::kRotated > 0 && within < whole) {
+        float x[8], w[8];
+        load8(q, x);
+        load8(kv.k_norm + e, w);
+        value = make_uint4(pack_bf16x2(x[0] * w[0], x[1] * w[1]), pack_bf16x2(x[2] * w[2], x[3] * w[3]),
+                           pack_bf16x2(x[4] * w[4], x[5] * w[5]), pack_bf16x2(x[6] * w[6], x[7] * w[7]));
       }
     }
+    *reinterpret_cast<uint4*>(to + chunk_at<kRows>(m, chunk)) = value;
   }
 }
 
-// The warp's part of scores [16, kKeys]: its half of the depth.
+// Starts the copy of keys base .. base+31 into `to`: a warp takes 8 keys and half of their chunks.
 template <typename S>
-__device__ __forceinline__ void score(float (&c)[kScores][4], const bf16* q, const bf16* keys, int half) {
-  const int lane = threadIdx.x % 32;
+__device__ __forceinline__ void fetch(bf16* to, const bf16* from, const KvView& kv, const Run& run, int kv_head,
+                                      int base) {
+  constexpr int kPart = S::kElements / 8 / 2;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int row = warp % 4 * 8 + lane % 8, pos = base + row, first = warp / 4 * kPart;
+  const bool valid = pos >= run.first && pos <= run.last;
+  const int64_t at = valid ? kv_offset(kv, kv_slot(kv, run.seq, pos), kv_head) : 0;
 #pragma unroll
-  for (int t = 0; t < kScores; ++t) c[t][0] = c[t][1] = c[t][2] = c[t][3] = 0;
-  const auto step = [&](int e) {  // 16 elements of depth
-    uint32_t a[4];
-    load_matrices(a, q + lane % 16 * S::kRow + e + lane / 16 * 8);
-#pragma unroll
-    for (int t = 0; t < kScores; t += 2) {
-      uint32_t b[4];
-      load_matrices(b, keys + (t * 8 + lane / 16 * 8 + lane % 8) * S::kRow + e + lane / 8 % 2 * 8);
-      multiply(c[t], a, b[0], b[1]);
-      multiply(c[t + 1], a, b[2], b[3]);
-    }
-  };
-#pragma unroll 4
-  for (int e = S::kRotated; e < kHalf; e += 16) step(half * kHalf + e);
-#pragma unroll
-  for (int e = 0; e < S::kRotated; e += 16) step(kDim + half * S::kRotated + e);
+  for (int chunk = lane / 8; chunk < kPart; chunk += 4) {
+    copy16_async(to + chunk_at<kKeys>(row, first + chunk), from + at + (first + chunk) * 8, valid);
+  }
 }
 
-// Adds the other warp's part. Each lane's numbers lie together, so a lane reads what the same lane wrote.
+// Starts this warpgroup's part of scores [64, kKeys]: its half of the depth.
+template <typename S>
+__device__ __forceinline__ void start_scores(float (&c)[kScores][4], const bf16* q, const bf16* keys, int half) {
+  const uint64_t a = tile_descriptor(q, kRows * 16, 128) + half * (kChunks / 2) * kRows;
+  const uint64_t b = tile_descriptor(keys, kKeys * 16, 128);
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    multiply_shared(c, a + step * 2 * kRows, b + S::key_chunk(half, step) * kKeys, step > 0);
+  }
+  group_commit();
+}
+
+// Starts sum += weights * values, for this warpgroup's columns.
+__device__ __forceinline__ void start_sums(float (&sum)[kColumns][4], const uint32_t (&weights)[kKeys / 16][4],
+                                           const bf16* values, int half) {
+  const uint64_t b = tile_descriptor(values, 128, kKeys * 16) + half * (kChunks / 2) * kKeys;
+#pragma unroll
+  for (int step = 0; step < kKeys / 16; ++step) multiply_registers(sum, weights[step], b + step * 16);
+  group_commit();
+}
+
+__device__ __forceinline__ void pack(uint32_t (&weights)[kKeys / 16][4], const float (&c)[kScores][4]) {
+#pragma unroll
+  for (int step = 0; step < kKeys / 16; ++step) {
+    const auto &low = c[2 * step], &high = c[2 * step + 1];
+    weights[step][0] = pack_bf16x2(low[0], low[1]);
+    weights[step][1] = pack_bf16x2(low[2], low[3]);
+    weights[step][2] = pack_bf16x2(high[0], high[1]);
+    weights[step][3] = pack_bf16x2(high[2], high[3]);
+  }
+}
+
+// Adds the other warpgroup's part. A lane reads what the same lane of the other warp wrote.
 __device__ __forceinline__ void exchange(float (&c)[kScores][4], float4* parts) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float4* mine = parts + warp * 32 * kScores + lane;
@@ -89,62 +126,63 @@ __device__ __forceinline__ void exchange(float (&c)[kScores][4], float4* parts) 
 }
 
 template <typename S>
-__device__ __forceinline__ void accumulate(float (&sum)[kColumns][4], const float (&c)[kScores][4],
-                                           const bf16* values) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int step = 0; step < kKeys / 16; ++step) {
-    const auto &low = c[step * 2], &high = c[step * 2 + 1];
-    const uint32_t a[4] = {pack_bf16x2(low[0], low[1]), pack_bf16x2(low[2], low[3]), pack_bf16x2(high[0], high[1]),
-                           pack_bf16x2(high[2], high[3])};
-#pragma unroll
-    for (int t = 0; t < kColumns; t += 2) {
-      uint32_t b[4];
-      load_matrices_transposed(b, values + (step * 16 + lane % 16) * S::kRow + t * 8 + lane / 16 * 8);
-      multiply(sum[t], a, b[0], b[1]);
-      multiply(sum[t + 1], a, b[2], b[3]);
-    }
-  }
-}
-
-template <typename S>
 struct Tiles {
-  bf16 *query, *stages;  // [kRows, kRow], [kStages, kParts, kTile]: values, then keys where they lie apart
-  float4* parts;         // [kWarps, kScores, 32]
-  int4* see;             // [tokens]
+  bf16 *query, *tiles;  // [kRows, kDim], [kTiles, kTile]
+  float4* parts;        // [8 warps, kScores, 32]
+  int4* see;            // [tokens]
+
+  __device__ bf16* keys(int tile) const { return tiles + (S::kRotated ? tile % 3 : tile % 2) * S::kTile; }
+  __device__ bf16* values(int tile) const { return tiles + (S::kRotated ? tile % 3 : 2 + tile % 2) * S::kTile; }
 };
 
 template <typename S>
 __device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, const Run& run, int kv_head, bool whole,
                                            RowState (&state)[2], float (&sum)[kColumns][4]) {
-  const int begin = run.first / kKeys, end = run.last / kKeys + 1;
-  const int warp = threadIdx.x / 32, half = warp / 4;
-  const bf16* q = s.query + warp % 4 * 16 * S::kRow;
-  const auto fetch = [&](int tile) {
-    if (tile < end) {
-      bf16* to = s.stages + tile % S::kStages * S::kParts * S::kTile;
-      fetch_rows<kKeys, S::kElements, S::kRow, kWarps>(to, static_cast<const bf16*>(kv.v), kv, run, kv_head,
-                                                       tile * kKeys);
-      if constexpr (S::kParts == 2) {
-        fetch_rows<kKeys, S::kElements, S::kRow, kWarps>(to + S::kTile, static_cast<const bf16*>(kv.k), kv, run,
-                                                         kv_head, tile * kKeys);
-      }
-    }
-    copy_commit();
+  const int begin = run.first / kKeys, end = run.last / kKeys + 1, half = threadIdx.x / 128;
+  const auto bring_keys = [&](int tile) {  // and, compressed, values
+    if (tile >= end) return;
+    fetch<S>(s.keys(tile), static_cast<const bf16*>(S::kRotated ? kv.v : kv.k), kv, run, kv_head, tile * kKeys);
   };
-#pragma unroll
-  for (int i = 0; i < S::kStages - 1; ++i) fetch(begin + i);
-  for (int tile = begin; tile < end; ++tile) {
-    copy_wait<S::kStages - 2>();
-    __syncthreads();  // this tile is here, and nobody reads the one that the next copy replaces
-    fetch(tile + S::kStages - 1);
-    const bf16* values = s.stages + tile % S::kStages * S::kParts * S::kTile;
-    float c[kScores][4];
-    score<S>(c, q, S::kParts == 2 ? values + S::kTile : values, half);
+  const auto bring_values = [&](int tile) {
+    if (S::kRotated || tile >= end) return;
+    fetch<S>(s.values(tile), static_cast<const bf16*>(kv.v), kv, run, kv_head, tile * kKeys);
+  };
+  const auto masked = [&](int tile) {
+    return !whole || tile * kKeys < run.all_first || tile * kKeys + kKeys - 1 > run.all_last;
+  };
+  bring_keys(begin);
+  copy_commit();
+  bring_keys(begin + 1), bring_values(begin);
+  copy_commit();
+  copy_wait<1>();
+  fence_async();
+  __syncthreads();
+  float c[kScores][4];
+  uint32_t weights[kKeys / 16][4];
+  group_fence();
+  start_scores<S>(c, s.query, s.keys(begin), half);
+  group_wait<0>();
+  pin(c);
+  exchange(c, s.parts);
+  soften(c, state, begin * kKeys, masked(begin));  // nothing to rescale yet: what it replaces is zero, or another run's
+  pack(weights, c);
+  int tile = begin;
+  for (; tile + 1 < end; ++tile) {
+    copy_wait<0>();
+    fence_async();
+    __syncthreads();
+    bring_keys(tile + 2), bring_values(tile + 1);
+    copy_commit();
+    pin(sum);
+    group_fence();
+    start_scores<S>(c, s.query, s.keys(tile + 1), half);
+    start_sums(sum, weights, s.values(tile), half);
+    group_wait<1>();
+    pin(c);
     exchange(c, s.parts);
-    const int base = tile * kKeys;
-    const bool masked = !whole || base < run.all_first || base + kKeys - 1 > run.all_last;
-    const float2 keep = soften(c, state, base, masked);
+    const float2 keep = soften(c, state, (tile + 1) * kKeys, masked(tile + 1));
+    group_wait<0>();
+    pin(sum);
     if (__any_sync(0xffffffffu, keep.x != 1.0f || keep.y != 1.0f)) {
 #pragma unroll
       for (int t = 0; t < kColumns; ++t) {
@@ -152,33 +190,40 @@ __device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, 
         sum[t][2] *= keep.y, sum[t][3] *= keep.y;
       }
     }
-    accumulate<S>(sum, c, values + half * kHalf);
+    pack(weights, c);
   }
   copy_wait<0>();
+  fence_async();
+  __syncthreads();
+  pin(sum);
+  group_fence();
+  start_sums(sum, weights, s.values(tile), half);
+  group_wait<0>();
+  pin(sum);
   __syncthreads();
 }
 
 // Grid: (KV heads, query tiles), the last tile of queries first.
 template <typename S>
-__global__ void __launch_bounds__(kWarps * 32) wide_kernel(AttendCall call, KvView kv) {
-  extern __shared__ __align__(16) char memory[];
+__global__ void __launch_bounds__(kThreads, 1) wide_kernel(AttendCall call, KvView kv) {
+  extern __shared__ __align__(128) char memory[];
   Tiles<S> s;
   s.query = reinterpret_cast<bf16*>(memory);
-  s.stages = s.query + kRows * S::kRow;
-  s.parts = reinterpret_cast<float4*>(s.stages + S::kStages * S::kParts * S::kTile);
-  s.see = reinterpret_cast<int4*>(s.parts + kWarps * kScores * 32);
+  s.tiles = s.query + kRows * kDim;
+  s.parts = reinterpret_cast<float4*>(s.tiles + S::kTiles * S::kTile);
+  s.see = reinterpret_cast<int4*>(s.parts + kThreads / 32 * kScores * 32);
   grid_release();
   grid_wait();
   const int group = call.q_heads / kv.heads, kv_head = blockIdx.x;
   const int token0 = (gridDim.y - 1 - blockIdx.y) * (kRows / group);
   const int tokens = min(kRows / group, call.count - token0);
-  for (int i = threadIdx.x; i < tokens; i += blockDim.x)
-    s.see[i] = reinterpret_cast<const int4*>(call.rows)[token0 + i];
-  load_wide<S>(s.query, call, kv, token0, kv_head * group, group);
+  for (int i = threadIdx.x; i < tokens; i += kThreads) s.see[i] = reinterpret_cast<const int4*>(call.rows)[token0 + i];
+  load_query<S>(s.query, call, kv, token0, kv_head * group, group);
+  fence_async();
   __syncthreads();
   RowState state[2] = {{1, 0, -INFINITY, 0.0f}, {1, 0, -INFINITY, 0.0f}};
   float sum[kColumns][4] = {};
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, m0 = warp % 4 * 16 + lane / 4;
+  const int lane = threadIdx.x % 32, m0 = threadIdx.x / 32 % 4 * 16 + lane / 4;
   for (int begin = 0; begin < tokens;) {
     const Run run = next_run(s.see, begin, tokens);
 #pragma unroll
@@ -197,7 +242,7 @@ __global__ void __launch_bounds__(kWarps * 32) wide_kernel(AttendCall call, KvVi
     const float total = quad_sum(state[i].total), factor = total > 0 ? 1.0f / total : 0.0f;
     if (token >= tokens) continue;
     bf16* out = static_cast<bf16*>(call.out) + (token0 + token) * call.out_stride +
-                (kv_head * group + m % group) * kDim + warp / 4 * kHalf;
+                (kv_head * group + m % group) * kDim + threadIdx.x / 128 * kHalf;
 #pragma unroll
     for (int t = 0; t < kColumns; ++t) {
       const float* x = sum[t] + 2 * i;
@@ -208,11 +253,10 @@ __global__ void __launch_bounds__(kWarps * 32) wide_kernel(AttendCall call, KvVi
 
 template <typename S>
 void run(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
-  static_assert(S::kShared <= 227 * 1024);
   static const bool allowed = (allow_shared(wide_kernel<S>, S::kShared), true);
   (void)allowed;
   const int tokens = kRows / (call.q_heads / kv.heads);
-  launch(stream, dim3(kv.heads, (call.count + tokens - 1) / tokens), kWarps * 32, S::kShared, wide_kernel<S>, call, kv);
+  launch(stream, dim3(kv.heads, (call.count + tokens - 1) / tokens), kThreads, S::kShared, wide_kernel<S>, call, kv);
 }
 
 }  // namespace

@@ -243,6 +243,7 @@ Matrix CudaBackend::upload(std::span<const Matrix> parts) {
   for (const Matrix& part : parts) m.rows += part.rows;
   const auto allocate = [this](int64_t bytes) { return memory_.allocate(bytes); };
   DeviceMatrix uploaded = linear_->upload(parts, allocate, stream());
+  m.codes = Tensor(uploaded.data, DType::kU8, {1, uploaded.bytes});  // its size is what a step reads
   m.uploaded = std::shared_ptr<const DeviceMatrix>(new DeviceMatrix(uploaded), [this](const DeviceMatrix* matrix) {
     memory_.release(matrix->data);
     delete matrix;

@@ -1,0 +1,273 @@
+// gemma4 bench: how fast a checkpoint runs here. Prompts of several lengths, decode at several depths and batch sizes,
+// pictures of several budgets; beside each decode the share of the copy bandwidth measured in the same run.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <random>
+
+#include "base/check.h"
+#include "cli/cli.h"
+#include "model/model.h"
+
+namespace gemma4 {
+namespace {
+
+using nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+struct Flags {
+  std::string model, backend = "cuda";
+  int threads = 0, chunk = 2048, steps = 32, repeat = 3;
+  std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
+                   images = {280, 1120};
+  bool json = false;
+};
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// One model, and sequences of random tokens on it. Sequence 0 may grow to the greatest depth, the others stay short.
+class Bench {
+ public:
+  Bench(const Flags& flags, const Checkpoint& checkpoint, Backend& backend)
+      : flags_(flags), config_(parse_config(checkpoint.config)), backend_(backend) {
+    const int seqs = *std::max_element(flags.batches.begin(), flags.batches.end());
+    int longest = flags.chunk;
+    for (int n : flags.prompts) longest = std::max(longest, n);
+    for (int n : flags.depths) longest = std::max(longest, n);
+    longest += 2 * flags.steps + 16;
+    options_ = options_for(config_, longest, flags.chunk, seqs);
+    options_.vision = config_.has_vision && !flags.images.empty();
+    const int shorter =
+        std::min(flat_pages(kBatchDepth + 2 * flags.steps + 16, options_.page), options_.pages_per_seq[kFull]);
+    options_.pages[kFull] = options_.pages_per_seq[kFull] + (seqs - 1) * shorter;
+    model_ = std::make_unique<Model>(checkpoint, backend, options_);
+    int next[kKinds] = {0, 0};
+    for (int s = 0; s < seqs; ++s) {
+      for (const Kind kind : {kSliding, kFull}) {
+        const int count = kind == kFull && s > 0 ? shorter : options_.pages_per_seq[kind];
+        std::vector<int32_t> pages(static_cast<size_t>(count));
+        std::iota(pages.begin(), pages.end(), next[kind]);
+        next[kind] += count;
+        model_->set_pages(kind, s, pages);
+      }
+    }
+  }
+
+  // Computes positions begin .. end-1 of sequence `seq` in chunks; the last one chooses a token.
+  double prefill(int seq, int begin, int end) {
+    backend_.sync();
+    const auto start = Clock::now();
+    for (int at = begin; at < end; at += flags_.chunk) {
+      Batch batch;
+      for (int p = at; p < std::min(at + flags_.chunk, end); ++p) append_row(batch, config_, token(), seq, p, -1);
+      if (at + flags_.chunk >= end) want(batch, static_cast<int32_t>(batch.ids.size()) - 1);
+      model_->forward(batch);
+    }
+    backend_.sync();
+    return seconds_since(start);
+  }
+
+  // Mean seconds of a step that adds one token to each of `seqs` sequences at position `depth`.
+  double decode(int seqs, int depth) {
+    const auto step = [&](int pos) {
+      Batch batch;
+      for (int s = 0; s < seqs; ++s) {
+        append_row(batch, config_, token(), s, pos, -1);
+        want(batch, s);
+      }
+      model_->forward(batch);
+    };
+    for (int i = 0; i < 3; ++i) step(depth);  // records the graph
+    std::vector<double> times;
+    for (int r = 0; r < flags_.repeat; ++r) {
+      backend_.sync();
+      const auto start = Clock::now();
+      for (int i = 0; i < flags_.steps; ++i) step(depth + i);
+      times.push_back(seconds_since(start) / flags_.steps);
+    }
+    return median(times);
+  }
+
+  // Seconds for an image that fills `budget` soft tokens, pixels given.
+  double image(int budget, int* patches) {
+    const int pool = config_.vision.pool, side = static_cast<int>(std::sqrt(budget));
+    int width = side;
+    while (budget % width != 0) --width;
+    const int cols = width * pool, rows = budget / width * pool;
+    *patches = rows * cols;
+    std::vector<float> values(static_cast<size_t>(*patches) * static_cast<size_t>(config_.vision.patch_dim()));
+    for (float& v : values) v = std::uniform_real_distribution<float>(0, 1)(random_);
+    std::vector<int32_t> xy;
+    for (int y = 0; y < rows; ++y) {
+      for (int x = 0; x < cols; ++x) xy.insert(xy.end(), {x, y});
+    }
+    std::vector<double> times;
+    for (int r = 0; r < flags_.repeat + 1; ++r) {
+      backend_.sync();
+      const auto start = Clock::now();
+      const Model::Soft soft = model_->encode({values.data(), xy.data(), *patches});
+      backend_.sync();
+      if (r > 0) times.push_back(seconds_since(start));
+    }
+    return median(times);
+  }
+
+  // Bytes a second, read plus written, of a copy between two large pages of a cache.
+  double copy_bandwidth() {
+    const int page = backend_.name() == std::string("cuda") ? 1 << 16 : 1 << 12;
+    const Kv kv = backend_.kv_alloc({2 * int64_t{page}, page, 8, 512, 0});
+    std::vector<double> times;
+    for (int r = 0; r < 6; ++r) {
+      backend_.sync();
+      const auto start = Clock::now();
+      for (int i = 0; i < 4; ++i) backend_.kv_copy(kv, i % 2, 1 - i % 2);
+      backend_.sync();
+      times.push_back(seconds_since(start) / 4);
+    }
+    const double bytes = 2.0 * static_cast<double>(kv.k.bytes() + kv.v.bytes()) / 2;
+    backend_.kv_release(kv);
+    return bytes / median(times);
+  }
+
+  const Config& config() const { return config_; }
+  int64_t step_bytes() const { return model_->step_bytes(); }
+  static constexpr int kBatchDepth = 64;  // where batches of several sequences are measured
+
+ private:
+  int32_t token() { return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab)); }
+
+  static void want(Batch& batch, int32_t row) {
+    batch.logit_rows.push_back(row);
+    Sampling sampling;
+    sampling.top_k = 64, sampling.top_p = 0.95f, sampling.seed = 1;
+    batch.sampling.push_back(sampling);
+  }
+
+  Flags flags_;
+  Config config_;
+  Backend& backend_;
+  ModelOptions options_;
+  std::unique_ptr<Model> model_;
+  std::mt19937_64 random_{7};
+};
+
+// A line of the table and its twin in the JSON.
+struct Line {
+  std::string what;
+  double ms, per_second;
+  const char* unit;
+  double gbytes = 0, share = 0;  // weights read a second, and of the copy bandwidth
+};
+
+void print(const std::vector<Line>& lines) {
+  std::printf("%-28s %10s %12s %8s %10s %8s\n", "what", "ms", "a second", "", "GB/s", "of copy");
+  for (const Line& line : lines) {
+    std::printf("%-28s %10.2f %12.1f %-8s", line.what.c_str(), line.ms, line.per_second, line.unit);
+    if (line.gbytes > 0) std::printf(" %10.0f %7.1f%%", line.gbytes, 100 * line.share);
+    std::printf("\n");
+  }
+}
+
+std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
+  std::vector<Line> lines;
+  const auto say = [&](const Line& line) {
+    lines.push_back(line);
+    std::fprintf(stderr, "%s: %.2f ms, %.1f %s a second\n", line.what.c_str(), line.ms, line.per_second, line.unit);
+  };
+  const auto bytes = static_cast<double>(bench.step_bytes());
+  const auto decoded = [&](const std::string& what, double seconds, int seqs) {
+    say({what, 1e3 * seconds, seqs / seconds, "tokens", bytes / seconds / 1e9, bytes / seconds / copy});
+  };
+  bench.prefill(0, 0, std::min(flags.chunk, 512));  // sets up kernels
+  for (int n : flags.prompts) {
+    double seconds = bench.prefill(0, 0, n);
+    if (n <= 8192) seconds = std::min(seconds, bench.prefill(0, 0, n));
+    say({"prompt of " + std::to_string(n), 1e3 * seconds, n / seconds, "tokens"});
+  }
+  int filled = 0;  // of sequence 0
+  for (int depth : flags.depths) {
+    if (depth > filled) bench.prefill(0, filled, depth);
+    filled = std::max(filled, depth);
+    decoded("decode at " + std::to_string(depth), bench.decode(1, depth), 1);
+  }
+  for (int seqs : flags.batches) {
+    if (seqs == 1) continue;
+    for (int s = 0; s < seqs; ++s) bench.prefill(s, 0, Bench::kBatchDepth);
+    decoded("decode, batch of " + std::to_string(seqs), bench.decode(seqs, Bench::kBatchDepth), seqs);
+  }
+  for (int budget : flags.images) {
+    if (!bench.config().has_vision) break;
+    int patches = 0;
+    const double seconds = bench.image(budget, &patches);
+    say({"image of " + std::to_string(budget) + " (" + std::to_string(patches) + ")", 1e3 * seconds, 1 / seconds,
+         "images"});
+  }
+  return lines;
+}
+
+void add_flags(CLI::App& app, Flags& flags) {
+  app.add_option("--model", flags.model, "checkpoint: a directory or a .gguf file")->required();
+  app.add_option("--backend", flags.backend, "cuda, cpu or ref")->capture_default_str();
+  app.add_option("--threads", flags.threads, "threads of the cpu backend (0: all cores)");
+  app.add_option("--prompts", flags.prompts, "prompt lengths")->delimiter(',')->capture_default_str();
+  app.add_option("--depths", flags.depths, "tokens before the decoded ones")->delimiter(',')->capture_default_str();
+  app.add_option("--batches", flags.batches, "sequences decoded together")->delimiter(',')->capture_default_str();
+  app.add_option("--images", flags.images, "image budgets in soft tokens")->delimiter(',')->capture_default_str();
+  app.add_option("--chunk", flags.chunk, "prompt tokens computed at once")->capture_default_str();
+  app.add_option("--steps", flags.steps, "decode steps of a measurement")->capture_default_str();
+  app.add_option("--repeat", flags.repeat, "measurements, of which the median counts")->capture_default_str();
+  app.add_flag("--json", flags.json, "results as JSON on stdout");
+}
+
+}  // namespace
+
+int bench_command(int argc, char** argv) {
+  CLI::App app("Measure how fast a checkpoint runs here.", "gemma4 bench");
+  Flags flags;
+  add_flags(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
+  }
+  if (flags.batches.empty()) flags.batches = {1};
+  const auto start = Clock::now();
+  const Checkpoint checkpoint = open_checkpoint(flags.model);
+  const std::unique_ptr<Backend> backend = make_backend(flags.backend, flags.threads);
+  Bench bench(flags, checkpoint, *backend);
+  backend->sync();
+  const double load = seconds_since(start), memory = static_cast<double>(backend->memory_used()) / 1e9;
+  const double copy = bench.copy_bandwidth();
+  std::fprintf(stderr, "loaded in %.2f s, %.2f GB of memory; a step reads %.2f GB of weights; copies move %.0f GB/s\n",
+               load, memory, static_cast<double>(bench.step_bytes()) / 1e9, copy / 1e9);
+  const std::vector<Line> lines = measure(flags, bench, copy);
+  if (!flags.json) {
+    print(lines);
+    return kExitOk;
+  }
+  ordered_json out = {{"model", flags.model},
+                      {"backend", backend->name()},
+                      {"load_s", load},
+                      {"memory_bytes", backend->memory_used()},
+                      {"weights_bytes_per_step", bench.step_bytes()},
+                      {"copy_bytes_per_s", copy},
+                      {"results", ordered_json::array()}};
+  for (const Line& line : lines) {
+    ordered_json result = {{"what", line.what}, {"ms", line.ms}, {std::string(line.unit) + "_per_s", line.per_second}};
+    if (line.gbytes > 0) result["gb_per_s"] = line.gbytes, result["of_copy"] = line.share;
+    out["results"].push_back(result);
+  }
+  std::printf("%s\n", out.dump(2).c_str());
+  return kExitOk;
+}
+
+}  // namespace gemma4
