@@ -1,10 +1,11 @@
-// What the two prefill kernels share: the rows of a tile and what they may see, and the copy of keys into shared
-// memory.
+// What the two prefill kernels share: the rows of a tile, what they may see, and the softmax.
 //
 // A tile of queries is a few tokens times the query heads of one KV head: tile row m is token m / group, head m %
 // group. The tokens of a tile may belong to several sequences (several prompts in one batch); they are served run by
 // run.
 #pragma once
+
+#include <climits>
 
 #include "backend/cuda/attend.h"
 #include "backend/cuda/device/convert.cuh"
@@ -24,15 +25,29 @@ struct Run {
   int all_first, all_last;  // keys that every token sees
 };
 
-// The run that begins at token `begin`; `see` [tokens] in shared memory. The same in every thread.
+// The run that begins at token `begin`; `see` [tokens] in shared memory. Every warp works it out, lane by lane.
 __device__ __forceinline__ Run next_run(const int4* see, int begin, int tokens) {
-  Run run = {see[begin].x, begin, begin, see[begin].z, see[begin].w, see[begin].z, see[begin].w};
-  for (; run.end < tokens && see[run.end].x == run.seq; ++run.end) {
-    const int4 row = see[run.end];
-    run.first = min(run.first, row.z), run.all_first = max(run.all_first, row.z);
-    run.last = max(run.last, row.w), run.all_last = min(run.all_last, row.w);
+  constexpr unsigned kLanes = 0xffffffffu;
+  const int lane = threadIdx.x % 32, seq = see[begin].x;
+  int4 mine = {INT_MAX, INT_MIN, INT_MAX, INT_MIN};  // least and greatest first, least and greatest last
+  int end = begin;
+  for (int same = 32; same == 32;) {
+    const int token = end + lane;
+    const unsigned other = __ballot_sync(kLanes, token >= tokens || see[token].x != seq);
+    same = other ? __ffs(other) - 1 : 32;
+    if (lane < same) {
+      const int4 row = see[token];
+      mine = {min(mine.x, row.z), max(mine.y, row.z), min(mine.z, row.w), max(mine.w, row.w)};
+    }
+    end += same;
   }
-  return run;
+  return {seq,
+          begin,
+          end,
+          __reduce_min_sync(kLanes, mine.x),
+          __reduce_max_sync(kLanes, mine.w),
+          __reduce_max_sync(kLanes, mine.y),
+          __reduce_min_sync(kLanes, mine.z)};
 }
 
 // Element offset of 8-element chunk `chunk` of row `row` in a tile of kTileRows rows (device/group.cuh).
