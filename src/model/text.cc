@@ -1,6 +1,7 @@
 #include "model/text.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 namespace gemma4 {
@@ -9,6 +10,12 @@ namespace {
 // Steps of up to this many rows without images are replayed from a recorded graph where the backend has graphs: decode
 // repeats the same shape thousands of times, a prompt's chunks do not.
 constexpr size_t kReplayRowsMax = 16;
+
+// What one model recorded must never run for another: the upper half of a key says whose it is.
+uint64_t next_replay_key() {
+  static std::atomic<uint64_t> models{0};
+  return ++models << 32;
+}
 
 Rope make_rope(Backend& be, Owned& owned, const AttentionConfig& c) {
   // theta^(-2i / head_dim), with the whole head in the exponent even where only a part rotates ("proportional").
@@ -27,7 +34,12 @@ Rope make_rope(Backend& be, Owned& owned, const AttentionConfig& c) {
 }  // namespace
 
 TextModel::TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options)
-    : be_(backend), owned_(backend), config_(config), w_(weights), options_(options) {
+    : be_(backend),
+      owned_(backend),
+      config_(config),
+      w_(weights),
+      options_(options),
+      replay_key_(next_replay_key()) {
   const DType act = be_.activation_type();
   const int64_t rows = options_.rows_max, outs = options_.logits_max, world = be_.world();
   int64_t q_max = 0, kv_max = 0, qkv_max = 0;
@@ -52,7 +64,7 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
   const int64_t inner = config_.intermediate / world;
   a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
   a_.h = owned_.alloc(act, {rows, config_.hidden});
-  a_.y = owned_.alloc(act, {rows, config_.hidden});
+  a_.y = owned_.alloc(be_.residual_type(), {rows, config_.hidden});  // joins x: rounded no earlier than x is
   a_.qkv = owned_.alloc(act, {rows, qkv_max});
   a_.values = owned_.alloc(act, {rows, kv_max});
   a_.o = owned_.alloc(act, {rows, q_max});
@@ -161,7 +173,7 @@ std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
   const Activations a = slice(static_cast<int64_t>(batch.ids.size()));
   logits_ = all_logits_.slice(0, in.logit_index.rows());
   if (batch.ids.size() <= kReplayRowsMax && batch.soft.empty() && !tap) {
-    be_.replay(batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });
+    be_.replay(replay_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });
   } else {
     run(batch, a, in, tap);
   }

@@ -41,6 +41,7 @@ class TextModel {
   const Config& config_;
   const Weights& w_;
   ModelOptions options_;
+  uint64_t replay_key_;  // of this model, in the upper half
   LayerShape shapes_[kKinds];
   Rope ropes_[kKinds];
   Tensor pages_[kKinds];  // I32 [sequences, pages of a sequence]

@@ -195,13 +195,17 @@ void CudaBackend::kv_copy(const Kv& kv, int32_t from, int32_t to) {
   for (const Tensor& part : {kv.k, kv.v}) {
     if (!part) continue;
     // In the layout [pages, heads, page, row] a page of the table is one piece, unless the layout has a single page:
-    // then it is a piece of every head.
+    // then it is a piece of every head, and pieces lie a head's slots apart.
     const auto heads = static_cast<size_t>(part.shape[1]);
     const size_t piece = static_cast<size_t>(kv.page * part.shape[2]) * dtype_size(part.dtype);
-    const size_t pitch = extra->page == kv.page ? piece : piece / kv.page * extra->page;
+    const size_t pitch = piece / kv.page * extra->page;
     char* data = static_cast<char*>(part.data);
-    const size_t page_step = extra->page == kv.page ? piece * heads : piece;
-    CUDA_CHECK(cudaMemcpy2DAsync(data + to * page_step, pitch, data + from * page_step, pitch, piece, heads,
+    if (extra->page == kv.page) {
+      CUDA_CHECK(cudaMemcpyAsync(data + to * piece * heads, data + from * piece * heads, piece * heads,
+                                 cudaMemcpyDeviceToDevice, stream()));
+      continue;
+    }
+    CUDA_CHECK(cudaMemcpy2DAsync(data + to * piece, pitch, data + from * piece, pitch, piece, heads,
                                  cudaMemcpyDeviceToDevice, stream()));
   }
 }

@@ -158,7 +158,7 @@ void residual_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor p
     return w && w.dtype == DType::kF32 && w.size() == dim && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
   };
   const bool fused = dim % 8 == 0 && dim <= 8 * kBlock && aligned8(x) && aligned8(y) && plain(post) &&
-                     y.dtype == DType::kBF16 && (!out || (aligned8(out) && plain(next) && out.dtype == DType::kBF16));
+                     (!out || (aligned8(out) && plain(next) && out.dtype == DType::kBF16));
   if (!fused) {
     norm(stream, y, y, post, eps);
     add(stream, x, y, scale);
@@ -167,10 +167,12 @@ void residual_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor p
   }
   const Residual p = {out.stride, x.stride, y.stride, dim, scale, eps};
   with_type(x.dtype, [&](auto* xt) {
-    using X = std::remove_pointer_t<decltype(xt)>;
-    launch(stream, static_cast<unsigned>(x.rows()), block_threads(dim), 0,
-           residual_norm_block<X, __nv_bfloat16, __nv_bfloat16>, data<__nv_bfloat16>(out), data<X>(x),
-           data<__nv_bfloat16>(y), data<float>(post), data<float>(next), p);
+    with_type(y.dtype, [&](auto* yt) {
+      using X = std::remove_pointer_t<decltype(xt)>;
+      using Y = std::remove_pointer_t<decltype(yt)>;
+      launch(stream, static_cast<unsigned>(x.rows()), block_threads(dim), 0, residual_norm_block<X, Y, __nv_bfloat16>,
+             data<__nv_bfloat16>(out), data<X>(x), data<Y>(y), data<float>(post), data<float>(next), p);
+    });
   });
 }
 
