@@ -42,9 +42,9 @@ __global__ void simple_kernel(AttendCall call, KvView kv) {
   }
   float top = -INFINITY, total = 0;
   for (int pos = see.z + warp; pos <= see.w; pos += kWarps) {
-    const int64_t slot = kv_slot(kv, see.x, pos);
-    const bf16* v = kv_value(kv, slot, kv_head);
-    const bf16* k = kv.rotated ? nullptr : kv_key(kv, slot, kv_head);
+    const int64_t place = kv_place(kv, see.x, pos, kv_head);
+    const bf16* v = static_cast<const bf16*>(kv.v) + place;
+    const bf16* k = kv.rotated ? nullptr : static_cast<const bf16*>(kv.k) + place;
     float score = 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {

@@ -65,7 +65,7 @@ __device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, cons
   const int lane = threadIdx.x % 32, key0 = threadIdx.x / 32 * kPerWarp;
   const int mine = tile * S::kKeys + key0 + lane % kPerWarp;
   int64_t place = -1;
-  if (mine >= see.z && mine <= see.w) place = kv_offset(kv, kv_slot(kv, see.x, mine), kv_head);
+  if (mine >= see.z && mine <= see.w) place = kv_place(kv, see.x, mine, kv_head);
   bf16* to = s.tiles + tile % S::kStages * S::kTile + key0 * S::kRow;
 #pragma unroll
   for (int i = 0; i < kPerWarp; ++i, to += S::kRow) {

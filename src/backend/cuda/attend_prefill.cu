@@ -34,7 +34,7 @@ __device__ __forceinline__ void fetch(bf16* to, const bf16* from, const KvView& 
   for (int group = threadIdx.x / 32; group < kKeys / 8; group += S::kThreads / 32) {
     const int row = group * 8 + lane % 8, pos = base + row;
     const bool valid = pos >= run.first && pos <= run.last;
-    const int64_t at = valid ? kv_offset(kv, kv_slot(kv, run.seq, pos), kv_head) : 0;
+    const int64_t at = valid ? kv_place(kv, run.seq, pos, kv_head) : 0;
 #pragma unroll
     for (int chunk = lane / 8; chunk < S::kDim / 8; chunk += 4) {
       copy16_async(to + chunk_at<kKeys>(row, chunk), from + at + chunk * 8, valid);
@@ -135,12 +135,12 @@ __device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, 
     copy_wait<0>();
     fence_async();
     __syncthreads();
-    keys(tile + 2), values(tile + 1);
-    copy_commit();
     pin(sum);
     group_fence();
     start_scores<S>(c, q, s.keys + (tile + 1) % 2 * S::kTile);
     start_sums<S>(sum, weights, s.values + tile % 2 * S::kTile);
+    keys(tile + 2), values(tile + 1);  // into what step j - 1 has done with
+    copy_commit();
     group_wait<1>();
     pin(c);
     const float2 keep = soften(c, state, (tile + 1) * kKeys, masked(tile + 1));

@@ -71,7 +71,7 @@ __device__ __forceinline__ void fetch(bf16* to, const bf16* from, const KvView& 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int row = warp % 4 * 8 + lane % 8, pos = base + row, first = warp / 4 * kPart;
   const bool valid = pos >= run.first && pos <= run.last;
-  const int64_t at = valid ? kv_offset(kv, kv_slot(kv, run.seq, pos), kv_head) : 0;
+  const int64_t at = valid ? kv_place(kv, run.seq, pos, kv_head) : 0;
 #pragma unroll
   for (int chunk = lane / 8; chunk < kPart; chunk += 4) {
     copy16_async(to + chunk_at<kKeys>(row, first + chunk), from + at + (first + chunk) * 8, valid);
@@ -171,12 +171,12 @@ __device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, 
     copy_wait<0>();
     fence_async();
     __syncthreads();
-    bring_keys(tile + 2), bring_values(tile + 1);
-    copy_commit();
     pin(sum);
     group_fence();
     start_scores<S>(c, s.query, s.keys(tile + 1), half);
     start_sums(sum, weights, s.values(tile), half);
+    bring_keys(tile + 2), bring_values(tile + 1);
+    copy_commit();
     group_wait<1>();
     pin(c);
     exchange(c, s.parts);

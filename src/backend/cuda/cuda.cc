@@ -1,5 +1,6 @@
 // CudaBackend: memory, and which function serves which verb. The kernels are plain functions (verbs.h, linear.h).
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "backend/cuda/error.h"
@@ -216,11 +217,10 @@ cuda::KvView CudaBackend::view(const Kv& kv) {
   v.v = kv.v.data;
   v.heads = static_cast<int>(kv.v.shape[1]);
   v.row = static_cast<int>(kv.v.shape[2]);
-  v.page = 1;
-  if (const auto* extra = static_cast<const KvExtra*>(kv.extra.get())) {
-    v.page = extra->page;
-    v.rotated = extra->rotated;
-  }
+  const auto* extra = static_cast<const KvExtra*>(kv.extra.get());
+  CHECK(extra != nullptr);  // of kv_alloc()
+  v.page = extra->page;
+  v.rotated = extra->rotated;
   v.dim = v.row - 2 * v.rotated;
   if (v.rotated) {
     CHECK(kv.k_norm && kv.k_norm.dtype == DType::kF32 && kv.k_norm.size() == v.dim);
@@ -232,6 +232,8 @@ cuda::KvView CudaBackend::view(const Kv& kv) {
     v.table_cols = static_cast<int>(kv.pages.row_size());
     v.table_stride = kv.pages.stride;
     v.table_page = kv.page;
+    if (std::has_single_bit(static_cast<unsigned>(kv.page)))
+      v.page_shift = std::countr_zero(static_cast<unsigned>(kv.page));
   }
   return v;
 }

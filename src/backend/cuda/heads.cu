@@ -60,11 +60,11 @@ __global__ void kv_write_kernel(KvView kv, const bf16* k, int64_t k_stride, cons
   const int index = blockIdx.x * kWarps + threadIdx.x / 32;
   if (index >= count * kv.heads) return;
   const int row = index / kv.heads, head = index % kv.heads;
-  const int64_t slot = kv_slot(kv, rows[row].x, rows[row].y);
+  const int64_t place = kv_place(kv, rows[row].x, rows[row].y, head);
   k += row * k_stride + head * kv.dim;
   v += row * v_stride + head * kv.dim;
-  bf16* to_v = kv_value(kv, slot, head);
-  bf16* to_k = kv.rotated ? nullptr : kv_key(kv, slot, head);
+  bf16* to_v = static_cast<bf16*>(kv.v) + place;
+  bf16* to_k = kv.rotated ? nullptr : static_cast<bf16*>(kv.k) + place;
   for (int e = threadIdx.x % 32; e < kv.dim; e += 32) {
     to_v[e] = v[e];
     if (to_k) {
@@ -134,8 +134,8 @@ __global__ void heads_kernel(HeadsView h, RopeView rope, KvView kv, const int4* 
   }
   const int head = (index - h.q_heads) % kv.heads, part = (index - h.q_heads) / kv.heads;
   if (part >= (h.v ? 2 : 1)) return;
-  const int64_t slot = kv_slot(kv, rows[row].x, rows[row].y);
-  bf16* to_v = kv_value(kv, slot, head);
+  const int64_t place = kv_place(kv, rows[row].x, rows[row].y, head);
+  bf16* to_v = static_cast<bf16*>(kv.v) + place;
   normalise(x, part ? h.v + row * h.v_stride + head * dim : h.k + row * h.k_stride + head * dim, dim, h.eps);
   if (part == 1 || !h.v) {
     for (int e = lane * 2; e < dim; e += 64) *reinterpret_cast<uint32_t*>(to_v + e) = pack_bf16x2(x[e], x[e + 1]);
@@ -148,7 +148,7 @@ __global__ void heads_kernel(HeadsView h, RopeView rope, KvView kv, const int4* 
     }
     return;
   }
-  bf16* to_k = kv_key(kv, slot, head);
+  bf16* to_k = static_cast<bf16*>(kv.k) + place;
   for (int e = lane * 2; e < dim; e += 64) {
     *reinterpret_cast<uint32_t*>(to_k + e) =
         pack_bf16x2(rotated(x, h.k_norm, turns, rope.block, e), rotated(x, h.k_norm, turns, rope.block, e + 1));

@@ -30,9 +30,10 @@ struct KvView {
   void* k = nullptr;  // BF16
   void* v = nullptr;  // BF16
   int heads = 0, dim = 0, row = 0;
-  int page = 1;                    // tokens in a page of the layout
+  int page = 1;                    // tokens in a page of the layout: those of a table's page, or all slots
   const int32_t* table = nullptr;  // [sequences, table_cols]; null: slot = position
   int table_cols = 0, table_page = 1;
+  int page_shift = -1;  // log2 of table_page, or -1
   int64_t table_stride = 0;
   int rotated = 0;                // rotated pairs kept, 0 for a plain cache
   const float* k_norm = nullptr;  // [dim] where rotated > 0
