@@ -40,7 +40,7 @@ void Merges::build(const Vocabulary& vocabulary, const std::vector<Merge>& merge
   characters_.assign(0x110000, 0);
   for (size_t i = tokens.size(); i-- > 0;) {  // backwards: of equal tokens the first counts
     const std::string_view token = tokens[i];
-    if (!token.empty() && utf8_length(token) == token.size())
+    if (!vocabulary.barred[i] && utf8_length(token) == token.size())
       characters_[utf8_point(token)] = static_cast<int32_t>(i) + 1;
   }
 

@@ -20,6 +20,7 @@ class Merges {
     const PackedStrings* tokens;
     const StringTable* table;
     const int32_t* byte_ids;  // [256], -1 where there is none
+    const uint8_t* barred;    // [tokens] no character becomes this token: it is a control token, or added alone
     int32_t unknown;          // -1: none
     bool byte_fallback, fuse_unknown;
   };

@@ -51,7 +51,22 @@ std::string replace_all(std::string_view text, const std::vector<Replacement>& r
 }
 
 Tokenizer::State::State(TokenizerParts parts) : normalizer(std::move(parts.normalizer)) {
+  const size_t of_model = parts.vocabulary.size();
   for (const AddedToken& token : parts.added) parts.vocabulary.emplace_back(token.content, token.id);
+  name_tokens(parts);
+  add_tokens(parts.added);
+  if (!parts.unknown.empty()) unknown = table.find(parts.unknown);
+  std::vector<uint8_t> barred(tokens.size(), 1);
+  for (size_t i = 0; i < of_model; ++i) {
+    const int32_t id = parts.vocabulary[i].second;
+    barred[id] = (flags[id] & kTokenControl) != 0;
+  }
+  merges.build({&tokens, &table, byte_ids.data(), barred.data(), unknown, parts.byte_fallback, parts.fuse_unknown},
+               usable_merges(parts));
+}
+
+// Fills tokens, pieces, flags, byte_ids and the table; every id up to the last must have exactly one token.
+void Tokenizer::State::name_tokens(const TokenizerParts& parts) {
   int32_t count = 0;
   for (const auto& [token, id] : parts.vocabulary) count = std::max(count, id + 1);
   if (parts.vocabulary.empty() || static_cast<size_t>(count) > parts.vocabulary.size()) {
@@ -65,11 +80,11 @@ Tokenizer::State::State(TokenizerParts parts) : normalizer(std::move(parts.norma
     by_id[id] = &token;
   }
   flags.assign(count, 0);
-  byte_ids.fill(-1);
   for (const AddedToken& token : parts.added) {
     flags[token.id] |= kTokenAdded | (token.special ? kTokenSpecial | kTokenControl : 0);
     if (marks_format(token.content)) flags[token.id] |= kTokenControl;
   }
+  byte_ids.fill(-1);
   for (int32_t id = 0; id < count; ++id) {
     if (by_id[id] == nullptr) throw Error("no token has the id " + std::to_string(id));
     const std::string& token = *by_id[id];
@@ -81,8 +96,13 @@ Tokenizer::State::State(TokenizerParts parts) : normalizer(std::move(parts.norma
     pieces.add(flags[id] & kTokenByte ? std::string(1, value) : replace_all(token, parts.decoder));
   }
   table.build(tokens);
+}
 
-  for (AddedToken token : parts.added) {
+void Tokenizer::State::add_tokens(const std::vector<AddedToken>& added) {
+  for (AddedToken token : added) {
+    if (table.find(token.content) != token.id) {
+      throw Error("the added token '" + token.content + "' has another id in the vocabulary");
+    }
     token.control = flags[token.id] & kTokenControl;
     if (token.normalized) {
       normalized.add(token, replace_all(token.content, normalizer));
@@ -90,8 +110,9 @@ Tokenizer::State::State(TokenizerParts parts) : normalizer(std::move(parts.norma
       raw.add(token, token.content);
     }
   }
-  if (!parts.unknown.empty()) unknown = table.find(parts.unknown);
+}
 
+std::vector<Merges::Merge> Tokenizer::State::usable_merges(const TokenizerParts& parts) const {
   std::vector<Merges::Merge> list;
   std::string both;
   for (const auto& [left, right] : parts.merges) {
@@ -101,11 +122,10 @@ Tokenizer::State::State(TokenizerParts parts) : normalizer(std::move(parts.norma
       if (parts.skip_bad_merges) continue;
       throw Error("the merge of '" + left + "' and '" + right + "' is not in the vocabulary");
     }
-    // Its string is matched before merging wherever control tokens may be parsed; elsewhere it must not arise.
-    if (flags[merge.result] & kTokenControl) continue;
-    list.push_back(merge);
+    // A control token's string is matched before merging wherever it may be parsed; elsewhere it must not arise.
+    if ((flags[merge.result] & kTokenControl) == 0) list.push_back(merge);
   }
-  merges.build({&tokens, &table, byte_ids.data(), unknown, parts.byte_fallback, parts.fuse_unknown}, list);
+  return list;
 }
 
 Tokenizer Tokenizer::from_json(std::string_view json) {

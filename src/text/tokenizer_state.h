@@ -41,6 +41,11 @@ struct Tokenizer::State {
   std::vector<Replacement> normalizer;
   AddedTokens raw, normalized;  // matched before and after normalising
   Merges merges;
+
+ private:
+  void name_tokens(const TokenizerParts& parts);
+  void add_tokens(const std::vector<AddedToken>& added);
+  std::vector<Merges::Merge> usable_merges(const TokenizerParts& parts) const;
 };
 
 std::string replace_all(std::string_view text, const std::vector<Replacement>& replacements);
