@@ -12,16 +12,10 @@ namespace gemma4 {
 std::vector<std::string> backends_under_test() {
   std::vector<std::string> names;
   for (const char* target : cpu::targets()) names.push_back(std::string("cpu_") + target);
-  try {
-    make_cuda(0);
-    names.push_back("cuda");
-  } catch (const Error&) {  // no GPU, or no CUDA in this build: CMake and `gemma4 inspect` say so aloud
-  }
   return names;
 }
 
 std::unique_ptr<Backend> make_under_test(const std::string& name) {
-  if (name == "cuda") return make_cuda(0);
   CHECK(name.rfind("cpu_", 0) == 0);
   cpu::use_target(name.substr(4).c_str());
   return make_cpu(2);

@@ -19,8 +19,8 @@ constexpr bool kSlowBuild = true;  // smaller shapes
 constexpr bool kSlowBuild = false;
 #endif
 
-// "cpu_AVX3", "cpu_AVX2", ...: one for each SIMD target that is compiled in and that this machine runs; "cuda" where
-// there is a GPU. Usable as test names.
+// "cpu_AVX3", "cpu_AVX2", ...: one for each SIMD target that is compiled in and that this machine runs; usable as
+// test names. The CUDA backend computes in bfloat16 and has its own tests against ref, in cuda/.
 std::vector<std::string> backends_under_test();
 std::unique_ptr<Backend> make_under_test(const std::string& name);
 

@@ -230,10 +230,11 @@ void Attend(const Context& ctx, const Tensor& out, const Tensor& q, const KvLayo
   plan.push_back(count);
   const int64_t blocks = static_cast<int64_t>(plan.size()) - 1;
   const int64_t floats = AttendScratch::floats(block * share, cache.dim, cache.value_dim);
+  ctx.scratch.reserve_local(floats);
   ctx.pool.parallel_tasks(blocks * cache.heads, [&](int thread, int64_t task) {
     const int64_t begin = plan[task % blocks], length = plan[task % blocks + 1] - begin;
     const Task t{cache, kv, rows.subspan(begin, length), task / blocks, share};
-    attend_task(t, out.slice(begin, length), q.slice(begin, length), ctx.scratch.local(thread, floats));
+    attend_task(t, out.slice(begin, length), q.slice(begin, length), ctx.scratch.local(thread));
   });
 }
 

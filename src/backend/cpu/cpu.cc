@@ -45,7 +45,9 @@ float* Scratch::grow(std::unique_ptr<Storage>& storage, int64_t& size, int64_t f
 }
 
 float* Scratch::shared(int64_t floats) { return grow(shared_, shared_size_, floats); }
-float* Scratch::local(int thread, int64_t floats) { return grow(local_[thread], local_size_[thread], floats); }
+void Scratch::reserve_local(int64_t floats) {
+  for (size_t i = 0; i < local_.size(); ++i) grow(local_[i], local_size_[i], floats);
+}
 
 namespace {
 

@@ -13,9 +13,13 @@ namespace gemma4::cpu {
 // Memory that verbs reuse: it grows to the largest call and stays, so that stepping allocates nothing.
 class Scratch {
  public:
-  explicit Scratch(int threads, std::shared_ptr<std::atomic<int64_t>> used);
-  float* shared(int64_t floats);             // one for all threads, valid until the next shared()
-  float* local(int thread, int64_t floats);  // a thread's own, valid until its next local()
+  Scratch(int threads, std::shared_ptr<std::atomic<int64_t>> used);
+  std::vector<int32_t> plan;      // attend's: first row of each block of rows
+  float* shared(int64_t floats);  // one for all threads, valid until the next shared()
+  // A thread's own, of the size last reserved for all threads: whichever of them take part in a loop, memory grows
+  // only with the size of a call.
+  void reserve_local(int64_t floats);
+  float* local(int thread) const { return reinterpret_cast<float*>(local_[thread]->data()); }
 
  private:
   float* grow(std::unique_ptr<Storage>& storage, int64_t& size, int64_t floats);
@@ -24,9 +28,6 @@ class Scratch {
   int64_t shared_size_ = 0;
   std::vector<std::unique_ptr<Storage>> local_;  // [threads]
   std::vector<int64_t> local_size_;              // [threads]
-
- public:
-  std::vector<int32_t> plan;  // attend's: first row of each block of rows
 };
 
 constexpr int64_t kMaxHeadDim = 1024;

@@ -30,7 +30,7 @@ constexpr int64_t kAhead = 4096;  // bytes
 // Columns and panels of a block: 4 x 512 x 32 floats are 256 KiB, a quarter of a usual L2; 12 rows of 512 floats are
 // half an L1.
 constexpr int64_t kBlockCols = 512;
-constexpr int64_t kBlockPanels = 4;
+constexpr int64_t kBlockPanels = 4;  // panels of a task
 
 // Vectors of outputs side by side in direct(): enough independent chains to hide the latency of an FMA (4 cycles, two a
 // cycle), few enough to keep all in registers.
@@ -138,8 +138,9 @@ template <class Decoder, size_t M>
 void direct_rows(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   const float* packed = interleave(ctx, x, w.cols, M);
   const int64_t panels = task_panels(ctx, w, 8);
+  ctx.scratch.reserve_local(panels * static_cast<int64_t>(M) * kPanel);
   ctx.pool.parallel_tasks((w.panels + panels - 1) / panels, [&](int thread, int64_t task) {
-    float* c = ctx.scratch.local(thread, panels * static_cast<int64_t>(M) * kPanel);
+    float* c = ctx.scratch.local(thread);
     direct_panels<Decoder, M>(w, task * panels, std::min(w.panels, (task + 1) * panels), packed, c, out);
   });
 }
@@ -235,11 +236,12 @@ void blocked(const Context& ctx, const Tensor& out, const Tensor& x, const Packe
   const int64_t cols = (w.cols + Decoder::kStep - 1) / Decoder::kStep * Decoder::kStep;
   const int64_t panels = task_panels(ctx, w, kBlockPanels);
   float* packed = ctx.scratch.shared((x.rows() + kTileRows) * kBlockCols);
+  ctx.scratch.reserve_local(kBlockCols * kPanel);
   for (int64_t first = 0; first < cols; first += kBlockCols) {
     const int64_t depth = std::min(kBlockCols, cols - first);
     pack_rows(ctx, x, w.cols, first, depth, packed);
     ctx.pool.parallel_tasks((w.panels + panels - 1) / panels, [&](int thread, int64_t task) {
-      float* b = ctx.scratch.local(thread, kBlockPanels * kBlockCols * kPanel);
+      float* b = ctx.scratch.local(thread);
       const int64_t end = std::min(w.panels, (task + 1) * panels);
       for (int64_t i = task * panels; i < end; ++i) {
         decode_block<Decoder>(w, w.panel(i), first, depth, b);

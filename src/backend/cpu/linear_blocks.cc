@@ -28,11 +28,12 @@ void unpack_panel(const Packed& w, int64_t panel, int64_t first, int64_t depth, 
 
 void LinearBlocks(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   float* packed = ctx.scratch.shared((x.rows() + kTileRows) * kBlockCols);
+  ctx.scratch.reserve_local(kBlockCols * kPanel + kBlockCols);
   for (int64_t first = 0; first < w.cols; first += kBlockCols) {
     const int64_t depth = std::min(kBlockCols, w.cols - first);
     pack_rows(ctx, x, w.cols, first, depth, packed);
     ctx.pool.parallel_tasks(w.panels, [&](int thread, int64_t panel) {
-      float* b = ctx.scratch.local(thread, kBlockPanels * kBlockCols * kPanel);
+      float* b = ctx.scratch.local(thread);
       unpack_panel(w, panel, first, depth, b + kBlockCols * kPanel, b);
       block_rows(out, w, panel, packed, depth, b, first > 0);
     });

@@ -68,19 +68,24 @@ HWY_INLINE void map(size_t n, float* out, F&& f, const In*... in) {
   if (i < n) store_n(f(load_n(in + i, n - i)...), out + i, n - i);
 }
 
-// Folds in[i], i < n, and as many zeros as fill a vector into sums that start at 0: f(sum, in). Four chains, so that
-// adds overlap.
+// Folds in[i], i < n, and as many zeros as fill a vector into sums that start at 0: f(sum, in). At least four chains,
+// so that adds overlap, and 16 sums whatever the vector's length, so that none grows long enough to round badly.
 template <class F>
 HWY_INLINE float sum(size_t n, const float* in, F&& f) {
   const DF d;
-  VF acc[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  constexpr size_t kChains = kLanes >= 4 ? 4 : 16 / kLanes;
+  VF acc[kChains];
+  unroll<kChains>([&](auto j) GEMMA4_INLINE { acc[j] = hn::Zero(d); });
   size_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    unroll<4>([&](auto j) GEMMA4_INLINE { acc[j] = f(acc[j], hn::LoadU(d, in + i + j * kLanes)); });
+  for (; i + kChains * kLanes <= n; i += kChains * kLanes) {
+    unroll<kChains>([&](auto j) GEMMA4_INLINE { acc[j] = f(acc[j], hn::LoadU(d, in + i + j * kLanes)); });
   }
   for (; i + kLanes <= n; i += kLanes) acc[0] = f(acc[0], hn::LoadU(d, in + i));
   if (i < n) acc[0] = f(acc[0], load_n(in + i, n - i));
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(acc[0], acc[1]), hn::Add(acc[2], acc[3]))));
+  for (size_t step = kChains / 2; step > 0; step /= 2) {
+    for (size_t j = 0; j < step; ++j) acc[j] = hn::Add(acc[j], acc[j + step]);
+  }
+  return hn::GetLane(hn::SumOfLanes(d, acc[0]));
 }
 
 // c [MR, NV vectors] (+)= a [MR, depth] b [depth, NV vectors], where a(i, k) = a[i * kRow + k * kCol]. Each element is
