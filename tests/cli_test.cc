@@ -1,0 +1,308 @@
+// gemma4 run as a person meets it: what goes to standard output, what stops it, and what each kind of bad input says.
+#include <pty.h>
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "program.h"
+
+namespace gemma4 {
+namespace {
+
+const std::string kRoot = SOURCE_DIR;
+const std::string kDemo = kRoot + "/models/demo";
+const std::string kTiny = kRoot + "/tests/golden/tiny";
+const std::string kImages = kRoot + "/tests/golden/demo_eval/images/";
+
+std::vector<std::string> run_demo(std::vector<std::string> more) {
+  more.insert(more.begin(), {"run", "--model", kDemo, "--temperature", "0", "--max-seq-len", "512"});
+  return more;
+}
+
+nlohmann::json report(const Ran& ran) {
+  std::string line = ran.err;
+  if (line.ends_with('\n')) line.pop_back();
+  EXPECT_EQ(line.find('\n'), std::string::npos) << "one line: " << ran.err;
+  return nlohmann::json::parse(line, nullptr, false);
+}
+
+TEST(Run, AnswersAboutAPictureAndReports) {
+  const Ran ran = run_gemma4(run_demo({"--image", kImages + "002.png", "--prompt", "What is at the left?", "--json"}));
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.out, "A pink circle.\n");
+  const auto line = report(ran);
+  EXPECT_EQ(line.at("prompt_tokens"), 83);
+  EXPECT_EQ(line.at("image_tokens"), 63);
+  EXPECT_EQ(line.at("finish"), "stop");
+  for (const char* key : {"load_ms", "image_ms", "prefill_tokens_per_second", "decode_tokens_per_second",
+                          "first_token_ms", "peak_memory_mib"}) {
+    EXPECT_GT(line.at(key).get<double>(), 0) << key;
+  }
+}
+
+TEST(Run, OtherNamesOfFlagsWork) {
+  for (const char* model : {"--prequantized", "--bf16"}) {
+    const Ran ran = run_gemma4({"run", model, kDemo, "--image-path", kImages + "003.png", "--prompt",
+                                "Read the digits.", "--temperature", "0"});
+    EXPECT_EQ(ran.out, "0\n") << ran.err;
+  }
+}
+
+TEST(Run, ReadsThePromptFromAFileOrStandardInput) {
+  const Scratch scratch;
+  spill(scratch.path / "p", "What is 16 + 3?");
+  EXPECT_EQ(run_gemma4(run_demo({"--prompt-file", scratch.path / "p"})).out, "16 + 3 = 19.\n");
+  EXPECT_EQ(run_gemma4(run_demo({"--prompt-file", "-"}), {.input = "What is 16 + 3?"}).out, "16 + 3 = 19.\n");
+}
+
+TEST(Run, ARawPromptIsTheSamePromptSpelledOut) {
+  const std::string prompt = "<|turn>user\nWhat is at the left?<turn|>\n<|turn>model\n<|channel>thought\n<channel|>";
+  EXPECT_EQ(run_gemma4(run_demo({"--raw-prompt", "--prompt", "<bos>" + prompt})).code, 0);
+  const std::string placed =
+      "<bos><|turn>user\n<|image|>What is at the left?<turn|>\n<|turn>model\n<|channel>thought\n<channel|>";
+  const Ran ran = run_gemma4(run_demo({"--raw-prompt", "--image", kImages + "002.png", "--prompt", placed}));
+  EXPECT_EQ(ran.out, "A pink circle.\n") << ran.err;
+}
+
+TEST(Run, ChunksOfAnySizeGiveTheSameAnswer) {
+  for (const char* chunk : {"1", "7", "64"}) {
+    const Ran ran = run_gemma4(
+        run_demo({"--image", kImages + "006.png", "--prompt", "Describe this image.", "--prefill-chunk", chunk}));
+    EXPECT_EQ(ran.out, "The number 9044 written in yellow.\n") << ran.err;
+  }
+}
+
+TEST(Run, ToolCallsAreALineOfJsonAndNoControlTokenIsEverShown) {
+  const Scratch scratch;
+  spill(scratch.path / "tools.json", R"([{"type":"function","function":{"name":"set_timer","description":"Set a timer in
+minutes.","parameters":{"type":"object","properties":{"minutes":{"type":"integer","description":"The minutes."}},
+"required":["minutes"]}}}])");
+  const Ran ran = run_gemma4(
+      run_demo({"--tools", scratch.path / "tools.json", "--prompt", "Set a timer for 6 minutes.", "--json"}));
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.out, "{\"tool_call\":{\"name\":\"set_timer\",\"arguments\":{\"minutes\":6}}}\n");
+  EXPECT_EQ(report(ran).at("finish"), "tool_calls");
+}
+
+TEST(Run, ThoughtsGoToStandardError) {
+  const Ran ran = run_gemma4(run_demo({"--think", "--prompt", "What is 16 + 3?"}));
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_NE(ran.err.find("[thinking] "), std::string::npos) << ran.err;
+  for (const char* bad : {"<|", "|>", "thinking", "thought"})
+    EXPECT_EQ(ran.out.find(bad), std::string::npos) << ran.out;
+  EXPECT_FALSE(ran.out.empty());
+}
+
+TEST(Run, ASeedMakesTheSameAnswerAndIsReported) {
+  const std::vector<std::string> arguments = {
+      "run", "--model", kTiny,       "--prompt", "the stars",   "--max-new-tokens",
+      "12",  "--json",  "--backend", "ref",      "--ignore-eos"};
+  const Ran free = run_gemma4(arguments);
+  ASSERT_EQ(free.code, 0) << free.err;
+  auto seeded = arguments;
+  seeded.insert(seeded.end(), {"--seed", std::to_string(report(free).at("seed").get<uint64_t>())});
+  EXPECT_EQ(run_gemma4(seeded).out, free.out);
+  seeded.back() += "1";
+  EXPECT_NE(run_gemma4(seeded).out, free.out);
+}
+
+TEST(Run, MaxNewTokensEndsTheAnswer) {
+  const Ran ran = run_gemma4(run_demo({"--prompt", "Who are you?", "--max-new-tokens", "3", "--json"}));
+  EXPECT_EQ(report(ran).at("generated_tokens"), 3);
+  EXPECT_EQ(report(ran).at("finish"), "length");
+}
+
+// A chat on a terminal of its own.
+TEST(Run, ChatsOnATerminalAndKeepsTheConversation) {
+  int terminal = -1;
+  const pid_t child = forkpty(&terminal, nullptr, nullptr, nullptr);
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    execl(GEMMA4_BINARY, GEMMA4_BINARY, "run", "--model", kDemo.c_str(), "--temperature", "0", "--max-seq-len", "512",
+          nullptr);
+    _exit(98);
+  }
+  const std::string lines =
+      "/image " + kImages + "002.png\nWhat is at the left?\n/image /no/such/file\n" + "Describe this image.\n/quit\n";
+  ASSERT_EQ(write(terminal, lines.data(), lines.size()), static_cast<ssize_t>(lines.size()));
+  std::string seen;
+  char buffer[4096];
+  for (ssize_t n; (n = read(terminal, buffer, sizeof(buffer))) > 0;) seen.append(buffer, n);
+  int status = 0;
+  waitpid(child, &status, 0);
+  close(terminal);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << seen;
+  EXPECT_NE(seen.find("A pink circle."), std::string::npos) << seen;
+  EXPECT_NE(seen.find("/no/such/file"), std::string::npos) << seen;
+  EXPECT_NE(seen.find("a green triangle at the center"), std::string::npos) << seen;
+  // The second turn reads only its own words: the 79 tokens up to the first answer's turn are there.
+  EXPECT_NE(seen.find("79 of them cached"), std::string::npos) << seen;
+}
+
+// Bad input: one clear line, exit code 2, nothing on standard output.
+
+void expect_bad(const std::vector<std::string>& arguments, const std::string& part, const RunSetting& setting = {}) {
+  const Ran ran = run_gemma4(arguments, setting);
+  EXPECT_EQ(ran.code, 2) << ran.err;
+  EXPECT_EQ(ran.out, "");
+  EXPECT_NE(ran.err.find(part), std::string::npos) << "wanted '" << part << "' in: " << ran.err;
+  EXPECT_TRUE(ran.err.starts_with("gemma4")) << ran.err;
+  EXPECT_EQ(std::ranges::count(ran.err, '\n'), 1) << ran.err;
+}
+
+// The tiny checkpoint, to be spoiled.
+struct Spoiled : Scratch {
+  Spoiled() {
+    for (const char* name : {"config.json", "generation_config.json", "processor_config.json", "tokenizer.json",
+                             "tokenizer_config.json", "model.safetensors"}) {
+      std::filesystem::copy_file(kTiny + "/" + name, path / name);
+      std::filesystem::permissions(path / name, std::filesystem::perms::owner_write,
+                                   std::filesystem::perm_options::add);
+    }
+  }
+  std::vector<std::string> run() const { return {"run", "--model", path, "--prompt", "Hi", "--backend", "ref"}; }
+  std::filesystem::path weights() const { return path / "model.safetensors"; }
+
+  void change_header(const std::function<void(nlohmann::ordered_json&)>& change) const {
+    const std::string file = slurp(weights());
+    uint64_t length;
+    std::memcpy(&length, file.data(), 8);
+    auto header = nlohmann::ordered_json::parse(file.substr(8, length));
+    change(header);
+    const std::string text = header.dump(), data = file.substr(8 + length);
+    length = text.size();
+    std::string out(8, '\0');
+    std::memcpy(out.data(), &length, 8);
+    spill(weights(), out + text + data);
+  }
+  void change_config(const std::function<void(nlohmann::json&)>& change) const {
+    auto config = nlohmann::json::parse(slurp(path / "config.json"));
+    change(config);
+    spill(path / "config.json", config.dump());
+  }
+};
+
+TEST(BadInput, CheckpointsThatAreNotThere) {
+  expect_bad({"run", "--model", "/no/such/folder", "--prompt", "Hi"}, "/no/such/folder");
+  const Scratch empty;
+  expect_bad({"run", "--model", empty.path, "--prompt", "Hi"}, empty.path);
+  expect_bad({"run", "--prompt", "Hi"}, "--model");
+}
+
+TEST(BadInput, TruncatedAndLyingSafetensors) {
+  const Spoiled truncated;
+  std::filesystem::resize_file(truncated.weights(), 200000);
+  expect_bad(truncated.run(), "model.safetensors");
+  const Spoiled stub;
+  spill(stub.weights(), "abc");
+  expect_bad(stub.run(), "model.safetensors");
+  const Spoiled huge;
+  std::string file = slurp(huge.weights());
+  const uint64_t length = 100'000'001;
+  std::memcpy(file.data(), &length, 8);
+  spill(huge.weights(), file);
+  expect_bad(huge.run(), "model.safetensors");
+  const Spoiled lying;
+  lying.change_header([](auto& header) {
+    for (auto& [name, entry] : header.items()) {
+      if (name != "__metadata__") entry["data_offsets"][1] = entry["data_offsets"][1].template get<uint64_t>() + 8;
+    }
+  });
+  expect_bad(lying.run(), "model.safetensors");
+}
+
+TEST(BadInput, WrongShapesAndMissingOrUnknownTensors) {
+  const std::string name = "model.language_model.layers.0.mlp.down_proj.weight";
+  const Spoiled shape;
+  shape.change_header([&](auto& header) { std::swap(header[name]["shape"][0], header[name]["shape"][1]); });
+  expect_bad(shape.run(), "layers.0.mlp.down_proj.weight");
+  const Spoiled renamed;
+  renamed.change_header([&](auto& header) {
+    nlohmann::ordered_json other;
+    for (auto& [key, entry] : header.items()) other[key == name ? "model.language_model.extra.weight" : key] = entry;
+    header = other;
+  });
+  expect_bad(renamed.run(), "weight");
+}
+
+TEST(BadInput, ConfigsWeCannotRun) {
+  const Spoiled no_vision;
+  no_vision.change_config([](auto& config) { config.erase("vision_config"); });
+  expect_bad(no_vision.run(), "vision_config");
+  const Spoiled broken;
+  spill(broken.path / "config.json", "{ not json");
+  expect_bad(broken.run(), "config");
+  const Spoiled moe;
+  moe.change_config([](auto& config) { config["text_config"]["enable_moe_block"] = true; });
+  expect_bad(moe.run(), "enable_moe_block");
+  const Spoiled tokenizer;
+  spill(tokenizer.path / "tokenizer.json", "[]");
+  expect_bad(tokenizer.run(), "tokenizer");
+}
+
+std::string png_that_claims(uint32_t width, uint32_t height) {
+  const auto big_endian = [](uint32_t v) {
+    return std::string{static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8),
+                       static_cast<char>(v)};
+  };
+  const auto crc = [](const std::string& bytes) {
+    uint32_t c = 0xffffffff;
+    for (const char byte : bytes) {
+      c ^= static_cast<uint8_t>(byte);
+      for (int bit = 0; bit < 8; ++bit) c = c >> 1 ^ (c & 1 ? 0xedb88320 : 0);
+    }
+    return ~c;
+  };
+  const std::string body = "IHDR" + big_endian(width) + big_endian(height) + std::string("\x08\x02\0\0\0", 5);
+  return "\x89PNG\r\n\x1a\n" + big_endian(13) + body + big_endian(crc(body));
+}
+
+TEST(BadInput, Images) {
+  const Scratch scratch;
+  const auto with = [&](const std::string& bytes) {
+    spill(scratch.path / "image", bytes);
+    return run_demo({"--image", scratch.path / "image", "--prompt", "What is this?"});
+  };
+  expect_bad(with(""), "image 1");
+  expect_bad(with("GIF89a"), "image 1");
+  expect_bad(with(slurp(kImages + "002.png").substr(0, 60)), "image 1");
+  expect_bad(with(png_that_claims(60000, 60000)), "image 1");
+  expect_bad(run_demo({"--image", "/no/such/image.png", "--prompt", "What is this?"}), "/no/such/image.png");
+  expect_bad(run_demo({"--image", kImages + "002.png", "--prompt", "Hi", "--max-vision-soft-tokens", "71"}), "71");
+  // 1120 soft tokens of a square need more positions than the demo's table has... of a strip they do.
+  expect_bad(run_demo({"--image", kRoot + "/tests/golden/preprocess/images/strip_3000x7.png", "--prompt", "Hi",
+                       "--max-vision-soft-tokens", "1120"}),
+             "image 1");
+}
+
+TEST(BadInput, Prompts) {
+  std::string words;
+  for (int i = 0; i < 600; ++i) words += " the";
+  expect_bad(run_demo({"--prompt", words}), "context holds 512");
+  expect_bad(run_demo({"--prompt", "caf\xe9"}), "UTF-8");
+  const Scratch scratch;
+  spill(scratch.path / "p", "caf\xe9");
+  expect_bad(run_demo({"--prompt-file", scratch.path / "p"}), "UTF-8");
+  expect_bad(run_demo({"--prompt-file", "/no/such/prompt"}), "/no/such/prompt");
+  expect_bad(run_demo({}), "there is no prompt");
+  expect_bad(run_demo({"--prompt", "Hi", "--prompt-file", "x"}), "--prompt");
+  expect_bad(run_demo({"--prompt", "Hi", "--top-p", "2"}), "top_p");
+  expect_bad(run_demo({"--prompt", "Hi", "--backend", "tpu"}), "tpu");
+  expect_bad(run_demo({"--prompt", "Hi", "--max-seq-len", "100000"}), "4096");
+  expect_bad(run_demo({"--prompt", "Hi", "--no-such-flag"}), "--no-such-flag");
+}
+
+TEST(BadInput, FullDisks) {
+  if (access("/dev/full", W_OK) == 0) {
+    expect_bad(run_demo({"--prompt", "Who are you?"}), "standard output", {.out_path = "/dev/full"});
+  }
+  const Scratch scratch;
+  const std::string output = scratch.path / "quantised";
+  expect_bad({"quantize", "--model-dir", kTiny, "--output", output}, "quantised", {.file_size = 100000});
+  EXPECT_FALSE(std::filesystem::exists(output + "/model.safetensors"));
+}
+
+}  // namespace
+}  // namespace gemma4
