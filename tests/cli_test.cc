@@ -272,7 +272,7 @@ TEST(BadInput, Images) {
   expect_bad(run_demo({"--image", "/no/such/image.png", "--prompt", "What is this?"}), "/no/such/image.png");
   expect_bad(run_demo({"--image", kImages + "002.png", "--prompt", "Hi", "--max-vision-soft-tokens", "71"}), "71");
   // 1120 soft tokens of a square need more positions than the demo's table has... of a strip they do.
-  expect_bad(run_demo({"--image", kRoot + "/tests/golden/preprocess/images/strip_3000x7.png", "--prompt", "Hi",
+  expect_bad(run_demo({"--image", kRoot + "/tests/golden/preprocess/images/07_3000x7.png", "--prompt", "Hi",
                        "--max-vision-soft-tokens", "1120"}),
              "image 1");
 }
