@@ -76,8 +76,9 @@ TEST(Run, ChunksOfAnySizeGiveTheSameAnswer) {
 
 TEST(Run, ToolCallsAreALineOfJsonAndNoControlTokenIsEverShown) {
   const Scratch scratch;
-  spill(scratch.path / "tools.json", R"([{"type":"function","function":{"name":"set_timer","description":"Set a timer in
-minutes.","parameters":{"type":"object","properties":{"minutes":{"type":"integer","description":"The minutes."}},
+  spill(
+      scratch.path / "tools.json",
+      R"([{"type":"function","function":{"name":"set_timer","description":"Set a timer in minutes.","parameters":{"type":"object","properties":{"minutes":{"type":"integer","description":"The minutes."}},
 "required":["minutes"]}}}])");
   const Ran ran = run_gemma4(
       run_demo({"--tools", scratch.path / "tools.json", "--prompt", "Set a timer for 6 minutes.", "--json"}));
@@ -290,7 +291,7 @@ TEST(BadInput, Prompts) {
   expect_bad(run_demo({"--prompt", "Hi", "--prompt-file", "x"}), "--prompt");
   expect_bad(run_demo({"--prompt", "Hi", "--top-p", "2"}), "top_p");
   expect_bad(run_demo({"--prompt", "Hi", "--backend", "tpu"}), "tpu");
-  expect_bad(run_demo({"--prompt", "Hi", "--max-seq-len", "100000"}), "4096");
+  expect_bad({"run", "--model", kDemo, "--prompt", "Hi", "--max-seq-len", "100000"}, "4096");
   expect_bad(run_demo({"--prompt", "Hi", "--no-such-flag"}), "--no-such-flag");
 }
 
@@ -300,7 +301,9 @@ TEST(BadInput, FullDisks) {
   }
   const Scratch scratch;
   const std::string output = scratch.path / "quantised";
-  expect_bad({"quantize", "--model-dir", kTiny, "--output", output}, "quantised", {.file_size = 100000});
+  const Ran ran = run_gemma4({"quantize", "--model-dir", kTiny, "--output", output}, {.file_size = 100000});
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_NE(ran.err.find("gemma4: cannot write " + output), std::string::npos) << ran.err;
   EXPECT_FALSE(std::filesystem::exists(output + "/model.safetensors"));
 }
 
