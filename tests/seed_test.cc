@@ -1,0 +1,191 @@
+// Counterparts of tests of the original system that no other test here covers; docs/SEED_TESTS.md has the whole table.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <numeric>
+
+#include "backend/backend.h"
+#include "base/file.h"
+#include "image/decode.h"
+#include "image/patches.h"
+#include "model/model.h"
+
+namespace gemma4 {
+namespace {
+
+const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
+
+// The original quantiser's weights beside the files that go with them.
+std::string quantised_tiny() {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::path(testing::TempDir()) / "gemma4_seed_tiny";
+  fs::create_directories(folder);
+  const auto copy = [&](const std::string& from, const char* name) {
+    fs::copy_file(from + "/" + name, folder / name, fs::copy_options::overwrite_existing);
+  };
+  for (const char* name : {"config.json", "tokenizer.json"}) copy(kTiny, name);
+  copy(SOURCE_DIR "/tests/golden/quantised/tiny_default", "model.safetensors");
+  return folder.string();
+}
+
+struct Session {
+  explicit Session(const std::string& path, int rows_max = 128)
+      : checkpoint(open_checkpoint(path)), backend(make_ref()) {
+    ModelOptions options = options_for(parse_config(checkpoint.config), 256, rows_max, 1);
+    options.logits_max = rows_max;
+    model = std::make_unique<Model>(checkpoint, *backend, options);
+    for (const Kind kind : {kSliding, kFull}) {
+      std::vector<int32_t> pages(options.pages_per_seq[kind]);
+      std::iota(pages.begin(), pages.end(), 0);
+      model->set_pages(kind, 0, pages);
+    }
+  }
+
+  Batch batch(const std::vector<int32_t>& ids) const {
+    Batch batch;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      append_row(batch, model->config(), ids[i], 0, static_cast<int32_t>(i), -1);
+      batch.logit_rows.push_back(static_cast<int32_t>(i));
+    }
+    return batch;
+  }
+
+  std::vector<float> logits(const Batch& batch) {
+    model->forward(batch);
+    std::vector<float> out(batch.logit_rows.size() * model->config().vocab);
+    model->read_logits(out.data());
+    return out;
+  }
+
+  std::vector<float> features(const std::string& file) {
+    const std::string bytes = read_file(file);
+    const VisionConfig& vision = model->config().vision;
+    const Patches patches =
+        preprocess_image(decode_image(std::as_bytes(std::span(bytes))), 70, vision.patch, vision.pool);
+    const Model::Soft soft = model->encode({patches.values.data(), patches.xy.data(), patches.grid_w * patches.grid_h});
+    EXPECT_EQ(soft.rows.rows(), patches.soft_tokens);
+    EXPECT_EQ(soft.rows.dtype, DType::kF32);
+    std::vector<float> out(soft.rows.size());
+    backend->read(out.data(), soft.rows);
+    return out;
+  }
+
+  Checkpoint checkpoint;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+};
+
+double cosine(const std::vector<float>& a, const std::vector<float>& b) {
+  double ab = 0, aa = 0, bb = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    ab += double{a[i]} * b[i], aa += double{a[i]} * a[i], bb += double{b[i]} * b[i];
+  }
+  return ab / std::sqrt(aa * bb);
+}
+
+// test_decode_forward_equivalent_to_embed_then_forward: rows given as embeddings go through the same decoder as rows
+// given as ids.
+TEST(SeedTest, EmbeddingsGivenAsRowsGiveTheSameLogitsAsTheirIds) {
+  Session session(kTiny);
+  const std::vector<int32_t> ids = {2, 40, 300, 77, 1200, 8, 511, 90};
+  Tensor embeddings;
+  session.model->tap = [&](const std::string& name, int, const Tensor& x) {
+    if (name != "embed" || embeddings) return;
+    std::vector<std::byte> bytes(x.bytes());
+    session.backend->read(bytes.data(), x);
+    embeddings = session.backend->alloc(x.dtype, {x.rows(), x.row_size()});
+    session.backend->write(embeddings, bytes.data());
+  };
+  const std::vector<float> by_id = session.logits(session.batch(ids));
+  session.model->tap = nullptr;
+  ASSERT_TRUE(embeddings);
+  Batch batch = session.batch(std::vector<int32_t>(ids.size(), 0));  // other ids, all of whose rows are replaced
+  batch.soft = {embeddings};
+  for (size_t i = 0; i < ids.size(); ++i) batch.soft_index.push_back(static_cast<int32_t>(i));
+  EXPECT_EQ(session.logits(batch), by_id);
+  batch.soft.clear();
+  batch.soft_index.clear();
+  EXPECT_NE(session.logits(batch), by_id);
+  session.backend->release(embeddings);
+}
+
+// test_vision_tower_random_init_forward_smoke, and the cosine of test_pe_int8_quantize_and_install_roundtrip: the
+// vision tower of a quantised checkpoint differs from its source's in the position table alone, and hardly.
+TEST(SeedTest, APositionTableInInt8HardlyChangesTheFeatures) {
+  Session source(kTiny), quantised(quantised_tiny());
+  const std::string image = kTiny + "/images/00_200x120.png";
+  const std::vector<float> a = source.features(image), b = quantised.features(image);
+  for (const float value : a) ASSERT_TRUE(std::isfinite(value));
+  EXPECT_GT(cosine(a, b), 0.999);
+  EXPECT_NE(a, b);
+}
+
+// RingKVCache: a ring of 8 slots (window 4), as two pages of 4.
+struct Ring {
+  Ring() : backend(make_ref()) {
+    kv = backend->kv_alloc({8, 4, 1, 2, 0});
+    kv.pages = backend->alloc(DType::kI32, {1, 2});
+    const int32_t pages[] = {0, 1};
+    backend->write(kv.pages, pages);
+  }
+
+  // Writes positions begin .. begin+count-1: key p, value p + 100.
+  void write(int begin, int count) {
+    std::vector<Row> rows;
+    std::vector<float> keys, values;
+    for (int p = begin; p < begin + count; ++p) {
+      rows.push_back({0, p, 0, p});
+      for (int i = 0; i < 2; ++i) keys.push_back(p), values.push_back(p + 100);
+    }
+    const Tensor k = backend->alloc(DType::kF32, {count, 1, 2}), v = backend->alloc(DType::kF32, {count, 1, 2});
+    const Tensor device = backend->alloc(DType::kI32, {count, 4});
+    backend->write(k, keys.data());
+    backend->write(v, values.data());
+    backend->write(device, rows.data());
+    backend->kv_write(kv, k, v, {device, rows});
+  }
+
+  std::vector<float> slots(const Tensor& part) {
+    std::vector<float> all(16), out;
+    backend->read(all.data(), part);
+    for (int slot = 0; slot < 8; ++slot) out.push_back(all[2 * slot]);
+    return out;
+  }
+
+  std::unique_ptr<Backend> backend;
+  Kv kv;
+};
+
+TEST(SeedTest, RingSequentialWriteRead) {
+  Ring ring;
+  for (int p = 0; p < 8; ++p) ring.write(p, 1);
+  EXPECT_EQ(ring.slots(ring.kv.k), (std::vector<float>{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(ring.slots(ring.kv.v), (std::vector<float>{100, 101, 102, 103, 104, 105, 106, 107}));
+}
+
+TEST(SeedTest, RingWrapsAroundAndOverwritesTheOldest) {
+  Ring ring;
+  for (int p = 0; p < 9; ++p) ring.write(p, 1);
+  EXPECT_EQ(ring.slots(ring.kv.k), (std::vector<float>{8, 1, 2, 3, 4, 5, 6, 7}));
+}
+
+TEST(SeedTest, RingMultiTokenPrefill) {
+  Ring ring;
+  ring.write(0, 5);
+  EXPECT_EQ(ring.slots(ring.kv.k), (std::vector<float>{0, 1, 2, 3, 4, 0, 0, 0}));
+  ring.write(5, 6);
+  EXPECT_EQ(ring.slots(ring.kv.k), (std::vector<float>{8, 9, 10, 3, 4, 5, 6, 7}));
+}
+
+// test_assert_on_oversized_prefill. (That a chunk of the largest size loses no key, which the original does, is
+// ModelOn.ChunkedPrefillEqualsWholeFarPastTheRing.)
+TEST(SeedTest, AnOversizedChunkIsCaught) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  Session session(kTiny, 8);
+  const Batch batch = session.batch({1, 2, 3, 4, 5, 6, 7, 8, 9});
+  EXPECT_DEATH(session.model->forward(batch), "rows_max");
+}
+
+}  // namespace
+}  // namespace gemma4
