@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "cli/cli.h"
+#include "cli/profiled_backend.h"
 #include "model/model.h"
 
 namespace gemma4 {
@@ -24,7 +25,7 @@ struct Flags {
   int threads = 0, chunk = 2048, steps = 32, repeat = 3;
   std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
                    images = {280, 1120};
-  bool json = false;
+  bool json = false, profile = false;
 };
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -225,7 +226,46 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--chunk", flags.chunk, "prompt tokens computed at once")->capture_default_str();
   app.add_option("--steps", flags.steps, "decode steps of a measurement")->capture_default_str();
   app.add_option("--repeat", flags.repeat, "measurements, of which the median counts")->capture_default_str();
+  app.add_flag("--profile", flags.profile, "instead: the time of each verb, waiting for the device around it");
   app.add_flag("--json", flags.json, "results as JSON on stdout");
+}
+
+// Where the time of one thing goes, the costly first.
+void print_profile(const std::string& what, ProfiledBackend& profiled) {
+  const auto totals = profiled.take();
+  std::vector<std::pair<std::string, ProfiledBackend::Total>> lines(totals.begin(), totals.end());
+  std::sort(lines.begin(), lines.end(),
+            [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  double all = 0;
+  for (const auto& line : lines) all += line.second.seconds;
+  std::printf("\n%s: %.2f ms in verbs\n", what.c_str(), 1e3 * all);
+  for (const auto& [verb, total] : lines) {
+    std::printf("  %-28s %6lld calls %10.1f us each %10.2f ms %6.1f%%\n", verb.c_str(),
+                static_cast<long long>(total.calls), 1e6 * total.seconds / static_cast<double>(total.calls),
+                1e3 * total.seconds, 100 * total.seconds / all);
+  }
+}
+
+void profile(const Flags& flags, const Checkpoint& checkpoint, Backend& backend) {
+  ProfiledBackend profiled(backend);
+  Flags short_flags = flags;
+  short_flags.steps = 1, short_flags.repeat = 1;
+  Bench bench(short_flags, checkpoint, profiled);
+  const int n = flags.prompts.empty() ? flags.chunk : flags.prompts[std::min<size_t>(1, flags.prompts.size() - 1)];
+  bench.prefill(0, 0, std::min(n, 2 * flags.chunk));
+  profiled.take();
+  bench.prefill(0, 0, n);
+  print_profile("prompt of " + std::to_string(n), profiled);
+  bench.decode(1, n);
+  profiled.take();
+  bench.decode(1, n);
+  print_profile("4 decode steps at " + std::to_string(n), profiled);
+  for (int budget : flags.images) {
+    if (!bench.config().has_vision) break;
+    int patches = 0;
+    bench.image(budget, &patches);
+    print_profile("2 images of " + std::to_string(budget), profiled);
+  }
 }
 
 }  // namespace
@@ -243,6 +283,10 @@ int bench_command(int argc, char** argv) {
   const auto start = Clock::now();
   const Checkpoint checkpoint = open_checkpoint(flags.model);
   const std::unique_ptr<Backend> backend = make_backend(flags.backend, flags.threads);
+  if (flags.profile) {
+    profile(flags, checkpoint, *backend);
+    return kExitOk;
+  }
   Bench bench(flags, checkpoint, *backend);
   backend->sync();
   const double load = seconds_since(start), memory = static_cast<double>(backend->memory_used()) / 1e9;

@@ -128,16 +128,11 @@ __global__ void best_kernel(SampleCall call) {
 }
 
 // draw() of backend/sample.cc, with the best 64 as the candidates. Returns the id, or -1 where more are needed.
-__device__ int draw(const SampleRow& wish, const uint64_t* keys, double total_all) {
-  double weights[kSampleKept];
+__device__ int draw(const SampleRow& wish, const uint64_t* keys, const double* weights, double total_all) {
   const int most = wish.top_k > 0 ? min(wish.top_k, kSampleKept) : kSampleKept;
-  const float highest = key_logit(keys[0]);
   int kept = 0;
   double total = 0;
-  for (; kept < most && key_logit(keys[kept]) > -INFINITY; ++kept) {
-    weights[kept] = exp(static_cast<double>((key_logit(keys[kept]) - highest) / wish.temperature));
-    total += weights[kept];
-  }
+  for (; kept < most && key_logit(keys[kept]) > -INFINITY; ++kept) total += weights[kept];
   if (kept == 0) return key_id(keys[0]);
   const bool whole = wish.top_k > 0 ? wish.top_k <= kSampleKept : kept < kSampleKept;  // no candidate is missing
   if (!whole && wish.top_k > 0) return -1;
@@ -177,6 +172,12 @@ __global__ void choose_kernel(SampleCall call, int blocks) {
   }
   for (int i = threadIdx.x; i < kSampleBlock; i += kThreads) keys[i] = i < blocks * kSampleKept ? best[i] : 0;
   sort_keys(keys);
+  __shared__ double weights[kSampleKept];
+  if (threadIdx.x < kSampleKept) {
+    weights[threadIdx.x] =
+        exp(static_cast<double>((key_logit(keys[threadIdx.x]) - key_logit(keys[0])) / wish.temperature));
+  }
+  __syncthreads();
   if (threadIdx.x > 0) return;
   double total = 0;
   if (wish.weigh_all) {
@@ -187,7 +188,7 @@ __global__ void choose_kernel(SampleCall call, int blocks) {
                exp(static_cast<double>((top - key_logit(keys[0])) / wish.temperature));
     }
   }
-  const int id = draw(wish, keys, total);
+  const int id = draw(wish, keys, weights, total);
   if (id >= 0) call.ids[row] = id;
   call.undecided[row] = id < 0;
 }
