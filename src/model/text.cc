@@ -64,7 +64,7 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
   const int64_t inner = config_.intermediate / world;
   a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
   a_.h = owned_.alloc(act, {rows, config_.hidden});
-  a_.y = owned_.alloc(be_.residual_type(), {rows, config_.hidden});  // joins x: rounded no earlier than x is
+  a_.y = owned_.alloc(act, {rows, config_.hidden});
   a_.qkv = owned_.alloc(act, {rows, qkv_max});
   a_.values = owned_.alloc(act, {rows, kv_max});
   a_.o = owned_.alloc(act, {rows, q_max});

@@ -36,7 +36,7 @@ void VisionModel::grow(int n) {
   const auto alloc = [&](DType type, int64_t rows, int64_t cols) { return buffers_.alloc(type, {rows, cols}); };
   a_.x = alloc(residual, n, c_.hidden);
   a_.h = alloc(act, n, c_.hidden);
-  a_.y = alloc(residual, n, c_.hidden);
+  a_.y = alloc(act, n, c_.hidden);
   a_.qkv = alloc(act, n, 3 * width);
   a_.values = alloc(act, n, width);
   a_.o = alloc(act, n, width);

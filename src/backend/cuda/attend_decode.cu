@@ -55,21 +55,17 @@ struct Shared {
   }
 };
 
-// A warp takes kKeys / kWarps keys of a tile, whose places its lanes work out together; -1 outside the row's interval.
+// Starts the copy of tile `tile` (keys tile * kKeys ..) into its stage; a warp takes kKeys / kWarps keys, whose places
+// its lanes work out together. Positions outside the row's interval become zeros.
 template <typename S>
-__device__ __forceinline__ int64_t locate(const KvView& kv, const int4& see, int kv_head, int tile) {
-  constexpr int kPerWarp = S::kKeys / S::kWarps;
-  const int pos = tile * S::kKeys + threadIdx.x / 32 * kPerWarp + threadIdx.x % kPerWarp;
-  return pos >= see.z && pos <= see.w ? kv_place(kv, see.x, pos, kv_head) : -1;
-}
-
-// Starts the copy of tile `tile` (keys tile * kKeys ..) into its stage. Keys without a place become zeros.
-template <typename S>
-__device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, int64_t place, int tile) {
+__device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, const int4& see, int kv_head, int tile) {
   constexpr int kPerWarp = S::kKeys / S::kWarps;
   constexpr int kChunks = (S::kDim + 2 * S::kRotated) / 8;  // of 16 bytes in a row
   static_assert(kPerWarp <= 32);
   const int lane = threadIdx.x % 32, key0 = threadIdx.x / 32 * kPerWarp;
+  const int mine = tile * S::kKeys + key0 + lane % kPerWarp;
+  int64_t place = -1;
+  if (mine >= see.z && mine <= see.w) place = kv_place(kv, see.x, mine, kv_head);
   bf16* to = s.tiles + tile % S::kStages * S::kTile + key0 * S::kRow;
 #pragma unroll
   for (int i = 0; i < kPerWarp; ++i, to += S::kRow) {
@@ -292,20 +288,16 @@ __global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call,
   extern __shared__ __align__(16) char memory[];
   const Shared<S> s(memory);
   grid_release();
-  // Rows and page tables are written by copies, never by a kernel, so they are read before the wait.
+  grid_wait();
   const int row = blockIdx.z, kv_head = blockIdx.y, group = call.q_heads / kv.heads;
   const int4 see = reinterpret_cast<const int4*>(call.rows)[row];
   const int first = see.z / S::kKeys, tiles = max(see.w / S::kKeys - first + 1, 1);
   const int each = max((tiles + split.splits - 1) / split.splits, kLeast), active = (tiles + each - 1) / each;
   if (static_cast<int>(blockIdx.x) >= active) return;
   const int begin = first + blockIdx.x * each, end = min(begin + each, first + tiles);
-  int64_t places[S::kStages - 1];
-#pragma unroll
-  for (int i = 0; i < S::kStages - 1; ++i) places[i] = locate<S>(kv, see, kv_head, begin + i);
-  grid_wait();
 #pragma unroll
   for (int i = 0; i < S::kStages - 1; ++i) {
-    if (begin + i < end) fetch<S>(s, kv, places[i], begin + i);
+    if (begin + i < end) fetch<S>(s, kv, see, kv_head, begin + i);
     copy_commit();
   }
   load_query<S>(s, static_cast<const bf16*>(call.q) + row * call.q_stride + kv_head * group * S::kDim, kv, group);
@@ -314,8 +306,7 @@ __global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call,
   constexpr int kTiles = S::kDim / S::kWarps / 8;
   float sum[kTiles][4] = {};
   for (int tile = begin; tile < end; ++tile) {
-    const int ahead = tile + S::kStages - 1;
-    if (ahead < end) fetch<S>(s, kv, locate<S>(kv, see, kv_head, ahead), ahead);
+    if (tile + S::kStages - 1 < end) fetch<S>(s, kv, see, kv_head, tile + S::kStages - 1);
     copy_commit();
     copy_wait<S::kStages - 1>();
     __syncthreads();

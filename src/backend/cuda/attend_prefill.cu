@@ -165,8 +165,7 @@ __device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, 
   __syncthreads();
 }
 
-// Grid: (query tiles, KV heads), the last tile of queries (the longest under a causal mask) first. Neighbouring blocks
-// share a head, so that the keys in use at a time fit the L2 cache.
+// Grid: (KV heads, query tiles), the last tile of queries (the longest under a causal mask) first.
 template <typename S>
 __global__ void __launch_bounds__(S::kThreads, S::kBlocks) prefill_kernel(AttendCall call, KvView kv) {
   extern __shared__ __align__(128) char memory[];
@@ -182,8 +181,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) prefill_kernel(Attend
     }
   }
   grid_wait();
-  const int group = call.q_heads / kv.heads, kv_head = blockIdx.y;
-  const int token0 = (gridDim.x - 1 - blockIdx.x) * (S::kRows / group);
+  const int group = call.q_heads / kv.heads, kv_head = blockIdx.x;
+  const int token0 = (gridDim.y - 1 - blockIdx.y) * (S::kRows / group);
   const int tokens = min(S::kRows / group, call.count - token0);
   for (int i = threadIdx.x; i < tokens; i += S::kThreads) {
     s.see[i] = reinterpret_cast<const int4*>(call.rows)[token0 + i];
@@ -226,7 +225,7 @@ void run(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
   static const bool allowed = (allow_shared(prefill_kernel<S>, S::kShared), true);
   (void)allowed;
   const int tokens = S::kRows / (call.q_heads / kv.heads);
-  launch(stream, dim3((call.count + tokens - 1) / tokens, kv.heads), S::kThreads, S::kShared, prefill_kernel<S>, call,
+  launch(stream, dim3(kv.heads, (call.count + tokens - 1) / tokens), S::kThreads, S::kShared, prefill_kernel<S>, call,
          kv);
 }
 

@@ -119,11 +119,8 @@ __global__ void heads_kernel(HeadsView h, RopeView rope, KvView kv, const int4* 
   const int row = blockIdx.y, lane = threadIdx.x % 32;
   const int index = blockIdx.x * kWarps + threadIdx.x / 32;
   const int dim = h.dim;
-  // Positions, rows and page tables are written by copies, never by a kernel, so they are read before the wait.
-  for (int i = threadIdx.x; i < dim / 2; i += blockDim.x) turns[i] = turn(rope, row, i);
-  const int head = (index - h.q_heads) % kv.heads, part = (index - h.q_heads) / kv.heads;
-  const int64_t place = index < h.q_heads ? 0 : kv_place(kv, rows[row].x, rows[row].y, head);
   grid_wait();
+  for (int i = threadIdx.x; i < dim / 2; i += blockDim.x) turns[i] = turn(rope, row, i);
   __syncthreads();
   float* x = values[threadIdx.x / 32];
   if (index < h.q_heads) {
@@ -135,7 +132,9 @@ __global__ void heads_kernel(HeadsView h, RopeView rope, KvView kv, const int4* 
     }
     return;
   }
+  const int head = (index - h.q_heads) % kv.heads, part = (index - h.q_heads) / kv.heads;
   if (part >= (h.v ? 2 : 1)) return;
+  const int64_t place = kv_place(kv, rows[row].x, rows[row].y, head);
   bf16* to_v = static_cast<bf16*>(kv.v) + place;
   normalise(x, part ? h.v + row * h.v_stride + head * dim : h.k + row * h.k_stride + head * dim, dim, h.eps);
   if (part == 1 || !h.v) {
