@@ -51,6 +51,7 @@ class Bench {
         std::min(flat_pages(kBatchDepth + 2 * flags.steps + 16, options_.page), options_.pages_per_seq[kFull]);
     options_.pages[kFull] = options_.pages_per_seq[kFull] + (seqs - 1) * shorter;
     model_ = std::make_unique<Model>(checkpoint, backend, options_);
+    step_bytes_ = model_->step_bytes() > 0 ? model_->step_bytes() : stored_bytes(checkpoint);
     int next[kKinds] = {0, 0};
     for (int s = 0; s < seqs; ++s) {
       for (const Kind kind : {kSliding, kFull}) {
@@ -140,11 +141,22 @@ class Bench {
   }
 
   const Config& config() const { return config_; }
-  int64_t step_bytes() const { return model_->step_bytes(); }
+  // Bytes of weights that a step reads: as the backend stores them where it says, else as the checkpoint does.
+  int64_t step_bytes() const { return step_bytes_; }
   static constexpr int kBatchDepth = 64;  // where batches of several sequences are measured
 
  private:
   int32_t token() { return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab)); }
+
+  static int64_t stored_bytes(const Checkpoint& checkpoint) {
+    uint64_t bytes = 0;
+    for (const auto& [name, weight] : checkpoint.weights) {
+      if (name.starts_with("layers.") && name.ends_with("_proj.weight")) bytes += weight.bytes;
+    }
+    const Weight* head = checkpoint.find("lm_head.weight");
+    if (!head) head = checkpoint.find("embed_tokens.weight");
+    return static_cast<int64_t>(bytes + (head ? head->bytes : 0));
+  }
 
   static void want(Batch& batch, int32_t row) {
     batch.logit_rows.push_back(row);
@@ -158,6 +170,7 @@ class Bench {
   Backend& backend_;
   ModelOptions options_;
   std::unique_ptr<Model> model_;
+  int64_t step_bytes_ = 0;
   std::mt19937_64 random_{7};
 };
 
