@@ -124,7 +124,7 @@ void report(const Engine& engine, const Answer& answer, bool json) {
   const double device_mb = static_cast<double>(stats.memory_bytes) / (1 << 20);
   const int read = usage.prompt_tokens - usage.cached_tokens;
   const double prefill_rate = rate(read, usage.prefill_ms);
-  const double decode_rate = rate(usage.generated_tokens - 1, usage.decode_ms);
+  const double decode_rate = rate(usage.decode_steps, usage.decode_ms);
   if (!json) {
     std::fprintf(
         stderr,
@@ -164,7 +164,19 @@ int run_command(int argc, char** argv) {
   if (const auto code = parse_flags(app, argc, argv)) return *code;
   const std::optional<std::string> prompt = prompt_text(flags);
   const Request request = make_request(flags, prompt);
-  Engine engine(flags.engine);
+  flags.engine.image_budget_max = -1;               // memory for no larger images than those that come
+  flags.engine.prefix_cache = !prompt.has_value();  // one answer has no next turn
+  const bool terminal = isatty(STDERR_FILENO) && !flags.json;
+  if (terminal) std::fprintf(stderr, "loading %s ...", flags.engine.model.c_str());
+  std::optional<Engine> opened;
+  try {
+    opened.emplace(flags.engine);
+  } catch (...) {
+    if (terminal) std::fputc('\n', stderr);
+    throw;
+  }
+  Engine& engine = *opened;
+  if (terminal) std::fputs("\r\033[K", stderr);
   if (!prompt) return chat(engine, request, [&](const Answer& answer) { report(engine, answer, flags.json); });
   const Answer answer = print_answer(engine, request, true, nullptr);
   report(engine, answer, flags.json);

@@ -80,6 +80,8 @@ std::optional<Finish> Answerer::accept(Sequence& sequence, int32_t token, std::s
   if (sequence.usage.generated_tokens == 0) {
     sequence.first_token = sequence.last_token;
     sequence.usage.first_token_ms = milliseconds(sequence.first_token - sequence.submitted);
+  } else {
+    ++sequence.usage.decode_steps;
   }
   const bool end = std::ranges::find(end_ids_, token) != end_ids_.end();
   if (end && !sequence.ignore_eos) return sequence.tool_calls > 0 ? Finish::kToolCalls : Finish::kStop;

@@ -25,10 +25,10 @@ struct EngineOptions {
   int chunk = 512;           // prompt tokens of one step; it grows to hold a whole image
   int page = 64;             // tokens in a page of the key-value cache
   int64_t cache_tokens = 0;  // tokens the full layers' cache holds; 0: max_seqs * max_seq_len
-  int cache_windows = 0;     // windows the sliding layers' cache holds beside running requests'; 0: max_seqs + 1
+  int cache_windows = 0;     // windows the sliding layers' cache holds beside running requests'; 0: max_seqs
   bool prefix_cache = true;  // keep finished sequences' keys for prompts that begin alike
   int image_budget = 0;      // default soft tokens for each image; 0: the checkpoint's
-  int image_budget_max = 0;  // largest a request may ask for (a pass must hold a whole image); 0: 1120
+  int image_budget_max = 0;  // largest a request may ask for (a pass must hold a whole image); 0: 1120, -1: the default
   int images_max = 64;       // images of one request
   bool vision = true;        // false: do not load the vision tower; requests with images are refused
   uint64_t seed = 0;         // for requests that give none; 0: random

@@ -119,6 +119,36 @@ TEST(Engine, ASecondTurnComputesOnlyNewTokens) {
   EXPECT_EQ(Ask(engine, next).get().ids, second.ids);
 }
 
+// The conversation of a chat: the template writes the first answer otherwise than it was generated (without the empty
+// thought before it), so a second turn reads that answer again, and nothing before it.
+TEST(Engine, ASecondTurnOfALongChatWithAnImageReadsOnlyWhatIsNew) {
+  EngineOptions options = demo_options();
+  options.max_seq_len = 3000;
+  options.max_seqs = 2;
+  Engine engine(options);
+  std::string story = "Describe this image.";
+  for (int i = 0; i < 950; ++i) story += i % 3 ? " the circle" : " a square";
+  const Request first = chat_request(story, 24, {demo_image("002.png")});
+  const std::vector<int32_t> first_ids = engine.prompt_ids(first);
+  ASSERT_GT(first_ids.size(), 1950u);
+  const Heard answer = Ask(engine, first).get();
+  ASSERT_EQ(answer.error, "");
+  Request second = first;
+  second.messages.push_back(Message::text("assistant", answer.text));
+  second.messages.push_back(Message::text("user", "What is at the left?"));
+  const std::vector<int32_t> second_ids = engine.prompt_ids(second);
+  const auto parting = std::ranges::mismatch(first_ids, second_ids).in1 - first_ids.begin();
+  EXPECT_LE(static_cast<int>(first_ids.size()) - parting, 4);  // the empty thought
+  const uint64_t before = settled(engine).computed_tokens;
+  const Heard cached = Ask(engine, second).get();
+  const EngineStats stats = settled(engine);
+  EXPECT_EQ(cached.usage.cached_tokens, parting);
+  EXPECT_EQ(stats.computed_tokens - before, second_ids.size() - parting + cached.usage.decode_steps);
+  EXPECT_EQ(stats.images_encoded, 1u);
+  second.reuse_prefix = false;
+  EXPECT_EQ(Ask(engine, second).get().ids, cached.ids);
+}
+
 TEST(Engine, LogprobsAreThoseOfTheLogits) {
   Engine engine(tiny_options());
   Request request = tiny_cases()[0].request;

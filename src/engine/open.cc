@@ -48,6 +48,7 @@ ModelOptions plan_memory(EngineOptions& options, const Config& config) {
   need(config.max_positions == 0 || options.max_seq_len <= config.max_positions,
        "max-seq-len " + std::to_string(options.max_seq_len) + " is more than the " +
            std::to_string(config.max_positions) + " positions the model was made for");
+  if (options.image_budget_max < 0) options.image_budget_max = std::max(1, options.image_budget);
   if (options.image_budget_max == 0) options.image_budget_max = std::max(kLargestBudget, options.image_budget);
   need(!options.vision || options.image_budget <= options.image_budget_max,
        "the default image budget is larger than the largest allowed");
@@ -66,7 +67,7 @@ ModelOptions plan_memory(EngineOptions& options, const Config& config) {
   // One sequence of full length must always fit, with a page to copy from and one to spare.
   if (options.cache_tokens == 0) options.cache_tokens = int64_t{options.max_seqs} * options.max_seq_len;
   model.pages[kFull] = std::max(pages_for(options.cache_tokens, options.page), model.pages_per_seq[kFull]) + 2;
-  if (options.cache_windows == 0) options.cache_windows = options.prefix_cache ? options.max_seqs + 1 : 0;
+  if (options.cache_windows == 0) options.cache_windows = options.prefix_cache ? options.max_seqs : 0;
   // Running sequences seldom prefill all at once: each has its window and a page, one has a whole chunk more.
   const int window = live_pages(config, 1, options.page);
   model.pages[kSliding] =

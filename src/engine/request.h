@@ -100,6 +100,7 @@ struct Usage {
   double image_ms = 0;        // vision tower
   double prefill_ms = 0;      // from the first scheduled row to the first token, without image_ms
   double first_token_ms = 0;  // from submit to the first token
+  int decode_steps = 0;       // forward passes of decode_ms
   double decode_ms = 0;       // from the first token to the last
 };
 

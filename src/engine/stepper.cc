@@ -1,6 +1,7 @@
 #include "engine/stepper.h"
 
 #include <algorithm>
+#include <new>
 
 #include "base/check.h"
 
@@ -73,6 +74,9 @@ bool Stepper::encode(Sequence& sequence, PromptImage& image) {
     throw;
   } catch (const Error& error) {
     fail(&sequence, error.what(), false);
+    return false;
+  } catch (const std::bad_alloc&) {
+    fail(&sequence, "there is no memory for this image", false);
     return false;
   }
   if (recent_images_.size() == kRecentImages) recent_images_.pop_back();

@@ -139,6 +139,25 @@ TEST(NoBleed, TinyOnRef) {
   }
 }
 
+// cpu computes a row alike whatever stands beside it (LinearTest and AttendTest, AloneAsInABatch): so here too answers
+// are equal to the token.
+TEST(NoBleed, DemoOnCpu) {
+  EngineOptions options = demo_options();
+  options.max_seq_len = 500;
+  std::mt19937 random(12);
+  const auto requests = mixed_requests({demo_image("002.png"), demo_image("006.png")}, random, 16);
+  const auto expected = answers_alone(options, requests);
+  for (uint32_t seed = 1; seed <= 2; ++seed) {
+    options.max_seqs = 3 + 2 * seed;
+    options.chunk = 20 * seed;
+    options.page = 8 + 5 * seed;
+    options.cache_tokens = seed % 2 ? 600 : 0;
+    options.cache_windows = 2;
+    drive(options, requests, expected, seed, 60);
+    if (::testing::Test::HasFatalFailure()) return;
+  }
+}
+
 TEST(NoBleed, SharedPagesAreFoundAndCounted) {
   EngineOptions options = tiny_options();
   Inside inside(options);
