@@ -26,9 +26,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-constexpr float kDeviation = 0.02f;    // of weights: config.json's initializer_range
-constexpr size_t kPool = 64 << 20;     // bytes of random numbers, of which every tensor takes pieces
-constexpr uint64_t kPiece = 16 << 20;  // bytes written at once
+constexpr float kDeviation = 0.02f;     // of weights: config.json's initializer_range
+constexpr size_t kPoolMost = 64 << 20;  // bytes of random numbers, of which every tensor takes pieces
+constexpr uint64_t kPiece = 16 << 20;   // bytes written at once
 
 // config.json of google/gemma-4-31B-it, as far as arithmetic depends on it.
 ordered_json config_31b() {
@@ -134,7 +134,7 @@ struct Stored {
 // Random numbers of each kind, made once; a tensor's bytes are pieces of them from a place that depends on its name.
 class Pools {
  public:
-  explicit Pools(ThreadPool& threads) : normal_(kPool / 2), ones_(kPool / 8), nibbles_(kPool), codes_(kPool) {
+  Pools(size_t size, ThreadPool& threads) : normal_(size / 2), ones_(size / 8), nibbles_(size), codes_(size) {
     const int64_t blocks = 64;
     threads.parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) fill(b, blocks);
@@ -295,7 +295,7 @@ uint64_t write_all(const fs::path& path, const std::vector<Stored>& plan,
     for (uint64_t at = 0; at < bytes; at += kPiece) pieces.push_back({&stored, at, std::min(kPiece, bytes - at)});
   }
   SafetensorsWriter writer(path, entries, metadata);
-  const Pools pools(threads);
+  const Pools pools(std::min<uint64_t>(kPoolMost, std::max<uint64_t>(writer.data_bytes(), 1 << 16)), threads);
   std::mt19937_64 places(1);
   std::vector<uint64_t> place(pieces.size());
   for (uint64_t& p : place) p = places();
@@ -327,12 +327,14 @@ int synth_command(int argc, char** argv) {
   CLI::App app("Write a checkpoint with plausible random weights, to measure size and speed.", "gemma4 synth");
   std::string like = "31b", output, format = "default", tokenizer;
   int layers = 0, thread_count = 0;
+  bool config_only = false;
   app.add_option("--like", like, "31b, or a directory with the config.json to follow")->capture_default_str();
   app.add_option("--output", output, "directory to write")->required();
   app.add_option("--format", format, "bf16, or a quantisation recipe (default: int4 in groups of 32, sensitive, ...)")
       ->capture_default_str();
   app.add_option("--layers", layers, "text layers (0: as many as the model has)")->check(CLI::Range(0, 1000));
   app.add_option("--tokenizer", tokenizer, "tokenizer.json to put beside it; without one it can be measured, not run");
+  app.add_flag("--config-only", config_only, "write no weights");
   app.add_option("--threads", thread_count, "threads (0: all cores)")->check(CLI::Range(0, 1024));
   try {
     app.parse(argc, argv);
@@ -361,6 +363,7 @@ int synth_command(int argc, char** argv) {
   write_file(fs::path(output) / "generation_config.json",
              R"({"do_sample": true, "temperature": 1.0, "top_k": 64, "top_p": 0.95, "eos_token_id": [1, 106, 50]})");
   if (!tokenizer.empty()) write_file(fs::path(output) / "tokenizer.json", read_file(tokenizer));
+  if (config_only) return kExitOk;
   ThreadPool threads(thread_count);
   const uint64_t bytes = write_all(fs::path(output) / "model.safetensors", plan, metadata, threads);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -1,0 +1,110 @@
+// gemma4 synth and gemma4 bench: what synth writes is a whole checkpoint of the shapes asked for, and bench measures
+// it.
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/checkpoint.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "program.h"
+
+namespace gemma4 {
+namespace {
+
+const std::string kTiny = std::string(SOURCE_DIR) + "/tests/golden/tiny";
+const std::string kBig = std::string(SOURCE_DIR) + "/tests/golden/config_31b";
+
+// Same names and shapes as the needs of its own config.
+void expect_whole(const std::filesystem::path& path, const char* kind, int layers) {
+  const Checkpoint checkpoint = open_checkpoint(path);
+  const Config config = parse_config(checkpoint.config);
+  EXPECT_EQ(checkpoint.kind, kind);
+  EXPECT_EQ(config.layers, layers);
+  EXPECT_EQ(check_weights(checkpoint, config), std::vector<std::string>());
+}
+
+TEST(Synth, WritesWholeCheckpointsOfEveryKind) {
+  for (const auto& [format, kind] :
+       {std::pair("default", "torchao"), {"sensitive", "torchao"}, {"bf16", "huggingface"}}) {
+    const Scratch scratch;
+    const std::string out = scratch.path / "model";
+    const Ran ran = run_gemma4({"synth", "--like", kTiny, "--output", out, "--format", format});
+    ASSERT_EQ(ran.code, 0) << ran.err;
+    expect_whole(out, kind, 7);
+  }
+}
+
+TEST(Synth, TakesFewerLayersInTheSamePattern) {
+  const Scratch scratch;
+  const std::string out = scratch.path / "model";
+  ASSERT_EQ(run_gemma4({"synth", "--like", kTiny, "--layers", "6", "--output", out}).code, 0);
+  expect_whole(out, "torchao", 6);
+}
+
+// The built-in 31b is the published config as far as this program reads it.
+TEST(Synth, ItsOwn31bIsThePublishedConfig) {
+  const Scratch scratch;
+  const std::string out = scratch.path / "model";
+  const Ran ran = run_gemma4({"synth", "--like", "31b", "--config-only", "--output", out});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const Config mine = parse_config(read_file(std::filesystem::path(out) / "config.json"));
+  const Config published = parse_config(read_file(std::filesystem::path(kBig) / "config.json"));
+  const auto shapes = [](const Config& config) {
+    std::vector<std::pair<std::string, std::vector<int64_t>>> all;
+    for (const TensorNeed& need : needed_tensors(config, true)) all.emplace_back(need.name, need.shape);
+    return all;
+  };
+  EXPECT_EQ(shapes(mine), shapes(published));
+  EXPECT_EQ(mine.kinds, published.kinds);
+  EXPECT_EQ(mine.window, published.window);
+  EXPECT_EQ(mine.embed_scale, published.embed_scale);
+  EXPECT_EQ(mine.softcap, published.softcap);
+  EXPECT_EQ(mine.eos_ids, published.eos_ids);
+  EXPECT_EQ(mine.image_blocks, published.image_blocks);
+  EXPECT_EQ(mine.image_id, published.image_id);
+  for (const Kind kind : {kSliding, kFull}) {
+    EXPECT_EQ(mine.attention[kind].rope_theta, published.attention[kind].rope_theta);
+    EXPECT_EQ(mine.attention[kind].rotated_pairs, published.attention[kind].rotated_pairs);
+    EXPECT_EQ(mine.attention[kind].k_is_v, published.attention[kind].k_is_v);
+  }
+}
+
+TEST(Synth, RefusesWhatItCannotWrite) {
+  const Scratch scratch;
+  const std::string out = scratch.path / "model";
+  EXPECT_EQ(run_gemma4({"synth", "--like", kTiny, "--output", out, "--format", "int3"}).code, 2);
+  EXPECT_EQ(run_gemma4({"synth", "--like", "/nowhere", "--output", out}).code, 2);
+}
+
+TEST(BenchCommand, MeasuresEverythingAskedFor) {
+  const Scratch scratch;
+  const std::string out = scratch.path / "model";
+  ASSERT_EQ(run_gemma4({"synth", "--like", kTiny, "--output", out}).code, 0);
+  const Ran ran = run_gemma4({"bench", "--model", out, "--backend", "cpu", "--prompts", "40,70", "--depths", "0,50",
+                              "--batches", "1,2", "--images", "70", "--steps", "2", "--chunk", "32", "--json"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const auto json = nlohmann::json::parse(ran.out);
+  std::vector<std::string> what;
+  for (const auto& result : json.at("results")) {
+    what.push_back(result.at("what"));
+    EXPECT_GT(result.at("ms").get<double>(), 0);
+  }
+  EXPECT_EQ(what, (std::vector<std::string>{"prompt of 40", "prompt of 70", "decode at 0", "decode at 50",
+                                            "decode, batch of 2", "image of 70 (630)"}));
+  EXPECT_GT(json.at("copy_bytes_per_s").get<double>(), 0);
+  EXPECT_GT(json.at("weights_bytes_per_step").get<int64_t>(), 100000);
+}
+
+TEST(BenchCommand, ProfilesVerbs) {
+  const Scratch scratch;
+  const std::string out = scratch.path / "model";
+  ASSERT_EQ(run_gemma4({"synth", "--like", kTiny, "--output", out}).code, 0);
+  const Ran ran = run_gemma4(
+      {"bench", "--model", out, "--backend", "cpu", "--prompts", "40", "--images", "70", "--chunk", "32", "--profile"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  for (const char* part : {"prompt of 40", "decode steps", "images of 70", "attend 16", "residual_norm"}) {
+    EXPECT_NE(ran.out.find(part), std::string::npos) << part;
+  }
+}
+
+}  // namespace
+}  // namespace gemma4
