@@ -6,12 +6,13 @@
 
 namespace gemma4 {
 
-enum class DType : uint8_t { kF32, kBF16, kF16, kI8, kU8, kI32, kI64 };
+enum class DType : uint8_t { kF32, kBF16, kF16, kI8, kU8, kI32, kU32, kI64 };
 
 constexpr size_t dtype_size(DType type) {
   switch (type) {
     case DType::kF32:
     case DType::kI32:
+    case DType::kU32:
       return 4;
     case DType::kBF16:
     case DType::kF16:
@@ -39,6 +40,8 @@ constexpr const char* dtype_name(DType type) {
       return "U8";
     case DType::kI32:
       return "I32";
+    case DType::kU32:
+      return "U32";
     case DType::kI64:
       return "I64";
   }

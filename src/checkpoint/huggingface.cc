@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "checkpoint/json_text.h"
 #include "checkpoint/names.h"
+#include "checkpoint/packed_weights.h"
 #include "checkpoint/torchao.h"
 
 namespace gemma4 {
@@ -43,11 +44,13 @@ std::string listed(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-// Adds all tensors of an unquantised file; returns the names as the file has them.
-std::set<std::string> add_file(Checkpoint& checkpoint, const Safetensors& file, const std::string& what) {
+// Adds all tensors of a file but the parts of packed weights, which `packed` takes; returns the names as the file has
+// them.
+std::set<std::string> add_file(Checkpoint& checkpoint, const Safetensors& file, const std::string& what,
+                               PackedWeights& packed) {
   std::set<std::string> names;
   for (const SafetensorsEntry& entry : file.entries) {
-    add_plain(checkpoint, from_huggingface_name(entry.name), entry, file, what);
+    if (!packed.take(entry, file)) add_plain(checkpoint, from_huggingface_name(entry.name), entry, file, what);
     names.insert(entry.name);
   }
   return names;
@@ -78,10 +81,10 @@ std::map<std::string, std::set<std::string>> read_index(const fs::path& path) {
   return shards;
 }
 
-void add_shards(Checkpoint& checkpoint, const fs::path& directory) {
+void add_shards(Checkpoint& checkpoint, const fs::path& directory, PackedWeights& packed) {
   for (const auto& [shard, names] : read_index(directory / kIndex)) {
     const fs::path path = directory / shard;
-    const auto found = add_file(checkpoint, map_file(checkpoint, path), path.string());
+    const auto found = add_file(checkpoint, map_file(checkpoint, path), path.string(), packed);
     for (const std::string& name : names) {
       if (!found.contains(name)) {
         throw Error(path.string() + " lacks the tensor " + printable(name) + " that the index promises");
@@ -95,13 +98,13 @@ void add_shards(Checkpoint& checkpoint, const fs::path& directory) {
   }
 }
 
-void add_single(Checkpoint& checkpoint, const fs::path& path) {
+void add_single(Checkpoint& checkpoint, const fs::path& path, PackedWeights& packed) {
   const Safetensors file = map_file(checkpoint, path);
   if (is_torchao(file)) {
     checkpoint.kind = "torchao";
     add_torchao(checkpoint, file, path.string());
   } else {
-    add_file(checkpoint, file, path.string());
+    add_file(checkpoint, file, path.string(), packed);
   }
 }
 
@@ -158,14 +161,17 @@ Checkpoint open_safetensors_directory(const fs::path& directory) {
   checkpoint.kind = "huggingface";
   read_side_files(checkpoint, directory);
   if (checkpoint.config.empty()) throw Error(directory.string() + " holds no config.json (or an empty one)");
+  PackedWeights packed(checkpoint.config, directory.string());
   std::error_code ignored;
   if (fs::exists(directory / kIndex, ignored)) {
-    add_shards(checkpoint, directory);
+    add_shards(checkpoint, directory, packed);
   } else if (fs::exists(directory / kSingle, ignored)) {
-    add_single(checkpoint, directory / kSingle);
+    add_single(checkpoint, directory / kSingle, packed);
   } else {
     throw Error(directory.string() + " holds neither " + kSingle + " nor " + kIndex);
   }
+  if (packed.kind()[0] != '\0') checkpoint.kind = packed.kind();
+  packed.add_to(checkpoint);
   return checkpoint;
 }
 
@@ -174,7 +180,9 @@ Checkpoint open_safetensors_file(const fs::path& path) {
   checkpoint.path = path;
   checkpoint.kind = "huggingface";
   read_side_files(checkpoint, path.parent_path());
-  add_single(checkpoint, path);
+  PackedWeights packed(checkpoint.config, path.string());
+  add_single(checkpoint, path, packed);
+  packed.add_to(checkpoint);
   return checkpoint;
 }
 

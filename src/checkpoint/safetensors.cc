@@ -18,7 +18,8 @@ using nlohmann::json;
 constexpr int kRankMax = 8;
 constexpr const char* kMetadata = "__metadata__";
 
-constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kI8, DType::kU8, DType::kI32, DType::kI64};
+constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kI8,
+                            DType::kU8,  DType::kI32,  DType::kU32, DType::kI64};
 
 std::optional<DType> dtype_of(const std::string& name) {
   for (DType type : kTypes) {
@@ -67,6 +68,7 @@ SafetensorsEntry parse_entry(const std::string& name, const json& value, const s
 
 std::map<std::string, std::string> parse_metadata(const json& value, const std::string& what) {
   std::map<std::string, std::string> metadata;
+  if (value.is_null()) return metadata;  // as MLX writes it where there is none
   if (!value.is_object()) throw Error(what + ": __metadata__ is not an object");
   for (const auto& [key, text] : value.items()) {
     if (!text.is_string()) throw Error(what + ": __metadata__ entry " + printable(key) + " is not a string");
@@ -127,6 +129,7 @@ int rank(DType type) {
     case DType::kF32:
       return 1;
     case DType::kI32:
+    case DType::kU32:
       return 2;
     case DType::kBF16:
       return 3;

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "checkpoint/gguf_export.h"
+#include "checkpoint/mlx.h"
 #include "cli/cli.h"
 #include "quant/blocks.h"
 #include "text/tokenizer.h"
@@ -21,6 +22,7 @@ constexpr const char* kAbout =
     "gguf: a file for llama.cpp. Its matrices become --type; ggml blocks of a .gguf source stay as they are unless "
     "--type is given.\n"
     "With --mmproj the vision half is written beside it as mmproj-NAME.\n"
+    "mlx: a directory for mlx-lm and mlx-vlm, its text matrices quantised to --bits in groups of --group columns.\n"
     "Exit codes: 0 written, 2 bad input.";
 
 // The type that a flag names; kNone for an empty one.
@@ -63,6 +65,16 @@ void export_gguf(const ExportFlags& flags) {
   std::fprintf(stderr, "wrote %s\n", vision.c_str());
 }
 
+void write_mlx(const ExportFlags& flags) {
+  const Checkpoint checkpoint = open_checkpoint(flags.model, flags.vision);
+  if (checkpoint.tokenizer.json.empty()) {
+    throw Error(checkpoint.path.string() + " has no tokenizer.json, which an MLX directory needs");
+  }
+  ThreadPool pool(flags.threads);
+  export_mlx(checkpoint, {flags.bits, flags.group}, flags.model, flags.output, pool);
+  std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
+}
+
 struct ExportFormat {
   const char* name;
   void (*write)(const ExportFlags&);
@@ -70,6 +82,7 @@ struct ExportFormat {
 
 constexpr ExportFormat kExportFormats[] = {
     {"gguf", export_gguf},
+    {"mlx", write_mlx},
 };
 
 void write_format(const ExportFlags& flags) {
@@ -86,13 +99,15 @@ void write_format(const ExportFlags& flags) {
 int export_command(int argc, char** argv) {
   ExportFlags flags;
   CLI::App app(kAbout, "gemma4 export");
-  app.add_option("--format", flags.format, "What to write: gguf")->required();
+  app.add_option("--format", flags.format, "What to write: gguf or mlx")->required();
   app.add_option("--model-dir,--model", flags.model, "The checkpoint to read: a directory or a .gguf file")->required();
   app.add_option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
   app.add_option("--output,--output-dir", flags.output, "The file or directory to write")->required();
   app.add_option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)");
   app.add_option("--embedding-type", flags.embedding_type, "gguf: type of the embedding table");
   app.add_flag("--mmproj", flags.with_vision, "gguf: write the vision half as well");
+  app.add_option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8");
+  app.add_option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128");
   app.add_option("--threads", flags.threads, "Threads to convert with; 0: one a core")->check(CLI::NonNegativeNumber);
   try {
     app.parse(argc, argv);

@@ -14,6 +14,7 @@ struct ExportFlags {
   std::filesystem::path output;  // file or directory to write
   std::string type, embedding_type;
   bool with_vision = false;  // gguf: write the vision half too
+  int bits = 4, group = 64;  // mlx
   int threads = 0;           // 0: all cores
 };
 

@@ -1,0 +1,115 @@
+#include "checkpoint/packed_weights.h"
+
+#include <set>
+
+#include "base/check.h"
+#include "checkpoint/json_text.h"
+#include "checkpoint/names.h"
+
+namespace gemma4 {
+namespace {
+
+using nlohmann::json;
+
+// config_groups: each names the weights' arithmetic; only 4-bit whole numbers without quantised inputs are read.
+void check_compressed_tensors(const json& config, const std::string& what) {
+  const json format = config.value("format", json());
+  if (format != "pack-quantized") {
+    throw Error(what + ": compressed-tensors format " + printable(format.dump()) + "; pack-quantized is read");
+  }
+  const json groups = config.value("config_groups", json());
+  if (!groups.is_object() || groups.empty()) throw Error(what + ": quantization_config has no config_groups");
+  for (const auto& [name, group] : groups.items()) {
+    const json weights = group.is_object() ? group.value("weights", json()) : json();
+    if (!weights.is_object() || weights.value("num_bits", json()) != 4 || weights.value("type", json()) != "int") {
+      throw Error(what + ": " + printable(name) + " of config_groups is not 4-bit integer; that is all that is read");
+    }
+    if (!group.value("input_activations", json()).is_null() || !group.value("output_activations", json()).is_null()) {
+      throw Error(what + ": " + printable(name) + " of config_groups quantises activations; that is not read");
+    }
+  }
+  if (!config.value("kv_cache_scheme", json()).is_null()) {
+    throw Error(what + ": a quantised cache (kv_cache_scheme) is not read");
+  }
+}
+
+void check_mlx(const json& config, const std::string& what) {
+  const json mode = config.value("mode", json("affine"));
+  if (mode != "affine") throw Error(what + ": MLX quantisation " + printable(mode.dump()) + "; affine is read");
+}
+
+}  // namespace
+
+PackedWeights::PackedWeights(const std::string& config, std::string what) : what_(std::move(what)) {
+  if (config.empty()) return;
+  const json values = parse_strict_json(config, what_ + ": config.json");
+  if (!values.is_object()) return;
+  // MLX writes its settings under both keys; the other one then has no quant_method.
+  const json mlx = values.value("quantization", json());
+  const json other = values.value("quantization_config", json());
+  if (mlx.is_object()) {
+    scheme_ = Scheme::kMlx;
+    check_mlx(mlx, what_);
+  } else if (other.is_object()) {
+    const json method = other.value("quant_method", json());
+    if (method != "compressed-tensors") {
+      throw Error(what_ + ": quantised by " + printable(method.dump()) + "; compressed-tensors and MLX are read");
+    }
+    scheme_ = Scheme::kCompressedTensors;
+    check_compressed_tensors(other, what_);
+  }
+}
+
+const char* PackedWeights::kind() const {
+  return scheme_ == Scheme::kMlx ? "mlx" : scheme_ == Scheme::kCompressedTensors ? "compressed-tensors" : "";
+}
+
+bool PackedWeights::take(const SafetensorsEntry& entry, const Safetensors& file) {
+  const std::string& name = entry.name;
+  const auto ends = [&](std::initializer_list<const char*> tails) {
+    for (const char* tail : tails) {
+      if (name.ends_with(tail)) return true;
+    }
+    return false;
+  };
+  bool part = false;
+  if (scheme_ == Scheme::kCompressedTensors) {
+    part = ends({".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx"});
+  } else if (scheme_ == Scheme::kMlx) {
+    part = entry.dtype == DType::kU32 || ends({".scales", ".biases"});
+  }
+  if (!part) return false;
+  const auto bytes = file.data.subspan(entry.begin, entry.end - entry.begin);
+  if (!parts_.emplace(name, PackedPart{entry, bytes}).second) {
+    throw Error(what_ + ": tensor " + printable(name) + " appears twice");
+  }
+  return true;
+}
+
+void PackedWeights::add_to(Checkpoint& checkpoint) {
+  if (scheme_ == Scheme::kCompressedTensors) add_compressed_tensors(checkpoint, parts_, what_);
+  if (scheme_ == Scheme::kMlx) add_mlx(checkpoint, parts_, what_);
+}
+
+const PackedPart& packed_part(const PackedParts& parts, const std::string& name, DType type,
+                              const std::vector<int64_t>& shape, const std::string& what) {
+  const auto it = parts.find(name);
+  const std::string whose = what + ": tensor " + printable(name);
+  if (it == parts.end()) throw Error(whose + " is missing");
+  const SafetensorsEntry& entry = it->second.entry;
+  if (entry.dtype != type)
+    throw Error(whose + " has the type " + dtype_name(entry.dtype) + ", not " + dtype_name(type));
+  const bool fits = shape.empty() ? entry.shape.size() == 2 && entry.end > entry.begin : entry.shape == shape;
+  if (!fits) throw Error(whose + " does not have the shape that its weight needs");
+  return it->second;
+}
+
+void add_packed_weight(Checkpoint& checkpoint, const std::string& file_name, Weight weight, const std::string& what) {
+  const std::string name = from_huggingface_name(file_name);
+  const std::string whose = what + ": tensor " + printable(file_name);
+  if (!is_model_tensor(name)) throw Error(whose + " is not one that Gemma 4 has (text or vision)");
+  if (!checkpoint.weights.emplace(name, std::move(weight)).second) throw Error(whose + " appears twice");
+  checkpoint.order.push_back(name);
+}
+
+}  // namespace gemma4

@@ -1,0 +1,206 @@
+#include "checkpoint/packed_weights.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "base/bf16.h"
+#include "base/check.h"
+#include "checkpoint/json_text.h"
+#include "checkpoint/mlx.h"
+#include "checkpoint/testing.h"
+#include "model/config.h"
+#include "quant/pack.h"
+
+namespace gemma4 {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+fs::path golden(const std::string& name) { return fs::path(SOURCE_DIR) / "tests/golden" / name; }
+
+std::vector<float> floats_of(const Matrix& m) {
+  std::vector<float> all(static_cast<size_t>(m.rows * m.cols));
+  for (int64_t row = 0; row < m.rows; ++row) unpack_row(m, row, all.data() + row * m.cols);
+  return all;
+}
+
+// Compares every weight with expected.safetensors; `limit` by format, relative to the weight's largest value.
+void compare(const std::string& folder, const std::function<double(Format)>& limit, size_t weights) {
+  const Checkpoint checkpoint = open_checkpoint(golden(folder));
+  const auto file = MappedFile::open(golden(folder) / "expected.safetensors");
+  const Safetensors expected = parse_safetensors(file->bytes(), "expected");
+  for (const SafetensorsEntry& entry : expected.entries) {
+    const Weight* weight = checkpoint.find(entry.name);
+    ASSERT_NE(weight, nullptr) << entry.name;
+    EXPECT_EQ(weight->shape, entry.shape) << entry.name;
+    const std::vector<float> got = floats_of(weight->matrix);
+    const auto* want = reinterpret_cast<const float*>(expected.data.data() + entry.begin);
+    double error = 0, largest = 0;
+    for (size_t i = 0; i < got.size(); ++i) {
+      error = std::max(error, std::abs(static_cast<double>(got[i]) - want[i]));
+      largest = std::max(largest, std::abs(static_cast<double>(want[i])));
+    }
+    EXPECT_LE(error, limit(weight->matrix.format) * largest) << entry.name;
+  }
+  EXPECT_EQ(expected.entries.size(), weights);
+  EXPECT_EQ(checkpoint.weights.size(), weights + 1) << "and a norm that is not packed";
+  EXPECT_EQ(checkpoint.kind, folder == "mlx" ? "mlx" : "compressed-tensors");
+  EXPECT_NO_THROW(parse_config(checkpoint.config));
+}
+
+// Q4_1 and Q5_1 hold MLX's numbers exactly; what becomes BF16 is rounded once.
+TEST(PackedWeights, ReadMlx) {
+  compare(
+      "mlx", [](Format f) { return f == Format::kBF16 ? 1.0 / 256 : 1e-6; }, 6);
+}
+
+TEST(PackedWeights, ReadCompressedTensorsExactly) {
+  compare(
+      "compressed_tensors", [](Format) { return 0.0; }, 4);
+}
+
+TEST(PackedWeights, CodesOfCompressedTensorsStayMapped) {
+  const Checkpoint checkpoint = open_checkpoint(golden("compressed_tensors"));
+  const Matrix& m = checkpoint.find("layers.0.mlp.up_proj.weight")->matrix;
+  EXPECT_EQ(m.format, Format::kInt4);
+  const auto file = checkpoint.files.at(0)->bytes();
+  const auto* codes = static_cast<const std::byte*>(m.codes.data);
+  EXPECT_TRUE(codes >= file.data() && codes + m.codes.bytes() <= file.data() + file.size());
+}
+
+// Opens a copy of a golden folder whose header and config were changed.
+std::string error_with(
+    const std::string& folder, const std::function<void(json& header)>& change,
+    const std::function<void(json& config)>& reconfigure = [](json&) {}) {
+  const testing_files::Folder copy;
+  const std::string bytes = read_file(golden(folder) / "model.safetensors");
+  uint64_t length;
+  std::memcpy(&length, bytes.data(), sizeof length);
+  json header = json::parse(bytes.substr(8, length)), config = json::parse(read_file(golden(folder) / "config.json"));
+  change(header);
+  reconfigure(config);
+  copy.put("model.safetensors", testing_files::container(header.dump(), bytes.substr(8 + length)));
+  copy.put("config.json", config.dump());
+  try {
+    open_checkpoint(copy.path);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+void rename(json& header, const std::string& from, const std::string& to) {
+  header[to] = header.at(from);
+  header.erase(from);
+}
+
+const std::string kUp = "model.language_model.layers.0.mlp.up_proj";
+const std::string kMlxUp = "language_model.model.layers.0.mlp.up_proj";
+
+TEST(PackedWeights, RefuseDamagedCompressedTensors) {
+  const auto error = [](const std::function<void(json&)>& change) { return error_with("compressed_tensors", change); };
+  EXPECT_EQ(error([](json&) {}), "");
+  EXPECT_THAT(error([](json& h) { rename(h, kUp + ".weight_scale", "x.weight_scale"); }),
+              HasSubstr("no packed weight"));
+  EXPECT_THAT(error([](json& h) { rename(h, kUp + ".weight_packed", "x.weight_packed"); }),
+              HasSubstr("no packed weight"));
+  EXPECT_THAT(error([](json& h) { h[kUp + ".weight_packed"]["dtype"] = "F32"; }), HasSubstr("not I32"));
+  EXPECT_THAT(error([](json& h) { h[kUp + ".weight_packed"]["shape"] = {12, 160}; }), HasSubstr("weight_shape"));
+  EXPECT_THAT(error([](json& h) { h[kUp + ".weight_scale"]["shape"] = {480}; }), HasSubstr("shape"));
+  EXPECT_THAT(error([](json& h) { h[kUp + ".weight_scale"]["shape"] = {3, 160}; }), HasSubstr("scales"));
+  EXPECT_THAT(error([](json& h) { h[kUp + ".weight_zero_point"]["shape"] = {3, 20}; }), HasSubstr("shape"));
+}
+
+TEST(PackedWeights, RefuseSchemesThatAreNotRead) {
+  const auto error = [](const std::string& folder, const std::function<void(json&)>& change) {
+    return error_with(
+        folder, [](json&) {}, change);
+  };
+  const char* ct = "compressed_tensors";
+  EXPECT_THAT(error(ct, [](json& c) { c["quantization_config"]["format"] = "nvfp4-pack-quantized"; }),
+              HasSubstr("nvfp4"));
+  EXPECT_THAT(error(ct, [](json& c) { c["quantization_config"]["quant_method"] = "awq"; }), HasSubstr("awq"));
+  EXPECT_THAT(
+      error(ct, [](json& c) { c["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 8; }),
+      HasSubstr("4-bit"));
+  EXPECT_THAT(error(ct,
+                    [](json& c) {
+                      c["quantization_config"]["kv_cache_scheme"] = {{"num_bits", 8}};
+                    }),
+              HasSubstr("cache"));
+  EXPECT_THAT(error("mlx", [](json& c) { c["quantization"]["mode"] = "mxfp4"; }), HasSubstr("mxfp4"));
+  EXPECT_THAT(error("mlx", [](json& c) { c["quantization"][kMlxUp]["bits"] = 3; }), HasSubstr("3 bits"));
+  EXPECT_THAT(error("mlx", [](json& c) { c["quantization"][kMlxUp]["group_size"] = 7; }), HasSubstr("groups of 7"));
+  EXPECT_NE(error("mlx", [](json& c) { c.erase("quantization"); }), "");
+}
+
+TEST(PackedWeights, RefuseDamagedMlx) {
+  const auto error = [](const std::function<void(json&)>& change) { return error_with("mlx", change); };
+  EXPECT_EQ(error([](json&) {}), "");
+  EXPECT_THAT(error([](json& h) { rename(h, kMlxUp + ".scales", "x.scales"); }), HasSubstr("scales"));
+  EXPECT_THAT(error([](json& h) { rename(h, kMlxUp + ".weight", "x.weight"); }), HasSubstr("no packed codes"));
+  EXPECT_THAT(error([](json& h) { h[kMlxUp + ".biases"]["shape"] = {3, 160}; }), HasSubstr("shape"));
+}
+
+// The mlx package quantised the same weights.
+TEST(Mlx, QuantisesLikeThePackage) {
+  const Checkpoint original = open_checkpoint(golden("tiny"));
+  const auto file = MappedFile::open(golden("mlx") / "model.safetensors");
+  const Safetensors theirs = parse_safetensors(file->bytes(), "mlx");
+  const auto bytes_of = [&](const std::string& name) {
+    for (const SafetensorsEntry& e : theirs.entries) {
+      if (e.name == name) return theirs.data.subspan(e.begin, e.end - e.begin);
+    }
+    throw Error("no " + name);
+  };
+  const std::map<std::string, MlxQuantization> settings = {{"self_attn.q_proj", {4, 32}}, {"self_attn.k_proj", {8, 32}},
+                                                           {"self_attn.v_proj", {5, 32}}, {"self_attn.o_proj", {6, 64}},
+                                                           {"mlp.gate_proj", {3, 32}},    {"mlp.up_proj", {2, 32}}};
+  for (const auto& [name, q] : settings) {
+    const Matrix& m = original.find("layers.0." + name + ".weight")->matrix;
+    const std::vector<float> values = floats_of(m);
+    std::vector<uint32_t> words(static_cast<size_t>(m.rows * m.cols * q.bits / 32));
+    std::vector<uint16_t> scales(static_cast<size_t>(m.rows * m.cols / q.group)), biases(scales.size());
+    for (int64_t row = 0; row < m.rows; ++row) {
+      mlx_quantize_row(values.data() + row * m.cols, m.cols, q, words.data() + row * m.cols * q.bits / 32,
+                       scales.data() + row * m.cols / q.group, biases.data() + row * m.cols / q.group);
+    }
+    const std::string stem = "language_model.model.layers.0." + name;
+    EXPECT_EQ(std::memcmp(words.data(), bytes_of(stem + ".weight").data(), words.size() * 4), 0) << name;
+    EXPECT_EQ(std::memcmp(scales.data(), bytes_of(stem + ".scales").data(), scales.size() * 2), 0) << name;
+    EXPECT_EQ(std::memcmp(biases.data(), bytes_of(stem + ".biases").data(), biases.size() * 2), 0) << name;
+  }
+}
+
+TEST(Mlx, ExportComesBack) {
+  const testing_files::Folder out;
+  const Checkpoint original = open_checkpoint(golden("tiny"));
+  ThreadPool pool(2);
+  export_mlx(original, {8, 32}, golden("tiny"), out.path / "mlx", pool);
+  const Checkpoint back = open_checkpoint(out.path / "mlx");
+  EXPECT_EQ(back.kind, "mlx");
+  EXPECT_EQ(back.weights.size(), original.weights.size());
+  EXPECT_EQ(back.tokenizer.json, original.tokenizer.json);
+  EXPECT_EQ(parse_config(back.config).layers, parse_config(original.config).layers);
+  for (const auto& [name, weight] : original.weights) {
+    const Weight* other = back.find(name);
+    ASSERT_NE(other, nullptr) << name;
+    const std::vector<float> a = floats_of(weight.matrix), b = floats_of(other->matrix);
+    ASSERT_EQ(a.size(), b.size()) << name;
+    double error = 0, size = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      error += std::abs(a[i] - b[i]);
+      size += std::abs(a[i]);
+    }
+    EXPECT_LE(error, 0.01 * size) << name;
+  }
+  EXPECT_THROW(export_mlx(original, {7, 32}, golden("tiny"), out.path / "x", pool), Error);
+  EXPECT_FALSE(std::filesystem::exists(out.path / "x"));
+}
+
+}  // namespace
+}  // namespace gemma4
