@@ -112,5 +112,36 @@ TEST(InspectCommand, SaysWhatWouldBeRefused) {
   EXPECT_EQ(gemma4("inspect /nonexistent").exit, 2);
 }
 
+TEST(DiffCommand, MeasuresWhatQuantisingCosts) {
+  const Folder folder;
+  const std::string out = folder.path / "out";
+  ASSERT_EQ(gemma4("quantize --model-dir " + kTiny + " --output " + out).exit, 0);
+  const Outcome same = gemma4("diff --json " + kTiny + " " + kTiny);
+  EXPECT_EQ(same.exit, 0) << same.err;
+  EXPECT_EQ(json::parse(same.out)["total"]["equal"], true);
+  const Outcome seen = gemma4("diff --json " + kTiny + " " + out);
+  EXPECT_EQ(seen.exit, 0) << seen.err;
+  const json facts = json::parse(seen.out);
+  EXPECT_EQ(facts["tensors"].size(), 143u);  // the tied head is compared with the embedding
+  EXPECT_EQ(facts["problems"], json::array());
+  for (const json& row : facts["tensors"]) {
+    const double relative = row["relative"], cosine = row["cosine"];
+    if (row["format_b"] == "bf16") {
+      EXPECT_EQ(row["equal"], true) << row["name"];
+    } else {
+      EXPECT_GT(relative, 0.001) << row["name"];
+      EXPECT_LT(relative, row["format_b"] == "int4/32" ? 0.12 : 0.02) << row["name"];
+      EXPECT_GT(cosine, row["format_b"] == "int4/32" ? 0.99 : 0.9997) << row["name"];
+      EXPECT_GT(row["snr_db"], row["format_b"] == "int4/32" ? 17 : 30) << row["name"];
+    }
+  }
+  EXPECT_THAT(gemma4("diff " + kTiny + " " + out).out, HasSubstr("bf16 -> int4/32"));
+  // Another model: tensors without a counterpart are named.
+  const Outcome other = gemma4("diff " + kTiny + " " SOURCE_DIR "/models/demo");
+  EXPECT_EQ(other.exit, 1);
+  EXPECT_THAT(other.out, HasSubstr("tensor layers.6.mlp.up_proj.weight is only in " + kTiny));
+  EXPECT_THAT(other.out, HasSubstr("tensor norm.weight is 1 x 96 and 1 x 256"));
+}
+
 }  // namespace
 }  // namespace gemma4

@@ -7,6 +7,7 @@ namespace gemma4 {
 int run_command(int argc, char** argv);
 int quantize_command(int argc, char** argv);
 int inspect_command(int argc, char** argv);
+int diff_command(int argc, char** argv);
 int eval_command(int argc, char** argv);
 int export_command(int argc, char** argv);
 int bench_command(int argc, char** argv);

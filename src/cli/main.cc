@@ -20,6 +20,7 @@ constexpr Verb kVerbs[] = {
     {"run", "answer a prompt, with or without pictures, or chat", run_command},
     {"quantize", "turn a Hugging Face checkpoint into a quantised one, once", quantize_command},
     {"inspect", "show what a checkpoint holds and whether it can run", inspect_command},
+    {"diff", "measure the error between two checkpoints, tensor by tensor", diff_command},
     {"eval", "compare this program with reference outputs", eval_command},
     {"export", "write a checkpoint in another program's format", export_command},
     {"bench", "measure how fast a checkpoint runs here", bench_command},
