@@ -5,6 +5,7 @@
 namespace gemma4 {
 
 int run_command(int argc, char** argv);
+int serve_command(int argc, char** argv);
 int quantize_command(int argc, char** argv);
 int inspect_command(int argc, char** argv);
 int diff_command(int argc, char** argv);

@@ -18,6 +18,7 @@ struct Verb {
 
 constexpr Verb kVerbs[] = {
     {"run", "answer a prompt, with or without pictures, or chat", run_command},
+    {"serve", "serve OpenAI's and Anthropic's APIs over HTTP, and a page to chat on", serve_command},
     {"quantize", "turn a Hugging Face checkpoint into a quantised one, once", quantize_command},
     {"inspect", "show what a checkpoint holds and whether it can run", inspect_command},
     {"diff", "measure the error between two checkpoints, tensor by tensor", diff_command},

@@ -1,0 +1,88 @@
+#include "server/access.h"
+
+#include <algorithm>
+#include <cctype>
+
+namespace gemma4 {
+namespace {
+
+std::string lower(std::string text) {
+  std::ranges::transform(text, text.begin(), [](unsigned char c) { return std::tolower(c); });
+  return text;
+}
+
+bool contains(const std::vector<std::string>& list, const std::string& value) {
+  return std::ranges::find(list, value) != list.end();
+}
+
+std::string without_port(const std::string& host) {
+  const size_t colon = host.rfind(':');
+  const bool bare_v6 = !host.starts_with('[') && host.find(':') != colon;
+  return colon == std::string::npos || bare_v6 || host.ends_with(']') ? host : host.substr(0, colon);
+}
+
+bool loopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host == "[::1]" || host.starts_with("127.");
+}
+
+bool allowed_origin(const std::string& origin, const ServerOptions& options) {
+  return contains(options.cors_origins, "*") || contains(options.cors_origins, origin);
+}
+
+bool key_matches(const HttpRequest& request, const ServerOptions& options) {
+  std::string given = request.header("x-api-key");
+  const std::string bearer = request.header("authorization");
+  if (bearer.size() > 7 && lower(bearer.substr(0, 7)) == "bearer ") given = bearer.substr(7);
+  bool good = false;
+  for (const std::string& key : options.api_keys) good |= same_secret(given, key);
+  return good;
+}
+
+}  // namespace
+
+bool same_secret(const std::string& given, const std::string& secret) {
+  size_t difference = given.size() ^ secret.size();
+  for (size_t i = 0; i < given.size(); ++i) {
+    difference |= static_cast<unsigned char>(given[i]) ^
+                  static_cast<unsigned char>(secret.empty() ? 1 : secret[i % secret.size()]);
+  }
+  return difference == 0;
+}
+
+std::optional<ApiError> check_access(const HttpRequest& request, const ServerOptions& options, bool open) {
+  const std::string host = lower(request.header("host")), origin = request.header("origin");
+  // Without keys, being on this machine is the only permission there is. A page elsewhere could borrow it by letting its
+  // own name point here.
+  if (options.api_keys.empty() && loopback(options.http.host) && !host.empty()) {
+    const std::string name = without_port(host);
+    if (!loopback(name) && !contains(options.allowed_hosts, name)) {
+      return ApiError(403, "the host name '" + name.substr(0, 100) + "' is not served; --allow-host would allow it");
+    }
+  }
+  if (!origin.empty() && !allowed_origin(origin, options)) {
+    const size_t scheme = origin.find("://");
+    if (scheme == std::string::npos || lower(origin.substr(scheme + 3)) != host) {
+      return ApiError(403, "pages of " + origin.substr(0, 100) + " may not use this server; --cors-origin would allow it");
+    }
+  }
+  if (open || options.api_keys.empty() || request.method == "OPTIONS" || key_matches(request, options)) {
+    return std::nullopt;
+  }
+  return ApiError(401, "an API key is needed (Authorization: Bearer KEY, or x-api-key: KEY), and none or a wrong one "
+                       "was given", "", "invalid_api_key");
+}
+
+void add_cors(const HttpRequest& request, const ServerOptions& options, bool preflight, HttpResponse& response) {
+  const std::string origin = request.header("origin");
+  if (origin.empty() || !allowed_origin(origin, options)) return;
+  response.headers.emplace_back("Access-Control-Allow-Origin", origin);
+  response.headers.emplace_back("Vary", "Origin");
+  if (!preflight) return;
+  const std::string wanted = request.header("access-control-request-headers");
+  response.headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+  response.headers.emplace_back("Access-Control-Allow-Headers",
+                                wanted.empty() ? "authorization, content-type, x-api-key" : wanted);
+  response.headers.emplace_back("Access-Control-Max-Age", "600");
+}
+
+}  // namespace gemma4

@@ -1,0 +1,40 @@
+// Answers: the engine's answers to one HTTP request, one for each choice, in the order in which their pieces come. Whoever
+// lets go of it before the end cancels what is left, so a client that has gone costs nothing.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "engine/engine.h"
+#include "server/metrics.h"
+
+namespace gemma4 {
+
+class Answers {
+ public:
+  // Submits; throws as Engine::submit does.
+  Answers(Engine& engine, std::shared_ptr<Metrics> metrics, std::vector<Request> requests, bool one_tool_call);
+  ~Answers();
+  Answers(const Answers&) = delete;
+  Answers& operator=(const Answers&) = delete;
+
+  // The next event and the choice it belongs to; nothing where none came in time. Tool calls have ids. With
+  // `one_tool_call` a choice ends after its first call.
+  std::optional<std::pair<int, Event>> next(std::chrono::milliseconds timeout);
+  bool over() const { return unfinished_ == 0; }
+
+ private:
+  struct Shared;
+  bool keep(int index, Event& event);
+
+  Engine& engine_;
+  std::shared_ptr<Shared> shared_;
+  bool one_tool_call_;
+  int unfinished_;
+  std::vector<bool> called_, over_;  // [choices]
+};
+
+}  // namespace gemma4

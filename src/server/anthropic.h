@@ -1,0 +1,14 @@
+// Anthropic's API: bodies of /v1/messages and /v1/messages/count_tokens to Calls, and answers back to JSON. Source:
+// Anthropic's API reference (docs.anthropic.com/en/api/messages) and the `anthropic` Python client's types.
+#pragma once
+
+#include "server/call.h"
+
+namespace gemma4 {
+
+Call parse_messages(const Json& body, const ApiContext& context);
+Request parse_count_tokens(const Json& body, const ApiContext& context);
+
+Json anthropic_error(const ApiError& error);
+
+}  // namespace gemma4

@@ -1,0 +1,69 @@
+// Call: what one HTTP request asks of the engine, and how its API spells the answer. Each API (openai.h, anthropic.h)
+// makes Calls; server.cc runs them all alike.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/request.h"
+#include "server/json.h"
+
+namespace gemma4 {
+
+// What the parsers of requests need to know about this server.
+struct ApiContext {
+  std::vector<std::string> models;  // names that requests may use; the first is the one we report
+  std::vector<std::string> image_hosts;  // that --allow-image-host named
+  int image_budget_max = 0;
+  int max_seq_len = 0;
+  int64_t started = 0;  // Unix time, seconds
+};
+
+// One finished answer.
+struct Choice {
+  std::string text, thinking;
+  std::vector<ToolCall> tool_calls;  // with ids
+  std::vector<TokenLogprobs> logprobs;  // of the answer's tokens, thinking excluded
+  Finish finish = Finish::kStop;
+  std::string stop;
+  Usage usage;
+};
+
+struct Spelling {
+  std::function<std::string(const std::vector<Choice>&)> whole;  // the body of an answer that is not streamed
+
+  // Pieces of a stream, as server-sent events.
+  std::function<std::string()> begin;
+  std::function<std::string(int index, const Event& event)> piece;  // all kinds but kError; tool calls have ids
+  std::function<std::string()> end;                                 // every choice is done
+  std::function<std::string(const ApiError&)> error;                // in place of `end`
+  std::string ping = ": still working\n\n";                         // where nothing else was sent for long
+};
+
+struct Call {
+  std::vector<Request> requests;  // one for each choice
+  bool stream = false;
+  bool one_tool_call = false;  // parallel calls are not wanted: the answer ends with the first
+  Spelling spelling;
+};
+
+void check_model(Fields& body, const ApiContext& context);  // throws ApiError 404
+
+// A random id: prefix + 24 characters.
+std::string make_id(const std::string& prefix);
+int64_t unix_time();
+
+// A server-sent event; `name` may be empty.
+std::string sse(const Json& data, const std::string& name = "");
+
+// Copies of `request`, `n` for each; where it has a seed, copy i gets seed + i.
+void add_copies(std::vector<Request>& all, const Request& request, int n);
+constexpr int kChoicesMax = 32;
+
+Usage total_usage(const std::vector<Choice>& choices, int per_prompt);
+
+// How fast it went, beside the usage of each answer: "timings", as the page shows it.
+Json timings(const Usage& usage);
+
+}  // namespace gemma4

@@ -1,0 +1,41 @@
+// Metrics: what the server counts, in Prometheus' text format. Counting is lock-free: sinks on the engine's thread do it.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "engine/engine.h"
+#include "server/http.h"
+
+namespace gemma4 {
+
+class Histogram {
+ public:
+  static constexpr std::array<double, 16> kBounds = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2,
+                                                     0.5,   1,     2,     5,    10,   20,   60,  300};  // seconds
+  void add(double seconds);
+  std::string text(const std::string& name, const std::string& help) const;
+
+ private:
+  std::array<std::atomic<uint64_t>, kBounds.size() + 1> counts_ = {};
+  std::atomic<uint64_t> sum_us_ = 0;
+};
+
+struct Metrics {
+  Histogram first_token, between_pieces, whole_request;
+  std::atomic<int> streams = 0;  // being sent now
+
+  void answered(const std::string& route, int status);  // one HTTP request is over
+  std::string text(const EngineStats& engine, const HttpStats& http) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::pair<std::string, int>, uint64_t> answered_;
+};
+
+}  // namespace gemma4

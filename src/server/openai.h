@@ -1,0 +1,26 @@
+// OpenAI's API: bodies of /v1/chat/completions, /v1/completions and /v1/responses to Calls, and answers back to JSON.
+// What a body asks for and this server does not do is refused by name (ApiError 400). Source: OpenAI's API reference
+// (platform.openai.com/docs/api-reference) and the `openai` Python client's types; `reasoning_content`,
+// `chat_template_kwargs`, `top_k`, `min_p` and `repetition_penalty` are as vLLM has them.
+#pragma once
+
+#include "server/call.h"
+
+namespace gemma4 {
+
+Call parse_chat(const Json& body, const ApiContext& context);
+Call parse_completions(const Json& body, const ApiContext& context);
+Call parse_responses(const Json& body, const ApiContext& context);
+
+// The conversation alone, for /tokenize: messages, tools, chat_template_kwargs, reasoning_effort.
+Request parse_chat_prompt(Fields& body, const ApiContext& context);
+
+Json openai_error(const ApiError& error);
+
+// Shared by the three.
+void parse_sampling(Fields& body, Request& request);
+bool thinking_wanted(const std::string& effort, const std::string& path);
+Json logprob_entry(const TokenLogprob& token);
+std::string schema_text(const Json& schema, const std::string& path);
+
+}  // namespace gemma4
