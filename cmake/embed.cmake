@@ -1,6 +1,5 @@
 # Writes OUTPUT, a C++ file that defines gemma4::page_files() (src/server/page.h) with the files of FOLDER.
-set(types .html "text/html; charset=utf-8" .js "text/javascript; charset=utf-8" .css "text/css; charset=utf-8"
-          .svg "image/svg+xml")
+set(types .html text/html .js text/javascript .css text/css .svg image/svg+xml)
 set(arrays "")
 set(rows "")
 file(GLOB files ${FOLDER}/*)

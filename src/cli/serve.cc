@@ -49,8 +49,9 @@ void add_flags(CLI::App& app, ServeFlags& flags) {
   app.add_option("--cache-tokens", flags.engine.cache_tokens,
                  "Tokens that the key-value cache holds; 0: max-seqs times max-seq-len")
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--api-key", flags.api_key, "Requests must carry it. Other users of this machine can see it here; "
-                                             "prefer --api-key-file or GEMMA4_API_KEY");
+  app.add_option("--api-key", flags.api_key,
+                 "Requests must carry it. Other users of this machine can see it here; "
+                 "prefer --api-key-file or GEMMA4_API_KEY");
   app.add_option("--api-key-file", flags.api_key_file, "A file with one key on each line");
   app.add_option("--cors-origin", server.cors_origins,
                  "An origin (https://example.com) whose pages may use this server; * is all; may be repeated")
@@ -62,7 +63,9 @@ void add_flags(CLI::App& app, ServeFlags& flags) {
                  "A host that image URLs may name. Fetching is not built: such a URL is refused with a sentence that "
                  "says so")
       ->take_all();
-  app.add_option("--max-body-mb", flags.body_mb, "Largest request body")->check(CLI::Range(0.001, 4096.0))->capture_default_str();
+  app.add_option("--max-body-mb", flags.body_mb, "Largest request body")
+      ->check(CLI::Range(0.001, 4096.0))
+      ->capture_default_str();
   app.add_option("--max-connections", server.http.connections, "Open at a time; one more gets 503")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();

@@ -22,7 +22,9 @@ std::string without_port(const std::string& host) {
 }
 
 bool loopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host == "[::1]" || host.starts_with("127.");
+  // 127.evil.example is a name like any other.
+  const bool v4 = host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos;
+  return host == "localhost" || host == "::1" || host == "[::1]" || v4;
 }
 
 bool allowed_origin(const std::string& origin, const ServerOptions& options) {
@@ -51,8 +53,8 @@ bool same_secret(const std::string& given, const std::string& secret) {
 
 std::optional<ApiError> check_access(const HttpRequest& request, const ServerOptions& options, bool open) {
   const std::string host = lower(request.header("host")), origin = request.header("origin");
-  // Without keys, being on this machine is the only permission there is. A page elsewhere could borrow it by letting its
-  // own name point here.
+  // Without keys, being on this machine is the only permission there is. A page elsewhere could borrow it by letting
+  // its own name point here.
   if (options.api_keys.empty() && loopback(options.http.host) && !host.empty()) {
     const std::string name = without_port(host);
     if (!loopback(name) && !contains(options.allowed_hosts, name)) {
@@ -62,14 +64,17 @@ std::optional<ApiError> check_access(const HttpRequest& request, const ServerOpt
   if (!origin.empty() && !allowed_origin(origin, options)) {
     const size_t scheme = origin.find("://");
     if (scheme == std::string::npos || lower(origin.substr(scheme + 3)) != host) {
-      return ApiError(403, "pages of " + origin.substr(0, 100) + " may not use this server; --cors-origin would allow it");
+      return ApiError(403,
+                      "pages of " + origin.substr(0, 100) + " may not use this server; --cors-origin would allow it");
     }
   }
   if (open || options.api_keys.empty() || request.method == "OPTIONS" || key_matches(request, options)) {
     return std::nullopt;
   }
-  return ApiError(401, "an API key is needed (Authorization: Bearer KEY, or x-api-key: KEY), and none or a wrong one "
-                       "was given", "", "invalid_api_key");
+  return ApiError(401,
+                  "an API key is needed (Authorization: Bearer KEY, or x-api-key: KEY), and none or a wrong one "
+                  "was given",
+                  "", "invalid_api_key");
 }
 
 void add_cors(const HttpRequest& request, const ServerOptions& options, bool preflight, HttpResponse& response) {

@@ -1,5 +1,5 @@
-// Access: who may ask this server what. API keys, other sites' pages (CORS), and names that were made to point here (DNS
-// rebinding).
+// Access: who may ask this server what. API keys, other sites' pages (CORS), and names that were made to point here
+// (DNS rebinding).
 #pragma once
 
 #include <optional>

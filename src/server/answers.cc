@@ -58,8 +58,12 @@ struct Answers::Shared {
 };
 
 Answers::Answers(Engine& engine, std::shared_ptr<Metrics> metrics, std::vector<Request> requests, bool one_tool_call)
-    : engine_(engine), shared_(std::make_shared<Shared>(requests.size())), one_tool_call_(one_tool_call),
-      unfinished_(static_cast<int>(requests.size())), called_(requests.size()), over_(requests.size()) {
+    : engine_(engine),
+      shared_(std::make_shared<Shared>(requests.size())),
+      one_tool_call_(one_tool_call),
+      unfinished_(static_cast<int>(requests.size())),
+      called_(requests.size()),
+      over_(requests.size()) {
   shared_->metrics = std::move(metrics);
   try {
     for (size_t i = 0; i < requests.size(); ++i) {

@@ -1,5 +1,5 @@
-// Answers: the engine's answers to one HTTP request, one for each choice, in the order in which their pieces come. Whoever
-// lets go of it before the end cancels what is left, so a client that has gone costs nothing.
+// Answers: the engine's answers to one HTTP request, one for each choice, in the order in which their pieces come.
+// Whoever lets go of it before the end cancels what is left, so a client that has gone costs nothing.
 #pragma once
 
 #include <chrono>

@@ -16,7 +16,8 @@ void parse_image(Fields& block, Request& request, Message& message, const ApiCon
   const std::string type = source.required_string("type");
   if (type == "base64") {
     source.ignore({"media_type"});  // which of the formats it is the bytes themselves say
-    add_image(request, message, decode_base64(expect_string(source.require("data"), source.where("data")), source.where("data")));
+    add_image(request, message,
+              decode_base64(expect_string(source.require("data"), source.where("data")), source.where("data")));
   } else if (type == "url") {
     add_image(request, message, image_of_url(source.required_string("url"), context, source.where("url")));
   } else {
@@ -241,8 +242,9 @@ Json call_input(const ToolCall& call) {
 }
 
 Json message_json(const MessageStream& stream) {
-  return {{"id", stream.id},     {"type", "message"},      {"role", "assistant"},
-          {"model", stream.model}, {"content", Json::array()}, {"stop_reason", nullptr},
+  return {{"id", stream.id},          {"type", "message"},
+          {"role", "assistant"},      {"model", stream.model},
+          {"content", Json::array()}, {"stop_reason", nullptr},
           {"stop_sequence", nullptr}, {"usage", usage_json(stream.usage)}};
 }
 
@@ -275,22 +277,23 @@ std::string message_piece(MessageStream& stream, const Event& event) {
   switch (event.kind) {
     case Event::kText:
       if (stream.open != MessageStream::kText) {
-        out = close_block(stream) + open_block(stream, {{"type", "text"}, {"text", ""}});
+        out = close_block(stream);
+        out += open_block(stream, {{"type", "text"}, {"text", ""}});
       }
       stream.open = MessageStream::kText;
       return out + delta(stream, {{"type", "text_delta"}, {"text", event.text}});
     case Event::kThinking:
       if (stream.open != MessageStream::kThinking) {
-        out = close_block(stream) + open_block(stream, {{"type", "thinking"}, {"thinking", ""}, {"signature", ""}});
+        out = close_block(stream);
+        out += open_block(stream, {{"type", "thinking"}, {"thinking", ""}, {"signature", ""}});
       }
       stream.open = MessageStream::kThinking;
       return out + delta(stream, {{"type", "thinking_delta"}, {"thinking", event.text}});
     case Event::kToolCall: {
       const ToolCall& call = event.tool_call;
-      out = close_block(stream) + open_block(stream, {{"type", "tool_use"},
-                                                      {"id", call.id},
-                                                      {"name", call.name},
-                                                      {"input", Json::object()}});
+      out = close_block(stream);
+      out +=
+          open_block(stream, {{"type", "tool_use"}, {"id", call.id}, {"name", call.name}, {"input", Json::object()}});
       out += delta(stream, {{"type", "input_json_delta"}, {"partial_json", dump(call_input(call))}});
       return out + event_of("content_block_stop", {{"index", stream.index}});
     }

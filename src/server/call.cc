@@ -9,9 +9,10 @@ namespace gemma4 {
 void check_model(Fields& body, const ApiContext& context) {
   const std::string model = body.required_string("model");
   if (std::ranges::find(context.models, model) != context.models.end()) return;
-  throw ApiError(404, "the model '" + model.substr(0, 200) + "' is not served here; this server has '" +
-                          context.models.front() + "'",
-                 "model", "model_not_found");
+  throw ApiError(
+      404,
+      "the model '" + model.substr(0, 200) + "' is not served here; this server has '" + context.models.front() + "'",
+      "model", "model_not_found");
 }
 
 std::string make_id(const std::string& prefix) {

@@ -13,7 +13,7 @@ namespace gemma4 {
 
 // What the parsers of requests need to know about this server.
 struct ApiContext {
-  std::vector<std::string> models;  // names that requests may use; the first is the one we report
+  std::vector<std::string> models;       // names that requests may use; the first is the one we report
   std::vector<std::string> image_hosts;  // that --allow-image-host named
   int image_budget_max = 0;
   int max_seq_len = 0;
@@ -23,7 +23,7 @@ struct ApiContext {
 // One finished answer.
 struct Choice {
   std::string text, thinking;
-  std::vector<ToolCall> tool_calls;  // with ids
+  std::vector<ToolCall> tool_calls;     // with ids
   std::vector<TokenLogprobs> logprobs;  // of the answer's tokens, thinking excluded
   Finish finish = Finish::kStop;
   std::string stop;

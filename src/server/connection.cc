@@ -23,8 +23,8 @@ void address(int fd, int (*get)(int, sockaddr*, socklen_t*), std::string& ip, in
   socklen_t size = sizeof(storage);
   auto* name = reinterpret_cast<sockaddr*>(&storage);
   char host[NI_MAXHOST], service[NI_MAXSERV];
-  if (get(fd, name, &size) != 0 || getnameinfo(name, size, host, sizeof(host), service, sizeof(service),
-                                               NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+  if (get(fd, name, &size) != 0 ||
+      getnameinfo(name, size, host, sizeof(host), service, sizeof(service), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
     return;
   }
   ip = host;

@@ -33,7 +33,7 @@ class Connection : public httplib::Stream {
   ssize_t write(const char* data, size_t size) override;
   void get_remote_ip_and_port(std::string& ip, int& port) const override;
   void get_local_ip_and_port(std::string& ip, int& port) const override;
-  httplib::socket_t socket() const override { return 0; }  // only compared with FD_SETSIZE, which we do not use
+  socket_t socket() const override { return 0; }  // only compared with FD_SETSIZE, which we do not use
 
  private:
   size_t buffered() const { return end_ - begin_; }

@@ -73,8 +73,9 @@ std::string image_of_url(const std::string& url, const ApiContext& context, cons
       fail_at(path, "names an image on the network, and the host '" + host.substr(0, 100) +
                         "' is not allowed here; send the image itself as a data: URL");
     }
-    fail_at(path, "names an image on the network; this server does not fetch images, also not from allowed hosts; "
-                  "send the image itself as a data: URL");
+    fail_at(path,
+            "names an image on the network; this server does not fetch images, also not from allowed hosts; "
+            "send the image itself as a data: URL");
   }
   if (!head.starts_with("data:")) fail_at(path, "must be a data: URL (data:image/png;base64,...)");
   const size_t comma = url.find(',');

@@ -15,7 +15,8 @@ std::string decode_base64(std::string_view text, const std::string& path);
 // The bytes of an image that a URL names; `path` is where the URL stands in the request. Only data: URLs carry bytes.
 std::string image_of_url(const std::string& url, const ApiContext& context, const std::string& path);
 
-// Notes that an image was asked for in this detail ("low", "auto", "high"): the largest wish sets Request::image_budget.
+// Notes that an image was asked for in this detail ("low", "auto", "high"): the largest wish sets
+// Request::image_budget.
 void want_detail(Request& request, const std::string& detail, const ApiContext& context, const std::string& path);
 
 Message& add_message(Request& request, std::string role);

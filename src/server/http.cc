@@ -101,8 +101,8 @@ void fill(httplib::Response& out, HttpResponse response, bool http_1_0) {
   for (const auto& [name, value] : response.headers) out.set_header(name.c_str(), value);
   if (!serving.connection->reusable) out.set_header("Connection", "close");
   if (!response.stream) return out.set_content(std::move(response.body), response.content_type.c_str());
-  const auto provide = [stream = std::move(response.stream), connection = serving.connection](
-                           size_t, httplib::DataSink& sink) {
+  const auto provide = [stream = std::move(response.stream), connection = serving.connection](size_t,
+                                                                                              httplib::DataSink& sink) {
     bool good = true;
     HttpWriter writer(
         [&](std::string_view bytes) {
@@ -143,8 +143,7 @@ struct HttpServer::Impl : httplib::Server {
   void work();
   void serve(int fd);
   bool serve_one(Connection& connection);
-  void respond(const httplib::Request& request, httplib::Response& response,
-               const httplib::ContentReader* reader);
+  void respond(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader* reader);
   HttpResponse answer(const httplib::Request& request, const httplib::ContentReader* reader);
   std::optional<std::pair<int, std::string>> read_body(HttpRequest& request, const httplib::ContentReader& reader);
   void stop_serving(double seconds);
@@ -179,8 +178,9 @@ HttpServer::Impl::Impl(const HttpOptions& o, HttpHandlers h) : options(o), handl
   };
   Get("/", plain);
   Options("/", plain);
-  Post("/", [this](const httplib::Request& request, httplib::Response& response,
-                   const httplib::ContentReader& reader) { respond(request, response, &reader); });
+  Post("/", [this](const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& reader) {
+    respond(request, response, &reader);
+  });
   set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
     const std::string& method = request.method;
     if (method == "GET" || method == "HEAD" || method == "POST" || method == "OPTIONS") {
@@ -190,7 +190,7 @@ HttpServer::Impl::Impl(const HttpOptions& o, HttpHandlers h) : options(o), handl
     fill(response, handlers.refuse(translate(request), 405, "the method " + method + " is not served"), false);
     return HandlerResponse::Handled;
   });
-  set_error_handler([this](const httplib::Request& request, httplib::Response& response) {
+  set_error_handler(HandlerWithResponse([this](const httplib::Request& request, httplib::Response& response) {
     if (!response.body.empty()) return HandlerResponse::Unhandled;
     serving.connection->reusable = false;
     const std::string message = response.status == 414   ? "the request's address is too long"
@@ -198,7 +198,7 @@ HttpServer::Impl::Impl(const HttpOptions& o, HttpHandlers h) : options(o), handl
                                                          : "the request is not well formed HTTP";
     fill(response, handlers.refuse(translate(request), response.status, message), false);
     return HandlerResponse::Handled;
-  });
+  }));
   acceptor = std::thread([this] { accept_loop(); });
 }
 
@@ -236,9 +236,10 @@ void HttpServer::Impl::accept_loop() {
 void HttpServer::Impl::turn_away(int fd) {
   ++turned_away;
   HttpResponse response = handlers.refuse(HttpRequest(), 503, "too many connections are open; try again later");
-  std::string text = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: " + response.content_type +
-                     "\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: " +
-                     std::to_string(response.body.size()) + "\r\n\r\n" + response.body;
+  std::string text =
+      "HTTP/1.1 503 Service Unavailable\r\nContent-Type: " + response.content_type +
+      "\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: " + std::to_string(response.body.size()) +
+      "\r\n\r\n" + response.body;
   char dropped[4096];
   while (::recv(fd, dropped, sizeof(dropped), MSG_DONTWAIT) == sizeof(dropped)) {
   }
@@ -328,8 +329,8 @@ HttpResponse HttpServer::Impl::answer(const httplib::Request& raw, const httplib
     connection.reusable = false;
   };
   try {
-    if (reader == nullptr && (!request.header("content-length").empty() ||
-                              !request.header("transfer-encoding").empty()) &&
+    if (reader == nullptr &&
+        (!request.header("content-length").empty() || !request.header("transfer-encoding").empty()) &&
         request.header("content-length") != "0") {
       close_unread();  // a body where none belongs would be taken for the next request
     }
@@ -367,8 +368,8 @@ std::optional<std::pair<int, std::string>> HttpServer::Impl::read_body(HttpReque
     return true;
   });
   if (too_large) {
-    return std::pair(413, "the request's body is larger than the " + std::to_string(options.body_bytes) +
-                              " bytes that are allowed");
+    return std::pair(
+        413, "the request's body is larger than the " + std::to_string(options.body_bytes) + " bytes that are allowed");
   }
   if (too_many) return std::pair(503, std::string("too many large requests are being read; try again later"));
   if (!read) return std::pair(400, std::string("the request's body did not arrive whole"));

@@ -1,6 +1,6 @@
 // HttpServer: bytes on sockets to requests and back. cpp-httplib parses and formats; sockets, threads and limits are
 // ours, because its own server has no bound on connections, on headers or on chunked bodies. A connection has a thread
-// of its own while it lives; the threads mostly sleep. Only http.cc knows the library.
+// of its own while it lives; the threads mostly sleep. Only http.cc and connection.h know the library.
 #pragma once
 
 #include <functional>
@@ -16,15 +16,15 @@ namespace gemma4 {
 
 struct HttpOptions {
   std::string host = "127.0.0.1";
-  int port = 8000;                    // 0: any that is free
-  int connections = 512;              // open at a time; one more is answered 503 and closed
-  size_t body_bytes = 32 << 20;       // of one request; more is 413
-  size_t bodies_bytes = 256 << 20;    // of all requests whose bodies are held now; more is 503
-  size_t header_bytes = 64 << 10;     // of one request
-  double header_seconds = 10;         // for a request's headers to arrive
-  double body_seconds = 60;           // for a request's body to arrive
-  double idle_seconds = 30;           // between two requests on one connection
-  double write_seconds = 20;          // for a reader to take any bytes
+  int port = 8000;                  // 0: any that is free
+  int connections = 512;            // open at a time; one more is answered 503 and closed
+  size_t body_bytes = 32 << 20;     // of one request; more is 413
+  size_t bodies_bytes = 256 << 20;  // of all requests whose bodies are held now; more is 503
+  size_t header_bytes = 64 << 10;   // of one request
+  double header_seconds = 10;       // for a request's headers to arrive
+  double body_seconds = 60;         // for a request's body to arrive
+  double idle_seconds = 30;         // between two requests on one connection
+  double write_seconds = 20;        // for a reader to take any bytes
 };
 
 class HttpRequest {

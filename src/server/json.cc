@@ -152,7 +152,8 @@ std::vector<std::string> Fields::strings(const char* name) {
   if (value->is_string()) return {value->get<std::string>()};
   if (!value->is_array()) fail(name, "must be a string or an array of strings");
   std::vector<std::string> all;
-  for (const Json& item : *value) all.push_back(expect_string(item, where(name) + "[" + std::to_string(all.size()) + "]"));
+  for (const Json& item : *value)
+    all.push_back(expect_string(item, where(name) + "[" + std::to_string(all.size()) + "]"));
   return all;
 }
 

@@ -24,8 +24,8 @@ struct ApiError : Error {
   std::string param, code;
 };
 
-// Throws ApiError 400: not JSON, not UTF-8, nested too deep or with too many values (each costs far more memory than its
-// text).
+// Throws ApiError 400: not JSON, not UTF-8, nested too deep or with too many values (each costs far more memory than
+// its text).
 Json parse_body(std::string_view text);
 
 std::string dump(const Json& json);  // on one line
@@ -35,8 +35,8 @@ class Fields {
  public:
   Fields(const Json& object, std::string path);  // throws where it is no object
 
-  const Json* find(const char* name);       // and marks it as read
-  const Json& require(const char* name);    // throws where it is absent
+  const Json* find(const char* name);         // and marks it as read
+  const Json& require(const char* name);      // throws where it is absent
   std::string where(const char* name) const;  // its path
 
   std::optional<std::string> string(const char* name);

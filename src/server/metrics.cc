@@ -91,7 +91,8 @@ std::string Metrics::text(const EngineStats& e, const HttpStats& http) const {
   out += counter("gemma4_connections_refused_total", "Of those: turned away, too many were open.", n(http.turned_away));
   out += gauge("gemma4_streams", "Answers being streamed.", streams);
   out += first_token.text("gemma4_time_to_first_token_seconds", "From a prompt's arrival to its first token.");
-  out += between_pieces.text("gemma4_inter_token_seconds", "Between two pieces of one answer, as the engine makes them.");
+  out +=
+      between_pieces.text("gemma4_inter_token_seconds", "Between two pieces of one answer, as the engine makes them.");
   out += whole_request.text("gemma4_request_seconds", "From a prompt's arrival to the end of its answer.");
   return out;
 }

@@ -1,4 +1,5 @@
-// Metrics: what the server counts, in Prometheus' text format. Counting is lock-free: sinks on the engine's thread do it.
+// Metrics: what the server counts, in Prometheus' text format. Counting is lock-free: sinks on the engine's thread do
+// it.
 #pragma once
 
 #include <array>

@@ -14,7 +14,8 @@ std::string at(const std::string& path, size_t index) { return path + "[" + std:
 void parse_image_part(Fields& part, Request& request, Message& message, const ApiContext& context) {
   const Json& value = part.require("image_url");
   const std::string path = part.where("image_url");
-  if (value.is_string()) return add_image(request, message, image_of_url(value.get_ref<const std::string&>(), context, path));
+  if (value.is_string())
+    return add_image(request, message, image_of_url(value.get_ref<const std::string&>(), context, path));
   Fields image(value, path);
   const Json& url = image.require("url");
   add_image(request, message, image_of_url(expect_string(url, image.where("url")), context, image.where("url")));
@@ -180,9 +181,7 @@ struct ChatStream {
   bool usage = false, logprobs = false;
   std::vector<Choice> done;
 
-  Json object(const char* kind) const {
-    return {{"id", id}, {"object", kind}, {"created", created}, {"model", model}};
-  }
+  Json object(const char* kind) const { return {{"id", id}, {"object", kind}, {"created", created}, {"model", model}}; }
 
   std::string chunk(int index, Json delta, const Json& finish = nullptr, Json token_logprobs = nullptr) const {
     Json json = object("chat.completion.chunk");

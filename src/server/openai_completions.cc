@@ -52,7 +52,8 @@ const char* reason(Finish finish) { return finish == Finish::kLength ? "length" 
 std::string text_piece(TextStream& stream, int index, const Event& event) {
   std::string text = event.kind == Event::kToolCall ? spelled_call(event.tool_call) : event.text;
   Json choice = {{"index", index}, {"text", text}, {"logprobs", nullptr}, {"finish_reason", nullptr}};
-  if (stream.logprobs && !event.logprobs.empty()) choice["logprobs"] = text_logprobs(event.logprobs, stream.offset[index]);
+  if (stream.logprobs && !event.logprobs.empty())
+    choice["logprobs"] = text_logprobs(event.logprobs, stream.offset[index]);
   stream.offset[index] += text.size();
   if (event.kind == Event::kDone) {
     choice["text"] = "";

@@ -25,8 +25,8 @@ void parse_part(const Json& value, Request& request, Message& message, const Api
     add_image(request, message, image_of_url(expect_string(part.require("image_url"), where), context, where));
     if (const auto detail = part.string("detail")) want_detail(request, *detail, context, part.where("detail"));
   } else {
-    fail_at(part.where("type"), "is '" + type.substr(0, 40) + "'; only input_text, input_image and output_text are " +
-                                    "supported");
+    fail_at(part.where("type"),
+            "is '" + type.substr(0, 40) + "'; only input_text, input_image and output_text are " + "supported");
   }
   part.done();
 }
@@ -219,18 +219,28 @@ Json text_part(const std::string& text) {
 }
 
 Json message_item() {
-  return {{"type", "message"}, {"id", make_id("msg_")}, {"status", "in_progress"}, {"role", "assistant"},
+  return {{"type", "message"},
+          {"id", make_id("msg_")},
+          {"status", "in_progress"},
+          {"role", "assistant"},
           {"content", Json::array()}};
 }
 
 Json reasoning_item() {
-  return {{"type", "reasoning"}, {"id", make_id("rs_")}, {"status", "in_progress"}, {"summary", Json::array()},
+  return {{"type", "reasoning"},
+          {"id", make_id("rs_")},
+          {"status", "in_progress"},
+          {"summary", Json::array()},
           {"content", Json::array()}};
 }
 
 Json call_item(const ToolCall& call) {
-  return {{"type", "function_call"}, {"id", make_id("fc_")}, {"call_id", call.id}, {"name", call.name},
-          {"arguments", call.arguments.empty() ? "{}" : call.arguments}, {"status", "completed"}};
+  return {{"type", "function_call"},
+          {"id", make_id("fc_")},
+          {"call_id", call.id},
+          {"name", call.name},
+          {"arguments", call.arguments.empty() ? "{}" : call.arguments},
+          {"status", "completed"}};
 }
 
 void finish_response(Json& response, Finish finish, const Usage& usage) {
@@ -249,10 +259,8 @@ std::string open_item(ResponseStream& stream, Json item, Json part) {
   stream.output().push_back(item);
   const int index = stream.index();
   std::string out = stream.event("response.output_item.added", {{"output_index", index}, {"item", item}});
-  out += stream.event("response.content_part.added", {{"item_id", item["id"]},
-                                                      {"output_index", index},
-                                                      {"content_index", 0},
-                                                      {"part", part}});
+  out += stream.event("response.content_part.added",
+                      {{"item_id", item["id"]}, {"output_index", index}, {"content_index", 0}, {"part", part}});
   stream.output().back()["content"].push_back(std::move(part));
   return out;
 }
@@ -347,8 +355,8 @@ Spelling response_spelling(Json response) {
     return response_whole(stream->response, choices.front());
   };
   spelling.begin = [stream] {
-    return stream->event("response.created", {{"response", stream->response}}) +
-           stream->event("response.in_progress", {{"response", stream->response}});
+    const std::string created = stream->event("response.created", {{"response", stream->response}});
+    return created + stream->event("response.in_progress", {{"response", stream->response}});
   };
   spelling.piece = [stream](int, const Event& event) { return response_piece(*stream, event); };
   spelling.end = [stream] {

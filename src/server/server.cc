@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "server/access.h"
-#include "server/anthropic.h"
 #include "server/answers.h"
+#include "server/anthropic.h"
 #include "server/openai.h"
 #include "server/page.h"
 
@@ -307,9 +307,14 @@ HttpResponse Server::Impl::count_tokens(HttpRequest& request) {
 }
 
 Json Server::Impl::model_json(const std::string& name, bool anthropic) const {
-  Json json = {{"id", name}, {"object", "model"}, {"created", context.started}, {"owned_by", "gemma4"},
-               {"max_model_len", context.max_seq_len}, {"vision", engine.options().vision},
-               {"image_budget", engine.options().image_budget}, {"image_budget_max", context.image_budget_max}};
+  Json json = {{"id", name},
+               {"object", "model"},
+               {"created", context.started},
+               {"owned_by", "gemma4"},
+               {"max_model_len", context.max_seq_len},
+               {"vision", engine.options().vision},
+               {"image_budget", engine.options().image_budget},
+               {"image_budget_max", context.image_budget_max}};
   if (anthropic) json.update({{"type", "model"}, {"display_name", name}, {"created_at", "1970-01-01T00:00:00Z"}});
   return json;
 }
@@ -387,7 +392,7 @@ HttpResponse Server::Impl::show_metrics(HttpRequest&) {
 HttpResponse Server::Impl::page(HttpRequest& request) {
   const auto file = std::ranges::find(page_files(), request.path, &PageFile::path);
   HttpResponse response;
-  response.content_type = file->type;
+  response.content_type = std::string(file->type) + "; charset=utf-8";
   response.body = file->bytes;
   response.headers.emplace_back("Cache-Control", "no-cache");
   response.headers.emplace_back("Referrer-Policy", "no-referrer");

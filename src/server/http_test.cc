@@ -1,0 +1,240 @@
+#include "server/http.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <thread>
+
+#include "server/testing.h"
+
+namespace gemma4 {
+namespace {
+
+using test::ask;
+using test::http_text;
+using test::Response;
+using test::Socket;
+
+HttpHandlers echo() {
+  HttpHandlers handlers;
+  handlers.gate = [](const HttpRequest& request) -> std::optional<HttpResponse> {
+    if (request.path != "/closed") return std::nullopt;
+    HttpResponse response;
+    response.status = 403;
+    response.body = "closed";
+    return response;
+  };
+  handlers.handle = [](HttpRequest& request) {
+    HttpResponse response;
+    response.body = request.method + " " + request.path + " " + std::to_string(request.body.size());
+    return response;
+  };
+  handlers.refuse = [](const HttpRequest&, int status, const std::string& message) {
+    HttpResponse response;
+    response.status = status;
+    response.body = message;
+    return response;
+  };
+  return handlers;
+}
+
+HttpOptions small() {
+  HttpOptions options;
+  options.port = 0;
+  options.body_bytes = 1000;
+  options.header_seconds = 1;
+  options.body_seconds = 1;
+  options.connections = 8;
+  return options;
+}
+
+TEST(Http, AnswersAndKeepsTheConnection) {
+  HttpServer server(small(), echo());
+  Socket socket(server.port());
+  for (int i = 0; i < 3; ++i) {
+    socket.send(http_text("POST", "/a%20b?c=d", "12345"));
+    const Response response = socket.response();
+    EXPECT_EQ(response.status, 200);
+    EXPECT_EQ(response.body, "POST /a b 5");
+  }
+  socket.send(http_text("GET", "/x", "") + http_text("GET", "/y", ""));  // one after the other, sent at once
+  EXPECT_EQ(socket.response().body, "GET /x 0");
+  EXPECT_EQ(socket.response().body, "GET /y 0");
+}
+
+TEST(Http, RefusesBodiesPastTheLimit) {
+  HttpServer server(small(), echo());
+  EXPECT_EQ(ask(server.port(), "POST", "/", std::string(1000, 'x')).status, 200);
+  EXPECT_EQ(ask(server.port(), "POST", "/", std::string(1001, 'x')).status, 413);
+  // Chunks have no length in front.
+  Socket socket(server.port());
+  socket.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+  for (int i = 0; i < 11; ++i) socket.send("64\r\n" + std::string(100, 'x') + "\r\n");
+  EXPECT_EQ(socket.response().status, 413);
+}
+
+TEST(Http, LimitsWhatAllBodiesHoldTogether) {
+  HttpOptions options = small();
+  options.bodies_bytes = 1500;
+  options.body_seconds = 30;
+  HttpServer server(options, echo());
+  Socket half(server.port());
+  half.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n" + std::string(900, 'x'));
+  int status = 0;
+  for (int i = 0; i < 200 && status != 503; ++i) {  // until the first 900 were read
+    status = ask(server.port(), "POST", "/", std::string(900, 'x')).status;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(status, 503);
+  half.send(std::string(100, 'x'));
+  EXPECT_EQ(half.response().status, 200);
+  EXPECT_EQ(ask(server.port(), "POST", "/", std::string(900, 'x')).status, 200);  // given back
+}
+
+TEST(Http, RefusesWhatIsNotHttp) {
+  HttpServer server(small(), echo());
+  const auto status = [&](const std::string& text) {
+    Socket socket(server.port());
+    socket.send(text);
+    return socket.response().status;
+  };
+  EXPECT_EQ(status("nonsense\r\n\r\n"), 400);
+  EXPECT_EQ(status("GET /" + std::string(9000, 'a') + " HTTP/1.1\r\n\r\n"), 414);
+  EXPECT_EQ(status("POST / HTTP/1.1\r\nHost: a\r\n\r\n"), 411);
+  EXPECT_EQ(status("POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n"), 400);
+  EXPECT_EQ(status("POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 400);
+  EXPECT_EQ(status("POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"), 400);
+  EXPECT_EQ(status("POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n"), 413);
+  EXPECT_EQ(status("POST / HTTP/1.1\r\nContent-Length: 2\r\nContent-Encoding: gzip\r\n\r\n{}"), 415);
+  EXPECT_EQ(status("POST / HTTP/1.1\r\nContent-Length: 2\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n{}"),
+            415);
+  EXPECT_EQ(status("PUT / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"), 405);
+  EXPECT_EQ(status("GET / HTTP/1.1\r\nRange: bytes=x\r\n\r\n"), 416);
+  EXPECT_EQ(status("GET / HTTP/1.1\r\nRange: bytes=0-1,0-1,0-1\r\n\r\n"), 200);  // the whole: nothing is in ranges
+  EXPECT_EQ(status("POST /closed HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"), 403);
+}
+
+TEST(Http, CutsEndlessHeaders) {
+  HttpServer server(small(), echo());
+  Socket socket(server.port());
+  std::string text = "GET / HTTP/1.1\r\n";
+  for (int i = 0; i < 5000; ++i) text += "X-" + std::to_string(i) + ": 0123456789\r\n";
+  socket.send(text);
+  const Response response = socket.response();
+  EXPECT_TRUE(response.status == 400 || response.status == 0) << response.status;
+}
+
+TEST(Http, CutsSlowSenders) {
+  HttpServer server(small(), echo());
+  const auto start = std::chrono::steady_clock::now();
+  Socket silent(server.port()), slow(server.port());
+  slow.send("POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc");
+  EXPECT_EQ(silent.response().status, 0);
+  EXPECT_EQ(slow.response().status, 400);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
+TEST(Http, TurnsAwayMoreConnectionsThanAllowed) {
+  HttpOptions options = small();
+  options.header_seconds = 30;
+  HttpServer server(options, echo());
+  std::vector<std::unique_ptr<Socket>> open;
+  for (int i = 0; i < 8; ++i) open.push_back(std::make_unique<Socket>(server.port()));
+  int status = 0;
+  for (int i = 0; i < 200 && status != 503; ++i) {
+    status = ask(server.port(), "GET", "/").status;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(status, 503);
+  open.clear();
+  for (int i = 0; i < 200 && status != 200; ++i) {
+    status = ask(server.port(), "GET", "/").status;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(status, 200);
+  EXPECT_GE(server.stats().turned_away, 1u);
+}
+
+TEST(Http, StreamsAndNoticesThatTheClientHasGone) {
+  std::promise<void> gone;
+  HttpHandlers handlers = echo();
+  handlers.handle = [&](HttpRequest&) {
+    HttpResponse response;
+    response.content_type = "text/event-stream";
+    response.stream = [&](HttpWriter& writer) {
+      writer.write("first\n");
+      while (writer.alive()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      gone.set_value();
+    };
+    return response;
+  };
+  HttpServer server(small(), handlers);
+  {
+    Socket socket(server.port());
+    socket.send(http_text("POST", "/", "{}"));
+    std::string seen;
+    while (seen.find("first") == std::string::npos) seen += socket.receive();
+  }
+  EXPECT_EQ(gone.get_future().wait_for(std::chrono::seconds(20)), std::future_status::ready);
+}
+
+TEST(Http, GivesUpOnAReaderThatDoesNotRead) {
+  std::promise<bool> ended;
+  HttpHandlers handlers = echo();
+  handlers.handle = [&](HttpRequest&) {
+    HttpResponse response;
+    response.stream = [&](HttpWriter& writer) {
+      const std::string much(1 << 20, 'x');
+      bool good = true;
+      for (int i = 0; i < 100 && good; ++i) good = writer.write(much);
+      ended.set_value(good);
+    };
+    return response;
+  };
+  HttpOptions options = small();
+  options.write_seconds = 0.3;
+  HttpServer server(options, handlers);
+  Socket socket(server.port());
+  socket.send(http_text("POST", "/", "{}"));
+  EXPECT_FALSE(ended.get_future().get());
+  EXPECT_EQ(ask(server.port(), "GET", "/closed").status, 403);  // the others are served meanwhile and after
+}
+
+TEST(Http, AFailingHandlerIsOneAnswer) {
+  HttpHandlers handlers = echo();
+  handlers.handle = [&](HttpRequest&) -> HttpResponse { throw std::runtime_error("broken"); };
+  HttpServer server(small(), handlers);
+  const Response response = ask(server.port(), "GET", "/");
+  EXPECT_EQ(response.status, 500);
+  EXPECT_NE(response.body.find("broken"), std::string::npos);
+}
+
+TEST(Http, StopWaitsForAnswersAndCutsTheRest) {
+  std::atomic<bool> began = false;
+  HttpHandlers handlers = echo();
+  handlers.handle = [&](HttpRequest& request) {
+    began = true;
+    HttpResponse response;
+    if (request.path == "/short") {
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    } else {
+      while (request.alive()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    response.body = "done";
+    return response;
+  };
+  for (const char* path : {"/short", "/long"}) {
+    began = false;
+    HttpServer server(small(), handlers);
+    Socket socket(server.port()), idle(server.port());
+    socket.send(http_text("GET", path, ""));
+    while (!began) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    server.stop(2);
+    EXPECT_EQ(socket.response().status, std::string(path) == "/short" ? 200 : 0);
+  }
+}
+
+}  // namespace
+}  // namespace gemma4

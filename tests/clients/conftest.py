@@ -1,0 +1,50 @@
+"""A `gemma4 serve` of the demo model for the tests of real clients: one process for all of them, on the loopback interface."""
+import base64
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("GEMMA4_BINARY", str(ROOT / "build/dev/gemma4"))
+IMAGES = ROOT / "tests/golden/demo_eval/images"
+
+
+class Served:
+    def __init__(self, *options, env=None):
+        command = [BINARY, "serve", "--model", str(ROOT / "models/demo"), "--port", "0", "--max-seq-len", "2048",
+                   "--threads", "2", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
+        line = self.process.stdout.readline()
+        found = re.search(r"http://\S+:(\d+)/", line)
+        assert found, f"no address in {line!r}"
+        self.port = int(found[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def stop(self):
+        self.process.terminate()
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def server():
+    served = Served()
+    yield served
+    assert served.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def locked_server():
+    served = Served(env={"GEMMA4_API_KEY": "sesame"})
+    yield served
+    assert served.stop() == 0
+
+
+def picture(name):
+    return base64.b64encode((IMAGES / name).read_bytes()).decode()
+
+
+def data_url(name):
+    return "data:image/png;base64," + picture(name)
