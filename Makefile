@@ -5,7 +5,7 @@ DEMO_IMAGE := tests/golden/demo_eval/images/002.png
 DEMO_PROMPT := What is at the left?
 SHELL := /bin/bash
 
-.PHONY: all setup setup-test build demo demo-eval test test-fast test-asan bench format
+.PHONY: all setup setup-test build demo demo-eval test test-fast test-asan test-clients bench format
 
 all: build
 
@@ -46,6 +46,12 @@ test-asan: setup-test
 	@cmake --preset asan >/dev/null
 	@cmake --build --preset asan
 	@ctest --preset asan
+
+# The openai and anthropic Python clients, and a browser on the page (Debian: chromium, python3-venv). Needs PyPI.
+test-clients: build
+	@test -d build/clients || python3 -m venv build/clients
+	@build/clients/bin/pip install -q -r tests/clients/requirements.txt
+	@GEMMA4_BINARY=$(BUILD)/gemma4 build/clients/bin/pytest -q tests/clients
 
 bench: setup-test
 	@cmake --preset test >/dev/null
