@@ -166,6 +166,6 @@ def test_phone(browser, server):
     expect(page.get_by_role("button", name="New chat")).to_be_visible()
     page.get_by_label("Close the list of conversations").click()
     page.get_by_label("Message", exact=True).fill("Count from 9 to 12.")
-    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Send", exact=True).click()
     expect(page.locator(".message.assistant .body")).to_contain_text("9, 10", timeout=30000)
     context.close()
