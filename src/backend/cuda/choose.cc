@@ -97,10 +97,10 @@ Layout choose_layout(std::span<const Matrix> parts) {
 
 Kernel choose_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device) {
   if (!aligned || w.cols % 8 != 0) return Kernel::kPlain;
-  const bool copy_engine = device.major >= 9;  // bulk copies and mbarriers
   const bool packed = w.layout != Layout::kBF16;
-  if (copy_engine && packed && n <= kDecodeRows) return Kernel::kDecode;
-  if (w.rows % 8 != 0) return Kernel::kPlain;
+  if (device.major >= 9 && packed && n <= kDecodeRows) return Kernel::kDecode;  // needs bulk copies and mbarriers
+  if (w.rows % (w.paired ? 16 : 8) != 0) return Kernel::kPlain;
+  if (device.major == 9 && device.mixed && packed) return Kernel::kMixed;  // wgmma is Hopper's alone
   return Kernel::kLibrary;
 }
 

@@ -24,6 +24,7 @@ enum class Kernel {
 struct Device {
   int major = 9;  // compute capability
   int sms = 132;
+  bool mixed = true;  // the wgmma kernel passed its trials (linear_trial.h)
 };
 
 constexpr int64_t kDecodeRows = 16;  // the most rows that the decode kernel takes

@@ -1,6 +1,8 @@
 #include <cuda_bf16.h>
 
 #include <algorithm>
+#include <array>
+#include <cstdio>
 #include <string>
 
 #include "backend/cuda/codecs.cuh"
@@ -9,11 +11,15 @@
 #include "backend/cuda/library.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/linear_decode.h"
+#include "backend/cuda/linear_mixed.h"
 #include "backend/cuda/linear_pack.h"
+#include "backend/cuda/linear_trial.h"
 
 namespace gemma4::cuda {
 namespace {
 
+constexpr int kTrials = 4;  // uploads of each layout on which the wgmma kernel is tried: the four shapes of a layer
+constexpr double kTrialLimit = 2e-2;
 constexpr int64_t kScratchElements = 64 << 20;  // bf16 weights unpacked at a time for the library
 
 // bfloat16 weights as a codec of single values, so that the slow kernels are written once.
@@ -127,10 +133,13 @@ struct Linear::State {
   std::unique_ptr<Uploader> uploader;
   std::unique_ptr<Library> library;
   DecodeWorkspace decode;
+  MixedWorkspace mixed;
   void* library_workspace = nullptr;
   __nv_bfloat16* scratch = nullptr;
   int64_t memory = 0;
+  std::array<int, 16> trials{};  // done, by layout
 
+  void try_mixed(const DeviceMatrix& w, cudaStream_t stream);
   void* take(int64_t bytes) {
     void* pointer = nullptr;
     CUDA_CHECK(cudaMalloc(&pointer, bytes));
@@ -151,12 +160,19 @@ Linear::Linear(int device) : state_(std::make_unique<State>()) {
   const int64_t bytes = decode_workspace_bytes(state_->decode.blocks);
   state_->decode.partial = static_cast<float*>(state_->take(bytes));
   CUDA_CHECK(cudaMemset(state_->decode.partial, 0xff, bytes));
+  state_->mixed.blocks = properties.multiProcessorCount;
+  state_->mixed.partial = static_cast<float*>(state_->take(mixed_partial_bytes(state_->mixed.blocks)));
+  state_->mixed.ready = static_cast<uint32_t*>(state_->take(state_->mixed.blocks * 4));
+  CUDA_CHECK(cudaMemset(state_->mixed.ready, 0, state_->mixed.blocks * 4));
   state_->library_workspace = state_->take(Library::kWorkspace);
   state_->scratch = static_cast<__nv_bfloat16*>(state_->take(kScratchElements * 2));
+  CUDA_CHECK(cudaDeviceSynchronize());  // the workspaces are as they must be before any stream uses them
 }
 
 Linear::~Linear() {
   cudaFree(state_->decode.partial);
+  cudaFree(state_->mixed.partial);
+  cudaFree(state_->mixed.ready);
   cudaFree(state_->library_workspace);
   cudaFree(state_->scratch);
 }
@@ -184,7 +200,22 @@ DeviceMatrix Linear::upload(std::span<const Matrix> parts, const Allocate& alloc
   w.data = allocate(w.bytes);
   if (!state_->uploader) state_->uploader = std::make_unique<Uploader>();
   state_->uploader->fill(w, parts, stream);
+  state_->try_mixed(w, stream);
   return w;
+}
+
+// Falls back to the library for good, and says so, where the wgmma kernel gives something else than the decode kernel.
+void Linear::State::try_mixed(const DeviceMatrix& w, cudaStream_t stream) {
+  int& done = trials[static_cast<size_t>(w.layout)];
+  if (w.layout == Layout::kBF16 || done == kTrials || choose_kernel(w, 40, true, device) != Kernel::kMixed) return;
+  ++done;
+  const double error = mixed_error(w, decode, mixed, stream);
+  if (error < kTrialLimit) return;
+  device.mixed = false;
+  std::fprintf(stderr,
+               "warning: the wgmma kernel differs by %.1e from the decode kernel on %s weights of %lld x %lld; prompts "
+               "go through cuBLASLt instead, about a third slower\n",
+               error, layout_name(w.layout), static_cast<long long>(w.rows), static_cast<long long>(w.cols));
 }
 
 void Linear::end_upload() { state_->uploader.reset(); }
@@ -217,6 +248,14 @@ void Linear::State::unpacked(Tensor out, Tensor x, const DeviceMatrix& w, cudaSt
 void Linear::State::run(Tensor out, Tensor x, const DeviceMatrix& w, Kernel kernel, cudaStream_t stream) {
   if (kernel == Kernel::kDecode) return linear_decode(out, x, w, false, decode, stream);
   if (kernel == Kernel::kPlain) return plain(out, x, w, stream);
+  if (kernel == Kernel::kMixed && out.dtype == DType::kBF16) return linear_mixed(out, x, w, false, mixed, stream);
+  if (kernel == Kernel::kMixed && x.rows() <= 4 * kDecodeRows) {  // logits: few rows, F32
+    for (int64_t row = 0; row < x.rows(); row += kDecodeRows) {
+      const int64_t count = std::min(kDecodeRows, x.rows() - row);
+      linear_decode(out.slice(row, count), x.slice(row, count), w, false, decode, stream);
+    }
+    return;
+  }
   if (!library) library = std::make_unique<Library>();
   if (w.layout != Layout::kBF16) return unpacked(out, x, w, stream);
   library->multiply(out, x, w.data, w.rows, w.pitch, library_workspace, stream);
@@ -229,13 +268,15 @@ void Linear::linear(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t st
 }
 
 bool Linear::fused(const DeviceMatrix& w, int64_t n) const {
-  return w.paired && choose_kernel(w, n, true, state_->device) == Kernel::kDecode;
+  const Kernel kernel = choose_kernel(w, n, true, state_->device);
+  return w.paired && (kernel == Kernel::kDecode || kernel == Kernel::kMixed);
 }
 
 void Linear::linear_geglu(Tensor out, Tensor x, const DeviceMatrix& w, Tensor scratch, cudaStream_t stream) {
   CHECK(x.dtype == DType::kBF16 && x.row_size() == w.cols && out.row_size() * 2 == w.rows && out.rows() == x.rows());
   if (x.rows() == 0) return;
   if (aligned16(x) && aligned16(out) && fused(w, x.rows())) {
+    if (x.rows() > kDecodeRows) return linear_mixed(out, x, w, true, state_->mixed, stream);
     return linear_decode(out, x, w, true, state_->decode, stream);
   }
   CHECK(scratch && scratch.row_size() == w.rows && scratch.rows() == x.rows() && scratch.dtype == DType::kBF16);

@@ -5,8 +5,13 @@
 // stages in shared memory with bulk copies: one warp copies, eight compute, each 16 rows of the panel. The products run
 // on the tensor cores (mma.m16n8k16, x as the B operand: up to 8 rows of x cost what one does), on whole numbers that
 // are exact in bf16; scales and minimums are applied to the f32 sums of each group. A panel that several blocks share
-// is summed by the block that has its end, in block order, so the result does not depend on timing. Weights do not
-// depend on earlier kernels, so the ring is filled before grid_wait().
+// is summed by the block that has its end, in block order, so the result does not depend on timing.
+//
+// Weights do not depend on earlier kernels, so the ring is filled before grid_wait(). A block takes nearly all shared
+// memory: then the next linear layer's block starts on a multiprocessor when this one's ends there, exactly one on
+// each, and its 200 KB of weights arrive while the small kernels between them run. With room for two, a launch that
+// began while an earlier one ended put two blocks on some multiprocessors and none on others, and took half as long
+// again.
 #include <cuda_bf16.h>
 
 #include <algorithm>
@@ -19,10 +24,12 @@
 #include "backend/cuda/linear_decode.h"
 
 namespace gemma4::cuda {
+
 namespace {
 
 constexpr int kWarps = kPanelChunks;  // that compute; one more copies
-constexpr int kStages = 4;
+constexpr int kMaxStages = 12;
+constexpr int kSharedBytes = 226 << 10;  // nearly all, so that one block fits a multiprocessor
 constexpr int kThreads = (kWarps + 1) * 32;
 constexpr uint32_t kNothing = 0xffffffff;  // a NaN that no arithmetic makes
 
@@ -34,6 +41,7 @@ struct Arguments {
   int64_t x_stride, out_stride;  // elements
   int n, rows, chunks, panels;   // chunks: of 64 columns
   bool paired, geglu, out_f32;
+  int stages, stage_bytes;
 };
 
 template <typename Codec>
@@ -49,9 +57,34 @@ int stage_bytes(int n) {
 
 // The units [begin, end) of a block; unit = panel * chunks + column chunk.
 struct Range {
-  int64_t begin, end;
-  __device__ Range(int block, int blocks, int64_t units)
-      : begin(units * block / blocks), end(units * (block + 1) / blocks) {}
+  int begin, end;
+  __device__ Range(int block, int blocks, uint32_t units)
+      : begin(static_cast<int>(units * static_cast<uint64_t>(block) / static_cast<uint32_t>(blocks))),
+        end(static_cast<int>(units * static_cast<uint64_t>(block + 1) / static_cast<uint32_t>(blocks))) {}
+};
+
+// Walks a range in pieces of up to kStageChunks units of one panel. The copying warp and the computing warps take the
+// same pieces; piece `turn` is in stage turn % stages.
+template <typename Codec>
+struct Cursor {
+  int left, chunks, stages, panel, col, length, stage = 0, phase = 0;
+  __device__ Cursor(const Range& range, const Arguments& p)
+      : left(range.end - range.begin),
+        chunks(p.chunks),
+        stages(p.stages),
+        panel(range.begin / chunks),
+        col(range.begin - panel * chunks) {
+    measure();
+  }
+  __device__ void measure() { length = min(min(left, chunks - col), kStageChunks<Codec>); }
+  __device__ bool more() const { return left > 0; }
+  __device__ bool ends_panel() const { return col + length == chunks; }
+  __device__ void next() {
+    left -= length, col += length;
+    if (col == chunks) col = 0, ++panel;
+    if (++stage == stages) stage = 0, phase ^= 1;
+    measure();
+  }
 };
 
 __device__ __forceinline__ float gelu_tanh(float x) {
@@ -136,181 +169,175 @@ __device__ __forceinline__ void multiply_chunk(const uint8_t* chunk, uint32_t x_
   }
 }
 
-// What the copying warp and the computing warps agree on: stage `turn` % kStages holds the turn-th piece of the range,
-// a piece being up to kStageChunks units of one panel.
 template <typename Codec>
-__device__ __forceinline__ int piece_length(int64_t unit, int64_t end, int chunks) {
-  const int64_t panel_end = (unit / chunks + 1) * chunks;
-  return static_cast<int>(min(min(end, panel_end) - unit, static_cast<int64_t>(kStageChunks<Codec>)));
-}
-
-template <typename Codec>
-__device__ __forceinline__ void copy_x(const Arguments& p, uint8_t* stage, uint64_t* full, int64_t unit, int length,
+__device__ __forceinline__ void copy_x(const Arguments& p, uint8_t* stage, uint64_t* full, const Cursor<Codec>& at,
                                        int lane) {
-  const int col = static_cast<int>(unit % p.chunks) * kChunkCols;
   if (lane < p.n) {
-    bulk_load(stage + kWeightBytes<Codec> + lane * kXPitch<Codec>, p.x + lane * p.x_stride + col,
-              length * kChunkCols * 2, full);
+    bulk_load(stage + kWeightBytes<Codec> + lane * kXPitch<Codec>, p.x + lane * p.x_stride + at.col * kChunkCols,
+              at.length * kChunkCols * 2, full);
   }
 }
 
 template <typename Codec>
-__device__ void copy_range(const Arguments& p, const Range& range, uint8_t* shared, int stage_size, uint64_t* full,
-                           uint64_t* empty, int lane) {
+__device__ __forceinline__ void copy_weights(const Arguments& p, uint8_t* stage, uint64_t* full,
+                                             const Cursor<Codec>& at, uint64_t policy) {
+  constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  const uint32_t bytes = at.length * kUnit;
+  barrier_expect(full, bytes + p.n * at.length * kChunkCols * 2);
+  bulk_load(stage, p.weights + (static_cast<int64_t>(at.panel) * p.chunks + at.col) * kUnit, bytes, full, policy);
+}
+
+template <typename Codec>
+__device__ void copy_range(const Arguments& p, const Range& range, uint8_t* shared, uint64_t* full, uint64_t* empty,
+                           int lane) {
   const uint64_t policy = policy_evict_first();
-  const auto weights = [&](int turn, int64_t unit, int length) {
-    if (lane != 0) return;
-    const int stage = turn % kStages;
-    const uint32_t bytes = length * kPanelChunks * Codec::kBytes;
-    barrier_expect(&full[stage], bytes + p.n * length * kChunkCols * 2);
-    bulk_load(shared + stage * stage_size, p.weights + unit * (kPanelChunks * Codec::kBytes), bytes, &full[stage],
-              policy);
-  };
-  int turn = 0;
-  int64_t unit = range.begin;
-  for (; turn < kStages && unit < range.end; ++turn) {  // before earlier kernels are done
-    const int length = piece_length<Codec>(unit, range.end, p.chunks);
-    weights(turn, unit, length);
-    unit += length;
+  Cursor<Codec> at(range, p);
+  for (int i = 0; i < p.stages && at.more(); ++i, at.next()) {  // before earlier kernels are done
+    if (lane == 0) copy_weights(p, shared + at.stage * p.stage_bytes, &full[at.stage], at, policy);
   }
+  grid_release();
   grid_wait();
   __syncwarp();
-  unit = range.begin;
-  for (int i = 0; i < turn; ++i) {
-    const int length = piece_length<Codec>(unit, range.end, p.chunks);
-    copy_x<Codec>(p, shared + i * stage_size, &full[i], unit, length, lane);
-    unit += length;
+  Cursor<Codec> first(range, p);
+  for (int i = 0; i < p.stages && first.more(); ++i, first.next()) {
+    copy_x(p, shared + first.stage * p.stage_bytes, &full[first.stage], first, lane);
   }
-  for (; unit < range.end; ++turn) {
-    const int stage = turn % kStages;
-    const int length = piece_length<Codec>(unit, range.end, p.chunks);
-    barrier_wait(&empty[stage], (turn / kStages - 1) & 1);
-    weights(turn, unit, length);
+  for (; at.more(); at.next()) {
+    barrier_wait(&empty[at.stage], at.phase ^ 1);
+    if (lane == 0) copy_weights(p, shared + at.stage * p.stage_bytes, &full[at.stage], at, policy);
     __syncwarp();
-    copy_x<Codec>(p, shared + stage * stage_size, &full[stage], unit, length, lane);
-    unit += length;
+    copy_x(p, shared + at.stage * p.stage_bytes, &full[at.stage], at, lane);
   }
 }
 
+// Four sums of one lane: [block][warp][tile][lane] of float4.
 template <int kTiles>
-__device__ float* partial_slot(const Arguments& p, int block, int warp, int lane) {
-  return p.partial + ((static_cast<int64_t>(block) * kWarps + warp) * (2 * 4) + 0) * 32 + lane;  // [e or tile][lane]
+__device__ float4* partial_slot(const Arguments& p, int block, int tile, int warp, int lane) {
+  return reinterpret_cast<float4*>(p.partial) + ((static_cast<int64_t>(block) * kWarps + warp) * 2 + tile) * 32 + lane;
 }
 
 // Hands this block's share of a panel to the block that has the panel's end.
 template <int kTiles>
 __device__ void give_partial(const Arguments& p, int warp, int lane, const float (&sum)[kTiles][4]) {
-  float* slot = partial_slot<kTiles>(p, blockIdx.x, warp, lane);
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) store_relaxed(slot + (tile * 4 + e) * 32, sum[tile][e]);
+    store_relaxed(partial_slot<kTiles>(p, blockIdx.x, tile, warp, lane),
+                  make_float4(sum[tile][0], sum[tile][1], sum[tile][2], sum[tile][3]));
   }
 }
 
+__device__ __forceinline__ bool arrived(const float4& v) {
+  return __float_as_uint(v.x) != kNothing && __float_as_uint(v.y) != kNothing && __float_as_uint(v.z) != kNothing &&
+         __float_as_uint(v.w) != kNothing;
+}
+
 // Adds the shares of the blocks before this one that hold units from `panel_begin` on, in their order, and leaves their
-// slots as they were.
+// slots as they were. Several are asked for at once: each answer takes most of a microsecond.
 template <int kTiles>
-__device__ void take_partials(const Arguments& p, int64_t panel_begin, int64_t units, int warp, int lane,
-                              float (&sum)[kTiles][4]) {
-  int first = blockIdx.x;
+__device__ void take_partials(const Arguments& p, int panel_begin, int warp, int lane, float (&sum)[kTiles][4]) {
+  constexpr int kAtOnce = 4;
+  const uint32_t units = static_cast<uint32_t>(p.panels) * p.chunks;
+  const float nothing = __uint_as_float(kNothing);
+  const int last = static_cast<int>(blockIdx.x);
+  int first = last;
   while (first > 0 && Range(first - 1, gridDim.x, units).end > panel_begin) --first;
-  float total[kTiles][4] = {};
-  for (int block = first; block < static_cast<int>(blockIdx.x); ++block) {
-    const Range range(block, gridDim.x, units);
-    if (range.begin == range.end) continue;
-    float* slot = partial_slot<kTiles>(p, block, warp, lane);
+  for (int block = first; block < last; block += kAtOnce) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
+      float4 values[kAtOnce];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        float* word = slot + (tile * 4 + e) * 32;
-        float value = load_relaxed(word);
-        while (__float_as_uint(value) == kNothing) value = load_relaxed(word);
-        total[tile][e] += value;
-        store_relaxed(word, __uint_as_float(kNothing));
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (block + i < last) values[i] = load_relaxed(partial_slot<kTiles>(p, block + i, tile, warp, lane));
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (block + i >= last) continue;
+        float4* slot = partial_slot<kTiles>(p, block + i, tile, warp, lane);
+        while (!arrived(values[i])) values[i] = load_relaxed(slot);
+        sum[tile][0] += values[i].x, sum[tile][1] += values[i].y;
+        sum[tile][2] += values[i].z, sum[tile][3] += values[i].w;
+        store_relaxed(slot, make_float4(nothing, nothing, nothing, nothing));
       }
     }
-  }
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) sum[tile][e] += total[tile][e];
   }
 }
 
 template <typename Codec, int kTiles>
-__device__ void compute_range(const Arguments& p, const Range& range, const uint8_t* shared, int stage_size,
-                              uint64_t* full, uint64_t* empty, int warp, int lane) {
-  const int64_t units = static_cast<int64_t>(p.panels) * p.chunks;
+__device__ void compute_range(const Arguments& p, const Range& range, const uint8_t* shared, uint64_t* full,
+                              uint64_t* empty, int warp, int lane) {
   // ldmatrix rows: lanes 0-7 give rows 0-7 of columns 0-7, the next eight lanes columns 8-15, and so on to 32
   const int x_offset = kWeightBytes<Codec> + lane % 8 * kXPitch<Codec> + lane / 8 * 16;
+  constexpr int kUnit = kPanelChunks * Codec::kBytes;
   float sum[kTiles][4] = {}, shared_sum[kTiles][4] = {};
-  int64_t shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
-  int turn = 0;
-  for (int64_t unit = range.begin; unit < range.end; ++turn) {
-    const int stage = turn % kStages;
-    const int length = piece_length<Codec>(unit, range.end, p.chunks);
-    const uint8_t* base = shared + stage * stage_size;
-    barrier_wait(&full[stage], turn / kStages & 1);
-    for (int k = 0; k < length; ++k) {
-      multiply_chunk<Codec, kTiles>(base + (k * kPanelChunks + warp) * Codec::kBytes,
-                                    shared_address(base + x_offset) + k * kChunkCols * 2, lane, sum);
+  int shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
+  bool whole = range.begin % p.chunks == 0;
+  for (Cursor<Codec> at(range, p); at.more(); at.next()) {
+    const uint8_t* chunk = shared + at.stage * p.stage_bytes + warp * Codec::kBytes;
+    const uint32_t x_row = shared_address(shared + at.stage * p.stage_bytes + x_offset);
+    barrier_wait(&full[at.stage], at.phase);
+    if (at.length == kStageChunks<Codec>) {
+#pragma unroll
+      for (int k = 0; k < kStageChunks<Codec>; ++k) {
+        multiply_chunk<Codec, kTiles>(chunk + k * kUnit, x_row + k * kChunkCols * 2, lane, sum);
+      }
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < at.length; ++k) {
+        multiply_chunk<Codec, kTiles>(chunk + k * kUnit, x_row + k * kChunkCols * 2, lane, sum);
+      }
     }
     __syncwarp();
-    if (lane == 0) barrier_arrive(&empty[stage]);
-    unit += length;
-    if (unit % p.chunks == 0) {
-      const int64_t panel = unit / p.chunks - 1;
-      if (panel * p.chunks >= range.begin) {
-        write_out<kTiles>(p, static_cast<int>(panel), warp, lane, sum);
-      } else {
-        shared_panel = panel;
+    if (lane == 0) barrier_arrive(&empty[at.stage]);
+    if (!at.ends_panel()) continue;
+    if (whole) {
+      write_out<kTiles>(p, at.panel, warp, lane, sum);
+    } else {
+      shared_panel = at.panel;
 #pragma unroll
-        for (int i = 0; i < kTiles * 4; ++i) shared_sum[i / 4][i % 4] = sum[i / 4][i % 4];
-      }
-#pragma unroll
-      for (int i = 0; i < kTiles * 4; ++i) sum[i / 4][i % 4] = 0;
+      for (int i = 0; i < kTiles * 4; ++i) shared_sum[i / 4][i % 4] = sum[i / 4][i % 4];
     }
+    whole = true;
+#pragma unroll
+    for (int i = 0; i < kTiles * 4; ++i) sum[i / 4][i % 4] = 0;
   }
   if (range.end % p.chunks != 0 && range.begin < range.end) give_partial<kTiles>(p, warp, lane, sum);
   if (shared_panel >= 0) {
-    take_partials<kTiles>(p, shared_panel * p.chunks, units, warp, lane, shared_sum);
-    write_out<kTiles>(p, static_cast<int>(shared_panel), warp, lane, shared_sum);
+    take_partials<kTiles>(p, shared_panel * p.chunks, warp, lane, shared_sum);
+    write_out<kTiles>(p, shared_panel, warp, lane, shared_sum);
   }
 }
 
 // kTiles: eights of rows of x.
 template <typename Codec, int kTiles>
-__global__ void __launch_bounds__(kThreads, 2) decode_kernel(const Arguments p, int stage_size) {
+__global__ void __launch_bounds__(kThreads, 1) decode_kernel(const Arguments p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ uint64_t full[kStages], empty[kStages];
+  __shared__ uint64_t full[kMaxStages], empty[kMaxStages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  grid_release();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kWarps);
+    for (int i = 0; i < p.stages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kWarps);
     barrier_init_done();
   }
   __syncthreads();
-  const Range range(blockIdx.x, gridDim.x, static_cast<int64_t>(p.panels) * p.chunks);
+  const Range range(blockIdx.x, gridDim.x, static_cast<uint32_t>(p.panels) * p.chunks);
   if (warp == kWarps) {
-    copy_range<Codec>(p, range, shared, stage_size, full, empty, lane);
+    copy_range<Codec>(p, range, shared, full, empty, lane);
   } else {
     grid_wait();  // before anything is written
-    compute_range<Codec, kTiles>(p, range, shared, stage_size, full, empty, warp, lane);
+    compute_range<Codec, kTiles>(p, range, shared, full, empty, warp, lane);
   }
 #endif
 }
 
 template <typename Codec, int kTiles>
-void start(const Arguments& p, int blocks, cudaStream_t stream) {
-  const int stage = stage_bytes<Codec>(p.n);
-  static const bool once = (allow_shared(decode_kernel<Codec, kTiles>, kStages * stage_bytes<Codec>(16)), true);
+void start(Arguments p, int blocks, cudaStream_t stream) {
+  p.stage_bytes = stage_bytes<Codec>(p.n);
+  p.stages = std::min(kMaxStages, kSharedBytes / p.stage_bytes);
+  static const bool once = (allow_shared(decode_kernel<Codec, kTiles>, kSharedBytes), true);
   (void)once;
   const int64_t units = static_cast<int64_t>(p.panels) * p.chunks;
-  launch(stream, dim3(static_cast<unsigned>(std::min<int64_t>(blocks, units))), dim3(kThreads), kStages * stage,
-         decode_kernel<Codec, kTiles>, p, stage);
+  launch(stream, dim3(static_cast<unsigned>(std::min<int64_t>(blocks, units))), dim3(kThreads), kSharedBytes,
+         decode_kernel<Codec, kTiles>, p);
 }
 
 }  // namespace
@@ -318,6 +345,7 @@ void start(const Arguments& p, int blocks, cudaStream_t stream) {
 void linear_decode(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, const DecodeWorkspace& workspace,
                    cudaStream_t stream) {
   CHECK(w.layout != Layout::kBF16 && w.cols % kChunkCols == 0);
+  CHECK((w.rows / kPanelRows + 1) * (w.cols / kChunkCols) < (int64_t{1} << 31));
   Arguments p = {};
   p.weights = static_cast<const uint8_t*>(w.data);
   p.x = static_cast<const __nv_bfloat16*>(x.data);

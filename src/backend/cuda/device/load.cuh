@@ -90,12 +90,18 @@ __device__ __forceinline__ void prefetch_l2(const void* global, uint32_t bytes) 
 
 #endif
 
-__device__ __forceinline__ float load_relaxed(const float* address) {
-  float value;
-  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(value) : "l"(address) : "memory");
-  return value;
+// Every word of these is seen whole, by any block.
+__device__ __forceinline__ float4 load_relaxed(const float4* address) {
+  float4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "l"(address)
+               : "memory");
+  return v;
 }
 
-__device__ __forceinline__ void store_relaxed(float* address, float value) {
-  asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(address), "f"(value) : "memory");
+__device__ __forceinline__ void store_relaxed(float4* address, float4 v) {
+  asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w)
+               : "memory");
 }

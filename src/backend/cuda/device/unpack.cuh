@@ -303,3 +303,22 @@ struct Int8Codec {
     return static_cast<float>(static_cast<int8_t>(chunk[at.byte8()])) * scale;
   }
 };
+
+// The weights of one step as the A operand, rounded to bf16: scale * fragment - minimum.
+template <typename Codec>
+__device__ __forceinline__ void scaled_fragment(const Codec& codec, int step, uint32_t (&a)[4]) {
+  const int group = step / Codec::kGroupSteps;
+  codec.fragment(step, a);
+  const float2 scale = codec.scale(group);
+  const __nv_bfloat162 scales[2] = {__float2bfloat162_rn(scale.x), __float2bfloat162_rn(scale.y)};
+  if constexpr (Codec::kHasMinimum) {
+    const float2 minimum = codec.minimum(group);
+    const __nv_bfloat162 minimums[2] = {__float2bfloat162_rn(-minimum.x), __float2bfloat162_rn(-minimum.y)};
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair)
+      a[pair] = as_bits(__hfma2(as_pair(a[pair]), scales[pair % 2], minimums[pair % 2]));
+  } else {
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) a[pair] = as_bits(__hmul2(as_pair(a[pair]), scales[pair % 2]));
+  }
+}
