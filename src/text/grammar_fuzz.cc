@@ -33,7 +33,7 @@ GrammarOptions options() { return {{tokenizer().require("<turn|>")}}; }
 // Some tokens that the grammar allows; true where it came to its end.
 bool walk(Grammar grammar, std::vector<int32_t>& ids) {
   std::mt19937 random(1);
-  for (int step = 0; step < 60; ++step) {
+  for (int step = 0; step < 25; ++step) {
     const auto mask = grammar.mask();
     const size_t words = mask.size();
     const int32_t end = tokenizer().require("<turn|>");

@@ -1,7 +1,7 @@
 #include "text/merges.h"
 
 #include <algorithm>
-#include <optional>
+#include <functional>
 #include <queue>
 #include <string>
 
@@ -172,40 +172,36 @@ void Merges::merge_short(std::vector<int32_t>& symbols) const {
 }
 
 void Merges::merge_long(std::vector<int32_t>& symbols) const {
-  struct Candidate {
-    int32_t rank, at;
-    uint64_t key;                                   // the pair it was for; stale once the symbols at `at` differ
-    bool operator<(const Candidate& other) const {  // the queue gives the greatest first
-      return rank != other.rank ? rank > other.rank : at > other.at;
-    }
-  };
   const auto size = static_cast<int32_t>(symbols.size());
   std::vector<int32_t> previous(size), next(size);
-  std::vector<Candidate> candidates;
-  const auto candidate = [&](int32_t at) -> std::optional<Candidate> {
-    if (at < 0 || next[at] >= size) return std::nullopt;
-    const Slot* slot = find(symbols[at], symbols[next[at]]);
-    if (slot == nullptr) return std::nullopt;
-    return Candidate{slot->rank, at, slot->key};
+  std::vector<const Slot*> pairs(size, nullptr);  // how symbol i and the one after it merge
+  const auto look_up = [&](int32_t at) {
+    pairs[at] = next[at] < size ? find(symbols[at], symbols[next[at]]) : nullptr;
+    return pairs[at] != nullptr;
+  };
+  const auto entry = [&](int32_t at) {
+    return static_cast<uint64_t>(pairs[at]->rank) << 32 | static_cast<uint32_t>(at);
   };
   for (int32_t i = 0; i < size; ++i) previous[i] = i - 1, next[i] = i + 1;
+  std::vector<uint64_t> first;
   for (int32_t i = 0; i < size; ++i) {
-    if (const auto c = candidate(i)) candidates.push_back(*c);
+    if (look_up(i)) first.push_back(entry(i));
   }
-  std::priority_queue<Candidate> queue(std::less<Candidate>(), std::move(candidates));
+  // Rank and place in one number, lowest first. An entry is stale once the pair at its place has another rank.
+  std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> queue(std::greater<>(), std::move(first));
   while (!queue.empty()) {
-    const Candidate best = queue.top();
+    const uint64_t best = queue.top();
     queue.pop();
-    const int32_t right = symbols[best.at] < 0 ? size : next[best.at];
-    if (right >= size) continue;
-    const uint64_t key = static_cast<uint64_t>(symbols[best.at]) << 32 | static_cast<uint32_t>(symbols[right]);
-    if (key != best.key) continue;
-    symbols[best.at] = find(symbols[best.at], symbols[right])->result;
+    const auto at = static_cast<int32_t>(best & 0xffffffffu);
+    if (pairs[at] == nullptr || entry(at) != best) continue;
+    const int32_t right = next[at];
+    symbols[at] = pairs[at]->result;
     symbols[right] = -1;
-    next[best.at] = next[right];
-    if (next[right] < size) previous[next[right]] = best.at;
-    if (const auto c = candidate(previous[best.at])) queue.push(*c);
-    if (const auto c = candidate(best.at)) queue.push(*c);
+    pairs[right] = nullptr;
+    next[at] = next[right];
+    if (next[right] < size) previous[next[right]] = at;
+    if (previous[at] >= 0 && look_up(previous[at])) queue.push(entry(previous[at]));
+    if (look_up(at)) queue.push(entry(at));
   }
   symbols.erase(std::remove(symbols.begin(), symbols.end(), -1), symbols.end());
 }
