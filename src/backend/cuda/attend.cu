@@ -125,9 +125,9 @@ void attend(cudaStream_t stream, Tensor out, Tensor q, const KvView& kv, Tensor 
     const AttendCall call = {
         out.row<bf16>(part.begin), q.row<bf16>(part.begin),     rows.row<int32_t>(part.begin), out.stride, q.stride,
         part.end - part.begin,     static_cast<int>(q.shape[1])};
-    if (part.few && decode_fits(call, kv)) {
+    if (part.few && decode_fits(call, kv, scratch)) {
       attend_decode(stream, call, kv, scratch);
-    } else if (!prefill_fits(call, kv)) {
+    } else if (!scratch.warpgroups || !prefill_fits(call, kv)) {
       attend_simple(stream, call, kv);
     } else if (kv.dim == 512) {
       attend_prefill_wide(stream, call, kv);

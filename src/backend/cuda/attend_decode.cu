@@ -3,6 +3,8 @@
 // and value is read once. HBM-bound: tiles of keys stream through shared memory several stages deep. Shares meet in
 // global memory, and the last block to arrive merges them. The grid is fixed by the number of rows; a block without
 // keys ends at once, so one captured graph serves every length.
+#include <algorithm>
+
 #include "backend/cuda/attend.h"
 #include "backend/cuda/device/convert.cuh"
 #include "backend/cuda/device/reduce.cuh"
@@ -322,35 +324,48 @@ __global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call,
   finish<S>(s, sum, split, active, out, group);
 }
 
+// For devices with some 200 KB of shared memory a block, and for those with 99 KB.
+using Sliding = Shape<256, 0, 32, 3, 4>;
+using Full = Shape<512, 64, 64, 2, 8>;
+using Plain = Shape<512, 0, 32, 2, 4>;
+using SlidingSmall = Shape<256, 0, 32, 2, 4>;
+using FullSmall = Shape<512, 64, 32, 1, 4>;
+using PlainSmall = Shape<512, 0, 32, 1, 4>;
+constexpr size_t kSharedLarge = std::max({Sliding::kShared, Full::kShared, Plain::kShared});
+constexpr size_t kSharedLeast = std::max({SlidingSmall::kShared, FullSmall::kShared, PlainSmall::kShared});
+static_assert(kSharedLarge <= (227 << 10) && kSharedLeast <= (99 << 10));
+
 template <typename S>
 void run(cudaStream_t stream, const AttendCall& call, const KvView& kv, const AttendScratch& scratch, int blocks) {
   const int cells = kv.heads * call.count, group = call.q_heads / kv.heads;
   const int splits = std::max(1, std::min(64, blocks / cells));
   CHECK(cells <= kAttendCounters);
   CHECK(splits == 1 || cells * splits * share_words<S>(group) * 4 <= kAttendPartialBytes);
-  static const bool allowed = (allow_shared(decode_kernel<S>, S::kShared), true);
-  (void)allowed;
+  static AllowedOn allowed;
+  allow_shared_once(decode_kernel<S>, S::kShared, allowed);
   launch(stream, dim3(splits, kv.heads, call.count), S::kWarps * 32, S::kShared, decode_kernel<S>, call, kv,
          Split{scratch.partial, scratch.counters, splits});
 }
 
 }  // namespace
 
-bool decode_fits(const AttendCall& call, const KvView& kv) {
+bool decode_fits(const AttendCall& call, const KvView& kv, const AttendScratch& scratch) {
   const bool aligned = reinterpret_cast<uintptr_t>(call.out) % 16 == 0 && call.out_stride % 8 == 0 &&
                        reinterpret_cast<uintptr_t>(call.q) % 16 == 0 && call.q_stride % 8 == 0;
   const bool known = kv.dim == 256 ? kv.rotated == 0 : kv.dim == 512 && (kv.rotated == 0 || kv.rotated == 64);
-  return known && aligned && call.q_heads / kv.heads <= kGroup && kv.heads * call.count <= kAttendCounters;
+  return known && aligned && call.q_heads / kv.heads <= kGroup && kv.heads * call.count <= kAttendCounters &&
+         scratch.shared_most >= static_cast<int64_t>(kSharedLeast);
 }
 
 void attend_decode(cudaStream_t stream, const AttendCall& call, const KvView& kv, const AttendScratch& scratch) {
   const int blocks = scratch.multiprocessors;
+  const bool large = scratch.shared_most >= static_cast<int64_t>(kSharedLarge);
   if (kv.dim == 256) {
-    run<Shape<256, 0, 32, 3, 4>>(stream, call, kv, scratch, 2 * blocks);
+    large ? run<Sliding>(stream, call, kv, scratch, 2 * blocks) : run<SlidingSmall>(stream, call, kv, scratch, blocks);
   } else if (kv.rotated) {
-    run<Shape<512, 64, 64, 2, 8>>(stream, call, kv, scratch, blocks);
+    large ? run<Full>(stream, call, kv, scratch, blocks) : run<FullSmall>(stream, call, kv, scratch, blocks);
   } else {
-    run<Shape<512, 0, 32, 2, 4>>(stream, call, kv, scratch, blocks);
+    large ? run<Plain>(stream, call, kv, scratch, blocks) : run<PlainSmall>(stream, call, kv, scratch, blocks);
   }
 }
 

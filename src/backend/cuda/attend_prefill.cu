@@ -222,8 +222,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) prefill_kernel(Attend
 
 template <typename S>
 void run(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
-  static const bool allowed = (allow_shared(prefill_kernel<S>, S::kShared), true);
-  (void)allowed;
+  static AllowedOn allowed;
+  allow_shared_once(prefill_kernel<S>, S::kShared, allowed);
   const int tokens = S::kRows / (call.q_heads / kv.heads);
   launch(stream, dim3(kv.heads, (call.count + tokens - 1) / tokens), S::kThreads, S::kShared, prefill_kernel<S>, call,
          kv);

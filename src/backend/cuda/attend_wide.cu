@@ -253,8 +253,8 @@ __global__ void __launch_bounds__(kThreads, 1) wide_kernel(AttendCall call, KvVi
 
 template <typename S>
 void run(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
-  static const bool allowed = (allow_shared(wide_kernel<S>, S::kShared), true);
-  (void)allowed;
+  static AllowedOn allowed;
+  allow_shared_once(wide_kernel<S>, S::kShared, allowed);
   const int tokens = kRows / (call.q_heads / kv.heads);
   launch(stream, dim3(kv.heads, (call.count + tokens - 1) / tokens), kThreads, S::kShared, wide_kernel<S>, call, kv);
 }

@@ -27,6 +27,8 @@ class CudaBackend final : public Backend {
     cudaDeviceProp properties;
     CUDA_CHECK(cudaGetDeviceProperties(&properties, device_));
     scratch_.multiprocessors = properties.multiProcessorCount;
+    scratch_.shared_most = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+    scratch_.warpgroups = properties.major == 9;
     scratch_.partial = static_cast<float*>(memory_.allocate(cuda::kAttendPartialBytes));
     scratch_.counters = static_cast<int*>(memory_.allocate(cuda::kAttendCounters * sizeof(int)));
     CUDA_CHECK(cudaMemset(scratch_.counters, 0, cuda::kAttendCounters * sizeof(int)));

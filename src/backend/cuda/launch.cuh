@@ -6,6 +6,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdint>
 #include <utility>
 
@@ -27,6 +28,16 @@ __device__ __forceinline__ void grid_release() {
 #endif
 }
 
+// Whether the device knows programmatic dependent launch.
+inline bool overlaps_launches() {
+  static const bool yes = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  }();
+  return yes;
+}
+
 template <typename... Params, typename... Args>
 void launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(Params...),
             Args&&... args) {
@@ -40,7 +51,7 @@ void launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, voi
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.numAttrs = overlaps_launches() ? 1 : 0;
   CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...));
 }
 
@@ -49,6 +60,20 @@ template <typename Kernel>
 void allow_shared(Kernel* kernel, size_t bytes) {
   CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(bytes)));
+}
+
+// The same, once for each device; `done` is a static of the caller, one for each kernel.
+struct AllowedOn {
+  std::atomic<uint64_t> devices{0};  // bit d: device d
+};
+template <typename Kernel>
+void allow_shared_once(Kernel* kernel, size_t bytes, AllowedOn& done) {
+  int device = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  const uint64_t bit = uint64_t{1} << (device % 64);
+  if (done.devices.load(std::memory_order_relaxed) & bit) return;
+  allow_shared(kernel, bytes);
+  done.devices.fetch_or(bit, std::memory_order_relaxed);
 }
 
 }  // namespace gemma4::cuda

@@ -49,6 +49,8 @@ struct AttendScratch {
   float* partial = nullptr;  // kAttendPartialBytes
   int* counters = nullptr;   // [kAttendCounters]
   int multiprocessors = 132;
+  int64_t shared_most = 0;  // bytes of shared memory that a block may have
+  bool warpgroups = false;  // the device is Hopper, and this build has code for it
 };
 inline constexpr int64_t kAttendPartialBytes = 32 << 20;
 inline constexpr int kAttendCounters = 64 * 64;

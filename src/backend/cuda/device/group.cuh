@@ -10,6 +10,13 @@
 
 #include "backend/cuda/device/tile.cuh"
 
+// Code for another device is compiled too but never run: attend() asks for the device first.
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define WARPGROUP_ASM(...) __trap()
+#else
+#define WARPGROUP_ASM(...) asm volatile(__VA_ARGS__)
+#endif
+
 #define FLOATS4(d, i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define FLOATS16(d, i) FLOATS4(d, i), FLOATS4(d, i + 1), FLOATS4(d, i + 2), FLOATS4(d, i + 3)
 #define FLOATS32(d, i) FLOATS16(d, i), FLOATS16(d, i + 4)
@@ -21,14 +28,14 @@ __device__ __forceinline__ uint64_t tile_descriptor(const void* begin, uint32_t 
          static_cast<uint64_t>(stride >> 4) << 32;
 }
 
-__device__ __forceinline__ void group_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void group_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void group_fence() { WARPGROUP_ASM("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void group_commit() { WARPGROUP_ASM("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int kPending>
 __device__ __forceinline__ void group_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+  WARPGROUP_ASM("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 // Makes this thread's writes to shared memory visible to the tensor cores' reads; a barrier must follow.
-__device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ __forceinline__ void fence_async() { WARPGROUP_ASM("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Keeps the compiler from moving uses of registers across the asynchronous products that own them.
 template <int kTiles>
@@ -39,7 +46,7 @@ __device__ __forceinline__ void pin(float (&d)[kTiles][4]) {
 
 // d[64, N] = a b (`add` false) or d + a b; both operands K-major in shared memory.
 __device__ __forceinline__ void multiply_shared(float (&d)[4][4], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
+  WARPGROUP_ASM(
       "{.reg .pred p; setp.ne.b32 p, %18, 0; "
       "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
@@ -48,7 +55,7 @@ __device__ __forceinline__ void multiply_shared(float (&d)[4][4], uint64_t a, ui
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 __device__ __forceinline__ void multiply_shared(float (&d)[8][4], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
+  WARPGROUP_ASM(
       "{.reg .pred p; setp.ne.b32 p, %34, 0; "
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
@@ -60,7 +67,7 @@ __device__ __forceinline__ void multiply_shared(float (&d)[8][4], uint64_t a, ui
 
 // d[64, 72] += a b; a in registers, b MN-major in shared memory.
 __device__ __forceinline__ void multiply_registers(float (&d)[9][4], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile(
+  WARPGROUP_ASM(
       "wgmma.mma_async.sync.aligned.m64n72k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
       "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35"
@@ -71,7 +78,7 @@ __device__ __forceinline__ void multiply_registers(float (&d)[9][4], const uint3
 
 // d[64, 256] += a b; a in registers, b MN-major in shared memory.
 __device__ __forceinline__ void multiply_registers(float (&d)[32][4], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile(
+  WARPGROUP_ASM(
       "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
       "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
@@ -89,3 +96,4 @@ __device__ __forceinline__ void multiply_registers(float (&d)[32][4], const uint
 #undef FLOATS4
 #undef FLOATS16
 #undef FLOATS32
+#undef WARPGROUP_ASM
