@@ -33,6 +33,18 @@ TEST(Synth, WritesWholeCheckpointsOfEveryKind) {
   }
 }
 
+TEST(Synth, WritesGguf) {
+  const Scratch scratch;
+  const std::string out = scratch.path / "model";
+  const Ran ran = run_gemma4({"synth", "--like", kTiny, "--output", out, "--format", "q4_0"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  expect_whole(out + "/model.gguf", "gguf", 7);
+  const Ran bench = run_gemma4({"bench", "--model", out + "/model.gguf", "--backend", "cpu", "--prompts", "20",
+                                "--depths", "0", "--batches", "1", "--steps", "1", "--chunk", "32"});
+  EXPECT_EQ(bench.code, 0) << bench.err;
+  EXPECT_NE(bench.out.find("decode at 0"), std::string::npos) << bench.out;
+}
+
 TEST(Synth, TakesFewerLayersInTheSamePattern) {
   const Scratch scratch;
   const std::string out = scratch.path / "model";

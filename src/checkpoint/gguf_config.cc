@@ -227,6 +227,8 @@ std::string config_from_gguf(const Gguf& text, const Gguf* vision) {
   if (vision != nullptr) {
     config["vision_config"] = vision_config(*vision, inner["hidden_size"].get<int64_t>());
     config["vision_soft_tokens_per_image"] = config["vision_config"]["default_output_length"];
+  } else {
+    config["vision_config"] = nullptr;  // said, not left out: parse_config() asks for one or the other
   }
   return config.dump(2);
 }

@@ -13,7 +13,7 @@ namespace gemma4 {
 bool is_vision_gguf(const Gguf& gguf);  // the mmproj half of a model
 
 // Throws Error: another architecture, a key that is missing, contradicts another or is of a kind we cannot express.
-// `vision` may be null: the config then has no vision_config.
+// `vision` may be null: the config then says that there is none.
 std::string config_from_gguf(const Gguf& text, const Gguf* vision);
 std::string generation_config_from_gguf(const Gguf& text);
 TokenizerData tokenizer_from_gguf(const Gguf& text);

@@ -17,6 +17,7 @@
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torchao.h"
 #include "cli/cli.h"
+#include "cli/synth_gguf.h"
 #include "model/weights.h"
 #include "quant/recipe.h"
 
@@ -330,8 +331,7 @@ int synth_command(int argc, char** argv) {
   bool config_only = false;
   app.add_option("--like", like, "31b, or a directory with the config.json to follow")->capture_default_str();
   app.add_option("--output", output, "directory to write")->required();
-  app.add_option("--format", format, "bf16, or a quantisation recipe (default: int4 in groups of 32, sensitive, ...)")
-      ->capture_default_str();
+  app.add_option("--format", format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe")->capture_default_str();
   app.add_option("--layers", layers, "text layers (0: as many as the model has)")->check(CLI::Range(0, 1000));
   app.add_option("--tokenizer", tokenizer, "tokenizer.json to put beside it; without one it can be measured, not run");
   app.add_flag("--config-only", config_only, "write no weights");
@@ -349,7 +349,7 @@ int synth_command(int argc, char** argv) {
   std::map<std::string, std::string> metadata;
   if (format == "bf16") {
     plan_bf16(needs, plan);
-  } else {
+  } else if (format != "q4_0") {
     RecipeModel model{config.layers, {}};
     for (int i = 0; i < config.layers; ++i) {
       if (config.kinds[static_cast<size_t>(i)] == kFull) model.full.insert(i);
@@ -359,13 +359,19 @@ int synth_command(int argc, char** argv) {
   std::error_code error;
   fs::create_directories(output, error);
   if (error) throw Error("cannot create the directory " + output + ": " + error.message());
-  write_file(fs::path(output) / "config.json", config_text);
-  write_file(fs::path(output) / "generation_config.json",
-             R"({"do_sample": true, "temperature": 1.0, "top_k": 64, "top_p": 0.95, "eos_token_id": [1, 106, 50]})");
-  if (!tokenizer.empty()) write_file(fs::path(output) / "tokenizer.json", read_file(tokenizer));
-  if (config_only) return kExitOk;
+  const std::string generation =
+      R"({"do_sample": true, "temperature": 1.0, "top_k": 64, "top_p": 0.95, "eos_token_id": [1, 106, 50]})";
+  uint64_t bytes = 0;
   ThreadPool threads(thread_count);
-  const uint64_t bytes = write_all(fs::path(output) / "model.safetensors", plan, metadata, threads);
+  if (format == "q4_0") {
+    bytes = synth_gguf(config_text, config, generation, fs::path(output) / "model.gguf", threads);
+  } else {
+    write_file(fs::path(output) / "config.json", config_text);
+    write_file(fs::path(output) / "generation_config.json", generation);
+    if (!tokenizer.empty()) write_file(fs::path(output) / "tokenizer.json", read_file(tokenizer));
+    if (config_only) return kExitOk;
+    bytes = write_all(fs::path(output) / "model.safetensors", plan, metadata, threads);
+  }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::fprintf(stderr, "wrote %.2f GB of random weights to %s in %.1f s (%.2f GB/s)\n",
                static_cast<double>(bytes) / 1e9, output.c_str(), seconds, static_cast<double>(bytes) / 1e9 / seconds);
