@@ -25,7 +25,13 @@ namespace gemma4::cpu::HWY_NAMESPACE {
 
 // Rows that direct() takes at most: their accumulators fill the registers.
 constexpr size_t kDirectRows = HWY_TARGET <= HWY_AVX3 ? 16 : 6;
-constexpr size_t kPrefetchRows = 16;
+// Sanitizers make each kernel slow to compile; a build with them has one for each shape of code, not for each number of
+// rows, and pads rows up to it.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kFewKernels = true;
+#else
+constexpr bool kFewKernels = false;
+#endif
 constexpr int64_t kAhead = 4096;  // bytes
 // Columns and panels of a block: 4 x 512 x 32 floats are 256 KiB, a quarter of a usual L2; 12 rows of 512 floats are
 // half an L1.
@@ -65,7 +71,7 @@ HWY_INLINE void direct(const Packed& w, const uint8_t* panel, size_t lane, int64
       unroll<U>([&](auto u) GEMMA4_INLINE {
         const uint8_t* codes = at[u / NV] + w.header_bytes;
         raw[u] = Decoder::load(codes, i, lane + u % NV * kLanes);
-        if (M <= kPrefetchRows && u % NV == 0) Decoder::prefetch(codes, i);
+        if (u % NV == 0) Decoder::prefetch(codes, i);
       });
       unroll<Decoder::kStep>([&](auto j) GEMMA4_INLINE {
         VF weight[U];
@@ -257,17 +263,19 @@ void linear_rows(const Context& ctx, const Tensor& out, const Tensor& x, const P
   const size_t rows = x.rows();
   if (rows > kDirectRows) return blocked<Decoder>(ctx, out, x, w);
   if (rows == 1) return direct_rows<Decoder, 1>(ctx, out, x, w);
-  if (rows == 2) return direct_rows<Decoder, 2>(ctx, out, x, w);
-  if (rows == 3) return direct_rows<Decoder, 3>(ctx, out, x, w);
-  if (rows == 4) return direct_rows<Decoder, 4>(ctx, out, x, w);
-  if (rows <= 6) return direct_rows<Decoder, 6>(ctx, out, x, w);
-  if constexpr (kDirectRows > 6) {
-    if (rows <= 8) return direct_rows<Decoder, 8>(ctx, out, x, w);
-    if (rows <= 10) return direct_rows<Decoder, 10>(ctx, out, x, w);
-    if (rows <= 12) return direct_rows<Decoder, 12>(ctx, out, x, w);
-    if (rows <= 14) return direct_rows<Decoder, 14>(ctx, out, x, w);
-    return direct_rows<Decoder, 16>(ctx, out, x, w);
+  if constexpr (!kFewKernels) {
+    if (rows == 2) return direct_rows<Decoder, 2>(ctx, out, x, w);
   }
+  if (rows <= 3) return direct_rows<Decoder, 3>(ctx, out, x, w);
+  if constexpr (!kFewKernels) {
+    if (rows == 4) return direct_rows<Decoder, 4>(ctx, out, x, w);
+    if (rows <= 6) return direct_rows<Decoder, 6>(ctx, out, x, w);
+    if constexpr (kDirectRows > 6) {
+      if (rows <= 8) return direct_rows<Decoder, 8>(ctx, out, x, w);
+      if (rows <= 12) return direct_rows<Decoder, 12>(ctx, out, x, w);
+    }
+  }
+  return direct_rows<Decoder, kDirectRows>(ctx, out, x, w);
 }
 
 // The low four bits of each lane as a float. The look-up of AVX-512 reads no others, so they need not be masked.
