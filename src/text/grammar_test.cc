@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <random>
 #include <set>
+#include <thread>
 
 #include "base/check.h"
 #include "base/utf8.h"
@@ -447,6 +449,22 @@ TEST(Grammar, CopiesAreIndependentAndControlTokensStayOut) {
   }
   EXPECT_FALSE(inside.advance(-1));
   EXPECT_FALSE(inside.advance(demo().vocab_size()));
+}
+
+TEST(Grammar, ManyThreadsShareOneCompiledGrammar) {
+  const Grammar grammar = schema(schemas()[0]);
+  std::vector<std::thread> threads;
+  std::atomic<int> valid_outputs = 0;
+  for (unsigned seed = 0; seed < 4; ++seed) {
+    threads.emplace_back([&, seed] {
+      std::mt19937 random(seed);
+      for (int round = 0; round < 10; ++round) {
+        valid_outputs += json::accept(demo().decode(random_output(grammar, random), false));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(valid_outputs, 40);
 }
 
 // Long counts must not change what a mask says: it is made for counts cut to the longest token.
