@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "engine/watched_backend.h"
 #include "server/testing.h"
 
 namespace gemma4 {
@@ -639,6 +640,25 @@ TEST(Server, StoppingTellsEveryStream) {
   EXPECT_EQ(told.status, 200);
   EXPECT_EQ(events_of(told.body).back().data["error"]["code"], "stopping");
   EXPECT_EQ(waiting.response().status, 503);
+}
+
+TEST(Server, AFailingDeviceIsToldToEveryClient) {
+  const auto watch = std::make_shared<Watch>();
+  watch->fail_at_sample = 20;
+  Engine engine(demo_options(), std::make_unique<WatchedBackend>(make_ref(), watch));
+  Server server(engine, server_options());
+  Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"stream", true}};
+  Socket streaming(server.port()), waiting(server.port());
+  streaming.send(http_text("POST", "/v1/completions", body.dump()));
+  body["stream"] = false;
+  waiting.send(http_text("POST", "/v1/completions", body.dump()));
+  EXPECT_EQ(events_of(streaming.response().body).back().data["error"]["code"], "device_failed");
+  const Response told = waiting.response();
+  EXPECT_EQ(told.status, 500);
+  EXPECT_NE(told.body.find("fell off the bus"), std::string::npos) << told.body;
+  EXPECT_EQ(ask(server.port(), "POST", "/v1/completions", body.dump()).status, 500);
+  EXPECT_EQ(ask(server.port(), "GET", "/health").status, 503);
+  EXPECT_TRUE(server.device_failed());
 }
 
 }  // namespace

@@ -175,7 +175,7 @@ void Fields::only(const char* name, std::initializer_list<Json> values) {
 void Fields::done() const {
   for (const auto& [name, value] : object_.items()) {
     if (read_.contains(name) || value.is_null()) continue;
-    const std::string path = where(name.c_str());
+    const std::string path = where(name.substr(0, 100).c_str());
     throw ApiError(400, "the parameter '" + path + "' is not supported", path, "unsupported_parameter");
   }
 }
