@@ -181,6 +181,44 @@ TEST(Engine, PenaltiesAndBiasChangeTheAnswer) {
   for (const int32_t id : Ask(engine, request).get().ids) EXPECT_EQ(id, 77);
 }
 
+TEST(Engine, ForcedShapesHoldWhateverTheQuestion) {
+  EngineOptions options = demo_options();
+  options.max_seqs = 4;
+  Engine engine(options);
+  Request schema = chat_request("Who are you?", 400);  // room for the white space that a small model pads with
+  schema.format.kind = FormatRequest::kSchema;
+  schema.format.schema = R"({"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99},
+      "color": {"enum": ["red", "blue"]}}, "required": ["n", "color"], "additionalProperties": false})";
+  Request call = chat_request("Who are you?", 60);
+  call.tools = R"([{"type": "function", "function": {"name": "set_timer", "description": "Set a timer in minutes.",
+      "parameters": {"type": "object", "properties": {"minutes": {"type": "integer", "minimum": 1, "maximum": 90}},
+      "required": ["minutes"]}}}])";
+  call.format.kind = FormatRequest::kToolCall;
+  call.format.tool_name = "set_timer";
+  call.format.parallel_tools = false;
+  Request sampled = schema;
+  sampled.sampling.temperature = 1;
+  sampled.sampling.seed = 3;
+  Ask a(engine, schema), b(engine, call), c(engine, sampled), free(engine, chat_request("Who are you?", 60));
+  for (Ask* ask : {&a, &c}) {
+    const Heard heard = ask->get();
+    const auto value = nlohmann::json::parse(heard.text, nullptr, false);
+    ASSERT_TRUE(value.is_object()) << heard.text;
+    EXPECT_TRUE(value.at("n").is_number_integer()) << heard.text;
+    EXPECT_TRUE(value.at("color") == "red" || value.at("color") == "blue") << heard.text;
+    EXPECT_EQ(heard.finish, Finish::kStop);
+  }
+  const Heard called = b.get();
+  ASSERT_EQ(called.calls.size(), 1u) << called.text;
+  EXPECT_EQ(called.calls[0].name, "set_timer");
+  EXPECT_TRUE(nlohmann::json::parse(called.calls[0].arguments).at("minutes").is_number_integer());
+  EXPECT_EQ(called.finish, Finish::kToolCalls);
+  EXPECT_EQ(free.get().text, "I am a small demo model. I can describe pictures of colored shapes and digits.");
+  Request bad = schema;
+  bad.format.schema = "{";
+  EXPECT_THROW(Ask(engine, bad), Error);
+}
+
 TEST(Engine, CancelEndsARequestWhereverItIs) {
   EngineOptions options = tiny_options();
   options.chunk = 1;  // a prompt of 275 steps
