@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include "base/file.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/json_text.h"
+#include "model/config.h"
 #include "quant/pack.h"
 
 namespace gemma4 {
@@ -262,6 +264,7 @@ TEST_F(InFolder, ReadsTextAloneWithoutAVisionFile) {
   EXPECT_EQ(gguf.files.size(), 1u);
   EXPECT_EQ(gguf.find("vision_tower.std_bias"), nullptr);
   EXPECT_TRUE(parse_strict_json(gguf.config, "config").at("vision_config").is_null());
+  EXPECT_FALSE(parse_config(gguf.config).has_vision);
 }
 
 TEST_F(InFolder, TakesVisionFromWhereItIsTold) {

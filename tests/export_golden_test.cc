@@ -1,0 +1,60 @@
+// An exported model computes what Hugging Face computes on the checkpoint it was made from: text, pictures, tokenizer
+// and config all come from the exported files.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "base/check.h"
+#include "cli/cli.h"
+
+namespace gemma4 {
+namespace {
+
+namespace fs = std::filesystem;
+const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
+
+int call(int (*verb)(int, char**), std::vector<std::string> words) {
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  return verb(static_cast<int>(argv.size()), argv.data());
+}
+
+class ExportGolden : public ::testing::Test {
+ protected:
+  void SetUp() override { fs::create_directories(folder_); }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  int exported(std::vector<std::string> more) {
+    std::vector<std::string> words = {"export", "--format", "gguf", "--model-dir", kTiny, "--output", model_};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(export_command, words);
+  }
+  int eval(std::vector<std::string> more = {}) {
+    std::vector<std::string> words = {"eval", "--model", model_, "--golden", kTiny + "/golden", "--backend", "cpu"};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(eval_command, words);
+  }
+
+  const fs::path folder_ = fs::path(testing::TempDir()) / ("gemma4_export_golden_" + std::to_string(getpid()));
+  const std::string model_ = folder_ / "model.gguf";
+};
+
+TEST_F(ExportGolden, GgufEqualsHuggingFace) {
+  ASSERT_EQ(exported({"--mmproj"}), kExitOk);
+  EXPECT_EQ(eval(), kExitOk);
+}
+
+TEST_F(ExportGolden, FourBitsDoNot) {
+  ASSERT_EQ(exported({"--type", "q4_0"}), kExitOk);
+  EXPECT_EQ(eval({"--case", "text_short"}), kExitFailed);
+}
+
+TEST_F(ExportGolden, BadFlagsAreRefused) {
+  EXPECT_THROW(exported({"--type", "q4_K"}), Error);
+  EXPECT_THROW(call(export_command, {"export", "--format", "x", "--model-dir", kTiny, "--output", model_}), Error);
+  EXPECT_EQ(call(export_command, {"export", "--format", "gguf"}), kExitBadInput);
+}
+
+}  // namespace
+}  // namespace gemma4
