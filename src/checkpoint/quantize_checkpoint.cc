@@ -129,6 +129,17 @@ bool same_file(const fs::path& a, const fs::path& b) {
   return fs::exists(a, ignored) && fs::exists(b, ignored) && fs::equivalent(a, b, ignored);
 }
 
+// Could `earlier` hold what `job` makes? Two trainings of one model differ in their small tensors already (norms),
+// which are kept as they are.
+bool is_result_of(const Job& job, const Checkpoint& earlier) {
+  constexpr uint64_t kCompared = 1 << 20;  // bytes
+  const Weight* weight = earlier.find(job.name);
+  if (weight == nullptr || weight->shape != job.source->shape) return false;
+  const Matrix &now = job.source->matrix, &then = weight->matrix;
+  if (now.format != then.format || weight->bytes > kCompared) return true;
+  return std::memcmp(now.codes.data, then.codes.data, weight->bytes) == 0;
+}
+
 // An output directory may be new, may lack a model, or may hold an earlier result of the same model.
 void check_output(const Checkpoint& source, const fs::path& output, const std::vector<Job>& jobs) {
   std::error_code ignored;
@@ -146,10 +157,7 @@ void check_output(const Checkpoint& source, const fs::path& output, const std::v
   try {
     const Checkpoint earlier = open_checkpoint(output);
     bool same = earlier.kind == "torchao" && earlier.config == source.config && earlier.weights.size() == jobs.size();
-    for (const Job& job : jobs) {
-      const Weight* weight = same ? earlier.find(job.name) : nullptr;
-      same = weight != nullptr && weight->shape == job.source->shape;
-    }
+    for (const Job& job : jobs) same = same && is_result_of(job, earlier);
     if (same) return;
   } catch (const Error&) {  // unreadable: not ours to replace
   }

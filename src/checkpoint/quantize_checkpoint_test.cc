@@ -273,8 +273,19 @@ TEST(QuantizeCheckpoint, OutputThatHoldsSomethingElse) {
   file.put("out", "text");
   EXPECT_THAT(small.message(file.path / "out"), HasSubstr("not a directory"));
   EXPECT_THAT(small.message("/proc/nowhere/out"), HasSubstr("/proc/nowhere/out"));
+  // Another training of the same model: the same config, names and shapes.
+  Small trained, tuned;
+  for (Small* model : {&trained, &tuned}) {
+    model->add("embed_tokens.weight", DType::kBF16, {10, 32});
+    model->add("norm.weight", DType::kBF16, {32});
+  }
+  tuned.data["norm.weight"][7] ^= 1;
+  trained.write();
+  tuned.write();
+  EXPECT_EQ(trained.message(file.path / "trained"), "done");
+  EXPECT_THAT(tuned.message(file.path / "trained"), HasSubstr("already holds another model"));
+  EXPECT_EQ(trained.message(file.path / "trained"), "done");
   // Quantising what is quantised already.
-  Small again;
   EXPECT_THROW(run(out.path, file.path / "twice", "default"), Error);
   EXPECT_FALSE(fs::exists(file.path / "twice"));
 }
