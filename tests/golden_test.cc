@@ -1,6 +1,7 @@
 // Hugging Face's outputs on the tiny checkpoint, through `gemma4 eval`; and twins that must fail: a comparison that
 // cannot fail proves nothing.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -26,7 +27,7 @@ int eval(const std::string& model, const std::string& backend, std::vector<std::
 
 // A copy of the tiny checkpoint whose files may be changed.
 struct Copy {
-  Copy() : path(testing::TempDir() + "/gemma4_golden_copy") {
+  Copy() : path(testing::TempDir() + "/gemma4_golden_copy_" + std::to_string(getpid())) {
     fs::remove_all(path);
     fs::create_directories(path);
     for (const char* name : {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json"}) {
@@ -76,7 +77,7 @@ TEST(GoldenCanary, OneNudgedWeightFails) {
 }
 
 TEST(Golden, DumpHoldsTheLogits) {
-  const std::string file = testing::TempDir() + "/gemma4_dump.safetensors";
+  const std::string file = testing::TempDir() + "/gemma4_dump_" + std::to_string(getpid()) + ".safetensors";
   EXPECT_EQ(eval(kTiny, "cpu", {"--case", "text_short", "--dump", file}), kExitOk);
   EXPECT_GT(fs::file_size(file), 22u * 2045 * 4);
   fs::remove(file);

@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -114,7 +115,7 @@ TEST_P(ModelOn, QuantisedTextEqualsTheOriginal) {
     std::memcpy(ids.data(), id_bytes.data(), id_bytes.size());
     std::vector<float> want(logit_bytes.size() / 4);
     std::memcpy(want.data(), logit_bytes.data(), logit_bytes.size());
-    const std::string assembled = testing::TempDir() + "/gemma4_sensitive";
+    const std::string assembled = testing::TempDir() + "/gemma4_sensitive_" + std::to_string(getpid());
     std::filesystem::create_directories(assembled);
     for (const char* name : {"config.json", "tokenizer.json"}) {
       std::filesystem::copy_file(std::string(SOURCE_DIR "/models/demo/") + name, assembled + "/" + name,
@@ -126,6 +127,7 @@ TEST_P(ModelOn, QuantisedTextEqualsTheOriginal) {
     auto got = run.logits(ids, 64);
     got.erase(got.begin(), got.end() - run.model->config().vocab);
     EXPECT_LE(max_difference(want, got), 2e-4) << n;
+    std::filesystem::remove_all(assembled);
   }
 }
 
