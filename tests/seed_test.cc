@@ -1,5 +1,6 @@
 // Counterparts of tests of the original system that no other test here covers; docs/SEED_TESTS.md has the whole table.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -19,7 +20,7 @@ const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
 // The original quantiser's weights beside the files that go with them.
 std::string quantised_tiny() {
   namespace fs = std::filesystem;
-  const fs::path folder = fs::path(testing::TempDir()) / "gemma4_seed_tiny";
+  const fs::path folder = fs::path(testing::TempDir()) / ("gemma4_seed_tiny_" + std::to_string(getpid()));
   fs::create_directories(folder);
   const auto copy = [&](const std::string& from, const char* name) {
     fs::copy_file(from + "/" + name, folder / name, fs::copy_options::overwrite_existing);
