@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "base/bf16.h"
+#include "base/check.h"
 
 namespace gemma4::cuda {
 namespace {
@@ -93,6 +95,14 @@ Layout choose_layout(std::span<const Matrix> parts) {
     default:
       return Layout::kBF16;
   }
+}
+
+DecodeVariant decode_variant(const char* name) {
+  const std::string value = name ? name : "";
+  if (value.empty()) return DecodeVariant::kNone;
+  if (value == "fixed") return DecodeVariant::kFixed;
+  if (value == "fixed8") return DecodeVariant::kFixed8;
+  throw Error("GEMMA4_CUDA_DECODE is \"" + value + "\"; it may be fixed or fixed8");
 }
 
 Kernel choose_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device) {

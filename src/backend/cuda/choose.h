@@ -29,6 +29,16 @@ struct Device {
 
 constexpr int64_t kDecodeRows = 16;  // the most rows that the decode kernel takes
 
+// Experiments that may take the place of the decode kernel where they fit; off unless asked for.
+enum class DecodeVariant {
+  kNone,    // linear_decode.h
+  kFixed,   // linear_fixed.h, stages of four chunks
+  kFixed8,  // the same, of eight
+};
+
+// "fixed" or "fixed8", the value of GEMMA4_CUDA_DECODE; null or empty: kNone. Throws Error for anything else.
+DecodeVariant decode_variant(const char* name);
+
 // n rows of x; `aligned`: rows of x and out start at multiples of 16 bytes.
 Kernel choose_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "backend/cuda/codecs.cuh"
@@ -11,6 +12,7 @@
 #include "backend/cuda/library.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/linear_decode.h"
+#include "backend/cuda/linear_fixed.h"
 #include "backend/cuda/linear_mixed.h"
 #include "backend/cuda/linear_pack.h"
 #include "backend/cuda/linear_trial.h"
@@ -115,6 +117,12 @@ bool aligned16(const Tensor& t) {
   return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (t.rows() <= 1 || t.stride * item % 16 == 0);
 }
 
+// GEMMA4_CUDA_PROMPTS=library: prompts through cuBLASLt, should the wgmma kernel fail on some device or driver.
+bool wants_mixed() {
+  const char* value = std::getenv("GEMMA4_CUDA_PROMPTS");
+  return !value || std::string(value) != "library";
+}
+
 dim3 grid_over(int64_t cols, int threads, int64_t rows) {
   return dim3(static_cast<unsigned>((cols + threads - 1) / threads), static_cast<unsigned>(rows));
 }
@@ -138,6 +146,7 @@ struct Linear::State {
   __nv_bfloat16* scratch = nullptr;
   int64_t memory = 0;
   std::array<int, 16> trials{};  // done, by layout
+  DecodeVariant variant = DecodeVariant::kNone;
 
   void try_mixed(const DeviceMatrix& w, cudaStream_t stream);
   void* take(int64_t bytes) {
@@ -150,13 +159,17 @@ struct Linear::State {
   void plain(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
   void unpacked(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
   void run(Tensor out, Tensor x, const DeviceMatrix& w, Kernel kernel, cudaStream_t stream);
+  void decode_rows(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, cudaStream_t stream);
 };
 
 Linear::Linear(int device) : state_(std::make_unique<State>()) {
   cudaDeviceProp properties;
   CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
   state_->device = {properties.major, properties.multiProcessorCount};
+  state_->device.mixed = wants_mixed();
+  state_->variant = decode_variant(std::getenv("GEMMA4_CUDA_DECODE"));
   state_->decode.blocks = properties.multiProcessorCount;
+  state_->decode.shared_most = static_cast<int>(properties.sharedMemPerBlockOptin);
   const int64_t bytes = decode_workspace_bytes(state_->decode.blocks);
   state_->decode.partial = static_cast<float*>(state_->take(bytes));
   CUDA_CHECK(cudaMemset(state_->decode.partial, 0xff, bytes));
@@ -176,6 +189,8 @@ Linear::~Linear() {
   cudaFree(state_->library_workspace);
   cudaFree(state_->scratch);
 }
+
+void Linear::try_variant(DecodeVariant variant) { state_->variant = variant; }
 
 int64_t Linear::memory_used() const { return state_->memory; }
 
@@ -209,7 +224,13 @@ void Linear::State::try_mixed(const DeviceMatrix& w, cudaStream_t stream) {
   int& done = trials[static_cast<size_t>(w.layout)];
   if (w.layout == Layout::kBF16 || done == kTrials || choose_kernel(w, 40, true, device) != Kernel::kMixed) return;
   ++done;
-  const double error = mixed_error(w, decode, mixed, stream);
+  double error = 0;
+  try {
+    error = mixed_error(w, decode, mixed, stream);
+  } catch (const DeviceError& failure) {
+    throw DeviceError(std::string(failure.what()) +
+                      "; it was the trial of the wgmma kernel: GEMMA4_CUDA_PROMPTS=library does without it");
+  }
   if (error < kTrialLimit) return;
   device.mixed = false;
   std::fprintf(stderr,
@@ -245,8 +266,15 @@ void Linear::State::unpacked(Tensor out, Tensor x, const DeviceMatrix& w, cudaSt
   }
 }
 
+void Linear::State::decode_rows(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, cudaStream_t stream) {
+  if (variant == DecodeVariant::kNone || !linear_fixed_fits(w, x.rows(), decode)) {
+    return linear_decode(out, x, w, geglu, decode, stream);
+  }
+  linear_fixed(out, x, w, geglu, variant == DecodeVariant::kFixed ? 4 : 8, decode, stream);
+}
+
 void Linear::State::run(Tensor out, Tensor x, const DeviceMatrix& w, Kernel kernel, cudaStream_t stream) {
-  if (kernel == Kernel::kDecode) return linear_decode(out, x, w, false, decode, stream);
+  if (kernel == Kernel::kDecode) return decode_rows(out, x, w, false, stream);
   if (kernel == Kernel::kPlain) return plain(out, x, w, stream);
   if (kernel == Kernel::kMixed && out.dtype == DType::kBF16) return linear_mixed(out, x, w, false, mixed, stream);
   if (kernel == Kernel::kMixed && x.rows() <= 4 * kDecodeRows) {  // logits: few rows, F32
@@ -277,7 +305,7 @@ void Linear::linear_geglu(Tensor out, Tensor x, const DeviceMatrix& w, Tensor sc
   if (x.rows() == 0) return;
   if (aligned16(x) && aligned16(out) && fused(w, x.rows())) {
     if (x.rows() > kDecodeRows) return linear_mixed(out, x, w, true, state_->mixed, stream);
-    return linear_decode(out, x, w, true, state_->decode, stream);
+    return state_->decode_rows(out, x, w, true, stream);
   }
   CHECK(scratch && scratch.row_size() == w.rows && scratch.rows() == x.rows() && scratch.dtype == DType::kBF16);
   linear(scratch, x, w, stream);

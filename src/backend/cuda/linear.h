@@ -47,6 +47,8 @@ struct DeviceMatrix {
 // Device memory for a weight; throws Error when there is none left. 256-byte aligned.
 using Allocate = std::function<void*(int64_t bytes)>;
 
+enum class DecodeVariant;  // choose.h
+
 // One per device: the library handle, workspaces, the pinned upload buffers.
 class Linear {
  public:
@@ -73,6 +75,9 @@ class Linear {
   void embed(Tensor out, const DeviceMatrix& table, Tensor ids, float scale, cudaStream_t stream);
 
   int64_t memory_used() const;  // bytes of workspaces on the device
+
+  // For measuring: an experiment instead of the decode kernel, where it fits. At first what GEMMA4_CUDA_DECODE says.
+  void try_variant(DecodeVariant variant);
 
  private:
   struct State;

@@ -1,7 +1,10 @@
 #include "backend/cuda/linear_trial.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <cstdio>
+#include <thread>
 #include <vector>
 
 #include "backend/cuda/choose.h"
@@ -43,6 +46,23 @@ double difference(const std::vector<uint16_t>& got, const std::vector<uint8_t>& 
   return error == 0 ? 0 : std::sqrt(error / std::max(norm, 1e-30));
 }
 
+// Waits. A kernel that hangs cannot be stopped from here, so after a while this says how to do without it.
+void wait_and_tell(cudaStream_t stream) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  bool told = false;
+  cudaError_t state;
+  while ((state = cudaStreamQuery(stream)) == cudaErrorNotReady) {
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+    if (told || Clock::now() - start < std::chrono::seconds(20)) continue;
+    told = true;
+    std::fprintf(stderr,
+                 "warning: the trial of the wgmma kernel has not ended after 20 s; should it never end, kill this process "
+                 "and set GEMMA4_CUDA_PROMPTS=library\n");
+  }
+  CUDA_CHECK(state);
+}
+
 double one_error(const DeviceMatrix& w, int64_t n, bool geglu, const DecodeWorkspace& decode,
                  const MixedWorkspace& mixed, cudaStream_t stream) {
   const int64_t outs = geglu ? w.rows / 2 : w.rows;
@@ -59,6 +79,7 @@ double one_error(const DeviceMatrix& w, int64_t n, bool geglu, const DecodeWorks
     linear_decode(Tensor(want.data, type, {n, outs}).slice(row, count), from.slice(row, count), w, geglu, decode,
                   stream);
   }
+  wait_and_tell(stream);  // before the copies: those to plain memory wait by themselves
   std::vector<uint16_t> host_got(n * outs);
   std::vector<uint8_t> host_want(want_bytes);
   CUDA_CHECK(cudaMemcpyAsync(host_got.data(), got.data, n * outs * 2, cudaMemcpyDeviceToHost, stream));

@@ -1,0 +1,327 @@
+// EXPERIMENTAL decode, n <= 8: the ring of linear_decode.cu with other arithmetic. linear_decode.cu spends 82 instructions
+// on a chunk of 16 x 64 weights; this one about half of them.
+//
+// x becomes fixed-point numbers: each 64 columns of a row share a power of two, and a value is an integer below 2^14 (what
+// is more than 2^7 below the largest of its 64 loses bits of its bf16 mantissa, by at most 2^-14 of that largest). An
+// integer is two signed bytes, 256 high + low, and both are columns of the integer tensor cores' B operand (mma.m16n8k32):
+// four rows of x fill its eight columns. The A operand is the codes as they lie in memory: of a word of eight codes,
+// `& 0x0f0f0f0f` gives four columns of row g, `& 0xf0f0f0f0` the same columns of row g + 8 times 16, and the 16 is taken
+// off once at the end. So 4 codes cost one operation, and sums are exact until a group's scale meets them:
+//   w x = scale (256 sum(q high) + sum(q low) - zero sum(x))
+//
+// One warp copies, eight compute, two turn the bf16 x of a stage to fixed point while the stages before are computed.
+#include <algorithm>
+
+#include "backend/cuda/error.h"
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/linear_fixed.h"
+#include "backend/cuda/linear_stream.cuh"
+
+namespace gemma4::cuda {
+namespace {
+
+constexpr int kConverters = 2;  // warps; stages in turn
+constexpr int kThreads = (kStreamWarps + 1 + kConverters) * 32;
+constexpr int kTileRows = 4;  // rows of x in a tile: two of eight columns each
+
+// Where things lie in a stage: weights, facts [row of x][chunk], digits [2 row of x + low][chunk][64], x [row] in bf16.
+template <typename Codec, int kChunks, int kTiles>
+struct Stage {
+  static constexpr int kWeights = kChunks * kPanelChunks * Codec::kBytes;
+  static constexpr int kFacts = kWeights;
+  static constexpr int kDigits = kFacts + kTiles * kTileRows * kChunks * 16;
+  static constexpr int kDigitPitch = kChunks * kChunkCols + 64;  // 64: two columns fill the 32 banks together
+  static constexpr int kXPitch = kChunks * kChunkCols * 2 + 16;
+  static __host__ __device__ int x_offset(int n) { return kDigits + 2 * n * kDigitPitch; }
+  static int bytes(int n) { return (x_offset(n) + n * kXPitch + 127) / 128 * 128; }
+  static_assert(kDigitPitch % 128 == 64 && kWeights % 16 == 0);
+};
+
+// What a chunk of x is besides its digits: minus the sums of its two groups of 32, and what an integer stands for.
+struct Facts {
+  int minus_sum[2];
+  float unit;
+  int unused;
+};
+
+// d = a b (+ d): a 16 x 32 unsigned bytes, b 32 x 8 signed bytes. Not volatile: it depends on its operands alone.
+__device__ __forceinline__ void mma_bytes(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Zero points of rows g and g + 8, the second times 16 as its products are.
+template <int kGroups>
+__device__ __forceinline__ int2 zeros(const Int4Codec<kGroups>& codec, int group) {
+  const uint32_t z = codec.z >> (8 * group);
+  return make_int2(static_cast<int>(z & 0x0f), static_cast<int>(z & 0xf0));
+}
+__device__ __forceinline__ int2 zeros(const Q40Codec&, int) { return make_int2(8, 128); }
+
+// The bytes 0 of a, b, c, d as one word; or their bytes 1.
+__device__ __forceinline__ uint32_t low_bytes(int a, int b, int c, int d) {
+  return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
+}
+__device__ __forceinline__ uint32_t next_bytes(int a, int b, int c, int d) {
+  return __byte_perm(__byte_perm(a, b, 0x0051), __byte_perm(c, d, 0x0051), 0x5410);
+}
+
+// One row of x of one stage to digits and facts. Eight lanes take a chunk, each of them, of one 16 columns, 4h .. 4h + 3 and
+// 4h + 8 .. 4h + 11: what lanes c = 2h and 2h + 1 of the A operand hold, in the order of the codes in a word.
+template <typename S, int kChunks>
+__device__ __forceinline__ void convert_row(uint8_t* stage, int x_offset, int row, int lane) {
+  const int step = lane % 8 / 2, h = lane % 2;
+#pragma unroll
+  for (int pass = 0; pass < kChunks / 4; ++pass) {
+    const int chunk = pass * 4 + lane / 8;
+    const uint8_t* from = stage + x_offset + row * S::kXPitch + (chunk * kChunkCols + step * 16 + 4 * h) * 2;
+    const uint2 near = *reinterpret_cast<const uint2*>(from), far = *reinterpret_cast<const uint2*>(from + 16);
+    const uint32_t words[4] = {near.x, far.x, near.y, far.y};
+    uint32_t top = 0;  // bf16 without a sign grow as whole numbers do
+#pragma unroll
+    for (int i = 0; i < 4; ++i) top = __vmaxu2(top, words[i] & 0x7fff7fff);
+    top = max(top & 0xffff, top >> 16);
+#pragma unroll
+    for (int mask = 1; mask < 8; mask *= 2) top = max(top, __shfl_xor_sync(0xffffffffu, top, mask));
+    const uint32_t exponent = max(top >> 7, 14u);  // 14: below it the power of two would not be a normal number
+    const float power = __uint_as_float((267 - exponent) << 23);  // 2^(13 - (exponent - 127)): the largest below 2^14
+    int value[8], sum = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 x = bf16x2_to_float2(words[i]);
+      value[2 * i] = __float2int_rn(x.x * power), value[2 * i + 1] = __float2int_rn(x.y * power);
+      sum += value[2 * i] + value[2 * i + 1];
+    }
+    // words: columns 4h, 4h + 1 | + 8, + 9 | 4h + 2, 4h + 3 | + 10, + 11; bytes of a code word: 2c, 2c + 8, 2c + 1, 2c + 9
+    uint8_t* high = stage + S::kDigits + 2 * row * S::kDigitPitch + chunk * kChunkCols + step * 4;
+    uint8_t* low = high + S::kDigitPitch;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int* v = value + 4 * i;
+      const int at = (2 * h + i) * 16;
+      *reinterpret_cast<uint32_t*>(low + at) = low_bytes(v[0], v[2], v[1], v[3]);
+      *reinterpret_cast<uint32_t*>(high + at) = next_bytes(v[0] + 128, v[2] + 128, v[1] + 128, v[3] + 128);
+    }
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    const int other = __shfl_xor_sync(0xffffffffu, sum, 4);
+    if (lane % 8 == 0) {  // infinity and NaN (exponent 255) make the row NaN
+      const float unit = exponent == 255 ? __uint_as_float(0x7fffffff) : __uint_as_float((exponent - 13) << 23);
+      *reinterpret_cast<int4*>(stage + S::kFacts + (row * kChunks + chunk) * 16) =
+          make_int4(-sum, -other, __float_as_int(unit), 0);
+    }
+  }
+}
+
+template <typename S, int kChunks>
+__device__ void convert_range(const StreamArguments& p, const Range& range, uint8_t* shared, uint64_t* full,
+                              uint64_t* ready, int converter, int lane) {
+  int turn = 0;
+  for (Cursor<kChunks> at(range, p); at.more(); at.next(), ++turn) {
+    if (turn % kConverters != converter) continue;
+    barrier_wait(&full[at.stage], at.phase);
+    uint8_t* stage = shared + at.stage * p.stage_bytes;
+    for (int row = 0; row < p.n; ++row) convert_row<S, kChunks>(stage, S::x_offset(p.n), row, lane);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&ready[at.stage]);
+  }
+}
+
+// sum[.][0] += w x for row g of the chunk, sum[.][2] for row g + 8, times 16.
+template <typename Codec, typename S, int kTiles>
+__device__ __forceinline__ void multiply_chunk(const uint8_t* chunk, const uint8_t* const (&digits)[kTiles],
+                                               const uint8_t* const (&facts)[kTiles], int lane,
+                                               float (&sum)[kTiles][4]) {
+  constexpr int kGroups = 4 / Codec::kGroupSteps;
+  Codec codec;
+  codec.load(chunk, lane);
+  uint4 b[kTiles];
+  int4 fact[kTiles];
+  float part[kTiles][2] = {};
+  int d[kTiles][4] = {};
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    b[tile] = *reinterpret_cast<const uint4*>(digits[tile]);
+    fact[tile] = *reinterpret_cast<const int4*>(facts[tile]);
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {  // 32 columns each
+    const uint32_t w0 = codec.codes.w[2 * half], w1 = codec.codes.w[2 * half + 1];
+    const uint32_t a[4] = {w0 & 0x0f0f0f0fu, w0 & 0xf0f0f0f0u, w1 & 0x0f0f0f0fu, w1 & 0xf0f0f0f0u};
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      mma_bytes(d[tile], a, half ? b[tile].z : b[tile].x, half ? b[tile].w : b[tile].y);
+    }
+    if (kGroups == 1 && half == 0) continue;
+    const int group = kGroups == 1 ? 0 : half;
+    const int2 zero = zeros(codec, group);
+    const float2 scale = codec.scale(group);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int minus_sum = kGroups == 1 ? fact[tile].x + fact[tile].y : half ? fact[tile].y : fact[tile].x;
+      const int low = d[tile][0] * 256 + d[tile][1] + zero.x * minus_sum;
+      const int high = d[tile][2] * 256 + d[tile][3] + zero.y * minus_sum;
+      part[tile][0] = fmaf(scale.x, static_cast<float>(low), part[tile][0]);
+      part[tile][1] = fmaf(scale.y, static_cast<float>(high), part[tile][1]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) d[tile][e] = 0;
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const float unit = __int_as_float(fact[tile].z);
+    sum[tile][0] = fmaf(unit, part[tile][0], sum[tile][0]);
+    sum[tile][2] = fmaf(unit, part[tile][1], sum[tile][2]);
+  }
+}
+
+// Writes one panel's sums: lane 4 g + c holds rows g and g + 8 of the warp's 16, for row c of each four of x.
+template <int kTiles>
+__device__ __forceinline__ void write_rows(const StreamArguments& p, int panel, int warp, int lane,
+                                           const float (&sum)[kTiles][4]) {
+  const int place = panel * kPanelRows + warp * kChunkRows, g = lane / 4, c = lane % 4;
+  const int half_rows = p.rows / 2, pair = place / 2 + g;  // of a paired matrix: the row of each part
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const int row_of_x = tile * kTileRows + c;
+    if (row_of_x >= p.n) continue;
+    const int64_t base = row_of_x * p.out_stride;
+    const float values[2] = {sum[tile][0], sum[tile][2] * 0.0625f};
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      if (p.geglu && e > 0) continue;
+      const float value = p.geglu ? gelu_tanh(values[0]) * values[1] : values[e];
+      const int row = p.paired ? (e ? half_rows : 0) + pair : place + g + 8 * e;
+      if (p.paired ? pair >= half_rows : row >= p.rows) continue;
+      if (p.out_f32) {
+        static_cast<float*>(p.out)[base + row] = value;
+      } else {
+        static_cast<__nv_bfloat16*>(p.out)[base + row] = __float2bfloat16_rn(value);
+      }
+    }
+  }
+}
+
+template <typename Codec, int kChunks, int kTiles>
+__device__ void compute_range(const StreamArguments& p, const Range& range, const uint8_t* shared, uint64_t* full,
+                              uint64_t* ready, uint64_t* empty, int warp, int lane) {
+  using S = Stage<Codec, kChunks, kTiles>;
+  constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  int digit_offset[kTiles], fact_offset[kTiles];  // lanes past the last row of x take what is there
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    digit_offset[tile] = S::kDigits + min(tile * 8 + lane / 4, 2 * p.n - 1) * S::kDigitPitch + lane % 4 * 16;
+    fact_offset[tile] = S::kFacts + min(tile * kTileRows + lane % 4, p.n - 1) * kChunks * 16;
+  }
+  float sum[kTiles][4] = {}, shared_sum[kTiles][4] = {};
+  int shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
+  bool whole = range.begin % p.chunks == 0;
+  for (Cursor<kChunks> at(range, p); at.more(); at.next()) {
+    const uint8_t* stage = shared + at.stage * p.stage_bytes;
+    const uint8_t* chunk = stage + warp * Codec::kBytes;
+    barrier_wait(&full[at.stage], at.phase);
+    barrier_wait(&ready[at.stage], at.phase);
+    const auto multiply = [&](int k) {
+      const uint8_t *digits[kTiles], *facts[kTiles];
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        digits[tile] = stage + digit_offset[tile] + k * kChunkCols, facts[tile] = stage + fact_offset[tile] + k * 16;
+      }
+      multiply_chunk<Codec, S, kTiles>(chunk + k * kUnit, digits, facts, lane, sum);
+    };
+    if (at.length == kChunks) {
+#pragma unroll
+      for (int k = 0; k < kChunks; ++k) multiply(k);
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < at.length; ++k) multiply(k);
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&empty[at.stage]);
+    if (!at.ends_panel()) continue;
+    if (whole) {
+      write_rows<kTiles>(p, at.panel, warp, lane, sum);
+    } else {
+      shared_panel = at.panel;
+#pragma unroll
+      for (int i = 0; i < kTiles * 4; ++i) shared_sum[i / 4][i % 4] = sum[i / 4][i % 4];
+    }
+    whole = true;
+#pragma unroll
+    for (int i = 0; i < kTiles * 4; ++i) sum[i / 4][i % 4] = 0;
+  }
+  if (range.end % p.chunks != 0 && range.begin < range.end) give_partial<kTiles>(p, warp, lane, sum);
+  if (shared_panel >= 0) {
+    take_partials<kTiles>(p, shared_panel * p.chunks, warp, lane, shared_sum);
+    write_rows<kTiles>(p, shared_panel, warp, lane, shared_sum);
+  }
+}
+
+template <typename Codec, int kChunks, int kTiles>
+__global__ void __launch_bounds__(kThreads, 1) fixed_kernel(const StreamArguments p) {
+#if __CUDA_ARCH__ >= 900
+  using S = Stage<Codec, kChunks, kTiles>;
+  extern __shared__ __align__(128) uint8_t shared[];
+  __shared__ uint64_t full[kMaxStages], ready[kMaxStages], empty[kMaxStages];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < p.stages; ++i) {
+      barrier_init(&full[i], 1), barrier_init(&ready[i], 1), barrier_init(&empty[i], kStreamWarps);
+    }
+    barrier_init_done();
+  }
+  __syncthreads();
+  const Range range(blockIdx.x, gridDim.x, static_cast<uint32_t>(p.panels) * p.chunks);
+  if (warp == kStreamWarps) {
+    copy_range<Codec, kChunks, S::kXPitch>(p, range, shared, S::x_offset(p.n), full, empty, lane);
+  } else if (warp > kStreamWarps) {
+    convert_range<S, kChunks>(p, range, shared, full, ready, warp - kStreamWarps - 1, lane);
+  } else {
+    grid_wait();  // before anything is written
+    compute_range<Codec, kChunks, kTiles>(p, range, shared, full, ready, empty, warp, lane);
+  }
+#endif
+}
+
+template <typename Codec, int kChunks, int kTiles>
+void start(StreamArguments p, const DecodeWorkspace& workspace, cudaStream_t stream) {
+  const int shared = std::min(kSharedBytes, workspace.shared_most - kSharedStatic);
+  p.stage_bytes = Stage<Codec, kChunks, kTiles>::bytes(p.n);
+  p.stages = std::min(kMaxStages, shared / p.stage_bytes);
+  static AllowedOn allowed;
+  allow_shared_once(fixed_kernel<Codec, kChunks, kTiles>, shared, allowed);
+  launch(stream, dim3(stream_blocks(p, workspace)), dim3(kThreads), shared, fixed_kernel<Codec, kChunks, kTiles>, p);
+}
+
+template <typename Codec>
+void start(const StreamArguments& p, int stage_chunks, const DecodeWorkspace& workspace, cudaStream_t stream) {
+  if (stage_chunks == 4) {
+    p.n <= kTileRows ? start<Codec, 4, 1>(p, workspace, stream) : start<Codec, 4, 2>(p, workspace, stream);
+  } else {
+    p.n <= kTileRows ? start<Codec, 8, 1>(p, workspace, stream) : start<Codec, 8, 2>(p, workspace, stream);
+  }
+}
+
+}  // namespace
+
+bool linear_fixed_fits(const DeviceMatrix& w, int64_t n, const DecodeWorkspace& workspace) {
+  const bool known = w.layout == Layout::kInt4G32 || w.layout == Layout::kInt4G64 || w.layout == Layout::kQ4_0;
+  return known && n <= kFixedRows && workspace.shared_most >= (227 << 10);
+}
+
+void linear_fixed(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, int stage_chunks,
+                  const DecodeWorkspace& workspace, cudaStream_t stream) {
+  const StreamArguments p = stream_arguments(out, x, w, geglu, workspace);
+  CHECK(linear_fixed_fits(w, x.rows(), workspace) && (stage_chunks == 4 || stage_chunks == 8));
+  if (w.layout == Layout::kInt4G32) {
+    start<Int4Codec<2>>(p, stage_chunks, workspace, stream);
+  } else if (w.layout == Layout::kInt4G64) {
+    start<Int4Codec<1>>(p, stage_chunks, workspace, stream);
+  } else {
+    start<Q40Codec>(p, stage_chunks, workspace, stream);
+  }
+}
+
+}  // namespace gemma4::cuda
