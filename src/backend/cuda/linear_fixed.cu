@@ -1,12 +1,13 @@
-// EXPERIMENTAL decode, n <= 8: the ring of linear_decode.cu with other arithmetic. linear_decode.cu spends 82 instructions
-// on a chunk of 16 x 64 weights; this one about half of them.
+// EXPERIMENTAL decode, n <= 8: the ring of linear_decode.cu with other arithmetic. linear_decode.cu spends 82
+// instructions on a chunk of 16 x 64 weights; this one about half of them.
 //
-// x becomes fixed-point numbers: each 64 columns of a row share a power of two, and a value is an integer below 2^14 (what
-// is more than 2^7 below the largest of its 64 loses bits of its bf16 mantissa, by at most 2^-14 of that largest). An
-// integer is two signed bytes, 256 high + low, and both are columns of the integer tensor cores' B operand (mma.m16n8k32):
-// four rows of x fill its eight columns. The A operand is the codes as they lie in memory: of a word of eight codes,
-// `& 0x0f0f0f0f` gives four columns of row g, `& 0xf0f0f0f0` the same columns of row g + 8 times 16, and the 16 is taken
-// off once at the end. So 4 codes cost one operation, and sums are exact until a group's scale meets them:
+// x becomes fixed-point numbers: each 64 columns of a row share a power of two, and a value is an integer below 2^14
+// (what is more than 2^7 below the largest of its 64 loses bits of its bf16 mantissa, by at most 2^-14 of that
+// largest). An integer is two signed bytes, 256 high + low, and both are columns of the integer tensor cores' B operand
+// (mma.m16n8k32): four rows of x fill its eight columns. The A operand is the codes as they lie in memory: of a word of
+// eight codes,
+// `& 0x0f0f0f0f` gives four columns of row g, `& 0xf0f0f0f0` the same columns of row g + 8 times 16, and the 16 is
+// taken off once at the end. So 4 codes cost one operation, and sums are exact until a group's scale meets them:
 //   w x = scale (256 sum(q high) + sum(q low) - zero sum(x))
 //
 // One warp copies, eight compute, two turn the bf16 x of a stage to fixed point while the stages before are computed.
@@ -68,8 +69,8 @@ __device__ __forceinline__ uint32_t next_bytes(int a, int b, int c, int d) {
   return __byte_perm(__byte_perm(a, b, 0x0051), __byte_perm(c, d, 0x0051), 0x5410);
 }
 
-// One row of x of one stage to digits and facts. Eight lanes take a chunk, each of them, of one 16 columns, 4h .. 4h + 3 and
-// 4h + 8 .. 4h + 11: what lanes c = 2h and 2h + 1 of the A operand hold, in the order of the codes in a word.
+// One row of x of one stage to digits and facts. Eight lanes take a chunk, each of them, of one 16 columns, 4h .. 4h +
+// 3 and 4h + 8 .. 4h + 11: what lanes c = 2h and 2h + 1 of the A operand hold, in the order of the codes in a word.
 template <typename S, int kChunks>
 __device__ __forceinline__ void convert_row(uint8_t* stage, int x_offset, int row, int lane) {
   const int step = lane % 8 / 2, h = lane % 2;
@@ -94,7 +95,8 @@ __device__ __forceinline__ void convert_row(uint8_t* stage, int x_offset, int ro
       value[2 * i] = __float2int_rn(x.x * power), value[2 * i + 1] = __float2int_rn(x.y * power);
       sum += value[2 * i] + value[2 * i + 1];
     }
-    // words: columns 4h, 4h + 1 | + 8, + 9 | 4h + 2, 4h + 3 | + 10, + 11; bytes of a code word: 2c, 2c + 8, 2c + 1, 2c + 9
+    // words: columns 4h, 4h + 1 | + 8, + 9 | 4h + 2, 4h + 3 | + 10, + 11; bytes of a code word: 2c, 2c + 8, 2c + 1, 2c
+    // + 9
     uint8_t* high = stage + S::kDigits + 2 * row * S::kDigitPitch + chunk * kChunkCols + step * 4;
     uint8_t* low = high + S::kDigitPitch;
 #pragma unroll

@@ -1,5 +1,5 @@
-// EXPERIMENTAL: the linear layer for few rows with x as 16-bit fixed-point numbers, on the integer tensor cores. Chosen by
-// GEMMA4_CUDA_DECODE=fixed (stages of four column chunks) or fixed8 (of eight); off otherwise. Not yet run on a GPU.
+// EXPERIMENTAL: the linear layer for few rows with x as 16-bit fixed-point numbers, on the integer tensor cores. Chosen
+// by GEMMA4_CUDA_DECODE=fixed (stages of four column chunks) or fixed8 (of eight); off otherwise. Not yet run on a GPU.
 #pragma once
 
 #include "backend/cuda/linear_decode.h"

@@ -1,5 +1,5 @@
-// What the kernels of few rows share (linear_decode.cu, linear_fixed.cu): how the chunks of a packed matrix are dealt to
-// the blocks and walked stage by stage, and how blocks add up a panel of 128 rows that several of them hold.
+// What the kernels of few rows share (linear_decode.cu, linear_fixed.cu): how the chunks of a packed matrix are dealt
+// to the blocks and walked stage by stage, and how blocks add up a panel of 128 rows that several of them hold.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -15,9 +15,9 @@ namespace gemma4::cuda {
 
 constexpr int kStreamWarps = kPanelChunks;  // that compute, each 16 rows of the panel
 constexpr int kMaxStages = 12;
-constexpr int kSharedBytes = 226 << 10;     // nearly all of Hopper's, so that one block fits a multiprocessor
-constexpr int kSharedStatic = 1 << 10;      // of what a block may have: barriers, and room to align the ring
-constexpr uint32_t kNothing = 0xffffffff;   // a NaN that no arithmetic makes
+constexpr int kSharedBytes = 226 << 10;    // nearly all of Hopper's, so that one block fits a multiprocessor
+constexpr int kSharedStatic = 1 << 10;     // of what a block may have: barriers, and room to align the ring
+constexpr uint32_t kNothing = 0xffffffff;  // a NaN that no arithmetic makes
 
 struct StreamArguments {
   const uint8_t* weights;
@@ -139,8 +139,8 @@ __device__ void copy_range(const StreamArguments& p, const Range& range, uint8_t
 // Four sums of one lane: [block][warp][tile][lane] of float4.
 template <int kTiles>
 __device__ float4* partial_slot(const StreamArguments& p, int block, int tile, int warp, int lane) {
-  return reinterpret_cast<float4*>(p.partial) +
-         ((static_cast<int64_t>(block) * kStreamWarps + warp) * 2 + tile) * 32 + lane;
+  return reinterpret_cast<float4*>(p.partial) + ((static_cast<int64_t>(block) * kStreamWarps + warp) * 2 + tile) * 32 +
+         lane;
 }
 
 // Hands this block's share of a panel to the block that has the panel's end.

@@ -56,9 +56,10 @@ void wait_and_tell(cudaStream_t stream) {
     std::this_thread::sleep_for(std::chrono::microseconds(20));
     if (told || Clock::now() - start < std::chrono::seconds(20)) continue;
     told = true;
-    std::fprintf(stderr,
-                 "warning: the trial of the wgmma kernel has not ended after 20 s; should it never end, kill this process "
-                 "and set GEMMA4_CUDA_PROMPTS=library\n");
+    std::fprintf(
+        stderr,
+        "warning: the trial of the wgmma kernel has not ended after 20 s; should it never end, kill this process "
+        "and set GEMMA4_CUDA_PROMPTS=library\n");
   }
   CUDA_CHECK(state);
 }
