@@ -71,4 +71,6 @@ Model::Soft Model::encode(const PatchView& patches) {
   return impl_->vision.encode(patches, tap);
 }
 
+void Model::encode_again() { impl_->vision.encode_again(); }
+
 }  // namespace gemma4

@@ -67,6 +67,7 @@ class Model {
     std::shared_ptr<const void> hold;
   };
   Soft encode(const PatchView& patches);
+  void encode_again();  // runs the tower once more on the last image, already on the backend; for measuring
 
   // Bytes of the weights that one step of one row reads, as the backend stores them (bench).
   int64_t step_bytes() const;

@@ -1,8 +1,9 @@
 #include "model/text.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
+
+#include "model/replay_key.h"
 
 namespace gemma4 {
 namespace {
@@ -10,12 +11,6 @@ namespace {
 // Steps of up to this many rows without images are replayed from a recorded graph where the backend has graphs: decode
 // repeats the same shape thousands of times, a prompt's chunks do not.
 constexpr size_t kReplayRowsMax = 16;
-
-// What one model recorded must never run for another: the upper half of a key says whose it is.
-uint64_t next_replay_key() {
-  static std::atomic<uint64_t> models{0};
-  return ++models << 32;
-}
 
 Rope make_rope(Backend& be, Owned& owned, const AttentionConfig& c) {
   // theta^(-2i / head_dim), with the whole head in the exponent even where only a part rotates ("proportional").
@@ -34,12 +29,7 @@ Rope make_rope(Backend& be, Owned& owned, const AttentionConfig& c) {
 }  // namespace
 
 TextModel::TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options)
-    : be_(backend),
-      owned_(backend),
-      config_(config),
-      w_(weights),
-      options_(options),
-      replay_key_(next_replay_key()) {
+    : be_(backend), owned_(backend), config_(config), w_(weights), options_(options), replay_key_(next_replay_key()) {
   const DType act = be_.activation_type();
   const int64_t rows = options_.rows_max, outs = options_.logits_max, world = be_.world();
   int64_t q_max = 0, kv_max = 0, qkv_max = 0;

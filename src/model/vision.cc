@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
-#include "base/bf16.h"
+#include "model/replay_key.h"
 
 namespace gemma4 {
 namespace {
@@ -25,7 +26,14 @@ Rope make_rope(Backend& be, Owned& owned, const VisionConfig& c) {
 
 VisionModel::VisionModel(Backend& backend, const Config& config, const VisionWeights& weights)
     : be_(backend), tables_(backend), buffers_(backend), config_(config), c_(config.vision), w_(weights) {
-  if (config.has_vision) rope_ = make_rope(be_, tables_, c_);
+  if (!config.has_vision) return;
+  rope_ = make_rope(be_, tables_, c_);
+  const auto constant = [&](float value) {
+    const Tensor t = tables_.alloc(DType::kF32, {1, c_.patch_dim()});
+    be_.write(t, std::vector<float>(static_cast<size_t>(c_.patch_dim()), value).data());
+    return t;
+  };
+  middle_ = constant(0.5f), stretch_ = constant(2);
 }
 
 void VisionModel::grow(int n) {
@@ -42,32 +50,21 @@ void VisionModel::grow(int n) {
   a_.o = alloc(act, n, width);
   a_.gate_up = alloc(act, n, 2 * int64_t{c_.intermediate});
   a_.act = alloc(act, n, c_.intermediate);
-  pixels_ = alloc(act, n, c_.patch_dim());
+  raw_ = alloc(DType::kF32, n, c_.patch_dim());
+  pixels_ = act == DType::kF32 ? raw_ : alloc(act, n, c_.patch_dim());
   xy_ = alloc(DType::kI32, n, 2);
-  ids_ = alloc(DType::kI32, n, 1);
+  for (Tensor& ids : ids_) ids = alloc(DType::kI32, n, 1);
+  order_ = alloc(DType::kI32, n, 1);
   rows_ = alloc(DType::kI32, n, 4);
   group_ = alloc(DType::kI32, n, 1);
   pooled_ = alloc(residual, soft, c_.hidden);
   normed_ = alloc(act, soft, c_.hidden);
   kv_ = buffers_.kv_alloc({n, 1, c_.heads, c_.head_dim, 0});
+  std::vector<int32_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  be_.write(order_, order.data());
   rows_max_ = n;
-}
-
-// Pixels in [0, 1] become 2 (p - 0.5), in float32 before the one rounding to the activation type.
-Tensor VisionModel::write_patches(const PatchView& patches) {
-  const size_t count = static_cast<size_t>(patches.n) * static_cast<size_t>(c_.patch_dim());
-  const Tensor out = pixels_.slice(0, patches.n);
-  if (out.dtype == DType::kF32) {
-    std::vector<float> shifted(count);
-    for (size_t i = 0; i < count; ++i) shifted[i] = 2 * (patches.values[i] - 0.5f);
-    be_.write(out, shifted.data());
-  } else {
-    CHECK(out.dtype == DType::kBF16);
-    std::vector<uint16_t> shifted(count);
-    for (size_t i = 0; i < count; ++i) shifted[i] = float_to_bf16(2 * (patches.values[i] - 0.5f));
-    be_.write(out, shifted.data());
-  }
-  return out;
+  replay_key_ = next_replay_key();  // what was recorded reads the old buffers
 }
 
 std::vector<int32_t> VisionModel::pool_groups(const PatchView& patches, int64_t* soft_rows) const {
@@ -94,29 +91,60 @@ std::vector<int32_t> VisionModel::pool_groups(const PatchView& patches, int64_t*
   return group;
 }
 
-Model::Soft VisionModel::encode(const PatchView& patches, const Tap& tap) {
-  CHECK(patches.n > 0);
-  int64_t soft_rows = 0;
-  const std::vector<int32_t> group = pool_groups(patches, &soft_rows);
-  grow(patches.n);
+// Everything that differs between two images of one size goes to the backend here. Pixels in [0, 1] become 2 (p - 0.5),
+// in float32 before the one rounding to the activation type, both on the backend: a host rounds a million a
+// millisecond.
+void VisionModel::write_inputs(const PatchView& patches, std::span<const int32_t> group) {
   const int64_t n = patches.n;
-  Activations a = a_;
-  for (Tensor* t : {&a.x, &a.h, &a.y, &a.qkv, &a.values, &a.o, &a.gate_up, &a.act}) *t = t->slice(0, n);
-
-  std::vector<Row> host_rows(static_cast<size_t>(n));
-  for (int32_t i = 0; i < patches.n; ++i) host_rows[static_cast<size_t>(i)] = {0, i, 0, patches.n - 1};
-  const Rows rows{rows_.slice(0, n), host_rows};
-  be_.write(rows.device, host_rows.data());
+  host_rows_.resize(static_cast<size_t>(n));
+  for (int32_t i = 0; i < patches.n; ++i) host_rows_[static_cast<size_t>(i)] = {0, i, 0, patches.n - 1};
+  be_.write(rows_.slice(0, n), host_rows_.data());
   be_.write(xy_.slice(0, n), patches.xy);
   be_.write(group_.slice(0, n), group.data());
-
-  be_.linear(a.x, write_patches(patches), w_.input);
   std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (int axis = 0; axis < 2; ++axis) {
+  for (size_t axis = 0; axis < 2; ++axis) {
     for (size_t i = 0; i < ids.size(); ++i)
-      ids[i] = patches.xy[2 * i + static_cast<size_t>(axis)] + axis * c_.positions;
-    be_.write(ids_.slice(0, n), ids.data());
-    be_.embed(a.y, w_.positions, ids_.slice(0, n), 1.0f);
+      ids[i] = patches.xy[2 * i + axis] + static_cast<int32_t>(axis) * c_.positions;
+    be_.write(ids_[axis].slice(0, n), ids.data());
+  }
+  const Tensor raw = raw_.slice(0, n);
+  be_.write(raw, patches.values);
+  be_.affine(raw, middle_, stretch_);
+  if (pixels_.dtype != DType::kF32) be_.gather(pixels_.slice(0, n), raw, order_.slice(0, n));
+}
+
+Model::Soft VisionModel::encode(const PatchView& patches, const Tap& tap) {
+  CHECK(patches.n > 0);
+  const std::vector<int32_t> group = pool_groups(patches, &soft_rows_);
+  grow(patches.n);
+  const bool again = host_rows_.size() == static_cast<size_t>(patches.n);  // a size is recorded where it comes twice
+  write_inputs(patches, group);
+  run(again, tap);
+  Backend* be = &be_;
+  const Tensor soft = be_.alloc(be_.residual_type(), {soft_rows_, config_.hidden});
+  Model::Soft result{soft, std::shared_ptr<const void>(soft.data, [be, soft](const void*) { be->release(soft); })};
+  be_.linear(soft, normed_.slice(0, soft_rows_), w_.projection);
+  return result;
+}
+
+void VisionModel::encode_again() {
+  CHECK(!host_rows_.empty());
+  run(true, Tap());
+}
+
+void VisionModel::run(bool record, const Tap& tap) {
+  if (!record || tap) return tower(tap);
+  be_.replay(replay_key_ | host_rows_.size(), [&] { tower(tap); });
+}
+
+void VisionModel::tower(const Tap& tap) {
+  const auto n = static_cast<int64_t>(host_rows_.size());
+  Activations a = a_;
+  for (Tensor* t : {&a.x, &a.h, &a.y, &a.qkv, &a.values, &a.o, &a.gate_up, &a.act}) *t = t->slice(0, n);
+  const Rows rows{rows_.slice(0, n), host_rows_};
+  be_.linear(a.x, pixels_.slice(0, n), w_.input);
+  for (const Tensor& ids : ids_) {
+    be_.embed(a.y, w_.positions, ids.slice(0, n), 1.0f);
     be_.add(a.x, a.y, 1.0f);
   }
   if (tap) tap("vision.embed", 0, a.x);
@@ -131,15 +159,11 @@ Model::Soft VisionModel::encode(const PatchView& patches, const Tap& tap) {
   }
 
   // Means over cells, then sqrt(hidden): the factor matters because std_bias is subtracted after it.
-  const Tensor pooled = pooled_.slice(0, soft_rows), normed = normed_.slice(0, soft_rows);
+  const Tensor pooled = pooled_.slice(0, soft_rows_);
   const float cell = static_cast<float>(c_.pool * c_.pool);
   be_.pool(pooled, a.x, group_.slice(0, n), std::sqrt(static_cast<float>(c_.hidden)) / cell);
   if (c_.standardize) be_.affine(pooled, w_.std_bias, w_.std_scale);
-  be_.norm(normed, pooled, Tensor(), c_.eps);
-  Backend* be = &be_;
-  const Tensor soft = be_.alloc(be_.residual_type(), {soft_rows, config_.hidden});
-  be_.linear(soft, normed, w_.projection);
-  return {soft, std::shared_ptr<const void>(soft.data, [be, soft](const void*) { be->release(soft); })};
+  be_.norm(normed_.slice(0, soft_rows_), pooled, Tensor(), c_.eps);
 }
 
 }  // namespace gemma4

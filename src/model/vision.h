@@ -14,11 +14,14 @@ class VisionModel {
   VisionModel(Backend& backend, const Config& config, const VisionWeights& weights);
 
   Model::Soft encode(const PatchView& patches, const Tap& tap);
+  void encode_again();  // runs the tower on the last image, which is on the backend, and drops the result (bench)
 
  private:
   void grow(int n);  // working memory for n patches; kept for the next image
-  Tensor write_patches(const PatchView& patches);
+  void write_inputs(const PatchView& patches, std::span<const int32_t> group);
   std::vector<int32_t> pool_groups(const PatchView& patches, int64_t* soft_rows) const;
+  void tower(const Tap& tap);             // from pixels_ to normed_
+  void run(bool record, const Tap& tap);  // the same, replayed where the backend records
 
   Backend& be_;
   Owned tables_, buffers_;
@@ -26,13 +29,18 @@ class VisionModel {
   const VisionConfig& c_;
   const VisionWeights& w_;
   Rope rope_;
+  Tensor middle_, stretch_;  // F32 [3 * patch * patch]: what pixels lose and are multiplied by
   int rows_max_ = 0;
+  uint64_t replay_key_ = 0;  // of the buffers below
   Activations a_;
   Kv kv_;
-  Tensor pixels_;        // [n, 3 * patch * patch]
-  Tensor xy_, ids_;      // I32 [n, 2], [n, 1]
+  Tensor raw_, pixels_;  // F32 and activation type [n, 3 * patch * patch]; one where the types are
+  Tensor xy_, ids_[2];   // I32 [n, 2], [n, 1] of each axis
+  Tensor order_;         // I32 [n, 1]: 0, 1, 2, ...
   Tensor rows_, group_;  // I32 [n, 4], [n, 1]
   Tensor pooled_, normed_;
+  std::vector<Row> host_rows_;  // of the last image
+  int64_t soft_rows_ = 0;
 };
 
 }  // namespace gemma4

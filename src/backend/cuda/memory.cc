@@ -1,5 +1,6 @@
 #include "backend/cuda/memory.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "backend/cuda/error.h"
@@ -60,14 +61,13 @@ char* Staging::reserve(int64_t bytes, cudaStream_t stream) {
 }
 
 void Staging::write(void* dst, const void* src, int64_t bytes, cudaStream_t stream) {
-  if (bytes > kHalf) {
-    CUDA_CHECK(cudaMemcpyAsync(dst, src, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream));
-    CUDA_CHECK(cudaStreamSynchronize(stream));
-    return;
+  for (int64_t at = 0; at < bytes; at += kHalf) {  // one piece is copied by the device while the next is filled
+    const int64_t piece = std::min(kHalf, bytes - at);
+    char* place = reserve(piece, stream);
+    std::memcpy(place, static_cast<const char*>(src) + at, static_cast<size_t>(piece));
+    CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(dst) + at, place, static_cast<size_t>(piece), cudaMemcpyHostToDevice,
+                               stream));
   }
-  char* place = reserve(bytes, stream);
-  std::memcpy(place, src, static_cast<size_t>(bytes));
-  CUDA_CHECK(cudaMemcpyAsync(dst, place, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream));
 }
 
 void Staging::read(void* dst, const void* src, int64_t row_bytes, int64_t rows, int64_t pitch, cudaStream_t stream) {
