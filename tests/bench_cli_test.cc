@@ -101,7 +101,8 @@ TEST(BenchCommand, MeasuresEverythingAskedFor) {
     EXPECT_GT(result.at("ms").get<double>(), 0);
   }
   EXPECT_EQ(what, (std::vector<std::string>{"prompt of 40", "prompt of 70", "decode at 0", "decode at 50",
-                                            "decode, batch of 2", "image of 70 (630)"}));
+                                            "decode, batch of 2", "image of 70 (630)", "its tower of 70",
+                                            "preprocessing of 70"}));
   EXPECT_GT(json.at("copy_bytes_per_s").get<double>(), 0);
   EXPECT_GT(json.at("weights_bytes_per_step").get<int64_t>(), 100000);
 }
