@@ -63,6 +63,8 @@ correct() {
   go check-variants 200 cuda_linear_bench variants; say check-variants '^checks|FAILED'
   go check-all 240 cuda_linear_bench check; say check-all '^checks|FAILED|warning'
   go cuda-tests 200 cuda_tests --gtest_brief=1; say cuda-tests '^\[  (PASSED|FAILED)|SKIPPED|Failure'
+  GEMMA4_CUDA_ATTEND=early go cuda-tests-early 100 cuda_tests --gtest_brief=1 --gtest_filter='CudaAttention*'
+  say cuda-tests-early '^\[  (PASSED|FAILED)|SKIPPED|Failure'
   for variant in "" fixed; do
     GEMMA4_CUDA_DECODE=$variant go "eval-tiny$variant" 60 gemma4 eval --model tests/golden/tiny --golden tests/golden/tiny/golden \
       --backend cuda
@@ -104,6 +106,8 @@ model() {
       GEMMA4_CUDA_DECODE=$variant bench "decode-${variant:-shipped}-$round" 60 "$model" --prompts 512 --depths 0,2048,16384 \
         --batches 1,2,4,8 --images 0 --steps 48
     done
+    GEMMA4_CUDA_DECODE=fixed GEMMA4_CUDA_ATTEND=early bench "decode-fixed-early-$round" 60 "$model" --prompts 512 \
+      --depths 0,2048,16384 --batches 1 --images 0 --steps 48
   done
   bench prompts-images 90 "$model" --prompts 512,2048,8192 --depths 0 --batches 1 --images 280,1120
   go profile 60 gemma4 bench --backend cuda --model "$model" --prompts 512,2048 --images 280 --batches 1 --depths 0 --profile

@@ -269,7 +269,9 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--prompts", flags.prompts, "prompt lengths")->delimiter(',')->capture_default_str();
   app.add_option("--depths", flags.depths, "tokens before the decoded ones")->delimiter(',')->capture_default_str();
   app.add_option("--batches", flags.batches, "sequences decoded together")->delimiter(',')->capture_default_str();
-  app.add_option("--images", flags.images, "image budgets in soft tokens (0: no images)")->delimiter(',')->capture_default_str();
+  app.add_option("--images", flags.images, "image budgets in soft tokens (0: no images)")
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--chunk", flags.chunk, "prompt tokens computed at once")->capture_default_str();
   app.add_option("--steps", flags.steps, "decode steps of a measurement")->capture_default_str();
   app.add_option("--repeat", flags.repeat, "measurements, of which the median counts")->capture_default_str();

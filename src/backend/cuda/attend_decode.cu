@@ -57,17 +57,23 @@ struct Shared {
   }
 };
 
-// Starts the copy of tile `tile` (keys tile * kKeys ..) into its stage; a warp takes kKeys / kWarps keys, whose places
-// its lanes work out together. Positions outside the row's interval become zeros.
+// Where this lane's key of tile `tile` (keys tile * kKeys ..) lies, or -1 outside of the row's interval. A warp takes
+// kKeys / kWarps keys of a tile.
 template <typename S>
-__device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, const int4& see, int kv_head, int tile) {
+__device__ __forceinline__ int64_t place_in(const KvView& kv, const int4& see, int kv_head, int tile) {
+  constexpr int kPerWarp = S::kKeys / S::kWarps;
+  static_assert(kPerWarp <= 32);
+  const int mine = tile * S::kKeys + threadIdx.x / 32 * kPerWarp + threadIdx.x % 32 % kPerWarp;
+  return mine >= see.z && mine <= see.w ? kv_place(kv, see.x, mine, kv_head) : -1;
+}
+
+// Starts the copy of tile `tile` into its stage, from the places that the lanes worked out together. Positions outside
+// the row's interval become zeros.
+template <typename S>
+__device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, int64_t place, int tile) {
   constexpr int kPerWarp = S::kKeys / S::kWarps;
   constexpr int kChunks = (S::kDim + 2 * S::kRotated) / 8;  // of 16 bytes in a row
-  static_assert(kPerWarp <= 32);
   const int lane = threadIdx.x % 32, key0 = threadIdx.x / 32 * kPerWarp;
-  const int mine = tile * S::kKeys + key0 + lane % kPerWarp;
-  int64_t place = -1;
-  if (mine >= see.z && mine <= see.w) place = kv_place(kv, see.x, mine, kv_head);
   bf16* to = s.tiles + tile % S::kStages * S::kTile + key0 * S::kRow;
 #pragma unroll
   for (int i = 0; i < kPerWarp; ++i, to += S::kRow) {
@@ -284,22 +290,29 @@ __device__ void finish(const Shared<S>& s, const float (&sum)[kTiles][4], const 
   merge<S>(s, shares, active, out, group);
 }
 
-// Grid: (splits, KV heads, rows).
-template <typename S>
+// Grid: (splits, KV heads, rows). kEarly: rows and page tables, which no kernel of a pass writes, are read before the
+// wait; a block that then has no keys ends without it, but every row and KV head has one that waits.
+template <typename S, bool kEarly>
 __global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call, KvView kv, Split split) {
   extern __shared__ __align__(16) char memory[];
   const Shared<S> s(memory);
   grid_release();
-  grid_wait();
+  if constexpr (!kEarly) grid_wait();
   const int row = blockIdx.z, kv_head = blockIdx.y, group = call.q_heads / kv.heads;
   const int4 see = reinterpret_cast<const int4*>(call.rows)[row];
   const int first = see.z / S::kKeys, tiles = max(see.w / S::kKeys - first + 1, 1);
   const int each = max((tiles + split.splits - 1) / split.splits, kLeast), active = (tiles + each - 1) / each;
   if (static_cast<int>(blockIdx.x) >= active) return;
   const int begin = first + blockIdx.x * each, end = min(begin + each, first + tiles);
+  int64_t places[S::kStages];  // one more than is used: some shapes have a single stage
 #pragma unroll
   for (int i = 0; i < S::kStages - 1; ++i) {
-    if (begin + i < end) fetch<S>(s, kv, see, kv_head, begin + i);
+    places[i] = begin + i < end ? place_in<S>(kv, see, kv_head, begin + i) : -1;
+  }
+  if constexpr (kEarly) grid_wait();
+#pragma unroll
+  for (int i = 0; i < S::kStages - 1; ++i) {
+    if (begin + i < end) fetch<S>(s, kv, places[i], begin + i);
     copy_commit();
   }
   load_query<S>(s, static_cast<const bf16*>(call.q) + row * call.q_stride + kv_head * group * S::kDim, kv, group);
@@ -308,7 +321,8 @@ __global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call,
   constexpr int kTiles = S::kDim / S::kWarps / 8;
   float sum[kTiles][4] = {};
   for (int tile = begin; tile < end; ++tile) {
-    if (tile + S::kStages - 1 < end) fetch<S>(s, kv, see, kv_head, tile + S::kStages - 1);
+    const int next = tile + S::kStages - 1;
+    if (next < end) fetch<S>(s, kv, place_in<S>(kv, see, kv_head, next), next);
     copy_commit();
     copy_wait<S::kStages - 1>();
     __syncthreads();
@@ -341,9 +355,10 @@ void run(cudaStream_t stream, const AttendCall& call, const KvView& kv, const At
   const int splits = std::max(1, std::min(64, blocks / cells));
   CHECK(cells <= kAttendCounters);
   CHECK(splits == 1 || cells * splits * share_words<S>(group) * 4 <= kAttendPartialBytes);
-  static AllowedOn allowed;
-  allow_shared_once(decode_kernel<S>, S::kShared, allowed);
-  launch(stream, dim3(splits, kv.heads, call.count), S::kWarps * 32, S::kShared, decode_kernel<S>, call, kv,
+  static AllowedOn allowed[2];
+  const auto kernel = scratch.early ? decode_kernel<S, true> : decode_kernel<S, false>;
+  allow_shared_once(kernel, S::kShared, allowed[scratch.early]);
+  launch(stream, dim3(splits, kv.heads, call.count), S::kWarps * 32, S::kShared, kernel, call, kv,
          Split{scratch.partial, scratch.counters, splits});
 }
 
