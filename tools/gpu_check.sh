@@ -63,7 +63,7 @@ correct() {
   go check-variants 200 cuda_linear_bench variants; say check-variants '^checks|FAILED'
   go check-all 240 cuda_linear_bench check; say check-all '^checks|FAILED|warning'
   go cuda-tests 200 cuda_tests --gtest_brief=1; say cuda-tests '^\[  (PASSED|FAILED)|SKIPPED|Failure'
-  GEMMA4_CUDA_ATTEND=early go cuda-tests-early 100 cuda_tests --gtest_brief=1 --gtest_filter='CudaAttention*'
+  GEMMA4_CUDA_ATTEND=early,narrow go cuda-tests-early 100 cuda_tests --gtest_brief=1 --gtest_filter='CudaAttention*'
   say cuda-tests-early '^\[  (PASSED|FAILED)|SKIPPED|Failure'
   for variant in "" fixed; do
     GEMMA4_CUDA_DECODE=$variant go "eval-tiny$variant" 60 gemma4 eval --model tests/golden/tiny --golden tests/golden/tiny/golden \
@@ -86,7 +86,9 @@ linear() {
   go linear-chain 150 cuda_linear_bench chain; say linear-chain 'copy|chain'
   go linear-decode 150 cuda_linear_bench decode; say linear-decode 'n     1 '
   go linear-prefill 120 cuda_linear_bench prefill; say linear-prefill 'n  2048'
-  go attention 100 cuda_benchmarks; say attention 'us|ms'
+  go attention 100 cuda_benchmarks; say attention '/'
+  GEMMA4_CUDA_ATTEND=early,narrow go attention-variants 60 cuda_benchmarks --benchmark_filter='decode|vision'
+  say attention-variants '/'
 }
 
 # bench NAME SECONDS MODEL ARGUMENTS...
@@ -110,6 +112,7 @@ model() {
       --depths 0,2048,16384 --batches 1 --images 0 --steps 48
   done
   bench prompts-images 90 "$model" --prompts 512,2048,8192 --depths 0 --batches 1 --images 280,1120
+  GEMMA4_CUDA_ATTEND=narrow bench images-narrow 60 "$model" --prompts 512 --depths 0 --batches 1 --images 280,1120
   go profile 60 gemma4 bench --backend cuda --model "$model" --prompts 512,2048 --images 280 --batches 1 --depths 0 --profile
   if [ -f "$bundle/tokenizer.json.gz" ]; then
     gzip -dc "$bundle/tokenizer.json.gz" >"$model/tokenizer.json"

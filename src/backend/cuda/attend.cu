@@ -132,7 +132,7 @@ void attend(cudaStream_t stream, Tensor out, Tensor q, const KvView& kv, Tensor 
     } else if (kv.dim == 512) {
       attend_prefill_wide(stream, call, kv);
     } else {
-      attend_prefill(stream, call, kv);
+      attend_prefill(stream, call, kv, scratch.narrow);
     }
   }
 }

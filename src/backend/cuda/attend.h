@@ -22,9 +22,9 @@ void attend_simple(cudaStream_t stream, const AttendCall& call, const KvView& kv
 bool decode_fits(const AttendCall& call, const KvView& kv, const AttendScratch& scratch);
 void attend_decode(cudaStream_t stream, const AttendCall& call, const KvView& kv, const AttendScratch& scratch);
 
-// Many rows: flash attention on the tensor cores of Hopper. Head sizes 72, 256 and 512.
+// Many rows: flash attention on the tensor cores of Hopper. Head sizes 72, 256 and 512. `narrow`: AttendScratch.
 bool prefill_fits(const AttendCall& call, const KvView& kv);
-void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvView& kv);
+void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvView& kv, bool narrow);
 void attend_prefill_wide(cudaStream_t stream, const AttendCall& call, const KvView& kv);  // head size 512
 
 }  // namespace gemma4::cuda

@@ -241,7 +241,8 @@ bool prefill_fits(const AttendCall& call, const KvView& kv) {
   return (kv.dim == 72 || kv.dim == 256) && kv.rotated == 0 && 128 % group == 0;
 }
 
-void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
+void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvView& kv, bool narrow) {
+  if (kv.dim == 72 && narrow) return run<Shape<72, 1, 4>>(stream, call, kv);
   if (kv.dim == 72) return run<Shape<72, 2, 2>>(stream, call, kv);
   run<Shape<256, 2, 1>>(stream, call, kv);
 }

@@ -3,7 +3,6 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
-#include <string>
 
 #include "backend/cuda/error.h"
 #include "backend/cuda/graphs.h"
@@ -31,8 +30,9 @@ class CudaBackend final : public Backend {
     scratch_.multiprocessors = properties.multiProcessorCount;
     scratch_.shared_most = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
     scratch_.warpgroups = properties.major == 9;
-    const char* attend_by = std::getenv("GEMMA4_CUDA_ATTEND");
-    scratch_.early = attend_by && std::string(attend_by) == "early";
+    const char* words = std::getenv("GEMMA4_CUDA_ATTEND");
+    scratch_.early = words && std::strstr(words, "early");
+    scratch_.narrow = words && std::strstr(words, "narrow");
     scratch_.partial = static_cast<float*>(memory_.allocate(cuda::kAttendPartialBytes));
     scratch_.counters = static_cast<int*>(memory_.allocate(cuda::kAttendCounters * sizeof(int)));
     CUDA_CHECK(cudaMemset(scratch_.counters, 0, cuda::kAttendCounters * sizeof(int)));

@@ -51,7 +51,9 @@ struct AttendScratch {
   int multiprocessors = 132;
   int64_t shared_most = 0;  // bytes of shared memory that a block may have
   bool warpgroups = false;  // the device is Hopper, and this build has code for it
-  bool early = false;       // EXPERIMENTAL, GEMMA4_CUDA_ATTEND=early: decode reads rows and page tables before it waits
+  // EXPERIMENTAL, words of GEMMA4_CUDA_ATTEND: decode reads rows and page tables before it waits; the vision tower's
+  // tiles have 64 rows, four blocks to a multiprocessor, instead of 128 and two.
+  bool early = false, narrow = false;
 };
 inline constexpr int64_t kAttendPartialBytes = 32 << 20;
 inline constexpr int kAttendCounters = 64 * 64;
