@@ -63,15 +63,16 @@ correct() {
   go check-variants 200 cuda_linear_bench variants; say check-variants '^checks|FAILED'
   go check-all 240 cuda_linear_bench check; say check-all '^checks|FAILED|warning'
   go cuda-tests 200 cuda_tests --gtest_brief=1; say cuda-tests '^\[  (PASSED|FAILED)|SKIPPED|Failure'
-  GEMMA4_CUDA_ATTEND=early,narrow go cuda-tests-early 100 cuda_tests --gtest_brief=1 --gtest_filter='CudaAttention*'
-  say cuda-tests-early '^\[  (PASSED|FAILED)|SKIPPED|Failure'
+  GEMMA4_CUDA_ATTEND=early,narrow GEMMA4_CUDA_DECODE=fused go cuda-tests-variants 100 cuda_tests --gtest_brief=1 \
+    --gtest_filter='CudaAttention*:CudaVerbs*'
+  say cuda-tests-variants '^\[  (PASSED|FAILED)|SKIPPED|Failure'
   for variant in "" fixed; do
     GEMMA4_CUDA_DECODE=$variant go "eval-tiny$variant" 60 gemma4 eval --model tests/golden/tiny --golden tests/golden/tiny/golden \
       --backend cuda
     say "eval-tiny$variant" 'KL|text_|image_'
   done
   [ -d "$models/gemma4-demo-int4" ] || go demo-quantize 60 gemma4 quantize --model-dir models/demo --output "$models/gemma4-demo-int4"
-  for variant in "" fixed; do
+  for variant in "" fused; do
     for set in demo_eval.json:models/demo quantised_default.json:$models/gemma4-demo-int4 \
       demo_text_eval.json:$models/gemma4-demo-int4; do
       name=demo$variant-${set%%.json*}
@@ -104,11 +105,11 @@ synth() { [ -d "$2" ] || go "synth-$1" 200 gemma4 synth --like 31b --format "$1"
 model() {
   synth default "$model"
   for round in 1 2; do  # in turns, so that a card that changes its clock shows
-    for variant in "" fixed fixed8; do
+    for variant in "" fixed fixed8 fused; do
       GEMMA4_CUDA_DECODE=$variant bench "decode-${variant:-shipped}-$round" 60 "$model" --prompts 512 --depths 0,2048,16384 \
         --batches 1,2,4,8 --images 0 --steps 48
     done
-    GEMMA4_CUDA_DECODE=fixed GEMMA4_CUDA_ATTEND=early bench "decode-fixed-early-$round" 60 "$model" --prompts 512 \
+    GEMMA4_CUDA_DECODE=fused GEMMA4_CUDA_ATTEND=early bench "decode-fused-early-$round" 60 "$model" --prompts 512 \
       --depths 0,2048,16384 --batches 1 --images 0 --steps 48
   done
   bench prompts-images 90 "$model" --prompts 512,2048,8192 --depths 0 --batches 1 --images 280,1120

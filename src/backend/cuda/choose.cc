@@ -102,7 +102,8 @@ DecodeVariant decode_variant(const char* name) {
   if (value.empty()) return DecodeVariant::kNone;
   if (value == "fixed") return DecodeVariant::kFixed;
   if (value == "fixed8") return DecodeVariant::kFixed8;
-  throw Error("GEMMA4_CUDA_DECODE is \"" + value + "\"; it may be fixed or fixed8");
+  if (value == "fused") return DecodeVariant::kFused;
+  throw Error("GEMMA4_CUDA_DECODE is \"" + value + "\"; it may be fixed, fixed8 or fused");
 }
 
 Kernel choose_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device) {

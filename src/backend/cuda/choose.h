@@ -34,9 +34,10 @@ enum class DecodeVariant {
   kNone,    // linear_decode.h
   kFixed,   // linear_fixed.h, stages of four chunks
   kFixed8,  // the same, of eight
+  kFused,   // kFixed, and a residual_norm() that follows is done by the block that ends last
 };
 
-// "fixed" or "fixed8", the value of GEMMA4_CUDA_DECODE; null or empty: kNone. Throws Error for anything else.
+// "fixed", "fixed8" or "fused", the value of GEMMA4_CUDA_DECODE; null or empty: kNone. Throws Error for anything else.
 DecodeVariant decode_variant(const char* name);
 
 // n rows of x; `aligned`: rows of x and out start at multiples of 16 bytes.

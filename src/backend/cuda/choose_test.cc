@@ -48,6 +48,7 @@ TEST(CudaChoose, ExperimentsAreOffUnlessAskedForByName) {
   EXPECT_EQ(decode_variant(""), DecodeVariant::kNone);
   EXPECT_EQ(decode_variant("fixed"), DecodeVariant::kFixed);
   EXPECT_EQ(decode_variant("fixed8"), DecodeVariant::kFixed8);
+  EXPECT_EQ(decode_variant("fused"), DecodeVariant::kFused);
   EXPECT_THROW(decode_variant("fixed4"), Error);
 }
 

@@ -3,10 +3,13 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include "backend/cuda/error.h"
 #include "backend/cuda/graphs.h"
 #include "backend/cuda/linear.h"
+#include "backend/cuda/linear_fixed.h"
 #include "backend/cuda/memory.h"
 #include "backend/cuda/sample.h"
 #include "backend/cuda/verbs.h"
@@ -55,6 +58,7 @@ class CudaBackend final : public Backend {
 
   void release(Tensor t) override {
     use();
+    stream();  // what waits may need it
     memory_.release(t.data);
   }
 
@@ -82,7 +86,13 @@ class CudaBackend final : public Backend {
   }
   void linear(Tensor out, Tensor x, const Matrix& w) override {
     end_upload();
-    linear_->linear(out, x, device_matrix(w), stream());
+    const DeviceMatrix& matrix = device_matrix(w);
+    const cudaStream_t now = stream();
+    if (linear_->may_wait(matrix, x.rows())) {
+      waiting_ = Waiting{out, x, matrix};
+    } else {
+      linear_->linear(out, x, matrix, now);
+    }
   }
   void norm(Tensor out, Tensor x, Tensor weight, float eps) override { cuda::norm(stream(), out, x, weight, eps); }
   void add(Tensor x, Tensor y, float scale) override { cuda::add(stream(), x, y, scale); }
@@ -106,6 +116,12 @@ class CudaBackend final : public Backend {
   }
 
   void residual_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) override {
+    if (waiting_ && waiting_->out.data == y.data && waiting_->out.rows() == y.rows()) {
+      const Waiting w = *waiting_;
+      if (linear_->linear_norm(w.out, w.x, w.w, {out, x, post, next, scale, eps}, stream_.get())) {
+        return waiting_.reset();
+      }
+    }
     cuda::residual_norm(stream(), out, x, y, post, scale, next, eps);
   }
   void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) override {
@@ -119,7 +135,8 @@ class CudaBackend final : public Backend {
 
   void replay(uint64_t key, const std::function<void()>& issue) override {
     use();
-    graphs_.replay(key, issue, stream());
+    const auto whole = [&] { issue(), stream(); };  // nothing may wait beyond the capture
+    graphs_.replay(key, whole, stream());
   }
 
   void sync() override {
@@ -154,7 +171,19 @@ class CudaBackend final : public Backend {
     cudaStream_t stream_ = nullptr;
   };
 
-  cudaStream_t stream() const { return stream_.get(); }
+  // EXPERIMENTAL: a product that waits for what follows it, which may be done in the same launch. Whatever else is put
+  // on the stream asks for the stream here, and then the product goes first.
+  struct Waiting {
+    Tensor out, x;
+    DeviceMatrix w;
+  };
+  cudaStream_t stream() {
+    if (waiting_) {
+      const Waiting w = *std::exchange(waiting_, {});
+      linear_->linear(w.out, w.x, w.w, stream_.get());
+    }
+    return stream_.get();
+  }
   void use() const { CUDA_CHECK(cudaSetDevice(device_)); }  // CUDA's current device is a thread's own
 
   static const DeviceMatrix& device_matrix(const Matrix& m) {
@@ -178,6 +207,7 @@ class CudaBackend final : public Backend {
   cuda::DeviceSampler sampler_;
   cuda::AttendScratch scratch_;
   cuda::Graphs graphs_;
+  std::optional<Waiting> waiting_;
   bool uploading_ = false;
 };
 

@@ -48,6 +48,7 @@ struct DeviceMatrix {
 using Allocate = std::function<void*(int64_t bytes)>;
 
 enum class DecodeVariant;  // choose.h
+struct NormAfter;          // linear_fixed.h
 
 // One per device: the library handle, workspaces, the pinned upload buffers.
 class Linear {
@@ -65,6 +66,12 @@ class Linear {
   // out = x w^T. x BF16 [n, cols]; out BF16 or F32 [n, rows]; both may have row strides (multiples of 8 elements are
   // fast, others correct).
   void linear(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
+
+  // Whether linear() of these may be put off until linear_norm() is asked for, or not asked for
+  // (DecodeVariant::kFused).
+  bool may_wait(const DeviceMatrix& w, int64_t n) const;
+  // linear(y, x, w) and then the norms, in one launch; false, with nothing done, where they do not fit.
+  bool linear_norm(Tensor y, Tensor x, const DeviceMatrix& w, const NormAfter& after, cudaStream_t stream);
 
   // out = gelu_tanh(gate) * up, gate and up the halves of x w^T. out BF16 [n, rows / 2]. Needs w.paired for the fused
   // path; `scratch` BF16 [n, rows] is used where there is none and may be empty when fused(w, n).

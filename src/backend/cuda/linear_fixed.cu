@@ -13,6 +13,8 @@
 // One warp copies, eight compute, two turn the bf16 x of a stage to fixed point while the stages before are computed.
 #include <algorithm>
 
+#include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/error.h"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/linear_fixed.h"
@@ -261,8 +263,97 @@ __device__ void compute_range(const StreamArguments& p, const Range& range, cons
   }
 }
 
-template <typename Codec, int kChunks, int kTiles>
-__global__ void __launch_bounds__(kThreads, 1) fixed_kernel(const StreamArguments p) {
+// NormAfter on the device. counter: blocks that have written what they had to.
+struct Epilogue {
+  int* counter;
+  float* x;
+  __nv_bfloat16* out;
+  const float *post, *next;
+  int64_t x_stride, out_stride;
+  float scale, eps;
+};
+
+constexpr int kNormThreads = kStreamWarps * 32, kNormEights = 3;  // eights of a row that a thread keeps
+constexpr int kNormDim = kNormThreads * kNormEights * 8;          // the most
+
+__device__ __forceinline__ void norm_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kNormThreads) : "memory"); }
+
+// Sum over the computing warps, the same in every thread.
+__device__ __forceinline__ float norm_sum(float value, float* scratch) {
+  const int lane = threadIdx.x % 32;
+  value = warp_sum(value);
+  if (lane == 0) scratch[threadIdx.x / 32] = value;
+  norm_barrier();
+  value = warp_sum(lane < kStreamWarps ? scratch[lane] : 0.0f);
+  norm_barrier();
+  return value;
+}
+
+// One row: as residual_norm_block in norm.cu. y was written by other blocks: read where they wrote it, in L2.
+__device__ void norm_row(const Epilogue& e, const __nv_bfloat16* y, float* x, __nv_bfloat16* out, int dim,
+                         float* scratch) {
+  float a[kNormEights][8], b[kNormEights][8], squares = 0;
+#pragma unroll
+  for (int i = 0; i < kNormEights; ++i) {
+    const int at = (i * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
+    if (at >= dim) continue;
+    const uint4 raw = __ldcg(reinterpret_cast<const uint4*>(y + at));
+    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+    load8(x + at, a[i]);
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      b[i][n] = n % 2 ? __uint_as_float(words[n / 2] & 0xffff0000u) : __uint_as_float(words[n / 2] << 16);
+      squares += b[i][n] * b[i][n];
+    }
+  }
+  const float factor = rsqrtf(norm_sum(squares, scratch) / dim + e.eps);
+  squares = 0;
+#pragma unroll
+  for (int i = 0; i < kNormEights; ++i) {
+    const int at = (i * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
+    if (at >= dim) continue;
+    float post[8];
+    load8(e.post + at, post);
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      a[i][n] = (a[i][n] + b[i][n] * factor * post[n]) * e.scale;
+      squares += a[i][n] * a[i][n];
+    }
+    store8(x + at, a[i]);
+  }
+  if (!out) return;
+  const float next_factor = rsqrtf(norm_sum(squares, scratch) / dim + e.eps);
+#pragma unroll
+  for (int i = 0; i < kNormEights; ++i) {
+    const int at = (i * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
+    if (at >= dim) continue;
+    float next[8];
+    load8(e.next + at, next);
+#pragma unroll
+    for (int n = 0; n < 8; ++n) a[i][n] *= next_factor * next[n];
+    store8(out + at, a[i]);
+  }
+}
+
+// By the computing warps, once their sums are written: the block that comes last does the norms.
+__device__ void norm_after(const StreamArguments& p, const Epilogue& e) {
+  __shared__ int last;
+  __shared__ float scratch[kStreamWarps];
+  __threadfence();  // before the count, in every thread that wrote
+  norm_barrier();
+  if (threadIdx.x == 0) last = atomicAdd(e.counter, 1) == static_cast<int>(gridDim.x) - 1;
+  norm_barrier();
+  if (!last) return;
+  __threadfence();
+  if (threadIdx.x == 0) *e.counter = 0;
+  for (int row = 0; row < p.n; ++row) {
+    norm_row(e, static_cast<const __nv_bfloat16*>(p.out) + row * p.out_stride, e.x + row * e.x_stride,
+             e.out ? e.out + row * e.out_stride : nullptr, p.rows, scratch);
+  }
+}
+
+template <typename Codec, int kChunks, int kTiles, bool kNorm>
+__global__ void __launch_bounds__(kThreads, 1) fixed_kernel(const StreamArguments p, const Epilogue e) {
 #if __CUDA_ARCH__ >= 900
   using S = Stage<Codec, kChunks, kTiles>;
   extern __shared__ __align__(128) uint8_t shared[];
@@ -283,27 +374,40 @@ __global__ void __launch_bounds__(kThreads, 1) fixed_kernel(const StreamArgument
   } else {
     grid_wait();  // before anything is written
     compute_range<Codec, kChunks, kTiles>(p, range, shared, full, ready, empty, warp, lane);
+    if constexpr (kNorm) norm_after(p, e);
   }
 #endif
 }
 
-template <typename Codec, int kChunks, int kTiles>
-void start(StreamArguments p, const DecodeWorkspace& workspace, cudaStream_t stream) {
+template <typename Codec, int kChunks, int kTiles, bool kNorm>
+void start(StreamArguments p, const Epilogue& e, const DecodeWorkspace& workspace, cudaStream_t stream) {
   const int shared = std::min(kSharedBytes, workspace.shared_most - kSharedStatic);
   p.stage_bytes = Stage<Codec, kChunks, kTiles>::bytes(p.n);
   p.stages = std::min(kMaxStages, shared / p.stage_bytes);
   static AllowedOn allowed;
-  allow_shared_once(fixed_kernel<Codec, kChunks, kTiles>, shared, allowed);
-  launch(stream, dim3(stream_blocks(p, workspace)), dim3(kThreads), shared, fixed_kernel<Codec, kChunks, kTiles>, p);
+  const auto kernel = fixed_kernel<Codec, kChunks, kTiles, kNorm>;
+  allow_shared_once(kernel, shared, allowed);
+  launch(stream, dim3(stream_blocks(p, workspace)), dim3(kThreads), shared, kernel, p, e);
 }
 
-template <typename Codec>
-void start(const StreamArguments& p, int stage_chunks, const DecodeWorkspace& workspace, cudaStream_t stream) {
-  if (stage_chunks == 4) {
-    p.n <= kTileRows ? start<Codec, 4, 1>(p, workspace, stream) : start<Codec, 4, 2>(p, workspace, stream);
-  } else {
-    p.n <= kTileRows ? start<Codec, 8, 1>(p, workspace, stream) : start<Codec, 8, 2>(p, workspace, stream);
-  }
+template <int kChunks, bool kNorm>
+void start(const StreamArguments& p, const Epilogue& e, Layout layout, const DecodeWorkspace& workspace,
+           cudaStream_t stream) {
+  const auto with = [&](auto codec) {
+    using Codec = decltype(codec);
+    p.n <= kTileRows ? start<Codec, kChunks, 1, kNorm>(p, e, workspace, stream)
+                     : start<Codec, kChunks, 2, kNorm>(p, e, workspace, stream);
+  };
+  if (layout == Layout::kInt4G32) return with(Int4Codec<2>{});
+  if (layout == Layout::kInt4G64) return with(Int4Codec<1>{});
+  with(Q40Codec{});
+}
+
+// Whether eights of every row may be read and written at once.
+bool eights(const Tensor& t, DType type, int64_t dim) {
+  const int64_t item = static_cast<int64_t>(dtype_size(type));
+  return t.dtype == type && t.row_size() == dim && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 &&
+         (t.rows() <= 1 || t.stride * item % 16 == 0);
 }
 
 }  // namespace
@@ -315,15 +419,33 @@ bool linear_fixed_fits(const DeviceMatrix& w, int64_t n, const DecodeWorkspace& 
 
 void linear_fixed(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, int stage_chunks,
                   const DecodeWorkspace& workspace, cudaStream_t stream) {
-  const StreamArguments p = stream_arguments(out, x, w, geglu, workspace);
   CHECK(linear_fixed_fits(w, x.rows(), workspace) && (stage_chunks == 4 || stage_chunks == 8));
-  if (w.layout == Layout::kInt4G32) {
-    start<Int4Codec<2>>(p, stage_chunks, workspace, stream);
-  } else if (w.layout == Layout::kInt4G64) {
-    start<Int4Codec<1>>(p, stage_chunks, workspace, stream);
-  } else {
-    start<Q40Codec>(p, stage_chunks, workspace, stream);
-  }
+  const StreamArguments p = stream_arguments(out, x, w, geglu, workspace);
+  stage_chunks == 4 ? start<4, false>(p, {}, w.layout, workspace, stream)
+                    : start<8, false>(p, {}, w.layout, workspace, stream);
+}
+
+bool linear_fixed_norm(Tensor y, Tensor x, const DeviceMatrix& w, const NormAfter& after,
+                       const DecodeWorkspace& workspace, cudaStream_t stream) {
+  const auto weight = [&](const Tensor& t) {
+    return t && t.dtype == DType::kF32 && t.size() == w.rows && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+  };
+  const bool fits = linear_fixed_fits(w, x.rows(), workspace) && !w.paired && w.rows % 8 == 0 && w.rows <= kNormDim &&
+                    after.x.rows() == x.rows() && eights(y, DType::kBF16, w.rows) &&
+                    eights(after.x, DType::kF32, w.rows) && weight(after.post) &&
+                    (!after.out || (eights(after.out, DType::kBF16, w.rows) && weight(after.next)));
+  if (!fits) return false;
+  const Epilogue e = {workspace.counter,
+                      static_cast<float*>(after.x.data),
+                      static_cast<__nv_bfloat16*>(after.out.data),
+                      static_cast<const float*>(after.post.data),
+                      static_cast<const float*>(after.next.data),
+                      after.x.stride,
+                      after.out.stride,
+                      after.scale,
+                      after.eps};
+  start<4, true>(stream_arguments(y, x, w, false, workspace), e, w.layout, workspace, stream);
+  return true;
 }
 
 }  // namespace gemma4::cuda

@@ -54,6 +54,34 @@ TEST_F(CudaVerbs, ResidualNorm) {
   EXPECT_LT(distance(x), 1e-6);
 }
 
+// Products that norms follow, as in a layer: with GEMMA4_CUDA_DECODE=fused both are one launch. Twice, since the second
+// finds what the first left behind.
+TEST_F(CudaVerbs, NormsAfterAProduct) {
+  const int64_t dim = 5376, cols = 1024, groups = cols / 32;
+  std::vector<uint8_t> codes(static_cast<size_t>(dim * cols / 2));
+  for (uint8_t& code : codes) code = static_cast<uint8_t>(random_());
+  std::vector<uint16_t> scale(static_cast<size_t>(groups * dim)), zero(scale.size());
+  for (uint16_t& s : scale) s = float_to_bf16(0.002f + 0.001f * static_cast<float>(random_() % 4));
+  for (uint16_t& z : zero) z = float_to_bf16(static_cast<float>(random_() % 16));
+  Matrix m;
+  m.format = Format::kInt4, m.rows = dim, m.cols = cols, m.group = 32;
+  m.codes = Tensor(codes.data(), DType::kU8, {dim, cols / 2});
+  m.scale = Tensor(scale.data(), kBf16, {groups, dim}), m.zero = Tensor(zero.data(), kBf16, {groups, dim});
+  const Matrix on_ref = ref().upload(std::span(&m, 1)), on_gpu = gpu().upload(std::span(&m, 1));
+  for (const int64_t n : {1, 1, 3, 8, 9}) {
+    const Twin h = random(kBf16, {n, cols}), y = poisoned(kBf16, {n, dim}), x = random(kF32, {n, dim}, 4),
+               post = random(kF32, {dim}), next = random(kF32, {dim}), out = poisoned(kBf16, {n, dim});
+    for (const bool last : {false, true}) {
+      ref().linear(y.ref, h.ref, on_ref), gpu().linear(y.gpu, h.gpu, on_gpu);
+      ref().residual_norm(last ? Tensor() : out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
+      gpu().residual_norm(last ? Tensor() : out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
+      EXPECT_LT(distance(y), kRounded) << n;
+      EXPECT_LT(distance(x), kRounded) << n;
+    }
+    EXPECT_LT(distance(out), 2 * kRounded) << n;  // of rounded y, and rounded itself
+  }
+}
+
 TEST_F(CudaVerbs, ElementByElement) {
   for (const int64_t cols : {5376, 4304, 37}) {
     const Twin x = random(kF32, {6, cols}), y = random(kBf16, {6, cols});
