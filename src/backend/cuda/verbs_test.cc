@@ -75,7 +75,6 @@ TEST_F(CudaVerbs, NormsAfterAProduct) {
       ref().linear(y.ref, h.ref, on_ref), gpu().linear(y.gpu, h.gpu, on_gpu);
       ref().residual_norm(last ? Tensor() : out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
       gpu().residual_norm(last ? Tensor() : out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
-      EXPECT_LT(distance(y), kRounded) << n;
       EXPECT_LT(distance(x), kRounded) << n;
     }
     EXPECT_LT(distance(out), 2 * kRounded) << n;  // of rounded y, and rounded itself
