@@ -38,6 +38,7 @@ VisionModel::VisionModel(Backend& backend, const Config& config, const VisionWei
 
 void VisionModel::grow(int n) {
   if (n <= rows_max_) return;
+  rows_max_ = 0;  // should memory be short below, the next image starts afresh
   buffers_.clear();
   const DType act = be_.activation_type(), residual = be_.residual_type();
   const int64_t width = int64_t{c_.heads} * c_.head_dim, soft = n / (c_.pool * c_.pool) + 1;
