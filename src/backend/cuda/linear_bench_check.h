@@ -149,6 +149,7 @@ struct Checker {
   void few() {  // the quantised kernels on small shapes: for compute-sanitizer
     check(kKinds[0], {272, 48}, 768, 1, false, DType::kBF16);
     check(kKinds[0], {272, 48}, 768, 13, false, DType::kF32);
+    few_variants();
     check(kKinds[0], {192, 192}, 1024, 40, true, DType::kBF16);
     check(kKinds[0], {200, 200}, 1024, 130, true, DType::kBF16);
     check(kKinds[5], {272, 48}, 768, 70, false, DType::kBF16);
@@ -167,16 +168,25 @@ struct Checker {
     }
   }
 
+  void few_variants() {
+    linear.try_variant(DecodeVariant::kFixed);
+    for (const int64_t n : {1, 3, 6}) check(kKinds[0], {272, 48}, 768, n, false, DType::kF32);
+    linear.try_variant(DecodeVariant::kNone);
+  }
+
   // What may take the place of the decode kernel.
   void variant(DecodeVariant which, const char* name) {
     std::printf("variant %s\n", name);
     linear.try_variant(which);
     for (const int i : {0, 1, 2, 7}) {
       for (const int64_t n : {1, 2, 3, 4, 5, 7, 8, 9}) check(kKinds[i], {272, 48}, 768, n, false, DType::kF32);
-      for (const int64_t cols : {64, 192, 320, 576}) {
-        if (cols % std::max(kKinds[i].group, 1) == 0) check(kKinds[i], {136}, cols, 3, false, DType::kF32);
+      for (const int64_t n : {1, 3}) {
+        for (const int64_t cols : {64, 192, 320, 576}) {
+          if (cols % std::max(kKinds[i].group, 1) == 0) check(kKinds[i], {136}, cols, n, false, DType::kF32);
+        }
+        for (const int64_t height : {1, 9, 17, 129}) check(kKinds[i], {height}, 512, n, false, DType::kBF16);
       }
-      for (const int64_t height : {1, 9, 17, 129}) check(kKinds[i], {height}, 512, 2, false, DType::kBF16);
+      check(kKinds[i], {300}, 5376, 1, false, DType::kF32, true);
       check(kKinds[i], {512, 512}, 5376, 1, true, DType::kBF16);
       check(kKinds[i], {192, 192}, 512, 6, true, DType::kBF16);
       check(kKinds[i], {300}, 5376, 5, false, DType::kF32, true);

@@ -10,6 +10,10 @@
 // taken off once at the end. So 4 codes cost one operation, and sums are exact until a group's scale meets them:
 //   w x = scale (256 sum(q high) + sum(q low) - zero sum(x))
 //
+// For one row of x (kTiles 0) seven of a tile's eight columns would be idle, and as many lanes after the product. There
+// the two digits of each of four groups (two chunks) stand in columns of their own, the rest of B is zero, and four
+// products into one accumulator leave group c with lanes c: what follows a product is done once for four groups.
+//
 // One warp copies, eight compute, two turn the bf16 x of a stage to fixed point while the stages before are computed.
 #include <algorithm>
 
@@ -28,14 +32,16 @@ constexpr int kThreads = (kStreamWarps + 1 + kConverters) * 32;
 constexpr int kTileRows = 4;  // rows of x in a tile: two of eight columns each
 
 // Where things lie in a stage: weights, facts [row of x][chunk], digits [2 row of x + low][chunk][64], x [row] in bf16.
+// Of one row: digits [chunk][lane][16], a lane's B operands for the chunk's two groups.
 template <typename Codec, int kChunks, int kTiles>
 struct Stage {
+  static constexpr bool kOneRow = kTiles == 0;
   static constexpr int kWeights = kChunks * kPanelChunks * Codec::kBytes;
   static constexpr int kFacts = kWeights;
-  static constexpr int kDigits = kFacts + kTiles * kTileRows * kChunks * 16;
+  static constexpr int kDigits = kFacts + (kOneRow ? 1 : kTiles * kTileRows) * kChunks * 16;
   static constexpr int kDigitPitch = kChunks * kChunkCols + 64;  // 64: two columns fill the 32 banks together
   static constexpr int kXPitch = kChunks * kChunkCols * 2 + 16;
-  static __host__ __device__ int x_offset(int n) { return kDigits + 2 * n * kDigitPitch; }
+  static __host__ __device__ int x_offset(int n) { return kDigits + (kOneRow ? kChunks * 512 : 2 * n * kDigitPitch); }
   static int bytes(int n) { return (x_offset(n) + n * kXPitch + 127) / 128 * 128; }
   static_assert(kDigitPitch % 128 == 64 && kWeights % 16 == 0);
 };
@@ -47,9 +53,10 @@ struct Facts {
   int unused;
 };
 
-// d = a b (+ d): a 16 x 32 unsigned bytes, b 32 x 8 signed bytes. Not volatile: it depends on its operands alone.
+// d += a b: a 16 x 32 unsigned bytes, b 32 x 8 signed bytes. Volatile: the whole warp must come here.
 __device__ __forceinline__ void mma_bytes(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -99,8 +106,14 @@ __device__ __forceinline__ void convert_row(uint8_t* stage, int x_offset, int ro
     }
     // words: columns 4h, 4h + 1 | + 8, + 9 | 4h + 2, 4h + 3 | + 10, + 11; bytes of a code word: 2c, 2c + 8, 2c + 1, 2c
     // + 9
-    uint8_t* high = stage + S::kDigits + 2 * row * S::kDigitPitch + chunk * kChunkCols + step * 4;
-    uint8_t* low = high + S::kDigitPitch;
+    uint8_t *high, *low;
+    if constexpr (S::kOneRow) {  // columns 2j and 2j + 1 of group j of the pair of chunks: lanes 8j and 8j + 4
+      high = stage + S::kDigits + chunk * 512 + (chunk % 2 * 2 + step / 2) * 128 + step * 4;
+      low = high + 64;
+    } else {
+      high = stage + S::kDigits + 2 * row * S::kDigitPitch + chunk * kChunkCols + step * 4;
+      low = high + S::kDigitPitch;
+    }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int* v = value + 4 * i;
@@ -114,7 +127,8 @@ __device__ __forceinline__ void convert_row(uint8_t* stage, int x_offset, int ro
     if (lane % 8 == 0) {  // infinity and NaN (exponent 255) make the row NaN
       const float unit = exponent == 255 ? __uint_as_float(0x7fffffff) : __uint_as_float((exponent - 13) << 23);
       *reinterpret_cast<int4*>(stage + S::kFacts + (row * kChunks + chunk) * 16) =
-          make_int4(-sum, -other, __float_as_int(unit), 0);
+          S::kOneRow ? make_int4(-sum, __float_as_int(unit), -other, __float_as_int(unit))
+                     : make_int4(-sum, -other, __float_as_int(unit), 0);
     }
   }
 }
@@ -125,8 +139,15 @@ __device__ void convert_range(const StreamArguments& p, const Range& range, uint
   int turn = 0;
   for (Cursor<kChunks> at(range, p); at.more(); at.next(), ++turn) {
     if (turn % kConverters != converter) continue;
-    barrier_wait(&full[at.stage], at.phase);
     uint8_t* stage = shared + at.stage * p.stage_bytes;
+    if (S::kOneRow && turn < p.stages) {  // what no conversion writes is zero
+#pragma unroll
+      for (int chunk = 0; chunk < kChunks; ++chunk) {
+        *reinterpret_cast<uint4*>(stage + S::kDigits + chunk * 512 + lane * 16) = make_uint4(0, 0, 0, 0);
+      }
+      __syncwarp();
+    }
+    barrier_wait(&full[at.stage], at.phase);
     for (int row = 0; row < p.n; ++row) convert_row<S, kChunks>(stage, S::x_offset(p.n), row, lane);
     __syncwarp();
     if (lane == 0) barrier_arrive(&ready[at.stage]);
@@ -181,6 +202,47 @@ __device__ __forceinline__ void multiply_chunk(const uint8_t* chunk, const uint8
   }
 }
 
+// Scales of rows g and g + 8 for group `half` of a chunk, and the zero points as zeros() gives them.
+template <int kGroups>
+__device__ __forceinline__ float2 scale_in(const Int4Codec<kGroups>&, const uint8_t* chunk, int g, int half) {
+  return bf16x2_to_float2(word(chunk + 512 + (kGroups == 2 ? g * 8 + half * 4 : g * 4)));
+}
+__device__ __forceinline__ float2 scale_in(const Q40Codec&, const uint8_t* chunk, int g, int half) {
+  return f16x2_to_float2(word(chunk + 512 + g * 8 + half * 4));
+}
+template <int kGroups>
+__device__ __forceinline__ int2 zeros_in(const Int4Codec<kGroups>&, const uint8_t* chunk, int g, int half) {
+  const int z = kGroups == 2 ? chunk[576 + g * 2 + half] : chunk[544 + g];
+  return make_int2(z & 0x0f, z & 0xf0);
+}
+__device__ __forceinline__ int2 zeros_in(const Q40Codec&, const uint8_t*, int, int) { return make_int2(8, 128); }
+
+// One row of x: `count` (1 or 2) chunks of the even place `chunk`; lanes c take what follows the products of group c.
+template <typename Codec, int kUnit>
+__device__ __forceinline__ void multiply_pair(const uint8_t* chunk, const uint8_t* digits, const uint8_t* facts,
+                                              int count, int lane, float (&sum)[1][4]) {
+  const int g = lane / 4, c = lane % 4;
+  int d[4] = {};
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    if (k == count) break;
+    const uint4 w = words4(chunk + k * kUnit + lane * 16), b = words4(digits + k * 512 + lane * 16);
+    const uint32_t a0[4] = {w.x & 0x0f0f0f0fu, w.x & 0xf0f0f0f0u, w.y & 0x0f0f0f0fu, w.y & 0xf0f0f0f0u};
+    const uint32_t a1[4] = {w.z & 0x0f0f0f0fu, w.z & 0xf0f0f0f0u, w.w & 0x0f0f0f0fu, w.w & 0xf0f0f0f0u};
+    mma_bytes(d, a0, b.x, b.y);
+    mma_bytes(d, a1, b.z, b.w);
+  }
+  if (c / 2 >= count) return;
+  const uint8_t* mine = chunk + c / 2 * kUnit;
+  const float2 scale = scale_in(Codec{}, mine, g, c % 2);
+  const int2 zero = zeros_in(Codec{}, mine, g, c % 2);
+  const int2 fact = *reinterpret_cast<const int2*>(facts + c * 8);
+  const float unit = __int_as_float(fact.y);
+  const int low = d[0] * 256 + d[1] + zero.x * fact.x, high = d[2] * 256 + d[3] + zero.y * fact.x;
+  sum[0][0] = fmaf(unit * scale.x, static_cast<float>(low), sum[0][0]);
+  sum[0][2] = fmaf(unit * scale.y, static_cast<float>(high), sum[0][2]);
+}
+
 // Writes one panel's sums: lane 4 g + c holds rows g and g + 8 of the warp's 16, for row c of each four of x.
 template <int kTiles>
 __device__ __forceinline__ void write_rows(const StreamArguments& p, int panel, int warp, int lane,
@@ -208,58 +270,88 @@ __device__ __forceinline__ void write_rows(const StreamArguments& p, int panel, 
   }
 }
 
+// Adds the pieces of a stage to `sum`.
 template <typename Codec, int kChunks, int kTiles>
-__device__ void compute_range(const StreamArguments& p, const Range& range, const uint8_t* shared, uint64_t* full,
-                              uint64_t* ready, uint64_t* empty, int warp, int lane) {
+__device__ __forceinline__ void multiply_stage(const StreamArguments& p, const uint8_t* stage, int length, int warp,
+                                               int lane, float (&sum)[kTiles > 0 ? kTiles : 1][4]) {
   using S = Stage<Codec, kChunks, kTiles>;
   constexpr int kUnit = kPanelChunks * Codec::kBytes;
-  int digit_offset[kTiles], fact_offset[kTiles];  // lanes past the last row of x take what is there
+  const uint8_t* chunk = stage + warp * Codec::kBytes;
+  if constexpr (S::kOneRow) {
+    const auto multiply = [&](int k, int count) {
+      multiply_pair<Codec, kUnit>(chunk + k * kUnit, stage + S::kDigits + k * 512, stage + S::kFacts + k * 16, count,
+                                  lane, sum);
+    };
+    if (length == kChunks) {
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    digit_offset[tile] = S::kDigits + min(tile * 8 + lane / 4, 2 * p.n - 1) * S::kDigitPitch + lane % 4 * 16;
-    fact_offset[tile] = S::kFacts + min(tile * kTileRows + lane % 4, p.n - 1) * kChunks * 16;
-  }
-  float sum[kTiles][4] = {}, shared_sum[kTiles][4] = {};
-  int shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
-  bool whole = range.begin % p.chunks == 0;
-  for (Cursor<kChunks> at(range, p); at.more(); at.next()) {
-    const uint8_t* stage = shared + at.stage * p.stage_bytes;
-    const uint8_t* chunk = stage + warp * Codec::kBytes;
-    barrier_wait(&full[at.stage], at.phase);
-    barrier_wait(&ready[at.stage], at.phase);
-    const auto multiply = [&](int k) {
+      for (int k = 0; k < kChunks; k += 2) multiply(k, 2);
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < length; k += 2) multiply(k, min(2, length - k));
+    }
+  } else {
+    const auto multiply = [&](int k) {  // lanes past the last row of x take what is there
       const uint8_t *digits[kTiles], *facts[kTiles];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        digits[tile] = stage + digit_offset[tile] + k * kChunkCols, facts[tile] = stage + fact_offset[tile] + k * 16;
+        const int column = min(tile * 8 + lane / 4, 2 * p.n - 1), row = min(tile * kTileRows + lane % 4, p.n - 1);
+        digits[tile] = stage + S::kDigits + column * S::kDigitPitch + lane % 4 * 16 + k * kChunkCols;
+        facts[tile] = stage + S::kFacts + row * kChunks * 16 + k * 16;
       }
       multiply_chunk<Codec, S, kTiles>(chunk + k * kUnit, digits, facts, lane, sum);
     };
-    if (at.length == kChunks) {
+    if (length == kChunks) {
 #pragma unroll
       for (int k = 0; k < kChunks; ++k) multiply(k);
     } else {
 #pragma unroll 1
-      for (int k = 0; k < at.length; ++k) multiply(k);
+      for (int k = 0; k < length; ++k) multiply(k);
     }
+  }
+}
+
+// One row of x: the lanes of a row hold sums of different groups; afterwards each has the whole.
+__device__ __forceinline__ void join_lanes(float (&sum)[1][4]) {
+#pragma unroll
+  for (int e = 0; e < 4; e += 2) {
+    sum[0][e] += __shfl_xor_sync(0xffffffffu, sum[0][e], 1);
+    sum[0][e] += __shfl_xor_sync(0xffffffffu, sum[0][e], 2);
+  }
+}
+
+template <typename Codec, int kChunks, int kTiles>
+__device__ void compute_range(const StreamArguments& p, const Range& range, const uint8_t* shared, uint64_t* full,
+                              uint64_t* ready, uint64_t* empty, int warp, int lane) {
+  constexpr int kSums = kTiles > 0 ? kTiles : 1;
+  float sum[kSums][4] = {}, shared_sum[kSums][4] = {};
+  int shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
+  bool whole = range.begin % p.chunks == 0;
+  for (Cursor<kChunks> at(range, p); at.more(); at.next()) {
+    barrier_wait(&full[at.stage], at.phase);
+    barrier_wait(&ready[at.stage], at.phase);
+    multiply_stage<Codec, kChunks, kTiles>(p, shared + at.stage * p.stage_bytes, at.length, warp, lane, sum);
     __syncwarp();
     if (lane == 0) barrier_arrive(&empty[at.stage]);
     if (!at.ends_panel()) continue;
+    if constexpr (kTiles == 0) join_lanes(sum);
     if (whole) {
-      write_rows<kTiles>(p, at.panel, warp, lane, sum);
+      write_rows<kSums>(p, at.panel, warp, lane, sum);
     } else {
       shared_panel = at.panel;
 #pragma unroll
-      for (int i = 0; i < kTiles * 4; ++i) shared_sum[i / 4][i % 4] = sum[i / 4][i % 4];
+      for (int i = 0; i < kSums * 4; ++i) shared_sum[i / 4][i % 4] = sum[i / 4][i % 4];
     }
     whole = true;
 #pragma unroll
-    for (int i = 0; i < kTiles * 4; ++i) sum[i / 4][i % 4] = 0;
+    for (int i = 0; i < kSums * 4; ++i) sum[i / 4][i % 4] = 0;
   }
-  if (range.end % p.chunks != 0 && range.begin < range.end) give_partial<kTiles>(p, warp, lane, sum);
+  if (range.end % p.chunks != 0 && range.begin < range.end) {
+    if constexpr (kTiles == 0) join_lanes(sum);
+    give_partial<kSums>(p, warp, lane, sum);
+  }
   if (shared_panel >= 0) {
-    take_partials<kTiles>(p, shared_panel * p.chunks, warp, lane, shared_sum);
-    write_rows<kTiles>(p, shared_panel, warp, lane, shared_sum);
+    take_partials<kSums>(p, shared_panel * p.chunks, warp, lane, shared_sum);
+    write_rows<kSums>(p, shared_panel, warp, lane, shared_sum);
   }
 }
 
@@ -395,8 +487,9 @@ void start(const StreamArguments& p, const Epilogue& e, Layout layout, const Dec
            cudaStream_t stream) {
   const auto with = [&](auto codec) {
     using Codec = decltype(codec);
-    p.n <= kTileRows ? start<Codec, kChunks, 1, kNorm>(p, e, workspace, stream)
-                     : start<Codec, kChunks, 2, kNorm>(p, e, workspace, stream);
+    if (p.n == 1) return start<Codec, kChunks, 0, kNorm>(p, e, workspace, stream);
+    if (p.n <= kTileRows) return start<Codec, kChunks, 1, kNorm>(p, e, workspace, stream);
+    start<Codec, kChunks, 2, kNorm>(p, e, workspace, stream);
   };
   if (layout == Layout::kInt4G32) return with(Int4Codec<2>{});
   if (layout == Layout::kInt4G64) return with(Int4Codec<1>{});
