@@ -1,10 +1,11 @@
 #!/bin/sh
 # usage: gpu_bundle.sh [BUILD] [OUTPUT]: collects what tools/gpu_check.sh runs on a machine with a GPU and nothing installed:
-# the programs of BUILD (build/cuda), stripped, and the libraries they need but the CUDA driver's, in OUTPUT (build/gpu).
+# the programs of BUILD (build/cuda), stripped, and the libraries they need but the CUDA driver's, in OUTPUT (build/gpu) and,
+# to carry in one piece, OUTPUT.tar.gz.
 # A build of preset `cuda` computes its cpu backend with this machine's SIMD alone; the GPU host must know it too.
 set -eu
 build=${1:-build/cuda} output=${2:-build/gpu}
-most_mib=60  # what can be carried in one piece, less some room for the working tree
+most_mib=60  # as much as a slow line brings in a minute
 rm -rf "$output"
 mkdir -p "$output/bin" "$output/lib" "$output/libc"
 for program in gemma4 cuda_tests cuda_linear_bench cuda_benchmarks; do
@@ -23,5 +24,6 @@ done
 if command -v xz >/dev/null; then
   xz -dc tests/golden/tokenizer/gemma3_tokenizer.json.xz | gzip -9 >"$output/tokenizer.json.gz"
 fi
-du -m -s "$output" | awk -v most=$most_mib '{ print "gpu_bundle: " $1 " MiB in " $2; exit $1 > most }' || {
+tar -czf "$output.tar.gz" -C "$(dirname "$output")" "$(basename "$output")"
+du -m "$output.tar.gz" | awk -v most=$most_mib '{ print "gpu_bundle: " $1 " MiB in " $2; exit $1 > most }' || {
   echo "gpu_bundle: that is more than $most_mib MiB"; exit 1; }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # usage: gpu_check.sh STAGE...: what has to be seen on a GPU, in stages of less than ten minutes each. Needs no compiler: programs
-# and libraries come from tools/gpu_bundle.sh (build/gpu, or $BUNDLE). Run it in the project's folder. Logs go to $OUT (or
+# and libraries come from tools/gpu_bundle.sh (build/gpu or build/gpu.tar.gz, or $BUNDLE). Run it in the project's folder. Logs go to $OUT (or
 # build/gpu_logs), a synthetic 31B to $MODELS (/dev/shm or /tmp). A stage's table is printed last; exit 1 where a step failed.
 #   info      the GPU, its driver and clocks; the programs start                                             1 min
 #   correct   cuda_tests, checks of every layout and variant, golden cases, the demo's questions             9 min
@@ -16,6 +16,7 @@ if [ -z "$models" ]; then  # memory where it has room for one model, else a disk
 fi
 model=$models/gemma4-31b-int4 q4=$models/gemma4-31b-q4_0
 mkdir -p "$logs"
+[ -d "$bundle/bin" ] || tar -xzf "$bundle.tar.gz" -C "$(dirname "$bundle")" || exit 2
 table=$logs/table.txt
 failed=0
 cublas=$(find / -xdev \( -name 'libcublasLt.so.13' -o -name 'libcublasLt.so.13.*' \) -not -path '/proc/*' 2>/dev/null | head -1)
