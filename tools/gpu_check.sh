@@ -1,7 +1,8 @@
 #!/bin/bash
-# usage: gpu_check.sh STAGE...: what has to be seen on a GPU, in stages of less than ten minutes each. Needs no compiler: programs
-# and libraries come from tools/gpu_bundle.sh (build/gpu or build/gpu.tar.gz, or $BUNDLE). Run it in the project's folder. Logs go to $OUT (or
-# build/gpu_logs), a synthetic 31B to $MODELS (/dev/shm or /tmp). A stage's table is printed last; exit 1 where a step failed.
+# usage: gpu_check.sh STAGE...: what has to be seen on a GPU, in stages of less than ten minutes each. Needs no
+# compiler: programs and libraries come from tools/gpu_bundle.sh (build/gpu or build/gpu.tar.gz, or $BUNDLE). Run it in
+# the project's folder. Logs go to $OUT (or build/gpu_logs), a synthetic 31B to $MODELS (/dev/shm or /tmp). A stage's
+# table is printed last; exit 1 where a step failed.
 #   info      the GPU, its driver and clocks; the programs start                                             1 min
 #   correct   cuda_tests, checks of every layout and variant, golden cases, the demo's questions             9 min
 #   linear    the linear layers alone: variants of the decode kernel in turns, chain, prompts, attention     6 min
@@ -9,17 +10,18 @@
 #   deep      31B int4: a prompt of 32,768, depths of 64k and 128k; cuBLASLt for prompts; Q4_0               9 min
 #   sanitize  memcheck, racecheck and synccheck on small shapes, where compute-sanitizer is                  9 min
 set -u
+[ $# -gt 0 ] || { sed -n '2,11s/^# \?//p' "$0"; exit 2; }
 bundle=${BUNDLE:-build/gpu} logs=${OUT:-build/gpu_logs} models=${MODELS:-}
 if [ -z "$models" ]; then  # memory where it has room for one model, else a disk, whose pages stay in memory too
   models=/tmp
   [ "$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 26000000 ] 2>/dev/null && models=/dev/shm
 fi
-model=$models/gemma4-31b-int4 q4=$models/gemma4-31b-q4_0
+model=$models/gemma4-31b-int4 q4=$models/gemma4-31b-q4_0 demo=$models/gemma4-demo-int4
 mkdir -p "$logs"
 [ -d "$bundle/bin" ] || tar -xzf "$bundle.tar.gz" -C "$(dirname "$bundle")" || exit 2
 table=$logs/table.txt
 failed=0
-cublas=$(find / -xdev \( -name 'libcublasLt.so.13' -o -name 'libcublasLt.so.13.*' \) -not -path '/proc/*' 2>/dev/null | head -1)
+cublas=$(find / -name 'libcublasLt.so.13*' -not -path '/proc/*' -not -path '/sys/*' 2>/dev/null | sort | head -1)
 export LD_LIBRARY_PATH=$PWD/$bundle/lib${cublas:+:$(dirname "$cublas")}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 loader=()
 if ! "$bundle/bin/gemma4" --help >/dev/null 2>&1; then  # an older C library than the build's: bring that one too
@@ -40,7 +42,10 @@ run() {
   case $rc in
     0) note "$(printf '%-34s ok      %6.1f s' "$name" "$(echo "$end $start" | awk '{ print $1 - $2 }')")" ;;
     124 | 137) note "$(printf '%-34s TIMED OUT after %s s' "$name" "$limit")"; failed=1 ;;
-    *) note "$(printf '%-34s FAILED  exit %d: %s' "$name" "$rc" "$(tail -1 "$logs/$name.log" | cut -c1-150)")"; failed=1 ;;
+    *)
+      note "$(printf '%-34s FAILED  exit %d: %s' "$name" "$rc" "$(tail -1 "$logs/$name.log" | cut -c1-150)")"
+      failed=1
+      ;;
   esac
   return $rc
 }
@@ -68,14 +73,13 @@ correct() {
     --gtest_filter='CudaAttention*:CudaVerbs*'
   say cuda-tests-variants '^\[  (PASSED|FAILED)|SKIPPED|Failure'
   for variant in "" fixed; do
-    GEMMA4_CUDA_DECODE=$variant go "eval-tiny$variant" 60 gemma4 eval --model tests/golden/tiny --golden tests/golden/tiny/golden \
-      --backend cuda
+    GEMMA4_CUDA_DECODE=$variant go "eval-tiny$variant" 60 gemma4 eval --model tests/golden/tiny \
+      --golden tests/golden/tiny/golden --backend cuda
     say "eval-tiny$variant" 'KL|text_|image_'
   done
-  [ -d "$models/gemma4-demo-int4" ] || go demo-quantize 60 gemma4 quantize --model-dir models/demo --output "$models/gemma4-demo-int4"
+  [ -d "$demo" ] || go demo-quantize 60 gemma4 quantize --model-dir models/demo --output "$demo"
   for variant in "" fused; do
-    for set in demo_eval.json:models/demo quantised_default.json:$models/gemma4-demo-int4 \
-      demo_text_eval.json:$models/gemma4-demo-int4; do
+    for set in demo_eval.json:models/demo "quantised_default.json:$demo" "demo_text_eval.json:$demo"; do
       name=demo$variant-${set%%.json*}
       GEMMA4_CUDA_DECODE=$variant go "$name" 120 gemma4 eval --backend cuda --model "${set#*:}" \
         --questions "tests/golden/demo_eval/${set%%:*}"
@@ -107,15 +111,16 @@ model() {
   synth default "$model"
   for round in 1 2; do  # in turns, so that a card that changes its clock shows
     for variant in "" fixed fixed8 fused; do
-      GEMMA4_CUDA_DECODE=$variant bench "decode-${variant:-shipped}-$round" 60 "$model" --prompts 512 --depths 0,2048,16384 \
-        --batches 1,2,4,8 --images 0 --steps 48
+      GEMMA4_CUDA_DECODE=$variant bench "decode-${variant:-shipped}-$round" 60 "$model" --prompts 512 \
+        --depths 0,2048,16384 --batches 1,2,4,8 --images 0 --steps 48
     done
     GEMMA4_CUDA_DECODE=fused GEMMA4_CUDA_ATTEND=early bench "decode-fused-early-$round" 60 "$model" --prompts 512 \
       --depths 0,2048,16384 --batches 1 --images 0 --steps 48
   done
   bench prompts-images 90 "$model" --prompts 512,2048,8192 --depths 0 --batches 1 --images 280,1120
   GEMMA4_CUDA_ATTEND=narrow bench images-narrow 60 "$model" --prompts 512 --depths 0 --batches 1 --images 280,1120
-  go profile 60 gemma4 bench --backend cuda --model "$model" --prompts 512,2048 --images 280 --batches 1 --depths 0 --profile
+  go profile 60 gemma4 bench --backend cuda --model "$model" --prompts 512,2048 --images 280 --batches 1 --depths 0 \
+    --profile
   if [ -f "$bundle/tokenizer.json.gz" ]; then
     gzip -dc "$bundle/tokenizer.json.gz" >"$model/tokenizer.json"
     go first-token 60 gemma4 run --backend cuda --model "$model" --raw-prompt --prompt "The sky is" --max-new-tokens 1 \
@@ -128,7 +133,8 @@ model() {
 deep() {
   synth default "$model"
   bench deep 300 "$model" --prompts 32768 --depths 65536,131072 --batches 1 --images 0
-  GEMMA4_CUDA_PROMPTS=library bench prompts-library 60 "$model" --prompts 512,2048,8192 --depths 0 --batches 1 --images 0
+  GEMMA4_CUDA_PROMPTS=library bench prompts-library 60 "$model" --prompts 512,2048,8192 --depths 0 --batches 1 \
+    --images 0
   rm -rf "$model"
   synth q4_0 "$q4"
   bench q4_0 90 "$q4/model.gguf" --prompts 512,2048 --depths 0,16384 --batches 1,8
@@ -137,21 +143,25 @@ deep() {
 }
 
 sanitize() {
-  local tool
-  local sanitizer
-  sanitizer=$(command -v compute-sanitizer || find / -xdev -name compute-sanitizer -type f -not -path '/proc/*' 2>/dev/null | head -1)
-  [ -n "$sanitizer" ] || { note "sanitize: compute-sanitizer is NOT on this machine; nothing was run"; failed=1; return; }
+  local tool sanitizer
+  sanitizer=$(command -v compute-sanitizer ||
+    find / -name compute-sanitizer -type f -not -path '/proc/*' -not -path '/sys/*' 2>/dev/null | head -1)
+  if [ -z "$sanitizer" ]; then
+    note "sanitize: compute-sanitizer is NOT on this machine; nothing was run"
+    failed=1
+    return
+  fi
   for tool in memcheck racecheck synccheck; do
     program cuda_linear_bench few
     run "$tool-linear" 120 "$sanitizer" --tool "$tool" --error-exitcode 9 "${run_program[@]}"
     say "$tool-linear" 'ERROR SUMMARY|RACECHECK SUMMARY|^checks'
-    program gemma4 eval --model tests/golden/tiny --golden tests/golden/tiny/golden --case text_short --case image_one --backend cuda
+    program gemma4 eval --model tests/golden/tiny --golden tests/golden/tiny/golden --case text_short --case image_one \
+      --backend cuda
     run "$tool-eval" 120 "$sanitizer" --tool "$tool" --error-exitcode 9 "${run_program[@]}"
     say "$tool-eval" 'ERROR SUMMARY|RACECHECK SUMMARY'
   done
 }
 
-[ $# -gt 0 ] || { sed -n '2,12s/^# \?//p' "$0"; exit 2; }
 : >"$table"
 for stage in "$@"; do
   case $stage in
@@ -159,7 +169,7 @@ for stage in "$@"; do
     *) echo "gpu_check: no stage \"$stage\"; stages are info, correct, linear, model, deep, sanitize"; exit 2 ;;
   esac
 done
-nvidia-smi --format=csv,noheader --query-gpu=clocks.sm,clocks.mem,temperature.gpu,clocks_throttle_reasons.active 2>/dev/null |
+nvidia-smi --format=csv,noheader --query-gpu=clocks.sm,clocks.mem,temperature.gpu 2>/dev/null |
   sed 's/^/clocks at the end: /' >>"$table"
 echo; echo "================ table ================"; cat "$table"
 exit $failed
