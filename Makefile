@@ -5,7 +5,7 @@ DEMO_IMAGE := tests/golden/demo_eval/images/002.png
 DEMO_PROMPT := What is at the left?
 SHELL := /bin/bash
 
-.PHONY: all setup setup-test build demo demo-eval test test-fast test-asan test-clients bench format
+.PHONY: all setup setup-test build demo demo-eval test test-fast test-asan test-clients test-replicas bench format
 
 all: build
 
@@ -52,6 +52,10 @@ test-clients: build
 	@test -d build/clients || python3 -m venv build/clients
 	@build/clients/bin/pip install -q -r tests/clients/requirements.txt
 	@GEMMA4_BINARY=$(BUILD)/gemma4 build/clients/bin/pytest -q tests/clients
+
+# Two replicas of the demo model behind HAProxy (Debian: haproxy, curl).
+test-replicas: build
+	@tests/replicas.sh $(BUILD)/gemma4
 
 bench: setup-test
 	@cmake --preset test >/dev/null

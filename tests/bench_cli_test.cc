@@ -1,8 +1,13 @@
 // gemma4 synth and gemma4 bench: what synth writes is a whole checkpoint of the shapes asked for, and bench measures
 // it.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "base/file.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
 #include "model/config.h"
 #include "model/weights.h"
 #include "program.h"
@@ -105,6 +110,38 @@ TEST(BenchCommand, MeasuresEverythingAskedFor) {
                                             "preprocessing of 70"}));
   EXPECT_GT(json.at("copy_bytes_per_s").get<double>(), 0);
   EXPECT_GT(json.at("weights_bytes_per_step").get<int64_t>(), 100000);
+}
+
+TEST(BenchCommand, MeasuresSeveralRanksOfOneModel) {
+  const Scratch scratch;
+  const std::string out = scratch.path / "model";
+  ASSERT_EQ(run_gemma4({"synth", "--like", kTiny, "--output", out, "--format", "bf16"}).code, 0);
+  const auto bench = [&](const char* gpus) {
+    return run_gemma4({"bench", "--model",   out,      "--backend", "cpu",    "--prompts",        "40", "--depths",
+                       "0",     "--batches", "1,2",    "--steps",   "2",      "--chunk",          "32", "--images",
+                       "70",    "--json",    "--gpus", gpus,        "--dump", scratch.path / gpus});
+  };
+  const Ran two = bench("2");
+  ASSERT_EQ(two.code, 0) << two.err;
+  EXPECT_EQ(nlohmann::json::parse(two.out).at("gpus"), 2);
+  ASSERT_EQ(bench("1").code, 0);
+  // The same tokens in both runs: logits that differ by rounding alone.
+  const auto file = [&](const char* name) { return MappedFile::open(scratch.path / name); };
+  const auto one_file = file("1"), two_file = file("2");
+  const Safetensors a = parse_safetensors(one_file->bytes(), "one"), b = parse_safetensors(two_file->bytes(), "two");
+  ASSERT_EQ(a.entries.size(), 3u);
+  ASSERT_EQ(a.data.size(), b.data.size());
+  double worst = 0, largest = 0;
+  for (size_t at = 0; at < a.data.size(); at += 4) {
+    float x, y;
+    std::memcpy(&x, a.data.data() + at, 4), std::memcpy(&y, b.data.data() + at, 4);
+    worst = std::max(worst, std::fabs(double{x} - y)), largest = std::max(largest, std::fabs(double{x}));
+  }
+  EXPECT_GT(largest, 0.1);
+  EXPECT_LT(worst, 1e-4);
+  const Ran three = bench("3");
+  EXPECT_EQ(three.code, 2);
+  EXPECT_EQ(three.err, "gemma4: cannot split the model over 3 devices: its 4 query heads do not divide\n");
 }
 
 TEST(BenchCommand, ProfilesVerbs) {

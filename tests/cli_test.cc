@@ -42,6 +42,23 @@ TEST(Run, AnswersAboutAPictureAndReports) {
   }
 }
 
+TEST(Run, AnswersAlikeOverSeveralRanks) {
+  const std::vector<std::string> ask = {"--image", kImages + "002.png", "--prompt", "What is at the left?", "--gpus"};
+  for (const std::string gpus : {"2", "4"}) {
+    std::vector<std::string> more = ask;
+    more.push_back(gpus);
+    const Ran ran = run_gemma4(run_demo(more));
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    EXPECT_EQ(ran.out, "A pink circle.\n");
+  }
+  std::vector<std::string> more = ask;
+  more.push_back("3");
+  const Ran refused = run_gemma4(run_demo(more));
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_EQ(refused.out, "");
+  EXPECT_EQ(refused.err, "gemma4: cannot split the model over 3 devices: its 4 query heads do not divide\n");
+}
+
 TEST(Run, OtherNamesOfFlagsWork) {
   for (const char* model : {"--prequantized", "--bf16"}) {
     const Ran ran = run_gemma4({"run", model, kDemo, "--image-path", kImages + "003.png", "--prompt",

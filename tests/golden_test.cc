@@ -49,6 +49,16 @@ TEST(Golden, RefEqualsHuggingFace) { EXPECT_EQ(eval(kTiny, "ref"), kExitOk); }
 TEST(Golden, CpuEqualsHuggingFace) { EXPECT_EQ(eval(kTiny, "cpu"), kExitOk); }
 TEST(Golden, CpuInChunksEqualsHuggingFace) { EXPECT_EQ(eval(kTiny, "cpu", {"--chunk", "7"}), kExitOk); }
 
+// Two ranks hold one full-attention KV head each and the same one; four, both kinds' heads twice.
+TEST(Golden, RefOverTwoAndFourRanksEqualsHuggingFace) {
+  EXPECT_EQ(eval(kTiny, "ref", {"--gpus", "2"}), kExitOk);
+  EXPECT_EQ(eval(kTiny, "ref", {"--gpus", "4", "--chunk", "7"}), kExitOk);
+}
+TEST(Golden, CpuOverTwoAndFourRanksEqualsHuggingFace) {
+  EXPECT_EQ(eval(kTiny, "cpu", {"--gpus", "2", "--chunk", "7"}), kExitOk);
+  EXPECT_EQ(eval(kTiny, "cpu", {"--gpus", "4"}), kExitOk);
+}
+
 TEST(GoldenCanary, AWindowOffByOneFails) {
   Copy copy;
   copy.set_text("sliding_window", 23);

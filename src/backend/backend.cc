@@ -1,5 +1,7 @@
 #include "backend/backend.h"
 
+#include "backend/group.h"
+
 namespace gemma4 {
 
 Kv Backend::kv_alloc(const KvConfig& config) {
@@ -45,6 +47,24 @@ void Backend::heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorm
   rope(q, pos, rope_by);
   rope(k, pos, rope_by);
   kv_write(kv, k, values, rows);
+}
+
+int Backend::world() const { return group_ ? group_->size() : 1; }
+
+void Backend::all_reduce(Tensor x) {
+  if (group_) group_->all_reduce(rank_, x);
+}
+
+void Backend::broadcast(Tensor x) {
+  if (group_) group_->broadcast(rank_, x);
+}
+
+void Backend::gather_columns(Tensor x, std::span<const int64_t> begins) {
+  if (group_) group_->gather_columns(rank_, x, begins);
+}
+
+void Backend::leave(const std::string& why) {
+  if (group_) group_->leave(why);
 }
 
 std::unique_ptr<Backend> make_backend(const std::string& name, int threads) {

@@ -8,12 +8,15 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/tensor.h"
 #include "quant/matrix.h"
 
 namespace gemma4 {
+
+class Group;  // group.h
 
 // One row of attention: the token at position `pos` of sequence `seq` may see that sequence's keys first..last,
 // inclusive. Causal, sliding-window, image-block and whole-image attention are all this.
@@ -132,20 +135,34 @@ class Backend {
   virtual void heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos, const Rope& rope,
                      const Kv& kv, const Rows& rows);
 
-  // Tensor parallelism: this backend's share. all_reduce sums x over all ranks.
-  virtual int rank() const { return 0; }
-  virtual int world() const { return 1; }
-  virtual void all_reduce(Tensor x) { (void)x; }
+  // Tensor parallelism: this backend is one of world() ranks that compute one model together, each on a thread of its
+  // own (ranks.h). All ranks call the collective verbs in one order, with tensors of one shape. The defaults serve
+  // ranks whose tensors lie in this process's memory and that join() tied together; without join() there is one rank.
+  virtual int rank() const { return rank_; }
+  virtual int world() const;
+  virtual void all_reduce(Tensor x);  // x = its sum over the ranks, equal to the bit on all of them
+  virtual void broadcast(Tensor x);   // x = rank 0's x
+  // x [rows, n]: rank 0 takes columns begins[r] .. begins[r + 1] - 1 from rank r. What the others hold is undefined.
+  virtual void gather_columns(Tensor x, std::span<const int64_t> begins);
+  // Said for a rank that failed: collective verbs that wait for it, and all later ones, throw DeviceError(why).
+  virtual void leave(const std::string& why);
+  void join(std::shared_ptr<Group> group, int rank) { group_ = std::move(group), rank_ = rank; }
 
   // Runs `issue` and remembers what it launched under `key`; a backend with graphs replays them next time. Everything
   // that differs between two calls with one key must be read from device tensors.
   virtual void replay(uint64_t key, const std::function<void()>& issue) { (void)key, issue(); }
   virtual void sync() {}
+
+ private:
+  std::shared_ptr<Group> group_;
+  int rank_ = 0;
 };
 
 std::unique_ptr<Backend> make_ref();
 std::unique_ptr<Backend> make_cpu(int threads);  // 0: all cores
 std::unique_ptr<Backend> make_cuda(int device);  // throws Error where there is no CUDA in the build or no GPU
+// GPUs 0 .. count-1 as the ranks of one model, tied together by NCCL. Throws Error where GPUs or NCCL are missing.
+std::vector<std::unique_ptr<Backend>> make_cuda_ranks(int count);
 
 // "ref", "cpu" or "cuda"; throws Error for another name.
 std::unique_ptr<Backend> make_backend(const std::string& name, int threads);

@@ -75,7 +75,7 @@ struct ThreadPool::State {
 };
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
-  state_->threads = threads > 0 ? threads : cores();
+  state_->threads = threads_for(threads);
   for (int i = 1; i < state_->threads; ++i) state_->workers.emplace_back([this, i] { state_->work(i); });
 }
 
@@ -90,6 +90,7 @@ ThreadPool::~ThreadPool() {
 }
 
 int ThreadPool::threads() const { return state_->threads; }
+int ThreadPool::threads_for(int threads) { return threads > 0 ? threads : cores(); }
 
 void ThreadPool::run(FunctionRef<void(int)> body) {
   State& s = *state_;

@@ -14,6 +14,7 @@ class ThreadPool {
   ~ThreadPool();
 
   int threads() const;
+  static int threads_for(int threads);  // how many a pool of `threads` has
 
   // Calls body(begin, end) on disjoint ranges that cover [0, count), at most one call per thread at a time; each range
   // but the last is a multiple of `grain` long. The caller works too and returns when all is done. Not re-entrant. If a

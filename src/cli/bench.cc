@@ -10,7 +10,9 @@
 #include <random>
 
 #include "base/check.h"
+#include "checkpoint/safetensors.h"
 #include "cli/cli.h"
+#include "cli/engine_flags.h"
 #include "cli/profiled_backend.h"
 #include "image/patches.h"
 #include "image/resize.h"
@@ -23,8 +25,8 @@ using nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 struct Flags {
-  std::string model, backend = "cuda";
-  int threads = 0, chunk = 2048, steps = 32, repeat = 3;
+  std::string model, backend = "cuda", dump;
+  int threads = 0, gpus = 1, chunk = 2048, steps = 32, repeat = 3;
   std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
                    images = {280, 1120};
   bool json = false, profile = false;
@@ -42,8 +44,8 @@ double median(std::vector<double> values) {
 // One model, and sequences of random tokens on it. Sequence 0 may grow to the greatest depth, the others stay short.
 class Bench {
  public:
-  Bench(const Flags& flags, const Checkpoint& checkpoint, Backend& backend)
-      : flags_(flags), config_(parse_config(checkpoint.config)), backend_(backend) {
+  Bench(const Flags& flags, const Checkpoint& checkpoint, const Ranks& ranks)
+      : flags_(flags), config_(parse_config(checkpoint.config)), backend_(ranks[0]) {
     const int seqs = *std::max_element(flags.batches.begin(), flags.batches.end());
     int longest = flags.chunk;
     for (int n : flags.prompts) longest = std::max(longest, n);
@@ -54,7 +56,7 @@ class Bench {
     const int shorter =
         std::min(flat_pages(kBatchDepth + 2 * flags.steps + 16, options_.page), options_.pages_per_seq[kFull]);
     options_.pages[kFull] = options_.pages_per_seq[kFull] + (seqs - 1) * shorter;
-    model_ = std::make_unique<Model>(checkpoint, backend, options_);
+    model_ = std::make_unique<Model>(checkpoint, ranks, options_);
     step_bytes_ = model_->step_bytes() > 0 ? model_->step_bytes() : stored_bytes(checkpoint);
     int next[kKinds] = {0, 0};
     for (int s = 0; s < seqs; ++s) {
@@ -170,8 +172,28 @@ class Bench {
     return bytes / median(times);
   }
 
+  // Keeps the logits of the last pass under `name` for dump(). Tokens are the same in every run with these flags, so
+  // two runs' logits can be compared.
+  void keep_logits(const std::string& name, int rows) {
+    if (flags_.dump.empty()) return;
+    std::vector<float>& logits = logits_[name];
+    logits.resize(static_cast<size_t>(rows) * static_cast<size_t>(config_.vocab));
+    model_->read_logits(logits.data());
+  }
+
+  void dump() const {
+    std::vector<SafetensorsEntry> entries;
+    for (const auto& [name, values] : logits_) {
+      entries.push_back({name, DType::kF32, {static_cast<int64_t>(values.size()) / config_.vocab, config_.vocab}});
+    }
+    SafetensorsWriter writer(flags_.dump, entries, {});
+    for (const auto& [name, values] : logits_) writer.write(name, 0, values.data(), values.size() * sizeof(float));
+    writer.commit();
+  }
+
   const Config& config() const { return config_; }
-  // Bytes of weights that a step reads: as the backend stores them where it says, else as the checkpoint does.
+  // Bytes of weights that a step reads on one device: as the backend stores them where it says, else as the checkpoint
+  // does (all devices' then).
   int64_t step_bytes() const { return step_bytes_; }
   static constexpr int kBatchDepth = 64;  // where batches of several sequences are measured
 
@@ -197,11 +219,12 @@ class Bench {
 
   Flags flags_;
   Config config_;
-  Backend& backend_;
+  Backend& backend_;  // of rank 0
   ModelOptions options_;
   std::unique_ptr<Model> model_;
   int64_t step_bytes_ = 0;
   std::mt19937_64 random_{7};
+  std::map<std::string, std::vector<float>> logits_;  // [rows, vocabulary] each
 };
 
 // A line of the table and its twin in the JSON.
@@ -235,6 +258,7 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
   for (int n : flags.prompts) {
     double seconds = bench.prefill(0, 0, n);
     if (n <= 8192) seconds = std::min(seconds, bench.prefill(0, 0, n));
+    bench.keep_logits("prompt." + std::to_string(n), 1);
     say({"prompt of " + std::to_string(n), 1e3 * seconds, n / seconds, "tokens"});
   }
   int filled = 0;  // of sequence 0
@@ -242,11 +266,13 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
     if (depth > filled) bench.prefill(0, filled, depth);
     filled = std::max(filled, depth);
     decoded("decode at " + std::to_string(depth), bench.decode(1, depth), 1);
+    bench.keep_logits("decode." + std::to_string(depth), 1);
   }
   for (int seqs : flags.batches) {
     if (seqs == 1) continue;
     for (int s = 0; s < seqs; ++s) bench.prefill(s, 0, Bench::kBatchDepth);
     decoded("decode, batch of " + std::to_string(seqs), bench.decode(seqs, Bench::kBatchDepth), seqs);
+    bench.keep_logits("batch." + std::to_string(seqs), seqs);
   }
   for (int budget : flags.images) {
     if (!bench.config().has_vision) break;
@@ -266,6 +292,7 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--model", flags.model, "checkpoint: a directory or a .gguf file")->required();
   app.add_option("--backend", flags.backend, "cuda, cpu or ref")->capture_default_str();
   app.add_option("--threads", flags.threads, "threads of the cpu backend (0: all cores)");
+  add_gpus_flag(app, flags.gpus);
   app.add_option("--prompts", flags.prompts, "prompt lengths")->delimiter(',')->capture_default_str();
   app.add_option("--depths", flags.depths, "tokens before the decoded ones")->delimiter(',')->capture_default_str();
   app.add_option("--batches", flags.batches, "sequences decoded together")->delimiter(',')->capture_default_str();
@@ -277,6 +304,7 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--repeat", flags.repeat, "measurements, of which the median counts")->capture_default_str();
   app.add_flag("--profile", flags.profile, "instead: the time of each verb, waiting for the device around it");
   app.add_flag("--json", flags.json, "results as JSON on stdout");
+  app.add_option("--dump", flags.dump, "write the last logits of each line to FILE as safetensors, to compare runs");
 }
 
 // Where the time of one thing goes, the costly first.
@@ -295,11 +323,13 @@ void print_profile(const std::string& what, ProfiledBackend& profiled) {
   }
 }
 
-void profile(const Flags& flags, const Checkpoint& checkpoint, Backend& backend) {
-  ProfiledBackend profiled(backend);
+// Of rank 0; its collective verbs count the time that others let it wait.
+void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
+  ProfiledBackend profiled(ranks[0]);
+  ranks.replace(profiled);
   Flags short_flags = flags;
   short_flags.steps = 1, short_flags.repeat = 1;
-  Bench bench(short_flags, checkpoint, profiled);
+  Bench bench(short_flags, checkpoint, ranks);
   const int n = flags.prompts.empty() ? flags.chunk : flags.prompts[std::min<size_t>(1, flags.prompts.size() - 1)];
   bench.prefill(0, 0, std::min(n, 2 * flags.chunk));
   profiled.take();
@@ -331,29 +361,29 @@ int bench_command(int argc, char** argv) {
   std::erase(flags.images, 0);
   const auto start = Clock::now();
   const Checkpoint checkpoint = open_checkpoint(flags.model);
-  const std::unique_ptr<Backend> backend = make_backend(flags.backend, flags.threads);
+  const Ranks ranks = make_ranks(flags.backend, flags.threads, flags.gpus);
   if (flags.profile) {
-    profile(flags, checkpoint, *backend);
+    profile(flags, checkpoint, ranks);
     return kExitOk;
   }
-  Bench bench(flags, checkpoint, *backend);
-  backend->sync();
-  const double load = seconds_since(start), memory = static_cast<double>(backend->memory_used()) / 1e9;
+  Bench bench(flags, checkpoint, ranks);
+  ranks[0].sync();
+  const double load = seconds_since(start), memory = static_cast<double>(ranks.memory_used()) / 1e9;
   const double copy = bench.copy_bandwidth();
-  std::fprintf(stderr, "loaded in %.2f s, %.2f GB of memory; a step reads %.2f GB of weights; copies move %.0f GB/s\n",
-               load, memory, static_cast<double>(bench.step_bytes()) / 1e9, copy / 1e9);
+  const std::string where = ranks.size() > 1 ? " on each of " + std::to_string(ranks.size()) + " devices" : "";
+  std::fprintf(stderr,
+               "loaded in %.2f s, %.2f GB of memory; a step reads %.2f GB of weights%s; copies move %.0f GB/s\n", load,
+               memory, static_cast<double>(bench.step_bytes()) / 1e9, where.c_str(), copy / 1e9);
   const std::vector<Line> lines = measure(flags, bench, copy);
+  if (!flags.dump.empty()) bench.dump();
   if (!flags.json) {
     print(lines);
     return kExitOk;
   }
-  ordered_json out = {{"model", flags.model},
-                      {"backend", backend->name()},
-                      {"load_s", load},
-                      {"memory_bytes", backend->memory_used()},
-                      {"weights_bytes_per_step", bench.step_bytes()},
-                      {"copy_bytes_per_s", copy},
-                      {"results", ordered_json::array()}};
+  ordered_json out = {
+      {"model", flags.model},     {"backend", ranks[0].name()},          {"gpus", ranks.size()},
+      {"load_s", load},           {"memory_bytes", ranks.memory_used()}, {"weights_bytes_per_step", bench.step_bytes()},
+      {"copy_bytes_per_s", copy}, {"results", ordered_json::array()}};
   for (const Line& line : lines) {
     ordered_json result = {{"what", line.what}, {"ms", line.ms}, {std::string(line.unit) + "_per_s", line.per_second}};
     if (line.gbytes > 0) result["gb_per_s"] = line.gbytes, result["of_copy"] = line.share;

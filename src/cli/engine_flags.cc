@@ -12,12 +12,22 @@ void add_engine_flags(CLI::App& app, EngineOptions& options) {
   app.add_option("--backend", options.backend, "ref, cpu or cuda")->capture_default_str();
   app.add_option("--threads", options.threads, "Of the cpu backend; 0: one for each core")
       ->check(CLI::NonNegativeNumber);
+  add_gpus_flag(app, options.gpus);
   app.add_option("--max-seq-len", options.max_seq_len, "Tokens of prompt and answer together (default: 4096)")
       ->check(CLI::Range(2, 1 << 30));
   app.add_option("--max-vision-soft-tokens", options.image_budget, "Budget of each picture (default: the checkpoint's)")
       ->check(CLI::IsMember({70, 140, 280, 560, 1120}));
   app.add_option("--prefill-chunk", options.chunk, "Prompt tokens of one step")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+void add_gpus_flag(CLI::App& app, int& gpus) {
+  app.add_option(
+         "--gpus", gpus,
+         "GPUs of this host that the model is split over, tied together by NCCL. With --backend cpu or ref: parts "
+         "in this process, which share out the threads (for tests: slower than one)")
+      ->check(CLI::Range(1, 64))
       ->capture_default_str();
 }
 

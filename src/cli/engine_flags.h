@@ -11,8 +11,12 @@ class App;
 
 namespace gemma4 {
 
-// --model (--prequantized, --bf16), --backend, --threads, --max-seq-len, --max-vision-soft-tokens, --prefill-chunk.
+// --model (--prequantized, --bf16), --backend, --threads, --gpus, --max-seq-len, --max-vision-soft-tokens,
+// --prefill-chunk.
 void add_engine_flags(CLI::App& app, EngineOptions& options);
+
+// --gpus alone, for the verbs that have no Engine.
+void add_gpus_flag(CLI::App& app, int& gpus);
 
 // Nothing where the flags were read; else the exit code, with help or one line about the mistake printed.
 std::optional<int> parse_flags(CLI::App& app, int argc, char** argv);

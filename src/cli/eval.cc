@@ -14,6 +14,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "cli/cli.h"
+#include "cli/engine_flags.h"
 #include "cli/eval_case.h"
 #include "cli/questions.h"
 #include "image/decode.h"
@@ -25,7 +26,7 @@ namespace {
 
 struct Options {
   std::string model, golden, backend = "cpu", dump;
-  int threads = 0, chunk = 0;
+  int threads = 0, gpus = 1, chunk = 0;
   std::vector<std::string> only;
 };
 
@@ -98,7 +99,7 @@ class Evaluation {
       : options_(options),
         checkpoint_(open_checkpoint(options.model)),
         config_(parse_config(checkpoint_.config)),
-        backend_(make_backend(options.backend, options.threads)) {}
+        ranks_(make_ranks(options.backend, options.threads, options.gpus)) {}
 
   int run();
 
@@ -118,7 +119,7 @@ class Evaluation {
   const Options& options_;
   Checkpoint checkpoint_;
   Config config_;
-  std::unique_ptr<Backend> backend_;
+  Ranks ranks_;
   std::unique_ptr<Model> model_;
   std::vector<Model::Soft> soft_;
   std::vector<float> features_;
@@ -128,11 +129,11 @@ class Evaluation {
 std::vector<float> Evaluation::floats(const Tensor& t) {
   std::vector<float> out(static_cast<size_t>(t.size()));
   if (t.dtype == DType::kF32) {
-    backend_->read(out.data(), t);
+    ranks_[0].read(out.data(), t);
     return out;
   }
   std::vector<uint16_t> bits(out.size());
-  backend_->read(bits.data(), t);
+  ranks_[0].read(bits.data(), t);
   for (size_t i = 0; i < bits.size(); ++i) out[i] = bf16_to_float(bits[i]);
   return out;
 }
@@ -211,7 +212,7 @@ Report Evaluation::run_case(const GoldenCase& golden) {
   ModelOptions options = options_for(config_, tokens, static_cast<int>(golden.input_ids.size()), 1);
   options.logits_max = options.rows_max;
   options.vision = config_.has_vision && !golden.images.empty();
-  model_ = std::make_unique<Model>(checkpoint_, *backend_, options);
+  model_ = std::make_unique<Model>(checkpoint_, ranks_, options);
   for (Kind kind : {kSliding, kFull}) {
     model_->set_pages(kind, 0, std::span(pages).first(static_cast<size_t>(options.pages_per_seq[kind])));
   }
@@ -320,6 +321,7 @@ int eval_command(int argc, char** argv) {
   app.add_option("--right-min", questions.right_min, "fail below this share of right answers");
   app.add_option("--backend", options.backend, "ref, cpu or cuda")->capture_default_str();
   app.add_option("--threads", options.threads, "threads of the cpu backend; 0: all cores");
+  add_gpus_flag(app, options.gpus);
   app.add_option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--case", options.only, "run only this case (repeatable)");
@@ -334,6 +336,7 @@ int eval_command(int argc, char** argv) {
     questions.engine.model = options.model;
     questions.engine.backend = options.backend;
     questions.engine.threads = options.threads;
+    questions.engine.gpus = options.gpus;
     return eval_questions(questions);
   }
   return Evaluation(options).run();

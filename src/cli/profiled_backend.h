@@ -92,7 +92,16 @@ class ProfiledBackend final : public Backend {
   }
   int rank() const override { return inner_.rank(); }
   int world() const override { return inner_.world(); }
-  void all_reduce(Tensor x) override { inner_.all_reduce(x); }
+  void all_reduce(Tensor x) override {
+    timed("all_reduce", [&] { inner_.all_reduce(x); });
+  }
+  void broadcast(Tensor x) override {
+    timed("broadcast", [&] { inner_.broadcast(x); });
+  }
+  void gather_columns(Tensor x, std::span<const int64_t> begins) override {
+    timed("gather_columns", [&] { inner_.gather_columns(x, begins); });
+  }
+  void leave(const std::string& why) override { inner_.leave(why); }
   void sync() override { inner_.sync(); }  // replay(): the default, which records nothing
 
  private:

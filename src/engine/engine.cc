@@ -76,7 +76,7 @@ void Engine::Impl::publish_stats() {
   EngineStats now = stepper.stats();
   const std::lock_guard lock(mutex);
   now.requests = last_id;
-  now.memory_bytes = opened.backend->memory_used();
+  now.memory_bytes = opened.backends.memory_used();
   now.load_ms = load_ms;
   now.dead = !dead.empty();
   published = now;
@@ -112,11 +112,11 @@ void Engine::Impl::loop() {
 
 // The public face.
 
-Engine::Engine(const EngineOptions& options) : Engine(options, nullptr) {}
+Engine::Engine(const EngineOptions& options) : Engine(options, Ranks()) {}
 
-Engine::Engine(const EngineOptions& options, std::unique_ptr<Backend> backend) {
+Engine::Engine(const EngineOptions& options, Ranks backends) {
   const Clock::time_point start = Clock::now();
-  impl_ = std::make_unique<Impl>(open_model(options, std::move(backend)));
+  impl_ = std::make_unique<Impl>(open_model(options, std::move(backends)));
   impl_->load_ms = milliseconds_since(start);
   impl_->publish_stats();
   impl_->thread = std::thread([impl = impl_.get()] { impl->loop(); });

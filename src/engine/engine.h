@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "backend/backend.h"
+#include "backend/ranks.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/request.h"
 #include "model/config.h"
@@ -19,6 +19,7 @@ struct EngineOptions {
   std::filesystem::path model;  // a checkpoint directory or .gguf file
   std::string backend = "cpu";  // "ref", "cpu", "cuda"
   int threads = 0;              // cpu: 0 means all cores
+  int gpus = 1;                 // devices the model is split over; ref and cpu: ranks in this process
   int max_seq_len = 0;       // tokens of one prompt and answer together; 0: 4096, or the model's most if that is less
   int max_seqs = 1;          // requests that run at a time; the others wait
   int max_queue = 256;       // requests that wait at a time; beyond it submit() throws BusyError
@@ -47,16 +48,16 @@ struct EngineStats {
   double forward_ms = 0, image_ms = 0;
   int pages_total[kKinds] = {}, pages_used[kKinds] = {};  // used: by running requests
   int pages_cached[kKinds] = {};                          // kept for prefixes, taken back when needed
-  int64_t memory_bytes = 0;                               // allocated on the backend
+  int64_t memory_bytes = 0;                               // allocated on the backends
   double load_ms = 0;
   bool dead = false;  // the device failed
 };
 
 class Engine {
  public:
-  explicit Engine(const EngineOptions& options);                           // throws Error
-  Engine(const EngineOptions& options, std::unique_ptr<Backend> backend);  // with a backend made by the caller
-  ~Engine();                                                               // stop(0), then frees everything
+  explicit Engine(const EngineOptions& options);         // throws Error
+  Engine(const EngineOptions& options, Ranks backends);  // with backends made by the caller
+  ~Engine();                                             // stop(0), then frees everything
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 

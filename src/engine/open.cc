@@ -77,7 +77,7 @@ ModelOptions plan_memory(EngineOptions& options, const Config& config) {
   return model;
 }
 
-OpenedModel open_model(EngineOptions options, std::unique_ptr<Backend> backend) {
+OpenedModel open_model(EngineOptions options, Ranks backends) {
   const Checkpoint checkpoint = open_checkpoint(options.model);
   Config config = parse_config(checkpoint.config);
   // A Hugging Face checkpoint of this model has its vision tower; a GGUF's may lie in another file.
@@ -89,11 +89,11 @@ OpenedModel open_model(EngineOptions options, std::unique_ptr<Backend> backend) 
     options.image_budget = default_image_budget(config, checkpoint.processor_config);
   }
   const ModelOptions model_options = plan_memory(options, config);
-  if (!backend) backend = make_backend(options.backend, options.threads);
-  auto model = std::make_unique<Model>(checkpoint, *backend, model_options);
+  if (!backends) backends = make_ranks(options.backend, options.threads, options.gpus);
+  auto model = std::make_unique<Model>(checkpoint, backends, model_options);
   std::vector<int32_t> ends = end_ids(config, generation, tokenizer);
-  return {std::move(options),   checkpoint.kind, std::move(config),  std::move(generation),
-          std::move(tokenizer), std::move(ends), std::move(backend), std::move(model)};
+  return {std::move(options),   checkpoint.kind, std::move(config),   std::move(generation),
+          std::move(tokenizer), std::move(ends), std::move(backends), std::move(model)};
 }
 
 }  // namespace gemma4

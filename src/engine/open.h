@@ -19,12 +19,12 @@ struct OpenedModel {
   GenerationConfig generation;
   Tokenizer tokenizer;
   std::vector<int32_t> end_ids;  // a token of these ends an answer
-  std::unique_ptr<Backend> backend;
+  Ranks backends;
   std::unique_ptr<Model> model;
 };
 
-// `backend`: made by the caller, or null. Throws Error.
-OpenedModel open_model(EngineOptions options, std::unique_ptr<Backend> backend);
+// `backends`: made by the caller, or none. Throws Error.
+OpenedModel open_model(EngineOptions options, Ranks backends);
 
 // The memory that the model needs for these options; fills in the defaults among them. Throws Error where they
 // contradict each other or the model.

@@ -19,7 +19,7 @@ namespace {
 
 struct Inside {
   explicit Inside(const EngineOptions& options)
-      : opened(open_model(options, nullptr)),
+      : opened(open_model(options, Ranks())),
         answerer(opened.tokenizer, opened.end_ids),
         preparer(opened, answerer),
         stepper(*opened.model, answerer, opened.options) {}
@@ -178,7 +178,7 @@ TEST(Stepper, AFailingDeviceEndsEveryStreamAndTheEngine) {
   watch->fail_at_sample = 5;
   EngineOptions options = tiny_options();
   options.max_seqs = 2;
-  Engine engine(options, std::make_unique<WatchedBackend>(make_ref(), watch));
+  Engine engine(options, Ranks(std::make_unique<WatchedBackend>(make_ref(), watch)));
   std::vector<std::unique_ptr<Ask>> asks;
   for (int i = 0; i < 4; ++i) asks.push_back(std::make_unique<Ask>(engine, tiny_cases()[0].request));
   for (auto& ask : asks) {
@@ -193,7 +193,7 @@ TEST(Stepper, AllocatesNothingWhileStepping) {
   const auto watch = std::make_shared<Watch>();
   EngineOptions options = tiny_options();
   options.max_seqs = 3;
-  Engine engine(options, std::make_unique<WatchedBackend>(make_ref(), watch));
+  Engine engine(options, Ranks(std::make_unique<WatchedBackend>(make_ref(), watch)));
   Ask(engine, tiny_cases()[2].request).get();  // an image allocates, when it arrives
   const int64_t before = watch->allocations;
   std::vector<std::unique_ptr<Ask>> asks;

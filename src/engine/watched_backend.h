@@ -12,7 +12,10 @@ namespace gemma4 {
 struct Watch {
   std::atomic<int64_t> allocations{0};
   std::atomic<int64_t> samples{0};
-  std::atomic<int64_t> fail_at_sample{std::numeric_limits<int64_t>::max()};  // throws DeviceError from then on
+  std::atomic<int64_t> linears{0};
+  // These throw DeviceError from then on.
+  std::atomic<int64_t> fail_at_sample{std::numeric_limits<int64_t>::max()};
+  std::atomic<int64_t> fail_at_linear{std::numeric_limits<int64_t>::max()};
 };
 
 class WatchedBackend : public Backend {
@@ -38,7 +41,10 @@ class WatchedBackend : public Backend {
   void embed(Tensor out, const Matrix& table, Tensor ids, float scale) override {
     inner_->embed(out, table, ids, scale);
   }
-  void linear(Tensor out, Tensor x, const Matrix& w) override { inner_->linear(out, x, w); }
+  void linear(Tensor out, Tensor x, const Matrix& w) override {
+    if (++watch_->linears >= watch_->fail_at_linear) throw DeviceError("the device lost its memory");
+    inner_->linear(out, x, w);
+  }
   void norm(Tensor out, Tensor x, Tensor weight, float eps) override { inner_->norm(out, x, weight, eps); }
   void add(Tensor x, Tensor y, float scale) override { inner_->add(x, y, scale); }
   void geglu(Tensor out, Tensor gate_up) override { inner_->geglu(out, gate_up); }

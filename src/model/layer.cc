@@ -23,7 +23,7 @@ void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const L
   be.heads(q, k, v, values, {w.q_norm, w.k_norm, in.eps}, in.pos, *in.rope, *in.kv, *in.rows);
   be.attend(o.split(s.heads, s.head_dim), q, *in.kv, *in.rows);
   be.linear(a.y, o, w.o);
-  be.all_reduce(a.y);
+  if (w.split) be.all_reduce(a.y);
   be.residual_norm(a.h, a.x, a.y, w.post_attention_norm, 1.0f, w.pre_feedforward_norm, in.eps);
 
   if (w.gate_up.parts.size() == 1) {
@@ -33,7 +33,7 @@ void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const L
     be.geglu(a.act, a.gate_up);
   }
   be.linear(a.y, a.act, w.down);
-  be.all_reduce(a.y);
+  if (w.split) be.all_reduce(a.y);
   be.residual_norm(next_norm ? a.h : Tensor(), a.x, a.y, w.post_feedforward_norm, w.scalar, next_norm, in.eps);
 }
 

@@ -24,38 +24,55 @@ ModelOptions options_for(const Config& config, int max_seq_len, int rows_max, in
 }
 
 struct Model::Impl {
-  Impl(const Checkpoint& checkpoint, Backend& be, const ModelOptions& options)
-      : config(parse_config(checkpoint.config)),
-        options(options),
-        backend(be),
-        weights(load_weights(checkpoint, config, be, options.vision)),
-        text(be, config, weights, options),
-        vision(be, config, weights.vision) {}
+  struct Rank {
+    Rank(const Checkpoint& checkpoint, const Config& config, Backend& be, const ModelOptions& options)
+        : weights(load_weights(checkpoint, config, be, options.vision)), text(be, config, weights, options) {}
+    Weights weights;
+    TextModel text;
+  };
+
+  Impl(const Checkpoint& checkpoint, const Ranks& backends, const ModelOptions& options)
+      : config(parse_config(checkpoint.config)), options(options), ranks(backends), parts(backends.size()) {
+    ranks.run([&](int r) { parts[r] = std::make_unique<Rank>(checkpoint, config, ranks[r], options); });
+    vision = std::make_unique<VisionModel>(ranks[0], config, parts[0]->weights.vision);
+  }
 
   Config config;
   ModelOptions options;
-  Backend& backend;
-  Weights weights;
-  TextModel text;
-  VisionModel vision;
+  Ranks ranks;
+  std::vector<std::unique_ptr<Rank>> parts;  // by rank
+  std::unique_ptr<VisionModel> vision;       // on rank 0
 };
 
-Model::Model(const Checkpoint& checkpoint, Backend& backend, const ModelOptions& options)
-    : impl_(std::make_unique<Impl>(checkpoint, backend, options)) {}
+Model::Model(const Checkpoint& checkpoint, const Ranks& ranks, const ModelOptions& options)
+    : impl_(std::make_unique<Impl>(checkpoint, ranks, options)) {}
 
 Model::~Model() = default;
 
 const Config& Model::config() const { return impl_->config; }
 const ModelOptions& Model::options() const { return impl_->options; }
-Backend& Model::backend() { return impl_->backend; }
 
-void Model::set_pages(Kind kind, int seq, std::span<const int32_t> pages) { impl_->text.set_pages(kind, seq, pages); }
-void Model::copy_page(Kind kind, int32_t from, int32_t to) { impl_->text.copy_page(kind, from, to); }
-std::vector<int32_t> Model::forward(const Batch& batch) { return impl_->text.forward(batch, tap); }
-void Model::read_logits(float* out) const { impl_->backend.read(out, impl_->text.logits()); }
+void Model::set_pages(Kind kind, int seq, std::span<const int32_t> pages) {
+  impl_->ranks.run([&](int r) { impl_->parts[r]->text.set_pages(kind, seq, pages); });
+}
+
+void Model::copy_page(Kind kind, int32_t from, int32_t to) {
+  impl_->ranks.run([&](int r) { impl_->parts[r]->text.copy_page(kind, from, to); });
+}
+
+std::vector<int32_t> Model::forward(const Batch& batch) {
+  std::vector<int32_t> ids;
+  impl_->ranks.run([&](int r) {
+    const std::vector<int32_t> sampled = impl_->parts[r]->text.forward(batch, r == 0 ? tap : nullptr);
+    if (r == 0) ids = sampled;
+  });
+  return ids;
+}
+
+void Model::read_logits(float* out) const { impl_->ranks[0].read(out, impl_->parts[0]->text.logits()); }
 
 int64_t Model::step_bytes() const {
-  const Weights& w = impl_->weights;
+  const Weights& w = impl_->parts[0]->weights;
   int64_t bytes = matrix_bytes(w.head);
   for (const LayerWeights& layer : w.layers) {
     bytes += matrix_bytes(layer.o) + matrix_bytes(layer.down);
@@ -67,8 +84,8 @@ int64_t Model::step_bytes() const {
 }
 
 Model::Soft Model::encode(const PatchView& patches) {
-  if (impl_->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
-  return impl_->vision.encode(patches, tap);
+  if (impl_->parts[0]->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
+  return impl_->vision->encode(patches, tap);
 }
 
 void Model::encode_again() { impl_->vision.encode_again(); }

@@ -1,5 +1,6 @@
-// Model: Config and weights on a Backend. forward() runs one Batch through the text decoder, encode() one image through
-// the vision tower. It knows nothing of text, pixels, requests or time: the caller owns page tables and positions.
+// Model: Config and weights on a Backend, or split over several. forward() runs one Batch through the text decoder,
+// encode() one image through the vision tower. It knows nothing of text, pixels, requests or time: the caller owns page
+// tables and positions.
 #pragma once
 
 #include <functional>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/ranks.h"
 #include "checkpoint/checkpoint.h"
 #include "model/batch.h"
 #include "model/config.h"
@@ -42,12 +44,11 @@ struct PatchView {
 
 class Model {
  public:
-  Model(const Checkpoint& checkpoint, Backend& backend, const ModelOptions& options);  // throws Error
+  Model(const Checkpoint& checkpoint, const Ranks& ranks, const ModelOptions& options);  // throws Error
   ~Model();
 
   const Config& config() const;
   const ModelOptions& options() const;
-  Backend& backend();
 
   // Gives sequence `seq` these pages in the pool of `kind`. Ring kinds must always be given the same number of pages.
   void set_pages(Kind kind, int seq, std::span<const int32_t> pages);
@@ -69,11 +70,11 @@ class Model {
   Soft encode(const PatchView& patches);
   void encode_again();  // runs the tower once more on the last image, already on the backend; for measuring
 
-  // Bytes of the weights that one step of one row reads, as the backend stores them (bench).
+  // Bytes of the weights that one step of one row reads on rank 0, as the backend stores them (bench).
   int64_t step_bytes() const;
 
-  // Called with every named activation while set: "embed", "layers.3.out", "norm", "vision.layers.0.out", ... (tests,
-  // eval).
+  // Called with every named activation of rank 0 while set: "embed", "layers.3.out", "norm", "vision.layers.0.out", ...
+  // (tests, eval).
   std::function<void(const std::string& name, int layer, const Tensor& x)> tap;
 
  private:

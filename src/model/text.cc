@@ -31,11 +31,11 @@ Rope make_rope(Backend& be, Owned& owned, const AttentionConfig& c) {
 TextModel::TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options)
     : be_(backend), owned_(backend), config_(config), w_(weights), options_(options), replay_key_(next_replay_key()) {
   const DType act = be_.activation_type();
-  const int64_t rows = options_.rows_max, outs = options_.logits_max, world = be_.world();
+  const int64_t rows = options_.rows_max, outs = options_.logits_max;
   int64_t q_max = 0, kv_max = 0, qkv_max = 0;
   for (int kind = 0; kind < kKinds; ++kind) {
     const AttentionConfig& c = config_.attention[static_cast<size_t>(kind)];
-    shapes_[kind] = {c.heads / world, c.kv_heads / world, c.head_dim, !c.k_is_v};
+    shapes_[kind] = {w_.split.heads[kind].count, w_.split.kv_heads[kind].count, c.head_dim, !c.k_is_v};
     ropes_[kind] = make_rope(be_, owned_, c);
     pages_[kind] = owned_.alloc(DType::kI32, {options_.seqs_max, options_.pages_per_seq[kind]});
     const int64_t q = shapes_[kind].heads * c.head_dim, kv = shapes_[kind].kv_heads * c.head_dim;
@@ -51,7 +51,7 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
     kv_.back().pages = pages_[kind];
     if (c.k_is_v) kv_.back().k_norm = w_.layers[static_cast<size_t>(i)].k_norm;
   }
-  const int64_t inner = config_.intermediate / world;
+  const int64_t inner = w_.split.mlp.count;
   a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
   a_.h = owned_.alloc(act, {rows, config_.hidden});
   a_.y = owned_.alloc(act, {rows, config_.hidden});
@@ -126,12 +126,14 @@ Activations TextModel::slice(int64_t rows) const {
 
 void TextModel::embed(const Batch& batch, const Activations& a, const Inputs& in) {
   be_.embed(a.x, w_.embed, in.ids, config_.embed_scale);
+  if (batch.soft.empty()) return;
   int64_t begin = 0;
   for (const Tensor& soft : batch.soft) {  // image rows are not scaled
-    be_.scatter(a.x, soft, in.soft_index.slice(begin, soft.rows()));
+    if (w_.split.rank == 0) be_.scatter(a.x, soft, in.soft_index.slice(begin, soft.rows()));
     begin += soft.rows();
   }
   CHECK(begin == static_cast<int64_t>(batch.soft_index.size()));
+  be_.broadcast(a.x);  // rank 0 alone has the images
 }
 
 void TextModel::run(const Batch& batch, const Activations& a, const Inputs& in, const Tap& tap) {
@@ -153,8 +155,11 @@ void TextModel::run(const Batch& batch, const Activations& a, const Inputs& in, 
   be_.gather(x, a.x, in.logit_index);
   be_.norm(h, x, w_.norm, config_.eps);
   if (tap) tap("norm", 0, h);
-  be_.linear(logits_, h, w_.head);
-  if (config_.softcap > 0) be_.softcap(logits_, config_.softcap);
+  const Share ids = w_.split.ids();
+  const Tensor own = logits_.columns(ids.begin, ids.count);
+  be_.linear(own, h, w_.head);
+  if (config_.softcap > 0) be_.softcap(own, config_.softcap);
+  be_.gather_columns(logits_, w_.split.vocab);
 }
 
 std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
@@ -167,8 +172,8 @@ std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
   } else {
     run(batch, a, in, tap);
   }
+  if (w_.split.rank > 0 || batch.sampling.empty()) return {};
   std::vector<int32_t> ids(batch.sampling.size());
-  if (ids.empty()) return ids;
   const Tensor sampled = sampled_.slice(0, static_cast<int64_t>(ids.size()));
   be_.sample(sampled, logits_, batch.sampling);
   be_.read(ids.data(), sampled);

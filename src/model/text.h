@@ -1,5 +1,5 @@
-// TextModel: the decoder. forward(Batch) embeds, runs every layer, and leaves the logits of the rows that were asked
-// for.
+// TextModel: the decoder, or one rank's share of it. forward(Batch) embeds, runs every layer, and leaves the logits of
+// the rows that were asked for (all of them on rank 0, which also samples).
 #pragma once
 
 #include <functional>

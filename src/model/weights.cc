@@ -27,6 +27,21 @@ Widths vision_widths(const VisionConfig& v) {
   return {v.hidden, v.intermediate, width, width, v.head_dim, true};
 }
 
+// The part of a layer that one rank holds: elements of its q, k or v, and columns of its MLP.
+struct LayerShare {
+  bool split = false;
+  Share q, kv, mlp;
+};
+
+LayerShare whole(const Widths& w) { return {false, {0, w.q}, {0, w.kv}, {0, w.intermediate}}; }
+
+LayerShare text_share(const Split& s, const Config& c, int i) {
+  const Kind kind = c.kinds[static_cast<size_t>(i)];
+  const int64_t dim = c.attention[kind].head_dim;
+  const auto heads = [&](Share share) { return Share{share.begin * dim, share.count * dim}; };
+  return {s.world > 1, heads(s.heads[kind]), heads(s.kv_heads[kind]), s.mlp};
+}
+
 void need_layer(std::vector<TensorNeed>& out, const std::string& at, const Widths& w) {
   out.push_back({at + "self_attn.q_proj.weight", {w.q, w.hidden}});
   out.push_back({at + "self_attn.k_proj.weight", {w.kv, w.hidden}});
@@ -98,31 +113,22 @@ class Loader {
     return out;
   }
 
-  // This rank's share of the rows: whole heads, or columns of the MLP.
-  Matrix rows_share(const std::string& name) const {
-    const Matrix& m = host(name);
-    const int64_t share = m.rows / be_.world();
-    return be_.world() == 1 ? m : slice_rows(m, share * be_.rank(), share);
+  Matrix rows_of(const std::string& name, Share share) const {
+    const Matrix rows = slice_rows(host(name), share.begin, share.count);
+    return be_.upload({&rows, 1});
   }
 
-  Matrix cols_share(const std::string& name) const {
-    const Matrix& m = host(name);
-    const int64_t share = m.cols / be_.world();
-    return be_.world() == 1 ? m : slice_cols(m, share * be_.rank(), share);
-  }
-
-  // `split`: shared out among the ranks (the text decoder); the vision tower is small and every rank computes all of
-  // it.
-  LayerWeights layer(const std::string& at, const Widths& widths, bool split) const {
-    const auto rows = [&](const char* name) { return split ? rows_share(at + name) : host(at + name); };
-    const auto cols = [&](const char* name) { return split ? cols_share(at + name) : host(at + name); };
+  LayerWeights layer(const std::string& at, const Widths& widths, const LayerShare& share) const {
+    const auto rows = [&](const char* name, Share s) { return slice_rows(host(at + name), s.begin, s.count); };
+    const auto cols = [&](const char* name, Share s) { return slice_cols(host(at + name), s.begin, s.count); };
     LayerWeights w;
-    std::vector<Matrix> qkv = {rows("self_attn.q_proj.weight"), rows("self_attn.k_proj.weight")};
-    if (widths.has_v) qkv.push_back(rows("self_attn.v_proj.weight"));
+    w.split = share.split;
+    std::vector<Matrix> qkv = {rows("self_attn.q_proj.weight", share.q), rows("self_attn.k_proj.weight", share.kv)};
+    if (widths.has_v) qkv.push_back(rows("self_attn.v_proj.weight", share.kv));
     w.qkv = fused(qkv);
-    const Matrix o = cols("self_attn.o_proj.weight"), down = cols("mlp.down_proj.weight");
+    const Matrix o = cols("self_attn.o_proj.weight", share.q), down = cols("mlp.down_proj.weight", share.mlp);
     w.o = be_.upload({&o, 1});
-    w.gate_up = fused({rows("mlp.gate_proj.weight"), rows("mlp.up_proj.weight")});
+    w.gate_up = fused({rows("mlp.gate_proj.weight", share.mlp), rows("mlp.up_proj.weight", share.mlp)});
     w.down = be_.upload({&down, 1});
     w.input_norm = vector(at + "input_layernorm.weight");
     w.post_attention_norm = vector(at + "post_attention_layernorm.weight");
@@ -144,7 +150,8 @@ VisionWeights load_vision(const Loader& load, const Config& config) {
   v.input = load.matrix("vision_tower.patch_embedder.input_proj.weight");
   v.positions = load.matrix("vision_tower.patch_embedder.position_embedding_table");
   for (int i = 0; i < config.vision.layers; ++i) {
-    v.layers.push_back(load.layer(layer_name(kVision, i), vision_widths(config.vision), false));
+    v.layers.push_back(
+        load.layer(layer_name(kVision, i), vision_widths(config.vision), whole(vision_widths(config.vision))));
   }
   if (config.vision.standardize) {
     v.std_bias = load.vector("vision_tower.std_bias");
@@ -152,20 +159,6 @@ VisionWeights load_vision(const Loader& load, const Config& config) {
   }
   v.projection = load.matrix("embed_vision.embedding_projection.weight");
   return v;
-}
-
-void check_split(const Config& config, int world) {
-  const auto divides = [&](int64_t n, const char* what) {
-    if (n % world != 0) {
-      throw Error("cannot split the model over " + std::to_string(world) + " devices: " + std::to_string(n) + " " +
-                  what + " do not divide");
-    }
-  };
-  for (const AttentionConfig& a : config.attention) {
-    divides(a.heads, "query heads");
-    divides(a.kv_heads, "key-value heads");
-  }
-  divides(config.intermediate, "MLP columns");
 }
 
 }  // namespace
@@ -207,20 +200,24 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
     const std::string more = problems.size() > 1 ? " (and " + std::to_string(problems.size() - 1) + " more)" : "";
     throw Error(checkpoint.path.string() + ": " + problems[0] + more);
   }
-  check_split(config, backend.world());
   Weights w;
+  w.split = split_model(checkpoint, config, backend.rank(), backend.world());
   w.vectors = std::make_shared<Owned>(backend);
   const Loader load(checkpoint, backend, *w.vectors);
   w.embed = load.matrix("embed_tokens.weight");
   for (int i = 0; i < config.layers; ++i) {
     const std::string at = layer_name(kText, i);
-    w.layers.push_back(load.layer(at, text_widths(config, i), true));
+    w.layers.push_back(load.layer(at, text_widths(config, i), text_share(w.split, config, i)));
     w.layers.back().scalar = load.values(at + "layer_scalar")[0];
   }
   w.norm = load.vector("norm.weight");
-  // Where the checkpoint ties the head to the embedding, a backend keeps one copy and reads it both ways.
-  w.head = checkpoint.find("lm_head.weight") ? load.matrix("lm_head.weight") : w.embed;
-  if (vision && config.has_vision) w.vision = load_vision(load, config);
+  // Where the checkpoint ties the head to the embedding, a backend alone keeps one copy and reads it both ways. Several
+  // need the whole table for embedding and its share for the head.
+  const bool own_head = checkpoint.find("lm_head.weight") != nullptr;
+  w.head = w.split.world == 1 && !own_head
+               ? w.embed
+               : load.rows_of(own_head ? "lm_head.weight" : "embed_tokens.weight", w.split.ids());
+  if (vision && config.has_vision && w.split.rank == 0) w.vision = load_vision(load, config);
   return w;
 }
 

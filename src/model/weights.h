@@ -10,6 +10,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/config.h"
 #include "model/owned.h"
+#include "model/split.h"
 
 namespace gemma4 {
 
@@ -35,11 +36,13 @@ struct Fused {
   int64_t rows = 0;  // output columns in all
 };
 
+// The widths are those of this rank's share.
 struct LayerWeights {
-  Fused qkv;      // [q | k | v, hidden]; no v where V is K
-  Matrix o;       // [hidden, heads * head_dim]
-  Fused gate_up;  // [gate | up, hidden]
-  Matrix down;    // [hidden, intermediate]
+  bool split = false;  // o and down give this rank's part of a sum over all ranks
+  Fused qkv;           // [q | k | v, hidden]; no v where V is K
+  Matrix o;            // [hidden, heads * head_dim]
+  Fused gate_up;       // [gate | up, hidden]
+  Matrix down;         // [hidden, intermediate]
   Tensor input_norm, post_attention_norm, pre_feedforward_norm, post_feedforward_norm;  // F32 [hidden]
   Tensor q_norm, k_norm;                                                                // F32 [head_dim]
   float scalar = 1;  // multiplies the residual stream after the layer; 1 in the vision tower
@@ -55,15 +58,16 @@ struct VisionWeights {
 
 struct Weights {
   std::shared_ptr<Owned> vectors;  // keeps the norms' tensors
-  Matrix embed;                    // [vocab, hidden]
-  Matrix head;                     // [vocab, hidden]
-  Tensor norm;                     // F32 [hidden]
+  Split split;
+  Matrix embed;  // [vocab, hidden]
+  Matrix head;   // [this rank's share of vocab, hidden]
+  Tensor norm;   // F32 [hidden]
   std::vector<LayerWeights> layers;
   VisionWeights vision;
 };
 
-// Throws Error with the first complaints of check_weights(). Shards by the backend's rank and world: query, key and
-// value heads and MLP columns are split, o and down by columns.
+// Throws Error with the first complaints of check_weights(). Loads this backend's share of the text decoder (split.h),
+// and the vision tower on rank 0.
 Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision);
 
 }  // namespace gemma4

@@ -38,11 +38,14 @@ inline int64_t row_bytes(const Matrix& m) {  // of `codes`
 
 inline int64_t matrix_bytes(const Matrix& m) { return m.codes.bytes() + m.scale.bytes() + m.zero.bytes(); }
 
+// Columns that cannot be parted: a group or a block. A row that is one group may be: its parts keep its scale.
+int column_block(const Matrix& m);
+
 // Rows begin .. begin+count-1 as a view: a column-parallel shard (its outputs are a slice of the outputs).
 Matrix slice_rows(const Matrix& m, int64_t begin, int64_t count);
 
-// Columns begin .. begin+count-1 as a view: a row-parallel shard (partial sums to be all-reduced). Both must be whole
-// groups or blocks, else Error.
+// Columns begin .. begin+count-1 as a view: a row-parallel shard (partial sums to be all-reduced). Both must be
+// multiples of column_block(), else Error.
 Matrix slice_cols(const Matrix& m, int64_t begin, int64_t count);
 
 }  // namespace gemma4

@@ -11,6 +11,7 @@
 #include "backend/cuda/linear.h"
 #include "backend/cuda/linear_fixed.h"
 #include "backend/cuda/memory.h"
+#include "backend/cuda/nccl.h"
 #include "backend/cuda/sample.h"
 #include "backend/cuda/verbs.h"
 
@@ -26,8 +27,12 @@ struct KvExtra {
 
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int device)
-      : device_(open(device)), stream_(), linear_(std::make_unique<cuda::Linear>(device)), sampler_(&memory_) {
+  // `communicator`: of this rank among several, or null.
+  CudaBackend(int device, std::unique_ptr<cuda::Communicator> communicator)
+      : device_(open(device)),
+        communicator_(std::move(communicator)),
+        linear_(std::make_unique<cuda::Linear>(device)),
+        sampler_(&memory_) {
     cudaDeviceProp properties;
     CUDA_CHECK(cudaGetDeviceProperties(&properties, device_));
     scratch_.multiprocessors = properties.multiProcessorCount;
@@ -133,8 +138,24 @@ class CudaBackend final : public Backend {
     cuda::heads(stream(), q, k, v, norms, pos, rope_by, view(kv), rows.device);
   }
 
+  int rank() const override { return communicator_ ? communicator_->rank() : 0; }
+  int world() const override { return communicator_ ? communicator_->world() : 1; }
+  void all_reduce(Tensor x) override {
+    if (communicator_) communicator_->all_reduce(x, stream());
+  }
+  void broadcast(Tensor x) override {
+    if (communicator_) communicator_->broadcast(x, stream());
+  }
+  void gather_columns(Tensor x, std::span<const int64_t> begins) override {
+    if (communicator_) communicator_->gather_columns(x, begins, stream());
+  }
+  void leave(const std::string& why) override {
+    if (communicator_) communicator_->leave(why);
+  }
+
   void replay(uint64_t key, const std::function<void()>& issue) override {
     use();
+    if (communicator_) communicator_->check();  // a graph holds what a group that has ended gave back
     const auto whole = [&] { issue(), stream(); };  // nothing may wait beyond the capture
     graphs_.replay(key, whole, stream());
   }
@@ -200,6 +221,7 @@ class CudaBackend final : public Backend {
   static cuda::KvView view(const Kv& kv);
 
   int device_;
+  std::unique_ptr<cuda::Communicator> communicator_;  // outlives the graphs, which NCCL asks for
   Stream stream_;
   cuda::Memory memory_;
   cuda::Staging staging_;
@@ -295,6 +317,21 @@ Matrix CudaBackend::upload(std::span<const Matrix> parts) {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cuda(int device) { return std::make_unique<CudaBackend>(device); }
+std::unique_ptr<Backend> make_cuda(int device) { return std::make_unique<CudaBackend>(device, nullptr); }
+
+std::vector<std::unique_ptr<Backend>> make_cuda_ranks(int count) {
+  int found = 0;
+  if (cudaGetDeviceCount(&found) != cudaSuccess) cudaGetLastError();
+  if (found < count) {
+    throw Error("the model cannot be split over " + std::to_string(count) + " GPUs: " + std::to_string(found) +
+                (found == 1 ? " is" : " are") + " here");
+  }
+  auto communicators = cuda::connect_gpus(count);
+  std::vector<std::unique_ptr<Backend>> ranks;
+  for (int r = 0; r < count; ++r) {
+    ranks.push_back(std::make_unique<CudaBackend>(r, std::move(communicators[static_cast<size_t>(r)])));
+  }
+  return ranks;
+}
 
 }  // namespace gemma4

@@ -1,0 +1,66 @@
+#include "backend/ranks.h"
+
+#include <algorithm>
+#include <exception>
+#include <mutex>
+
+#include "backend/group.h"
+
+namespace gemma4 {
+
+Ranks::Ranks(std::unique_ptr<Backend> backend) {
+  if (backend) backends_.push_back(std::move(backend));
+}
+
+Ranks::Ranks(Backend& backend) { backends_.emplace_back(std::shared_ptr<void>(), &backend); }
+
+Ranks::Ranks(std::vector<std::unique_ptr<Backend>> backends) {
+  for (auto& backend : backends) backends_.push_back(std::move(backend));
+  for (int i = 0; i < size(); ++i) CHECK((*this)[i].rank() == i && (*this)[i].world() == size());
+  if (size() > 1) threads_ = std::make_shared<ThreadPool>(size());
+}
+
+int64_t Ranks::memory_used() const {
+  int64_t bytes = 0;
+  for (const auto& backend : backends_) bytes += backend->memory_used();
+  return bytes;
+}
+
+void Ranks::replace(Backend& first) { backends_[0] = {std::shared_ptr<Backend>(backends_[0]), &first}; }
+
+void Ranks::run(FunctionRef<void(int rank)> work) const {
+  if (!threads_) return work(0);
+  std::mutex mutex;
+  std::exception_ptr first;
+  threads_->run([&](int rank) {
+    try {
+      work(rank);
+    } catch (const std::exception& error) {
+      {
+        const std::lock_guard lock(mutex);
+        if (first) return;  // the others end because the first one did
+        first = std::current_exception();
+      }
+      for (const auto& backend : backends_) backend->leave(error.what());
+    }
+  });
+  if (first) std::rethrow_exception(first);
+}
+
+void join_ranks(const std::vector<std::unique_ptr<Backend>>& backends) {
+  const auto group = std::make_shared<Group>(static_cast<int>(backends.size()));
+  for (size_t i = 0; i < backends.size(); ++i) backends[i]->join(group, static_cast<int>(i));
+}
+
+Ranks make_ranks(const std::string& name, int threads, int count) {
+  if (count < 1) throw Error("a model runs on at least 1 device, not on " + std::to_string(count));
+  if (count == 1) return make_backend(name, threads);
+  if (name == "cuda") return Ranks(make_cuda_ranks(count));
+  const int all = name == "cpu" ? ThreadPool::threads_for(threads) : count;
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (int i = 0; i < count; ++i) backends.push_back(make_backend(name, std::max(1, all / count)));
+  join_ranks(backends);
+  return Ranks(std::move(backends));
+}
+
+}  // namespace gemma4
