@@ -324,5 +324,30 @@ TEST(BadInput, FullDisks) {
   EXPECT_FALSE(std::filesystem::exists(output + "/model.safetensors"));
 }
 
+TEST(Program, ExportedItRunsAndIsInspectedLikeAnyCheckpoint) {
+  const Scratch scratch;
+  const std::string program = scratch.path / "program";
+  const Ran made = run_gemma4(
+      {"export", "--format", "program", "--model-dir", kDemo, "--output-dir", program, "--max-seq-len", "512"});
+  ASSERT_EQ(made.code, 0) << made.err;
+  const Ran ran = run_gemma4({"run", "--model", program, "--temperature", "0", "--image", kImages + "002.png",
+                              "--prompt", "What is at the left?"});
+  EXPECT_EQ(ran.out, "A pink circle.\n") << ran.err;
+  const Ran seen = run_gemma4({"inspect", program, "--json"});
+  ASSERT_EQ(seen.code, 0) << seen.err;
+  const auto facts = nlohmann::json::parse(seen.out);
+  EXPECT_EQ(facts.at("kind"), "program");
+  EXPECT_EQ(facts.at("program").at("backend"), "cpu");
+  EXPECT_EQ(facts.at("program").at("constants").at("get_max_seq_len"), 512);
+  EXPECT_NE(run_gemma4({"inspect", program}).out.find("for the cpu backend"), std::string::npos);
+  const Ran other = run_gemma4({"run", "--model", program, "--backend", "ref", "--prompt", "x"});
+  EXPECT_EQ(other.code, 2);
+  EXPECT_NE(other.err.find("gemma4 export --format program --model-dir"), std::string::npos) << other.err;
+  const Ran again = run_gemma4({"quantize", "--model-dir", program, "--output", scratch.path / "int4"});
+  EXPECT_EQ(again.code, 2);
+  EXPECT_NE(again.err.find("is an exported program"), std::string::npos) << again.err;
+  EXPECT_FALSE(std::filesystem::exists(scratch.path / "int4"));
+}
+
 }  // namespace
 }  // namespace gemma4

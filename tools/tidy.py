@@ -15,9 +15,10 @@ ROOMS = {
     "checkpoint": ["base", "quant"],
     "backend": ["base", "quant"],
     "model": ["base", "quant", "checkpoint", "backend"],
+    "program": ["base", "quant", "checkpoint", "backend", "model"],
     "engine": ["base", "text", "image", "checkpoint", "backend", "model"],
     "server": ["base", "text", "engine"],
-    "cli": ["base", "quant", "text", "image", "checkpoint", "backend", "model", "engine", "server"],
+    "cli": ["base", "quant", "text", "image", "checkpoint", "backend", "model", "engine", "server", "program"],
 }
 FILE_LINES = 600
 LINE_LENGTH = 120

@@ -4,6 +4,14 @@
 
 namespace gemma4 {
 
+StoredMatrix Backend::save(const Matrix&) {
+  throw Error("the " + std::string(name()) + " backend cannot save its weights to a program");
+}
+
+Matrix Backend::adopt(const StoredMatrix&) {
+  throw Error("the " + std::string(name()) + " backend cannot take its weights from a program");
+}
+
 Kv Backend::kv_alloc(const KvConfig& config) {
   Kv kv;
   kv.k = alloc(activation_type(), {config.slots, config.heads, config.dim});

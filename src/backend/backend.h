@@ -96,6 +96,12 @@ class Backend {
   virtual void kv_copy(const Kv& kv, int32_t from, int32_t to);
   // Copies `parts`, stacked along rows, into this backend's own layout. All parts have the same format, cols and group.
   virtual Matrix upload(std::span<const Matrix> parts) = 0;
+  // An uploaded matrix as bytes that a later process can take back without laying them out again. layout() names all
+  // that the bytes depend on beside name(): what one process saves, another adopts where both are equal. adopt() checks
+  // the description against the size before it believes either; it throws Error, as do these defaults.
+  virtual std::string layout() const { return ""; }
+  virtual StoredMatrix save(const Matrix& uploaded);
+  virtual Matrix adopt(const StoredMatrix& stored);
   virtual void write(Tensor dst, const void* src) = 0;  // contiguous dst; `src` may be reused on return
   virtual void read(void* dst, Tensor src) = 0;         // waits
   virtual int64_t memory_used() const = 0;              // bytes allocated

@@ -8,6 +8,7 @@
 
 #include "backend/backend.h"
 #include "backend/sample.h"
+#include "base/bytes.h"
 #include "quant/pack.h"
 
 namespace gemma4 {
@@ -65,6 +66,27 @@ class RefBackend : public Backend {
     }
     out.codes = Tensor(values->data(), DType::kF32, {out.rows, out.cols});
     out.uploaded = values;
+    return out;
+  }
+
+  std::string layout() const override { return "float32 rows, version 1"; }
+
+  StoredMatrix save(const Matrix& m) override {
+    const auto* bytes = static_cast<const std::byte*>(m.codes.data);
+    return {m.format, m.rows, m.cols, 0, "rows", {bytes, static_cast<size_t>(m.codes.bytes())}, m.uploaded};
+  }
+
+  Matrix adopt(const StoredMatrix& stored) override {
+    const int64_t size = checked_mul(checked_mul(stored.rows, stored.cols, "a weight"), 4, "a weight");
+    if (stored.format != Format::kF32 || stored.layout != "rows" ||
+        static_cast<uint64_t>(size) != stored.bytes.size()) {
+      throw Error("a weight of a program for ref is not float32 rows of the size that it claims");
+    }
+    Matrix out;
+    out.format = Format::kF32;
+    out.rows = stored.rows, out.cols = stored.cols;
+    out.codes = Tensor(const_cast<std::byte*>(stored.bytes.data()), DType::kF32, {out.rows, out.cols});
+    out.uploaded = stored.hold;
     return out;
   }
 

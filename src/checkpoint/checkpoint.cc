@@ -4,6 +4,7 @@
 #include "checkpoint/gguf.h"
 #include "checkpoint/gguf_checkpoint.h"
 #include "checkpoint/huggingface.h"
+#include "checkpoint/program_file.h"
 
 namespace gemma4 {
 
@@ -13,7 +14,16 @@ Checkpoint open_checkpoint(const std::filesystem::path& path, const std::filesys
   const bool directory = std::filesystem::is_directory(path, error);
   if (!directory && is_gguf(MappedFile::open(path)->bytes())) return open_gguf(path, vision);
   if (!vision.empty()) throw Error(path.string() + " is no GGUF file, so it takes no separate vision file");
+  if (directory && std::filesystem::exists(path / kProgramFile, error)) return open_program(path);
   return directory ? open_safetensors_directory(path) : open_safetensors_file(path);
+}
+
+Checkpoint open_source(const std::filesystem::path& path, const std::filesystem::path& vision) {
+  Checkpoint checkpoint = open_checkpoint(path, vision);
+  if (!checkpoint.program) return checkpoint;
+  throw Error(path.string() + " is an exported program, whose weights are laid out for the " +
+              checkpoint.program->header.backend + " backend alone; use the checkpoint it was made of, " +
+              checkpoint.program->header.source);
 }
 
 }  // namespace gemma4

@@ -31,9 +31,11 @@ struct TokenizerData {
   std::vector<std::string> merges;  // GGUF: "left right"
 };
 
+struct ProgramFile;
+
 struct Checkpoint {
   std::filesystem::path path;
-  std::string kind;               // "huggingface", "torchao", "gguf", ...
+  std::string kind;               // "huggingface", "torchao", "gguf", "program", ...
   std::string config;             // config.json, or the same made from GGUF metadata
   std::string generation_config;  // empty where absent
   std::string processor_config;   // empty where absent
@@ -42,6 +44,7 @@ struct Checkpoint {
   std::map<std::string, Weight> weights;
   std::vector<std::shared_ptr<const MappedFile>> files;  // keep the views above alive
   std::vector<std::shared_ptr<const void>> owned;        // copies made on opening (unaligned or permuted tensors)
+  std::shared_ptr<const ProgramFile> program;            // kind "program" alone (checkpoint/program_file.h)
 
   const Weight* find(const std::string& name) const {
     const auto it = weights.find(name);
@@ -49,9 +52,13 @@ struct Checkpoint {
   }
 };
 
-// `path`: a directory (Hugging Face or quantised), a .gguf file, or one .safetensors file (config and tokenizer are
-// then taken from beside it, and empty where absent). `vision`: where a .gguf file's vision half is (checkpoint/
-// gguf_checkpoint.h); empty for every other kind. Throws Error that names what is wrong.
+// `path`: a directory (Hugging Face, quantised, or an exported program), a .gguf file, or one .safetensors file (config
+// and tokenizer are then taken from beside it, and empty where absent). `vision`: where a .gguf file's vision half is
+// (checkpoint/gguf_checkpoint.h); empty for every other kind. Throws Error that names what is wrong.
 Checkpoint open_checkpoint(const std::filesystem::path& path, const std::filesystem::path& vision = {});
+
+// The same for whoever reads the elements of weights: refuses an exported program, whose matrices are laid out for one
+// backend.
+Checkpoint open_source(const std::filesystem::path& path, const std::filesystem::path& vision = {});
 
 }  // namespace gemma4

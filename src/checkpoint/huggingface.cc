@@ -31,13 +31,6 @@ std::string read_if_there(const fs::path& path) {
   return fs::exists(path, ignored) ? read_text(path) : std::string();
 }
 
-void read_side_files(Checkpoint& checkpoint, const fs::path& directory) {
-  checkpoint.config = read_if_there(directory / "config.json");
-  checkpoint.generation_config = read_if_there(directory / "generation_config.json");
-  checkpoint.processor_config = read_if_there(directory / "processor_config.json");
-  checkpoint.tokenizer.json = read_if_there(directory / "tokenizer.json");
-}
-
 std::string listed(const std::vector<int64_t>& shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
@@ -109,6 +102,13 @@ void add_single(Checkpoint& checkpoint, const fs::path& path, PackedWeights& pac
 }
 
 }  // namespace
+
+void read_side_files(Checkpoint& checkpoint, const fs::path& directory) {
+  checkpoint.config = read_if_there(directory / "config.json");
+  checkpoint.generation_config = read_if_there(directory / "generation_config.json");
+  checkpoint.processor_config = read_if_there(directory / "processor_config.json");
+  checkpoint.tokenizer.json = read_if_there(directory / "tokenizer.json");
+}
 
 Tensor view_of(Checkpoint& checkpoint, const SafetensorsEntry& entry, const Safetensors& file, int64_t rows,
                int64_t cols) {

@@ -16,6 +16,9 @@ Checkpoint open_safetensors_directory(const std::filesystem::path& directory);
 // One .safetensors file by itself; config and tokenizer are read where they lie beside it, and empty otherwise.
 Checkpoint open_safetensors_file(const std::filesystem::path& path);
 
+// The configs and the tokenizer that lie in `directory`; empty where absent.
+void read_side_files(Checkpoint& checkpoint, const std::filesystem::path& directory);
+
 // Adds one unquantised tensor under the model's name `name`. Throws Error: a name the model has not, a type that is no
 // weight's, no elements, a name that is there already.
 void add_plain(Checkpoint& checkpoint, const std::string& name, const SafetensorsEntry& entry, const Safetensors& file,

@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "checkpoint/safetensors.h"
+#include "cli/bench_load.h"
 #include "cli/cli.h"
 #include "cli/engine_flags.h"
 #include "cli/profiled_backend.h"
@@ -29,7 +30,7 @@ struct Flags {
   int threads = 0, gpus = 1, chunk = 2048, steps = 32, repeat = 3;
   std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
                    images = {280, 1120};
-  bool json = false, profile = false;
+  bool json = false, profile = false, load = false;
 };
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -289,7 +290,8 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
 }
 
 void add_flags(CLI::App& app, Flags& flags) {
-  app.add_option("--model", flags.model, "checkpoint: a directory or a .gguf file")->required();
+  app.add_option("--model", flags.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
+      ->required();
   app.add_option("--backend", flags.backend, "cuda, cpu or ref")->capture_default_str();
   app.add_option("--threads", flags.threads, "threads of the cpu backend (0: all cores)");
   add_gpus_flag(app, flags.gpus);
@@ -303,6 +305,7 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--steps", flags.steps, "decode steps of a measurement")->capture_default_str();
   app.add_option("--repeat", flags.repeat, "measurements, of which the median counts")->capture_default_str();
   app.add_flag("--profile", flags.profile, "instead: the time of each verb, waiting for the device around it");
+  app.add_flag("--load", flags.load, "instead: the time to the first token and whose memory the weights are in");
   app.add_flag("--json", flags.json, "results as JSON on stdout");
   app.add_option("--dump", flags.dump, "write the last logits of each line to FILE as safetensors, to compare runs");
 }
@@ -359,6 +362,7 @@ int bench_command(int argc, char** argv) {
   }
   if (flags.batches.empty()) flags.batches = {1};
   std::erase(flags.images, 0);
+  if (flags.load) return bench_load({flags.model, flags.backend, flags.threads, flags.json});
   const auto start = Clock::now();
   const Checkpoint checkpoint = open_checkpoint(flags.model);
   const Ranks ranks = make_ranks(flags.backend, flags.threads, flags.gpus);

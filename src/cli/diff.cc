@@ -170,7 +170,7 @@ int diff_command(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitBadInput;
   }
-  const Checkpoint a = open_checkpoint(path_a), b = open_checkpoint(path_b);
+  const Checkpoint a = open_source(path_a), b = open_source(path_b);
   const Difference difference = compare(a, b, threads);
   if (as_json) {
     print_json(a, b, difference);

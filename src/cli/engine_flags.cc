@@ -7,7 +7,7 @@ namespace gemma4 {
 
 void add_engine_flags(CLI::App& app, EngineOptions& options) {
   app.add_option("--model,--prequantized,--bf16", options.model,
-                 "The checkpoint: a Hugging Face or quantised directory, or a .gguf file")
+                 "The checkpoint: a Hugging Face or quantised directory, a .gguf file, or an exported program")
       ->required();
   app.add_option("--backend", options.backend, "ref, cpu or cuda")->capture_default_str();
   app.add_option("--threads", options.threads, "Of the cpu backend; 0: one for each core")

@@ -1,4 +1,4 @@
-// gemma4 export: a checkpoint in another program's format.
+// gemma4 export: a checkpoint in another program's format, or as a program of its own.
 #include "cli/export.h"
 
 #include <CLI/CLI.hpp>
@@ -9,6 +9,7 @@
 #include "checkpoint/gguf_export.h"
 #include "checkpoint/mlx.h"
 #include "cli/cli.h"
+#include "program/export.h"
 #include "quant/blocks.h"
 #include "text/tokenizer.h"
 
@@ -18,11 +19,13 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kAbout =
-    "Writes a checkpoint in another program's format.\n\n"
+    "Writes a checkpoint in another program's format, or as a program that starts without laying out weights.\n\n"
     "gguf: a file for llama.cpp. Its matrices become --type; ggml blocks of a .gguf source stay as they are unless "
     "--type is given.\n"
     "With --mmproj the vision half is written beside it as mmproj-NAME.\n"
     "mlx: a directory for mlx-lm and mlx-vlm, its text matrices quantised to --bits in groups of --group columns.\n"
+    "program: a directory for gemma4 itself, its weights as the kernels of --backend read them: run, serve and\n"
+    "applications (program.h) map it. The checkpoint may be of any kind; its weights keep their formats.\n"
     "Exit codes: 0 written, 2 bad input.";
 
 // The type that a flag names; kNone for an empty one.
@@ -47,7 +50,7 @@ TokenizerData tokenizer_arrays(const Checkpoint& checkpoint) {
 }
 
 void export_gguf(const ExportFlags& flags) {
-  const Checkpoint checkpoint = open_checkpoint(flags.model, flags.vision);
+  const Checkpoint checkpoint = open_source(flags.model, flags.vision);
   GgufExport options;
   const Format type = type_named(flags.type, "--type");
   options.keep_blocks = type == Format::kNone;
@@ -66,12 +69,25 @@ void export_gguf(const ExportFlags& flags) {
 }
 
 void write_mlx(const ExportFlags& flags) {
-  const Checkpoint checkpoint = open_checkpoint(flags.model, flags.vision);
+  const Checkpoint checkpoint = open_source(flags.model, flags.vision);
   if (checkpoint.tokenizer.json.empty()) {
     throw Error(checkpoint.path.string() + " has no tokenizer.json, which an MLX directory needs");
   }
   ThreadPool pool(flags.threads);
   export_mlx(checkpoint, {flags.bits, flags.group}, flags.model, flags.output, pool);
+  std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
+}
+
+void write_program(const ExportFlags& flags) {
+  const Checkpoint checkpoint = open_source(flags.model, flags.vision);
+  export_program(checkpoint,
+                 {.backend = flags.backend,
+                  .threads = flags.threads,
+                  .max_seq_len = flags.max_seq_len,
+                  .vision = !flags.no_vision,
+                  .source = flags.model,
+                  .source_vision = flags.vision},
+                 flags.output);
   std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
 }
 
@@ -83,6 +99,7 @@ struct ExportFormat {
 constexpr ExportFormat kExportFormats[] = {
     {"gguf", export_gguf},
     {"mlx", write_mlx},
+    {"program", write_program},
 };
 
 void write_format(const ExportFlags& flags) {
@@ -99,7 +116,7 @@ void write_format(const ExportFlags& flags) {
 int export_command(int argc, char** argv) {
   ExportFlags flags;
   CLI::App app(kAbout, "gemma4 export");
-  app.add_option("--format", flags.format, "What to write: gguf or mlx")->required();
+  app.add_option("--format", flags.format, "What to write: gguf, mlx or program")->required();
   app.add_option("--model-dir,--model", flags.model, "The checkpoint to read: a directory or a .gguf file")->required();
   app.add_option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
   app.add_option("--output,--output-dir", flags.output, "The file or directory to write")->required();
@@ -108,6 +125,11 @@ int export_command(int argc, char** argv) {
   app.add_flag("--mmproj", flags.with_vision, "gguf: write the vision half as well");
   app.add_option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8");
   app.add_option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128");
+  app.add_option("--backend", flags.backend, "program: the backend that will run it: cpu, cuda or ref")
+      ->capture_default_str();
+  app.add_option("--max-seq-len", flags.max_seq_len, "program: tokens of prompt and answer together (default: 4096)")
+      ->check(CLI::Range(3, 1 << 30));
+  app.add_flag("--no-vision", flags.no_vision, "program: leave the vision tower out");
   app.add_option("--threads", flags.threads, "Threads to convert with; 0: one a core")->check(CLI::NonNegativeNumber);
   try {
     app.parse(argc, argv);

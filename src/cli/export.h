@@ -13,9 +13,12 @@ struct ExportFlags {
   std::filesystem::path vision;  // the vision half of a .gguf model, where it does not lie beside it
   std::filesystem::path output;  // file or directory to write
   std::string type, embedding_type;
-  bool with_vision = false;  // gguf: write the vision half too
-  int bits = 4, group = 64;  // mlx
-  int threads = 0;           // 0: all cores
+  bool with_vision = false;     // gguf: write the vision half too
+  int bits = 4, group = 64;     // mlx
+  std::string backend = "cpu";  // program
+  int max_seq_len = 0;          // program; 0: 4096, or the model's most if that is less
+  bool no_vision = false;       // program: leave the vision tower out
+  int threads = 0;              // 0: all cores
 };
 
 }  // namespace gemma4

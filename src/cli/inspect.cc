@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "base/check.h"
+#include "checkpoint/program_file.h"
 #include "cli/cli.h"
 #include "model/weights.h"
 
@@ -128,6 +129,11 @@ ordered_json to_json(const Findings& found) {
   for (const auto& file : checkpoint.files) {
     out["files"].push_back({{"path", file->path().string()}, {"bytes", file->bytes().size()}});
   }
+  if (checkpoint.program) {
+    const ProgramHeader& made = checkpoint.program->header;
+    out["program"] = {{"backend", made.backend}, {"layout", made.layout}, {"source", made.source}};
+    for (const auto& [name, value] : made.constants) out["program"]["constants"][name] = value;
+  }
   if (found.config) out["config"] = config_json(*found.config);
   if (found.generation) {
     out["generation"] = {{"do_sample", found.generation->do_sample},
@@ -180,12 +186,23 @@ void print_config(const Config& config) {
   std::printf("%d tokens for an image\n", v.default_budget);
 }
 
+void print_program(const ProgramHeader& made) {
+  std::printf("  %-12sfor the %s backend (%s), made of %s\n  %-12s", "program", made.backend.c_str(),
+              made.layout.c_str(), made.source.c_str(), "");
+  for (const auto& [name, value] : made.constants) {
+    std::printf("%s%s %lld", name == made.constants.front().first ? "" : ", ", name.c_str(),
+                static_cast<long long>(value));
+  }
+  std::printf("\n");
+}
+
 void print_text(const Findings& found) {
   const Checkpoint& checkpoint = found.checkpoint;
   uint64_t bytes = 0;
   for (const auto& file : checkpoint.files) bytes += file->bytes().size();
   std::printf("%s: %s, %zu file%s, %.1f MB\n", checkpoint.path.c_str(), checkpoint.kind.c_str(),
               checkpoint.files.size(), checkpoint.files.size() == 1 ? "" : "s", static_cast<double>(bytes) / 1e6);
+  if (checkpoint.program) print_program(checkpoint.program->header);
   if (found.config) print_config(*found.config);
   std::printf("tensors\n");
   for (const std::string& name : checkpoint.order) {

@@ -23,7 +23,7 @@ constexpr Verb kVerbs[] = {
     {"inspect", "show what a checkpoint holds and whether it can run", inspect_command},
     {"diff", "measure the error between two checkpoints, tensor by tensor", diff_command},
     {"eval", "compare this program with reference outputs", eval_command},
-    {"export", "write a checkpoint in another program's format", export_command},
+    {"export", "write a checkpoint for another program, or as a program of its own", export_command},
     {"bench", "measure how fast a checkpoint runs here", bench_command},
     {"synth", "write a full-size checkpoint of random weights, to measure with", synth_command},
 };

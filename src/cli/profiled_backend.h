@@ -30,6 +30,9 @@ class ProfiledBackend final : public Backend {
   void kv_release(const Kv& kv) override { inner_.kv_release(kv); }
   void kv_copy(const Kv& kv, int32_t from, int32_t to) override { inner_.kv_copy(kv, from, to); }
   Matrix upload(std::span<const Matrix> parts) override { return inner_.upload(parts); }
+  std::string layout() const override { return inner_.layout(); }
+  StoredMatrix save(const Matrix& uploaded) override { return inner_.save(uploaded); }
+  Matrix adopt(const StoredMatrix& stored) override { return inner_.adopt(stored); }
   void write(Tensor dst, const void* src) override {
     timed("write", [&] { inner_.write(dst, src); });
   }

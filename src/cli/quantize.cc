@@ -54,7 +54,7 @@ int quantize_command(int argc, char** argv) {
   options.hqq = hqq == "f16" ? HqqArithmetic::kF16 : HqqArithmetic::kF32;
   const auto start = std::chrono::steady_clock::now();
   if (!std::filesystem::is_directory(model_dir)) throw Error("there is no model directory " + model_dir);
-  const Checkpoint source = open_checkpoint(model_dir);
+  const Checkpoint source = open_source(model_dir);
   const Config config = parse_config(source.config);
   check_source(source, config);
   const Recipe recipe = load_recipe(recipe_name, recipe_model(config));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "checkpoint/program_file.h"
 
 namespace gemma4 {
 namespace {
@@ -34,6 +35,15 @@ int live_pages(const Config& config, int rows, int page) { return pages_for(conf
 
 void need(bool good, const std::string& message) {
   if (!good) throw Error(message);
+}
+
+// A program's length is part of what it promises: longer prompts want another program.
+void keep_to_program(EngineOptions& options, const ProgramFile& program) {
+  const auto most = static_cast<int>(program.header.constant("get_max_seq_len", kDefaultSeqLen));
+  if (options.max_seq_len == 0) options.max_seq_len = most;
+  need(options.max_seq_len <= most, "max-seq-len " + std::to_string(options.max_seq_len) + " is more than the " +
+                                        std::to_string(most) + " that the program " + options.model.string() +
+                                        " was made for; export it with a larger --max-seq-len");
 }
 
 }  // namespace
@@ -81,7 +91,9 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   const Checkpoint checkpoint = open_checkpoint(options.model);
   Config config = parse_config(checkpoint.config);
   // A Hugging Face checkpoint of this model has its vision tower; a GGUF's may lie in another file.
-  need(config.has_vision || checkpoint.kind == "gguf", options.model.string() + ": config.json has no vision_config");
+  need(config.has_vision || checkpoint.kind == "gguf" || checkpoint.program,
+       options.model.string() + ": config.json has no vision_config");
+  if (checkpoint.program) keep_to_program(options, *checkpoint.program);
   GenerationConfig generation = parse_generation_config(checkpoint.generation_config);
   Tokenizer tokenizer = make_tokenizer(checkpoint.tokenizer);
   options.vision = options.vision && config.has_vision;

@@ -35,6 +35,9 @@ class WatchedBackend : public Backend {
   void kv_release(const Kv& kv) override { inner_->kv_release(kv); }
   void kv_copy(const Kv& kv, int32_t from, int32_t to) override { inner_->kv_copy(kv, from, to); }
   Matrix upload(std::span<const Matrix> parts) override { return inner_->upload(parts); }
+  std::string layout() const override { return inner_->layout(); }
+  StoredMatrix save(const Matrix& uploaded) override { return inner_->save(uploaded); }
+  Matrix adopt(const StoredMatrix& stored) override { return inner_->adopt(stored); }
   void write(Tensor dst, const void* src) override { inner_->write(dst, src); }
   void read(void* dst, Tensor src) override { inner_->read(dst, src); }
   int64_t memory_used() const override { return inner_->memory_used(); }

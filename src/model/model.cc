@@ -83,6 +83,19 @@ int64_t Model::step_bytes() const {
   return bytes;
 }
 
+Model::Soft Model::embed(std::span<const int32_t> ids) {
+  Backend* be = &impl_->backend;
+  const auto count = static_cast<int64_t>(ids.size());
+  Owned inputs(*be);
+  const Tensor index = inputs.alloc(DType::kI32, {count, 1});
+  be->write(index, ids.data());
+  const Tensor rows = be->alloc(be->residual_type(), {count, impl_->config.hidden});
+  const std::shared_ptr<const void> hold(rows.data, [be, rows](const void*) { be->release(rows); });
+  be->embed(rows, impl_->weights.embed, index, impl_->config.embed_scale);
+  be->sync();  // `index` goes with this call
+  return {rows, hold};
+}
+
 Model::Soft Model::encode(const PatchView& patches) {
   if (impl_->parts[0]->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
   return impl_->vision->encode(patches, tap);

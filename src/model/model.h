@@ -61,12 +61,15 @@ class Model {
   std::vector<int32_t> forward(const Batch& batch);
   void read_logits(float* out) const;  // [logit_rows, vocabulary], after softcap
 
-  // Embeddings of one image: [n / pool^2, hidden] on the backend, valid until the Tensor's owner drops `hold`.
-  // Throws Error where a position lies outside the position table.
+  // Rows of the stream for these ids, as forward() makes them: [ids, hidden] on the backend, kept as encode()'s are.
   struct Soft {
     Tensor rows;
     std::shared_ptr<const void> hold;
   };
+  Soft embed(std::span<const int32_t> ids);
+
+  // Embeddings of one image: [n / pool^2, hidden] on the backend, valid until the Tensor's owner drops `hold`.
+  // Throws Error where a position lies outside the position table.
   Soft encode(const PatchView& patches);
   void encode_again();  // runs the tower once more on the last image, already on the backend; for measuring
 

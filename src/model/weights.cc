@@ -1,7 +1,9 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <set>
 
+#include "checkpoint/program_file.h"
 #include "quant/pack.h"
 
 namespace gemma4 {
@@ -77,15 +79,31 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, Backend& backend, Owned& owned)
-      : checkpoint_(checkpoint), be_(backend), owned_(owned) {}
+  // `sink`: takes every weight instead of the backend, or null.
+  Loader(const Checkpoint& checkpoint, Backend& backend, Owned& owned, const WeightSink* sink)
+      : checkpoint_(checkpoint), be_(backend), owned_(owned), sink_(sink) {}
 
   const Matrix& host(const std::string& name) const { return checkpoint_.find(name)->matrix; }
 
-  Matrix matrix(const std::string& name) const { return be_.upload({&host(name), 1}); }
+  Matrix matrix(const std::string& name) const { return place({&name, 1}, {&host(name), 1}); }
+
+  // `parts`, stacked, as a matrix of the backend; `names` are theirs.
+  Matrix place(std::span<const std::string> names, std::span<const Matrix> parts) const {
+    if (checkpoint_.program) return be_.adopt(stored(names).stored);
+    const Matrix m = be_.upload(parts);
+    if (!sink_) return m;
+    sink_->matrix(names, be_.save(m));
+    return Matrix();
+  }
+
+  float scalar(const std::string& name) const {
+    if (sink_) sink_->vector(name, values(name));
+    return values(name)[0];
+  }
 
   std::vector<float> values(const std::string& name) const {
     const Matrix& m = host(name);
+    if (!m.codes) throw Error(checkpoint_.path.string() + ": tensor " + name + " is not kept as a vector");
     std::vector<float> out(static_cast<size_t>(m.rows * m.cols));
     for (int64_t r = 0; r < m.rows; ++r) unpack_row(m, r, out.data() + r * m.cols);
     return out;
@@ -93,43 +111,56 @@ class Loader {
 
   Tensor vector(const std::string& name) const {
     const std::vector<float> host_values = values(name);
+    if (sink_) return sink_->vector(name, host_values), Tensor();
     const Tensor t = owned_.alloc(DType::kF32, {1, static_cast<int64_t>(host_values.size())});
     be_.write(t, host_values.data());
     return t;
   }
 
-  Fused fused(const std::vector<Matrix>& parts) const {
-    bool alike = true;
-    for (const Matrix& m : parts) {
-      alike =
-          alike && m.format == parts[0].format && m.group == parts[0].group && m.scale.dtype == parts[0].scale.dtype;
-    }
+  Fused fused(const std::vector<std::string>& names, const std::vector<Matrix>& parts) const {
+    const bool alike = stackable(names, parts);
     Fused out;
-    for (const Matrix& m : parts) {
-      if (!alike) out.parts.push_back({be_.upload({&m, 1}), out.rows});
-      out.rows += m.rows;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      if (!alike) out.parts.push_back({place({&names[i], 1}, {&parts[i], 1}), out.rows});
+      out.rows += parts[i].rows;
     }
-    if (alike) out.parts.push_back({be_.upload(parts), 0});
+    if (alike) out.parts.push_back({place(names, parts), 0});
     return out;
   }
 
+  // This rank's rows, or columns; all of them as they are.
+  Matrix rows(const std::string& name, Share share) const {
+    const Matrix& m = host(name);
+    return share.count == m.rows ? m : slice_rows(m, share.begin, share.count);
+  }
+
+  Matrix cols(const std::string& name, Share share) const {
+    const Matrix& m = host(name);
+    return share.count == m.cols ? m : slice_cols(m, share.begin, share.count);
+  }
+
   Matrix rows_of(const std::string& name, Share share) const {
-    const Matrix rows = slice_rows(host(name), share.begin, share.count);
-    return be_.upload({&rows, 1});
+    const Matrix part = rows(name, share);
+    return place({&name, 1}, {&part, 1});
+  }
+
+  Matrix cols_of(const std::string& name, Share share) const {
+    const Matrix part = cols(name, share);
+    return place({&name, 1}, {&part, 1});
   }
 
   LayerWeights layer(const std::string& at, const Widths& widths, const LayerShare& share) const {
-    const auto rows = [&](const char* name, Share s) { return slice_rows(host(at + name), s.begin, s.count); };
-    const auto cols = [&](const char* name, Share s) { return slice_cols(host(at + name), s.begin, s.count); };
+    std::vector<std::string> qkv = {at + "self_attn.q_proj.weight", at + "self_attn.k_proj.weight"};
+    if (widths.has_v) qkv.push_back(at + "self_attn.v_proj.weight");
+    const std::vector<std::string> gate_up = {at + "mlp.gate_proj.weight", at + "mlp.up_proj.weight"};
+    std::vector<Matrix> qkv_parts;
+    for (const std::string& name : qkv) qkv_parts.push_back(rows(name, name == qkv[0] ? share.q : share.kv));
     LayerWeights w;
     w.split = share.split;
-    std::vector<Matrix> qkv = {rows("self_attn.q_proj.weight", share.q), rows("self_attn.k_proj.weight", share.kv)};
-    if (widths.has_v) qkv.push_back(rows("self_attn.v_proj.weight", share.kv));
-    w.qkv = fused(qkv);
-    const Matrix o = cols("self_attn.o_proj.weight", share.q), down = cols("mlp.down_proj.weight", share.mlp);
-    w.o = be_.upload({&o, 1});
-    w.gate_up = fused({rows("mlp.gate_proj.weight", share.mlp), rows("mlp.up_proj.weight", share.mlp)});
-    w.down = be_.upload({&down, 1});
+    w.qkv = fused(qkv, qkv_parts);
+    w.o = cols_of(at + "self_attn.o_proj.weight", share.q);
+    w.gate_up = fused(gate_up, {rows(gate_up[0], share.mlp), rows(gate_up[1], share.mlp)});
+    w.down = cols_of(at + "mlp.down_proj.weight", share.mlp);
     w.input_norm = vector(at + "input_layernorm.weight");
     w.post_attention_norm = vector(at + "post_attention_layernorm.weight");
     w.pre_feedforward_norm = vector(at + "pre_feedforward_layernorm.weight");
@@ -140,9 +171,29 @@ class Loader {
   }
 
  private:
+  // Does the model multiply by these at once? A program says so; otherwise matrices stored alike are stacked.
+  bool stackable(const std::vector<std::string>& names, const std::vector<Matrix>& parts) const {
+    if (checkpoint_.program) {
+      const auto it = checkpoint_.program->matrices.find(names[0]);
+      return it != checkpoint_.program->matrices.end() && it->second.parts.size() == names.size();
+    }
+    return std::ranges::all_of(parts, [&](const Matrix& m) {
+      return m.format == parts[0].format && m.group == parts[0].group && m.scale.dtype == parts[0].scale.dtype;
+    });
+  }
+
+  const ProgramMatrix& stored(std::span<const std::string> names) const {
+    const auto it = checkpoint_.program->matrices.find(names[0]);
+    if (it == checkpoint_.program->matrices.end() || !std::ranges::equal(it->second.parts, names)) {
+      throw Error(checkpoint_.path.string() + ": tensor " + names[0] + " is not stacked as this program multiplies");
+    }
+    return it->second;
+  }
+
   const Checkpoint& checkpoint_;
   Backend& be_;
   Owned& owned_;
+  const WeightSink* sink_;
 };
 
 VisionWeights load_vision(const Loader& load, const Config& config) {
@@ -159,6 +210,24 @@ VisionWeights load_vision(const Loader& load, const Config& config) {
   }
   v.projection = load.matrix("embed_vision.embedding_projection.weight");
   return v;
+}
+
+// A program's bytes are the layout of the backend that made it.
+void check_program(const Checkpoint& checkpoint, const Backend& backend) {
+  const ProgramHeader& made = checkpoint.program->header;
+  const std::string path = checkpoint.path.string(), name = backend.name();
+  if (backend.world() > 1) {
+    throw Error(path + " is a program for one device and cannot be split over " + std::to_string(backend.world()) +
+                "; run the checkpoint it was made of, " + made.source);
+  }
+  if (made.backend != name) {
+    throw Error(path + " was made for the " + made.backend + " backend and this is " + name +
+                "; make the one for it: " + export_command_of(made, name, path + "-" + name));
+  }
+  if (made.layout != backend.layout()) {
+    throw Error(path + " has its weights in the layout '" + made.layout + "' and this " + name + " backend reads '" +
+                backend.layout() + "'; make it anew: " + export_command_of(made, name, path));
+  }
 }
 
 }  // namespace
@@ -194,7 +263,11 @@ std::vector<std::string> check_weights(const Checkpoint& checkpoint, const Confi
   return problems;
 }
 
-Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision) {
+namespace {
+
+Weights place_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,
+                      const WeightSink* sink) {
+  if (checkpoint.program) check_program(checkpoint, backend);
   const auto problems = check_weights(checkpoint, config);
   if (!problems.empty()) {
     const std::string more = problems.size() > 1 ? " (and " + std::to_string(problems.size() - 1) + " more)" : "";
@@ -203,12 +276,12 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
   Weights w;
   w.split = split_model(checkpoint, config, backend.rank(), backend.world());
   w.vectors = std::make_shared<Owned>(backend);
-  const Loader load(checkpoint, backend, *w.vectors);
+  const Loader load(checkpoint, backend, *w.vectors, sink);
   w.embed = load.matrix("embed_tokens.weight");
   for (int i = 0; i < config.layers; ++i) {
     const std::string at = layer_name(kText, i);
     w.layers.push_back(load.layer(at, text_widths(config, i), text_share(w.split, config, i)));
-    w.layers.back().scalar = load.values(at + "layer_scalar")[0];
+    w.layers.back().scalar = load.scalar(at + "layer_scalar");
   }
   w.norm = load.vector("norm.weight");
   // Where the checkpoint ties the head to the embedding, a backend alone keeps one copy and reads it both ways. Several
@@ -219,6 +292,17 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
                : load.rows_of(own_head ? "lm_head.weight" : "embed_tokens.weight", w.split.ids());
   if (vision && config.has_vision && w.split.rank == 0) w.vision = load_vision(load, config);
   return w;
+}
+
+}  // namespace
+
+Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision) {
+  return place_weights(checkpoint, config, backend, vision, nullptr);
+}
+
+void store_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,
+                   const WeightSink& sink) {
+  place_weights(checkpoint, config, backend, vision, &sink);
 }
 
 }  // namespace gemma4

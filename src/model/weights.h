@@ -2,7 +2,9 @@
 // missing, misshapen or unknown without loading anything; load_weights() puts all of it on a backend.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -66,8 +68,19 @@ struct Weights {
   VisionWeights vision;
 };
 
+// Where the weights go instead of staying on the backend: an exported program (program/export.h).
+struct WeightSink {
+  std::function<void(std::span<const std::string> parts, const StoredMatrix& stored)> matrix;
+  std::function<void(const std::string& name, const std::vector<float>& values)> vector;
+};
+
 // Throws Error with the first complaints of check_weights(). Loads this backend's share of the text decoder (split.h),
 // and the vision tower on rank 0.
+// The matrices of an exported program are adopted as they lie; its maker must have been a backend like this one.
 Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision);
+
+// Lays out each weight as load_weights() would and hands it to `sink`, one at a time.
+void store_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,
+                   const WeightSink& sink);
 
 }  // namespace gemma4

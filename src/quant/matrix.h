@@ -2,7 +2,10 @@
 // parts point into the mapped file; from Backend::upload() they are the backend's own, in whatever layout it likes.
 #pragma once
 
+#include <cstddef>
 #include <memory>
+#include <span>
+#include <string>
 
 #include "base/tensor.h"
 #include "quant/format.h"
@@ -23,6 +26,17 @@ struct Matrix {
   std::shared_ptr<const void> uploaded;
 
   explicit operator bool() const { return format != Format::kNone; }
+};
+
+// An uploaded matrix outside its backend: what it is, and one run of bytes in that backend's layout. Backend::save()
+// gives one and Backend::adopt() takes one; an exported program is a file of them (checkpoint/program_file.h).
+struct StoredMatrix {
+  Format format = Format::kNone;
+  int64_t rows = 0, cols = 0;
+  int group = 0;                     // as Matrix::group
+  std::string layout;                // the backend's own word for what the bytes mean
+  std::span<const std::byte> bytes;  // on a cache line's boundary
+  std::shared_ptr<const void> hold;  // keeps `bytes` alive
 };
 
 inline int64_t row_bytes(const Matrix& m) {  // of `codes`

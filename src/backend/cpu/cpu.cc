@@ -103,15 +103,17 @@ class CpuBackend final : public Backend {
   }
 
   Matrix upload(std::span<const Matrix> parts) override {
-    auto packed = cpu::pack(parts, pool_, used_);
-    Matrix m;
-    m.format = packed->format;
-    m.rows = packed->rows;
-    m.cols = packed->cols;
-    m.group = parts.front().group;
-    m.uploaded = packed;
-    return m;
+    return matrix_of(cpu::pack(parts, pool_, used_), parts.front().group);
   }
+
+  std::string layout() const override { return cpu::kLayoutName; }
+
+  StoredMatrix save(const Matrix& m) override {
+    CHECK(m.uploaded != nullptr);
+    return cpu::store(std::static_pointer_cast<const cpu::Packed>(m.uploaded), m.group);
+  }
+
+  Matrix adopt(const StoredMatrix& stored) override { return matrix_of(cpu::adopt(stored), stored.group); }
 
   void write(Tensor dst, const void* src) override {
     CHECK(dst.contiguous());
@@ -227,6 +229,16 @@ class CpuBackend final : public Backend {
 
  private:
   cpu::Context context() { return {pool_, scratch_}; }
+
+  static Matrix matrix_of(const std::shared_ptr<const cpu::Packed>& packed, int group) {
+    Matrix m;
+    m.format = packed->format;
+    m.rows = packed->rows;
+    m.cols = packed->cols;
+    m.group = group;
+    m.uploaded = packed;
+    return m;
+  }
 
   static const cpu::Packed& packed(const Matrix& m) {
     CHECK(m.uploaded != nullptr);

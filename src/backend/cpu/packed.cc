@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/bf16.h"
+#include "base/bytes.h"
 #include "quant/blocks.h"
 
 namespace gemma4::cpu {
@@ -208,6 +209,8 @@ void choose_layout(Packed& p, const Matrix& m) {
       p.layout = Layout::kBlocks;
       p.group_bytes = row_bytes(m) * kPanel;
   }
+  p.panels = (p.rows + kPanel - 1) / kPanel;
+  p.panel_bytes = p.group_bytes * (p.cols / p.group);
 }
 
 void pack_row(const Packed& p, Source s, uint8_t* panel, int64_t lane) {
@@ -244,6 +247,26 @@ void check_parts(std::span<const Matrix> parts) {
         "the cpu backend reads int4 weights in groups of a multiple of 8 columns with BF16 scales, not groups of " +
         std::to_string(first.group) + " with " + dtype_name(first.scale.dtype) + " scales");
   }
+}
+
+const char* scale_word(DType type) {
+  return type == DType::kF32 ? "float32" : type == DType::kF16 ? "float16" : "bfloat16";
+}
+
+std::string layout_word(const Packed& p) {
+  const bool scaled = p.layout == Layout::kInt4 || p.layout == Layout::kInt8;
+  return scaled ? scale_word(p.scale_type) : "";
+}
+
+// Could there be such a matrix? Sizes of 31 bits keep the products of choose_layout() within 64.
+bool describes(const Matrix& m) {
+  constexpr int64_t kMost = INT32_MAX;
+  if (m.format == Format::kNone || m.rows < 1 || m.cols < 1 || m.rows > kMost || m.cols > kMost) return false;
+  if (m.format == Format::kInt4) {
+    return m.group > 0 && m.group % 8 == 0 && m.cols % m.group == 0 && m.scale.dtype == DType::kBF16;
+  }
+  if (m.format == Format::kInt8) return m.group > 0 && m.cols % m.group == 0;
+  return m.cols % info(m.format).block_cols == 0;
 }
 
 uint32_t bits(const uint8_t* words, int64_t word, int64_t lane, int64_t shift, uint32_t mask) {
@@ -304,14 +327,42 @@ std::shared_ptr<const Packed> pack(std::span<const Matrix> parts, ThreadPool& po
   p->cols = parts.front().cols;
   for (const Matrix& part : parts) p->rows += part.rows;
   choose_layout(*p, parts.front());
-  p->panels = (p->rows + kPanel - 1) / kPanel;
-  p->panel_bytes = p->group_bytes * (p->cols / p->group);
-  p->storage = std::make_unique<Storage>(p->panels * p->panel_bytes, std::move(used));
+  const auto storage = std::make_shared<Storage>(p->bytes(), std::move(used));
+  p->data = storage->data();
+  p->storage = storage;
   pool.parallel_for(p->rows, kPanel, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      pack_row(*p, find(parts, row), p->storage->data() + row / kPanel * p->panel_bytes, row % kPanel);
+      pack_row(*p, find(parts, row), storage->data() + row / kPanel * p->panel_bytes, row % kPanel);
     }
   });
+  return p;
+}
+
+StoredMatrix store(const std::shared_ptr<const Packed>& w, int group) {
+  const auto* bytes = reinterpret_cast<const std::byte*>(w->data);
+  return {w->format, w->rows, w->cols, group, layout_word(*w), {bytes, static_cast<size_t>(w->bytes())}, w};
+}
+
+std::shared_ptr<const Packed> adopt(const StoredMatrix& stored) {
+  Matrix m;
+  m.format = stored.format, m.rows = stored.rows, m.cols = stored.cols, m.group = stored.group;
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    if (stored.layout == scale_word(type)) m.scale.dtype = type;
+  }
+  auto p = std::make_shared<Packed>();
+  p->format = m.format, p->rows = m.rows, p->cols = m.cols;
+  bool good = describes(m);
+  if (good) choose_layout(*p, m);
+  good = good && layout_word(*p) == stored.layout;
+  if (!good || static_cast<uint64_t>(checked_mul(p->panels, p->panel_bytes, "a weight")) != stored.bytes.size()) {
+    throw Error("a weight of a program for cpu claims to be " + std::to_string(m.rows) + " x " +
+                std::to_string(m.cols) + " of " + std::string(info(m.format).name) + " with " +
+                (stored.layout.empty() ? "no scales" : "scales " + stored.layout) + " in " +
+                std::to_string(stored.bytes.size()) + " bytes, which cannot be");
+  }
+  CHECK(reinterpret_cast<uintptr_t>(stored.bytes.data()) % 64 == 0);
+  p->data = reinterpret_cast<const uint8_t*>(stored.bytes.data());
+  p->storage = stored.hold;
   return p;
 }
 

@@ -54,13 +54,24 @@ struct Packed {
   int64_t group_bytes = 0;  // header and codes
   int64_t header_bytes = 0;
   int64_t panels = 0, panel_bytes = 0;  // kBlocks: panel_bytes is 32 rows
-  std::unique_ptr<Storage> storage;
+  const uint8_t* data = nullptr;        // [panels] [panel_bytes], on a cache line
+  std::shared_ptr<const void> storage;  // what `data` lies in: a Storage, or the mapped file of a program
 
-  const uint8_t* panel(int64_t i) const { return storage->data() + i * panel_bytes; }
+  const uint8_t* panel(int64_t i) const { return data + i * panel_bytes; }
+  int64_t bytes() const { return panels * panel_bytes; }
 };
 
 std::shared_ptr<const Packed> pack(std::span<const Matrix> parts, ThreadPool& pool,
                                    std::shared_ptr<std::atomic<int64_t>> used);
+
+// All that the bytes of a Packed depend on beside its description. The SIMD target is not among it: lanes are outputs,
+// and every width that divides the panel reads the same panel.
+inline constexpr const char* kLayoutName = "panels of 32, version 1";
+
+// A Packed as a program keeps it, and back: the bytes are used where they lie. Throws Error where the size does not
+// follow from the description.
+StoredMatrix store(const std::shared_ptr<const Packed>& w, int group);
+std::shared_ptr<const Packed> adopt(const StoredMatrix& stored);
 
 // Row `row` in float32, as unpack_row() gives it.
 void unpack_packed_row(const Packed& w, int64_t row, float* out);

@@ -10,6 +10,8 @@
 namespace gemma4::cuda {
 namespace {
 
+constexpr const char* kPaired = ", paired";  // after the layout's name in a program
+
 // Min-max quantisation has whole zero points 0..15, which fit 4 bits; HQQ's are fractional.
 bool whole_zeros(const Tensor& zero) {
   if (zero.dtype != DType::kBF16) return false;
@@ -104,6 +106,43 @@ DecodeVariant decode_variant(const char* name) {
   if (value == "fixed8") return DecodeVariant::kFixed8;
   if (value == "fused") return DecodeVariant::kFused;
   throw Error("GEMMA4_CUDA_DECODE is \"" + value + "\"; it may be fixed, fixed8 or fused");
+}
+
+void set_size(DeviceMatrix& w) {
+  if (w.layout == Layout::kBF16) {
+    w.pitch = (w.cols + 7) / 8 * 8;
+    w.bytes = w.rows * w.pitch * 2;
+  } else {
+    const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows;
+    w.bytes = panels * (w.cols / kChunkCols) * kPanelChunks * chunk_bytes(w.layout);
+  }
+}
+
+StoredMatrix describe(const DeviceMatrix& w, int group) {
+  return {w.format, w.rows, w.cols, group, std::string(layout_name(w.layout)) + (w.paired ? kPaired : ""), {}, nullptr};
+}
+
+DeviceMatrix described(const StoredMatrix& stored) {
+  constexpr int64_t kMost = INT32_MAX;  // keeps the products of set_size() within 63 bits
+  DeviceMatrix w;
+  w.format = stored.format, w.rows = stored.rows, w.cols = stored.cols;
+  std::string name = stored.layout;
+  w.paired = name.ends_with(kPaired);
+  if (w.paired) name.resize(name.size() - std::string(kPaired).size());
+  bool good = false;
+  for (int i = 0; i <= static_cast<int>(Layout::kQ8_0); ++i) {
+    if (name == layout_name(static_cast<Layout>(i))) w.layout = static_cast<Layout>(i), good = true;
+  }
+  const bool packed = w.layout != Layout::kBF16;
+  good = good && w.rows > 0 && w.cols > 0 && w.rows <= kMost && w.cols <= kMost && (!packed || w.cols % 64 == 0) &&
+         (!w.paired || (packed && w.rows % 16 == 0));
+  if (good) set_size(w);
+  if (!good || static_cast<uint64_t>(w.bytes) != stored.bytes.size()) {
+    throw Error("a weight of a program for cuda claims to be " + std::to_string(w.rows) + " x " +
+                std::to_string(w.cols) + " in the layout '" + stored.layout + "' in " +
+                std::to_string(stored.bytes.size()) + " bytes, which cannot be");
+  }
+  return w;
 }
 
 Kernel choose_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device) {

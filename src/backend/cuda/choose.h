@@ -14,6 +14,14 @@ const char* layout_name(Layout layout);
 // The layout that keeps these weights exactly and is smallest; kBF16 where none does. Reads the zero points of int4.
 Layout choose_layout(std::span<const Matrix> parts);
 
+// Sets pitch and bytes from layout, rows and cols.
+void set_size(DeviceMatrix& w);
+
+// How a program keeps a matrix, and back: everything but the bytes. Throws Error where no upload could have made it, or
+// where its size is not stored.bytes.size().
+StoredMatrix describe(const DeviceMatrix& w, int group);
+DeviceMatrix described(const StoredMatrix& stored);
+
 enum class Kernel {
   kDecode,   // few rows: one pass over the packed bytes, at the speed of memory
   kMixed,    // packed weights straight to wgmma, more rows

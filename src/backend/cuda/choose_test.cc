@@ -90,5 +90,29 @@ TEST(CudaChoose, ScratchIsWholePanelsAndFitsAGrid) {
   EXPECT_EQ(scratch_rows(1000, 5376), 128);
 }
 
+// What a program keeps of a matrix beside its bytes.
+TEST(CudaChoose, AMatrixIsDescribedAndFoundAgain) {
+  for (int i = 0; i <= static_cast<int>(Layout::kQ8_0); ++i) {
+    for (const bool paired : {false, true}) {
+      DeviceMatrix w;
+      w.format = Format::kInt4, w.layout = static_cast<Layout>(i), w.rows = 160, w.cols = 192;
+      w.paired = paired && w.layout != Layout::kBF16;
+      set_size(w);
+      const std::vector<std::byte> bytes(static_cast<size_t>(w.bytes));
+      StoredMatrix stored = describe(w, 32);
+      stored.bytes = bytes;
+      const DeviceMatrix again = described(stored);
+      EXPECT_EQ(again.layout, w.layout);
+      EXPECT_EQ(again.paired, w.paired);
+      EXPECT_EQ(again.pitch, w.pitch);
+      EXPECT_EQ(again.bytes, w.bytes);
+      StoredMatrix shorter = stored, taller = stored, huge = stored, odd = stored;
+      shorter.bytes = stored.bytes.first(bytes.size() - 1);
+      taller.rows = 1000, huge.rows = INT64_MAX, odd.layout = "int3";
+      for (const StoredMatrix& bad : {shorter, taller, huge, odd}) EXPECT_THROW(described(bad), Error);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace gemma4::cuda

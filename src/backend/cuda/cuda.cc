@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "backend/cuda/choose.h"
 #include "backend/cuda/error.h"
 #include "backend/cuda/graphs.h"
 #include "backend/cuda/linear.h"
@@ -70,6 +71,9 @@ class CudaBackend final : public Backend {
   Kv kv_alloc(const KvConfig& config) override;
   void kv_copy(const Kv& kv, int32_t from, int32_t to) override;
   Matrix upload(std::span<const Matrix> parts) override;
+  std::string layout() const override { return "chunks of 16 x 64, version 1"; }
+  StoredMatrix save(const Matrix& uploaded) override;
+  Matrix adopt(const StoredMatrix& stored) override;
 
   void write(Tensor dst, const void* src) override {
     use();
@@ -218,6 +222,7 @@ class CudaBackend final : public Backend {
     linear_->end_upload();
   }
 
+  Matrix matrix_of(const DeviceMatrix& uploaded, int group);
   static cuda::KvView view(const Kv& kv);
 
   int device_;
@@ -300,13 +305,32 @@ Matrix CudaBackend::upload(std::span<const Matrix> parts) {
   use();
   CHECK(!parts.empty());
   uploading_ = true;
-  Matrix m;
-  m.format = parts[0].format;
-  m.cols = parts[0].cols;
-  m.group = parts[0].group;
-  for (const Matrix& part : parts) m.rows += part.rows;
   const auto allocate = [this](int64_t bytes) { return memory_.allocate(bytes); };
-  DeviceMatrix uploaded = linear_->upload(parts, allocate, stream());
+  return matrix_of(linear_->upload(parts, allocate, stream()), parts[0].group);
+}
+
+StoredMatrix CudaBackend::save(const Matrix& m) {
+  use();
+  const DeviceMatrix& w = device_matrix(m);
+  const auto bytes = std::make_shared<const std::vector<std::byte>>(linear_->read_back(w, stream()));
+  StoredMatrix stored = cuda::describe(w, m.group);
+  stored.bytes = *bytes;
+  stored.hold = bytes;
+  return stored;
+}
+
+Matrix CudaBackend::adopt(const StoredMatrix& stored) {
+  use();
+  const auto allocate = [this](int64_t bytes) { return memory_.allocate(bytes); };
+  return matrix_of(linear_->adopt(cuda::described(stored), stored.bytes, allocate, stream()), stored.group);
+}
+
+Matrix CudaBackend::matrix_of(const DeviceMatrix& uploaded, int group) {
+  Matrix m;
+  m.format = uploaded.format;
+  m.rows = uploaded.rows;
+  m.cols = uploaded.cols;
+  m.group = group;
   m.codes = Tensor(uploaded.data, DType::kU8, {1, uploaded.bytes});  // its size is what a step reads
   m.uploaded = std::shared_ptr<const DeviceMatrix>(new DeviceMatrix(uploaded), [this](const DeviceMatrix* matrix) {
     memory_.release(matrix->data);

@@ -207,19 +207,30 @@ DeviceMatrix Linear::upload(std::span<const Matrix> parts, const Allocate& alloc
     w.rows += part.rows;
   }
   w.layout = choose_layout(parts);
-  if (w.layout == Layout::kBF16) {
-    w.pitch = (w.cols + 7) / 8 * 8;
-    w.bytes = w.rows * w.pitch * 2;
-  } else {
-    w.paired = parts.size() == 2 && first.rows == parts[1].rows && first.rows % 8 == 0;
-    const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows;
-    w.bytes = panels * (w.cols / kChunkCols) * kPanelChunks * chunk_bytes(w.layout);
-  }
+  w.paired = w.layout != Layout::kBF16 && parts.size() == 2 && first.rows == parts[1].rows && first.rows % 8 == 0;
+  set_size(w);
   w.data = allocate(w.bytes);
   if (!state_->uploader) state_->uploader = std::make_unique<Uploader>();
   state_->uploader->fill(w, parts, stream);
   state_->try_mixed(w, stream);
   return w;
+}
+
+std::vector<std::byte> Linear::read_back(const DeviceMatrix& w, cudaStream_t stream) {
+  std::vector<std::byte> bytes(static_cast<size_t>(w.bytes));
+  CUDA_CHECK(cudaMemcpyAsync(bytes.data(), w.data, bytes.size(), cudaMemcpyDeviceToHost, stream));
+  CUDA_CHECK(cudaStreamSynchronize(stream));
+  return bytes;
+}
+
+DeviceMatrix Linear::adopt(DeviceMatrix like, std::span<const std::byte> bytes, const Allocate& allocate,
+                           cudaStream_t stream) {
+  CHECK(static_cast<int64_t>(bytes.size()) == like.bytes);
+  like.data = allocate(like.bytes);
+  CUDA_CHECK(cudaMemcpyAsync(like.data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream));
+  CUDA_CHECK(cudaStreamSynchronize(stream));  // the mapped file may go
+  state_->try_mixed(like, stream);
+  return like;
 }
 
 // Falls back to the library for good, and says so, where the wgmma kernel gives something else than the decode kernel.

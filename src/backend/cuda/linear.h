@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/tensor.h"
 #include "quant/matrix.h"
@@ -33,6 +34,9 @@ enum class Layout : uint8_t {
   kInt8G64,      // 8-bit codes, F32 scale for each 64 columns (groups of 64 and more, per-row scales): 8.5 bits
   kQ8_0,         // 8-bit codes, F16 scale for each 32 columns: 8.5 bits
 };
+
+constexpr int kChunkRows = 16, kChunkCols = 64, kPanelRows = 128;
+constexpr int kPanelChunks = kPanelRows / kChunkRows;  // a panel's chunks for one column range lie together
 
 struct DeviceMatrix {
   Format format = Format::kNone;  // of the checkpoint
@@ -61,6 +65,11 @@ class Linear {
   // Copies the host `parts`, stacked along rows (all of one format, cols and group), to the device in the layout that
   // is exact for them: see Layout. Returns when `parts` may be unmapped; the device work is ordered on `stream`.
   DeviceMatrix upload(std::span<const Matrix> parts, const Allocate& allocate, cudaStream_t stream);
+  // The device bytes of an uploaded matrix, back on the host; waits. And such bytes to the device again, as they are:
+  // `like` has everything but data. `bytes` may be unmapped on return.
+  std::vector<std::byte> read_back(const DeviceMatrix& w, cudaStream_t stream);
+  DeviceMatrix adopt(DeviceMatrix like, std::span<const std::byte> bytes, const Allocate& allocate,
+                     cudaStream_t stream);
   void end_upload();  // frees the pinned buffers; upload() takes them again when needed
 
   // out = x w^T. x BF16 [n, cols]; out BF16 or F32 [n, rows]; both may have row strides (multiples of 8 elements are

@@ -17,8 +17,6 @@
 
 #include "backend/cuda/device/mma.cuh"
 
-constexpr int kChunkRows = 16, kChunkCols = 64, kPanelRows = 128;
-constexpr int kPanelChunks = kPanelRows / kChunkRows;  // a panel's chunks for one column range lie together
 
 // Where element (row, col) of a chunk is.
 struct ChunkPlace {

@@ -1,0 +1,79 @@
+// The exported program on disk: a directory with program.json, which says for which backend it is, what its methods
+// take and which weights it holds; program.weights, their bytes in that backend's layout, mapped and used as they lie;
+// and config.json, the tokenizer and the other small files of a checkpoint. Grammar: docs/FORMATS.md.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/file.h"
+#include "checkpoint/checkpoint.h"
+
+namespace gemma4 {
+
+// What program.json says beside the weights. Constants are numbers; the original's booleans are 0 and 1.
+struct ProgramHeader {
+  std::string backend, layout;  // Backend::name() and layout() of who made it
+  std::string source, vision;   // the checkpoint it was made of, and --vision where that was given
+  std::vector<std::pair<std::string, int64_t>> constants;
+  std::string methods;  // JSON; written, not read back: methods follow from config and constants
+
+  int64_t constant(const std::string& name, int64_t fallback) const;
+};
+
+// One matrix of the model, or a stack of some that the model multiplies by at once.
+struct ProgramMatrix {
+  std::vector<std::string> parts;  // names, in the order of their rows
+  StoredMatrix stored;
+};
+
+struct ProgramFile {
+  ProgramHeader header;
+  std::map<std::string, ProgramMatrix> matrices;  // by the name of the first part
+};
+
+constexpr const char* kProgramFile = "program.json";
+
+// Opens a directory that holds program.json. Of Checkpoint::weights, vectors (norms) are float32 as in any checkpoint;
+// matrices have their format and shape but no elements: those are in Checkpoint::program. Throws Error.
+Checkpoint open_program(const std::filesystem::path& directory);
+
+// The command that makes this program again for `backend`, into `output`.
+std::string export_command_of(const ProgramHeader& header, const std::string& backend,
+                              const std::filesystem::path& output);
+
+// Writes a program: weights one after another, then everything else. program.json comes last, so that a directory that
+// has one is whole.
+class ProgramWriter {
+ public:
+  struct Part {
+    std::string name;
+    std::vector<int64_t> shape;
+  };
+
+  explicit ProgramWriter(const std::filesystem::path& directory);  // throws Error: it holds something else
+  ~ProgramWriter();
+
+  void add(const std::vector<Part>& parts, const StoredMatrix& stored);
+  void add(const Part& vector, const std::vector<float>& values);
+
+  // `config`: config.json of the program. The other files are those of `source`.
+  void commit(const ProgramHeader& header, const std::string& config, const Checkpoint& source);
+
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  void append(const void* data, size_t size);
+  struct List;
+  std::filesystem::path directory_;
+  AtomicFile file_;
+  uint64_t bytes_ = 0;
+  std::unique_ptr<List> list_;
+};
+
+}  // namespace gemma4

@@ -1,0 +1,86 @@
+#include "program/export.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/check.h"
+#include "base/progress.h"
+#include "checkpoint/program_file.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "program/methods.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr int kDefaultSeqLen = 4096;  // as gemma4 run
+
+ProgramLimits limits_for(const Config& config, const Checkpoint& checkpoint, int max_seq_len) {
+  ProgramLimits limits;
+  const int most = config.max_positions > 0 ? config.max_positions : 1 << 30;
+  limits.max_seq_len = max_seq_len > 0 ? max_seq_len : std::min(kDefaultSeqLen, most);
+  if (limits.max_seq_len < 3 || limits.max_seq_len > most) {
+    throw Error("max-seq-len " + std::to_string(limits.max_seq_len) + " is not 3 to " + std::to_string(most) +
+                ", the positions the model was made for");
+  }
+  if (config.has_vision) limits.soft_max = default_image_budget(config, checkpoint.processor_config);
+  // Two windows, as the original; a chunk must also hold a picture whole.
+  limits.chunk = std::min(limits.max_seq_len - 1, std::max(2 * config.window, limits.soft_max));
+  return limits;
+}
+
+std::string without_vision(const std::string& config) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::parse(config);
+  json["vision_config"] = nullptr;
+  return json.dump(2);
+}
+
+std::string absolute_text(const std::filesystem::path& path) {
+  return path.empty() ? std::string() : std::filesystem::absolute(path).lexically_normal().string();
+}
+
+}  // namespace
+
+void export_program(const Checkpoint& checkpoint, const ProgramExport& options, const std::filesystem::path& output) {
+  // The weights are checked against the whole config; what leaves the tower out is the config that goes along.
+  const Config whole = parse_config(checkpoint.config);
+  const std::vector<std::string> problems = check_weights(checkpoint, whole);
+  if (!problems.empty()) throw Error(checkpoint.path.string() + ": " + problems[0]);
+  const bool vision = options.vision && whole.has_vision;
+  const std::string config_text = whole.has_vision && !vision ? without_vision(checkpoint.config) : checkpoint.config;
+  const Config config = parse_config(config_text);
+  const ProgramLimits limits = limits_for(config, checkpoint, options.max_seq_len);
+  if (checkpoint.tokenizer.json.empty() && checkpoint.tokenizer.tokens.empty()) {
+    throw Error(checkpoint.path.string() + " has no tokenizer.json, which a program needs");
+  }
+  const std::unique_ptr<Backend> backend = make_backend(options.backend, options.threads);
+  ProgramWriter writer(output);
+  uint64_t total = 0;
+  for (const TensorNeed& need : needed_tensors(config, vision)) {
+    if (const Weight* weight = checkpoint.find(need.name)) total += weight->bytes;
+  }
+  Progress progress("program.weights", total);
+  const auto part_of = [&](const std::string& name) {
+    const Weight& weight = checkpoint.weights.at(name);
+    progress.add(weight.bytes, name);
+    return ProgramWriter::Part{name, weight.shape};
+  };
+  WeightSink sink;
+  sink.matrix = [&](std::span<const std::string> names, const StoredMatrix& stored) {
+    std::vector<ProgramWriter::Part> parts;
+    for (const std::string& name : names) parts.push_back(part_of(name));
+    writer.add(parts, stored);
+  };
+  sink.vector = [&](const std::string& name, const std::vector<float>& values) { writer.add(part_of(name), values); };
+  store_weights(checkpoint, whole, *backend, vision, sink);
+  ProgramHeader header;
+  header.backend = backend->name();
+  header.layout = backend->layout();
+  header.source = absolute_text(options.source);
+  header.vision = absolute_text(options.source_vision);
+  header.constants = constants_of(config, limits);
+  header.methods = methods_json(methods_of(config, limits));
+  writer.commit(header, config_text, checkpoint);
+}
+
+}  // namespace gemma4

@@ -1,0 +1,24 @@
+// A checkpoint of any kind becomes an exported program: its weights laid out for one backend's kernels, one at a time,
+// so that memory holds the largest of them and no more.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "checkpoint/checkpoint.h"
+
+namespace gemma4 {
+
+struct ProgramExport {
+  std::string backend = "cpu";
+  int threads = 0;               // 0: all cores
+  int max_seq_len = 0;           // 0: 4096, or the model's most if that is less
+  bool vision = true;            // false: no vision weight goes along
+  std::filesystem::path source;  // where the checkpoint was opened, and where its vision half, for messages
+  std::filesystem::path source_vision;
+};
+
+// Throws Error.
+void export_program(const Checkpoint& checkpoint, const ProgramExport& options, const std::filesystem::path& output);
+
+}  // namespace gemma4
