@@ -17,8 +17,9 @@ namespace {
 namespace fs = std::filesystem;
 const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
 
-int eval(const std::string& model, const std::string& backend, std::vector<std::string> more = {}) {
-  std::vector<std::string> words = {"eval", "--model", model, "--golden", kTiny + "/golden", "--backend", backend};
+int eval(const std::string& model, const std::string& backend, std::vector<std::string> more = {},
+         const std::string& golden = kTiny) {
+  std::vector<std::string> words = {"eval", "--model", model, "--golden", golden + "/golden", "--backend", backend};
   words.insert(words.end(), more.begin(), more.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
@@ -59,6 +60,18 @@ TEST(Golden, CpuOverTwoAndFourRanksEqualsHuggingFace) {
   EXPECT_EQ(eval(kTiny, "cpu", {"--gpus", "4"}), kExitOk);
 }
 
+// Other shapes and spellings than those of tiny (tools/make_golden_variants.py says which): whole, and in chunks.
+class Variant : public testing::TestWithParam<const char*> {};
+
+TEST_P(Variant, EqualsHuggingFace) {
+  const std::string folder = SOURCE_DIR "/tests/golden/variants/" + std::string(GetParam());
+  EXPECT_EQ(eval(folder, "ref", {}, folder), kExitOk);
+  for (const char* chunk : {"0", "1", "7", "64"}) EXPECT_EQ(eval(folder, "cpu", {"--chunk", chunk}, folder), kExitOk);
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, Variant, testing::Values("full_first", "k_and_v", "saved_by_5_17", "long_image"),
+                         [](const auto& info) { return info.param; });
+
 TEST(GoldenCanary, AWindowOffByOneFails) {
   Copy copy;
   copy.set_text("sliding_window", 23);
@@ -73,7 +86,9 @@ TEST(GoldenCanary, CausalImagesFail) {
 
 TEST(GoldenCanary, AnotherRotationFails) {
   Copy copy;
-  copy.set_text("rope_parameters", {{"full_attention", {{"partial_rotary_factor", 0.5}}}});
+  nlohmann::json ropes = nlohmann::json::parse(read_file(copy.path + "/config.json"))["text_config"]["rope_parameters"];
+  ropes["full_attention"]["partial_rotary_factor"] = 0.5;
+  copy.set_text("rope_parameters", ropes);
   EXPECT_EQ(eval(copy.path, "ref", {"--case", "text_short"}), kExitFailed);
 }
 

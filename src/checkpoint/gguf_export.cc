@@ -81,13 +81,25 @@ void add_general(GgufWriter& out, const GgufExport& options, const char* type) {
   out.add_u32("general.file_type", file_type(options.type));
 }
 
+// What full layers have where sliding ones have `name`: transformers says it once, under `full_name`, or since 5.17 for
+// each layer that differs, in per_layer_config.
+int64_t of_full_layers(const Section& c, const char* name, const char* full_name) {
+  if (!c.has("per_layer_config")) return c.get<int64_t>(full_name, c.get<int64_t>(name));
+  const auto types = c.get<std::vector<std::string>>("layer_types");
+  const auto full = std::find(types.begin(), types.end(), "full_attention");
+  const std::string layer = std::to_string(full - types.begin());
+  const Section layers = c.section("per_layer_config");
+  return layers.has(layer.c_str()) ? layers.section(layer.c_str()).get<int64_t>(name, c.get<int64_t>(name))
+                                   : c.get<int64_t>(name);
+}
+
 void add_text_config(GgufWriter& out, const Section& c) {
   const auto u32 = [&](const char* key, int64_t value) { out.add_u32(std::string("gemma4.") + key, value); };
   const auto types = c.get<std::vector<std::string>>("layer_types");
-  const int64_t head_dim = c.get<int64_t>("global_head_dim"), head_dim_swa = c.get<int64_t>("head_dim");
+  const int64_t head_dim = of_full_layers(c, "head_dim", "global_head_dim"), head_dim_swa = c.get<int64_t>("head_dim");
   const int64_t kv_sliding = c.get<int64_t>("num_key_value_heads");
-  const bool shared = c.get<bool>("attention_k_eq_v", false);
-  const int64_t kv_full = shared ? c.get<int64_t>("num_global_key_value_heads", kv_sliding) : kv_sliding;
+  const bool own_kv = c.get<bool>("attention_k_eq_v", false) || c.has("per_layer_config");
+  const int64_t kv_full = own_kv ? of_full_layers(c, "num_key_value_heads", "num_global_key_value_heads") : kv_sliding;
   std::vector<bool> sliding;
   std::vector<int64_t> kv;
   for (const std::string& type : types) {
@@ -124,7 +136,7 @@ std::vector<float> rope_divisors(const Section& c) {
   const Section rope = c.section("rope_parameters").section("full_attention");
   const double share = rope.get<double>("partial_rotary_factor", 1.0);
   if (rope.get<double>("factor", 1.0) != 1.0) throw Error("config.json: a rope factor cannot be written to GGUF");
-  const int64_t pairs = c.get<int64_t>("global_head_dim") / 2;
+  const int64_t pairs = of_full_layers(c, "head_dim", "global_head_dim") / 2;
   std::vector<float> divisors(static_cast<size_t>(pairs), kUnrotated);
   const int64_t rotated = std::min(pairs, static_cast<int64_t>(share * static_cast<double>(pairs)));
   std::fill_n(divisors.begin(), rotated, 1.f);

@@ -21,6 +21,7 @@ constexpr uint64_t kTextMax = 1'000'000'000;  // bytes of a JSON file beside the
 
 std::string read_text(const fs::path& path) {
   std::error_code error;
+  if (!fs::is_regular_file(path, error)) throw Error("cannot read " + path.string() + ": it is not a regular file");
   const uint64_t size = fs::file_size(path, error);
   if (!error && size > kTextMax) throw Error(path.string() + ": too large for a JSON file");
   return read_file(path);

@@ -43,6 +43,7 @@ Findings look(const std::string& path) {
   }
   try_to(found.refused, [&] { found.generation = parse_generation_config(checkpoint.generation_config); });
   if (found.config) {
+    try_to(found.refused, [&] { check_image_processor(*found.config, checkpoint.processor_config); });
     try_to(found.refused, [&] { default_image_budget(*found.config, checkpoint.processor_config); });
     for (const std::string& problem : check_weights(checkpoint, *found.config)) found.refused.push_back(problem);
   }

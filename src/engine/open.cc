@@ -97,6 +97,7 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   GenerationConfig generation = parse_generation_config(checkpoint.generation_config);
   Tokenizer tokenizer = make_tokenizer(checkpoint.tokenizer);
   options.vision = options.vision && config.has_vision;
+  if (options.vision) check_image_processor(config, checkpoint.processor_config);
   if (options.image_budget == 0 && config.has_vision) {
     options.image_budget = default_image_budget(config, checkpoint.processor_config);
   }

@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +15,8 @@ using nlohmann::json;
 // Largest value accepted for a size in a config: far beyond any Gemma, and small enough that products of three fit
 // int64.
 constexpr int64_t kSizeMax = 1 << 20;
+
+constexpr std::array<const char*, kKinds> kKindNames = {"sliding_attention", "full_attention"};
 
 class Fields {
  public:
@@ -49,6 +52,11 @@ class Fields {
     return size(key, 1);
   }
 
+  double positive(const char* key) const {
+    if (!has(key)) throw Error(where_ + " has no field '" + key + "'");
+    return positive(key, 1);
+  }
+
   double positive(const char* key, double fallback) const {
     const double value = get<double>(key, fallback);
     if (!(value > 0) || !std::isfinite(value)) throw Error(path(key) + " must be a positive number");
@@ -59,6 +67,14 @@ class Fields {
   void refuse_unless(const char* key, const json& harmless, const char* what) const {
     if (has(key) && object_[key] != harmless) {
       throw Error(path(key) + " is " + object_[key].dump().substr(0, 80) + ": " + what + " is not implemented");
+    }
+  }
+
+  void refuse_others(const std::vector<std::string>& known) const {
+    for (const auto& [key, value] : object_.items()) {
+      if (std::find(known.begin(), known.end(), key) == known.end()) {
+        throw Error(path(key.c_str()) + " is set for one layer, which is not implemented");
+      }
     }
   }
 
@@ -110,38 +126,50 @@ Fields child(const Fields& fields, const char* key, const json& empty) {
   return Fields(fields.has(key) ? fields.at(key) : empty, fields.path(key));
 }
 
-void read_rope(const Fields& text, Config& config) {
-  const json empty = json::object();
-  const Fields rope = child(text, "rope_parameters", empty);
-  const Fields sliding = child(rope, "sliding_attention", empty), full = child(rope, "full_attention", empty);
-  sliding.refuse_unless("rope_type", "default", "another rotary embedding of sliding layers");
-  full.refuse_unless("rope_type", "proportional", "another rotary embedding of full layers");
-  AttentionConfig& s = config.attention[kSliding];
-  AttentionConfig& f = config.attention[kFull];
-  s.rope_theta = sliding.positive("rope_theta", 1e4);
-  s.rotated_pairs = s.head_dim / 2;
-  f.rope_theta = full.positive("rope_theta", 1e6);
-  f.rope_factor = full.positive("factor", 1);
-  const double part = full.positive("partial_rotary_factor", 0.25);
-  if (part > 1) throw Error(full.path("partial_rotary_factor") + " is above 1");
-  f.rotated_pairs = static_cast<int>(std::floor(part * f.head_dim / 2));  // transformers: int(part * head_dim // 2)
+// One kind's rotation, with the defaults that transformers' modeling_rope_utils.py has for what is not said.
+void read_rope(const Fields& rope, AttentionConfig& a) {
+  const auto type = rope.get<std::string>("rope_type", rope.get<std::string>("type", "default"));
+  a.rope_theta = rope.positive("rope_theta");
+  a.rotated_pairs = a.head_dim / 2;
+  if (type == "default") return;
+  if (type != "proportional") throw Error(rope.path("rope_type") + " is '" + type + "', which is not implemented");
+  a.rope_factor = rope.positive("factor", 1);
+  const double part = rope.positive("partial_rotary_factor", 1);
+  if (part > 1) throw Error(rope.path("partial_rotary_factor") + " is above 1");
+  a.rotated_pairs = static_cast<int>(std::floor(part * a.head_dim / 2));  // transformers: int(part * head_dim // 2)
 }
 
-// Newer configs give the full layers' sizes in per_layer_config {layer: {head_dim, num_key_value_heads}} alone.
+void read_ropes(const Fields& text, Config& config) {
+  const json usual = {
+      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 1e4}}},
+      {"full_attention", {{"rope_type", "proportional"}, {"rope_theta", 1e6}, {"partial_rotary_factor", 0.25}}}};
+  const Fields ropes = child(text, "rope_parameters", usual);
+  for (const Kind kind : {kSliding, kFull}) {
+    const char* name = kKindNames[kind];
+    const bool used = std::find(config.kinds.begin(), config.kinds.end(), kind) != config.kinds.end();
+    if (used && !ropes.has(name)) throw Error(ropes.path(name) + " is missing");
+    read_rope(child(ropes, name, usual[name]), config.attention[kind]);
+  }
+}
+
+// Newer configs give the full layers' sizes in per_layer_config {layer: {head_dim, num_key_value_heads}} alone; what a
+// layer does not name is as in the sliding layers.
 void read_per_layer(const Fields& text, Config& config) {
   if (!text.has("per_layer_config")) return;
   const Fields layers(text.at("per_layer_config"), text.path("per_layer_config"));
-  AttentionConfig& full = config.attention[kFull];
-  bool first = true;
+  std::array<bool, kKinds> seen{};
+  const AttentionConfig base = config.attention[kSliding];
   for (int i = 0; i < config.layers; ++i) {
+    const Kind kind = config.kinds[static_cast<size_t>(i)];
     const std::string key = std::to_string(i);
-    if (!layers.has(key.c_str())) continue;
-    const Fields layer(layers.at(key.c_str()), layers.path(key.c_str()));
-    const AttentionConfig& known = config.attention[config.kinds[static_cast<size_t>(i)]];
-    const int head_dim = layer.size("head_dim", known.head_dim);
-    const int kv_heads = layer.size("num_key_value_heads", known.kv_heads);
-    if (config.kinds[static_cast<size_t>(i)] == kFull && first) full.head_dim = head_dim, full.kv_heads = kv_heads;
-    if (config.kinds[static_cast<size_t>(i)] == kFull) first = false;
+    const json empty = json::object();
+    const Fields layer = child(layers, key.c_str(), empty);
+    layer.refuse_others({"head_dim", "num_key_value_heads"});
+    const int head_dim = layer.size("head_dim", base.head_dim);
+    const int kv_heads = layer.size("num_key_value_heads", base.kv_heads);
+    AttentionConfig& known = config.attention[kind];
+    if (!seen[kind]) known.head_dim = head_dim, known.kv_heads = kv_heads;
+    seen[kind] = true;
     if (head_dim != known.head_dim || kv_heads != known.kv_heads) {
       throw Error(layers.path(key.c_str()) + " differs from other layers of its kind, which is not implemented");
     }
@@ -160,11 +188,12 @@ void read_layer_types(const Fields& text, Config& config) {
       continue;
     }
     const std::string& type = types[static_cast<size_t>(i)];
-    if (type != "sliding_attention" && type != "full_attention") {
+    if (type != kKindNames[kSliding] && type != kKindNames[kFull]) {
       throw Error(text.path("layer_types") + " names '" + type + "', which is not implemented");
     }
-    config.kinds.push_back(type == "full_attention" ? kFull : kSliding);
+    config.kinds.push_back(type == kKindNames[kFull] ? kFull : kSliding);
   }
+  config.kinds.back() = kFull;  // transformers makes the last layer a full one, whatever the list says
 }
 
 void check_heads(const AttentionConfig& a, const std::string& where) {
@@ -201,7 +230,7 @@ void read_text(const Fields& text, Config& config) {
   if (full.k_is_v) full.kv_heads = text.size("num_global_key_value_heads", sliding.kv_heads);
   read_layer_types(text, config);
   read_per_layer(text, config);
-  read_rope(text, config);
+  read_ropes(text, config);
   check_heads(sliding, "config: sliding layers");
   check_heads(full, "config: full layers");
 }
@@ -228,7 +257,10 @@ void read_vision(const Fields& top, const Fields& vision, Config& config) {
   v.standardize = vision.get<bool>("standardize", false);
   const json empty = json::object();
   const Fields rope = child(vision, "rope_parameters", empty);
-  rope.refuse_unless("rope_type", "default", "another rotary embedding of the vision tower");
+  // transformers' older name for "axial", which has one meaning here: half of a head turns by x, half by y.
+  if (rope.get<std::string>("rope_type", "axial") != "default") {
+    rope.refuse_unless("rope_type", "axial", "another rotary embedding of the vision tower");
+  }
   v.rope_theta = rope.positive("rope_theta", 100);
 }
 
@@ -266,6 +298,26 @@ GenerationConfig parse_generation_config(const std::string& text) {
   generation.top_k = fields.get<int>("top_k", 0);
   generation.eos_ids = id_list(fields, "eos_token_id");
   return generation;
+}
+
+void check_image_processor(const Config& config, const std::string& processor_config) {
+  if (processor_config.empty()) return;
+  const json object = parse(processor_config, "processor_config.json");
+  const json empty = json::object();
+  const Fields image = child(Fields(object, "processor_config"), "image_processor", empty);
+  for (const char* step : {"do_resize", "do_rescale", "do_convert_rgb"}) {
+    image.refuse_unless(step, true, "preparing images without it");
+  }
+  if (image.get<bool>("do_normalize", false)) {
+    image.refuse_unless("image_mean", {0.0, 0.0, 0.0}, "shifting pixels by a mean");
+    image.refuse_unless("image_std", {1.0, 1.0, 1.0}, "scaling pixels by a deviation");
+  }
+  image.refuse_unless("resample", 3, "another filter than bicubic");
+  if (std::fabs(image.positive("rescale_factor", 1 / 255.0) * 255 - 1) > 1e-6) {
+    throw Error(image.path("rescale_factor") + " is another scale than 1/255, which is not implemented");
+  }
+  image.refuse_unless("patch_size", config.vision.patch, "another patch size than the vision tower's");
+  image.refuse_unless("pooling_kernel_size", config.vision.pool, "another pooling than the vision tower's");
 }
 
 int default_image_budget(const Config& config, const std::string& processor_config) {

@@ -59,6 +59,9 @@ struct GenerationConfig {
 };
 GenerationConfig parse_generation_config(const std::string& json);  // empty text: the defaults above
 
+// Throws Error: processor_config.json prepares images in another way than this program does. The text may be empty.
+void check_image_processor(const Config& config, const std::string& processor_config);
+
 // The image budget of processor_config.json, else of vision_config. `processor_config` may be empty.
 int default_image_budget(const Config& config, const std::string& processor_config);
 

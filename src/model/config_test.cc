@@ -127,6 +127,78 @@ TEST(Config, ReadsBothSpellingsOfFullLayers) {
   EXPECT_EQ(c.attention[kSliding].kv_heads, 16);
 }
 
+// As transformers 5.17 writes its config: what differs in a layer, and the vision tower's rotation under its new name.
+TEST(Config, ReadsItsNewestSpelling) {
+  json config = config_31b();
+  json& text = config["text_config"];
+  text.erase("global_head_dim");
+  text.erase("num_global_key_value_heads");
+  for (int i = 5; i < 60; i += 6) text["per_layer_config"][std::to_string(i)] = {{"head_dim", 512}};
+  config["vision_config"]["rope_parameters"] = {{"rope_type", "axial"}, {"rope_theta", 31.0}};
+  const Config c = parse_config(config.dump());
+  EXPECT_EQ(c.attention[kFull].head_dim, 512);
+  EXPECT_EQ(c.attention[kFull].kv_heads, 16);
+  EXPECT_EQ(c.vision.rope_theta, 31);
+  config["vision_config"]["rope_parameters"]["rope_type"] = "linear";
+  EXPECT_THAT(refusal(config), HasSubstr("rope_type"));
+  text["per_layer_config"]["11"]["head_dim"] = 256;
+  EXPECT_THAT(refusal(config), HasSubstr("per_layer_config.11"));
+  text["per_layer_config"].erase("11");  // then as the sliding layers
+  EXPECT_THAT(refusal(config), HasSubstr("per_layer_config.11"));
+  text["per_layer_config"]["11"] = {{"head_dim", 512}, {"sliding_window", 3}};
+  EXPECT_THAT(refusal(config), HasSubstr("sliding_window"));
+}
+
+TEST(Config, FillsInRotationsAsTransformersDoes) {
+  json config = config_31b();
+  json& ropes = config["text_config"]["rope_parameters"];
+  ropes["full_attention"].erase("partial_rotary_factor");
+  EXPECT_EQ(parse_config(config.dump()).attention[kFull].rotated_pairs, 256);
+  ropes["full_attention"] = {{"rope_theta", 5e5}, {"partial_rotary_factor", 0.25}, {"factor", 8.0}};  // "default"
+  EXPECT_EQ(parse_config(config.dump()).attention[kFull].rotated_pairs, 256);
+  EXPECT_EQ(parse_config(config.dump()).attention[kFull].rope_factor, 1);
+  ropes["full_attention"]["rope_type"] = "yarn";
+  EXPECT_THAT(refusal(config), HasSubstr("full_attention.rope_type"));
+  ropes["full_attention"] = {{"rope_type", "proportional"}};
+  EXPECT_THAT(refusal(config), HasSubstr("rope_theta"));
+  ropes.erase("full_attention");
+  EXPECT_THAT(refusal(config), HasSubstr("full_attention"));
+  config["text_config"].erase("rope_parameters");
+  EXPECT_EQ(parse_config(config.dump()).attention[kFull].rotated_pairs, 64);
+  EXPECT_EQ(parse_config(config.dump()).attention[kFull].rope_theta, 1e6);
+}
+
+TEST(Config, TheLastLayerIsAlwaysAFullOne) {
+  json config = config_31b();
+  config["text_config"]["layer_types"][59] = "sliding_attention";
+  EXPECT_EQ(parse_config(config.dump()).kinds[59], kFull);
+}
+
+TEST(ImageProcessor, IsRefusedWhereItPreparesImagesOtherwise) {
+  const Config config = parse_config(config_31b().dump());
+  const auto refused = [&](const char* key, const json& value) {
+    const json image = {{"do_resize", true}, {"do_normalize", key == std::string("image_mean")}, {key, value}};
+    try {
+      check_image_processor(config, json{{"image_processor", image}}.dump());
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  check_image_processor(config, read_file(SOURCE_DIR "/tests/golden/tiny/processor_config.json"));
+  check_image_processor(config, "");
+  EXPECT_EQ(refused("max_soft_tokens", 70), "");
+  for (const auto& [key, value] : std::vector<std::pair<const char*, json>>{{"do_resize", false},
+                                                                            {"do_rescale", false},
+                                                                            {"image_mean", {0.5, 0.5, 0.5}},
+                                                                            {"resample", 2},
+                                                                            {"rescale_factor", 0.00784},
+                                                                            {"patch_size", 14},
+                                                                            {"pooling_kernel_size", 2}}) {
+    EXPECT_THAT(refused(key, value), HasSubstr(key));
+  }
+}
+
 TEST(GenerationConfig, ReadsStopsAndSampling) {
   const GenerationConfig g = parse_generation_config(read_file(k31b + "generation_config.json"));
   EXPECT_THAT(g.eos_ids, testing::ElementsAre(1, 106, 50));

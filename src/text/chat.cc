@@ -146,35 +146,35 @@ class ChatRenderer {
       out_.control("<|turn>");
       out_.text(roles_[i] + "\n");
     }
-    const bool kept = static_cast<int>(i) > last_user_ || (options_.preserve_thinking && !message.tool_calls.empty());
-    if (model && !message.reasoning.empty() && kept) {
+    const bool kept = static_cast<int>(i) > last_user_ || options_.preserve_thinking;
+    if (!message.tool_calls.empty() && !message.reasoning.empty() && kept) {
       out_.control("<|channel>");
       out_.text("thought\n" + message.reasoning + "\n");
       out_.control("<channel|>");
     }
     for (const ToolCall& call : message.tool_calls) write_call(call);
     const bool responses = write_responses(i);
-    PieceWriter content;
-    write_content(i, content);
-    const std::vector<Piece> pieces = content.take();
-    out_.append(pieces);
-    close(i, responses, !pieces.empty());
+    write_content(i);
+    close(message, responses);
   }
 
-  // Ends the turn, or leaves it open for a tool's result or for the answer that follows one.
-  void close(size_t i, bool responses, bool content) {
-    const bool calls = !messages_[i].tool_calls.empty();
-    open_ = true;
+  // Ends the turn, or leaves it open for a tool's result or for the answer that follows one. What is written beside a
+  // call ends the turn too, and yet no generation prompt follows: that is how the template has it.
+  void close(const Message& message, bool responses) {
+    const bool calls = !message.tool_calls.empty();
+    open_ = calls || responses;
     if (calls && !responses) {
       out_.control("<|tool_response>");
-      return;
+    } else if (!responses || has_content(message)) {
+      out_.control("<turn|>");
+      out_.text("\n");
     }
-    const int next = next_speaker(i);
-    if (roles_[i] == "model" && next >= 0 && roles_[next] == "model") return;
-    if (responses && !content && next < 0) return;
-    out_.control("<turn|>");
-    out_.text("\n");
-    open_ = false;
+  }
+
+  static bool has_content(const Message& message) {
+    return std::ranges::any_of(message.content, [](const ContentPart& part) {
+      return part.kind == ContentPart::kImage || !part.text.empty();
+    });
   }
 
   bool follows_model(size_t i) const {
@@ -182,13 +182,6 @@ class ChatRenderer {
       if (roles_[i] != "tool") return roles_[i] == "model";
     }
     return false;
-  }
-
-  int next_speaker(size_t i) const {  // the next message that is no tool's; -1 for none
-    for (++i; i < roles_.size(); ++i) {
-      if (roles_[i] != "tool") return static_cast<int>(i);
-    }
-    return -1;
   }
 
   void write_call(const ToolCall& call) {
@@ -236,15 +229,15 @@ class ChatRenderer {
     out_.control("<tool_response|>");
   }
 
-  void write_content(size_t i, PieceWriter& out) const {
+  void write_content(size_t i) {
     int image = first_image_[i];
     for (const ContentPart& part : messages_[i].content) {
       if (part.kind == ContentPart::kImage) {
-        out.image(image++);
+        out_.image(image++);
       } else if (roles_[i] == "model") {
-        out.text(strip_thinking(part.text));
+        out_.text(strip_thinking(part.text));
       } else {
-        out.text(trim(part.text));
+        out_.text(trim(part.text));
       }
     }
   }

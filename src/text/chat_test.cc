@@ -49,9 +49,7 @@ std::string render(std::vector<Message> messages, ChatOptions options = {}, cons
   return to_text(render_chat(messages, tools, options));
 }
 
-TEST(Chat, GoldenConversations) {
-  const json cases = test::golden("chat/rendered.json");
-  ASSERT_EQ(cases.size(), 27u);
+void expect_rendered(const json& cases) {
   for (const json& one : cases) {
     std::vector<Message> messages;
     for (const json& message : one["messages"]) messages.push_back(message_of(message));
@@ -61,6 +59,18 @@ TEST(Chat, GoldenConversations) {
     const std::string tools = one["tools"].is_null() ? "" : one["tools"].dump();
     EXPECT_EQ(render(messages, options, tools), one["rendered"].get<std::string>()) << one["name"];
   }
+}
+
+TEST(Chat, GoldenConversations) {
+  const json cases = test::golden("chat/rendered.json");
+  ASSERT_EQ(cases.size(), 27u);
+  expect_rendered(cases);
+}
+
+TEST(Chat, RandomConversations) {  // tools/make_chat_golden.py
+  const json cases = test::golden("chat/random.json");
+  ASSERT_EQ(cases.size(), 40u);
+  expect_rendered(cases);
 }
 
 // Ids of the pieces are those of the whole rendered text wherever nobody wrote a control token into it.
@@ -125,10 +135,10 @@ TEST(Chat, RawPromptGetsBosOnlyWhereMissing) {
   EXPECT_THROW(parse_raw("\xff", demo()), Error);
 }
 
-TEST(Chat, AnswersThatFollowEachOtherShareATurn) {
+TEST(Chat, AnswersThatFollowEachOtherHaveOneHead) {
   EXPECT_EQ(render({Message::text("user", "q"), Message::text("assistant", "a"), Message::text("model", "b")},
                    {.add_generation_prompt = false}),
-            "<bos><|turn>user\nq<turn|>\n<|turn>model\nab<turn|>\n");
+            "<bos><|turn>user\nq<turn|>\n<|turn>model\na<turn|>\nb<turn|>\n");
 }
 
 TEST(Chat, ThoughtsOfEarlierTurnsAreDroppedUnlessPreserved) {
@@ -151,7 +161,7 @@ TEST(Chat, ToolResponsesOfEveryKind) {
   EXPECT_THAT(render({Message::text("user", "q"), call}),
               HasSubstr("<|tool_call>call:f{a:[true,false,None,<|\"|>x<|\"|>],B:1e+20,c:{d:-0.5}}<tool_call|>"
                         "<|tool_response>response:f{A:<|\"|>s<|\"|>,b:1}<tool_response|>"
-                        "<|tool_response>response:unknown{value:[1,2.0]}<tool_response|>done<turn|>\n<|turn>model\n"));
+                        "<|tool_response>response:unknown{value:[1,2.0]}<tool_response|>done<turn|>\n"));
   Message image;
   image.role = "tool", image.tool_call_id = "1", image.content = {{ContentPart::kImage, ""}, {ContentPart::kText, "t"}};
   call.tool_responses.clear();

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <charconv>
+#include <clocale>
 #include <cmath>
+#include <cwctype>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "base/check.h"
+#include "base/utf8.h"
 
 namespace gemma4 {
 namespace {
@@ -14,11 +17,22 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr int kDepthMax = 100;  // writing recurses; a request must not be able to exhaust the stack
 
-std::string change_case(std::string text, int (*change)(int)) {  // ASCII alone
+std::string upper(std::string text) {  // ASCII alone: types are English
   for (char& c : text) {
-    if (static_cast<unsigned char>(c) < 128) c = static_cast<char>(change(c));
+    if (static_cast<unsigned char>(c) < 128) c = static_cast<char>(std::toupper(c));
   }
   return text;
+}
+
+// As Python's lower(), letter by letter; `text` is valid UTF-8. libc's table, whatever locale the program runs in.
+std::string lower(std::string_view text) {
+  static const locale_t unicode = newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
+  std::string result;
+  for (; !text.empty(); text.remove_prefix(utf8_length(text))) {
+    const wint_t letter = utf8_point(text);
+    utf8_append(result, unicode ? towlower_l(letter, unicode) : towlower(letter));
+  }
+  return result;
 }
 
 // As Python's repr(float), which is what the template prints: the shortest digits that read back the same, with an
@@ -62,18 +76,17 @@ std::vector<std::pair<std::string, const Json*>> sorted_members(const Json& obje
   std::vector<std::pair<std::string, const Json*>> members;
   if (!object.is_object()) return members;
   for (const auto& [key, value] : object.items()) members.emplace_back(key, &value);
-  std::stable_sort(members.begin(), members.end(), [](const auto& a, const auto& b) {
-    return change_case(a.first, std::tolower) < change_case(b.first, std::tolower);
-  });
+  std::stable_sort(members.begin(), members.end(),
+                   [](const auto& a, const auto& b) { return lower(a.first) < lower(b.first); });
   return members;
 }
 
 std::string upper_type(const Json& schema) {
   const Json& type = member(schema, "type");
   if (type.is_null()) return "";
-  if (!type.is_array()) return change_case(python_text(type), std::toupper);
+  if (!type.is_array()) return upper(python_text(type));
   std::string text;  // a list prints as Python prints it
-  for (const Json& one : type) text += (text.empty() ? "'" : ", '") + change_case(python_text(one), std::toupper) + "'";
+  for (const Json& one : type) text += (text.empty() ? "'" : ", '") + upper(python_text(one)) + "'";
   return "[" + text + "]";
 }
 
@@ -118,11 +131,9 @@ void write_items(const Json& items, PieceWriter& out) {
       write_required(*value, out);
     } else if (key == "type") {
       out.text("type:");
-      Json upper = *value;
-      for (Json& one : upper.is_array() ? upper : (upper = Json::array({upper}))) {
-        one = change_case(python_text(one), std::toupper);
-      }
-      write_value(value->is_array() ? upper : upper[0], true, out);
+      Json types = value->is_array() ? *value : Json::array({*value});
+      for (Json& one : types) one = upper(python_text(one));
+      write_value(value->is_array() ? types : types[0], true, out);
     } else {
       out.text(key + ":");
       write_value(*value, true, out);
