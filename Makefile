@@ -5,7 +5,7 @@ DEMO_IMAGE := tests/golden/demo_eval/images/002.png
 DEMO_PROMPT := What is at the left?
 SHELL := /bin/bash
 
-.PHONY: all setup setup-test build demo demo-eval test test-fast test-asan test-clients test-replicas bench format
+.PHONY: all setup setup-test setup-clients build demo demo-eval test test-fast test-asan test-clients test-replicas bench format
 
 all: build
 
@@ -14,6 +14,9 @@ setup:
 
 setup-test:
 	@tools/setup.sh test
+
+setup-clients:
+	@tools/setup.sh clients
 
 build: setup
 	@cmake --preset release >/dev/null
@@ -47,9 +50,9 @@ test-asan: setup-test
 	@cmake --build --preset asan
 	@ctest --preset asan
 
-# The openai and anthropic Python clients, and a browser on the page (Debian: chromium, python3-venv). Needs PyPI.
-test-clients: build
-	@test -d build/clients || python3 -m venv build/clients
+# The openai and anthropic Python clients, and a browser on the page. Needs PyPI.
+test-clients: setup-clients build
+	@test -x build/clients/bin/pip || python3 -m venv build/clients
 	@build/clients/bin/pip install -q -r tests/clients/requirements.txt
 	@GEMMA4_BINARY=$(BUILD)/gemma4 build/clients/bin/pytest -q tests/clients
 

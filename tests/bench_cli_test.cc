@@ -106,8 +106,13 @@ TEST(BenchCommand, MeasuresEverythingAskedFor) {
     EXPECT_GT(result.at("ms").get<double>(), 0);
   }
   EXPECT_EQ(what, (std::vector<std::string>{"prompt of 40", "prompt of 70", "decode at 0", "decode at 50",
-                                            "decode, batch of 2", "image of 70 (630)", "its tower of 70",
-                                            "preprocessing of 70"}));
+                                            "decode, batch of 1", "decode, batch of 2", "image of 70 (630)",
+                                            "its tower of 70", "preprocessing of 70"}));
+  const auto& two = json.at("results").at(5);
+  EXPECT_GT(two.at("times_one").get<double>(), 0);
+  const double least = std::max(two.at("gb_per_s").get<double>() / two.at("read_gb_per_s_at_most").get<double>(),
+                                two.at("gflop_per_s").get<double>() / two.at("gflop_per_s_at_most").get<double>());
+  EXPECT_NEAR(two.at("of_roofline").get<double>(), least, 1e-6 * least);
   EXPECT_GT(json.at("copy_bytes_per_s").get<double>(), 0);
   EXPECT_GT(json.at("weights_bytes_per_step").get<int64_t>(), 100000);
 }

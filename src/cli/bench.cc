@@ -1,14 +1,17 @@
 // gemma4 bench: how fast a checkpoint runs here. Prompts of several lengths, decode at several depths and batch sizes,
-// pictures of several budgets; beside each decode the share of the copy bandwidth measured in the same run.
+// pictures of several budgets; beside each decode the share of what the machine can do at most, measured in the same
+// run: on a cpu the roofline of read bandwidth and multiply-adds, on a GPU the bandwidth of copies.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 
+#include "backend/roofline.h"
 #include "base/check.h"
 #include "checkpoint/safetensors.h"
 #include "cli/bench_load.h"
@@ -58,7 +61,9 @@ class Bench {
         std::min(flat_pages(kBatchDepth + 2 * flags.steps + 16, options_.page), options_.pages_per_seq[kFull]);
     options_.pages[kFull] = options_.pages_per_seq[kFull] + (seqs - 1) * shorter;
     model_ = std::make_unique<Model>(checkpoint, ranks, options_);
-    step_bytes_ = model_->step_bytes() > 0 ? model_->step_bytes() : stored_bytes(checkpoint);
+    const Stored stored = stored_weights(checkpoint);
+    step_bytes_ = model_->step_bytes() > 0 ? model_->step_bytes() : stored.bytes;
+    step_weights_ = stored.count;
     int next[kKinds] = {0, 0};
     for (int s = 0; s < seqs; ++s) {
       for (const Kind kind : {kSliding, kFull}) {
@@ -196,19 +201,29 @@ class Bench {
   // Bytes of weights that a step reads on one device: as the backend stores them where it says, else as the checkpoint
   // does (all devices' then).
   int64_t step_bytes() const { return step_bytes_; }
+  // How many weights a step multiplies each of its rows by.
+  int64_t step_weights() const { return step_weights_; }
   static constexpr int kBatchDepth = 64;  // where batches of several sequences are measured
 
  private:
   int32_t token() { return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab)); }
 
-  static int64_t stored_bytes(const Checkpoint& checkpoint) {
-    uint64_t bytes = 0;
+  struct Stored {
+    int64_t count = 0, bytes = 0;
+  };
+  static Stored stored_weights(const Checkpoint& checkpoint) {
+    Stored all;
+    const auto add = [&](const Weight& weight) {
+      all.count += std::accumulate(weight.shape.begin(), weight.shape.end(), int64_t{1}, std::multiplies<>());
+      all.bytes += static_cast<int64_t>(weight.bytes);
+    };
     for (const auto& [name, weight] : checkpoint.weights) {
-      if (name.starts_with("layers.") && name.ends_with("_proj.weight")) bytes += weight.bytes;
+      if (name.starts_with("layers.") && name.ends_with("_proj.weight")) add(weight);
     }
     const Weight* head = checkpoint.find("lm_head.weight");
     if (!head) head = checkpoint.find("embed_tokens.weight");
-    return static_cast<int64_t>(bytes + (head ? head->bytes : 0));
+    if (head) add(*head);
+    return all;
   }
 
   static void want(Batch& batch, int32_t row) {
@@ -223,7 +238,7 @@ class Bench {
   Backend& backend_;  // of rank 0
   ModelOptions options_;
   std::unique_ptr<Model> model_;
-  int64_t step_bytes_ = 0;
+  int64_t step_bytes_ = 0, step_weights_ = 0;
   std::mt19937_64 random_{7};
   std::map<std::string, std::vector<float>> logits_;  // [rows, vocabulary] each
 };
@@ -233,17 +248,62 @@ struct Line {
   std::string what;
   double ms, per_second;
   const char* unit;
-  double gbytes = 0, share = 0;  // weights read a second, and of the copy bandwidth
+  double gbytes = 0, share = 0;  // weights read a second, and the share of the limit
+  double gflops = 0;             // on a cpu
+  double times_one = 0;          // several sequences: tokens a second over those of one
+  Roofline roof = {};            // on a cpu: measured beside this line
 };
 
-void print(const std::vector<Line>& lines) {
-  std::printf("%-28s %10s %12s %8s %10s %8s\n", "what", "ms", "a second", "", "GB/s", "of copy");
+void print(const std::vector<Line>& lines, bool roofline) {
+  std::printf("%-28s %10s %12s %8s %10s", "what", "ms", "a second", "", "GB/s");
+  if (roofline) {
+    std::printf(" %10s %8s %12s %11s", "GFLOP/s", "of roof", "read at most", "FMA at most");
+  } else {
+    std::printf(" %8s", "of copy");
+  }
+  std::printf(" %7s\n", "x one");
   for (const Line& line : lines) {
     std::printf("%-28s %10.2f %12.1f %-8s", line.what.c_str(), line.ms, line.per_second, line.unit);
-    if (line.gbytes > 0) std::printf(" %10.0f %7.1f%%", line.gbytes, 100 * line.share);
+    if (line.gbytes > 0) std::printf(" %10.1f", line.gbytes);
+    if (line.gbytes > 0 && roofline) {
+      std::printf(" %10.1f %7.1f%% %12.1f %11.1f", line.gflops, 100 * line.share, line.roof.bytes_per_second / 1e9,
+                  line.roof.flops_per_second / 1e9);
+    } else if (line.gbytes > 0) {
+      std::printf(" %7.1f%%", 100 * line.share);
+    }
+    if (line.times_one > 0) std::printf(" %7.2f", line.times_one);
     std::printf("\n");
   }
 }
+
+// Compares decode steps with what the machine can do at most.
+class Limits {
+ public:
+  Limits(const Flags& flags, const Bench& bench, double copy) : bench_(bench), copy_(copy) {
+    if (flags.backend == "cpu") meter_ = std::make_unique<RooflineMeter>(flags.threads);
+  }
+
+  // `measure` gives the seconds of a step for `seqs` sequences. The roofline is the better of before and after.
+  Line line(const std::string& what, int seqs, const std::function<double()>& measure) {
+    const Roofline before = meter_ ? meter_->measure() : Roofline();
+    const double seconds = measure();
+    const Roofline after = meter_ ? meter_->measure() : Roofline();
+    const auto bytes = static_cast<double>(bench_.step_bytes());
+    Line line{what, 1e3 * seconds, seqs / seconds, "tokens", bytes / seconds / 1e9, bytes / seconds / copy_};
+    if (!meter_) return line;
+    line.roof = {std::max(before.bytes_per_second, after.bytes_per_second),
+                 std::max(before.flops_per_second, after.flops_per_second)};
+    const double flops = 2.0 * seqs * static_cast<double>(bench_.step_weights());
+    line.gflops = flops / seconds / 1e9;
+    line.share = line.roof.least_seconds(bytes, flops) / seconds;
+    return line;
+  }
+
+ private:
+  const Bench& bench_;
+  double copy_;
+  std::unique_ptr<RooflineMeter> meter_;
+};
 
 std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
   std::vector<Line> lines;
@@ -251,10 +311,7 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
     lines.push_back(line);
     std::fprintf(stderr, "%s: %.2f ms, %.1f %s a second\n", line.what.c_str(), line.ms, line.per_second, line.unit);
   };
-  const auto bytes = static_cast<double>(bench.step_bytes());
-  const auto decoded = [&](const std::string& what, double seconds, int seqs) {
-    say({what, 1e3 * seconds, seqs / seconds, "tokens", bytes / seconds / 1e9, bytes / seconds / copy});
-  };
+  Limits limits(flags, bench, copy);
   bench.prefill(0, 0, std::min(flags.chunk, 512));  // sets up kernels
   for (int n : flags.prompts) {
     double seconds = bench.prefill(0, 0, n);
@@ -266,13 +323,18 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
   for (int depth : flags.depths) {
     if (depth > filled) bench.prefill(0, filled, depth);
     filled = std::max(filled, depth);
-    decoded("decode at " + std::to_string(depth), bench.decode(1, depth), 1);
+    say(limits.line("decode at " + std::to_string(depth), 1, [&] { return bench.decode(1, depth); }));
     bench.keep_logits("decode." + std::to_string(depth), 1);
   }
+  double one = 0;  // tokens a second of one sequence
   for (int seqs : flags.batches) {
-    if (seqs == 1) continue;
+    if (flags.batches.size() == 1 && seqs == 1) break;
     for (int s = 0; s < seqs; ++s) bench.prefill(s, 0, Bench::kBatchDepth);
-    decoded("decode, batch of " + std::to_string(seqs), bench.decode(seqs, Bench::kBatchDepth), seqs);
+    Line line = limits.line("decode, batch of " + std::to_string(seqs), seqs,
+                            [&] { return bench.decode(seqs, Bench::kBatchDepth); });
+    if (seqs == 1) one = line.per_second;
+    if (seqs > 1 && one > 0) line.times_one = line.per_second / one;
+    say(line);
     bench.keep_logits("batch." + std::to_string(seqs), seqs);
   }
   for (int budget : flags.images) {
@@ -381,7 +443,7 @@ int bench_command(int argc, char** argv) {
   const std::vector<Line> lines = measure(flags, bench, copy);
   if (!flags.dump.empty()) bench.dump();
   if (!flags.json) {
-    print(lines);
+    print(lines, flags.backend == "cpu");
     return kExitOk;
   }
   ordered_json out = {
@@ -390,7 +452,14 @@ int bench_command(int argc, char** argv) {
       {"copy_bytes_per_s", copy}, {"results", ordered_json::array()}};
   for (const Line& line : lines) {
     ordered_json result = {{"what", line.what}, {"ms", line.ms}, {std::string(line.unit) + "_per_s", line.per_second}};
-    if (line.gbytes > 0) result["gb_per_s"] = line.gbytes, result["of_copy"] = line.share;
+    const bool roofline = line.roof.bytes_per_second > 0;
+    if (line.gbytes > 0) result["gb_per_s"] = line.gbytes, result[roofline ? "of_roofline" : "of_copy"] = line.share;
+    if (roofline) {
+      result["gflop_per_s"] = line.gflops;
+      result["read_gb_per_s_at_most"] = line.roof.bytes_per_second / 1e9;
+      result["gflop_per_s_at_most"] = line.roof.flops_per_second / 1e9;
+    }
+    if (line.times_one > 0) result["times_one"] = line.times_one;
     out["results"].push_back(result);
   }
   std::printf("%s\n", out.dump(2).c_str());

@@ -1,11 +1,10 @@
-// gemma4: the table of verbs, and the one place where errors become exit codes.
+// gemma4: the table of verbs.
 #include <cstdio>
-#include <exception>
-#include <new>
 #include <string_view>
 
 #include "base/check.h"
 #include "cli/cli.h"
+#include "cli/exit_code.h"
 
 namespace gemma4 {
 namespace {
@@ -50,16 +49,5 @@ int dispatch(int argc, char** argv) {
 }  // namespace gemma4
 
 int main(int argc, char** argv) {
-  try {
-    return gemma4::dispatch(argc, argv);
-  } catch (const gemma4::DeviceError& error) {
-    std::fprintf(stderr, "gemma4: %s\n", error.what());
-    return gemma4::kExitDevice;
-  } catch (const gemma4::Error& error) {
-    std::fprintf(stderr, "gemma4: %s\n", error.what());
-    return gemma4::kExitBadInput;
-  } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "gemma4: out of memory\n");
-    return gemma4::kExitBadInput;
-  }
+  return gemma4::exit_code_of([&] { return gemma4::dispatch(argc, argv); });
 }

@@ -12,7 +12,7 @@
 #include "base/file.h"
 #include "cli/cli.h"
 #include "cli/engine_flags.h"
-#include "server/server.h"
+#include "cli/serve.h"
 
 namespace gemma4 {
 namespace {
@@ -59,9 +59,9 @@ void add_flags(CLI::App& app, ServeFlags& flags) {
   app.add_option("--allow-host", server.allowed_hosts,
                  "A host name under which a server on a loopback address may be asked; may be repeated")
       ->take_all();
-  app.add_option("--allow-image-host", server.image_hosts,
-                 "A host that image URLs may name. Fetching is not built: such a URL is refused with a sentence that "
-                 "says so")
+  app.add_option("--allow-image-host", server.fetch.hosts,
+                 "A host that image URLs may name (pictures.example, pictures.example:8080, 10.0.0.7:9000); a private "
+                 "address only where it is named itself; no redirects; may be repeated")
       ->take_all();
   app.add_option("--max-body-mb", flags.body_mb, "Largest request body")
       ->check(CLI::Range(0.001, 4096.0))
@@ -139,6 +139,28 @@ void finish_answers(Engine& engine, double seconds) {
 
 }  // namespace
 
+void block_stop_signals() {
+  const sigset_t signals = stop_signals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+int serve_until_stopped(Engine& engine, const ServerOptions& options, double grace) {
+  Server server(engine, options);
+  const bool v6 = options.http.host.find(':') != std::string::npos;
+  std::printf("gemma4 serves %s at http://%s:%d/\n", options.models.front().c_str(),
+              (v6 ? "[" + options.http.host + "]" : options.http.host).c_str(), server.port());
+  std::fflush(stdout);
+  if (!wait_for_signal(engine, server)) {
+    server.stop(0);
+    throw DeviceError("the device failed; the server has stopped");
+  }
+  std::fprintf(stderr, "gemma4: stopping; running answers have %g s, a second signal ends them\n", grace);
+  server.refuse_new();
+  finish_answers(engine, grace);
+  server.stop(0);
+  return kExitOk;
+}
+
 int serve_command(int argc, char** argv) {
   ServeFlags flags;
   CLI::App app(kAbout, "gemma4 serve");
@@ -150,25 +172,9 @@ int serve_command(int argc, char** argv) {
   options.http.body_bytes = static_cast<size_t>(flags.body_mb * (1 << 20));
   options.http.bodies_bytes = 8 * options.http.body_bytes;
   raise_descriptor_limit(options.http.connections);
-  // Blocked before any thread is there, so that only sigtimedwait sees them.
-  const sigset_t signals = stop_signals();
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-
+  block_stop_signals();
   Engine engine(flags.engine);
-  Server server(engine, options);
-  const bool v6 = options.http.host.find(':') != std::string::npos;
-  std::printf("gemma4 serves %s at http://%s:%d/\n", options.models.front().c_str(),
-              (v6 ? "[" + options.http.host + "]" : options.http.host).c_str(), server.port());
-  std::fflush(stdout);
-  if (!wait_for_signal(engine, server)) {
-    server.stop(0);
-    throw DeviceError("the device failed; the server has stopped");
-  }
-  std::fprintf(stderr, "gemma4: stopping; running answers have %g s, a second signal ends them\n", flags.grace);
-  server.refuse_new();
-  finish_answers(engine, flags.grace);
-  server.stop(0);
-  return kExitOk;
+  return serve_until_stopped(engine, options, flags.grace);
 }
 
 }  // namespace gemma4

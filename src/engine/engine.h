@@ -41,6 +41,7 @@ struct EngineStats {
   int waiting = 0, running = 0;
   uint64_t prompt_tokens = 0;    // of started requests
   uint64_t cached_tokens = 0;    // of those: found in the prefix cache
+  uint64_t prefix_hits = 0;      // started requests that found any there
   uint64_t computed_tokens = 0;  // rows of all forward passes
   uint64_t generated_tokens = 0;
   uint64_t images = 0, images_encoded = 0;  // those encoded were not in the cache

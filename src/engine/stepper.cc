@@ -97,6 +97,7 @@ void Stepper::encode_images(Step& step) {
       sequence.scheduled = Clock::now();
       stats_.prompt_tokens += sequence.usage.prompt_tokens;
       stats_.cached_tokens += sequence.usage.cached_tokens;
+      stats_.prefix_hits += sequence.usage.cached_tokens > 0;
     }
     for (PromptImage& image : sequence.images) {
       if (image.soft.rows || image.begin < part.begin || image.begin >= part.begin + part.count) continue;

@@ -13,8 +13,9 @@ namespace gemma4 {
 
 // What the parsers of requests need to know about this server.
 struct ApiContext {
-  std::vector<std::string> models;       // names that requests may use; the first is the one we report
-  std::vector<std::string> image_hosts;  // that --allow-image-host named
+  std::vector<std::string> models;  // names that requests may use; the first is the one we report
+  // The image behind an http(s) URL (fetch.h), or ApiError; `path` is the parameter that held the URL.
+  std::function<std::string(const std::string& url, const std::string& path)> fetch;
   int image_budget_max = 0;
   int max_seq_len = 0;
   int64_t started = 0;  // Unix time, seconds

@@ -13,6 +13,7 @@
 #include <deque>
 #include <mutex>
 #include <set>
+#include <system_error>
 #include <thread>
 
 #include "base/check.h"
@@ -139,6 +140,7 @@ struct HttpServer::Impl : httplib::Server {
   ~Impl() override;
 
   void accept_loop();
+  bool hand_over(int fd);
   void turn_away(int fd);
   void work();
   void serve(int fd);
@@ -224,12 +226,24 @@ void HttpServer::Impl::accept_loop() {
       turn_away(fd);
       continue;
     }
-    ++connections;
-    const std::lock_guard lock(mutex);
-    accepted_fds.push_back(fd);
-    if (idle_workers < static_cast<int>(accepted_fds.size())) workers.emplace_back([this] { work(); });
-    work_ready.notify_one();
+    if (!hand_over(fd)) turn_away(fd);
   }
+}
+
+// False: there is no thread for it, and none can be made.
+bool HttpServer::Impl::hand_over(int fd) {
+  const std::lock_guard lock(mutex);
+  if (idle_workers <= static_cast<int>(accepted_fds.size())) {
+    try {
+      workers.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+      if (workers.empty()) return false;  // else the next thread that is free takes it
+    }
+  }
+  ++connections;
+  accepted_fds.push_back(fd);
+  work_ready.notify_one();
+  return true;
 }
 
 // Must not wait: this is the thread that accepts.

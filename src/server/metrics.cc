@@ -75,6 +75,7 @@ std::string Metrics::text(const EngineStats& e, const HttpStats& http) const {
   out += gauge("gemma4_requests_running", "Prompts being computed.", e.running);
   out += counter("gemma4_prompt_tokens_total", "Tokens of prompts.", n(e.prompt_tokens));
   out += counter("gemma4_prompt_tokens_cached_total", "Of those: found in the prefix cache.", n(e.cached_tokens));
+  out += counter("gemma4_prefix_hits_total", "Prompts whose beginning was found there.", n(e.prefix_hits));
   out += counter("gemma4_computed_tokens_total", "Rows of all forward passes.", n(e.computed_tokens));
   out += counter("gemma4_generated_tokens_total", "Tokens of answers.", n(e.generated_tokens));
   out += counter("gemma4_images_total", "Images in prompts.", n(e.images));

@@ -22,6 +22,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kLook(200);         // how often a waiting thread looks whether its client is still there
 constexpr double kPingSeconds = 10;        // how often a stream with nothing to say shows that it lives
 constexpr size_t kStreamPiece = 64 << 10;  // bytes that are gathered for one write
+constexpr int kFetching = 8;               // requests whose images are being fetched or decoded at a time
 constexpr std::string_view kModelPath = "/v1/models/";
 
 HttpResponse json_response(const Json& json) {
@@ -81,6 +82,8 @@ struct Server::Impl {
   HttpResponse show_metrics(HttpRequest& request);
   HttpResponse page(HttpRequest& request);
 
+  template <typename Read>
+  auto prepared(const Read& read);
   HttpResponse generate(HttpRequest& request, Call (*parse)(const Json&, const ApiContext&));
   std::vector<Choice> collect(Answers& answers, size_t count, const HttpRequest& request);
   void stream(const Spelling& spelling, Answers& answers, HttpWriter& writer);
@@ -93,7 +96,7 @@ struct Server::Impl {
   ApiContext context;
   std::shared_ptr<Metrics> metrics = std::make_shared<Metrics>();
   // Reading a request (JSON, pictures) computes; as many may as there are cores, so that all else stays quick.
-  std::counting_semaphore<> preparing;
+  std::counting_semaphore<> preparing, fetching{kFetching};
   std::atomic<bool> stopping = false, device_failed = false;
   std::unique_ptr<HttpServer> http;
 };
@@ -117,7 +120,6 @@ std::span<const Server::Impl::Route> Server::Impl::routes() {
 Server::Impl::Impl(Engine& e, const ServerOptions& o)
     : engine(e), options(o), preparing(std::max(2u, std::thread::hardware_concurrency())) {
   context.models = options.models;
-  context.image_hosts = options.image_hosts;
   context.image_budget_max = engine.options().image_budget_max;
   context.max_seq_len = engine.options().max_seq_len;
   context.started = unix_time();
@@ -193,19 +195,50 @@ HttpResponse Server::Impl::finish(const HttpRequest& request, HttpResponse respo
 
 // Answers.
 
+// Has a turn of a semaphore while it lives.
+class Turn {
+ public:
+  explicit Turn(std::counting_semaphore<>& of) : of_(of) { of_.acquire(); }
+  Turn(std::counting_semaphore<>& of, const char* busy) : of_(of) {
+    if (!of_.try_acquire()) throw ApiError(503, busy, "", "busy");
+  }
+  ~Turn() { of_.release(); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  std::counting_semaphore<>& of_;
+};
+
+// Calls read(context) in a turn of `preparing`. Fetching an image waits for others, so it gives that turn back
+// meanwhile; the fetched images of one request may be as large as its body, and only so many requests hold such images.
+template <typename Read>
+auto Server::Impl::prepared(const Read& read) {
+  ApiContext own = context;
+  size_t left = options.http.body_bytes;
+  std::optional<Turn> fetch_turn, turn(std::in_place, preparing);
+  own.fetch = [&](const std::string& url, const std::string& path) {
+    turn.reset();
+    if (!fetch_turn) fetch_turn.emplace(fetching, "too many images are being fetched; try again later");
+    std::string image = fetch_image(url, left, options.fetch, path);
+    left -= image.size();
+    turn.emplace(preparing);
+    return image;
+  };
+  return read(own);
+}
+
 HttpResponse Server::Impl::generate(HttpRequest& request, Call (*parse)(const Json&, const ApiContext&)) {
   if (stopping) throw StoppingError("the server is stopping and takes no new requests");
   auto call = std::make_shared<Call>();
   std::shared_ptr<Answers> answers;
-  const size_t choices = [&] {
-    preparing.acquire();
-    const std::shared_ptr<void> release(nullptr, [this](void*) { preparing.release(); });
-    *call = parse(parse_body(request.body), context);
+  const size_t choices = prepared([&](const ApiContext& own) {
+    *call = parse(parse_body(request.body), own);
     std::string().swap(request.body);
     const size_t count = call->requests.size();
     answers = std::make_shared<Answers>(engine, metrics, std::move(call->requests), call->one_tool_call);
     return count;
-  }();
+  });
   request.held.reset();
   HttpResponse response;
   if (!call->stream) {
@@ -301,9 +334,9 @@ void Server::Impl::stream(const Spelling& spelling, Answers& answers, HttpWriter
 // The smaller routes.
 
 HttpResponse Server::Impl::count_tokens(HttpRequest& request) {
-  preparing.acquire();
-  const std::shared_ptr<void> release(nullptr, [this](void*) { preparing.release(); });
-  return json_response({{"input_tokens", engine.count_tokens(parse_count_tokens(parse_body(request.body), context))}});
+  return prepared([&](const ApiContext& own) {
+    return json_response({{"input_tokens", engine.count_tokens(parse_count_tokens(parse_body(request.body), own))}});
+  });
 }
 
 Json Server::Impl::model_json(const std::string& name, bool anthropic) const {
@@ -337,25 +370,23 @@ HttpResponse Server::Impl::models(HttpRequest& request) {
 }
 
 HttpResponse Server::Impl::tokenize(HttpRequest& request) {
-  preparing.acquire();
-  const std::shared_ptr<void> release(nullptr, [this](void*) { preparing.release(); });
-  const Json json = parse_body(request.body);
-  Fields body(json, "");
-  if (body.find("model")) check_model(body, context);
-  std::vector<int32_t> ids;
-  if (body.find("messages")) {
-    Request prompt = parse_chat_prompt(body, context);
-    prompt.chat.add_generation_prompt = body.boolean("add_generation_prompt").value_or(true);
-    body.done();
-    ids = engine.prompt_ids(prompt);
-  } else {
+  std::vector<int32_t> ids = prepared([&](const ApiContext& own) {
+    const Json json = parse_body(request.body);
+    Fields body(json, "");
+    if (body.find("model")) check_model(body, own);
+    if (body.find("messages")) {
+      Request prompt = parse_chat_prompt(body, own);
+      prompt.chat.add_generation_prompt = body.boolean("add_generation_prompt").value_or(true);
+      body.done();
+      return engine.prompt_ids(prompt);
+    }
     const std::string text = body.required_string("prompt");
     const bool special = body.boolean("add_special_tokens").value_or(true);
     body.done();
     Request prompt;
     prompt.raw = text;
-    ids = special ? engine.prompt_ids(prompt) : engine.tokenizer().encode(text, true);
-  }
+    return special ? engine.prompt_ids(prompt) : engine.tokenizer().encode(text, true);
+  });
   const size_t count = ids.size();
   return json_response({{"count", count}, {"max_model_len", context.max_seq_len}, {"tokens", std::move(ids)}});
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "server/fetch.h"
 #include "server/http.h"
 
 namespace gemma4 {
@@ -17,7 +18,7 @@ struct ServerOptions {
   std::vector<std::string> models;         // names that requests may use; at least one
   std::vector<std::string> api_keys;       // empty: nobody needs one
   std::vector<std::string> cors_origins;   // origins whose pages may ask ("*": all); empty: none but our own page
-  std::vector<std::string> image_hosts;    // hosts that image URLs may name
+  FetchOptions fetch;                      // which hosts image URLs may name
   std::vector<std::string> allowed_hosts;  // names under which a server on a loopback address may be asked
   double request_seconds = 600;            // for one answer
 };

@@ -26,7 +26,9 @@ struct Response {
 
 class Socket {
  public:
-  explicit Socket(int port) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  // receive_bytes > 0: the system keeps about so much for a reader that does not read.
+  explicit Socket(int port, int receive_bytes = 0) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    if (receive_bytes > 0) setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof(receive_bytes));
     sockaddr_in address = {};
     address.sin_family = AF_INET;
     address.sin_port = htons(static_cast<uint16_t>(port));
@@ -54,6 +56,9 @@ class Socket {
     const ssize_t got = ::recv(fd_, buffer, sizeof(buffer), 0);
     return got > 0 ? std::string(buffer, got) : "";
   }
+
+  // Waits until something came; response() will still see it. "" at the end.
+  std::string peek() { return buffer_.empty() && !more() ? "" : buffer_; }
 
   Response response() {
     Response out;

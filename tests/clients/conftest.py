@@ -1,9 +1,11 @@
 """A `gemma4 serve` of the demo model for the tests of real clients: one process for all of them, on the loopback interface."""
 import base64
+import json
 import os
 import pathlib
 import re
 import subprocess
+import urllib.request
 
 import pytest
 
@@ -22,6 +24,12 @@ class Served:
         assert found, f"no address in {line!r}"
         self.port = int(found[1])
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def post(self, path, body):
+        """For what the clients' APIs do not have."""
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as response:
+            return json.load(response)
 
     def stop(self):
         self.process.terminate()

@@ -1,7 +1,10 @@
 """The real `anthropic` client against the demo model."""
+import json
+
 import anthropic
 import pytest
 from conftest import picture
+from pydantic import BaseModel
 
 TIMER = {"name": "set_timer", "description": "Set a timer in minutes.",
          "input_schema": {"type": "object",
@@ -35,11 +38,52 @@ def test_stream(client):
     assert final.usage.input_tokens + final.usage.cache_read_input_tokens == 18
 
 
+LEFT = [{"role": "user", "content": [
+    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": picture("002.png")}},
+    {"type": "text", "text": "What is at the left?"}]}]
+
+
 def test_image(client):
-    answer = client.messages.create(**ASK, messages=[{"role": "user", "content": [
-        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": picture("002.png")}},
-        {"type": "text", "text": "What is at the left?"}]}])
-    assert answer.content[0].text == "A pink circle."
+    assert client.messages.create(**ASK, messages=LEFT).content[0].text == "A pink circle."
+
+
+def test_image_stream(client):
+    with client.messages.stream(**ASK, messages=LEFT) as stream:
+        assert "".join(stream.text_stream) == "A pink circle."
+
+
+def test_raw_stream_events(client):
+    events = [event.type for event in client.messages.create(**ASK, messages=COUNT, stream=True)]
+    assert events[:2] == ["message_start", "content_block_start"]
+    assert events[-3:] == ["content_block_stop", "message_delta", "message_stop"]
+    assert set(events[2:-3]) == {"content_block_delta"}
+
+
+class Shape(BaseModel):
+    color: str
+    count: int
+
+
+SCHEMA = {"type": "object", "properties": {"color": {"enum": ["red", "blue"]}, "count": {"type": "integer"}},
+          "required": ["color", "count"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_schema(client, stream):
+    asked = dict(model="demo", max_tokens=300, messages=COUNT, extra_body={"temperature": 0},
+                 output_config={"format": {"type": "json_schema", "schema": SCHEMA}})
+    if stream:
+        with client.messages.stream(**asked) as events:
+            text = "".join(events.text_stream)
+    else:
+        text = client.messages.create(**asked).content[0].text
+    value = json.loads(text)
+    assert value["color"] in ("red", "blue") and isinstance(value["count"], int) and len(value) == 2
+
+
+def test_schema_of_a_class(client):
+    answer = client.messages.parse(**{**ASK, "max_tokens": 300}, messages=COUNT, output_format=Shape)
+    assert isinstance(answer.parsed_output, Shape)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -55,7 +99,15 @@ def test_tool_loop(client, stream):
     assert call.name == "set_timer" and call.input == {"minutes": 6}
     messages += [{"role": "assistant", "content": answer.content},
                  {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "The timer runs."}]}]
-    assert client.messages.create(**{**ASK, "max_tokens": 20}, messages=messages, tools=[TIMER]).role == "assistant"
+    asked = dict(**{**ASK, "max_tokens": 20}, messages=messages, tools=[TIMER])
+    if stream:
+        with client.messages.stream(**asked) as events:
+            answer = events.get_final_message()
+    else:
+        answer = client.messages.create(**asked)
+    assert answer.role == "assistant" and answer.content and answer.stop_reason in ("end_turn", "max_tokens", "tool_use")
+    told = client.messages.count_tokens(model="demo", messages=messages, tools=[TIMER]).input_tokens
+    assert told > client.messages.count_tokens(model="demo", messages=messages[:1], tools=[TIMER]).input_tokens + 10
 
 
 def test_forced_tool(client):
@@ -86,6 +138,15 @@ def test_errors(client, locked_server):
         client.messages.create(**{**ASK, "extra_body": {"mcp_servers": [1]}}, messages=COUNT)
     with pytest.raises(anthropic.BadRequestError, match="messages"):
         client.messages.create(**ASK, messages=[])
+    with pytest.raises(anthropic.BadRequestError, match="image 1"):
+        client.messages.create(**ASK, messages=[{"role": "user", "content": [
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}}]}])
+    with pytest.raises(anthropic.BadRequestError, match="'example.com' is not allowed"):
+        client.messages.create(**ASK, messages=[{"role": "user", "content": [
+            {"type": "image", "source": {"type": "url", "url": "https://example.com/cat.png"}}]}])
+    with pytest.raises(anthropic.BadRequestError, match="2048"):
+        with client.messages.stream(**ASK, messages=[{"role": "user", "content": "word " * 5000}]) as stream:
+            stream.get_final_message()
     with pytest.raises(anthropic.AuthenticationError):
         anthropic.Anthropic(base_url=locked_server.url, api_key="wrong", max_retries=0).messages.create(**ASK, messages=COUNT)
     assert anthropic.Anthropic(base_url=locked_server.url, api_key="sesame").messages.create(**ASK, messages=COUNT)

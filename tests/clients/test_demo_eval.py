@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import re
 import subprocess
-import urllib.request
 
 import openai
 import pytest
@@ -65,28 +64,20 @@ def as_request(prompt):
     return body
 
 
-def post_json(client, path, body):
-    """For what OpenAI's API does not have."""
-    address = str(client.base_url).removesuffix("/v1/") + path
-    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as response:
-        return json.load(response)
-
-
-def ask_text(client, row):
+def ask_text(server, client, row):
     body = as_request(row["prompt"])
-    tokens = post_json(client, "/tokenize", body)["tokens"]
+    tokens = server.post("/tokenize", body)["tokens"]
     kwargs = body.pop("chat_template_kwargs")
     message = client.chat.completions.create(model="demo", temperature=0, max_tokens=200, **body,
                                              extra_body={"chat_template_kwargs": kwargs}).choices[0].message
     return tokens, message
 
 
-def test_text_and_tools(client):
+def test_text_and_tools(server, client):
     rows = json.loads((IMAGES.parent / "demo_text_eval.json").read_text())
     rows = rows if isinstance(rows, list) else rows["rows"]
     with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
-        answers = list(pool.map(lambda row: ask_text(client, row), rows))
+        answers = list(pool.map(lambda row: ask_text(server, client, row), rows))
     calls = thoughts = 0
     for row, (tokens, message) in zip(rows, answers):
         assert tokens == row["prompt_ids"], row["prompt"]

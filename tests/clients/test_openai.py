@@ -60,14 +60,19 @@ def test_image(client):
     assert answer.choices[0].message.content == "6542"
 
 
+def test_image_stream(client):
+    messages = image_message("000.png", text="What number is written in the image?")
+    stream = client.chat.completions.create(model="demo", messages=messages, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == "6542"
+
+
 def test_two_images(client):
-    messages = image_message("000.png", "002.png", text="What number is written in the image?")
-    one = client.chat.completions.create(model="demo", messages=messages[:1], temperature=0, max_tokens=20)
-    single = client.chat.completions.create(model="demo", messages=image_message("000.png", text="?"), temperature=0,
-                                            max_tokens=1)
+    text = "What number is written in the image?"
+    asked = [client.chat.completions.create(model="demo", messages=image_message(*names, text=text), temperature=0, max_tokens=20)
+             for names in (["000.png"], ["000.png", "002.png"])]
     # The demo never saw two pictures: what it says is its own affair, that both went in is ours.
-    assert one.usage.prompt_tokens > single.usage.prompt_tokens + 40
-    assert one.choices[0].message.content
+    assert asked[1].usage.prompt_tokens > asked[0].usage.prompt_tokens + 40
+    assert asked[1].choices[0].message.content
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -90,8 +95,16 @@ def test_tool_loop(client, stream):
         for tool_call in message.get("tool_calls", []):
             tool_call["function"].pop("parsed_arguments", None)
             tool_call.pop("index", None)
-    answer = client.chat.completions.create(model="demo", messages=messages, tools=[TIMER], temperature=0, max_tokens=20)
+    asked = dict(model="demo", messages=messages, tools=[TIMER], temperature=0, max_tokens=20)
+    if stream:
+        with client.chat.completions.stream(**asked) as events:
+            events.until_done()
+            answer = events.get_final_completion()
+    else:
+        answer = client.chat.completions.create(**asked)
+        assert answer.usage.prompt_tokens > 80  # call and result are in it
     assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+    assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
 
 
 def test_forced_tool(client):
@@ -113,11 +126,20 @@ def test_schema(client):
     assert isinstance(answer.choices[0].message.parsed, Shape)
 
 
-def test_json_mode(client):
+def test_schema_stream(client):
+    with client.chat.completions.stream(model="demo", messages=COUNT, response_format=Shape, temperature=0,
+                                        max_tokens=200) as stream:
+        stream.until_done()
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Shape)
+
+
+def test_json_mode(server, client):
+    # The demo never saw JSON, so that its object ends is the bias' doing: towards the closing brace.
+    close = int(server.post("/tokenize", {"prompt": "}", "add_special_tokens": False})["tokens"][0])
     answer = client.chat.completions.create(model="demo", messages=COUNT, response_format={"type": "json_object"},
-                                            temperature=0, max_tokens=300)
-    if answer.choices[0].finish_reason == "stop":
-        assert isinstance(json.loads(answer.choices[0].message.content), dict)
+                                            temperature=0, max_tokens=300, logit_bias={str(close): 100})
+    assert answer.choices[0].finish_reason == "stop"
+    assert isinstance(json.loads(answer.choices[0].message.content), dict)
 
 
 def test_logprobs(client):
@@ -181,15 +203,21 @@ def test_responses_image(client):
     assert answer.output_text == "6542"
 
 
-def test_responses_tool_loop(client):
+@pytest.mark.parametrize("stream", [False, True])
+def test_responses_tool_loop(client, stream):
     tools = [{"type": "function", **TIMER["function"]}]
     items = [{"role": "user", "content": "Set a timer for 6 minutes."}]
-    answer = client.responses.create(model="demo", input=items, tools=tools, temperature=0)
+    if stream:
+        with client.responses.stream(model="demo", input=items, tools=tools, temperature=0) as events:
+            answer = events.get_final_response()
+    else:
+        answer = client.responses.create(model="demo", input=items, tools=tools, temperature=0)
     call = answer.output[0]
     assert call.type == "function_call" and json.loads(call.arguments) == {"minutes": 6}
     items += [call.model_dump(exclude_none=True),
               {"type": "function_call_output", "call_id": call.call_id, "output": "The timer runs."}]
-    assert client.responses.create(model="demo", input=items, tools=tools, temperature=0, max_output_tokens=20).id
+    answer = client.responses.create(model="demo", input=items, tools=tools, temperature=0, max_output_tokens=20)
+    assert answer.output and answer.usage.input_tokens > 80
 
 
 def test_responses_parse(client):
@@ -203,14 +231,23 @@ def test_errors(client):
     with pytest.raises(openai.BadRequestError, match="audio") as caught:
         client.chat.completions.create(model="demo", messages=COUNT, audio={"voice": "alloy", "format": "wav"})
     assert caught.value.param == "audio"
-    with pytest.raises(openai.BadRequestError, match="data: URL"):
+    with pytest.raises(openai.BadRequestError, match="'example.com' is not allowed"):
         client.chat.completions.create(model="demo", messages=[{"role": "user", "content": [
             {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}]}])
     with pytest.raises(openai.BadRequestError, match="image"):
         client.chat.completions.create(model="demo", messages=[{"role": "user", "content": [
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}]}])
-    with pytest.raises(openai.BadRequestError, match="2048|context|long"):
-        client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "word " * 5000}])
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="2048"):
+            client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "word " * 5000}], stream=stream)
+    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+        client.responses.create(model="demo", input="hi", previous_response_id="resp_1")
+    with pytest.raises(openai.BadRequestError, match="schema"):
+        client.chat.completions.create(model="demo", messages=COUNT, response_format={
+            "type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}})
+    with pytest.raises(openai.BadRequestError, match="tool_choice"):
+        client.chat.completions.create(model="demo", messages=COUNT, tools=[TIMER],
+                                       tool_choice={"type": "function", "function": {"name": "other"}})
 
 
 def test_key(locked_server):

@@ -2,6 +2,8 @@
 import base64
 import json
 import os
+import re
+import urllib.request
 
 import pytest
 from conftest import IMAGES
@@ -77,6 +79,63 @@ def test_every_picture_of_a_few(page):
         page.get_by_role("button", name="New chat").click()
         drop(page, row["image"])
         expect(ask(page, row["question"]).locator(".body")).to_have_text(row["reference_output"])
+
+
+def test_pastes_a_picture(page):
+    page.get_by_label("Message", exact=True).focus()
+    page.evaluate("""(data) => {
+      const transfer = new DataTransfer();
+      const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+      transfer.items.add(new File([bytes], "pasted.png", {type: "image/png"}));
+      document.activeElement.dispatchEvent(new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true}));
+    }""", base64.b64encode((IMAGES / "000.png").read_bytes()).decode())
+    expect(page.locator("#attached img")).to_have_count(1)
+    expect(ask(page, "What number is written in the image?").locator(".body")).to_have_text("6542")
+
+
+def test_a_bad_picture_is_said(page):
+    page.evaluate("""() => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([new Uint8Array(100)], "bad.png", {type: "image/png"}));
+      document.querySelector("#log").dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true}));
+    }""")
+    page.get_by_label("Message", exact=True).fill("What is this?")
+    page.keyboard.press("Enter")
+    expect(page.locator("body")).to_contain_text("image", timeout=30000)
+    page.problems.clear()  # the browser reports the broken preview and the status 400; nothing else may follow
+
+
+def test_stops_an_answer(page, server):
+    # Every place is taken, so the answer waits until it is stopped.
+    def fill(_):
+        body = {"model": "demo", "prompt": "x", "max_tokens": 1900, "ignore_eos": True, "n": 32, "stream": True}
+        request = urllib.request.Request(server.url + "/v1/completions", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        return urllib.request.urlopen(request)
+    streams = [fill(i) for i in range(3)]
+    try:
+        page.get_by_label("Message", exact=True).fill("Count from 9 to 17.")
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Stop the answer").click()
+        expect(page.locator(".message.assistant .stats")).to_have_text("stopped")
+        expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+    finally:
+        for stream in streams:
+            stream.close()
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.locator(".message.assistant .body")).to_have_text("9, 10, 11, 12, 13, 14, 15, 16, 17.", timeout=30000)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark(browser, server, scheme):
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    page.goto(server.url)
+    expect(page.locator("#model")).to_have_text("demo")
+    back, text = (sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle(document.body).{name}"))[:3]))
+                  for name in ("backgroundColor", "color"))
+    assert (back > text) == (scheme == "light") and abs(back - text) > 300
+    context.close()
 
 
 def test_keeps_conversations(page):

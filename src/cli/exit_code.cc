@@ -1,0 +1,25 @@
+#include "cli/exit_code.h"
+
+#include <cstdio>
+#include <new>
+
+#include "base/check.h"
+
+namespace gemma4 {
+
+int exit_code_of(FunctionRef<int()> verb) {
+  try {
+    return verb();
+  } catch (const DeviceError& error) {
+    std::fprintf(stderr, "gemma4: %s\n", error.what());
+    return kExitDevice;
+  } catch (const Error& error) {
+    std::fprintf(stderr, "gemma4: %s\n", error.what());
+    return kExitBadInput;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "gemma4: out of memory\n");
+    return kExitBadInput;
+  }
+}
+
+}  // namespace gemma4

@@ -1,0 +1,10 @@
+// The one place where errors become a sentence on standard error and an exit code of base/check.h.
+#pragma once
+
+#include "base/function_ref.h"
+
+namespace gemma4 {
+
+int exit_code_of(FunctionRef<int()> verb);
+
+}  // namespace gemma4

@@ -1,0 +1,183 @@
+// gemma4 serve as a process: signals, a device that fails, being killed.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <functional>
+#include <map>
+#include <thread>
+
+#include "cli/exit_code.h"
+#include "cli/serve.h"
+#include "engine/watched_backend.h"
+#include "program.h"
+#include "serving.h"
+
+namespace gemma4 {
+namespace {
+
+const std::string kDemo = std::filesystem::absolute(kRoot / "models/demo").string();
+
+// A child that serves; its standard output is read until it says its address.
+class Serving {
+ public:
+  explicit Serving(const std::function<int()>& body) {
+    int out[2];
+    if (pipe(out) != 0) throw Error("no pipe");
+    child_ = fork();
+    if (child_ == 0) {
+      dup2(out[1], STDOUT_FILENO);
+      close(out[0]);
+      close(out[1]);
+      _exit(body());
+    }
+    close(out[1]);
+    out_ = out[0];
+  }
+  explicit Serving(std::vector<std::string> options, const std::filesystem::path& folder = ".")
+      : Serving([&]() -> int {
+          const std::string binary = std::filesystem::absolute(GEMMA4_BINARY).string();
+          options.insert(options.begin(),
+                         {binary, "serve", "--model", kDemo, "--threads", "1", "--max-seq-len", "1024"});
+          std::vector<char*> argv;
+          for (std::string& option : options) argv.push_back(option.data());
+          argv.push_back(nullptr);
+          std::filesystem::current_path(folder);
+          execv(binary.c_str(), argv.data());
+          return 98;
+        }) {}
+  ~Serving() {
+    if (child_ > 0) kill(child_, SIGKILL), waitpid(child_, nullptr, 0);
+    close(out_);
+  }
+  Serving(const Serving&) = delete;
+  Serving& operator=(const Serving&) = delete;
+
+  // 0: it ended before it served.
+  int port() {
+    std::string said;
+    for (char c; said.find('\n') == std::string::npos && ::read(out_, &c, 1) == 1;) said += c;
+    const size_t colon = said.rfind(':');
+    return colon == std::string::npos ? 0 : std::stoi(said.substr(colon + 1));
+  }
+  void send(int signal) const { kill(child_, signal); }
+  int code() {  // exit code; -signal where one ended it
+    int status = 0;
+    waitpid(child_, &status, 0);
+    child_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+
+ private:
+  pid_t child_ = -1;
+  int out_ = -1;
+};
+
+std::string long_stream() {
+  return Json({{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"stream", true}}).dump();
+}
+
+TEST(ServeProcess, ASignalLetsAnswersFinish) {
+  Serving serving({"--port", "0", "--grace", "300"});
+  const int port = serving.port();
+  ASSERT_GT(port, 0);
+  Socket socket(port);
+  socket.send(http_text("POST", "/v1/completions", long_stream()));
+  ASSERT_NE(socket.peek(), "");
+  serving.send(SIGTERM);
+  const auto events = events_of(socket.response().body);
+  EXPECT_EQ(events.back().name, "DONE");
+  EXPECT_EQ(events[events.size() - 2].data["choices"][0]["finish_reason"], "length");
+  EXPECT_EQ(serving.code(), 0);
+}
+
+TEST(ServeProcess, ASecondSignalTellsAnswersAndEnds) {
+  Serving serving({"--port", "0", "--grace", "1000", "--max-seqs", "1"});
+  const int port = serving.port();
+  Json body = Json::parse(long_stream());
+  body["n"] = 30;  // minutes of work
+  Socket socket(port);
+  socket.send(http_text("POST", "/v1/completions", body.dump()));
+  ASSERT_NE(socket.peek(), "");
+  serving.send(SIGTERM);
+  while (ask(port, "GET", "/health").status == 200) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  serving.send(SIGINT);
+  EXPECT_EQ(events_of(socket.response().body).back().data["error"]["code"], "stopping");
+  EXPECT_EQ(serving.code(), 0);
+}
+
+TEST(ServeProcess, AFailedDeviceIsExitCode3) {
+  const auto watch = std::make_shared<Watch>();
+  watch->fail_at_sample = 20;
+  Serving serving([&] {
+    return exit_code_of([&] {
+      block_stop_signals();
+      Engine engine(served_model(), std::make_unique<WatchedBackend>(make_ref(), watch));
+      return serve_until_stopped(engine, server_options(), 30);
+    });
+  });
+  const int port = serving.port();
+  ASSERT_GT(port, 0);
+  Socket socket(port);
+  socket.send(http_text("POST", "/v1/completions", long_stream()));
+  EXPECT_EQ(events_of(socket.response().body).back().data["error"]["code"], "device_failed");
+  EXPECT_EQ(serving.code(), kExitDevice);
+}
+
+TEST(ServeProcess, BadInputIsExitCode2) {
+  Serving first({"--port", "0"});
+  const std::string port = std::to_string(first.port());
+  const Ran taken = run_gemma4({"serve", "--model", kDemo, "--port", port});
+  EXPECT_EQ(taken.code, 2);
+  EXPECT_NE(taken.err.find("cannot listen on 127.0.0.1 port " + port), std::string::npos) << taken.err;
+  EXPECT_EQ(run_gemma4({"serve", "--model", "/no/such/folder"}).code, 2);
+  EXPECT_EQ(run_gemma4({"serve", "--model", kDemo, "--api-key-file", "/no/such/file"}).code, 2);
+}
+
+std::map<std::string, std::string> contents(const std::filesystem::path& folder) {
+  std::map<std::string, std::string> all;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file()) all[entry.path().string()] = slurp(entry.path());
+  }
+  return all;
+}
+
+// Killed while loading, while it computes and while it writes: the next one starts on the same port at once and
+// answers as ever, and no file is there or different that was not.
+TEST(ServeProcess, KilledAtAnyTimeLeavesNothingToRepair) {
+  const Scratch folder;
+  const auto before = contents(kDemo);
+  const auto next_port = [&] {
+    Serving serving({"--port", "0"}, folder.path);
+    const int port = serving.port();
+    return std::to_string(port);
+  };
+  const std::string port = next_port();
+  for (const int wait_ms : {0, 20, 100}) {
+    Serving loading({"--port", port}, folder.path);
+    std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
+    loading.send(SIGKILL);
+    EXPECT_EQ(loading.code(), -SIGKILL);
+  }
+  for (const int pieces : {1, 20, 200}) {
+    Serving serving({"--port", port}, folder.path);
+    ASSERT_EQ(std::to_string(serving.port()), port);
+    Socket socket(std::stoi(port)), idle(std::stoi(port));
+    socket.send(http_text("POST", "/v1/completions", long_stream()));
+    for (int i = 0; i < pieces; ++i) ASSERT_NE(socket.receive(), "");
+    serving.send(SIGKILL);
+    EXPECT_EQ(serving.code(), -SIGKILL);
+  }
+  Serving last({"--port", port}, folder.path);
+  ASSERT_EQ(std::to_string(last.port()), port);
+  const Response response = ask(std::stoi(port), "POST", "/v1/chat/completions", chat(kCount).dump());
+  EXPECT_EQ(Json::parse(response.body)["choices"][0]["message"]["content"], kCounted);
+  last.send(SIGTERM);
+  EXPECT_EQ(last.code(), 0);
+  EXPECT_TRUE(contents(folder.path).empty());
+  EXPECT_TRUE(contents(kDemo) == before) << "a file of the checkpoint changed";
+}
+
+}  // namespace
+}  // namespace gemma4

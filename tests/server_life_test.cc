@@ -1,0 +1,250 @@
+// How the server lives with its clients: keys, queues, those who leave or do not read, stopping, a device that fails.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "engine/watched_backend.h"
+#include "serving.h"
+
+namespace gemma4 {
+namespace {
+
+TEST_F(ServerTest, AClientThatLeavesCostsNothing) {
+  const uint64_t before = engine_->stats().cancelled;
+  // 32 long answers for each, four at a time: seconds of work.
+  Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"n", 32}};
+  const auto busy = [] {
+    const EngineStats stats = engine_->stats();
+    return stats.running + stats.waiting;
+  };
+  {
+    Socket streaming(server_->port()), waiting(server_->port());
+    waiting.send(http_text("POST", "/v1/completions", body.dump()));
+    body["stream"] = true;
+    streaming.send(http_text("POST", "/v1/completions", body.dump()));
+    streaming.receive();
+    while (busy() < 34) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  for (int i = 0; i < 2000 && busy() > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(busy(), 0);
+  EXPECT_GE(engine_->stats().cancelled, before + 34);
+}
+
+double metric(int port, const std::string& name) {
+  const std::string text = ask(port, "GET", "/metrics").body, line = "\n" + name + " ";
+  const size_t at = text.find(line);
+  if (at == std::string::npos) ADD_FAILURE() << "no metric " << name;
+  return at == std::string::npos ? 0 : std::stod(text.substr(at + line.size()));
+}
+
+// A conversation of two thousand tokens, alone and with a picture in its first turn: what the second turn computes,
+// by the counters of /metrics. The first answer is read again where the template spells it otherwise than it came.
+TEST(Server, ASecondTurnOfALongConversationComputesOnlyWhatIsNew) {
+  EngineOptions long_model = served_model();
+  long_model.max_seq_len = 3000;
+  Engine engine(long_model);
+  Server server(engine, server_options());
+  const auto post = [&](const std::string& path, const Json& body) {
+    const Response response = ask(server.port(), "POST", path, body.dump());
+    EXPECT_EQ(response.status, 200) << response.body;
+    return Json::parse(response.body);
+  };
+  const auto ids_of = [&](const Json& body) {
+    return post("/tokenize", {{"messages", body["messages"]}})["tokens"].get<std::vector<int>>();
+  };
+  std::string story = "Describe this.";
+  for (int i = 0; i < 950; ++i) story += i % 3 ? " the circle" : " a square";
+  for (Json body : {chat(story), image_chat("002.png", story)}) {
+    body["max_tokens"] = 20;
+    const std::vector<int> first = ids_of(body);
+    ASSERT_GT(first.size(), 1900u);
+    const Json answer = post("/v1/chat/completions", body);
+    EXPECT_LT(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 10);
+    body["messages"].push_back({{"role", "assistant"}, {"content", answer["choices"][0]["message"]["content"]}});
+    body["messages"].push_back({{"role", "user"}, {"content", "What is at the left?"}});
+    const std::vector<int> second = ids_of(body);
+    const auto parting = std::ranges::mismatch(first, second).in1 - first.begin();
+    EXPECT_LE(static_cast<int>(first.size()) - parting, 4);  // the empty thought before the answer
+    const int port = server.port();
+    const std::vector<std::string> names = {"gemma4_computed_tokens_total", "gemma4_images_encoded_total",
+                                            "gemma4_prefix_hits_total", "gemma4_requests_finished_total",
+                                            "gemma4_time_to_first_token_seconds_count"};
+    while (metric(port, "gemma4_requests_running") > 0) std::this_thread::yield();
+    std::vector<double> before;
+    for (const std::string& name : names) before.push_back(metric(port, name));
+    const Json usage = post("/v1/chat/completions", body)["usage"];
+    while (metric(port, "gemma4_requests_running") > 0) std::this_thread::yield();
+    EXPECT_EQ(usage["prompt_tokens"], second.size());
+    EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], parting);
+    const double fresh = static_cast<double>(second.size() - parting), answered = usage["completion_tokens"];
+    EXPECT_LT(fresh, 60);
+    const double computed = metric(port, names[0]) - before[0];
+    EXPECT_TRUE(computed == fresh + answered || computed == fresh + answered - 1) << computed << " for " << fresh;
+    EXPECT_EQ(metric(port, names[1]) - before[1], 0) << "the picture was encoded again";
+    for (size_t i = 2; i < names.size(); ++i) EXPECT_EQ(metric(port, names[i]) - before[i], 1) << names[i];
+  }
+}
+
+TEST(Server, AReaderThatDoesNotReadLosesItsStreamAndSlowsNobody) {
+  EngineOptions model = served_model();
+  model.max_seq_len = 4096;
+  model.max_seqs = 8;
+  Engine engine(model);
+  ServerOptions options = server_options();
+  options.http.write_seconds = 0.1;
+  Server server(engine, options);
+  // Some 16 MB of stream, more than the buffers on its way hold.
+  const Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 4000}, {"ignore_eos", true},
+                     {"stream", true},  {"n", 6},        {"logprobs", 20}};
+  Socket reader(server.port(), 4096);
+  reader.send(http_text("POST", "/v1/completions", body.dump()));
+  while (engine.stats().running < 6) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  const Response other = ask(server.port(), "POST", "/v1/chat/completions", chat(kCount).dump());
+  EXPECT_EQ(Json::parse(other.body)["choices"][0]["message"]["content"], kCounted);
+  const auto busy = [&] { return engine.stats().running + engine.stats().waiting > 0; };
+  for (int i = 0; i < 6000 && busy(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_FALSE(busy());
+  EXPECT_EQ(engine.stats().cancelled, 6u);  // nobody waited for it, and nothing was computed for nobody
+  EXPECT_EQ(engine.stats().finished, 1u);
+}
+
+// With an engine or options of their own.
+
+TEST(Server, KeysHostsAndOrigins) {
+  Engine engine(served_model());
+  ServerOptions options = server_options();
+  options.api_keys = {"sesame", "other"};
+  options.cors_origins = {"https://good.example"};
+  Server server(engine, options);
+  const int port = server.port();
+  EXPECT_EQ(ask(port, "GET", "/v1/models").status, 401);
+  EXPECT_EQ(ask(port, "GET", "/v1/models", "", {{"Authorization", "Bearer sesam"}}).status, 401);
+  EXPECT_EQ(ask(port, "GET", "/v1/models", "", {{"Authorization", "Bearer sesame"}}).status, 200);
+  EXPECT_EQ(ask(port, "GET", "/v1/models", "", {{"x-api-key", "other"}}).status, 200);
+  EXPECT_EQ(Json::parse(ask(port, "POST", "/v1/messages", "{}").body)["error"]["type"], "authentication_error");
+  EXPECT_EQ(ask(port, "GET", "/health").status, 200);
+  EXPECT_EQ(ask(port, "GET", "/").status, 200);
+  const Response flight = ask(port, "OPTIONS", "/v1/models", "", {{"Origin", "https://good.example"}});
+  EXPECT_EQ(flight.status, 204);
+  EXPECT_EQ(flight.headers.at("access-control-allow-origin"), "https://good.example");
+  EXPECT_EQ(ask(port, "GET", "/health", "", {{"Origin", "https://evil.example"}}).status, 403);
+  EXPECT_EQ(ask(port, "GET", "/health", "", {{"Origin", "http://localhost"}}).status, 200);  // the page itself
+
+  Server open(engine, server_options());
+  const auto named = [&](const std::string& host) {
+    Socket socket(open.port());
+    socket.send("GET /health HTTP/1.1\r\nHost: " + host + "\r\n\r\n");
+    return socket.response().status;
+  };
+  EXPECT_EQ(named("localhost:8000"), 200);
+  EXPECT_EQ(named("127.0.0.1"), 200);
+  EXPECT_EQ(named("[::1]:8000"), 200);
+  EXPECT_EQ(named("rebound.example:8000"), 403);
+  EXPECT_EQ(named("127.evil.example"), 403);
+  // No page but our own, unless told: not even one of this machine.
+  for (const char* origin : {"https://evil.example", "http://localhost:3000", "null"}) {
+    const Response refused = ask(open.port(), "GET", "/health", "", {{"Origin", origin}});
+    EXPECT_EQ(refused.status, 403) << origin;
+    EXPECT_EQ(refused.headers.count("access-control-allow-origin"), 0u) << origin;
+    EXPECT_EQ(ask(open.port(), "OPTIONS", "/v1/models", "", {{"Origin", origin}}).status, 403) << origin;
+  }
+}
+
+TEST(Server, SecretsAreComparedWhole) {
+  EXPECT_TRUE(same_secret("abc", "abc"));
+  EXPECT_FALSE(same_secret("ab", "abc"));
+  EXPECT_FALSE(same_secret("abcabc", "abc"));
+  EXPECT_FALSE(same_secret("", "abc"));
+  EXPECT_FALSE(same_secret("abd", "abc"));
+  // A difference at the first letter takes as long as one at the last: a comparison that stops early is a thousand
+  // times faster for the first.
+  const std::string secret(4 << 20, 'x');
+  std::string first = secret, last = secret;
+  first.front() = last.back() = 'y';
+  const auto least_seconds = [&](const std::string& given) {
+    double least = 1e9;
+    for (int i = 0; i < 9; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      EXPECT_FALSE(same_secret(given, secret));
+      least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    return least;
+  };
+  EXPECT_GT(least_seconds(first), 0.2 * least_seconds(last));
+}
+
+TEST(Server, AnAnswerThatTakesTooLongIsCut) {
+  Engine engine(served_model());
+  ServerOptions options = server_options();
+  options.request_seconds = 0.5;
+  Server server(engine, options);
+  Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 1000}, {"ignore_eos", true}, {"n", 30}};
+  EXPECT_EQ(ask(server.port(), "POST", "/v1/completions", body.dump()).status, 504);
+  body["stream"] = true;
+  const auto events = events_of(ask(server.port(), "POST", "/v1/completions", body.dump()).body);
+  EXPECT_NE(events.back().data["error"]["message"].get<std::string>().find("longer"), std::string::npos);
+  const auto busy = [&] { return engine.stats().running + engine.stats().waiting > 0; };
+  for (int i = 0; i < 3000 && busy(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_FALSE(busy());
+}
+
+TEST(Server, AFullQueueIs429) {
+  EngineOptions small = served_model();
+  small.max_seqs = 1;
+  small.max_queue = 1;
+  Engine engine(small);
+  Server server(engine, server_options());
+  Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"stream", true}};
+  Socket running(server.port()), waiting(server.port());
+  running.send(http_text("POST", "/v1/completions", body.dump()));
+  while (engine.stats().running < 1) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  waiting.send(http_text("POST", "/v1/completions", body.dump()));
+  while (engine.stats().waiting < 1) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  const Response response = ask(server.port(), "POST", "/v1/completions", body.dump());
+  EXPECT_EQ(response.status, 429);
+  EXPECT_EQ(response.headers.at("retry-after"), "1");
+  EXPECT_EQ(ask(server.port(), "GET", "/health").status, 200);
+}
+
+TEST(Server, StoppingTellsEveryStream) {
+  Engine engine(served_model());
+  Server server(engine, server_options());
+  Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"stream", true}};
+  Socket streaming(server.port()), waiting(server.port());
+  streaming.send(http_text("POST", "/v1/completions", body.dump()));
+  body["stream"] = false;
+  waiting.send(http_text("POST", "/v1/completions", body.dump()));
+  while (engine.stats().running < 2) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  server.refuse_new();
+  EXPECT_EQ(ask(server.port(), "POST", "/v1/completions", body.dump()).status, 503);
+  EXPECT_EQ(ask(server.port(), "GET", "/health").status, 503);
+  server.stop(0);
+  const Response told = streaming.response();
+  EXPECT_EQ(told.status, 200);
+  EXPECT_EQ(events_of(told.body).back().data["error"]["code"], "stopping");
+  EXPECT_EQ(waiting.response().status, 503);
+}
+
+TEST(Server, AFailingDeviceIsToldToEveryClient) {
+  const auto watch = std::make_shared<Watch>();
+  watch->fail_at_sample = 20;
+  Engine engine(served_model(), std::make_unique<WatchedBackend>(make_ref(), watch));
+  Server server(engine, server_options());
+  Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"stream", true}};
+  Socket streaming(server.port()), waiting(server.port());
+  streaming.send(http_text("POST", "/v1/completions", body.dump()));
+  body["stream"] = false;
+  waiting.send(http_text("POST", "/v1/completions", body.dump()));
+  EXPECT_EQ(events_of(streaming.response().body).back().data["error"]["code"], "device_failed");
+  const Response told = waiting.response();
+  EXPECT_EQ(told.status, 500);
+  EXPECT_NE(told.body.find("fell off the bus"), std::string::npos) << told.body;
+  EXPECT_EQ(ask(server.port(), "POST", "/v1/completions", body.dump()).status, 500);
+  EXPECT_EQ(ask(server.port(), "GET", "/health").status, 503);
+  EXPECT_TRUE(server.device_failed());
+}
+
+}  // namespace
+}  // namespace gemma4
