@@ -67,6 +67,33 @@ TEST(Run, OtherNamesOfFlagsWork) {
   }
 }
 
+TEST(Run, AGgufModelTakesItsVisionHalfFromWhereItIsTold) {
+  const Scratch scratch;
+  const std::string model = scratch.path / "text.gguf", half = scratch.path / "elsewhere" / "vision.gguf";
+  const Ran made =
+      run_gemma4({"export", "--format", "gguf", "--model-dir", kDemo, "--output", model, "--mmproj", "--type", "q8_0"});
+  ASSERT_EQ(made.code, 0) << made.err;
+  const auto ask = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"run", "--model", model, "--temperature", "0", "--max-seq-len", "512", "--image",
+                               kImages + "002.png", "--prompt", "What is at the left?"});
+    return run_gemma4(more);
+  };
+  EXPECT_EQ(ask({}).out, "A pink circle.\n") << "mmproj-text.gguf lies beside it";
+  std::filesystem::create_directory(scratch.path / "elsewhere");
+  std::filesystem::rename(scratch.path / "mmproj-text.gguf", half);
+  const Ran blind = ask({});
+  EXPECT_EQ(blind.code, 2);
+  EXPECT_NE(blind.err.find("image"), std::string::npos) << blind.err;
+  EXPECT_EQ(ask({"--mmproj", half}).out, "A pink circle.\n");
+  EXPECT_EQ(ask({"--mmproj", kDemo}).out, "A pink circle.\n") << "the vision tower of a Hugging Face directory";
+  for (const std::string& wrong : {model, std::string("/nonexistent"), kTiny}) {
+    const Ran refused = ask({"--mmproj", wrong});
+    EXPECT_EQ(refused.code, 2) << wrong;
+    EXPECT_EQ(std::count(refused.err.begin(), refused.err.end(), '\n'), 1) << refused.err;
+  }
+  EXPECT_EQ(run_gemma4(run_demo({"--mmproj", half, "--prompt", "Hi"})).code, 2) << "a directory takes none";
+}
+
 TEST(Run, ReadsThePromptFromAFileOrStandardInput) {
   const Scratch scratch;
   spill(scratch.path / "p", "What is 16 + 3?");

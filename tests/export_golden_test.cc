@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "cli/cli.h"
 
 namespace gemma4 {
@@ -48,6 +49,30 @@ TEST_F(ExportGolden, GgufEqualsHuggingFace) {
 TEST_F(ExportGolden, FourBitsDoNot) {
   ASSERT_EQ(exported({"--type", "q4_0"}), kExitOk);
   EXPECT_EQ(eval({"--case", "text_short"}), kExitFailed);
+}
+
+TEST_F(ExportGolden, NothingIsWrittenOverTheSourceOrByHalves) {
+  ASSERT_EQ(exported({"--type", "q8_0"}), kExitOk);
+  const std::string before = read_file(model_);
+  const auto from = [&](const std::string& format, const std::string& source, const std::string& to, bool vision) {
+    std::vector<std::string> words = {"export", "--format", format, "--model-dir", source, "--output", to};
+    if (vision) words.push_back("--mmproj");
+    return call(export_command, words);
+  };
+  EXPECT_THROW(from("gguf", model_, model_, false), Error);
+  EXPECT_EQ(read_file(model_), before);
+  const fs::path other = folder_ / "other.gguf", copy = folder_ / "copy";
+  EXPECT_THROW(from("gguf", model_, other, true), Error) << "there is no vision half";
+  EXPECT_FALSE(fs::exists(other));
+  fs::copy(kTiny, copy);
+  const std::string weights = read_file(copy / "model.safetensors");
+  EXPECT_THROW(from("mlx", copy, copy, false), Error);
+  EXPECT_EQ(read_file(copy / "model.safetensors"), weights);
+  // A model that could not run is not exported either.
+  fs::remove(copy / "config.json");
+  write_file(copy / "config.json", read_file(SOURCE_DIR "/models/demo/config.json"));
+  EXPECT_THROW(from("gguf", copy, other, false), Error);
+  EXPECT_FALSE(fs::exists(other));
 }
 
 TEST_F(ExportGolden, BadFlagsAreRefused) {

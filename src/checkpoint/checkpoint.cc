@@ -1,5 +1,7 @@
 #include "checkpoint/checkpoint.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "checkpoint/gguf.h"
 #include "checkpoint/gguf_checkpoint.h"
@@ -24,6 +26,13 @@ Checkpoint open_source(const std::filesystem::path& path, const std::filesystem:
   throw Error(path.string() + " is an exported program, whose weights are laid out for the " +
               checkpoint.program->header.backend + " backend alone; use the checkpoint it was made of, " +
               checkpoint.program->header.source);
+}
+
+bool is_file_of(const Checkpoint& checkpoint, const std::filesystem::path& path) {
+  return std::any_of(checkpoint.files.begin(), checkpoint.files.end(), [&](const auto& file) {
+    std::error_code ignored;
+    return std::filesystem::equivalent(file->path(), path, ignored);
+  });
 }
 
 }  // namespace gemma4

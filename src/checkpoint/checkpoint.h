@@ -61,4 +61,7 @@ Checkpoint open_checkpoint(const std::filesystem::path& path, const std::filesys
 // backend.
 Checkpoint open_source(const std::filesystem::path& path, const std::filesystem::path& vision = {});
 
+// Is `path` one of the files that the checkpoint is read from? Such a file must not be written.
+bool is_file_of(const Checkpoint& checkpoint, const std::filesystem::path& path);
+
 }  // namespace gemma4

@@ -6,7 +6,7 @@
 
 #include "base/bf16.h"
 #include "base/check.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 #include "checkpoint/packed_weights.h"
 
 namespace gemma4 {
@@ -64,6 +64,16 @@ void copy_zeros(const PackedPart* part, Tensor to) {
   }
 }
 
+// weight_g_idx names the group of every column. Read where that is the usual one: column / group, or -1 for "not set".
+bool columns_in_order(const PackedPart& part, int64_t group) {
+  for (int64_t i = 0; i < part.entry.shape[0]; ++i) {
+    int32_t index;
+    std::memcpy(&index, part.bytes.data() + 4 * i, 4);
+    if (index != -1 && index != i / group) return false;
+  }
+  return true;
+}
+
 Weight read_weight(Checkpoint& checkpoint, const PackedParts& parts, const std::string& stem, const std::string& what) {
   const std::string whose = what + ": weight " + printable(stem);
   const PackedPart& packed = packed_part(parts, stem + ".weight_packed", DType::kI32, {}, what);
@@ -88,7 +98,10 @@ Weight read_weight(Checkpoint& checkpoint, const PackedParts& parts, const std::
   }
   m.group = static_cast<int>(m.cols / groups);
   if (m.group % 2 != 0) throw Error(whose + ": groups of an odd number of columns are not read");
-  if (parts.contains(stem + ".weight_g_idx")) throw Error(whose + ": columns in another order (g_idx) are not read");
+  const std::string order = stem + ".weight_g_idx";
+  if (parts.contains(order) && !columns_in_order(packed_part(parts, order, DType::kI32, {m.cols}, what), m.group)) {
+    throw Error(whose + ": columns in another order (g_idx) are not read");
+  }
   const PackedPart* zero = nullptr;
   if (parts.contains(stem + ".weight_zero_point")) {
     zero = &packed_part(parts, stem + ".weight_zero_point", DType::kI32, {(m.rows + 7) / 8, groups}, what);

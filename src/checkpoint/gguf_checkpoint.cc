@@ -5,10 +5,10 @@
 #include <deque>
 
 #include "base/check.h"
+#include "base/json_text.h"
 #include "checkpoint/gguf.h"
 #include "checkpoint/gguf_config.h"
 #include "checkpoint/huggingface.h"
-#include "checkpoint/json_text.h"
 #include "checkpoint/names.h"
 
 namespace gemma4 {
@@ -171,8 +171,12 @@ Checkpoint open_gguf(const fs::path& path, const fs::path& vision) {
   if (is_vision_gguf(text)) {
     throw Error(path.string() + " is the vision half of a model (mmproj); open the text model's file");
   }
-  for (const fs::path& part : parts_of(path, text)) {
-    const Gguf more = map_gguf(checkpoint, part);
+  const std::vector<fs::path> parts = parts_of(path, text);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Gguf more = map_gguf(checkpoint, parts[i]);
+    if (more.integer("split.no", -1) != static_cast<int64_t>(i) + 1) {
+      throw Error(more.what + " is not part " + std::to_string(i + 2) + " of the model (its split.no says otherwise)");
+    }
     text.tensors.insert(text.tensors.end(), more.tensors.begin(), more.tensors.end());
   }
   checkpoint.config = config_from_gguf(text, nullptr);

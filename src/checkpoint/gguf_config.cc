@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 
 namespace gemma4 {
 namespace {
@@ -69,6 +69,19 @@ bool k_is_v(const Gguf& gguf, const std::vector<int64_t>& is_sliding) {
   return without > 0;
 }
 
+// What would change the positions' arithmetic and has no counterpart in config.json.
+void check_rope(const Gguf& gguf, int64_t head_dim, int64_t head_dim_swa) {
+  const auto scaling = gguf.string("gemma4.rope.scaling.type", "none");
+  if (scaling != "none" && gguf.real("gemma4.rope.scaling.factor", 1) != 1) {
+    throw Error(gguf.what + ": its positions are scaled (gemma4.rope.scaling.type " + printable(scaling) +
+                "); that is not supported");
+  }
+  if (gguf.integer("gemma4.rope.dimension_count", head_dim) != head_dim ||
+      gguf.integer("gemma4.rope.dimension_count_swa", head_dim_swa) != head_dim_swa) {
+    throw Error(gguf.what + ": gemma4.rope.dimension_count is not a whole head; that is not supported");
+  }
+}
+
 json text_config(const Gguf& gguf) {
   const auto integer = [&](const char* key) { return gguf.integer(std::string("gemma4.") + key); };
   const int64_t layers = integer("block_count");
@@ -84,6 +97,7 @@ json text_config(const Gguf& gguf) {
   if (integer("attention.value_length") != head_dim || integer("attention.value_length_swa") != head_dim_swa) {
     throw Error(gguf.what + ": keys and values have different sizes");
   }
+  check_rope(gguf, head_dim, head_dim_swa);
   const auto heads = list("attention.head_count"), widths = list("feed_forward_length");
   if (std::count(heads.begin(), heads.end(), heads[0]) != layers ||
       std::count(widths.begin(), widths.end(), widths[0]) != layers) {

@@ -6,10 +6,10 @@
 
 #include "base/bf16.h"
 #include "base/check.h"
+#include "base/json_text.h"
 #include "base/progress.h"
 #include "checkpoint/gguf_config.h"
 #include "checkpoint/gguf_writer.h"
-#include "checkpoint/json_text.h"
 #include "checkpoint/names.h"
 #include "quant/blocks.h"
 #include "quant/pack.h"
@@ -270,6 +270,10 @@ Format text_format(const std::string& name, const Weight& weight, const GgufExpo
   return m.cols % info(format).block_cols == 0 ? format : Format::kBF16;
 }
 
+void refuse_source(const Checkpoint& checkpoint, const fs::path& output) {
+  if (is_file_of(checkpoint, output)) throw Error("the output " + output.string() + " is the model to be exported");
+}
+
 const Weight& required(const Checkpoint& checkpoint, const std::string& name) {
   const Weight* weight = checkpoint.find(name);
   if (weight == nullptr) throw Error(checkpoint.path.string() + " has no " + name);
@@ -280,6 +284,7 @@ const Weight& required(const Checkpoint& checkpoint, const std::string& name) {
 
 void export_gguf_text(const Checkpoint& checkpoint, const TokenizerData& tokenizer, const GgufExport& options,
                       const fs::path& output, ThreadPool& pool) {
+  refuse_source(checkpoint, output);
   const json config = parse_strict_json(checkpoint.config, "config.json");
   const Section whole(config, "config");
   const Section text = whole.has("text_config") ? whole.section("text_config") : whole;
@@ -311,6 +316,7 @@ void export_gguf_text(const Checkpoint& checkpoint, const TokenizerData& tokeniz
 
 void export_gguf_vision(const Checkpoint& checkpoint, const GgufExport& options, const fs::path& output,
                         ThreadPool& pool) {
+  refuse_source(checkpoint, output);
   const json config = parse_strict_json(checkpoint.config, "config.json");
   const Section whole(config, "config");
   if (!whole.has("vision_config")) throw Error(checkpoint.path.string() + " has no vision tower to export");

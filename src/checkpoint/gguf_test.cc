@@ -10,8 +10,8 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/json_text.h"
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/json_text.h"
 #include "model/config.h"
 #include "quant/pack.h"
 

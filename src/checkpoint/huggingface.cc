@@ -4,7 +4,7 @@
 #include <set>
 
 #include "base/check.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 #include "checkpoint/names.h"
 #include "checkpoint/packed_weights.h"
 #include "checkpoint/torchao.h"

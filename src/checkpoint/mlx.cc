@@ -6,7 +6,7 @@
 
 #include "base/bf16.h"
 #include "base/check.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 #include "checkpoint/packed_weights.h"
 
 // Reading: codes of up to 4 bits become Q4_1 blocks, of 5 bits Q5_1 (w = q * d + m is the same formula), each group's

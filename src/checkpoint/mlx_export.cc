@@ -3,8 +3,8 @@
 
 #include "base/bf16.h"
 #include "base/check.h"
+#include "base/json_text.h"
 #include "base/progress.h"
-#include "checkpoint/json_text.h"
 #include "checkpoint/mlx.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors.h"
@@ -85,10 +85,15 @@ void export_mlx(const Checkpoint& checkpoint, const MlxQuantization& q, const fs
                 const fs::path& directory, ThreadPool& pool) {
   const bool known = (q.group == 32 || q.group == 64 || q.group == 128) && q.bits >= 2 && q.bits <= 8 && q.bits != 7;
   if (!known) throw Error("MLX quantises to 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128 columns");
+  std::error_code failure;
+  for (const char* model : {"model.safetensors", "model.safetensors.index.json"}) {
+    if (fs::exists(directory / model, failure)) {
+      throw Error("the output " + directory.string() + " already holds a model; choose another directory");
+    }
+  }
   nlohmann::json config = parse_strict_json(checkpoint.config, "config.json");
   config.erase("quantization_config");
   config["quantization"] = {{"group_size", q.group}, {"bits", q.bits}, {"mode", "affine"}};
-  std::error_code failure;
   fs::create_directories(directory, failure);
   if (failure) throw Error("cannot make the folder " + directory.string() + ": " + failure.message());
   std::vector<SafetensorsEntry> entries;

@@ -3,7 +3,7 @@
 #include <set>
 
 #include "base/check.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 #include "checkpoint/names.h"
 
 namespace gemma4 {
@@ -24,12 +24,23 @@ void check_compressed_tensors(const json& config, const std::string& what) {
     if (!weights.is_object() || weights.value("num_bits", json()) != 4 || weights.value("type", json()) != "int") {
       throw Error(what + ": " + printable(name) + " of config_groups is not 4-bit integer; that is all that is read");
     }
+    const json own = group.value("format", json());
+    if (!own.is_null() && own != "pack-quantized") {
+      throw Error(what + ": " + printable(name) + " of config_groups has the format " + printable(own.dump()) +
+                  "; pack-quantized is read");
+    }
     if (!group.value("input_activations", json()).is_null() || !group.value("output_activations", json()).is_null()) {
       throw Error(what + ": " + printable(name) + " of config_groups quantises activations; that is not read");
     }
   }
   if (!config.value("kv_cache_scheme", json()).is_null()) {
     throw Error(what + ": a quantised cache (kv_cache_scheme) is not read");
+  }
+  // Rotated weights (SpinQuant, QuIP) and sparse ones stand for other values than their codes say.
+  const json transforms = config.value("transform_config", json()), sparsity = config.value("sparsity_config", json());
+  if (!transforms.is_null() && !transforms.empty()) throw Error(what + ": a transform_config is not read");
+  if (sparsity.is_object() && sparsity.value("format", json("dense")) != "dense") {
+    throw Error(what + ": a sparsity_config is not read");
   }
 }
 

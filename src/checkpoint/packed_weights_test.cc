@@ -7,7 +7,7 @@
 
 #include "base/bf16.h"
 #include "base/check.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 #include "checkpoint/mlx.h"
 #include "checkpoint/testing.h"
 #include "model/config.h"
@@ -116,6 +116,35 @@ TEST(PackedWeights, RefuseDamagedCompressedTensors) {
   EXPECT_THAT(error([](json& h) { h[kUp + ".weight_zero_point"]["shape"] = {3, 20}; }), HasSubstr("shape"));
 }
 
+// Columns in another order are refused; a weight_g_idx that says the usual order changes nothing.
+TEST(PackedWeights, ReadCompressedTensorsInTheUsualOrderOnly) {
+  const std::string bytes = read_file(golden("compressed_tensors") / "model.safetensors");
+  uint64_t length;
+  std::memcpy(&length, bytes.data(), sizeof length);
+  const auto error = [&](const std::function<int32_t(int32_t)>& group_of) -> std::string {
+    json header = json::parse(bytes.substr(8, length));
+    std::string data = bytes.substr(8 + length);
+    const size_t begin = data.size();
+    for (int32_t column = 0; column < 96; ++column) {
+      const int32_t group = group_of(column);
+      data.append(reinterpret_cast<const char*>(&group), sizeof group);
+    }
+    header[kUp + ".weight_g_idx"] = {{"dtype", "I32"}, {"shape", {96}}, {"data_offsets", {begin, data.size()}}};
+    const testing_files::Folder copy;
+    copy.put("model.safetensors", testing_files::container(header.dump(), data));
+    copy.put("config.json", read_file(golden("compressed_tensors") / "config.json"));
+    try {
+      open_checkpoint(copy.path);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(error([](int32_t column) { return column / 32; }), "");
+  EXPECT_EQ(error([](int32_t) { return -1; }), "");
+  EXPECT_THAT(error([](int32_t column) { return (95 - column) / 32; }), HasSubstr("g_idx"));
+}
+
 TEST(PackedWeights, RefuseSchemesThatAreNotRead) {
   const auto error = [](const std::string& folder, const std::function<void(json&)>& change) {
     return error_with(
@@ -133,6 +162,16 @@ TEST(PackedWeights, RefuseSchemesThatAreNotRead) {
                       c["quantization_config"]["kv_cache_scheme"] = {{"num_bits", 8}};
                     }),
               HasSubstr("cache"));
+  const auto change = [&](const char* key, const json& value) {
+    return error(ct, [&](json& c) { c["quantization_config"][key] = value; });
+  };
+  EXPECT_EQ(change("transform_config", json::object()), "");
+  EXPECT_THAT(change("transform_config", {{"config_groups", {{"R1", {{"type", "hadamard"}}}}}}),
+              HasSubstr("transform"));
+  EXPECT_EQ(change("sparsity_config", {{"format", "dense"}}), "");
+  EXPECT_THAT(change("sparsity_config", {{"format", "sparse-24-bitmask"}}), HasSubstr("sparsity"));
+  EXPECT_THAT(error(ct, [](json& c) { c["quantization_config"]["config_groups"]["group_0"]["format"] = "marlin-24"; }),
+              HasSubstr("marlin-24"));
   EXPECT_THAT(error("mlx", [](json& c) { c["quantization"]["mode"] = "mxfp4"; }), HasSubstr("mxfp4"));
   EXPECT_THAT(error("mlx", [](json& c) { c["quantization"][kMlxUp]["bits"] = 3; }), HasSubstr("3 bits"));
   EXPECT_THAT(error("mlx", [](json& c) { c["quantization"][kMlxUp]["group_size"] = 7; }), HasSubstr("groups of 7"));

@@ -146,10 +146,8 @@ void check_output(const Checkpoint& source, const fs::path& output, const std::v
   if (same_file(source.path, output)) throw Error("the output " + output.string() + " is the model to be quantised");
   if (!fs::exists(output, ignored)) return;
   if (!fs::is_directory(output, ignored)) throw Error("the output " + output.string() + " is not a directory");
-  for (const auto& file : source.files) {
-    if (same_file(file->path(), output / kModelFile)) {
-      throw Error("the output " + output.string() + " holds the model to be quantised");
-    }
+  if (is_file_of(source, output / kModelFile)) {
+    throw Error("the output " + output.string() + " holds the model to be quantised");
   }
   const std::string other = "the output " + output.string() + " already holds another model; choose another directory";
   if (fs::exists(output / "model.safetensors.index.json", ignored)) throw Error(other);

@@ -8,7 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 
 namespace gemma4 {
 namespace {

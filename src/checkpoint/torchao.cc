@@ -5,8 +5,8 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "base/json_text.h"
 #include "checkpoint/huggingface.h"
-#include "checkpoint/json_text.h"
 #include "checkpoint/names.h"
 
 namespace gemma4 {

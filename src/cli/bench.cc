@@ -30,6 +30,7 @@ using Clock = std::chrono::steady_clock;
 
 struct Flags {
   std::string model, backend = "cuda", dump;
+  std::filesystem::path mmproj;
   int threads = 0, gpus = 1, chunk = 2048, steps = 32, repeat = 3;
   std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
                    images = {280, 1120};
@@ -354,6 +355,7 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
 void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--model", flags.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
       ->required();
+  add_mmproj_flag(app, flags.mmproj);
   app.add_option("--backend", flags.backend, "cuda, cpu or ref")->capture_default_str();
   app.add_option("--threads", flags.threads, "threads of the cpu backend (0: all cores)");
   add_gpus_flag(app, flags.gpus);
@@ -426,7 +428,7 @@ int bench_command(int argc, char** argv) {
   std::erase(flags.images, 0);
   if (flags.load) return bench_load({flags.model, flags.backend, flags.threads, flags.json});
   const auto start = Clock::now();
-  const Checkpoint checkpoint = open_checkpoint(flags.model);
+  const Checkpoint checkpoint = open_checkpoint(flags.model, flags.mmproj);
   const Ranks ranks = make_ranks(flags.backend, flags.threads, flags.gpus);
   if (flags.profile) {
     profile(flags, checkpoint, ranks);

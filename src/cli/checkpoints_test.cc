@@ -143,5 +143,31 @@ TEST(DiffCommand, MeasuresWhatQuantisingCosts) {
   EXPECT_THAT(other.out, HasSubstr("tensor norm.weight is 1 x 96 and 1 x 256"));
 }
 
+TEST(DiffCommand, ComparesAcrossFormats) {
+  const Folder folder;
+  const std::string gguf = folder.path / "tiny.gguf", mlx = folder.path / "mlx";
+  const std::string from = " --model-dir " + kTiny;
+  ASSERT_EQ(gemma4("export --format gguf --mmproj" + from + " --output " + gguf).exit, 0);
+  ASSERT_EQ(gemma4("export --format mlx --bits 8 --group 32" + from + " --output " + mlx).exit, 0);
+  for (const std::string& path : {gguf, mlx, std::string(SOURCE_DIR "/tests/golden/gguf/tiny2.gguf")}) {
+    const Outcome seen = gemma4("inspect --json " + path);
+    EXPECT_EQ(seen.exit, 0) << seen.out << seen.err;
+    EXPECT_EQ(json::parse(seen.out)["kind"], path == mlx ? "mlx" : "gguf");
+  }
+  const json exact = json::parse(gemma4("diff --json " + kTiny + " " + gguf).out);
+  EXPECT_EQ(exact["problems"], json::array());
+  EXPECT_EQ(exact["total"]["equal"], true);
+  const json close = json::parse(gemma4("diff --json " + gguf + " " + mlx).out);
+  EXPECT_EQ(close["problems"], json::array());
+  EXPECT_EQ(close["total"]["equal"], false);
+  EXPECT_LT(close["total"]["relative"], 0.02);
+  EXPECT_GT(close["total"]["snr_db"], 35);
+  // The vision half apart: a text model until it is told where.
+  fs::rename(folder.path / "mmproj-tiny.gguf", folder.path / "vision.gguf");
+  EXPECT_FALSE(json::parse(gemma4("inspect --json " + gguf).out)["config"].contains("vision"));
+  const Outcome whole = gemma4("inspect --json " + gguf + " --mmproj " + (folder.path / "vision.gguf").string());
+  EXPECT_TRUE(json::parse(whole.out)["config"].contains("vision"));
+}
+
 }  // namespace
 }  // namespace gemma4

@@ -5,10 +5,17 @@
 
 namespace gemma4 {
 
+void add_mmproj_flag(CLI::App& app, std::filesystem::path& mmproj) {
+  app.add_option("--mmproj", mmproj,
+                 "The vision half of a .gguf model: an mmproj file, or a Hugging Face directory to take the vision "
+                 "tower from (default: the mmproj file beside the model)");
+}
+
 void add_engine_flags(CLI::App& app, EngineOptions& options) {
   app.add_option("--model,--prequantized,--bf16", options.model,
                  "The checkpoint: a Hugging Face or quantised directory, a .gguf file, or an exported program")
       ->required();
+  add_mmproj_flag(app, options.mmproj);
   app.add_option("--backend", options.backend, "ref, cpu or cuda")->capture_default_str();
   app.add_option("--threads", options.threads, "Of the cpu backend; 0: one for each core")
       ->check(CLI::NonNegativeNumber);

@@ -11,7 +11,10 @@ class App;
 
 namespace gemma4 {
 
-// --model (--prequantized, --bf16), --backend, --threads, --gpus, --max-seq-len, --max-vision-soft-tokens,
+// --mmproj, of every verb that opens one checkpoint.
+void add_mmproj_flag(CLI::App& app, std::filesystem::path& mmproj);
+
+// --model (--prequantized, --bf16), --mmproj, --backend, --threads, --gpus, --max-seq-len, --max-vision-soft-tokens,
 // --prefill-chunk.
 void add_engine_flags(CLI::App& app, EngineOptions& options);
 

@@ -26,6 +26,7 @@ namespace {
 
 struct Options {
   std::string model, golden, backend = "cpu", dump;
+  std::filesystem::path mmproj;
   int threads = 0, gpus = 1, chunk = 0;
   std::vector<std::string> only;
 };
@@ -97,7 +98,7 @@ class Evaluation {
  public:
   Evaluation(const Options& options)
       : options_(options),
-        checkpoint_(open_checkpoint(options.model)),
+        checkpoint_(open_checkpoint(options.model, options.mmproj)),
         config_(parse_config(checkpoint_.config)),
         ranks_(make_ranks(options.backend, options.threads, options.gpus)) {}
 
@@ -313,6 +314,7 @@ int eval_command(int argc, char** argv) {
   CLI::App app{"Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden"};
   app.name("gemma4 eval");
   app.add_option("--model", options.model, "checkpoint: a directory or a .gguf file")->required();
+  add_mmproj_flag(app, options.mmproj);
   app.add_option("--golden", options.golden, "folder with cases.json and one .safetensors a case");
   QuestionsOptions questions;
   app.add_option("--questions", questions.questions, "instead: ask every question of this file, count right answers");
@@ -334,6 +336,7 @@ int eval_command(int argc, char** argv) {
   if (options.golden.empty() == questions.questions.empty()) throw Error("eval: give one of --golden and --questions");
   if (options.golden.empty()) {
     questions.engine.model = options.model;
+    questions.engine.mmproj = options.mmproj;
     questions.engine.backend = options.backend;
     questions.engine.threads = options.threads;
     questions.engine.gpus = options.gpus;

@@ -9,6 +9,7 @@
 #include "checkpoint/gguf_export.h"
 #include "checkpoint/mlx.h"
 #include "cli/cli.h"
+#include "model/weights.h"
 #include "program/export.h"
 #include "quant/blocks.h"
 #include "text/tokenizer.h"
@@ -49,6 +50,13 @@ TokenizerData tokenizer_arrays(const Checkpoint& checkpoint) {
   return {"", std::move(arrays.tokens), std::move(arrays.scores), std::move(arrays.types), std::move(arrays.merges)};
 }
 
+// Refuses what could be exported but run nowhere, before anything is written.
+void check_source(const Checkpoint& checkpoint, bool with_vision) {
+  const Config config = parse_config(checkpoint.config);
+  require_weights(checkpoint, config);
+  if (with_vision && !config.has_vision) throw Error(checkpoint.path.string() + " has no vision tower to export");
+}
+
 void export_gguf(const ExportFlags& flags) {
   const Checkpoint checkpoint = open_source(flags.model, flags.vision);
   GgufExport options;
@@ -59,6 +67,7 @@ void export_gguf(const ExportFlags& flags) {
   std::error_code ignored;
   const fs::path chat_template = flags.model / "chat_template.jinja";
   if (fs::exists(chat_template, ignored)) options.chat_template = read_file(chat_template);
+  check_source(checkpoint, flags.with_vision);
   ThreadPool pool(flags.threads);
   export_gguf_text(checkpoint, tokenizer_arrays(checkpoint), options, flags.output, pool);
   std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
@@ -73,6 +82,7 @@ void write_mlx(const ExportFlags& flags) {
   if (checkpoint.tokenizer.json.empty()) {
     throw Error(checkpoint.path.string() + " has no tokenizer.json, which an MLX directory needs");
   }
+  check_source(checkpoint, false);
   ThreadPool pool(flags.threads);
   export_mlx(checkpoint, {flags.bits, flags.group}, flags.model, flags.output, pool);
   std::fprintf(stderr, "wrote %s\n", flags.output.c_str());

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "checkpoint/program_file.h"
 #include "cli/cli.h"
+#include "cli/engine_flags.h"
 #include "model/weights.h"
 
 namespace gemma4 {
@@ -32,9 +33,9 @@ void try_to(std::vector<std::string>& refused, Read read) {
   }
 }
 
-Findings look(const std::string& path) {
+Findings look(const std::string& path, const std::filesystem::path& mmproj) {
   Findings found;
-  found.checkpoint = open_checkpoint(path);
+  found.checkpoint = open_checkpoint(path, mmproj);
   const Checkpoint& checkpoint = found.checkpoint;
   if (checkpoint.config.empty()) {
     found.refused.push_back("there is no config.json beside it");
@@ -230,15 +231,17 @@ void print_text(const Findings& found) {
 int inspect_command(int argc, char** argv) {
   CLI::App app("Show what a checkpoint holds and whether it can run; exit code 1 where it cannot.", "gemma4 inspect");
   std::string path;
+  std::filesystem::path mmproj;
   bool as_json = false;
   app.add_option("PATH", path, "a model directory, or one file of weights")->required();
+  add_mmproj_flag(app, mmproj);
   app.add_flag("--json", as_json, "print one JSON object");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitBadInput;
   }
-  const Findings found = look(path);
+  const Findings found = look(path, mmproj);
   if (as_json) {
     std::printf("%s\n", to_json(found).dump(2).c_str());
   } else {

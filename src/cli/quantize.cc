@@ -19,14 +19,6 @@ RecipeModel recipe_model(const Config& config) {
   return model;
 }
 
-// Refuses what could be quantised but never run.
-void check_source(const Checkpoint& source, const Config& config) {
-  const std::vector<std::string> problems = check_weights(source, config);
-  if (problems.empty()) return;
-  throw Error(source.path.string() + ": " + problems[0] +
-              (problems.size() > 1 ? " (and " + std::to_string(problems.size() - 1) + " more)" : ""));
-}
-
 std::string recipe_help() {
   std::string text = "one of";
   for (const std::string& name : builtin_recipe_names()) text += " " + name;
@@ -56,7 +48,7 @@ int quantize_command(int argc, char** argv) {
   if (!std::filesystem::is_directory(model_dir)) throw Error("there is no model directory " + model_dir);
   const Checkpoint source = open_source(model_dir);
   const Config config = parse_config(source.config);
-  check_source(source, config);
+  require_weights(source, config);
   const Recipe recipe = load_recipe(recipe_name, recipe_model(config));
   const QuantizeReport report = quantize_checkpoint(source, recipe, output, options);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -17,6 +17,8 @@ namespace gemma4 {
 
 struct EngineOptions {
   std::filesystem::path model;  // a checkpoint directory or .gguf file
+  std::filesystem::path
+      mmproj;                   // a .gguf model's vision half, or a directory to take it from; empty: looked for beside
   std::string backend = "cpu";  // "ref", "cpu", "cuda"
   int threads = 0;              // cpu: 0 means all cores
   int gpus = 1;                 // devices the model is split over; ref and cpu: ranks in this process

@@ -88,7 +88,7 @@ ModelOptions plan_memory(EngineOptions& options, const Config& config) {
 }
 
 OpenedModel open_model(EngineOptions options, Ranks backends) {
-  const Checkpoint checkpoint = open_checkpoint(options.model);
+  const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj);
   Config config = parse_config(checkpoint.config);
   // A Hugging Face checkpoint of this model has its vision tower; a GGUF's may lie in another file.
   need(config.has_vision || checkpoint.kind == "gguf" || checkpoint.program,

@@ -263,16 +263,19 @@ std::vector<std::string> check_weights(const Checkpoint& checkpoint, const Confi
   return problems;
 }
 
+void require_weights(const Checkpoint& checkpoint, const Config& config) {
+  const std::vector<std::string> problems = check_weights(checkpoint, config);
+  if (problems.empty()) return;
+  throw Error(checkpoint.path.string() + ": " + problems[0] +
+              (problems.size() > 1 ? " (and " + std::to_string(problems.size() - 1) + " more)" : ""));
+}
+
 namespace {
 
 Weights place_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,
                       const WeightSink* sink) {
   if (checkpoint.program) check_program(checkpoint, backend);
-  const auto problems = check_weights(checkpoint, config);
-  if (!problems.empty()) {
-    const std::string more = problems.size() > 1 ? " (and " + std::to_string(problems.size() - 1) + " more)" : "";
-    throw Error(checkpoint.path.string() + ": " + problems[0] + more);
-  }
+  require_weights(checkpoint, config);
   Weights w;
   w.split = split_model(checkpoint, config, backend.rank(), backend.world());
   w.vectors = std::make_shared<Owned>(backend);

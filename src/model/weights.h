@@ -28,6 +28,9 @@ std::vector<TensorNeed> needed_tensors(const Config& config, bool vision);
 // One sentence for each tensor that is missing, has the wrong shape or is not known; empty where all is well.
 std::vector<std::string> check_weights(const Checkpoint& checkpoint, const Config& config);
 
+// Throws Error with the first of them, for whoever makes another checkpoint of this one.
+void require_weights(const Checkpoint& checkpoint, const Config& config);
+
 // A linear layer whose outputs come from one or more stored matrices: one Matrix where their formats agree.
 struct Fused {
   struct Part {

@@ -2,15 +2,17 @@
 
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/json_text.h"
 
 namespace gemma4 {
 namespace {
 
 using nlohmann::json;
+
+constexpr size_t kPatternMax = 1000;  // bytes; the compiler of regular expressions recurses with the brackets
 
 // The index in the first "layers.N." of `name`, or -1.
 int layer_in(const std::string& name) {
@@ -66,7 +68,7 @@ void only_keys(const json& value, std::initializer_list<const char*> keys, const
   for (const auto& [key, unused] : value.items()) {
     const std::string& name = key;
     if (std::none_of(keys.begin(), keys.end(), [&](const char* known) { return name == known; })) {
-      throw Error(what + ": there is no setting \"" + name + "\" in a rule");
+      throw Error(what + ": there is no setting \"" + printable(name) + "\" in a rule");
     }
   }
 }
@@ -103,7 +105,8 @@ std::optional<QuantConfig> parse_config(const json& rule, const std::string& wha
   config.symmetric = symmetric.get<bool>();
   const json method = rule.value("method", json("min_max"));
   if (method != "min_max" && method != "hqq") {
-    throw Error(what + ": Unknown quantization method: " + method.dump() + "; min_max and hqq are supported");
+    throw Error(what + ": Unknown quantization method: " + printable(method.dump()) +
+                "; min_max and hqq are supported");
   }
   config.method = method == "hqq" ? Method::kHqq : Method::kMinMax;
   if (config.bits != 4 && config.bits != 8) {
@@ -129,11 +132,16 @@ Rule parse_rule(const json& value, const RecipeModel& model, const std::string& 
 }  // namespace
 
 Recipe::Recipe(std::vector<Rule> rules) : rules_(std::move(rules)) {
+  // A matcher that backtracks takes exponential time on patterns like (x+x+)+y; libstdc++'s other one is polynomial, at
+  // the price of back-references, which it refuses.
+  constexpr auto kSyntax = std::regex_constants::ECMAScript | std::regex_constants::__polynomial;
   for (const Rule& rule : rules_) {
+    const std::string whose = "the recipe's pattern \"" + printable(rule.pattern) + "\"";
+    if (rule.pattern.size() > kPatternMax) throw Error(whose + " is longer than " + std::to_string(kPatternMax));
     try {
-      patterns_.emplace_back(rule.pattern);
+      patterns_.emplace_back(rule.pattern, kSyntax);
     } catch (const std::regex_error& error) {
-      throw Error("the recipe's pattern \"" + rule.pattern + "\" is no regular expression (" + error.what() + ")");
+      throw Error(whose + " is no regular expression (" + error.what() + ")");
     }
   }
 }
@@ -172,12 +180,7 @@ Recipe load_recipe(const std::string& name_or_file, const RecipeModel& model) {
 }
 
 Recipe parse_recipe(std::string_view text, const RecipeModel& model, const std::string& what) {
-  json value;
-  try {
-    value = json::parse(text);
-  } catch (const json::exception& error) {
-    throw Error(what + " is not valid JSON (" + error.what() + ")");
-  }
+  const json value = parse_strict_json(text, what);
   const json rules = value.is_object() && value.size() == 1 && value.contains("rules") ? value["rules"] : value;
   if (!rules.is_array()) throw Error(what + " is neither a list of rules nor {\"rules\": [...]}");
   std::vector<Rule> parsed;

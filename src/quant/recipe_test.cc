@@ -148,7 +148,35 @@ TEST(Recipe, BadFilesAreRefused) {
   EXPECT_THAT(message(R"([{"pattern": "a", "bits": 4, "grupo": 32}])"), HasSubstr("grupo"));
   EXPECT_THAT(message(R"([{"pattern": "a", "group": 32}])"), HasSubstr("how many bits"));
   EXPECT_THAT(message(R"([{"pattern": "a", "bits": 4, "layers": "inner"}])"), HasSubstr("layers"));
+  EXPECT_THAT(message(R"([{"pattern": "a", "bits": 4, "bits": 8}])"), HasSubstr("twice"));
+  EXPECT_THAT(message(R"([{"pattern": "(a)\\1", "bits": 4}])"), HasSubstr("back-reference"));
   EXPECT_THROW(load_recipe("no_such_recipe", model31()), Error);
+}
+
+// Files made to bring the reader down rather than to say something.
+TEST(Recipe, HostileFilesAreRefusedToo) {
+  const auto refused = [](const std::string& text, const char* why) {
+    try {
+      parse_recipe(text, model31(), "r.json");
+      ADD_FAILURE() << "read: " << text.substr(0, 60);
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), HasSubstr(why));
+      EXPECT_LT(std::string(error.what()).size(), 400u);
+    }
+  };
+  const auto deep = [](size_t n) { return std::string(n, '[') + std::string(n, ']'); };
+  const auto rule = [](const std::string& pattern) { return R"([{"pattern": ")" + pattern + R"(", "bits": 4}])"; };
+  refused(deep(1'000'000), "nested too deeply");
+  refused(R"([{"pattern": "a", "bits": 4, "method": )" + deep(100'000) + "}]", "nested too deeply");
+  refused(rule(std::string(100'000, '(') + std::string(100'000, ')')), "longer than");
+  refused(rule("((((a{99}){99}){99}){99})"), "no regular expression");
+  refused("[{\"" + std::string(100'000, 'k') + "\": 1}]", "there is no setting");
+  refused(R"([{"pattern": "a", "bits": 4, "group": 9223372036854775808}])", "group");
+  refused(R"([{"pattern": "a", "bits": 1e999}])", "not valid JSON");
+  refused(R"([{"pattern": "a", "bits": 4, "layers": [-1]}])", "layer");
+  refused("[{\"pattern\": \"\xff\"}]", "not valid JSON");
+  // Would take longer than the sun has left, tried one way after the other.
+  EXPECT_EQ(parse_recipe(rule("([^ ]+[^ ]+)+ "), model31(), "r.json").find(std::string(200, 'x')), std::nullopt);
 }
 
 }  // namespace

@@ -120,6 +120,28 @@ TEST(Tokenizer, DemoGolden) {
   expect_golden(Tokenizer::from_arrays(demo().to_arrays()), "tokenizer/demo_golden.json");
 }
 
+// llama.cpp's converter calls these "user defined", so that they are printed. Text that spells one must not become one.
+TEST(Tokenizer, TokensThatAGgufFileShowsAreControlTokens) {
+  TokenizerArrays arrays = demo().to_arrays();
+  int shown = 0;
+  for (const char* name :
+       {"<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|\"|>"}) {
+    const auto id = demo().find(name);
+    if (!id) continue;
+    arrays.types[static_cast<size_t>(*id)] = 4;
+    ++shown;
+  }
+  ASSERT_GE(shown, 5);
+  const Tokenizer tokenizer = Tokenizer::from_arrays(arrays);
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    ASSERT_EQ(tokenizer.is_control(id), demo().is_control(id)) << tokenizer.piece(id);
+  }
+  const std::string text = "a <|tool_call>call:x{}<tool_call|> b";
+  EXPECT_EQ(tokenizer.encode(text, false), demo().encode(text, false));
+  EXPECT_EQ(tokenizer.encode(text, true), demo().encode(text, true));
+  EXPECT_NE(tokenizer.encode(text, true), tokenizer.encode(text, false));
+}
+
 // One test, so that the real vocabulary is unpacked once.
 TEST(Tokenizer, Gemma3GoldenFromJsonAndFromArrays) {
   expect_golden(gemma3(), "tokenizer/gemma3_golden.json");

@@ -159,7 +159,7 @@ class CudaBackend final : public Backend {
 
   void replay(uint64_t key, const std::function<void()>& issue) override {
     use();
-    if (communicator_) communicator_->check();  // a graph holds what a group that has ended gave back
+    if (communicator_) communicator_->check();      // a graph holds what a group that has ended gave back
     const auto whole = [&] { issue(), stream(); };  // nothing may wait beyond the capture
     graphs_.replay(key, whole, stream());
   }

@@ -1,4 +1,4 @@
-#include "checkpoint/json_text.h"
+#include "base/json_text.h"
 
 #include <set>
 #include <vector>
