@@ -1,5 +1,6 @@
 // gemma4 run as a person meets it: what goes to standard output, what stops it, and what each kind of bad input says.
 #include <pty.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstring>
@@ -83,7 +84,7 @@ TEST(Run, AGgufModelTakesItsVisionHalfFromWhereItIsTold) {
   std::filesystem::rename(scratch.path / "mmproj-text.gguf", half);
   const Ran blind = ask({});
   EXPECT_EQ(blind.code, 2);
-  EXPECT_NE(blind.err.find("image"), std::string::npos) << blind.err;
+  EXPECT_NE(blind.err.find("--mmproj"), std::string::npos) << blind.err;
   EXPECT_EQ(ask({"--mmproj", half}).out, "A pink circle.\n");
   EXPECT_EQ(ask({"--mmproj", kDemo}).out, "A pink circle.\n") << "the vision tower of a Hugging Face directory";
   for (const std::string& wrong : {model, std::string("/nonexistent"), kTiny}) {
@@ -285,6 +286,17 @@ TEST(BadInput, ConfigsWeCannotRun) {
   const Spoiled tokenizer;
   spill(tokenizer.path / "tokenizer.json", "[]");
   expect_bad(tokenizer.run(), "tokenizer");
+  std::filesystem::remove(tokenizer.path / "tokenizer.json");
+  expect_bad(tokenizer.run(), "holds no tokenizer.json");
+}
+
+TEST(BadInput, APipeInPlaceOfAFileIsNotWaitedFor) {
+  for (const char* name : {"model.safetensors", "config.json"}) {
+    const Spoiled spoiled;
+    std::filesystem::remove(spoiled.path / name);
+    ASSERT_EQ(mkfifo((spoiled.path / name).c_str(), 0600), 0);
+    expect_bad(spoiled.run(), "not a regular file");
+  }
 }
 
 std::string png_that_claims(uint32_t width, uint32_t height) {

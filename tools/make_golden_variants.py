@@ -43,8 +43,8 @@ TOP = dict(
     architectures=["Gemma4ForConditionalGeneration"], model_type="gemma4", dtype="bfloat16", tie_word_embeddings=True,
     audio_config=None, image_token_id=IMAGE, boi_token_id=BOI, eoi_token_id=EOI, audio_token_id=59, video_token_id=60,
     boa_token_id=57, eoa_token_index=58, eos_token_id=[1, 16])
-DEFAULT_CASES = [  # name, ids ("T3": three text tokens, "I41x17": an image of that size), budget
-    ("text", "T50", 70),
+DEFAULT_CASES = [  # name, ids ("T3": three text tokens, "#59": this one, "I41x17": an image of that size), budget
+    ("text", "T20 #59 T9 #60 T19", 70),
     ("images", "I41x17 T3 I5x60 T20", 70)]
 
 S, F = "sliding_attention", "full_attention"
@@ -227,6 +227,8 @@ def make(out, name, v, seed):
         for part in plan.split():
             if part[0] == "T":
                 ids += [r.randrange(17, 57) for _ in range(int(part[1:]))]
+            elif part[0] == "#":
+                ids.append(int(part[1:]))
             else:
                 width, height = map(int, part[1:].split("x"))
                 files.append(f"{number}_{width}x{height}.png")

@@ -237,6 +237,7 @@ std::string config_from_gguf(const Gguf& text, const Gguf* vision) {
   add_token(config, "image_token_id", text, "<|image|>");
   add_token(config, "boi_token_id", text, "<|image>");
   add_token(config, "eoi_token_id", text, "<image|>");
+  add_token(config, "audio_token_id", text, "<|audio|>");
   add_token(config, "video_token_id", text, "<|video|>");
   if (vision != nullptr) {
     config["vision_config"] = vision_config(*vision, inner["hidden_size"].get<int64_t>());

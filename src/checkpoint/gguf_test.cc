@@ -106,7 +106,7 @@ TEST(Gguf, RefusesOtherVersions) {
 }
 
 // CVE-2026-7482: a tensor whose offset and size reach past the file was read from the heap behind it.
-TEST(Gguf, RefusesTensorsPastTheEnd) {
+TEST(Gguf, Cve20267482TensorsPastTheEnd) {
   EXPECT_THAT(error_of(header(1, 0).tensor("t", {8}, 0, 64).pad(64)), HasSubstr("past the end"));
   EXPECT_THAT(error_of(header(1, 0).tensor("t", {32}, 0, 0).pad(64)), HasSubstr("past the end"));
   EXPECT_THAT(error_of(header(1, 0).tensor("t", {8}, 0, ~0ull - 31).pad(64)), HasSubstr("past the end"));
@@ -115,7 +115,7 @@ TEST(Gguf, RefusesTensorsPastTheEnd) {
 }
 
 // CVE-2026-33298: the product of the dimensions wrapped, so that little was allocated for much.
-TEST(Gguf, RefusesSizesThatOverflow) {
+TEST(Gguf, Cve202633298SizesThatOverflow) {
   EXPECT_THAT(error_of(header(1, 0).tensor("t", {1ull << 32, 1ull << 32}, 0, 0).pad(64)), HasSubstr("overflow"));
   EXPECT_THAT(error_of(header(1, 0).tensor("t", {1ull << 62, 2, 2}, 0, 0).pad(64)), HasSubstr("overflow"));
   EXPECT_THAT(error_of(header(1, 0).tensor("t", {1ull << 61}, 0, 0).pad(64)), HasSubstr("overflow"));
@@ -124,7 +124,7 @@ TEST(Gguf, RefusesSizesThatOverflow) {
 }
 
 // CVE-2026-27940: counts whose product with the size of an entry overflows, or that only an enormous allocation holds.
-TEST(Gguf, RefusesCountsThatTheFileCannotHold) {
+TEST(Gguf, Cve202627940CountsThatTheFileCannotHold) {
   EXPECT_THAT(error_of(header(1ull << 60, 0)), HasSubstr("more tensors"));
   EXPECT_THAT(error_of(header(0, 1ull << 60)), HasSubstr("more metadata"));
   EXPECT_THAT(error_of(header(~0ull, ~0ull)), HasSubstr("more"));
@@ -277,6 +277,67 @@ TEST_F(InFolder, TakesVisionFromWhereItIsTold) {
   EXPECT_THROW(open_checkpoint(folder_ / "model.gguf", golden("gguf/tiny2.gguf")), Error);
   EXPECT_THROW(open_checkpoint(golden("gguf/mmproj-tiny2.gguf")), Error);
   EXPECT_THROW(open_checkpoint(golden("tiny"), golden("gguf/mmproj-tiny2.gguf")), Error);
+}
+
+// `file` with `count` more keys in front of its own; the tensors' data stays aligned.
+std::string with_keys(std::string file, uint64_t count, Bytes keys) {
+  keys.key("filler", GgufType::kString).string(std::string(31 - (keys.text.size() + 7) % 32, ' '));
+  uint64_t before;
+  std::memcpy(&before, &file[16], sizeof before);
+  before += count + 1;
+  std::memcpy(&file[16], &before, sizeof before);
+  return file.insert(24, keys.text);
+}
+
+std::string open_error(const fs::path& path) {
+  try {
+    open_checkpoint(path);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST_F(InFolder, KeysThatChangeNothingArePassedOverAndOthersRefused) {
+  const std::string model = read_file(golden("gguf/tiny2.gguf"));
+  const auto error = [&](uint64_t count, const Bytes& keys) {
+    write_file(folder_ / "model.gguf", with_keys(model, count, keys));
+    return open_error(folder_ / "model.gguf");
+  };
+  Bytes harmless, scaled, once, partial;
+  harmless.key("general.name", GgufType::kString).string("Gemma 4 31B It");
+  harmless.key("quantize.imatrix.entries_count", GgufType::kI32).number<int32_t>(410);
+  harmless.key("tokenizer.chat_template", GgufType::kString).string("{{ bos_token }}");
+  EXPECT_EQ(error(3, harmless), "");
+  scaled.key("gemma4.rope.scaling.type", GgufType::kString).string("yarn");
+  scaled.key("gemma4.rope.scaling.factor", GgufType::kF32).number(4.f);
+  EXPECT_THAT(error(2, scaled), HasSubstr("positions are scaled"));
+  once.key("gemma4.rope.scaling.type", GgufType::kString).string("linear");
+  once.key("gemma4.rope.scaling.factor", GgufType::kF32).number(1.f);
+  EXPECT_EQ(error(2, once), "");
+  partial.key("gemma4.rope.dimension_count", GgufType::kU32).number<uint32_t>(2);
+  EXPECT_THAT(error(1, partial), HasSubstr("dimension_count"));
+}
+
+TEST_F(InFolder, PartsOfAModelBelongTogether) {
+  const auto split = [](uint16_t number) {
+    Bytes keys;
+    keys.key("split.count", GgufType::kU16).number<uint16_t>(2).key("split.no", GgufType::kU16).number(number);
+    return keys;
+  };
+  const fs::path first = folder_ / "m-00001-of-00002.gguf", second = folder_ / "m-00002-of-00002.gguf";
+  write_file(first, with_keys(read_file(golden("gguf/tiny2.gguf")), 2, split(0)));
+  EXPECT_THAT(open_error(first), HasSubstr(second.string()));
+  write_file(second, with_keys(header(0, 0).text, 2, split(1)));
+  EXPECT_EQ(open_error(first), "");
+  EXPECT_EQ(open_checkpoint(first).files.size(), 2u);
+  EXPECT_NE(open_error(second), "");
+  write_file(second, with_keys(header(0, 0).text, 2, split(0)));
+  EXPECT_THAT(open_error(first), HasSubstr("is not part 2"));
+  Bytes norm = header(1, 0);
+  norm.tensor("output_norm.weight", {96}, 0, 0).pad(96 * 4);
+  write_file(second, with_keys(norm.text, 2, split(1)));
+  EXPECT_THAT(open_error(first), HasSubstr("appears twice"));
 }
 
 }  // namespace

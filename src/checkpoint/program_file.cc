@@ -6,11 +6,11 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "base/json_text.h"
 #include "checkpoint/gguf.h"
 #include "checkpoint/gguf_config.h"
 #include "checkpoint/gguf_writer.h"
 #include "checkpoint/huggingface.h"
-#include "checkpoint/json_text.h"
 #include "checkpoint/names.h"
 
 namespace gemma4 {

@@ -17,15 +17,14 @@ void add_engine_flags(CLI::App& app, EngineOptions& options) {
       ->required();
   add_mmproj_flag(app, options.mmproj);
   app.add_option("--backend", options.backend, "ref, cpu or cuda")->capture_default_str();
-  app.add_option("--threads", options.threads, "Of the cpu backend; 0: one for each core")
-      ->check(CLI::NonNegativeNumber);
+  app.add_option("--threads", options.threads, "Of the cpu backend; 0: one for each core")->check(CLI::Range(0, 1024));
   add_gpus_flag(app, options.gpus);
   app.add_option("--max-seq-len", options.max_seq_len, "Tokens of prompt and answer together (default: 4096)")
       ->check(CLI::Range(2, 1 << 30));
   app.add_option("--max-vision-soft-tokens", options.image_budget, "Budget of each picture (default: the checkpoint's)")
-      ->check(CLI::IsMember({70, 140, 280, 560, 1120}));
+      ->check(CLI::IsMember({"70", "140", "280", "560", "1120"}));
   app.add_option("--prefill-chunk", options.chunk, "Prompt tokens of one step")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
 }
 

@@ -22,8 +22,9 @@ std::vector<int32_t> end_ids(const Config& config, const GenerationConfig& gener
   return ids;
 }
 
-Tokenizer make_tokenizer(const TokenizerData& data) {
+Tokenizer make_tokenizer(const TokenizerData& data, const std::filesystem::path& model) {
   if (!data.json.empty()) return Tokenizer::from_json(data.json);
+  if (data.tokens.empty()) throw Error(model.string() + " holds no tokenizer.json (or an empty one)");
   return Tokenizer::from_arrays({data.tokens, data.scores, data.types, data.merges});
 }
 
@@ -95,7 +96,7 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
        options.model.string() + ": config.json has no vision_config");
   if (checkpoint.program) keep_to_program(options, *checkpoint.program);
   GenerationConfig generation = parse_generation_config(checkpoint.generation_config);
-  Tokenizer tokenizer = make_tokenizer(checkpoint.tokenizer);
+  Tokenizer tokenizer = make_tokenizer(checkpoint.tokenizer, options.model);
   options.vision = options.vision && config.has_vision;
   if (options.vision) check_image_processor(config, checkpoint.processor_config);
   if (options.image_budget == 0 && config.has_vision) {

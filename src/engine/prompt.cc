@@ -65,7 +65,8 @@ PreparedPrompt PromptMaker::make(const Request& request) const {
     check_ids(request.ids);
     out.ids = request.ids;
   } else {
-    if (!request.images.empty() && !limits_.vision) throw Error("this model was loaded without its vision tower");
+    if (!request.images.empty() && !limits_.vision)
+      throw Error("this model was loaded without its vision tower (for a .gguf model, --mmproj says where it is)");
     if (static_cast<int>(request.images.size()) > limits_.images_max) {
       throw Error(std::to_string(request.images.size()) + " images are more than the " +
                   std::to_string(limits_.images_max) + " that one request may hold");

@@ -72,7 +72,7 @@ std::vector<Request> mixed_requests(const std::vector<std::string>& images, std:
 // Runs `requests` in random order, some twice, some cancelled, and compares each answer with the one it has alone.
 // Returns how many steps it took, each another mixture.
 uint64_t drive(const EngineOptions& options, const std::vector<Request>& requests, const std::vector<Heard>& expected,
-           uint32_t seed, int starts) {
+               uint32_t seed, int starts) {
   std::mt19937 random(seed);
   Inside inside(options);
   struct Running {

@@ -217,6 +217,9 @@ void read_text(const Fields& text, Config& config) {
   config.image_blocks = text.get<std::string>("use_bidirectional_attention", "") == "vision";
   config.embed_scale = round_to_bf16(std::sqrt(static_cast<float>(config.hidden)));
   config.pad_id = text.get<int>("pad_token_id", 0);
+  if (config.pad_id < 0 || config.pad_id >= config.vocab) {
+    throw Error(text.path("pad_token_id") + " is outside the vocabulary of " + std::to_string(config.vocab));
+  }
   config.bos_id = text.get<int>("bos_token_id", 2);
 
   AttentionConfig& sliding = config.attention[kSliding];
@@ -277,6 +280,8 @@ Config parse_config(const std::string& text_of_file) {
   config.tied = top.get<bool>("tie_word_embeddings", text.get<bool>("tie_word_embeddings", true));
   config.eos_ids = id_list(top.has("eos_token_id") ? top : text, "eos_token_id");
   config.image_id = top.get<int>("image_token_id", -1);
+  config.audio_id = top.get<int>("audio_token_id", -1);
+  config.video_id = top.get<int>("video_token_id", -1);
   config.boi_id = top.get<int>("boi_token_id", -1);
   config.eoi_id = top.get<int>("eoi_token_id", -1);
   if (!object.contains("vision_config")) {

@@ -44,6 +44,9 @@ struct Config {
   VisionConfig vision;
 
   int pad_id = 0, bos_id = 2, image_id = -1, boi_id = -1, eoi_id = -1;
+  int audio_id = -1, video_id = -1;
+  // Places for what is no text are embedded as padding; an image's are then overwritten by its rows.
+  int embedded_id(int id) const { return id == image_id || id == audio_id || id == video_id ? pad_id : id; }
   std::vector<int> eos_ids;  // of config.json
 };
 

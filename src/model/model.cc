@@ -84,14 +84,14 @@ int64_t Model::step_bytes() const {
 }
 
 Model::Soft Model::embed(std::span<const int32_t> ids) {
-  Backend* be = &impl_->backend;
+  Backend* be = &impl_->ranks[0];
   const auto count = static_cast<int64_t>(ids.size());
   Owned inputs(*be);
   const Tensor index = inputs.alloc(DType::kI32, {count, 1});
   be->write(index, ids.data());
   const Tensor rows = be->alloc(be->residual_type(), {count, impl_->config.hidden});
   const std::shared_ptr<const void> hold(rows.data, [be, rows](const void*) { be->release(rows); });
-  be->embed(rows, impl_->weights.embed, index, impl_->config.embed_scale);
+  be->embed(rows, impl_->parts[0]->weights.embed, index, impl_->config.embed_scale);
   be->sync();  // `index` goes with this call
   return {rows, hold};
 }
@@ -101,6 +101,6 @@ Model::Soft Model::encode(const PatchView& patches) {
   return impl_->vision->encode(patches, tap);
 }
 
-void Model::encode_again() { impl_->vision.encode_again(); }
+void Model::encode_again() { impl_->vision->encode_again(); }
 
 }  // namespace gemma4

@@ -97,7 +97,7 @@ TextModel::Inputs TextModel::write_inputs(const Batch& b) {
   for (const auto& rows : b.rows) {
     for (const Row& r : rows) staging_.insert(staging_.end(), {r.seq, r.pos, r.first, r.last});
   }
-  staging_.insert(staging_.end(), b.ids.begin(), b.ids.end());
+  for (const int32_t id : b.ids) staging_.push_back(config_.embedded_id(id));
   for (const Row& r : b.rows[kFull]) staging_.push_back(r.pos);
   staging_.insert(staging_.end(), b.logit_rows.begin(), b.logit_rows.end());
   staging_.insert(staging_.end(), b.soft_index.begin(), b.soft_index.end());
