@@ -134,7 +134,7 @@ TEST(BenchCommand, MeasuresSeveralRanksOfOneModel) {
   const auto file = [&](const char* name) { return MappedFile::open(scratch.path / name); };
   const auto one_file = file("1"), two_file = file("2");
   const Safetensors a = parse_safetensors(one_file->bytes(), "one"), b = parse_safetensors(two_file->bytes(), "two");
-  ASSERT_EQ(a.entries.size(), 3u);
+  ASSERT_EQ(a.entries.size(), 4u);  // prompt, decode, batches of 1 and 2
   ASSERT_EQ(a.data.size(), b.data.size());
   double worst = 0, largest = 0;
   for (size_t at = 0; at < a.data.size(); at += 4) {

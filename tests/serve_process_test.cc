@@ -74,16 +74,12 @@ class Serving {
   int out_ = -1;
 };
 
-std::string long_stream() {
-  return Json({{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"stream", true}}).dump();
-}
-
 TEST(ServeProcess, ASignalLetsAnswersFinish) {
   Serving serving({"--port", "0", "--grace", "300"});
   const int port = serving.port();
   ASSERT_GT(port, 0);
   Socket socket(port);
-  socket.send(http_text("POST", "/v1/completions", long_stream()));
+  socket.send(http_text("POST", "/v1/completions", long_stream(port, 900).dump()));
   ASSERT_NE(socket.peek(), "");
   serving.send(SIGTERM);
   const auto events = events_of(socket.response().body);
@@ -95,7 +91,7 @@ TEST(ServeProcess, ASignalLetsAnswersFinish) {
 TEST(ServeProcess, ASecondSignalTellsAnswersAndEnds) {
   Serving serving({"--port", "0", "--grace", "1000", "--max-seqs", "1"});
   const int port = serving.port();
-  Json body = Json::parse(long_stream());
+  Json body = long_stream(port, 900);
   body["n"] = 30;  // minutes of work
   Socket socket(port);
   socket.send(http_text("POST", "/v1/completions", body.dump()));
@@ -113,14 +109,14 @@ TEST(ServeProcess, AFailedDeviceIsExitCode3) {
   Serving serving([&] {
     return exit_code_of([&] {
       block_stop_signals();
-      Engine engine(served_model(), std::make_unique<WatchedBackend>(make_ref(), watch));
+      Engine engine(served_model(), Ranks(std::make_unique<WatchedBackend>(make_ref(), watch)));
       return serve_until_stopped(engine, server_options(), 30);
     });
   });
   const int port = serving.port();
   ASSERT_GT(port, 0);
   Socket socket(port);
-  socket.send(http_text("POST", "/v1/completions", long_stream()));
+  socket.send(http_text("POST", "/v1/completions", long_stream(port, 900).dump()));
   EXPECT_EQ(events_of(socket.response().body).back().data["error"]["code"], "device_failed");
   EXPECT_EQ(serving.code(), kExitDevice);
 }
@@ -160,12 +156,15 @@ TEST(ServeProcess, KilledAtAnyTimeLeavesNothingToRepair) {
     loading.send(SIGKILL);
     EXPECT_EQ(loading.code(), -SIGKILL);
   }
-  for (const int pieces : {1, 20, 200}) {
+  for (const size_t bytes : {1, 5000, 50000}) {
     Serving serving({"--port", port}, folder.path);
     ASSERT_EQ(std::to_string(serving.port()), port);
     Socket socket(std::stoi(port)), idle(std::stoi(port));
-    socket.send(http_text("POST", "/v1/completions", long_stream()));
-    for (int i = 0; i < pieces; ++i) ASSERT_NE(socket.receive(), "");
+    socket.send(http_text("POST", "/v1/completions", long_stream(std::stoi(port), 900).dump()));
+    for (size_t seen = 0, size = 1; seen < bytes; seen += size) {
+      size = socket.receive().size();
+      ASSERT_GT(size, 0u);
+    }
     serving.send(SIGKILL);
     EXPECT_EQ(serving.code(), -SIGKILL);
   }

@@ -96,8 +96,8 @@ TEST(Server, AReaderThatDoesNotReadLosesItsStreamAndSlowsNobody) {
   options.http.write_seconds = 0.1;
   Server server(engine, options);
   // Some 16 MB of stream, more than the buffers on its way hold.
-  const Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 4000}, {"ignore_eos", true},
-                     {"stream", true},  {"n", 6},        {"logprobs", 20}};
+  Json body = long_stream(server.port(), 4000);
+  body.update({{"n", 6}, {"logprobs", 20}});
   Socket reader(server.port(), 4096);
   reader.send(http_text("POST", "/v1/completions", body.dump()));
   while (engine.stats().running < 6) std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -230,7 +230,7 @@ TEST(Server, StoppingTellsEveryStream) {
 TEST(Server, AFailingDeviceIsToldToEveryClient) {
   const auto watch = std::make_shared<Watch>();
   watch->fail_at_sample = 20;
-  Engine engine(served_model(), std::make_unique<WatchedBackend>(make_ref(), watch));
+  Engine engine(served_model(), Ranks(std::make_unique<WatchedBackend>(make_ref(), watch)));
   Server server(engine, server_options());
   Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"stream", true}};
   Socket streaming(server.port()), waiting(server.port());

@@ -66,6 +66,7 @@ inline std::vector<SseEvent> events_of(const std::string& body) {
     if (end == std::string::npos) ADD_FAILURE() << "an event is cut: " << body.substr(at);
     const std::string event = body.substr(at, end - at);
     at = end == std::string::npos ? body.size() : end + 2;
+    if (event.starts_with(":")) continue;  // a comment: still working
     const size_t data = event.find("data: ");
     if (event.starts_with("event: ")) {
       all.push_back({event.substr(7, event.find('\n') - 7), Json::parse(event.substr(data + 6))});
@@ -136,6 +137,15 @@ inline const Json kTimer = {{"type", "function"},
 inline Json tool_chat() {
   Json body = chat("Set a timer for 6 minutes.");
   body["tools"] = Json::array({kTimer});
+  return body;
+}
+
+// A stream of the same word again and again: left alone, the model ends its answer and then says nothing that shows.
+inline Json long_stream(int port, int tokens) {
+  const Json word = {{"prompt", "the"}, {"add_special_tokens", false}};
+  const int id = Json::parse(ask(port, "POST", "/tokenize", word.dump()).body)["tokens"][0];
+  Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", tokens}, {"ignore_eos", true}, {"stream", true}};
+  body["logit_bias"][std::to_string(id)] = 100;
   return body;
 }
 

@@ -9,6 +9,7 @@
 #include <future>
 #include <thread>
 
+#include "engine/prompt.h"
 #include "engine/test_support.h"
 
 namespace gemma4 {
@@ -31,7 +32,7 @@ TEST(Engine, GreedyAnswersEqualTheReferenceForEveryChunkSize) {
     options.chunk = chunk;
     options.prefix_cache = false;
     Engine engine(options);
-    for (const GoldenCase& c : cases) {
+    for (const TinyCase& c : cases) {
       const Heard heard = Ask(engine, c.request).get();
       EXPECT_EQ(heard.ids, c.greedy) << c.name << ", chunk " << chunk << heard.error;
       EXPECT_EQ(heard.finish, Finish::kLength);
@@ -47,7 +48,7 @@ TEST(Engine, GreedyAnswersEqualTheReferenceAmongOthers) {
   const auto cases = tiny_cases();
   std::vector<std::unique_ptr<Ask>> asks;
   for (int round = 0; round < 2; ++round) {
-    for (const GoldenCase& c : cases) asks.push_back(std::make_unique<Ask>(engine, c.request));
+    for (const TinyCase& c : cases) asks.push_back(std::make_unique<Ask>(engine, c.request));
   }
   for (size_t i = 0; i < asks.size(); ++i) {
     EXPECT_EQ(asks[i]->get().ids, cases[i % cases.size()].greedy) << cases[i % cases.size()].name;
@@ -66,7 +67,7 @@ TEST(Engine, PreemptionChangesNoAnswer) {
   const auto cases = tiny_cases();
   std::vector<std::unique_ptr<Ask>> asks;
   for (int round = 0; round < 2; ++round) {
-    for (const GoldenCase& c : cases) asks.push_back(std::make_unique<Ask>(engine, c.request));
+    for (const TinyCase& c : cases) asks.push_back(std::make_unique<Ask>(engine, c.request));
   }
   for (size_t i = 0; i < asks.size(); ++i) {
     EXPECT_EQ(asks[i]->get().ids, cases[i % cases.size()].greedy) << cases[i % cases.size()].name;
@@ -100,7 +101,7 @@ TEST(Engine, SameSeedSameAnswerAloneOrAmongOthers) {
 TEST(Engine, ASecondTurnComputesOnlyNewTokens) {
   Engine engine(tiny_options());
   const auto cases = tiny_cases();
-  const GoldenCase& late = cases[4];  // an image in the middle
+  const TinyCase& late = cases[4];  // an image in the middle
   const Heard first = Ask(engine, late.request).get();
   const uint64_t before = settled(engine).computed_tokens;
   Request next = late.request;
@@ -294,6 +295,22 @@ void expect_refused(const Engine& engine, const Request& request, const std::str
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
     EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+  }
+}
+
+TEST(Engine, ATextOfTokensThatTheModelLacksIsRefused) {
+  Engine engine(tiny_options());
+  Config config = engine.config();
+  config.vocab = 20;  // fewer than the tokenizer knows
+  const PromptMaker maker(engine.tokenizer(), config, {0, 0, 0, 100, false});
+  Request request;
+  request.raw = "<bos>the";
+  try {
+    maker.make(request);
+    FAIL() << "nothing was refused";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("outside the model's vocabulary of 20"), std::string::npos)
+        << error.what();
   }
 }
 

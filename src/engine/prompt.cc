@@ -51,10 +51,9 @@ PromptImage PromptMaker::prepare(const std::string& file, int index, int budget)
 
 void PromptMaker::check_ids(const std::vector<int32_t>& ids) const {
   for (const int32_t id : ids) {
-    if (id < 0 || id >= config_.vocab) {
-      throw Error("token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(config_.vocab));
-    }
-    if (id == config_.image_id) throw Error("a prompt given as token ids cannot hold images");
+    if (id >= 0 && id < config_.vocab) continue;
+    throw Error("token id " + std::to_string(id) + " is outside the model's vocabulary of " +
+                std::to_string(config_.vocab));
   }
 }
 
@@ -62,7 +61,9 @@ PreparedPrompt PromptMaker::make(const Request& request) const {
   PreparedPrompt out;
   if (!request.ids.empty()) {
     if (!request.images.empty()) throw Error("a prompt given as token ids cannot hold images");
-    check_ids(request.ids);
+    if (std::ranges::count(request.ids, config_.image_id) > 0) {
+      throw Error("a prompt given as token ids cannot hold images");
+    }
     out.ids = request.ids;
   } else {
     if (!request.images.empty() && !limits_.vision)
@@ -95,6 +96,7 @@ PreparedPrompt PromptMaker::make(const Request& request) const {
     std::ranges::sort(out.images, {}, &PromptImage::begin);
   }
   if (out.ids.empty()) throw Error("the prompt is empty");
+  check_ids(out.ids);  // also of a text: a tokenizer may know more tokens than the model
   if (static_cast<int>(out.ids.size()) >= limits_.max_seq_len) {
     throw Error("the prompt is " + std::to_string(out.ids.size()) + " tokens long, but the context holds " +
                 std::to_string(limits_.max_seq_len) + ", the answer included");

@@ -56,9 +56,9 @@ TEST(EngineOverRanks, TinyAnswersEqualTheReference) {
       options.gpus = gpus, options.chunk = chunk, options.max_seqs = 3;
       Engine engine(options);
       std::vector<std::unique_ptr<Ask>> asks;
-      for (const GoldenCase& c : tiny_cases()) asks.push_back(std::make_unique<Ask>(engine, c.request));
+      for (const TinyCase& c : tiny_cases()) asks.push_back(std::make_unique<Ask>(engine, c.request));
       size_t i = 0;
-      for (const GoldenCase& c : tiny_cases()) {
+      for (const TinyCase& c : tiny_cases()) {
         EXPECT_EQ(asks[i++]->get().ids, c.greedy) << c.name << ", " << gpus << " ranks, chunk " << chunk;
       }
     }

@@ -107,19 +107,19 @@ inline Request chat_request(const std::string& text, int tokens, const std::vect
   return request;
 }
 
-struct GoldenCase {
+struct TinyCase {
   std::string name;
   Request request;  // greedy, through end tokens
   std::vector<int32_t> greedy;
 };
 
 // The five cases of tests/golden/tiny, whose greedy continuations transformers computed.
-inline std::vector<GoldenCase> tiny_cases() {
+inline std::vector<TinyCase> tiny_cases() {
   const std::string root = SOURCE_DIR "/tests/golden/tiny/";
   const auto file = nlohmann::json::parse(read_file(root + "golden/cases.json"));
-  std::vector<GoldenCase> cases;
+  std::vector<TinyCase> cases;
   for (const auto& row : file.at("cases")) {
-    GoldenCase c{row.at("name"), raw_request(row.at("prompt"), 0), row.at("greedy")};
+    TinyCase c{row.at("name"), raw_request(row.at("prompt"), 0), row.at("greedy")};
     c.request.max_new_tokens = static_cast<int>(c.greedy.size());
     c.request.ignore_eos = true;
     for (const auto& image : row.at("images")) {

@@ -177,7 +177,8 @@ TEST(Config, TheLastLayerIsAlwaysAFullOne) {
 TEST(ImageProcessor, IsRefusedWhereItPreparesImagesOtherwise) {
   const Config config = parse_config(config_31b().dump());
   const auto refused = [&](const char* key, const json& value) {
-    const json image = {{"do_resize", true}, {"do_normalize", key == std::string("image_mean")}, {key, value}};
+    json image = {{"do_resize", true}, {"do_normalize", key == std::string("image_mean")}};
+    image[key] = value;
     try {
       check_image_processor(config, json{{"image_processor", image}}.dump());
     } catch (const Error& error) {

@@ -211,7 +211,7 @@ TEST_F(ProgramExportTest, AnswersAreThoseOfACompressedTensorsSource) {
 
 TEST_F(ProgramExportTest, RefKeepsItsFloats) {
   const std::string path = exported(kTiny, "ref", {.backend = "ref"});
-  const GoldenCase golden = tiny_cases()[2];  // an image first
+  const TinyCase golden = tiny_cases()[2];  // an image first
   EngineOptions options = tiny_options();
   options.model = path;
   options.max_seq_len = 0;  // the program's own

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <random>
 
 #include "engine/test_support.h"
 #include "image/decode.h"
@@ -238,6 +239,29 @@ TEST_F(ProgramTest, SeedsDecideAboveTemperatureZero) {
   };
   EXPECT_EQ(sampled(1), sampled(1));
   EXPECT_NE(sampled(1), sampled(2));
+}
+
+// Rows of one picture see each other on sliding layers: over some random pictures that must move a token.
+TEST_F(ProgramTest, RowsOfAPictureSeeEachOther) {
+  Program program(vision(), {.threads = 1});
+  std::mt19937 random(3);
+  std::normal_distribution<float> draw(0, 1);
+  const std::vector<int64_t> together(30, 29), apart(30, -1);
+  int moved = 0;
+  for (int picture = 0; picture < 20 && moved == 0; ++picture) {
+    std::vector<float> rows(30 * 256);
+    for (float& value : rows) value = draw(random);
+    const auto token = [&](const std::vector<int64_t>* ends) {
+      program.reset();
+      const std::vector<int64_t> positions = range(0, 30);
+      std::vector<Input> inputs = {{rows, {1, 30, 256}}, {positions, {30}}, {kGreedy, {1}}};
+      if (ends) inputs.push_back({*ends, {30}});
+      return program.call("prefill", inputs)[0].integers[0];
+    };
+    moved += token(&together) != token(nullptr);
+    EXPECT_EQ(token(&apart), token(nullptr));
+  }
+  EXPECT_GT(moved, 0);
 }
 
 TEST_F(ProgramTest, APictureMayNotBeCutByACall) {
