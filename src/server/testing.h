@@ -33,7 +33,7 @@ class Socket {
     address.sin_family = AF_INET;
     address.sin_port = htons(static_cast<uint16_t>(port));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    const timeval limit = {60, 0};
+    const timeval limit = {300, 0};  // a sanitised build on a busy machine is slow
     setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
     if (::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) throw Error("cannot connect");
   }
