@@ -99,15 +99,6 @@ Layout choose_layout(std::span<const Matrix> parts) {
   }
 }
 
-DecodeVariant decode_variant(const char* name) {
-  const std::string value = name ? name : "";
-  if (value.empty()) return DecodeVariant::kNone;
-  if (value == "fixed") return DecodeVariant::kFixed;
-  if (value == "fixed8") return DecodeVariant::kFixed8;
-  if (value == "fused") return DecodeVariant::kFused;
-  throw Error("GEMMA4_CUDA_DECODE is \"" + value + "\"; it may be fixed, fixed8 or fused");
-}
-
 void set_size(DeviceMatrix& w) {
   if (w.layout == Layout::kBF16) {
     w.pitch = (w.cols + 7) / 8 * 8;

@@ -37,16 +37,9 @@ struct Device {
 
 constexpr int64_t kDecodeRows = 16;  // the most rows that the decode kernel takes
 
-// Experiments that may take the place of the decode kernel where they fit; off unless asked for.
-enum class DecodeVariant {
-  kNone,    // linear_decode.h
-  kFixed,   // linear_fixed.h, stages of four chunks
-  kFixed8,  // the same, of eight
-  kFused,   // kFixed, and a residual_norm() that follows is done by the block that ends last
-};
-
-// "fixed", "fixed8" or "fused", the value of GEMMA4_CUDA_DECODE; null or empty: kNone. Throws Error for anything else.
-DecodeVariant decode_variant(const char* name);
+// The kernels for few rows. kBest: linear_fixed for up to kFixedBest rows where it knows the layout, else
+// linear_decode.
+enum class DecodeVariant { kBest, kStream, kFixed };
 
 // n rows of x; `aligned`: rows of x and out start at multiples of 16 bytes.
 Kernel choose_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device);

@@ -43,15 +43,6 @@ TEST(CudaChoose, WhatDoesNotFitAChunkBecomesBf16) {
   EXPECT_EQ(Int4(16, 128, 16, 7, 7).layout(), Layout::kBF16);
 }
 
-TEST(CudaChoose, ExperimentsAreOffUnlessAskedForByName) {
-  EXPECT_EQ(decode_variant(nullptr), DecodeVariant::kNone);
-  EXPECT_EQ(decode_variant(""), DecodeVariant::kNone);
-  EXPECT_EQ(decode_variant("fixed"), DecodeVariant::kFixed);
-  EXPECT_EQ(decode_variant("fixed8"), DecodeVariant::kFixed8);
-  EXPECT_EQ(decode_variant("fused"), DecodeVariant::kFused);
-  EXPECT_THROW(decode_variant("fixed4"), Error);
-}
-
 TEST(CudaChoose, ChunksHoldTheirWeights) {
   for (const Layout layout :
        {Layout::kInt4G32, Layout::kInt4G64, Layout::kInt4G32Frac, Layout::kInt4G64Frac, Layout::kQ4_0, Layout::kQ4_K,

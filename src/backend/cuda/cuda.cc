@@ -3,17 +3,16 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
-#include <optional>
 #include <utility>
 
 #include "backend/cuda/choose.h"
 #include "backend/cuda/error.h"
 #include "backend/cuda/graphs.h"
 #include "backend/cuda/linear.h"
-#include "backend/cuda/linear_fixed.h"
 #include "backend/cuda/memory.h"
 #include "backend/cuda/nccl.h"
 #include "backend/cuda/sample.h"
+#include "backend/cuda/step.h"
 #include "backend/cuda/verbs.h"
 
 namespace gemma4 {
@@ -45,6 +44,10 @@ class CudaBackend final : public Backend {
     scratch_.partial = static_cast<float*>(memory_.allocate(cuda::kAttendPartialBytes));
     scratch_.counters = static_cast<int*>(memory_.allocate(cuda::kAttendCounters * sizeof(int)));
     CUDA_CHECK(cudaMemset(scratch_.counters, 0, cuda::kAttendCounters * sizeof(int)));
+    auto* barrier = static_cast<unsigned*>(memory_.allocate(2 * sizeof(unsigned)));
+    CUDA_CHECK(cudaMemset(barrier, 0, 2 * sizeof(unsigned)));
+    step_ = std::make_unique<cuda::StepRecorder>(
+        cuda::StepWorkspace{linear_->decode_workspace(), scratch_.partial, scratch_.counters, barrier});
     CUDA_CHECK(cudaDeviceSynchronize());
   }
 
@@ -64,7 +67,7 @@ class CudaBackend final : public Backend {
 
   void release(Tensor t) override {
     use();
-    stream();  // what waits may need it
+    stream();  // what is recorded may need it
     memory_.release(t.data);
   }
 
@@ -96,12 +99,8 @@ class CudaBackend final : public Backend {
   void linear(Tensor out, Tensor x, const Matrix& w) override {
     end_upload();
     const DeviceMatrix& matrix = device_matrix(w);
-    const cudaStream_t now = stream();
-    if (linear_->may_wait(matrix, x.rows())) {
-      waiting_ = Waiting{out, x, matrix};
-    } else {
-      linear_->linear(out, x, matrix, now);
-    }
+    const auto plain = [=, this](cudaStream_t on) { linear_->linear(out, x, matrix, on); };
+    if (!step_->linear(out, x, matrix, false, plain)) plain(stream());
   }
   void norm(Tensor out, Tensor x, Tensor weight, float eps) override { cuda::norm(stream(), out, x, weight, eps); }
   void add(Tensor x, Tensor y, float scale) override { cuda::add(stream(), x, y, scale); }
@@ -112,7 +111,10 @@ class CudaBackend final : public Backend {
   }
   void attend(Tensor out, Tensor q, const Kv& kv, const Rows& rows) override {
     const std::span<const Row> host = graphs_.capturing() ? std::span<const Row>() : rows.host;
-    cuda::attend(stream(), out, q, view(kv), rows.device, host, scratch_);
+    const cuda::KvView at = view(kv);
+    const Tensor device = rows.device;
+    const auto plain = [=, this](cudaStream_t on) { cuda::attend(on, out, q, at, device, host, scratch_); };
+    if (!step_->attend(out, q, at, device, plain)) plain(stream());
   }
   void gather(Tensor out, Tensor x, Tensor index) override { cuda::gather(stream(), out, x, index); }
   void scatter(Tensor x, Tensor rows, Tensor index) override { cuda::scatter(stream(), x, rows, index); }
@@ -125,21 +127,21 @@ class CudaBackend final : public Backend {
   }
 
   void residual_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) override {
-    if (waiting_ && waiting_->out.data == y.data && waiting_->out.rows() == y.rows()) {
-      const Waiting w = *waiting_;
-      if (linear_->linear_norm(w.out, w.x, w.w, {out, x, post, next, scale, eps}, stream_.get())) {
-        return waiting_.reset();
-      }
-    }
-    cuda::residual_norm(stream(), out, x, y, post, scale, next, eps);
+    const auto plain = [=](cudaStream_t on) { cuda::residual_norm(on, out, x, y, post, scale, next, eps); };
+    if (!step_->norm(out, x, y, post, scale, next, eps, plain)) plain(stream());
   }
   void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) override {
-    linear_->linear_geglu(out, x, device_matrix(gate_up), scratch, stream());
+    const DeviceMatrix& matrix = device_matrix(gate_up);
+    const auto plain = [=, this](cudaStream_t on) { linear_->linear_geglu(out, x, matrix, scratch, on); };
+    if (!step_->linear(out, x, matrix, true, plain)) plain(stream());
   }
   void heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos, const Rope& rope_by,
              const Kv& kv, const Rows& rows) override {
     if (!cuda::heads_fit(q, k, v)) return Backend::heads(q, k, v, scratch, norms, pos, rope_by, kv, rows);
-    cuda::heads(stream(), q, k, v, norms, pos, rope_by, view(kv), rows.device);
+    const cuda::KvView at = view(kv);
+    const Tensor device = rows.device;
+    const auto plain = [=](cudaStream_t on) { cuda::heads(on, q, k, v, norms, pos, rope_by, at, device); };
+    if (!step_->heads(q, k, v, norms, pos, rope_by, at, device, plain)) plain(stream());
   }
 
   int rank() const override { return communicator_ ? communicator_->rank() : 0; }
@@ -159,8 +161,12 @@ class CudaBackend final : public Backend {
 
   void replay(uint64_t key, const std::function<void()>& issue) override {
     use();
-    if (communicator_) communicator_->check();      // a graph holds what a group that has ended gave back
-    const auto whole = [&] { issue(), stream(); };  // nothing may wait beyond the capture
+    if (communicator_) communicator_->check();  // a graph holds what a group that has ended gave back
+    const auto whole = [&] {
+      step_->begin();
+      issue();
+      step_->end(graphs_.capturing(), stream_.get());
+    };
     graphs_.replay(key, whole, stream());
   }
 
@@ -196,17 +202,9 @@ class CudaBackend final : public Backend {
     cudaStream_t stream_ = nullptr;
   };
 
-  // EXPERIMENTAL: a product that waits for what follows it, which may be done in the same launch. Whatever else is put
-  // on the stream asks for the stream here, and then the product goes first.
-  struct Waiting {
-    Tensor out, x;
-    DeviceMatrix w;
-  };
+  // Whatever is put on the stream goes behind what the step recorder holds.
   cudaStream_t stream() {
-    if (waiting_) {
-      const Waiting w = *std::exchange(waiting_, {});
-      linear_->linear(w.out, w.x, w.w, stream_.get());
-    }
+    if (step_->open()) step_->flush(graphs_.capturing(), stream_.get());
     return stream_.get();
   }
   void use() const { CUDA_CHECK(cudaSetDevice(device_)); }  // CUDA's current device is a thread's own
@@ -231,10 +229,10 @@ class CudaBackend final : public Backend {
   cuda::Memory memory_;
   cuda::Staging staging_;
   std::unique_ptr<cuda::Linear> linear_;
+  std::unique_ptr<cuda::StepRecorder> step_;
   cuda::DeviceSampler sampler_;
   cuda::AttendScratch scratch_;
   cuda::Graphs graphs_;
-  std::optional<Waiting> waiting_;
   bool uploading_ = false;
 };
 

@@ -146,7 +146,7 @@ struct Linear::State {
   __nv_bfloat16* scratch = nullptr;
   int64_t memory = 0;
   std::array<int, 16> trials{};  // done, by layout
-  DecodeVariant variant = DecodeVariant::kNone;
+  DecodeVariant variant = DecodeVariant::kBest;
 
   void try_mixed(const DeviceMatrix& w, cudaStream_t stream);
   void* take(int64_t bytes) {
@@ -167,14 +167,11 @@ Linear::Linear(int device) : state_(std::make_unique<State>()) {
   CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
   state_->device = {properties.major, properties.multiProcessorCount};
   state_->device.mixed = wants_mixed();
-  state_->variant = decode_variant(std::getenv("GEMMA4_CUDA_DECODE"));
   state_->decode.blocks = properties.multiProcessorCount;
   state_->decode.shared_most = static_cast<int>(properties.sharedMemPerBlockOptin);
   const int64_t bytes = decode_workspace_bytes(state_->decode.blocks);
   state_->decode.partial = static_cast<float*>(state_->take(bytes));
   CUDA_CHECK(cudaMemset(state_->decode.partial, 0xff, bytes));
-  state_->decode.counter = static_cast<int*>(state_->take(256));
-  CUDA_CHECK(cudaMemset(state_->decode.counter, 0, 256));
   state_->mixed.blocks = properties.multiProcessorCount;
   state_->mixed.partial = static_cast<float*>(state_->take(mixed_partial_bytes(state_->mixed.blocks)));
   state_->mixed.ready = static_cast<uint32_t*>(state_->take(state_->mixed.blocks * 4));
@@ -186,12 +183,13 @@ Linear::Linear(int device) : state_(std::make_unique<State>()) {
 
 Linear::~Linear() {
   cudaFree(state_->decode.partial);
-  cudaFree(state_->decode.counter);
   cudaFree(state_->mixed.partial);
   cudaFree(state_->mixed.ready);
   cudaFree(state_->library_workspace);
   cudaFree(state_->scratch);
 }
+
+const DecodeWorkspace& Linear::decode_workspace() const { return state_->decode; }
 
 void Linear::try_variant(DecodeVariant variant) { state_->variant = variant; }
 
@@ -281,10 +279,11 @@ void Linear::State::unpacked(Tensor out, Tensor x, const DeviceMatrix& w, cudaSt
 }
 
 void Linear::State::decode_rows(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, cudaStream_t stream) {
-  if (variant == DecodeVariant::kNone || !linear_fixed_fits(w, x.rows(), decode)) {
+  const int64_t most = variant == DecodeVariant::kStream ? 0 : variant == DecodeVariant::kFixed ? kFixedRows : kFixedBest;
+  if (x.rows() > most || !linear_fixed_fits(w, x.rows(), decode)) {
     return linear_decode(out, x, w, geglu, decode, stream);
   }
-  linear_fixed(out, x, w, geglu, variant == DecodeVariant::kFixed8 ? 8 : 4, decode, stream);
+  linear_fixed(out, x, w, geglu, decode, stream);
 }
 
 void Linear::State::run(Tensor out, Tensor x, const DeviceMatrix& w, Kernel kernel, cudaStream_t stream) {
@@ -307,14 +306,6 @@ void Linear::linear(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t st
   CHECK(x.dtype == DType::kBF16 && x.row_size() == w.cols && out.row_size() == w.rows && out.rows() == x.rows());
   if (x.rows() == 0) return;
   state_->run(out, x, w, choose_kernel(w, x.rows(), aligned16(x) && aligned16(out), state_->device), stream);
-}
-
-bool Linear::may_wait(const DeviceMatrix& w, int64_t n) const {
-  return state_->variant == DecodeVariant::kFused && linear_fixed_fits(w, n, state_->decode);
-}
-
-bool Linear::linear_norm(Tensor y, Tensor x, const DeviceMatrix& w, const NormAfter& after, cudaStream_t stream) {
-  return aligned16(x) && linear_fixed_norm(y, x, w, after, state_->decode, stream);
 }
 
 bool Linear::fused(const DeviceMatrix& w, int64_t n) const {

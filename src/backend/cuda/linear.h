@@ -52,7 +52,7 @@ struct DeviceMatrix {
 using Allocate = std::function<void*(int64_t bytes)>;
 
 enum class DecodeVariant;  // choose.h
-struct NormAfter;          // linear_fixed.h
+struct DecodeWorkspace;     // linear_decode.h
 
 // One per device: the library handle, workspaces, the pinned upload buffers.
 class Linear {
@@ -76,12 +76,6 @@ class Linear {
   // fast, others correct).
   void linear(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
 
-  // Whether linear() of these may be put off until linear_norm() is asked for, or not asked for
-  // (DecodeVariant::kFused).
-  bool may_wait(const DeviceMatrix& w, int64_t n) const;
-  // linear(y, x, w) and then the norms, in one launch; false, with nothing done, where they do not fit.
-  bool linear_norm(Tensor y, Tensor x, const DeviceMatrix& w, const NormAfter& after, cudaStream_t stream);
-
   // out = gelu_tanh(gate) * up, gate and up the halves of x w^T. out BF16 [n, rows / 2]. Needs w.paired for the fused
   // path; `scratch` BF16 [n, rows] is used where there is none and may be empty when fused(w, n).
   void linear_geglu(Tensor out, Tensor x, const DeviceMatrix& w, Tensor scratch, cudaStream_t stream);
@@ -92,7 +86,9 @@ class Linear {
 
   int64_t memory_used() const;  // bytes of workspaces on the device
 
-  // For measuring: an experiment instead of the decode kernel, where it fits. At first what GEMMA4_CUDA_DECODE says.
+  const DecodeWorkspace& decode_workspace() const;
+
+  // For measuring: one kernel for few rows wherever it fits, instead of the faster for that many.
   void try_variant(DecodeVariant variant);
 
  private:

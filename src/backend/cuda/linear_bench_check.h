@@ -171,7 +171,7 @@ struct Checker {
   void few_variants() {
     linear.try_variant(DecodeVariant::kFixed);
     for (const int64_t n : {1, 3, 6}) check(kKinds[0], {272, 48}, 768, n, false, DType::kF32);
-    linear.try_variant(DecodeVariant::kNone);
+    linear.try_variant(DecodeVariant::kBest);
   }
 
   // What may take the place of the decode kernel.
@@ -193,7 +193,7 @@ struct Checker {
       check(kKinds[i], {5376}, 21504, 1, false, DType::kF32);
       check(kKinds[i], {16384, 2048}, 5376, 8, false, DType::kBF16);
     }
-    linear.try_variant(DecodeVariant::kNone);
+    linear.try_variant(DecodeVariant::kBest);
   }
 
   void all() {

@@ -11,7 +11,6 @@ namespace gemma4::cuda {
 struct DecodeWorkspace {
   float* partial = nullptr;  // [blocks, 128, kDecodeRows], all bytes 0xff between launches
   int blocks = 0;            // one for each multiprocessor
-  int* counter = nullptr;    // zero between launches (linear_fixed.h)
   int shared_most = 0;       // bytes of shared memory that a block may have: 227 KB on Hopper, 99 KB on desktop parts
 };
 constexpr int64_t decode_workspace_bytes(int blocks) { return static_cast<int64_t>(blocks) * 128 * 16 * 4; }

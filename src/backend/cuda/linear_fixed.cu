@@ -1,4 +1,4 @@
-// EXPERIMENTAL decode, n <= 8: the ring of linear_decode.cu with other arithmetic. linear_decode.cu spends 82
+// Decode, n <= 8: the ring of linear_decode.cu with other arithmetic. linear_decode.cu spends 82
 // instructions on a chunk of 16 x 64 weights; this one about half of them.
 //
 // x becomes fixed-point numbers: each 64 columns of a row share a power of two, and a value is an integer below 2^14
@@ -18,6 +18,7 @@
 #include <algorithm>
 
 #include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/fixed.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/error.h"
 #include "backend/cuda/launch.cuh"
@@ -27,7 +28,8 @@
 namespace gemma4::cuda {
 namespace {
 
-constexpr int kConverters = 2;  // warps; stages in turn
+constexpr int kStageChunks = 4;  // column chunks of a stage
+constexpr int kConverters = 2;   // warps; stages in turn
 constexpr int kThreads = (kStreamWarps + 1 + kConverters) * 32;
 constexpr int kTileRows = 4;  // rows of x in a tile: two of eight columns each
 
@@ -53,15 +55,6 @@ struct Facts {
   int unused;
 };
 
-// d += a b: a 16 x 32 unsigned bytes, b 32 x 8 signed bytes. Volatile: the whole warp must come here.
-__device__ __forceinline__ void mma_bytes(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 // Zero points of rows g and g + 8, the second times 16 as its products are.
 template <int kGroups>
 __device__ __forceinline__ int2 zeros(const Int4Codec<kGroups>& codec, int group) {
@@ -69,14 +62,6 @@ __device__ __forceinline__ int2 zeros(const Int4Codec<kGroups>& codec, int group
   return make_int2(static_cast<int>(z & 0x0f), static_cast<int>(z & 0xf0));
 }
 __device__ __forceinline__ int2 zeros(const Q40Codec&, int) { return make_int2(8, 128); }
-
-// The bytes 0 of a, b, c, d as one word; or their bytes 1.
-__device__ __forceinline__ uint32_t low_bytes(int a, int b, int c, int d) {
-  return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
-}
-__device__ __forceinline__ uint32_t next_bytes(int a, int b, int c, int d) {
-  return __byte_perm(__byte_perm(a, b, 0x0051), __byte_perm(c, d, 0x0051), 0x5410);
-}
 
 // One row of x of one stage to digits and facts. Eight lanes take a chunk, each of them, of one 16 columns, 4h .. 4h +
 // 3 and 4h + 8 .. 4h + 11: what lanes c = 2h and 2h + 1 of the A operand hold, in the order of the codes in a word.
@@ -201,21 +186,6 @@ __device__ __forceinline__ void multiply_chunk(const uint8_t* chunk, const uint8
     sum[tile][2] = fmaf(unit, part[tile][1], sum[tile][2]);
   }
 }
-
-// Scales of rows g and g + 8 for group `half` of a chunk, and the zero points as zeros() gives them.
-template <int kGroups>
-__device__ __forceinline__ float2 scale_in(const Int4Codec<kGroups>&, const uint8_t* chunk, int g, int half) {
-  return bf16x2_to_float2(word(chunk + 512 + (kGroups == 2 ? g * 8 + half * 4 : g * 4)));
-}
-__device__ __forceinline__ float2 scale_in(const Q40Codec&, const uint8_t* chunk, int g, int half) {
-  return f16x2_to_float2(word(chunk + 512 + g * 8 + half * 4));
-}
-template <int kGroups>
-__device__ __forceinline__ int2 zeros_in(const Int4Codec<kGroups>&, const uint8_t* chunk, int g, int half) {
-  const int z = kGroups == 2 ? chunk[576 + g * 2 + half] : chunk[544 + g];
-  return make_int2(z & 0x0f, z & 0xf0);
-}
-__device__ __forceinline__ int2 zeros_in(const Q40Codec&, const uint8_t*, int, int) { return make_int2(8, 128); }
 
 // One row of x: `count` (1 or 2) chunks of the even place `chunk`; lanes c take what follows the products of group c.
 template <typename Codec, int kUnit>
@@ -355,97 +325,8 @@ __device__ void compute_range(const StreamArguments& p, const Range& range, cons
   }
 }
 
-// NormAfter on the device. counter: blocks that have written what they had to.
-struct Epilogue {
-  int* counter;
-  float* x;
-  __nv_bfloat16* out;
-  const float *post, *next;
-  int64_t x_stride, out_stride;
-  float scale, eps;
-};
-
-constexpr int kNormThreads = kStreamWarps * 32, kNormEights = 3;  // eights of a row that a thread keeps
-constexpr int kNormDim = kNormThreads * kNormEights * 8;          // the most
-
-__device__ __forceinline__ void norm_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kNormThreads) : "memory"); }
-
-// Sum over the computing warps, the same in every thread.
-__device__ __forceinline__ float norm_sum(float value, float* scratch) {
-  const int lane = threadIdx.x % 32;
-  value = warp_sum(value);
-  if (lane == 0) scratch[threadIdx.x / 32] = value;
-  norm_barrier();
-  value = warp_sum(lane < kStreamWarps ? scratch[lane] : 0.0f);
-  norm_barrier();
-  return value;
-}
-
-// One row: as residual_norm_block in norm.cu. y was written by other blocks: read where they wrote it, in L2.
-__device__ void norm_row(const Epilogue& e, const __nv_bfloat16* y, float* x, __nv_bfloat16* out, int dim,
-                         float* scratch) {
-  float a[kNormEights][8], b[kNormEights][8], squares = 0;
-#pragma unroll
-  for (int i = 0; i < kNormEights; ++i) {
-    const int at = (i * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
-    if (at >= dim) continue;
-    const uint4 raw = __ldcg(reinterpret_cast<const uint4*>(y + at));
-    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-    load8(x + at, a[i]);
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      b[i][n] = n % 2 ? __uint_as_float(words[n / 2] & 0xffff0000u) : __uint_as_float(words[n / 2] << 16);
-      squares += b[i][n] * b[i][n];
-    }
-  }
-  const float factor = rsqrtf(norm_sum(squares, scratch) / dim + e.eps);
-  squares = 0;
-#pragma unroll
-  for (int i = 0; i < kNormEights; ++i) {
-    const int at = (i * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
-    if (at >= dim) continue;
-    float post[8];
-    load8(e.post + at, post);
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      a[i][n] = (a[i][n] + b[i][n] * factor * post[n]) * e.scale;
-      squares += a[i][n] * a[i][n];
-    }
-    store8(x + at, a[i]);
-  }
-  if (!out) return;
-  const float next_factor = rsqrtf(norm_sum(squares, scratch) / dim + e.eps);
-#pragma unroll
-  for (int i = 0; i < kNormEights; ++i) {
-    const int at = (i * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
-    if (at >= dim) continue;
-    float next[8];
-    load8(e.next + at, next);
-#pragma unroll
-    for (int n = 0; n < 8; ++n) a[i][n] *= next_factor * next[n];
-    store8(out + at, a[i]);
-  }
-}
-
-// By the computing warps, once their sums are written: the block that comes last does the norms.
-__device__ void norm_after(const StreamArguments& p, const Epilogue& e) {
-  __shared__ int last;
-  __shared__ float scratch[kStreamWarps];
-  __threadfence();  // before the count, in every thread that wrote
-  norm_barrier();
-  if (threadIdx.x == 0) last = atomicAdd(e.counter, 1) == static_cast<int>(gridDim.x) - 1;
-  norm_barrier();
-  if (!last) return;
-  __threadfence();
-  if (threadIdx.x == 0) *e.counter = 0;
-  for (int row = 0; row < p.n; ++row) {
-    norm_row(e, static_cast<const __nv_bfloat16*>(p.out) + row * p.out_stride, e.x + row * e.x_stride,
-             e.out ? e.out + row * e.out_stride : nullptr, p.rows, scratch);
-  }
-}
-
-template <typename Codec, int kChunks, int kTiles, bool kNorm>
-__global__ void __launch_bounds__(kThreads, 1) fixed_kernel(const StreamArguments p, const Epilogue e) {
+template <typename Codec, int kChunks, int kTiles>
+__global__ void __launch_bounds__(kThreads, 1) fixed_kernel(const StreamArguments p) {
 #if __CUDA_ARCH__ >= 900
   using S = Stage<Codec, kChunks, kTiles>;
   extern __shared__ __align__(128) uint8_t shared[];
@@ -466,41 +347,19 @@ __global__ void __launch_bounds__(kThreads, 1) fixed_kernel(const StreamArgument
   } else {
     grid_wait();  // before anything is written
     compute_range<Codec, kChunks, kTiles>(p, range, shared, full, ready, empty, warp, lane);
-    if constexpr (kNorm) norm_after(p, e);
   }
 #endif
 }
 
-template <typename Codec, int kChunks, int kTiles, bool kNorm>
-void start(StreamArguments p, const Epilogue& e, const DecodeWorkspace& workspace, cudaStream_t stream) {
+template <typename Codec, int kTiles>
+void start(StreamArguments p, const DecodeWorkspace& workspace, cudaStream_t stream) {
   const int shared = std::min(kSharedBytes, workspace.shared_most - kSharedStatic);
-  p.stage_bytes = Stage<Codec, kChunks, kTiles>::bytes(p.n);
+  p.stage_bytes = Stage<Codec, kStageChunks, kTiles>::bytes(p.n);
   p.stages = std::min(kMaxStages, shared / p.stage_bytes);
   static AllowedOn allowed;
-  const auto kernel = fixed_kernel<Codec, kChunks, kTiles, kNorm>;
+  const auto kernel = fixed_kernel<Codec, kStageChunks, kTiles>;
   allow_shared_once(kernel, shared, allowed);
-  launch(stream, dim3(stream_blocks(p, workspace)), dim3(kThreads), shared, kernel, p, e);
-}
-
-template <int kChunks, bool kNorm>
-void start(const StreamArguments& p, const Epilogue& e, Layout layout, const DecodeWorkspace& workspace,
-           cudaStream_t stream) {
-  const auto with = [&](auto codec) {
-    using Codec = decltype(codec);
-    if (p.n == 1) return start<Codec, kChunks, 0, kNorm>(p, e, workspace, stream);
-    if (p.n <= kTileRows) return start<Codec, kChunks, 1, kNorm>(p, e, workspace, stream);
-    start<Codec, kChunks, 2, kNorm>(p, e, workspace, stream);
-  };
-  if (layout == Layout::kInt4G32) return with(Int4Codec<2>{});
-  if (layout == Layout::kInt4G64) return with(Int4Codec<1>{});
-  with(Q40Codec{});
-}
-
-// Whether eights of every row may be read and written at once.
-bool eights(const Tensor& t, DType type, int64_t dim) {
-  const int64_t item = static_cast<int64_t>(dtype_size(type));
-  return t.dtype == type && t.row_size() == dim && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 &&
-         (t.rows() <= 1 || t.stride * item % 16 == 0);
+  launch(stream, dim3(stream_blocks(p, workspace)), dim3(kThreads), shared, kernel, p);
 }
 
 }  // namespace
@@ -510,35 +369,19 @@ bool linear_fixed_fits(const DeviceMatrix& w, int64_t n, const DecodeWorkspace& 
   return known && n <= kFixedRows && workspace.shared_most >= (227 << 10);
 }
 
-void linear_fixed(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, int stage_chunks,
-                  const DecodeWorkspace& workspace, cudaStream_t stream) {
-  CHECK(linear_fixed_fits(w, x.rows(), workspace) && (stage_chunks == 4 || stage_chunks == 8));
+void linear_fixed(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, const DecodeWorkspace& workspace,
+                  cudaStream_t stream) {
+  CHECK(linear_fixed_fits(w, x.rows(), workspace));
   const StreamArguments p = stream_arguments(out, x, w, geglu, workspace);
-  stage_chunks == 4 ? start<4, false>(p, {}, w.layout, workspace, stream)
-                    : start<8, false>(p, {}, w.layout, workspace, stream);
-}
-
-bool linear_fixed_norm(Tensor y, Tensor x, const DeviceMatrix& w, const NormAfter& after,
-                       const DecodeWorkspace& workspace, cudaStream_t stream) {
-  const auto weight = [&](const Tensor& t) {
-    return t && t.dtype == DType::kF32 && t.size() == w.rows && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+  const auto with = [&](auto codec) {
+    using Codec = decltype(codec);
+    if (p.n == 1) return start<Codec, 0>(p, workspace, stream);
+    if (p.n <= kTileRows) return start<Codec, 1>(p, workspace, stream);
+    start<Codec, 2>(p, workspace, stream);
   };
-  const bool fits = linear_fixed_fits(w, x.rows(), workspace) && !w.paired && w.rows % 8 == 0 && w.rows <= kNormDim &&
-                    after.x.rows() == x.rows() && eights(y, DType::kBF16, w.rows) &&
-                    eights(after.x, DType::kF32, w.rows) && weight(after.post) &&
-                    (!after.out || (eights(after.out, DType::kBF16, w.rows) && weight(after.next)));
-  if (!fits) return false;
-  const Epilogue e = {workspace.counter,
-                      static_cast<float*>(after.x.data),
-                      static_cast<__nv_bfloat16*>(after.out.data),
-                      static_cast<const float*>(after.post.data),
-                      static_cast<const float*>(after.next.data),
-                      after.x.stride,
-                      after.out.stride,
-                      after.scale,
-                      after.eps};
-  start<4, true>(stream_arguments(y, x, w, false, workspace), e, w.layout, workspace, stream);
-  return true;
+  if (w.layout == Layout::kInt4G32) return with(Int4Codec<2>{});
+  if (w.layout == Layout::kInt4G64) return with(Int4Codec<1>{});
+  with(Q40Codec{});
 }
 
 }  // namespace gemma4::cuda

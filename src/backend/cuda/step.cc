@@ -1,0 +1,166 @@
+#include "backend/cuda/step.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "backend/cuda/error.h"
+
+namespace gemma4::cuda {
+namespace {
+
+constexpr size_t kLeastOps = 3;        // fewer are launched one by one
+constexpr size_t kMostPrograms = 256;  // kept on the device, some 70 KB each
+
+bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+bool activation(const Tensor& t) { return t.dtype == DType::kBF16 || t.dtype == DType::kF32; }
+bool weight(const Tensor& t, int64_t size) {
+  return t && t.dtype == DType::kF32 && t.size() == size && aligned(t.data);
+}
+
+// Member by member: what lies between them stays zero.
+void copy_view(KvView& to, const KvView& from) {
+  to.k = from.k, to.v = from.v, to.heads = from.heads, to.dim = from.dim, to.row = from.row, to.page = from.page;
+  to.table = from.table, to.table_cols = from.table_cols, to.table_page = from.table_page;
+  to.page_shift = from.page_shift, to.table_stride = from.table_stride;
+  to.rotated = from.rotated, to.k_norm = from.k_norm;
+}
+
+}  // namespace
+
+struct StepRecorder::Uploaded {
+  std::vector<StepOp> ops;
+  StepOp* device;
+};
+
+StepRecorder::StepRecorder(const StepWorkspace& workspace) : workspace_(workspace) {
+  const char* value = std::getenv("GEMMA4_CUDA_STEP");
+  enabled_ = step_fits(workspace.decode) && !(value && std::string(value) == "off");
+}
+
+StepRecorder::~StepRecorder() {
+  for (const Uploaded& program : uploaded_) cudaFree(program.device);
+}
+
+StepOp& StepRecorder::add(StepKind kind, Plain plain) {
+  ops_.emplace_back().kind = kind;
+  plain_.push_back(std::move(plain));
+  return ops_.back();
+}
+
+bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Plain plain) {
+  if (!enabled_ || !open_ || heads_pending_ || x.rows() != 1 || !activation(x) || !activation(out)) return false;
+  const bool known = w.layout == Layout::kInt4G32 || w.layout == Layout::kInt4G64 || w.layout == Layout::kQ4_0;
+  if (!known || (!ops_.empty() && layout_ != Layout::kBF16 && layout_ != w.layout)) return false;
+  if (geglu != w.paired || !aligned(x.data) || w.cols % kChunkCols != 0) return false;
+  const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows, chunks = w.cols / kChunkCols;
+  const int64_t each = panels * chunks / workspace_.decode.blocks + 1;  // units of a block
+  if (panels * chunks >= (int64_t{1} << 31) || (chunks > kStepChunks && each > kStepChunks)) return false;
+  const bool from_norm = !ops_.empty() && ops_.back().kind == StepKind::kNorm;
+  if (from_norm && (ops_.back().norm.out != x.data || ops_.back().norm.dim != w.cols)) return false;
+  StepLinear& op = add(StepKind::kLinear, std::move(plain)).linear;
+  op.weights = static_cast<const uint8_t*>(w.data);
+  op.x = x.data, op.out = out.data;
+  op.rows = static_cast<int>(w.rows), op.chunks = static_cast<int>(chunks), op.panels = static_cast<int>(panels);
+  op.x_f32 = x.dtype == DType::kF32, op.out_f32 = out.dtype == DType::kF32;
+  op.paired = w.paired, op.geglu = geglu, op.from_norm = from_norm;
+  layout_ = w.layout;
+  return true;
+}
+
+bool StepRecorder::heads(const Tensor& q, const Tensor& k, const Tensor& v, const Backend::HeadNorms& norms,
+                         const Tensor& pos, const Rope& rope, const KvView& kv, const Tensor& rows, Plain plain) {
+  if (!enabled_ || !open_ || heads_pending_ || ops_.empty() || ops_.back().kind != StepKind::kLinear) return false;
+  const bool sliding = kv.dim == 256 && kv.rotated == 0 && v, full = kv.dim == 512 && kv.rotated == 64 && !v;
+  if (!(sliding || full) || rope.block != kv.dim || q.rows() != 1 || pos.size() != 1 || rows.rows() != 1) return false;
+  if (!kv.table || kv.table_page % 16 != 0 || q.shape[1] % kv.heads != 0 || q.shape[1] / kv.heads > 8) return false;
+  const bool types = activation(q) && q.dtype == k.dtype && (!v || v.dtype == q.dtype);
+  if (!types || !aligned(q.data) || !aligned(k.data) || (v && !aligned(v.data))) return false;
+  if (!weight(norms.q, kv.dim) || !weight(norms.k, kv.dim) || !weight(rope.inv_freq, kv.dim / 2)) return false;
+  if (kv.heads > workspace_.decode.blocks) return false;
+  StepAttend& op = add(StepKind::kAttend, std::move(plain)).attend;
+  op.q = q.data, op.k = k.data, op.v = v ? v.data : nullptr;
+  op.q_norm = static_cast<const float*>(norms.q.data), op.k_norm = static_cast<const float*>(norms.k.data);
+  op.inv_freq = static_cast<const float*>(rope.inv_freq.data);
+  op.pos = static_cast<const int32_t*>(pos.data), op.row = static_cast<const int32_t*>(rows.data);
+  copy_view(op.kv, kv);
+  op.eps = norms.eps;
+  op.group = static_cast<int>(q.shape[1] / kv.heads), op.splits = workspace_.decode.blocks / kv.heads;
+  op.f32 = q.dtype == DType::kF32;
+  heads_pending_ = true;
+  return true;
+}
+
+bool StepRecorder::attend(const Tensor& out, const Tensor& q, const KvView& kv, const Tensor& rows, Plain plain) {
+  if (!heads_pending_) return false;
+  StepAttend& op = ops_.back().attend;
+  if (op.q != q.data || op.kv.v != kv.v || op.row != rows.data) return false;
+  if (out.dtype != DType::kBF16 || !aligned(out.data)) return false;
+  op.out = out.data;
+  heads_pending_ = false;
+  plain_.back() = [first = std::move(plain_.back()), then = std::move(plain)](cudaStream_t stream) {
+    first(stream), then(stream);
+  };
+  return true;
+}
+
+bool StepRecorder::norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale,
+                        const Tensor& next, float eps, Plain plain) {
+  if (!enabled_ || !open_ || heads_pending_ || x.rows() != 1 || x.dtype != DType::kF32 || !activation(y)) return false;
+  const int64_t dim = x.row_size();
+  if (dim % kChunkCols != 0 || dim > kStepDim || (x_ && (x_ != x.data || dim_ != dim))) return false;
+  if (!weight(post, dim) || (out && !weight(next, dim)) || (out && out.dtype != DType::kBF16)) return false;
+  if (!aligned(x.data) || !aligned(y.data) || (out && !aligned(out.data))) return false;
+  if (!ops_.empty() && ops_.back().kind != StepKind::kLinear) return false;
+  StepNorm& op = add(StepKind::kNorm, std::move(plain)).norm;
+  op.y = y.data, op.x = static_cast<float*>(x.data);
+  op.post = static_cast<const float*>(post.data);
+  op.next = out ? static_cast<const float*>(next.data) : nullptr;
+  op.out = out ? static_cast<__nv_bfloat16*>(out.data) : nullptr;
+  op.dim = static_cast<int>(dim), op.scale = scale, op.eps = eps;
+  op.y_f32 = y.dtype == DType::kF32;
+  op.load_x = x_ == nullptr;
+  x_ = op.x, dim_ = op.dim;
+  return true;
+}
+
+// A program that both begins and ends with its only norm would read and write x at once.
+bool StepRecorder::worthwhile() const {
+  return ops_.size() >= kLeastOps && !heads_pending_ && layout_ != Layout::kBF16 &&
+         !(ops_.back().kind == StepKind::kNorm && ops_.back().norm.load_x);
+}
+
+const StepOp* StepRecorder::upload(bool capturing) {
+  const size_t bytes = ops_.size() * sizeof(StepOp);
+  for (const Uploaded& program : uploaded_) {
+    if (program.ops.size() == ops_.size() && std::memcmp(program.ops.data(), ops_.data(), bytes) == 0) {
+      return program.device;
+    }
+  }
+  if (capturing || uploaded_.size() >= kMostPrograms) return nullptr;
+  StepOp* device = nullptr;
+  CUDA_CHECK(cudaMalloc(&device, bytes));
+  uploaded_.push_back({ops_, device});
+  CUDA_CHECK(cudaMemcpy(device, ops_.data(), bytes, cudaMemcpyHostToDevice));
+  return device;
+}
+
+void StepRecorder::clear() {
+  ops_.clear(), plain_.clear();
+  heads_pending_ = false;
+  layout_ = Layout::kBF16;
+  x_ = nullptr, dim_ = 0;
+}
+
+void StepRecorder::flush(bool capturing, cudaStream_t stream) {
+  if (ops_.empty()) return;
+  const StepOp* ops = worthwhile() ? upload(capturing) : nullptr;
+  if (ops) {
+    run_step({ops, static_cast<int>(ops_.size()), layout_, x_, dim_}, workspace_, stream);
+  } else {
+    for (const Plain& plain : plain_) plain(stream);
+  }
+  clear();
+}
+
+}  // namespace gemma4::cuda

@@ -1,0 +1,128 @@
+#include "backend/cuda/step.h"
+
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/step_attend.cuh"
+#include "backend/cuda/step_linear.cuh"
+
+namespace gemma4::cuda {
+namespace {
+
+using Sliding = StepHead<256, 0>;
+using Full = StepHead<512, 64>;
+
+// The copying warp: everything that comes through the ring, in order, as soon as there is room. Only the rows of a step
+// are written by an earlier kernel.
+template <typename Codec>
+__device__ void copy_all(const StepProgram& program, const Ring& ring, int lane) {
+  const uint64_t policy = policy_evict_first();
+  RingState state;
+  bool waited = false;
+  for (int i = 0; i < program.count; ++i) {
+    const StepOp& op = program.ops[i];
+    if (op.kind == StepKind::kLinear) {
+      copy_linear<Codec>(op.linear, ring, state, lane, policy);
+    } else if (op.kind == StepKind::kAttend) {
+      if (!waited) grid_wait(), waited = true;
+      op.attend.kv.rotated ? copy_tiles<Full>(op.attend, ring, state, lane)
+                           : copy_tiles<Sliding>(op.attend, ring, state, lane);
+    }
+  }
+  grid_release();
+}
+
+__device__ __forceinline__ void bring_op(StepOp* to, const StepOp* from) {
+  constexpr int kWords = sizeof(StepOp) / 16;
+  static_assert(sizeof(StepOp) % 16 == 0 && kWords <= 32);
+  if (threadIdx.x < kWords)
+    reinterpret_cast<uint4*>(to)[threadIdx.x] = reinterpret_cast<const uint4*>(from)[threadIdx.x];
+}
+
+// The computing warps. `slots`: this operation and the next.
+template <typename Codec>
+__device__ void compute_all(const StepProgram& program, const StepWorkspace& w, const Ring& ring, uint8_t* scratch,
+                            float* residual, StepOp (&slots)[2], float* sums, int* last) {
+  RingState state;
+  GridBarrier barrier{w.barrier};
+  bring_op(&slots[0], program.ops);
+  grid_wait();
+  compute_barrier();
+  for (int i = 0; i < program.count; ++i) {
+    const StepOp& op = slots[i % 2];
+    if (i + 1 < program.count) bring_op(&slots[(i + 1) % 2], program.ops + i + 1);  // seen after the next barrier
+    if (op.kind == StepKind::kNorm) {
+      run_norm(op.norm, barrier, residual, scratch, sums);
+      compute_barrier();
+      continue;  // every block has all of it: nothing to wait for
+    }
+    if (op.kind == StepKind::kAttend) {
+      op.attend.kv.rotated ? run_attend<Full>(op.attend, barrier, w.partial, w.counters, ring, state, scratch, last)
+                           : run_attend<Sliding>(op.attend, barrier, w.partial, w.counters, ring, state, scratch, last);
+    } else {
+      if (!op.linear.from_norm) {
+        barrier.wait();
+        bring_input(op.linear, range_of(op.linear), scratch);
+        compute_barrier();
+      }
+      run_linear<Codec>(op.linear, w.decode.partial, ring, state, scratch);
+    }
+    barrier.arrive();
+  }
+  if (program.x && blockIdx.x == 0) {  // no block still reads it: there was a barrier after the first norm
+    for (int e = threadIdx.x; e < program.dim; e += kComputeThreads) program.x[e] = residual[e];
+  }
+}
+
+// The last block to leave makes the counters zero again; all have been through every wait by then.
+__device__ __forceinline__ void leave(unsigned* barrier) {
+  compute_barrier();
+  if (threadIdx.x != 0) return;
+  __threadfence();
+  if (atomicAdd(barrier + 1, 1) == gridDim.x - 1) barrier[0] = barrier[1] = 0;
+}
+
+template <typename Codec>
+__global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const StepProgram program, const StepWorkspace w) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) uint8_t shared[];
+  __shared__ uint64_t full[kStepStages], empty[kStepStages];
+  __shared__ __align__(16) uint8_t slot_bytes[2 * sizeof(StepOp)];
+  __shared__ float sums[2 * kStreamWarps];
+  __shared__ int last;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStepStages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kStreamWarps);
+    barrier_init_done();
+  }
+  __syncthreads();
+  const Ring ring = {shared, full, empty};
+  uint8_t* scratch = shared + kStepStages * kStageBytes;
+  if (threadIdx.x >= kComputeThreads) {
+    copy_all<Codec>(program, ring, threadIdx.x % 32);
+  } else {
+    auto& slots = *reinterpret_cast<StepOp(*)[2]>(slot_bytes);
+    compute_all<Codec>(program, w, ring, scratch, reinterpret_cast<float*>(scratch + kScratchBytes), slots, sums,
+                       &last);
+    leave(w.barrier);
+  }
+#endif
+}
+
+template <typename Codec>
+void start(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream) {
+  static AllowedOn allowed;
+  allow_shared_once(step_kernel<Codec>, kStepShared, allowed);
+  launch(stream, dim3(static_cast<unsigned>(workspace.decode.blocks)), dim3(kStepThreads), kStepShared,
+         step_kernel<Codec>, program, workspace);
+}
+
+}  // namespace
+
+bool step_fits(const DecodeWorkspace& workspace) { return workspace.shared_most >= kStepShared + (2 << 10); }
+
+void run_step(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream) {
+  if (program.layout == Layout::kInt4G32) return start<Int4Codec<2>>(program, workspace, stream);
+  if (program.layout == Layout::kInt4G64) return start<Int4Codec<1>>(program, workspace, stream);
+  CHECK(program.layout == Layout::kQ4_0);
+  start<Q40Codec>(program, workspace, stream);
+}
+
+}  // namespace gemma4::cuda

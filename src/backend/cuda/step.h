@@ -1,0 +1,133 @@
+// A decode step as one launch. The verbs of a step of one row, in the order in which the model says them, become a
+// list of operations; one kernel with a block on each multiprocessor walks it. Weights and cached keys stream through
+// one ring of shared memory without a pause, across the borders between operations, so that memory stays busy while
+// blocks wait for each other: that is all this is for. step.cc records, step.cu runs.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "backend/cuda/linear.h"
+#include "backend/cuda/linear_decode.h"
+#include "backend/cuda/verbs.h"
+
+namespace gemma4::cuda {
+
+// out = x w^T of one row, or GeGLU of it. Fields as StreamArguments (linear_stream.cuh).
+struct StepLinear {
+  const uint8_t* weights;
+  const void* x;  // BF16 or F32 [cols]; unused where from_norm
+  void* out;      // BF16 or F32
+  int rows, chunks, panels;
+  bool x_f32, out_f32, paired, geglu;
+  bool from_norm;  // x is what the StepNorm before made
+};
+
+// x = (x + norm(y) * post) * scale; out = norm(x) * next. Every block does all of it, for itself.
+struct StepNorm {
+  const void* y;  // BF16 or F32 [dim]
+  float* x;       // [dim]
+  const float *post, *next;
+  __nv_bfloat16* out;  // null: only x
+  int dim;
+  float scale, eps;
+  bool y_f32;
+  bool load_x;  // the first of a program: x comes from memory; later ones find it in shared memory
+};
+
+// heads() and attend() of one row: its key is the last that it sees.
+struct StepAttend {
+  const void *q, *k, *v;  // BF16 or F32, as the product left them; v null: V is K before its norm
+  void* out;              // BF16 [q heads, dim]
+  const float *q_norm, *k_norm, *inv_freq;
+  const int32_t* pos;  // [1]
+  const int32_t* row;  // Row
+  KvView kv;
+  float eps;
+  int group, splits;  // query heads of a KV head; blocks of a KV head
+  bool f32;           // q, k and v
+};
+
+enum class StepKind : int { kLinear, kAttend, kNorm };
+
+struct alignas(16) StepOp {
+  StepKind kind;
+  union {
+    StepLinear linear;
+    StepNorm norm;
+    StepAttend attend;
+  };
+  StepOp() { std::memset(static_cast<void*>(this), 0, sizeof *this); }  // programs are compared as bytes
+};
+
+struct StepProgram {
+  const StepOp* ops;  // on the device
+  int count;
+  Layout layout;  // of every product
+  float* x;       // residual stream, written at the end; null: no norm in the program
+  int dim;        // of x
+};
+
+// Memory that the blocks meet in.
+struct StepWorkspace {
+  DecodeWorkspace decode;
+  float* partial;     // of attention: kAttendPartialBytes
+  int* counters;      // of attention: zero between launches
+  unsigned* barrier;  // [2], zero between launches
+};
+
+bool step_fits(const DecodeWorkspace& workspace);
+void run_step(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream);
+
+// Most columns of x that a block may hold as fixed-point numbers, in chunks of 64: what `down` of the 31B needs where
+// 132 blocks share it. And the most columns of the residual stream.
+inline constexpr int kStepChunks = 108, kStepDim = 5376;
+
+// Collects verbs and launches them. Between begin() and end() the backend offers each verb; what is taken runs at
+// flush(), which must come before anything else is put on the stream.
+class StepRecorder {
+ public:
+  explicit StepRecorder(const StepWorkspace& workspace);
+  ~StepRecorder();
+
+  void begin() { open_ = true; }
+  void end(bool capturing, cudaStream_t stream) { flush(capturing, stream), open_ = false; }
+  bool open() const { return open_; }
+
+  // Each returns whether it took the verb; `plain` does the same work by itself.
+  using Plain = std::function<void(cudaStream_t)>;
+  bool linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Plain plain);
+  bool heads(const Tensor& q, const Tensor& k, const Tensor& v, const Backend::HeadNorms& norms, const Tensor& pos,
+             const Rope& rope, const KvView& kv, const Tensor& rows, Plain plain);
+  bool attend(const Tensor& out, const Tensor& q, const KvView& kv, const Tensor& rows, Plain plain);
+  bool norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale, const Tensor& next,
+            float eps, Plain plain);
+
+  // Launches what was taken. While a graph is captured nothing can be uploaded: a program that was not seen before runs
+  // as plain kernels then, which does not happen to a step that ran once before it was captured.
+  void flush(bool capturing, cudaStream_t stream);
+
+ private:
+  struct Uploaded;
+  const StepOp* upload(bool capturing);
+  bool worthwhile() const;
+  void clear();
+  StepOp& add(StepKind kind, Plain plain);
+
+  StepWorkspace workspace_;
+  bool enabled_ = false, open_ = false, heads_pending_ = false;
+  std::vector<StepOp> ops_;
+  std::vector<Plain> plain_;
+  Layout layout_ = Layout::kBF16;
+  float* x_ = nullptr;
+  int dim_ = 0;
+  std::vector<Uploaded> uploaded_;
+};
+
+}  // namespace gemma4::cuda

@@ -1,0 +1,179 @@
+// x of a product as fixed-point numbers in shared memory, from memory or from the norms before it.
+#pragma once
+
+#include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/fixed.cuh"
+#include "backend/cuda/device/reduce.cuh"
+#include "backend/cuda/step_ring.cuh"
+
+namespace gemma4::cuda {
+
+// A thread's place in a chunk of 64: eight threads take one; of 16 columns `step`, this one those at base .. base + 3
+// and base + 8 .. base + 11, which is what lanes c = 2h and 2h + 1 of the A operand meet, in the order of the codes.
+struct Eight {
+  int chunk, step, h;
+  __device__ __forceinline__ explicit Eight(int pass)
+      : chunk(pass * (kComputeThreads / 8) + threadIdx.x / 8), step(threadIdx.x % 8 / 2), h(threadIdx.x % 2) {}
+  __device__ __forceinline__ int column() const { return step * 16 + 4 * h; }
+};
+
+// Eight values of a row, in the order above, past the first level of cache: other blocks wrote them.
+__device__ __forceinline__ void load_eight(const float* from, float (&x)[8]) {
+  const float4 a = __ldcg(reinterpret_cast<const float4*>(from)), b = __ldcg(reinterpret_cast<const float4*>(from + 8));
+  x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+}
+__device__ __forceinline__ void load_eight(const __nv_bfloat16* from, float (&x)[8]) {
+  const uint2 a = __ldcg(reinterpret_cast<const uint2*>(from)), b = __ldcg(reinterpret_cast<const uint2*>(from + 8));
+  const uint32_t words[4] = {a.x, a.y, b.x, b.y};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = unpack_bf16x2(words[i]);
+    x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
+  }
+}
+__device__ __forceinline__ void load_eight(const void* from, bool f32, int at, float (&x)[8]) {
+  f32 ? load_eight(static_cast<const float*>(from) + at, x)
+      : load_eight(static_cast<const __nv_bfloat16*>(from) + at, x);
+}
+
+// Digits and facts of eight values of x, place `place` of the block's chunks (linear_fixed.cu tells what they are). All
+// eight threads of a chunk must come here.
+__device__ __forceinline__ void put_eight(uint8_t* input, int place, const Eight& e, const float (&x)[8]) {
+  float top = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) top = fmaxf(top, fabsf(x[i]));
+  uint32_t bits = __float_as_uint(top);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {  // fmaxf() drops NaN; a row with one must become NaN
+    if (x[i] != x[i]) bits = 0x7fffffff;
+  }
+#pragma unroll
+  for (int mask = 1; mask < 8; mask *= 2) bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, mask));
+  const uint32_t exponent = max(bits >> 23, 14u);  // 14: below it the power of two would not be a normal number
+  const float power = __uint_as_float((267 - exponent) << 23);  // 2^(13 - (exponent - 127)): the largest below 2^14
+  int value[8], sum = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum += value[i] = __float2int_rn(x[i] * power);
+  uint8_t* digits = input + place * kDigitBytes + e.step / 2 * 64 + e.step % 2 * 4;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {  // columns 2c, 2c + 8, 2c + 1, 2c + 9 of lane c = 2h + i
+    const int a = value[2 * i], b = value[4 + 2 * i], c = value[2 * i + 1], d = value[5 + 2 * i];
+    uint8_t* to = digits + (2 * e.h + i) * 8;
+    *reinterpret_cast<uint32_t*>(to) = next_bytes(a + 128, b + 128, c + 128, d + 128);
+    *reinterpret_cast<uint32_t*>(to + 32) = low_bytes(a, b, c, d);
+  }
+  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+  sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+  if (threadIdx.x % 4 == 0) {  // infinity and NaN (exponent 255) make the row NaN
+    const float unit = exponent == 255 ? __uint_as_float(0x7fffffff) : __uint_as_float((exponent - 13) << 23);
+    *reinterpret_cast<int2*>(input + kDigitsBytes + place * kFactBytes + e.step / 2 * 8) =
+        make_int2(-sum, __float_as_int(unit));
+  }
+}
+
+// Whether a chunk's place is its column; else its distance from the block's first unit.
+__device__ __forceinline__ bool by_column(const StepLinear& op) { return op.chunks <= kStepChunks; }
+
+// The chunks of x that this block multiplies.
+__device__ __forceinline__ void bring_input(const StepLinear& op, const Range& range, uint8_t* input) {
+  constexpr int kPasses = (kStepChunks + kComputeThreads / 8 - 1) / (kComputeThreads / 8);
+  const bool whole = by_column(op);
+  const int count = whole ? op.chunks : range.end - range.begin, first = whole ? 0 : range.begin % op.chunks;
+  float x[kPasses][8];
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const Eight e(pass);
+    int chunk = first + e.chunk;
+    if (chunk >= op.chunks) chunk -= op.chunks;  // the range goes on in the next panel
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[pass][i] = 0;
+    if (e.chunk < count) load_eight(op.x, op.x_f32, chunk * kChunkCols + e.column(), x[pass]);
+  }
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const Eight e(pass);
+    if (pass * (kComputeThreads / 8) >= count) break;  // the same in all threads
+    if (e.chunk < kStepChunks) put_eight(input, e.chunk, e, x[pass]);
+  }
+}
+
+constexpr int kNormPasses = (kStepDim / kChunkCols + kComputeThreads / 8 - 1) / (kComputeThreads / 8);
+
+// Sum over the computing warps, the same in every thread. Each `sums` [8] serves once between two other barriers.
+__device__ __forceinline__ float compute_sum(float value, float* sums) {
+  value = warp_sum(value);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
+  compute_barrier();
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < kStreamWarps; ++i) total += sums[i];
+  return total;
+}
+
+// The norms; `barrier` is waited for once weights are under way. The result becomes the next product's input.
+__device__ __forceinline__ void run_norm(const StepNorm& op, const GridBarrier& barrier, float* residual,
+                                         uint8_t* input, float* sums) {
+  float post[kNormPasses][8], next[kNormPasses][8];
+  const int chunks = op.dim / kChunkCols;
+#pragma unroll
+  for (int pass = 0; pass < kNormPasses; ++pass) {
+    const Eight e(pass);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) post[pass][i] = next[pass][i] = 0;
+    if (e.chunk >= chunks) continue;
+    const int at = e.chunk * kChunkCols + e.column();
+    load_eight(op.post + at, post[pass]);
+    if (op.next) load_eight(op.next + at, next[pass]);
+  }
+  barrier.wait();
+  float x[kNormPasses][8], y[kNormPasses][8], squares = 0;
+#pragma unroll
+  for (int pass = 0; pass < kNormPasses; ++pass) {
+    const Eight e(pass);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[pass][i] = y[pass][i] = 0;
+    if (e.chunk >= chunks) continue;
+    const int at = e.chunk * kChunkCols + e.column();
+    load_eight(op.y, op.y_f32, at, y[pass]);
+    if (op.load_x) {
+      load_eight(op.x + at, x[pass]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[pass][i] = residual[at + i / 4 * 8 + i % 4];
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) squares += y[pass][i] * y[pass][i];
+  }
+  const float factor = rsqrtf(compute_sum(squares, sums) / op.dim + op.eps);
+  squares = 0;
+#pragma unroll
+  for (int pass = 0; pass < kNormPasses; ++pass) {
+    const Eight e(pass);
+    const int at = e.chunk * kChunkCols + e.column();
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      x[pass][i] = (x[pass][i] + y[pass][i] * factor * post[pass][i]) * op.scale;
+      squares += x[pass][i] * x[pass][i];
+      if (e.chunk < chunks) residual[at + i / 4 * 8 + i % 4] = x[pass][i];
+    }
+  }
+  if (!op.out) return;
+  const float next_factor = rsqrtf(compute_sum(squares, sums + kStreamWarps) / op.dim + op.eps);
+#pragma unroll
+  for (int pass = 0; pass < kNormPasses; ++pass) {
+    const Eight e(pass);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[pass][i] *= next_factor * next[pass][i];
+    if (pass * (kComputeThreads / 8) >= chunks) break;
+    if (e.chunk < kStepChunks) put_eight(input, e.chunk, e, x[pass]);
+    if (blockIdx.x == 0 && e.chunk < chunks) {
+      __nv_bfloat16* out = op.out + e.chunk * kChunkCols + e.column();
+      *reinterpret_cast<uint2*>(out) =
+          make_uint2(pack_bf16x2(x[pass][0], x[pass][1]), pack_bf16x2(x[pass][2], x[pass][3]));
+      *reinterpret_cast<uint2*>(out + 8) =
+          make_uint2(pack_bf16x2(x[pass][4], x[pass][5]), pack_bf16x2(x[pass][6], x[pass][7]));
+    }
+  }
+}
+
+}  // namespace gemma4::cuda

@@ -1,0 +1,139 @@
+// A product of a decode step: the block's share of the packed weights, as they come through the ring, times one row.
+#pragma once
+
+#include "backend/cuda/step_input.cuh"
+
+namespace gemma4::cuda {
+
+template <typename Codec>
+__device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ring, RingState& state, int lane,
+                                            uint64_t policy) {
+  constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  for (Pieces at(range_of(op), op.chunks); at.more(); at.next(), state.next()) {
+    ring.wait_empty(state);
+    if (lane == 0) {
+      const uint32_t bytes = at.length * kUnit;
+      barrier_expect(&ring.full[state.stage], bytes);
+      bulk_load(ring.at(state), op.weights + (static_cast<int64_t>(at.panel) * op.chunks + at.col) * kUnit, bytes,
+                &ring.full[state.stage], policy);
+    }
+    __syncwarp();
+  }
+}
+
+// `count` (1 or 2) chunks. The two digits of each of four groups (two chunks) stand in columns of their own of the B
+// operand, the rest of it is zero: lane 4 g + c holds the digits of group g / 2 and gives zero to the other groups'
+// products. What follows a product is then done once for four groups, by lanes c.
+template <typename Codec>
+__device__ __forceinline__ void multiply_pair(const uint8_t* chunk, const uint8_t* digits, const uint8_t* facts,
+                                              int count, int lane, float (&sum)[1][4]) {
+  constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  const int g = lane / 4, c = lane % 4, mine = lane / 8;
+  const uint2 b = words2(digits + lane * 8);
+  int d[4] = {};
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    if (k == count) break;
+    const uint4 w = words4(chunk + k * kUnit + lane * 16);
+    const uint32_t a0[4] = {w.x & 0x0f0f0f0fu, w.x & 0xf0f0f0f0u, w.y & 0x0f0f0f0fu, w.y & 0xf0f0f0f0u};
+    const uint32_t a1[4] = {w.z & 0x0f0f0f0fu, w.z & 0xf0f0f0f0u, w.w & 0x0f0f0f0fu, w.w & 0xf0f0f0f0u};
+    const bool first = mine == 2 * k, second = mine == 2 * k + 1;
+    mma_bytes(d, a0, first ? b.x : 0, first ? b.y : 0);
+    mma_bytes(d, a1, second ? b.x : 0, second ? b.y : 0);
+  }
+  if (c / 2 >= count) return;
+  const uint8_t* my_chunk = chunk + c / 2 * kUnit;
+  const float2 scale = scale_in(Codec{}, my_chunk, g, c % 2);
+  const int2 zero = zeros_in(Codec{}, my_chunk, g, c % 2);
+  const int2 fact = *reinterpret_cast<const int2*>(facts + c * 8);
+  const float unit = __int_as_float(fact.y);
+  const int low = d[0] * 256 + d[1] + zero.x * fact.x, high = d[2] * 256 + d[3] + zero.y * fact.x;
+  sum[0][0] = fmaf(unit * scale.x, static_cast<float>(low), sum[0][0]);
+  sum[0][2] = fmaf(unit * scale.y, static_cast<float>(high), sum[0][2]);
+}
+
+// The lanes of a row hold sums of different groups; afterwards each has the whole.
+__device__ __forceinline__ void join_groups(float (&sum)[1][4]) {
+#pragma unroll
+  for (int e = 0; e < 4; e += 2) {
+    sum[0][e] += __shfl_xor_sync(0xffffffffu, sum[0][e], 1);
+    sum[0][e] += __shfl_xor_sync(0xffffffffu, sum[0][e], 2);
+  }
+}
+
+__device__ __forceinline__ void write_value(const StepLinear& op, int row, float value) {
+  if (op.out_f32) {
+    static_cast<float*>(op.out)[row] = value;
+  } else {
+    static_cast<__nv_bfloat16*>(op.out)[row] = __float2bfloat16_rn(value);
+  }
+}
+
+// One panel's sums: lane 4 g + c holds rows g and, times 16, g + 8 of the warp's 16.
+__device__ __forceinline__ void write_panel(const StepLinear& op, int panel, int warp, int lane,
+                                            const float (&sum)[1][4]) {
+  const int place = panel * kPanelRows + warp * kChunkRows, g = lane / 4, e = lane % 4;
+  const float values[2] = {sum[0][0], sum[0][2] * 0.0625f};
+  const int half = op.rows / 2, pair = place / 2 + g;  // of a paired matrix: the row of each part
+  if (op.geglu) {
+    if (e == 0 && pair < half) write_value(op, pair, gelu_tanh(values[0]) * values[1]);
+    return;
+  }
+  const int row = place + g + 8 * e;
+  if (e < 2 && row < op.rows) write_value(op, row, values[e]);
+}
+
+template <typename Codec>
+__device__ __forceinline__ void run_linear(const StepLinear& op, float* partial, const Ring& ring, RingState& state,
+                                           const uint8_t* input) {
+  constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const Range range = range_of(op);
+  StreamArguments shares = {};  // what the sums of shared panels need to know
+  shares.partial = partial, shares.panels = op.panels, shares.chunks = op.chunks;
+  float sum[1][4] = {}, shared_sum[1][4] = {};
+  int shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
+  bool whole = range.begin % op.chunks == 0;
+  const bool columns = by_column(op);
+  int place = columns ? range.begin % op.chunks : 0;
+  for (Pieces at(range, op.chunks); at.more(); at.next(), state.next()) {
+    const uint8_t* chunk = ring.at(state) + warp * Codec::kBytes;
+    const uint8_t *digits = input + place * kDigitBytes, *facts = input + kDigitsBytes + place * kFactBytes;
+    ring.wait_full(state);
+    if (at.length == kStageChunks) {
+#pragma unroll
+      for (int k = 0; k < kStageChunks; k += 2) {
+        multiply_pair<Codec>(chunk + k * kUnit, digits + k * kDigitBytes, facts + k * kFactBytes, 2, lane, sum);
+      }
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < at.length; k += 2) {
+        multiply_pair<Codec>(chunk + k * kUnit, digits + k * kDigitBytes, facts + k * kFactBytes, min(2, at.length - k),
+                             lane, sum);
+      }
+    }
+    ring.release(state);
+    place += at.length;
+    if (!at.ends_panel()) continue;
+    if (columns) place = 0;
+    join_groups(sum);
+    if (whole) {
+      write_panel(op, at.panel, warp, lane, sum);
+    } else {
+      shared_panel = at.panel;
+      shared_sum[0][0] = sum[0][0], shared_sum[0][2] = sum[0][2];
+    }
+    whole = true;
+    sum[0][0] = sum[0][2] = 0;
+  }
+  if (range.end % op.chunks != 0 && range.begin < range.end) {
+    join_groups(sum);
+    give_partial<1>(shares, warp, lane, sum);
+  }
+  if (shared_panel >= 0) {
+    take_partials<1>(shares, shared_panel * op.chunks, warp, lane, shared_sum);
+    write_panel(op, shared_panel, warp, lane, shared_sum);
+  }
+}
+
+}  // namespace gemma4::cuda

@@ -1,0 +1,120 @@
+// What the parts of the step kernel share: the ring of shared memory, its layout, and how blocks wait for each other.
+#pragma once
+
+#include "backend/cuda/device/load.cuh"
+#include "backend/cuda/linear_stream.cuh"
+#include "backend/cuda/step.h"
+
+namespace gemma4::cuda {
+
+constexpr int kStepThreads = (kStreamWarps + 1) * 32;  // eight warps compute, one copies
+constexpr int kComputeThreads = kStreamWarps * 32;
+constexpr int kStageChunks = 4;  // column chunks of a panel in a stage
+constexpr int kTileKeys = 16;    // keys in a stage
+constexpr int kRowPad = 8;       // elements between rows of a tile of keys: rows start in different banks
+
+// A stage holds four chunks (18,944 bytes of int4 in groups of 32) or 16 rows of 640 + 8 elements of a compressed
+// cache.
+constexpr int kStageBytes = kTileKeys * (640 + kRowPad) * 2;
+static_assert(kStageBytes % 128 == 0 && kStageBytes >= kStageChunks * kPanelChunks * Int4Codec<2>::kBytes);
+
+// Of x, a chunk of 64: digits [half][high, low][lane c][8 bytes], then facts [half] of {minus the sum, unit}.
+constexpr int kDigitBytes = 128, kFactBytes = 16;
+constexpr int kDigitsBytes = kStepChunks * kDigitBytes + kDigitBytes;  // lanes of a last odd chunk read one further
+constexpr int kInputBytes = kDigitsBytes + kStepChunks * kFactBytes;
+
+// Shared memory: the ring, then x as digits and facts or attention's scratch (never both), then the residual stream.
+constexpr int kScratchBytes = 16896;
+static_assert(kScratchBytes >= kInputBytes && kScratchBytes % 128 == 0);
+constexpr int kStepStages = 9;
+constexpr int kStepShared = kStepStages * kStageBytes + kScratchBytes + kStepDim * 4;
+
+struct RingState {
+  int stage = 0, phase = 0;
+  __device__ __forceinline__ void next() {
+    if (++stage == kStepStages) stage = 0, phase ^= 1;
+  }
+};
+
+struct Ring {
+  uint8_t* stages;
+  uint64_t *full, *empty;
+  __device__ __forceinline__ uint8_t* at(const RingState& s) const { return stages + s.stage * kStageBytes; }
+  __device__ __forceinline__ void wait_full(const RingState& s) const { barrier_wait(&full[s.stage], s.phase); }
+  __device__ __forceinline__ void wait_empty(const RingState& s) const { barrier_wait(&empty[s.stage], s.phase ^ 1); }
+  __device__ __forceinline__ void release(const RingState& s) const {  // by each computing warp
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&empty[s.stage]);
+  }
+};
+
+// Among the computing warps.
+__device__ __forceinline__ void compute_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kComputeThreads) : "memory"); }
+
+// Units (panel, column chunk) of a product that fall to this block, in pieces of a stage.
+struct Pieces {
+  int left, chunks, panel, col, length;
+  __device__ __forceinline__ Pieces(const Range& range, int chunks_)
+      : left(range.end - range.begin),
+        chunks(chunks_),
+        panel(range.begin / chunks_),
+        col(range.begin - panel * chunks_) {
+    measure();
+  }
+  __device__ __forceinline__ void measure() { length = min(min(left, chunks - col), kStageChunks); }
+  __device__ __forceinline__ bool more() const { return left > 0; }
+  __device__ __forceinline__ bool ends_panel() const { return col + length == chunks; }
+  __device__ __forceinline__ void next() {
+    left -= length, col += length;
+    if (col == chunks) col = 0, ++panel;
+    measure();
+  }
+};
+
+__device__ __forceinline__ Range range_of(const StepLinear& op) {
+  return Range(blockIdx.x, gridDim.x, static_cast<uint32_t>(op.panels) * op.chunks);
+}
+
+// The tiles of keys that fall to this block: begin .. end-1 of `active` equal shares; none where begin == end.
+struct KeyShare {
+  int4 see;  // Row
+  int kv_head, split, active, begin, end;
+  __device__ __forceinline__ explicit KeyShare(const StepAttend& op) {
+    constexpr int kLeast = 8;  // tiles a block takes before others share the work: to merge costs as much
+    see = __ldcg(reinterpret_cast<const int4*>(op.row));
+    kv_head = blockIdx.x / op.splits, split = blockIdx.x % op.splits;
+    const int first = see.z / kTileKeys, tiles = max(see.w / kTileKeys - first + 1, 1);
+    const int each = max((tiles + op.splits - 1) / op.splits, kLeast);
+    active = (tiles + each - 1) / each;
+    begin = first + split * each;
+    end = kv_head < op.kv.heads ? min(begin + each, first + tiles) : begin;
+    if (end < begin) end = begin;
+  }
+  __device__ __forceinline__ bool mine() const { return begin < end; }
+  __device__ __forceinline__ bool owns_newest() const { return mine() && split == active - 1; }
+};
+
+// All blocks: arrive() says that this block's writes are done, wait() returns when all blocks' are, and visible.
+struct GridBarrier {
+  unsigned* word;
+  unsigned target = 0;
+  __device__ __forceinline__ void arrive() {
+    compute_barrier();
+    if (threadIdx.x == 0) {
+      __threadfence();
+      asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(word) : "memory");
+    }
+    target += gridDim.x;
+  }
+  __device__ __forceinline__ void wait() const {
+    if (target > 0 && threadIdx.x == 0) {
+      unsigned seen;
+      do {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(word) : "memory");
+      } while (seen < target);
+    }
+    compute_barrier();
+  }
+};
+
+}  // namespace gemma4::cuda
