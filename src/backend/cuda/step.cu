@@ -15,7 +15,7 @@ using Full = StepHead<512, 64>;
 template <typename Codec>
 __device__ void copy_all(const StepProgram& program, const Ring& ring, int lane) {
   const uint64_t policy = policy_evict_first();
-  RingState state;
+  CopyState state;
   bool waited = false;
   for (int i = 0; i < program.count; ++i) {
     const StepOp& op = program.ops[i];

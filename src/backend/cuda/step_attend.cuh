@@ -50,12 +50,12 @@ struct AttendLayout {
 };
 
 template <typename H>
-__device__ __forceinline__ void copy_tiles(const StepAttend& op, const Ring& ring, RingState& state, int lane) {
+__device__ __forceinline__ void copy_tiles(const StepAttend& op, const Ring& ring, CopyState& state, int lane) {
   const KeyShare share(op);
   constexpr int kRowBytes = H::kElements * 2, kRows = (H::kRotated ? 1 : 2) * kTileKeys;
   for (int tile = share.begin; tile < share.end; ++tile, state.next()) {
     const int64_t place = kv_place(op.kv, share.see.x, tile * kTileKeys + lane % kTileKeys, share.kv_head);
-    ring.wait_empty(state);
+    ring.wait_turn(state);
     if (lane == 0) barrier_expect(&ring.full[state.stage], kRows * kRowBytes);
     __syncwarp();
     const void* from = lane < kTileKeys && !H::kRotated ? op.kv.k : op.kv.v;
@@ -123,13 +123,20 @@ struct HeadValues {
   }
 };
 
+// Not inlined: with the path for large angles it is long, and instructions have to be fetched too.
+__device__ __noinline__ float2 turn_by(float angle) {
+  float2 turn;
+  sincosf(angle, &turn.y, &turn.x);
+  return turn;
+}
+
 // Cosines and sines of the lane's pairs.
 template <typename H>
 __device__ __forceinline__ void make_turns(const StepAttend& op, float2 (&turns)[H::kPerLane], int lane) {
   const float pos = static_cast<float>(__ldcg(op.pos));
 #pragma unroll
   for (int i = 0; i < H::kPerLane; ++i) {
-    sincosf(pos * op.inv_freq[lane * H::kPerLane + i], &turns[i].y, &turns[i].x);
+    turns[i] = turn_by(pos * op.inv_freq[lane * H::kPerLane + i]);
   }
 }
 
@@ -336,9 +343,12 @@ __device__ __forceinline__ void finish_share(const StepAttend& op, const KeyShar
   }
   compute_barrier();
   if (threadIdx.x == 0) {
-    __threadfence();
-    *last = atomicAdd(counters + share.kv_head, 1) == share.active - 1;
-    __threadfence();
+    int before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "l"(counters + share.kv_head)
+                 : "memory");
+    *last = before == share.active - 1;
     if (*last) counters[share.kv_head] = 0;
   }
   compute_barrier();

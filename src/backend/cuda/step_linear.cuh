@@ -6,11 +6,11 @@
 namespace gemma4::cuda {
 
 template <typename Codec>
-__device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ring, RingState& state, int lane,
+__device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ring, CopyState& state, int lane,
                                             uint64_t policy) {
   constexpr int kUnit = kPanelChunks * Codec::kBytes;
   for (Pieces at(range_of(op), op.chunks); at.more(); at.next(), state.next()) {
-    ring.wait_empty(state);
+    ring.wait_turn(state);
     if (lane == 0) {
       const uint32_t bytes = at.length * kUnit;
       barrier_expect(&ring.full[state.stage], bytes);

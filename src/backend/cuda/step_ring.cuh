@@ -36,9 +36,26 @@ struct RingState {
   }
 };
 
+// Stages under way at a time. Two keep memory busy (3 TB/s for 1.2 us are 27 KB a multiprocessor); all nine would too,
+// but whatever else a block asks for, an answer of another block above all, then queues behind 20 MB: a step of the 31B
+// takes 7.18 ms with 2, 7.30 with 3, 7.36 with 4, 7.43 with 6, 7.47 with 9.
+constexpr int kFlight = 2;
+
+// The copying warp's place in the ring, and the stage that has to be there before the next is asked for.
+struct CopyState : RingState {
+  RingState landed;
+  int ahead = 0;  // stages asked for beyond it
+  __device__ __forceinline__ void next() { RingState::next(), ++ahead; }
+};
+
 struct Ring {
   uint8_t* stages;
   uint64_t *full, *empty;
+  // Before each stage: room for it, and no more than kFlight under way.
+  __device__ __forceinline__ void wait_turn(CopyState& s) const {
+    wait_empty(s);
+    if (s.ahead >= kFlight) wait_full(s.landed), s.landed.next(), --s.ahead;
+  }
   __device__ __forceinline__ uint8_t* at(const RingState& s) const { return stages + s.stage * kStageBytes; }
   __device__ __forceinline__ void wait_full(const RingState& s) const { barrier_wait(&full[s.stage], s.phase); }
   __device__ __forceinline__ void wait_empty(const RingState& s) const { barrier_wait(&empty[s.stage], s.phase ^ 1); }
@@ -99,11 +116,8 @@ struct GridBarrier {
   unsigned* word;
   unsigned target = 0;
   __device__ __forceinline__ void arrive() {
-    compute_barrier();
-    if (threadIdx.x == 0) {
-      __threadfence();
-      asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(word) : "memory");
-    }
+    compute_barrier();  // the release below covers what the barrier made this thread see
+    if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(word) : "memory");
     target += gridDim.x;
   }
   __device__ __forceinline__ void wait() const {
