@@ -53,6 +53,9 @@ class CudaBackend final : public Backend {
   const char* name() const override { return "cuda"; }
   DType activation_type() const override { return DType::kBF16; }
   DType residual_type() const override { return DType::kF32; }
+  DType query_type() const override { return DType::kF16; }
+  DType product_type() const override { return DType::kF32; }
+  DType input_type(const Matrix& w) const override { return linear_->input_type(device_matrix(w)); }
 
   Tensor alloc(DType type, std::initializer_list<int64_t> shape) override {
     use();
@@ -136,10 +139,12 @@ class CudaBackend final : public Backend {
   void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) override {
     linear_->linear_geglu(out, x, device_matrix(gate_up), scratch, stream());
   }
-  void heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos, const Rope& rope_by,
-             const Kv& kv, const Rows& rows) override {
-    if (!cuda::heads_fit(q, k, v)) return Backend::heads(q, k, v, scratch, norms, pos, rope_by, kv, rows);
-    cuda::heads(stream(), q, k, v, norms, pos, rope_by, view(kv), rows.device);
+  void heads(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos,
+             const Rope& rope_by, const Kv& kv, const Rows& rows) override {
+    if (!cuda::heads_fit(query, q, k, v)) {
+      return Backend::heads(query, q, k, v, scratch, norms, pos, rope_by, kv, rows);
+    }
+    cuda::heads(stream(), query, q, k, v, norms, pos, rope_by, view(kv), rows.device);
   }
 
   int rank() const override { return communicator_ ? communicator_->rank() : 0; }
@@ -246,8 +251,8 @@ Kv CudaBackend::kv_alloc(const KvConfig& config) {
   Kv kv;
   kv.page = config.page;
   kv.rotated_pairs = config.rotated_pairs;
-  kv.v = alloc(activation_type(), {slots, config.heads, config.dim + 2 * rotated});
-  if (!compressed) kv.k = alloc(activation_type(), {slots, config.heads, config.dim});
+  kv.v = alloc(query_type(), {slots, config.heads, config.dim + 2 * rotated});
+  if (!compressed) kv.k = alloc(query_type(), {slots, config.heads, config.dim});
   kv.extra = std::make_shared<KvExtra>(KvExtra{page, config.dim + 2 * rotated, rotated});
   return kv;
 }

@@ -382,19 +382,19 @@ __device__ __forceinline__ float norm_sum(float value, float* scratch) {
 }
 
 // One row: as residual_norm_block in norm.cu. y was written by other blocks: read where they wrote it, in L2.
-__device__ void norm_row(const Epilogue& e, const __nv_bfloat16* y, float* x, __nv_bfloat16* out, int dim,
-                         float* scratch) {
+__device__ void norm_row(const Epilogue& e, const float* y, float* x, __nv_bfloat16* out, int dim, float* scratch) {
   float a[kNormEights][8], b[kNormEights][8], squares = 0;
 #pragma unroll
   for (int i = 0; i < kNormEights; ++i) {
     const int at = (i * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
     if (at >= dim) continue;
-    const uint4 raw = __ldcg(reinterpret_cast<const uint4*>(y + at));
-    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+    const float4 low = __ldcg(reinterpret_cast<const float4*>(y + at));
+    const float4 high = __ldcg(reinterpret_cast<const float4*>(y + at) + 1);
+    const float words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
     load8(x + at, a[i]);
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-      b[i][n] = n % 2 ? __uint_as_float(words[n / 2] & 0xffff0000u) : __uint_as_float(words[n / 2] << 16);
+      b[i][n] = words[n];
       squares += b[i][n] * b[i][n];
     }
   }
@@ -439,7 +439,7 @@ __device__ void norm_after(const StreamArguments& p, const Epilogue& e) {
   __threadfence();
   if (threadIdx.x == 0) *e.counter = 0;
   for (int row = 0; row < p.n; ++row) {
-    norm_row(e, static_cast<const __nv_bfloat16*>(p.out) + row * p.out_stride, e.x + row * e.x_stride,
+    norm_row(e, static_cast<const float*>(p.out) + row * p.out_stride, e.x + row * e.x_stride,
              e.out ? e.out + row * e.out_stride : nullptr, p.rows, scratch);
   }
 }
@@ -524,7 +524,7 @@ bool linear_fixed_norm(Tensor y, Tensor x, const DeviceMatrix& w, const NormAfte
     return t && t.dtype == DType::kF32 && t.size() == w.rows && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
   };
   const bool fits = linear_fixed_fits(w, x.rows(), workspace) && !w.paired && w.rows % 8 == 0 && w.rows <= kNormDim &&
-                    after.x.rows() == x.rows() && eights(y, DType::kBF16, w.rows) &&
+                    after.x.rows() == x.rows() && eights(y, DType::kF32, w.rows) &&
                     eights(after.x, DType::kF32, w.rows) && weight(after.post) &&
                     (!after.out || (eights(after.out, DType::kBF16, w.rows) && weight(after.next)));
   if (!fits) return false;
