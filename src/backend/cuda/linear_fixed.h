@@ -23,7 +23,7 @@ bool linear_fixed_fits(const DeviceMatrix& w, int64_t n, const DecodeWorkspace& 
 void linear_fixed(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, int stage_chunks,
                   const DecodeWorkspace& workspace, cudaStream_t stream);
 
-// y = x w^T and then `after`, in one launch. False, with nothing done, where shapes or types do not fit.
+// y = x w^T, F32, and then `after`, in one launch. False, with nothing done, where shapes or types do not fit.
 bool linear_fixed_norm(Tensor y, Tensor x, const DeviceMatrix& w, const NormAfter& after,
                        const DecodeWorkspace& workspace, cudaStream_t stream);
 
