@@ -46,13 +46,13 @@ void Backend::linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor s
   geglu(out, scratch);
 }
 
-void Backend::heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos,
+void Backend::heads(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos,
                     const Rope& rope_by, const Kv& kv, const Rows& rows) {
   const Tensor values = v ? v : scratch;
   norm(values, v ? v : k, Tensor(), norms.eps);  // V = K on full layers, read before K's own norm
-  norm(q, q, norms.q, norms.eps);
+  norm(query, q, norms.q, norms.eps);
   norm(k, k, norms.k, norms.eps);
-  rope(q, pos, rope_by);
+  rope(query, pos, rope_by);
   rope(k, pos, rope_by);
   kv_write(kv, k, values, rows);
 }

@@ -81,9 +81,15 @@ class Backend {
   virtual ~Backend() = default;
   virtual const char* name() const = 0;
 
-  // Element type of activations; the residual stream x may be kept wider.
+  // Element types: of activations, and of what a backend may keep more exactly. residual_type(): the stream x.
+  // query_type(): what attend() takes. product_type(): products that go into a norm or a GeGLU next. input_type(): what
+  // linear() takes, beside activations, for a result of product_type(), where with weights like these the rounding of
+  // activations would be most of the error.
   virtual DType activation_type() const = 0;
   virtual DType residual_type() const { return activation_type(); }
+  virtual DType query_type() const { return activation_type(); }
+  virtual DType product_type() const { return activation_type(); }
+  virtual DType input_type(const Matrix& w) const { return (void)w, activation_type(); }
 
   // Memory. Called while a model is opened or an image arrives, never while it steps. alloc() zeroes; all throw Error
   // when memory is short.
@@ -115,8 +121,8 @@ class Backend {
   virtual void geglu(Tensor out, Tensor gate_up) = 0;             // gate_up [rows, 2n]: out = gelu_tanh(gate) * up
   virtual void rope(Tensor x, Tensor pos, const Rope& rope) = 0;  // x [rows, heads, dim], pos I32 [rows, axes]
   virtual void kv_write(const Kv& kv, Tensor k, Tensor v, const Rows& rows) = 0;  // k, v [rows, heads, dim]
-  // softmax(q k^T) v, scores unscaled (Gemma 4's scale is 1 in both towers). q, out [rows, q heads, dim]; query head h
-  // reads KV head h / (q heads / KV heads).
+  // softmax(q k^T) v, scores unscaled (Gemma 4's scale is 1 in both towers). q, out [rows, q heads, dim], q of
+  // query_type(); query head h reads KV head h / (q heads / KV heads).
   virtual void attend(Tensor out, Tensor q, const Kv& kv, const Rows& rows) = 0;
   virtual void gather(Tensor out, Tensor x, Tensor index) = 0;    // out[i] = x[index[i]]
   virtual void scatter(Tensor x, Tensor rows, Tensor index) = 0;  // x[index[i]] = rows[i]
@@ -131,15 +137,15 @@ class Backend {
   virtual void residual_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps);
   // out = gelu_tanh(x gate^T) * (x up^T); gate_up: gate's rows, then up's. scratch [rows, 2n].
   virtual void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch);
-  // q = rope(norm(q) * q_norm); v = norm(v), or norm(k) where v is empty; k = rope(norm(k) * k_norm); then kv_write. k
-  // and v are overwritten or left as they are: read only the cache afterwards. scratch [rows, KV heads, dim] holds v
-  // where v is empty.
+  // query = rope(norm(q) * q_norm), of query_type(); v = norm(v), or norm(k) where v is empty;
+  // k = rope(norm(k) * k_norm); then kv_write. `query` may be q where their types agree. q, k and v are overwritten or
+  // left as they are: read only query and the cache afterwards. scratch [rows, KV heads, dim] holds v where v is empty.
   struct HeadNorms {
     Tensor q, k;  // F32 [dim]
     float eps;
   };
-  virtual void heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos, const Rope& rope,
-                     const Kv& kv, const Rows& rows);
+  virtual void heads(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos,
+                     const Rope& rope, const Kv& kv, const Rows& rows);
 
   // Tensor parallelism: this backend is one of world() ranks that compute one model together, each on a thread of its
   // own (ranks.h). All ranks call the collective verbs in one order, with tensors of one shape. The defaults serve

@@ -57,7 +57,7 @@ void heads(benchmark::State& state) {
   for (int32_t i = 0; i < rows; ++i) pos.push_back(i), host.push_back({0, i, 0, i});
   const Tensor positions = put_ints(*be, pos, {rows, 1});
   for (auto _ : state) {
-    be->heads(q, k, v, Tensor(), {weight, weight, 1e-6f}, positions, rope, kv, {Tensor(), host});
+    be->heads(q, q, k, v, Tensor(), {weight, weight, 1e-6f}, positions, rope, kv, {Tensor(), host});
   }
   report(state, static_cast<double>(rows * 64 * 256 * 4 * 2), 0);
 }

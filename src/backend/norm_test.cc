@@ -255,7 +255,7 @@ TEST_P(NormTest, Heads) {
         config.slots = n, config.heads = c.heads / 2, config.dim = c.dim, config.rotated_pairs = has_v ? 0 : c.rotated;
         Kv kv = b.kv_alloc(config);
         kv.k_norm = k_norm;
-        b.heads(q, k, v, b.alloc(b.activation_type(), {n, c.heads / 2, c.dim}), {q_norm, k_norm, 1e-6f},
+        b.heads(q, q, k, v, b.alloc(b.activation_type(), {n, c.heads / 2, c.dim}), {q_norm, k_norm, 1e-6f},
                 put_ints(b, positions(n, axes), {n, axes}), make_rope(b, c.block, c.rotated, c.theta), kv, rows);
         const Tensor out = b.alloc(b.activation_type(), {n, c.heads, c.dim});
         b.attend(out, q, kv, rows);

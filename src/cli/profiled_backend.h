@@ -24,6 +24,9 @@ class ProfiledBackend final : public Backend {
   const char* name() const override { return inner_.name(); }
   DType activation_type() const override { return inner_.activation_type(); }
   DType residual_type() const override { return inner_.residual_type(); }
+  DType query_type() const override { return inner_.query_type(); }
+  DType product_type() const override { return inner_.product_type(); }
+  DType input_type(const Matrix& w) const override { return inner_.input_type(w); }
   Tensor alloc(DType type, std::initializer_list<int64_t> shape) override { return inner_.alloc(type, shape); }
   void release(Tensor t) override { inner_.release(t); }
   Kv kv_alloc(const KvConfig& config) override { return inner_.kv_alloc(config); }
@@ -89,9 +92,9 @@ class ProfiledBackend final : public Backend {
   void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) override {
     timed(shape("linear_geglu", gate_up), [&] { inner_.linear_geglu(out, x, gate_up, scratch); });
   }
-  void heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos, const Rope& rope_by,
-             const Kv& kv, const Rows& rows) override {
-    timed("heads", [&] { inner_.heads(q, k, v, scratch, norms, pos, rope_by, kv, rows); });
+  void heads(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos,
+             const Rope& rope_by, const Kv& kv, const Rows& rows) override {
+    timed("heads", [&] { inner_.heads(query, q, k, v, scratch, norms, pos, rope_by, kv, rows); });
   }
   int rank() const override { return inner_.rank(); }
   int world() const override { return inner_.world(); }

@@ -26,6 +26,9 @@ class WatchedBackend : public Backend {
   const char* name() const override { return inner_->name(); }
   DType activation_type() const override { return inner_->activation_type(); }
   DType residual_type() const override { return inner_->residual_type(); }
+  DType query_type() const override { return inner_->query_type(); }
+  DType product_type() const override { return inner_->product_type(); }
+  DType input_type(const Matrix& w) const override { return inner_->input_type(w); }
   Tensor alloc(DType type, std::initializer_list<int64_t> shape) override {
     ++watch_->allocations;
     return inner_->alloc(type, shape);

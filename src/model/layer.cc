@@ -1,5 +1,7 @@
 #include "model/layer.h"
 
+#include <algorithm>
+
 namespace gemma4 {
 namespace {
 
@@ -9,19 +11,38 @@ void linear_fused(Backend& be, Tensor out, Tensor x, const Fused& w) {
 
 }  // namespace
 
-void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in, Tensor next_norm) {
+Activations Activations::slice(int64_t rows) const {
+  Activations a = *this;
+  for (Tensor* t : {&a.x, &a.h, &a.y, &a.qkv, &a.query, &a.values, &a.o, &a.gate_up, &a.act}) {
+    if (*t) *t = t->slice(0, rows);
+  }
+  return a;
+}
+
+Tensor attention_input(Backend& be, const Activations& a, const LayerWeights& w) {
+  Tensor h = a.h;
+  if (a.qkv.dtype == a.h.dtype) return h;
+  const DType type = be.input_type(w.qkv.parts[0].w);
+  const auto takes = [&](const Fused::Part& part) { return be.input_type(part.w) == type; };
+  if (dtype_size(type) == dtype_size(h.dtype) && std::ranges::all_of(w.qkv.parts, takes)) h.dtype = type;
+  return h;
+}
+
+void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in,
+               const LayerWeights* next) {
   const LayerShape& s = in.shape;
   const int64_t q_width = s.heads * s.head_dim, kv_width = s.kv_heads * s.head_dim;
   const Tensor qkv = a.qkv.columns(0, w.qkv.rows);
   const Tensor q = qkv.columns(0, q_width).split(s.heads, s.head_dim);
   const Tensor k = qkv.columns(q_width, kv_width).split(s.kv_heads, s.head_dim);
   const Tensor v = s.has_v ? qkv.columns(q_width + kv_width, kv_width).split(s.kv_heads, s.head_dim) : Tensor();
+  const Tensor query = a.query ? a.query.columns(0, q_width).split(s.heads, s.head_dim) : q;
   const Tensor values = a.values.columns(0, kv_width).split(s.kv_heads, s.head_dim);
   const Tensor o = a.o.columns(0, q_width);
 
-  linear_fused(be, qkv, a.h, w.qkv);
-  be.heads(q, k, v, values, {w.q_norm, w.k_norm, in.eps}, in.pos, *in.rope, *in.kv, *in.rows);
-  be.attend(o.split(s.heads, s.head_dim), q, *in.kv, *in.rows);
+  linear_fused(be, qkv, attention_input(be, a, w), w.qkv);
+  be.heads(query, q, k, v, values, {w.q_norm, w.k_norm, in.eps}, in.pos, *in.rope, *in.kv, *in.rows);
+  be.attend(o.split(s.heads, s.head_dim), query, *in.kv, *in.rows);
   be.linear(a.y, o, w.o);
   if (w.split) be.all_reduce(a.y);
   be.residual_norm(a.h, a.x, a.y, w.post_attention_norm, 1.0f, w.pre_feedforward_norm, in.eps);
@@ -34,7 +55,8 @@ void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const L
   }
   be.linear(a.y, a.act, w.down);
   if (w.split) be.all_reduce(a.y);
-  be.residual_norm(next_norm ? a.h : Tensor(), a.x, a.y, w.post_feedforward_norm, w.scalar, next_norm, in.eps);
+  be.residual_norm(next ? attention_input(be, a, *next) : Tensor(), a.x, a.y, w.post_feedforward_norm, w.scalar,
+                   next ? next->input_norm : Tensor(), in.eps);
 }
 
 }  // namespace gemma4

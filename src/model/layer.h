@@ -10,10 +10,13 @@ namespace gemma4 {
 
 // Working memory of one pass, allocated once for the most rows there can be.
 struct Activations {
+  Activations slice(int64_t rows) const;  // the first of them
+
   Tensor x;        // [rows, hidden] residual stream
   Tensor h;        // [rows, hidden] normed
   Tensor y;        // [rows, hidden] output of a block
   Tensor qkv;      // [rows, widest q + k + v]
+  Tensor query;    // [rows, widest q] queries, where their type is not that of qkv; else empty: q becomes the queries
   Tensor values;   // [rows, widest kv] V where it is made from K
   Tensor o;        // [rows, widest q]
   Tensor gate_up;  // [rows, 2 * intermediate]
@@ -34,8 +37,12 @@ struct LayerInput {
   float eps;
 };
 
-// On entry a.h = norm(a.x) * input_norm; on return a.x is the layer's output and a.h = norm(a.x) * next_norm (where
-// given).
-void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in, Tensor next_norm);
+// a.h as the q, k, v product of a layer takes it: of Backend::input_type() where the product is kept in a wider type.
+Tensor attention_input(Backend& be, const Activations& a, const LayerWeights& w);
+
+// On entry attention_input(w) = norm(a.x) * w.input_norm; on return a.x is the layer's output and the same holds for
+// `next` (where given).
+void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in,
+               const LayerWeights* next);
 
 }  // namespace gemma4

@@ -51,21 +51,30 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
     kv_.back().pages = pages_[kind];
     if (c.k_is_v) kv_.back().k_norm = w_.layers[static_cast<size_t>(i)].k_norm;
   }
-  const int64_t inner = w_.split.mlp.count;
-  a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
-  a_.h = owned_.alloc(act, {rows, config_.hidden});
-  a_.y = owned_.alloc(act, {rows, config_.hidden});
-  a_.qkv = owned_.alloc(act, {rows, qkv_max});
-  a_.values = owned_.alloc(act, {rows, kv_max});
-  a_.o = owned_.alloc(act, {rows, q_max});
-  a_.gate_up = owned_.alloc(act, {rows, 2 * inner});
-  a_.act = owned_.alloc(act, {rows, inner});
+  alloc_activations(rows, q_max, kv_max, qkv_max);
   out_x_ = owned_.alloc(be_.residual_type(), {outs, config_.hidden});
   out_h_ = owned_.alloc(act, {outs, config_.hidden});
   all_logits_ = owned_.alloc(DType::kF32, {outs, config_.vocab});
   sampled_ = owned_.alloc(DType::kI32, {outs, 1});
   inputs_ = owned_.alloc(DType::kI32, {11 * rows + outs, 1});
   logits_ = all_logits_.slice(0, 0);
+}
+
+// Over several ranks y stays an activation: a sum over ranks costs by the byte.
+void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max) {
+  const DType act = be_.activation_type(), product = be_.product_type(), query = be_.query_type();
+  const auto unrounded = [&](const LayerWeights& w) { return be_.input_type(w.gate_up.parts[0].w) != act; };
+  const bool wide_mlp = std::ranges::any_of(w_.layers, unrounded);
+  const int64_t inner = w_.split.mlp.count;
+  a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
+  a_.h = owned_.alloc(act, {rows, config_.hidden});
+  a_.y = owned_.alloc(w_.split.world > 1 ? act : product, {rows, config_.hidden});
+  a_.qkv = owned_.alloc(product, {rows, qkv_max});
+  if (query != product) a_.query = owned_.alloc(query, {rows, q_max});
+  a_.values = owned_.alloc(product, {rows, kv_max});
+  a_.o = owned_.alloc(act, {rows, q_max});
+  a_.gate_up = owned_.alloc(wide_mlp ? product : act, {rows, 2 * inner});
+  a_.act = owned_.alloc(act, {rows, inner});
 }
 
 void TextModel::set_pages(Kind kind, int seq, std::span<const int32_t> pages) {
@@ -118,12 +127,6 @@ TextModel::Inputs TextModel::write_inputs(const Batch& b) {
   return in;
 }
 
-Activations TextModel::slice(int64_t rows) const {
-  Activations a = a_;
-  for (Tensor* t : {&a.x, &a.h, &a.y, &a.qkv, &a.values, &a.o, &a.gate_up, &a.act}) *t = t->slice(0, rows);
-  return a;
-}
-
 void TextModel::embed(const Batch& batch, const Activations& a, const Inputs& in) {
   be_.embed(a.x, w_.embed, in.ids, config_.embed_scale);
   if (batch.soft.empty()) return;
@@ -139,14 +142,14 @@ void TextModel::embed(const Batch& batch, const Activations& a, const Inputs& in
 void TextModel::run(const Batch& batch, const Activations& a, const Inputs& in, const Tap& tap) {
   embed(batch, a, in);
   if (tap) tap("embed", 0, a.x);
-  be_.norm(a.h, a.x, w_.layers[0].input_norm, config_.eps);
+  be_.norm(attention_input(be_, a, w_.layers[0]), a.x, w_.layers[0].input_norm, config_.eps);
   for (int i = 0; i < config_.layers; ++i) {
     const size_t layer = static_cast<size_t>(i);
     const Kind kind = config_.kinds[layer];
     const bool last = i + 1 == config_.layers;
     run_layer(be_, a, w_.layers[layer],
               {shapes_[kind], in.pos, &ropes_[kind], &kv_[layer], &in.rows[kind], config_.eps},
-              last ? Tensor() : w_.layers[layer + 1].input_norm);
+              last ? nullptr : &w_.layers[layer + 1]);
     if (tap) tap("layer", i, a.x);
   }
   const int64_t outs = in.logit_index.rows();
@@ -165,7 +168,7 @@ void TextModel::run(const Batch& batch, const Activations& a, const Inputs& in, 
 std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
   check(batch);
   const Inputs in = write_inputs(batch);
-  const Activations a = slice(static_cast<int64_t>(batch.ids.size()));
+  const Activations a = a_.slice(static_cast<int64_t>(batch.ids.size()));
   logits_ = all_logits_.slice(0, in.logit_index.rows());
   if (batch.ids.size() <= kReplayRowsMax && batch.soft.empty() && !tap) {
     be_.replay(replay_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });

@@ -30,10 +30,10 @@ class TextModel {
     Rows rows[kKinds];
     Tensor ids, pos, logit_index, soft_index;
   };
+  void alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max);
   Inputs write_inputs(const Batch& batch);
   void embed(const Batch& batch, const Activations& a, const Inputs& in);
   void run(const Batch& batch, const Activations& a, const Inputs& in, const Tap& tap);
-  Activations slice(int64_t rows) const;
   void check(const Batch& batch) const;
 
   Backend& be_;

@@ -47,6 +47,7 @@ void VisionModel::grow(int n) {
   a_.h = alloc(act, n, c_.hidden);
   a_.y = alloc(act, n, c_.hidden);
   a_.qkv = alloc(act, n, 3 * width);
+  a_.query = be_.query_type() == act ? Tensor() : alloc(be_.query_type(), n, width);
   a_.values = alloc(act, n, width);
   a_.o = alloc(act, n, width);
   a_.gate_up = alloc(act, n, 2 * int64_t{c_.intermediate});
@@ -140,8 +141,7 @@ void VisionModel::run(bool record, const Tap& tap) {
 
 void VisionModel::tower(const Tap& tap) {
   const auto n = static_cast<int64_t>(host_rows_.size());
-  Activations a = a_;
-  for (Tensor* t : {&a.x, &a.h, &a.y, &a.qkv, &a.values, &a.o, &a.gate_up, &a.act}) *t = t->slice(0, n);
+  const Activations a = a_.slice(n);
   const Rows rows{rows_.slice(0, n), host_rows_};
   be_.linear(a.x, pixels_.slice(0, n), w_.input);
   for (const Tensor& ids : ids_) {
@@ -155,7 +155,7 @@ void VisionModel::tower(const Tap& tap) {
   for (size_t i = 0; i < w_.layers.size(); ++i) {
     const bool last = i + 1 == w_.layers.size();
     run_layer(be_, a, w_.layers[i], {shape, xy_.slice(0, n), &rope_, &kv_, &rows, c_.eps},
-              last ? Tensor() : w_.layers[i + 1].input_norm);
+              last ? nullptr : &w_.layers[i + 1]);
     if (tap) tap("vision.layer", static_cast<int>(i), a.x);
   }
 

@@ -2,7 +2,7 @@
 #include <vector>
 
 #include "backend/cuda/attend.h"
-#include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/dispatch.cuh"
 #include "backend/cuda/kv_view.cuh"
@@ -17,7 +17,7 @@ constexpr int kWarps = 4;
 constexpr int kPerLane = 512 / 32;
 
 // K's element e of one compressed row: rotated elements as kept, the others V times K's norm weight.
-__device__ __forceinline__ float key_element(const KvView& kv, const bf16* k, const bf16* v, int e) {
+__device__ __forceinline__ float key_element(const KvView& kv, const attend_t* k, const attend_t* v, int e) {
   if (!kv.rotated) return to_float(k[e]);
   const int at = kv_rotated_index(kv, e);
   return at >= 0 ? to_float(v[at]) : to_float(v[e]) * kv.k_norm[e];
@@ -32,7 +32,7 @@ __global__ void simple_kernel(AttendCall call, KvView kv) {
   const int head = blockIdx.x, row = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int kv_head = head / (call.q_heads / kv.heads);
   const int4 see = reinterpret_cast<const int4*>(call.rows)[row];
-  const bf16* q = static_cast<const bf16*>(call.q) + row * call.q_stride + head * kv.dim;
+  const attend_t* q = static_cast<const attend_t*>(call.q) + row * call.q_stride + head * kv.dim;
   float query[kPerLane], sum[kPerLane];
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
@@ -43,8 +43,8 @@ __global__ void simple_kernel(AttendCall call, KvView kv) {
   float top = -INFINITY, total = 0;
   for (int pos = see.z + warp; pos <= see.w; pos += kWarps) {
     const int64_t place = kv_place(kv, see.x, pos, kv_head);
-    const bf16* v = static_cast<const bf16*>(kv.v) + place;
-    const bf16* k = kv.rotated ? nullptr : static_cast<const bf16*>(kv.k) + place;
+    const attend_t* v = static_cast<const attend_t*>(kv.v) + place;
+    const attend_t* k = kv.rotated ? nullptr : static_cast<const attend_t*>(kv.k) + place;
     float score = 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
@@ -111,7 +111,7 @@ void attend_simple(cudaStream_t stream, const AttendCall& call, const KvView& kv
 
 void attend(cudaStream_t stream, Tensor out, Tensor q, const KvView& kv, Tensor rows, std::span<const Row> host,
             const AttendScratch& scratch) {
-  CHECK(q.rank == 3 && q.dtype == DType::kBF16 && out.dtype == DType::kBF16 && out.rows() == q.rows());
+  CHECK(q.rank == 3 && q.dtype == kAttendType && out.dtype == DType::kBF16 && out.rows() == q.rows());
   CHECK(q.shape[2] == kv.dim && q.shape[1] % kv.heads == 0 && kv.dim <= kPerLane * 32);
   CHECK(rows.dtype == DType::kI32 && rows.contiguous() && rows.rows() >= q.rows());
   const int count = static_cast<int>(q.rows());
@@ -123,7 +123,7 @@ void attend(cudaStream_t stream, Tensor out, Tensor q, const KvView& kv, Tensor 
   }
   for (const Part& part : parts) {
     const AttendCall call = {
-        out.row<bf16>(part.begin), q.row<bf16>(part.begin),     rows.row<int32_t>(part.begin), out.stride, q.stride,
+        out.row<bf16>(part.begin), q.row<attend_t>(part.begin), rows.row<int32_t>(part.begin), out.stride, q.stride,
         part.end - part.begin,     static_cast<int>(q.shape[1])};
     if (part.few && decode_fits(call, kv, scratch)) {
       attend_decode(stream, call, kv, scratch);

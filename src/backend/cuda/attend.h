@@ -5,7 +5,8 @@
 
 namespace gemma4::cuda {
 
-// One launch of attention: q and out [rows, q_heads, dim] BF16 with row strides, each row with its interval.
+// One launch of attention: out BF16, q attend_t (device/element.cuh), both [rows, q_heads, dim] with row strides; each
+// row with its interval.
 struct AttendCall {
   void* out;
   const void* q;

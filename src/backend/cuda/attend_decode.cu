@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "backend/cuda/attend.h"
-#include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/tile.cuh"
 #include "backend/cuda/dispatch.cuh"
@@ -32,26 +32,26 @@ struct Shape {
   static constexpr int kKeyTiles = kKeys / 8;
   static constexpr int kDepthParts = kWarps / kKeyTiles;  // warps that share one tile of 8 keys, by depth
   static constexpr int kScoreRow = kKeys + 4;
-  static constexpr size_t kQuery = sizeof(bf16) * kGroup * kRow;
-  static constexpr size_t kWeights = sizeof(bf16) * kGroup * (kKeys + kPad);
+  static constexpr size_t kQuery = sizeof(attend_t) * kGroup * kRow;
+  static constexpr size_t kWeights = sizeof(attend_t) * kGroup * (kKeys + kPad);
   static constexpr size_t kScores = sizeof(float) * kDepthParts * kGroup * kScoreRow;
   static constexpr size_t kStats = sizeof(float) * 3 * kGroup;
-  static constexpr size_t kShared = kQuery + kWeights + kScores + kStats + sizeof(bf16) * kStages * kTile;
+  static constexpr size_t kShared = kQuery + kWeights + kScores + kStats + sizeof(attend_t) * kStages * kTile;
   static_assert(kWarps % kKeyTiles == 0 && kDim / kWarps % 16 == 0);
 };
 
 template <typename S>
 struct Shared {
-  bf16* query;                // [16, kRow]
-  bf16* weights;              // [16, kKeys + kPad]
+  attend_t* query;            // [16, kRow]
+  attend_t* weights;          // [16, kKeys + kPad]
   float* scores;              // [kDepthParts, 16, kScoreRow]
   float *top, *total, *keep;  // [16]
-  bf16* tiles;                // [kStages, kTile]
+  attend_t* tiles;            // [kStages, kTile]
 
   __device__ explicit Shared(char* at) {
-    tiles = reinterpret_cast<bf16*>(at), at += sizeof(bf16) * S::kStages * S::kTile;
-    query = reinterpret_cast<bf16*>(at), at += S::kQuery;
-    weights = reinterpret_cast<bf16*>(at), at += S::kWeights;
+    tiles = reinterpret_cast<attend_t*>(at), at += sizeof(attend_t) * S::kStages * S::kTile;
+    query = reinterpret_cast<attend_t*>(at), at += S::kQuery;
+    weights = reinterpret_cast<attend_t*>(at), at += S::kWeights;
     scores = reinterpret_cast<float*>(at), at += S::kScores;
     top = reinterpret_cast<float*>(at), total = top + kGroup, keep = total + kGroup;
   }
@@ -74,17 +74,17 @@ __device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, int6
   constexpr int kPerWarp = S::kKeys / S::kWarps;
   constexpr int kChunks = (S::kDim + 2 * S::kRotated) / 8;  // of 16 bytes in a row
   const int lane = threadIdx.x % 32, key0 = threadIdx.x / 32 * kPerWarp;
-  bf16* to = s.tiles + tile % S::kStages * S::kTile + key0 * S::kRow;
+  attend_t* to = s.tiles + tile % S::kStages * S::kTile + key0 * S::kRow;
 #pragma unroll
   for (int i = 0; i < kPerWarp; ++i, to += S::kRow) {
     const int64_t at = __shfl_sync(0xffffffffu, place, i);
     const bool valid = at >= 0;
 #pragma unroll
     for (int chunk = lane; chunk < kChunks; chunk += 32) {
-      copy16_async(to + chunk * 8, static_cast<const bf16*>(kv.v) + (valid ? at : 0) + chunk * 8, valid);
+      copy16_async(to + chunk * 8, static_cast<const attend_t*>(kv.v) + (valid ? at : 0) + chunk * 8, valid);
       if constexpr (!S::kRotated) {
-        copy16_async(to + S::kKeys * S::kRow + chunk * 8, static_cast<const bf16*>(kv.k) + (valid ? at : 0) + chunk * 8,
-                     valid);
+        copy16_async(to + S::kKeys * S::kRow + chunk * 8,
+                     static_cast<const attend_t*>(kv.k) + (valid ? at : 0) + chunk * 8, valid);
       }
     }
   }
@@ -93,13 +93,13 @@ __device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, int6
 // The group's queries. Compressed cache: kDim elements that meet V (times K's norm weight, zero where K is kept), then
 // those that meet the kept elements of K. The rows past the group are zeros.
 template <typename S>
-__device__ __forceinline__ void load_query(const Shared<S>& s, const bf16* q, const KvView& kv, int group) {
+__device__ __forceinline__ void load_query(const Shared<S>& s, const attend_t* q, const KvView& kv, int group) {
   constexpr int kThreads = S::kWarps * 32, kChunks = S::kDim / 8, kHalf = S::kDim / 2;
   const uint4 zero = make_uint4(0, 0, 0, 0);
   for (int i = threadIdx.x; i < group * kChunks; i += kThreads) {
     const int head = i / kChunks, e = i % kChunks * 8;
     const uint4 raw = *reinterpret_cast<const uint4*>(q + head * S::kDim + e);
-    bf16* to = s.query + head * S::kRow;
+    attend_t* to = s.query + head * S::kRow;
     if constexpr (S::kRotated == 0) {
       *reinterpret_cast<uint4*>(to + e) = raw;
     } else if (e % kHalf < S::kRotated) {
@@ -121,7 +121,7 @@ __device__ __forceinline__ void load_query(const Shared<S>& s, const bf16* q, co
 
 // Scores of the stage's keys: warp w takes 8 keys and a part of the depth.
 template <typename S>
-__device__ __forceinline__ void score(const Shared<S>& s, const bf16* keys) {
+__device__ __forceinline__ void score(const Shared<S>& s, const attend_t* keys) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int key_tile = warp % S::kKeyTiles, part = warp / S::kKeyTiles;
   constexpr int kSteps = (S::kDim + 2 * S::kRotated) / 32;  // of 32 elements
@@ -168,8 +168,8 @@ __device__ __forceinline__ void weigh(const Shared<S>& s, const int4& see, int g
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < kPer; ++i) {
-      const float weight = top == -INFINITY ? 0.0f : exp2_fast(x[i] - top);
-      s.weights[head * (S::kKeys + kPad) + lane + 32 * i] = __float2bfloat16_rn(weight);
+      const float weight = top == -INFINITY ? 0.0f : exp2_fast(x[i] - top + kWeightLift);
+      s.weights[head * (S::kKeys + kPad) + lane + 32 * i] = from_float<attend_t>(weight);
       sum += weight;
     }
     sum = warp_sum(sum);
@@ -184,7 +184,7 @@ __device__ __forceinline__ void weigh(const Shared<S>& s, const int4& see, int g
 
 // sum = sum * keep + weights * values, for the warp's kDim / kWarps columns.
 template <typename S, int kTiles>
-__device__ __forceinline__ void accumulate(const Shared<S>& s, const bf16* values, float (&sum)[kTiles][4]) {
+__device__ __forceinline__ void accumulate(const Shared<S>& s, const attend_t* values, float (&sum)[kTiles][4]) {
   const int lane = threadIdx.x % 32, column = threadIdx.x / 32 * (S::kDim / S::kWarps);
   const float keep0 = s.keep[lane / 4], keep1 = s.keep[lane / 4 + 8];
 #pragma unroll
@@ -315,9 +315,9 @@ __global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call,
     if (begin + i < end) fetch<S>(s, kv, places[i], begin + i);
     copy_commit();
   }
-  load_query<S>(s, static_cast<const bf16*>(call.q) + row * call.q_stride + kv_head * group * S::kDim, kv, group);
+  load_query<S>(s, static_cast<const attend_t*>(call.q) + row * call.q_stride + kv_head * group * S::kDim, kv, group);
   for (int i = threadIdx.x; i < kGroup; i += S::kWarps * 32) s.top[i] = -INFINITY, s.total[i] = 0, s.keep[i] = 0;
-  for (int i = threadIdx.x; i < kGroup * (S::kKeys + kPad); i += S::kWarps * 32) s.weights[i] = __float2bfloat16_rn(0);
+  for (int i = threadIdx.x; i < kGroup * (S::kKeys + kPad); i += S::kWarps * 32) s.weights[i] = from_float<attend_t>(0);
   constexpr int kTiles = S::kDim / S::kWarps / 8;
   float sum[kTiles][4] = {};
   for (int tile = begin; tile < end; ++tile) {
@@ -326,7 +326,7 @@ __global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call,
     copy_commit();
     copy_wait<S::kStages - 1>();
     __syncthreads();
-    const bf16* values = s.tiles + tile % S::kStages * S::kTile;
+    const attend_t* values = s.tiles + tile % S::kStages * S::kTile;
     score<S>(s, S::kRotated ? values : values + S::kKeys * S::kRow);
     __syncthreads();
     weigh<S>(s, see, group, tile * S::kKeys);

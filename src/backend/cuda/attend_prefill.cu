@@ -21,13 +21,13 @@ struct Shape {
   static constexpr int kColumns = kDim / 8;             // column tiles of the output
   static constexpr int kQuery = kRows * kDepth;         // elements
   static constexpr int kTile = kKeys * kDepth;
-  static constexpr size_t kShared = sizeof(bf16) * (kQuery + 4 * kTile) + sizeof(int4) * kRows;
+  static constexpr size_t kShared = sizeof(attend_t) * (kQuery + 4 * kTile) + sizeof(int4) * kRows;
 };
 
 // Starts the copy of keys base .. base+63 into `to`. A warp takes 8 keys at a time, 4 chunks of each in one
 // instruction: 64 bytes together in memory, and 8 keys side by side in shared memory.
 template <typename S>
-__device__ __forceinline__ void fetch(bf16* to, const bf16* from, const KvView& kv, const Run& run, int kv_head,
+__device__ __forceinline__ void fetch(attend_t* to, const attend_t* from, const KvView& kv, const Run& run, int kv_head,
                                       int base) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -44,12 +44,12 @@ __device__ __forceinline__ void fetch(bf16* to, const bf16* from, const KvView& 
 
 // The query tile; rows past the last token and columns past kDim are zeros.
 template <typename S>
-__device__ __forceinline__ void load_query(bf16* to, const AttendCall& call, int token0, int head0, int group) {
+__device__ __forceinline__ void load_query(attend_t* to, const AttendCall& call, int token0, int head0, int group) {
   for (int i = threadIdx.x; i < S::kRows * S::kDepth / 8; i += S::kThreads) {
     const int m = i % S::kRows, chunk = i / S::kRows, token = token0 + m / group;
     uint4 value = make_uint4(0, 0, 0, 0);
     if (token < call.count && chunk < S::kDim / 8) {
-      const bf16* q = static_cast<const bf16*>(call.q) + token * call.q_stride + (head0 + m % group) * S::kDim;
+      const attend_t* q = static_cast<const attend_t*>(call.q) + token * call.q_stride + (head0 + m % group) * S::kDim;
       value = *reinterpret_cast<const uint4*>(q + chunk * 8);
     }
     *reinterpret_cast<uint4*>(to + chunk_at<S::kRows>(m, chunk)) = value;
@@ -58,7 +58,7 @@ __device__ __forceinline__ void load_query(bf16* to, const AttendCall& call, int
 
 // Starts scores [64, kKeys] = q keys^T of this warpgroup.
 template <typename S>
-__device__ __forceinline__ void start_scores(float (&c)[kKeys / 8][4], const bf16* q, const bf16* keys) {
+__device__ __forceinline__ void start_scores(float (&c)[kKeys / 8][4], const attend_t* q, const attend_t* keys) {
   const uint64_t a = tile_descriptor(q, S::kRows * 16, 128), b = tile_descriptor(keys, kKeys * 16, 128);
 #pragma unroll
   for (int step = 0; step < S::kDepth / 16; ++step) {  // two chunks each; descriptors count 16 bytes
@@ -70,7 +70,7 @@ __device__ __forceinline__ void start_scores(float (&c)[kKeys / 8][4], const bf1
 // Starts sum += weights * values.
 template <typename S>
 __device__ __forceinline__ void start_sums(float (&sum)[S::kColumns][4], const uint32_t (&weights)[kKeys / 16][4],
-                                           const bf16* values) {
+                                           const attend_t* values) {
   const uint64_t b = tile_descriptor(values, 128, kKeys * 16);
 #pragma unroll
   for (int step = 0; step < kKeys / 16; ++step) {  // 16 keys: two core matrices
@@ -83,17 +83,17 @@ __device__ __forceinline__ void pack(uint32_t (&weights)[kKeys / 16][4], const f
 #pragma unroll
   for (int step = 0; step < kKeys / 16; ++step) {
     const auto &low = c[2 * step], &high = c[2 * step + 1];
-    weights[step][0] = pack_bf16x2(low[0], low[1]);
-    weights[step][1] = pack_bf16x2(low[2], low[3]);
-    weights[step][2] = pack_bf16x2(high[0], high[1]);
-    weights[step][3] = pack_bf16x2(high[2], high[3]);
+    weights[step][0] = pack_attend(low[0], low[1]);
+    weights[step][1] = pack_attend(low[2], low[3]);
+    weights[step][2] = pack_attend(high[0], high[1]);
+    weights[step][3] = pack_attend(high[2], high[3]);
   }
 }
 
 template <typename S>
 struct Tiles {
-  bf16 *query, *keys, *values;  // [kQuery], [2, kTile], [2, kTile]
-  int4* see;                    // [tokens]
+  attend_t *query, *keys, *values;  // [kQuery], [2, kTile], [2, kTile]
+  int4* see;                        // [tokens]
 };
 
 // All keys of one run, for the whole query tile. In step j: the products of tile j's values and of tile j + 1's keys
@@ -102,14 +102,14 @@ template <typename S>
 __device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, const Run& run, int kv_head, bool whole,
                                            RowState (&state)[2], float (&sum)[S::kColumns][4]) {
   const int begin = run.first / kKeys, end = run.last / kKeys + 1;
-  const bf16* q = s.query + threadIdx.x / 128 * 64 * 8;
+  const attend_t* q = s.query + threadIdx.x / 128 * 64 * 8;
   const auto keys = [&](int tile) {
     if (tile < end)
-      fetch<S>(s.keys + tile % 2 * S::kTile, static_cast<const bf16*>(kv.k), kv, run, kv_head, tile * kKeys);
+      fetch<S>(s.keys + tile % 2 * S::kTile, static_cast<const attend_t*>(kv.k), kv, run, kv_head, tile * kKeys);
   };
   const auto values = [&](int tile) {
     if (tile < end) {
-      fetch<S>(s.values + tile % 2 * S::kTile, static_cast<const bf16*>(kv.v), kv, run, kv_head, tile * kKeys);
+      fetch<S>(s.values + tile % 2 * S::kTile, static_cast<const attend_t*>(kv.v), kv, run, kv_head, tile * kKeys);
     }
   };
   const auto masked = [&](int tile) {
@@ -170,7 +170,7 @@ template <typename S>
 __global__ void __launch_bounds__(S::kThreads, S::kBlocks) prefill_kernel(AttendCall call, KvView kv) {
   extern __shared__ __align__(128) char memory[];
   Tiles<S> s;
-  s.query = reinterpret_cast<bf16*>(memory);
+  s.query = reinterpret_cast<attend_t*>(memory);
   s.keys = s.query + S::kQuery;
   s.values = s.keys + 2 * S::kTile;
   s.see = reinterpret_cast<int4*>(s.values + 2 * S::kTile);

@@ -8,9 +8,10 @@
 namespace gemma4 {
 namespace {
 
-constexpr DType kBf16 = DType::kBF16, kF32 = DType::kF32;
-// Softmax weights are rounded to bf16 before they meet V (2^-9 each, averaged out), and so is the result.
-constexpr double kTolerance = 0.006;
+constexpr DType kBf16 = DType::kBF16, kF16 = DType::kF16, kF32 = DType::kF32;
+// The result is rounded to bf16; softmax weights (and q * k_norm of a compressed cache) to float16 add an eighth of
+// that.
+constexpr double kTolerance = kRounded;
 
 struct Layout {
   int heads, kv_heads, dim;
@@ -67,15 +68,16 @@ class CudaAttention : public CudaTest {
       std::vector<Row> rows;
       for (int p = begin; p < std::min(begin + 61, count); ++p) rows.push_back({seq, p, 0, p});
       const auto n = static_cast<int64_t>(rows.size());
-      const Twin v = random(kBf16, {n, l.kv_heads, l.dim}), at = device_rows(rows);
-      Twin k = random(kBf16, {n, l.kv_heads, l.dim}, 0.15f);
+      const DType type = l.rotated || begin % 2 == 0 ? kF32 : kBf16;  // products of either type are written
+      const Twin v = random(type, {n, l.kv_heads, l.dim}), at = device_rows(rows);
+      Twin k = random(type, {n, l.kv_heads, l.dim}, 0.15f);
       if (l.rotated) k = related_keys(c, v, rows);
       ref().kv_write(c.ref, k.ref, v.ref, view(at.ref, rows));
       gpu().kv_write(c.gpu, k.gpu, v.gpu, view(at.gpu, rows));
     }
   }
 
-  // rope(v * k_norm), rounded to bf16, as a full layer makes it.
+  // rope(v * k_norm), rounded to float16, as a full layer makes it.
   Twin related_keys(const Caches& c, const Twin& v, const std::vector<Row>& rows) {
     const Layout& l = c.layout;
     std::vector<float> values = get(ref(), v.ref);
@@ -90,8 +92,8 @@ class CudaAttention : public CudaTest {
     ref().rope(keys, ints({static_cast<int64_t>(rows.size()), 1}, at).ref,
                Rope{put(ref(), kF32, {l.dim / 2}, freq), l.dim});
     values = get(ref(), keys);
-    for (float& value : values) value = round_to_bf16(value);
-    return twin(kBf16, {v.ref.shape[0], l.kv_heads, l.dim}, values);
+    for (float& value : values) value = round_to_f16(value);
+    return twin(kF32, {v.ref.shape[0], l.kv_heads, l.dim}, values);
   }
 
   double compare(const Caches& c, const std::vector<Row>& rows, bool captured = false) {
@@ -99,7 +101,7 @@ class CudaAttention : public CudaTest {
     const auto n = static_cast<int64_t>(rows.size());
     // As in the model: q is a slice of a wider buffer.
     const float spread = l.rotated ? 0.05f : 0.3f;
-    const Twin wide = random(kBf16, {n, (l.heads + 2 * l.kv_heads) * l.dim}, spread), at = device_rows(rows);
+    const Twin wide = random(kF16, {n, (l.heads + 2 * l.kv_heads) * l.dim}, spread), at = device_rows(rows);
     const auto q = [&](Tensor t) { return t.columns(0, l.heads * l.dim).split(l.heads, l.dim); };
     const Twin out = poisoned(kBf16, {n, l.heads, l.dim});
     ref().attend(out.ref, q(wide.ref), c.ref, view(at.ref, rows));
@@ -237,19 +239,18 @@ TEST_F(CudaAttention, CopiedPages) {
   }
 }
 
-// heads() against the small verbs of ref: q as it leaves, and the cache through attend().
-TEST_F(CudaAttention, Heads) {
-  struct Case {
-    Layout layout;
-    bool v;
-    int block, rotated;
-    int rows;
-  };
-  for (const Case& t : {Case{kSliding, true, 256, 128, 5},
-                        {kFull, false, 512, 64, 5},
-                        {kFullPlain, false, 512, 64, 3},
-                        {{16, 16, 72, 0, 0}, true, 36, 18, 70},
-                        {{4, 1, 32, 8, 20, 8}, false, 32, 8, 9}}) {
+struct HeadsCase {
+  Layout layout;
+  bool v;
+  int block, rotated;
+  int rows;
+  DType type;  // of q, k and v
+};
+
+class CudaHeads : public CudaAttention {
+ protected:
+  // heads() against the small verbs of ref: the queries as they leave, and the cache through attend().
+  void check(const HeadsCase& t) {
     const Layout& l = t.layout;
     Caches c = make(l);
     if (!t.v) c.k_norm = random(kF32, {l.dim}, 0.3f);
@@ -260,17 +261,56 @@ TEST_F(CudaAttention, Heads) {
     for (int i = 0; i < t.rotated; ++i) freq[static_cast<size_t>(i)] = std::pow(100.0f, -2.0f * i / t.block);
     std::vector<int32_t> at;
     for (int i = 0; i < n * axes; ++i) at.push_back(i * 3 % 91);
-    const Twin q = random(kBf16, {n, l.heads, l.dim}), k = random(kBf16, {n, l.kv_heads, l.dim}),
-               v = random(kBf16, {n, l.kv_heads, l.dim}), scratch = random(kBf16, {n, l.kv_heads, l.dim}),
-               pos = ints({n, axes}, at), f = twin(kF32, {t.block / 2}, freq), q_norm = random(kF32, {l.dim}, 0.3f),
-               device = device_rows(rows);
-    ref().heads(q.ref, k.ref, t.v ? v.ref : Tensor(), scratch.ref, {q_norm.ref, c.k_norm.ref, 1e-6f}, pos.ref,
-                Rope{f.ref, t.block}, c.ref, view(device.ref, rows));
-    gpu().heads(q.gpu, k.gpu, t.v ? v.gpu : Tensor(), scratch.gpu, {q_norm.gpu, c.k_norm.gpu, 1e-6f}, pos.gpu,
-                Rope{f.gpu, t.block}, c.gpu, view(device.gpu, rows));
-    EXPECT_LT(distance(q), kRounded) << l.dim;
-    EXPECT_LT(compare(c, rows), 0.01) << l.dim;  // keys and values are rounded once more than ref's
+    const Twin q = random(t.type, {n, l.heads, l.dim}), query = poisoned(kF16, {n, l.heads, l.dim}),
+               k = random(t.type, {n, l.kv_heads, l.dim}), v = random(t.type, {n, l.kv_heads, l.dim}),
+               scratch = random(t.type, {n, l.kv_heads, l.dim}), pos = ints({n, axes}, at),
+               f = twin(kF32, {t.block / 2}, freq), q_norm = random(kF32, {l.dim}, 0.3f), device = device_rows(rows);
+    ref().heads(query.ref, q.ref, k.ref, t.v ? v.ref : Tensor(), scratch.ref, {q_norm.ref, c.k_norm.ref, 1e-6f},
+                pos.ref, Rope{f.ref, t.block}, c.ref, view(device.ref, rows));
+    gpu().heads(query.gpu, q.gpu, k.gpu, t.v ? v.gpu : Tensor(), scratch.gpu, {q_norm.gpu, c.k_norm.gpu, 1e-6f},
+                pos.gpu, Rope{f.gpu, t.block}, c.gpu, view(device.gpu, rows));
+    EXPECT_LT(distance(query), kRoundedF16) << l.dim;
+    std::vector<float> rounded = get(ref(), query.ref);
+    for (float& value : rounded) value = round_to_bf16(value);
+    EXPECT_GT(distance(rounded, get(ref(), query.ref)), kRoundedF16);  // bfloat16 would be seen
+    EXPECT_LT(compare(c, rows), 0.0035) << l.dim;  // keys and values are rounded once more than ref's
   }
+};
+
+TEST_F(CudaHeads, EqualTheSmallVerbs) {
+  for (const DType type : {kBf16, kF32}) {
+    for (const HeadsCase& t : {HeadsCase{kSliding, true, 256, 128, 5, type},
+                               {kFull, false, 512, 64, 5, type},
+                               {kFullPlain, false, 512, 64, 3, type},
+                               {{16, 16, 72, 0, 0}, true, 36, 18, 70, type},
+                               {{4, 1, 32, 8, 20, 8}, false, 32, 8, 9, type}}) {
+      check(t);
+    }
+  }
+}
+
+// Beyond float16's range the largest number is kept, so that nothing becomes infinite or NaN.
+TEST_F(CudaHeads, Saturate) {
+  const Layout l = {2, 1, 16, 8, 2};
+  const Caches c = make(l);
+  const std::vector<Row> rows = {{0, 0, 0, 0}, {0, 1, 1, 1}};
+  const Twin device = device_rows(rows), pos = ints({2, 1}, {0, 1}), norm = twin(kF32, {16}, std::vector(16, 1e6f)),
+             freq = twin(kF32, {8}, std::vector(8, 0.0f)), q = random(kF32, {2, 2, 16}), k = random(kF32, {2, 1, 16}),
+             v = random(kF32, {2, 1, 16}), query = poisoned(kF16, {2, 2, 16}), out = poisoned(kBf16, {2, 2, 16});
+  gpu().heads(query.gpu, q.gpu, k.gpu, v.gpu, v.gpu, {norm.gpu, norm.gpu, 1e-6f}, pos.gpu, Rope{freq.gpu, 16}, c.gpu,
+              view(device.gpu, rows));
+  float most = 0;
+  for (const float value : get(gpu(), query.gpu)) {
+    EXPECT_LE(std::abs(value), 65504.0f);
+    most = std::max(most, std::abs(value));
+  }
+  EXPECT_EQ(most, 65504.0f);
+  gpu().attend(out.gpu, query.gpu, c.gpu, view(device.gpu, rows));
+  for (const float value : get(gpu(), out.gpu)) EXPECT_LE(std::abs(value), 4.1f);  // |v| <= sqrt(dim): all finite
+  const Twin large = twin(kF32, {2, 1, 16}, std::vector(32, -1e9f));
+  gpu().kv_write(c.gpu, k.gpu, large.gpu, view(device.gpu, rows));
+  gpu().attend(out.gpu, query.gpu, c.gpu, view(device.gpu, rows));
+  for (const float value : get(gpu(), out.gpu)) EXPECT_EQ(value, round_to_bf16(-65504.0f));
 }
 
 }  // namespace

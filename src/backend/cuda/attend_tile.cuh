@@ -8,7 +8,7 @@
 #include <climits>
 
 #include "backend/cuda/attend.h"
-#include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/tile.cuh"
 #include "backend/cuda/kv_view.cuh"
 
@@ -71,8 +71,8 @@ __device__ __forceinline__ float quad_sum(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// Turns a fragment of scores c [16, 8 * kTiles] into softmax weights in place; returns by what the sums so far must be
-// multiplied (keep0 for row lane/4, keep1 for row lane/4 + 8).
+// Turns a fragment of scores c [16, 8 * kTiles] into softmax weights (kWeightLift) in place; returns by what the sums
+// so far must be multiplied (keep0 for row lane/4, keep1 for row lane/4 + 8).
 template <int kTiles>
 __device__ __forceinline__ float2 soften(float (&c)[kTiles][4], RowState (&state)[2], int base, bool masked) {
   const int lane = threadIdx.x % 32;
@@ -94,7 +94,7 @@ __device__ __forceinline__ float2 soften(float (&c)[kTiles][4], RowState (&state
       }
     }
     top = quad_max(top);
-    const float shift = top == -INFINITY ? 0.0f : top * kLog2e;
+    const float shift = top == -INFINITY ? 0.0f : fmaf(top, kLog2e, -kWeightLift);
     const float factor = top == -INFINITY ? 1.0f : exp2_fast((row.top - top) * kLog2e);
     row.top = top;
     float sum = 0;

@@ -27,7 +27,8 @@ struct Shape {
   static constexpr int kTile = kKeys * kElements;
   static constexpr int kTiles = kRotated ? 3 : 4;  // three of both, or two of keys and two of values
   static constexpr size_t kExchange = sizeof(float4) * (kThreads / 32) * kScores * 32;
-  static constexpr size_t kShared = sizeof(bf16) * (kRows * kDim + kTiles * kTile) + kExchange + sizeof(int4) * kRows;
+  static constexpr size_t kShared =
+      sizeof(attend_t) * (kRows * kDim + kTiles * kTile) + kExchange + sizeof(int4) * kRows;
   static_assert(kShared <= 227 * 1024 && kRotated % 16 == 0);
 
   // Where step `step` of a half's depth begins in a key row, in chunks: V's elements that stand for K's, then the kept.
@@ -41,22 +42,22 @@ struct Shape {
 // Queries in the order in which the steps of both halves meet them. Compressed: K's norm weight goes into the elements
 // that meet V.
 template <typename S>
-__device__ __forceinline__ void load_query(bf16* to, const AttendCall& call, const KvView& kv, int token0, int head0,
-                                           int group) {
+__device__ __forceinline__ void load_query(attend_t* to, const AttendCall& call, const KvView& kv, int token0,
+                                           int head0, int group) {
   for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
     const int m = i % kRows, chunk = i / kRows, token = token0 + m / group;
     const int half = chunk / (kChunks / 2), within = chunk % (kChunks / 2), whole = (kHalf - S::kRotated) / 8;
     const int e = half * kHalf + (within < whole ? S::kRotated + within * 8 : (within - whole) * 8);
     uint4 value = make_uint4(0, 0, 0, 0);
     if (token < call.count) {
-      const bf16* q = static_cast<const bf16*>(call.q) + token * call.q_stride + (head0 + m % group) * kDim + e;
+      const attend_t* q = static_cast<const attend_t*>(call.q) + token * call.q_stride + (head0 + m % group) * kDim + e;
       value = *reinterpret_cast<const uint4*>(q);
       if (S::kRotated > 0 && within < whole) {
         float x[8], w[8];
         load8(q, x);
         load8(kv.k_norm + e, w);
-        value = make_uint4(pack_bf16x2(x[0] * w[0], x[1] * w[1]), pack_bf16x2(x[2] * w[2], x[3] * w[3]),
-                           pack_bf16x2(x[4] * w[4], x[5] * w[5]), pack_bf16x2(x[6] * w[6], x[7] * w[7]));
+        value = make_uint4(pack_attend(x[0] * w[0], x[1] * w[1]), pack_attend(x[2] * w[2], x[3] * w[3]),
+                           pack_attend(x[4] * w[4], x[5] * w[5]), pack_attend(x[6] * w[6], x[7] * w[7]));
       }
     }
     *reinterpret_cast<uint4*>(to + chunk_at<kRows>(m, chunk)) = value;
@@ -65,7 +66,7 @@ __device__ __forceinline__ void load_query(bf16* to, const AttendCall& call, con
 
 // Starts the copy of keys base .. base+31 into `to`: a warp takes 8 keys and half of their chunks.
 template <typename S>
-__device__ __forceinline__ void fetch(bf16* to, const bf16* from, const KvView& kv, const Run& run, int kv_head,
+__device__ __forceinline__ void fetch(attend_t* to, const attend_t* from, const KvView& kv, const Run& run, int kv_head,
                                       int base) {
   constexpr int kPart = S::kElements / 8 / 2;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -80,7 +81,8 @@ __device__ __forceinline__ void fetch(bf16* to, const bf16* from, const KvView& 
 
 // Starts this warpgroup's part of scores [64, kKeys]: its half of the depth.
 template <typename S>
-__device__ __forceinline__ void start_scores(float (&c)[kScores][4], const bf16* q, const bf16* keys, int half) {
+__device__ __forceinline__ void start_scores(float (&c)[kScores][4], const attend_t* q, const attend_t* keys,
+                                             int half) {
   const uint64_t a = tile_descriptor(q, kRows * 16, 128) + half * (kChunks / 2) * kRows;
   const uint64_t b = tile_descriptor(keys, kKeys * 16, 128);
 #pragma unroll
@@ -92,7 +94,7 @@ __device__ __forceinline__ void start_scores(float (&c)[kScores][4], const bf16*
 
 // Starts sum += weights * values, for this warpgroup's columns.
 __device__ __forceinline__ void start_sums(float (&sum)[kColumns][4], const uint32_t (&weights)[kKeys / 16][4],
-                                           const bf16* values, int half) {
+                                           const attend_t* values, int half) {
   const uint64_t b = tile_descriptor(values, 128, kKeys * 16) + half * (kChunks / 2) * kKeys;
 #pragma unroll
   for (int step = 0; step < kKeys / 16; ++step) multiply_registers(sum, weights[step], b + step * 16);
@@ -103,10 +105,10 @@ __device__ __forceinline__ void pack(uint32_t (&weights)[kKeys / 16][4], const f
 #pragma unroll
   for (int step = 0; step < kKeys / 16; ++step) {
     const auto &low = c[2 * step], &high = c[2 * step + 1];
-    weights[step][0] = pack_bf16x2(low[0], low[1]);
-    weights[step][1] = pack_bf16x2(low[2], low[3]);
-    weights[step][2] = pack_bf16x2(high[0], high[1]);
-    weights[step][3] = pack_bf16x2(high[2], high[3]);
+    weights[step][0] = pack_attend(low[0], low[1]);
+    weights[step][1] = pack_attend(low[2], low[3]);
+    weights[step][2] = pack_attend(high[0], high[1]);
+    weights[step][3] = pack_attend(high[2], high[3]);
   }
 }
 
@@ -127,12 +129,12 @@ __device__ __forceinline__ void exchange(float (&c)[kScores][4], float4* parts) 
 
 template <typename S>
 struct Tiles {
-  bf16 *query, *tiles;  // [kRows, kDim], [kTiles, kTile]
-  float4* parts;        // [8 warps, kScores, 32]
-  int4* see;            // [tokens]
+  attend_t *query, *tiles;  // [kRows, kDim], [kTiles, kTile]
+  float4* parts;            // [8 warps, kScores, 32]
+  int4* see;                // [tokens]
 
-  __device__ bf16* keys(int tile) const { return tiles + (S::kRotated ? tile % 3 : tile % 2) * S::kTile; }
-  __device__ bf16* values(int tile) const { return tiles + (S::kRotated ? tile % 3 : 2 + tile % 2) * S::kTile; }
+  __device__ attend_t* keys(int tile) const { return tiles + (S::kRotated ? tile % 3 : tile % 2) * S::kTile; }
+  __device__ attend_t* values(int tile) const { return tiles + (S::kRotated ? tile % 3 : 2 + tile % 2) * S::kTile; }
 };
 
 template <typename S>
@@ -141,11 +143,11 @@ __device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, 
   const int begin = run.first / kKeys, end = run.last / kKeys + 1, half = threadIdx.x / 128;
   const auto bring_keys = [&](int tile) {  // and, compressed, values
     if (tile >= end) return;
-    fetch<S>(s.keys(tile), static_cast<const bf16*>(S::kRotated ? kv.v : kv.k), kv, run, kv_head, tile * kKeys);
+    fetch<S>(s.keys(tile), static_cast<const attend_t*>(S::kRotated ? kv.v : kv.k), kv, run, kv_head, tile * kKeys);
   };
   const auto bring_values = [&](int tile) {
     if (S::kRotated || tile >= end) return;
-    fetch<S>(s.values(tile), static_cast<const bf16*>(kv.v), kv, run, kv_head, tile * kKeys);
+    fetch<S>(s.values(tile), static_cast<const attend_t*>(kv.v), kv, run, kv_head, tile * kKeys);
   };
   const auto masked = [&](int tile) {
     return !whole || tile * kKeys < run.all_first || tile * kKeys + kKeys - 1 > run.all_last;
@@ -208,7 +210,7 @@ template <typename S>
 __global__ void __launch_bounds__(kThreads, 1) wide_kernel(AttendCall call, KvView kv) {
   extern __shared__ __align__(128) char memory[];
   Tiles<S> s;
-  s.query = reinterpret_cast<bf16*>(memory);
+  s.query = reinterpret_cast<attend_t*>(memory);
   s.tiles = s.query + kRows * kDim;
   s.parts = reinterpret_cast<float4*>(s.tiles + S::kTiles * S::kTile);
   s.see = reinterpret_cast<int4*>(s.parts + kThreads / 32 * kScores * 32);

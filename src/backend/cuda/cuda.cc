@@ -56,6 +56,9 @@ class CudaBackend final : public Backend {
   const char* name() const override { return "cuda"; }
   DType activation_type() const override { return DType::kBF16; }
   DType residual_type() const override { return DType::kF32; }
+  DType query_type() const override { return DType::kF16; }
+  DType product_type() const override { return DType::kF32; }
+  DType input_type(const Matrix& w) const override { return linear_->input_type(device_matrix(w)); }
 
   Tensor alloc(DType type, std::initializer_list<int64_t> shape) override {
     use();
@@ -135,13 +138,15 @@ class CudaBackend final : public Backend {
     const auto plain = [=, this](cudaStream_t on) { linear_->linear_geglu(out, x, matrix, scratch, on); };
     if (!step_->linear(out, x, matrix, true, plain)) plain(stream());
   }
-  void heads(Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos, const Rope& rope_by,
-             const Kv& kv, const Rows& rows) override {
-    if (!cuda::heads_fit(q, k, v)) return Backend::heads(q, k, v, scratch, norms, pos, rope_by, kv, rows);
+  void heads(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos,
+             const Rope& rope_by, const Kv& kv, const Rows& rows) override {
+    if (!cuda::heads_fit(query, q, k, v)) {
+      return Backend::heads(query, q, k, v, scratch, norms, pos, rope_by, kv, rows);
+    }
     const cuda::KvView at = view(kv);
     const Tensor device = rows.device;
-    const auto plain = [=](cudaStream_t on) { cuda::heads(on, q, k, v, norms, pos, rope_by, at, device); };
-    if (!step_->heads(q, k, v, norms, pos, rope_by, at, device, plain)) plain(stream());
+    const auto plain = [=](cudaStream_t on) { cuda::heads(on, query, q, k, v, norms, pos, rope_by, at, device); };
+    if (!step_->heads(query, q, k, v, norms, pos, rope_by, at, device, plain)) plain(stream());
   }
 
   int rank() const override { return communicator_ ? communicator_->rank() : 0; }
@@ -244,8 +249,8 @@ Kv CudaBackend::kv_alloc(const KvConfig& config) {
   Kv kv;
   kv.page = config.page;
   kv.rotated_pairs = config.rotated_pairs;
-  kv.v = alloc(activation_type(), {slots, config.heads, config.dim + 2 * rotated});
-  if (!compressed) kv.k = alloc(activation_type(), {slots, config.heads, config.dim});
+  kv.v = alloc(query_type(), {slots, config.heads, config.dim + 2 * rotated});
+  if (!compressed) kv.k = alloc(query_type(), {slots, config.heads, config.dim});
   kv.extra = std::make_shared<KvExtra>(KvExtra{page, config.dim + 2 * rotated, rotated});
   return kv;
 }

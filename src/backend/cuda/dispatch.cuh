@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include "base/check.h"
 #include "base/tensor.h"
@@ -14,6 +15,13 @@ void with_type(DType type, Body&& body) {
   if (type == DType::kBF16) return body(static_cast<__nv_bfloat16*>(nullptr));
   CHECK(type == DType::kF32);
   body(static_cast<float*>(nullptr));
+}
+
+// The same for what may be F16 too: what is computed for attention or for a product with unpacked weights.
+template <typename Body>
+void with_wider_type(DType type, Body&& body) {
+  if (type == DType::kF16) return body(static_cast<__half*>(nullptr));
+  with_type(type, body);
 }
 
 template <typename T>

@@ -1,5 +1,5 @@
 // rope, kv_write, and heads: the norms of q, k and v, the rotation and the cache write of one layer in one launch.
-#include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/dispatch.cuh"
 #include "backend/cuda/kv_view.cuh"
@@ -7,8 +7,6 @@
 
 namespace gemma4::cuda {
 namespace {
-
-using bf16 = __nv_bfloat16;
 
 constexpr int kWarps = 8;
 constexpr int kDimMax = 512;
@@ -53,8 +51,9 @@ __global__ void rope_kernel(T* x, int64_t stride, int64_t rows, int heads, int d
 }
 
 // One warp for each (row, head).
-__global__ void kv_write_kernel(KvView kv, const bf16* k, int64_t k_stride, const bf16* v, int64_t v_stride,
-                                const int4* rows, int count) {
+template <typename X>
+__global__ void kv_write_kernel(KvView kv, const X* k, int64_t k_stride, const X* v, int64_t v_stride, const int4* rows,
+                                int count) {
   grid_release();
   grid_wait();
   const int index = blockIdx.x * kWarps + threadIdx.x / 32;
@@ -63,32 +62,41 @@ __global__ void kv_write_kernel(KvView kv, const bf16* k, int64_t k_stride, cons
   const int64_t place = kv_place(kv, rows[row].x, rows[row].y, head);
   k += row * k_stride + head * kv.dim;
   v += row * v_stride + head * kv.dim;
-  bf16* to_v = static_cast<bf16*>(kv.v) + place;
-  bf16* to_k = kv.rotated ? nullptr : static_cast<bf16*>(kv.k) + place;
+  attend_t* to_v = static_cast<attend_t*>(kv.v) + place;
+  attend_t* to_k = kv.rotated ? nullptr : static_cast<attend_t*>(kv.k) + place;
   for (int e = threadIdx.x % 32; e < kv.dim; e += 32) {
-    to_v[e] = v[e];
+    to_v[e] = from_float<attend_t>(to_float(v[e]));
+    const attend_t key = from_float<attend_t>(to_float(k[e]));
     if (to_k) {
-      to_k[e] = k[e];
+      to_k[e] = key;
     } else if (const int at = kv_rotated_index(kv, e); at >= 0) {
-      to_v[at] = k[e];
+      to_v[at] = key;
     }
   }
 }
 
+template <typename X>
 struct HeadsView {
-  bf16 *q, *k, *v;  // v null: V is K before its norm
-  int64_t q_stride, k_stride, v_stride;
+  attend_t* query;
+  const X *q, *k, *v;  // v null: V is K before its norm
+  int64_t query_stride, q_stride, k_stride, v_stride;
   const float *q_norm, *k_norm;
   int q_heads, dim;
   float eps;
 };
 
+__device__ __forceinline__ float2 load2(const float* from) { return *reinterpret_cast<const float2*>(from); }
+__device__ __forceinline__ float2 load2(const __nv_bfloat16* from) {
+  return unpack_bf16x2(*reinterpret_cast<const uint32_t*>(from));
+}
+
 // The warp's head, divided by its RMS, into `x` (shared, [dim]).
-__device__ __forceinline__ void normalise(float* x, const bf16* from, int dim, float eps) {
+template <typename X>
+__device__ __forceinline__ void normalise(float* x, const X* from, int dim, float eps) {
   const int lane = threadIdx.x % 32;
   float squares = 0;
   for (int e = lane; e < dim / 2; e += 32) {
-    const float2 pair = unpack_bf16x2(reinterpret_cast<const uint32_t*>(from)[e]);
+    const float2 pair = load2(from + 2 * e);
     squares += pair.x * pair.x + pair.y * pair.y;
     reinterpret_cast<float2*>(x)[e] = pair;
   }
@@ -111,8 +119,18 @@ __device__ __forceinline__ float rotated(const float* x, const float* weight, co
   return x[e] * weight[e] * t.x + (low ? -other : other) * t.y;
 }
 
+// The whole head, rotated, to `to`.
+__device__ __forceinline__ void write_rotated(attend_t* to, const float* x, const float* weight, const float2* turns,
+                                              int block, int dim) {
+  for (int e = threadIdx.x % 32 * 2; e < dim; e += 64) {
+    *reinterpret_cast<uint32_t*>(to + e) =
+        pack_attend(rotated(x, weight, turns, block, e), rotated(x, weight, turns, block, e + 1));
+  }
+}
+
 // A block for kWarps heads of one row; a warp for a head. Heads in order: q, k, v.
-__global__ void heads_kernel(HeadsView h, RopeView rope, KvView kv, const int4* rows) {
+template <typename X>
+__global__ void heads_kernel(HeadsView<X> h, RopeView rope, KvView kv, const int4* rows) {
   __shared__ float2 turns[kDimMax / 2];
   __shared__ float values[kWarps][kDimMax];
   grid_release();
@@ -124,35 +142,26 @@ __global__ void heads_kernel(HeadsView h, RopeView rope, KvView kv, const int4* 
   __syncthreads();
   float* x = values[threadIdx.x / 32];
   if (index < h.q_heads) {
-    bf16* q = h.q + row * h.q_stride + index * dim;
-    normalise(x, q, dim, h.eps);
-    for (int e = lane * 2; e < dim; e += 64) {
-      *reinterpret_cast<uint32_t*>(q + e) =
-          pack_bf16x2(rotated(x, h.q_norm, turns, rope.block, e), rotated(x, h.q_norm, turns, rope.block, e + 1));
-    }
-    return;
+    normalise(x, h.q + row * h.q_stride + index * dim, dim, h.eps);
+    return write_rotated(h.query + row * h.query_stride + index * dim, x, h.q_norm, turns, rope.block, dim);
   }
   const int head = (index - h.q_heads) % kv.heads, part = (index - h.q_heads) / kv.heads;
   if (part >= (h.v ? 2 : 1)) return;
   const int64_t place = kv_place(kv, rows[row].x, rows[row].y, head);
-  bf16* to_v = static_cast<bf16*>(kv.v) + place;
+  attend_t* to_v = static_cast<attend_t*>(kv.v) + place;
   normalise(x, part ? h.v + row * h.v_stride + head * dim : h.k + row * h.k_stride + head * dim, dim, h.eps);
   if (part == 1 || !h.v) {
-    for (int e = lane * 2; e < dim; e += 64) *reinterpret_cast<uint32_t*>(to_v + e) = pack_bf16x2(x[e], x[e + 1]);
+    for (int e = lane * 2; e < dim; e += 64) *reinterpret_cast<uint32_t*>(to_v + e) = pack_attend(x[e], x[e + 1]);
   }
   if (part == 1) return;
   if (kv.rotated) {
     for (int i = lane; i < 2 * kv.rotated; i += 32) {
       const int e = i < kv.rotated ? i : dim / 2 + i - kv.rotated;
-      to_v[dim + i] = __float2bfloat16_rn(rotated(x, h.k_norm, turns, rope.block, e));
+      to_v[dim + i] = from_float<attend_t>(rotated(x, h.k_norm, turns, rope.block, e));
     }
     return;
   }
-  bf16* to_k = static_cast<bf16*>(kv.k) + place;
-  for (int e = lane * 2; e < dim; e += 64) {
-    *reinterpret_cast<uint32_t*>(to_k + e) =
-        pack_bf16x2(rotated(x, h.k_norm, turns, rope.block, e), rotated(x, h.k_norm, turns, rope.block, e + 1));
-  }
+  write_rotated(static_cast<attend_t*>(kv.k) + place, x, h.k_norm, turns, rope.block, dim);
 }
 
 void check_rows(const Tensor& rows) { CHECK(rows.dtype == DType::kI32 && rows.row_size() == 4 && rows.contiguous()); }
@@ -164,7 +173,7 @@ void rope(cudaStream_t stream, Tensor x, Tensor pos, const Rope& rope_by) {
   const int heads = static_cast<int>(x.shape[1]), dim = static_cast<int>(x.shape[2]);
   const RopeView by = view(rope_by, pos, dim);
   const int64_t work = x.rows() * heads * dim / 2;
-  with_type(x.dtype, [&](auto* xt) {
+  with_wider_type(x.dtype, [&](auto* xt) {
     using X = std::remove_pointer_t<decltype(xt)>;
     launch(stream, static_cast<unsigned>((work + 255) / 256), 256, 0, rope_kernel<X>, data<X>(x), x.stride, x.rows(),
            heads, dim, by);
@@ -173,31 +182,41 @@ void rope(cudaStream_t stream, Tensor x, Tensor pos, const Rope& rope_by) {
 
 void kv_write(cudaStream_t stream, const KvView& kv, Tensor k, Tensor v, Tensor rows) {
   check_rows(rows);
-  CHECK(k.dtype == DType::kBF16 && v.dtype == DType::kBF16);
-  CHECK(k.row_size() == kv.heads * kv.dim && v.row_size() == k.row_size() && k.rows() == rows.rows());
+  CHECK(k.dtype == v.dtype && k.row_size() == kv.heads * kv.dim && v.row_size() == k.row_size());
+  CHECK(k.rows() == rows.rows());
   const int64_t work = k.rows() * kv.heads;
-  launch(stream, static_cast<unsigned>((work + kWarps - 1) / kWarps), kWarps * 32, 0, kv_write_kernel, kv,
-         data<bf16>(k), k.stride, data<bf16>(v), v.stride, data<int4>(rows), static_cast<int>(k.rows()));
+  with_type(k.dtype, [&](auto* xt) {
+    using X = std::remove_pointer_t<decltype(xt)>;
+    launch(stream, static_cast<unsigned>((work + kWarps - 1) / kWarps), kWarps * 32, 0, kv_write_kernel<X>, kv,
+           data<X>(k), k.stride, data<X>(v), v.stride, data<int4>(rows), static_cast<int>(k.rows()));
+  });
 }
 
-bool heads_fit(const Tensor& q, const Tensor& k, const Tensor& v) {
-  const auto even = [](const Tensor& t) {
-    return t.dtype == DType::kBF16 && reinterpret_cast<uintptr_t>(t.data) % 4 == 0 && t.stride % 2 == 0 && t.rank == 3;
+bool heads_fit(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v) {
+  const auto even = [&](const Tensor& t, DType type) {
+    return t.dtype == type && reinterpret_cast<uintptr_t>(t.data) % (2 * dtype_size(type)) == 0 && t.stride % 2 == 0 &&
+           t.rank == 3;
   };
-  return even(q) && even(k) && (!v || even(v)) && q.shape[2] % 2 == 0 && q.shape[2] <= kDimMax;
+  return even(query, kAttendType) && even(q, q.dtype) && even(k, q.dtype) && (!v || even(v, q.dtype)) &&
+         q.shape[2] % 2 == 0 && q.shape[2] <= kDimMax;
 }
 
-void heads(cudaStream_t stream, Tensor q, Tensor k, Tensor v, const Backend::HeadNorms& norms, Tensor pos,
+void heads(cudaStream_t stream, Tensor query, Tensor q, Tensor k, Tensor v, const Backend::HeadNorms& norms, Tensor pos,
            const Rope& rope, const KvView& kv, Tensor rows) {
   check_rows(rows);
   const int dim = static_cast<int>(q.shape[2]), q_heads = static_cast<int>(q.shape[1]);
-  CHECK(heads_fit(q, k, v) && dim == kv.dim && k.shape[1] == kv.heads && k.shape[2] == dim);
+  CHECK(heads_fit(query, q, k, v) && query.shape == q.shape);
+  CHECK(dim == kv.dim && k.shape[1] == kv.heads && k.shape[2] == dim);
   CHECK(norms.q.dtype == DType::kF32 && norms.q.size() == dim && norms.k.dtype == DType::kF32 && norms.k.size() == dim);
-  const HeadsView h = {data<bf16>(q),        data<bf16>(k),        data<bf16>(v), q.stride, k.stride, v.stride,
-                       data<float>(norms.q), data<float>(norms.k), q_heads,       dim,      norms.eps};
   const int items = q_heads + kv.heads * (v ? 2 : 1);
-  launch(stream, dim3((items + kWarps - 1) / kWarps, static_cast<unsigned>(q.rows())), kWarps * 32, 0, heads_kernel, h,
-         view(rope, pos, dim), kv, data<int4>(rows));
+  with_type(q.dtype, [&](auto* xt) {
+    using X = std::remove_pointer_t<decltype(xt)>;
+    const HeadsView<X> h = {
+        data<attend_t>(query), data<X>(q),           data<X>(k), data<X>(v), query.stride, q.stride, k.stride, v.stride,
+        data<float>(norms.q),  data<float>(norms.k), q_heads,    dim,        norms.eps};
+    launch(stream, dim3((items + kWarps - 1) / kWarps, static_cast<unsigned>(q.rows())), kWarps * 32, 0,
+           heads_kernel<X>, h, view(rope, pos, dim), kv, data<int4>(rows));
+  });
 }
 
 }  // namespace gemma4::cuda

@@ -113,13 +113,13 @@ const Library::State::Plan& Library::State::plan(const Key& key) {
 }
 
 void Library::multiply(Tensor out, Tensor x, const void* w, int64_t rows, int64_t pitch, void* workspace,
-                       cudaStream_t stream) {
+                       cudaStream_t stream, bool add) {
   const int64_t n = x.rows(), cols = x.row_size();
   const auto stride = [n](const Tensor& t) { return n == 1 ? std::max(t.stride, t.row_size()) : t.stride; };
   const State::Plan& plan =
       state_->plan({rows, cols, n, pitch, stride(x), stride(out), out.dtype == DType::kF32 ? 1 : 0});
-  const float one = 1, zero = 0;
-  CUBLAS_CHECK(state_->matmul(state_->handle, state_->desc, &one, w, plan.w, x.data, plan.x, &zero, out.data, plan.out,
+  const float one = 1, keep = add ? 1 : 0;
+  CUBLAS_CHECK(state_->matmul(state_->handle, state_->desc, &one, w, plan.w, x.data, plan.x, &keep, out.data, plan.out,
                               out.data, plan.out, &plan.algorithm, workspace, kWorkspace, stream));
 }
 

@@ -16,9 +16,10 @@ class Library {
   Library();  // throws Error when the library cannot be loaded
   ~Library();
 
-  // out = x w^T: w BF16 [rows, cols] with rows `pitch` elements apart; x BF16 [n, cols]; out BF16 or F32 [n, rows].
-  // Multiples of 8 elements everywhere. `workspace` is device memory of kWorkspace bytes.
-  void multiply(Tensor out, Tensor x, const void* w, int64_t rows, int64_t pitch, void* workspace, cudaStream_t stream);
+  // out = x w^T, or out += x w^T where `add`: w BF16 [rows, cols] with rows `pitch` elements apart; x BF16 [n, cols];
+  // out BF16 or F32 [n, rows]. Multiples of 8 elements everywhere. `workspace` is device memory of kWorkspace bytes.
+  void multiply(Tensor out, Tensor x, const void* w, int64_t rows, int64_t pitch, void* workspace, cudaStream_t stream,
+                bool add = false);
 
   static constexpr int64_t kWorkspace = 32 << 20;
 

@@ -1,4 +1,5 @@
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <algorithm>
 #include <array>
@@ -50,6 +51,10 @@ void with_reader(const DeviceMatrix& w, Body&& body) {
   with_codec(w.layout, [&](auto codec) { body(Reader<decltype(codec)>{packed(w)}); });
 }
 
+__device__ __forceinline__ float as_float(float x) { return x; }
+__device__ __forceinline__ float as_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float as_float(__half x) { return __half2float(x); }
+
 template <typename T>
 __device__ void store(T* to, float value) {
   if constexpr (sizeof(T) == 2) {
@@ -60,16 +65,16 @@ __device__ void store(T* to, float value) {
 }
 
 // One warp for each output, any shape and alignment.
-template <typename Weights, typename Out>
-__global__ void plain_kernel(Weights w, const __nv_bfloat16* x, int64_t x_stride, Out* out, int64_t out_stride,
-                             int rows, int cols) {
+template <typename Weights, typename X, typename Out>
+__global__ void plain_kernel(Weights w, const X* x, int64_t x_stride, Out* out, int64_t out_stride, int rows,
+                             int cols) {
   grid_release();
   grid_wait();
   const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= rows) return;
   float sum = 0;
   for (int col = lane; col < cols; col += 32) {
-    sum = fmaf(w(row, col), __bfloat162float(x[blockIdx.y * x_stride + col]), sum);
+    sum = fmaf(w(row, col), as_float(x[blockIdx.y * x_stride + col]), sum);
   }
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
@@ -100,16 +105,37 @@ __global__ void embed_kernel(Weights table, const int32_t* ids, float scale, Out
   store(out + blockIdx.y * stride + col, value);
 }
 
-__global__ void geglu_kernel(const __nv_bfloat16* gate_up, int64_t stride, __nv_bfloat16* out, int64_t out_stride,
-                             int half) {
+template <typename X>
+__global__ void geglu_kernel(const X* gate_up, int64_t stride, __nv_bfloat16* out, int64_t out_stride, int half) {
   grid_release();
   grid_wait();
   const int col = blockIdx.x * blockDim.x + threadIdx.x;
   if (col >= half) return;
-  const float gate = __bfloat162float(gate_up[blockIdx.y * stride + col]);
-  const float up = __bfloat162float(gate_up[blockIdx.y * stride + half + col]);
+  const float gate = as_float(gate_up[blockIdx.y * stride + col]);
+  const float up = as_float(gate_up[blockIdx.y * stride + half + col]);
   const float inner = 0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);
   out[blockIdx.y * out_stride + col] = __float2bfloat16_rn(0.5f * gate * (1 + tanhf(inner)) * up);
+}
+
+// A float16 has 11 bits of mantissa: it is the sum of two bfloat16 numbers, exactly.
+__global__ void split_kernel(const __half* x, int64_t stride, __nv_bfloat16* high, __nv_bfloat16* low, int cols) {
+  grid_release();
+  grid_wait();
+  const int col = blockIdx.x * blockDim.x + threadIdx.x;
+  if (col >= cols) return;
+  const float value = __half2float(x[blockIdx.y * stride + col]);
+  const __nv_bfloat16 near = __float2bfloat16_rn(value);
+  high[static_cast<int64_t>(blockIdx.y) * cols + col] = near;
+  low[static_cast<int64_t>(blockIdx.y) * cols + col] = __float2bfloat16_rn(value - __bfloat162float(near));
+}
+
+// out = a + b, both [rows, cols].
+__global__ void sum_kernel(float* out, int64_t stride, const float* a, const float* b, int cols) {
+  grid_release();
+  grid_wait();
+  const int col = blockIdx.x * blockDim.x + threadIdx.x;
+  const int64_t at = static_cast<int64_t>(blockIdx.y) * cols + col;
+  if (col < cols) out[blockIdx.y * stride + col] = a[at] + b[at];
 }
 
 bool aligned16(const Tensor& t) {
@@ -157,6 +183,7 @@ struct Linear::State {
   }
 
   void plain(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
+  void in_two_terms(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
   void unpacked(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
   void run(Tensor out, Tensor x, const DeviceMatrix& w, Kernel kernel, cudaStream_t stream);
   void decode_rows(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, cudaStream_t stream);
@@ -254,14 +281,42 @@ void Linear::State::try_mixed(const DeviceMatrix& w, cudaStream_t stream) {
 void Linear::end_upload() { state_->uploader.reset(); }
 
 void Linear::State::plain(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream) {
-  with_reader(w, [&](auto reader) {
+  const auto run = [&](auto reader, const auto* from) {
     with_out(out, [&](auto* to) {
+      using X = std::decay_t<decltype(*from)>;
       launch(stream, grid_over(w.rows, 8, x.rows()), dim3(256), 0,
-             plain_kernel<decltype(reader), std::decay_t<decltype(*to)>>, reader,
-             static_cast<const __nv_bfloat16*>(x.data), x.stride, to, out.stride, static_cast<int>(w.rows),
-             static_cast<int>(w.cols));
+             plain_kernel<decltype(reader), X, std::decay_t<decltype(*to)>>, reader, from, x.stride, to, out.stride,
+             static_cast<int>(w.rows), static_cast<int>(w.cols));
     });
-  });
+  };
+  if (x.dtype == DType::kF16) {
+    return run(Reader<Plain>{{static_cast<const __nv_bfloat16*>(w.data), w.pitch}}, static_cast<const __half*>(x.data));
+  }
+  with_reader(w, [&](auto reader) { run(reader, static_cast<const __nv_bfloat16*>(x.data)); });
+}
+
+// float16 x by bfloat16 weights, which the library does not multiply: high w^T + low w^T, summed in float32. Few rows
+// stand one below the other, so that w is read once.
+void Linear::State::in_two_terms(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream) {
+  CHECK(out.dtype == DType::kF32);
+  const int64_t most = kScratchElements / (2 * w.cols);
+  for (int64_t begin = 0; begin < x.rows(); begin += most) {
+    const int64_t n = std::min(most, x.rows() - begin);
+    const Tensor from = x.slice(begin, n), to = out.slice(begin, n);
+    const Tensor terms(scratch, DType::kBF16, {2 * n, w.cols});
+    const Tensor high = terms.slice(0, n), low = terms.slice(n, n);
+    launch(stream, grid_over(w.cols, 256, n), dim3(256), 0, split_kernel, from.row<const __half>(0), from.stride,
+           high.row<__nv_bfloat16>(0), low.row<__nv_bfloat16>(0), static_cast<int>(w.cols));
+    if (n > kDecodeRows || 2 * n * (w.cols + 2 * w.rows) > kScratchElements) {
+      library->multiply(to, high, w.data, w.rows, w.pitch, library_workspace, stream);
+      library->multiply(to, low, w.data, w.rows, w.pitch, library_workspace, stream, true);
+      continue;
+    }
+    const Tensor sums(scratch + terms.size(), DType::kF32, {2 * n, w.rows});
+    library->multiply(sums, terms, w.data, w.rows, w.pitch, library_workspace, stream);
+    launch(stream, grid_over(w.rows, 256, n), dim3(256), 0, sum_kernel, to.row<float>(0), to.stride,
+           sums.row<const float>(0), sums.row<const float>(n), static_cast<int>(w.rows));
+  }
 }
 
 // Unpacks some rows of w at a time and multiplies by them.
@@ -289,21 +344,18 @@ void Linear::State::decode_rows(Tensor out, Tensor x, const DeviceMatrix& w, boo
 void Linear::State::run(Tensor out, Tensor x, const DeviceMatrix& w, Kernel kernel, cudaStream_t stream) {
   if (kernel == Kernel::kDecode) return decode_rows(out, x, w, false, stream);
   if (kernel == Kernel::kPlain) return plain(out, x, w, stream);
-  if (kernel == Kernel::kMixed && out.dtype == DType::kBF16) return linear_mixed(out, x, w, false, mixed, stream);
-  if (kernel == Kernel::kMixed && x.rows() <= 4 * kDecodeRows) {  // logits: few rows, F32
-    for (int64_t row = 0; row < x.rows(); row += kDecodeRows) {
-      const int64_t count = std::min(kDecodeRows, x.rows() - row);
-      linear_decode(out.slice(row, count), x.slice(row, count), w, false, decode, stream);
-    }
-    return;
-  }
+  if (kernel == Kernel::kMixed) return linear_mixed(out, x, w, false, mixed, stream);
   if (!library) library = std::make_unique<Library>();
+  if (x.dtype == DType::kF16) return in_two_terms(out, x, w, stream);
   if (w.layout != Layout::kBF16) return unpacked(out, x, w, stream);
   library->multiply(out, x, w.data, w.rows, w.pitch, library_workspace, stream);
 }
 
+DType Linear::input_type(const DeviceMatrix& w) const { return w.layout == Layout::kBF16 ? DType::kF16 : DType::kBF16; }
+
 void Linear::linear(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream) {
-  CHECK(x.dtype == DType::kBF16 && x.row_size() == w.cols && out.row_size() == w.rows && out.rows() == x.rows());
+  CHECK(x.dtype == DType::kBF16 || x.dtype == input_type(w));
+  CHECK(x.row_size() == w.cols && out.row_size() == w.rows && out.rows() == x.rows());
   if (x.rows() == 0) return;
   state_->run(out, x, w, choose_kernel(w, x.rows(), aligned16(x) && aligned16(out), state_->device), stream);
 }
@@ -320,12 +372,14 @@ void Linear::linear_geglu(Tensor out, Tensor x, const DeviceMatrix& w, Tensor sc
     if (x.rows() > kDecodeRows) return linear_mixed(out, x, w, true, state_->mixed, stream);
     return state_->decode_rows(out, x, w, true, stream);
   }
-  CHECK(scratch && scratch.row_size() == w.rows && scratch.rows() == x.rows() && scratch.dtype == DType::kBF16);
+  CHECK(scratch && scratch.row_size() == w.rows && scratch.rows() == x.rows());
   linear(scratch, x, w, stream);
   const int64_t half = w.rows / 2;
-  launch(stream, grid_over(half, 256, x.rows()), dim3(256), 0, geglu_kernel,
-         static_cast<const __nv_bfloat16*>(scratch.data), scratch.stride, static_cast<__nv_bfloat16*>(out.data),
-         out.stride, static_cast<int>(half));
+  with_out(scratch, [&](auto* from) {
+    launch(stream, grid_over(half, 256, x.rows()), dim3(256), 0, geglu_kernel<std::decay_t<decltype(*from)>>,
+           const_cast<const std::decay_t<decltype(*from)>*>(from), scratch.stride,
+           static_cast<__nv_bfloat16*>(out.data), out.stride, static_cast<int>(half));
+  });
 }
 
 void Linear::embed(Tensor out, const DeviceMatrix& table, Tensor ids, float scale, cudaStream_t stream) {

@@ -72,12 +72,15 @@ class Linear {
                      cudaStream_t stream);
   void end_upload();  // frees the pinned buffers; upload() takes them again when needed
 
-  // out = x w^T. x BF16 [n, cols]; out BF16 or F32 [n, rows]; both may have row strides (multiples of 8 elements are
-  // fast, others correct).
+  // out = x w^T. x BF16 [n, cols] (or F16, where input_type() says so and out is F32); out BF16 or F32 [n, rows]; both
+  // may have row strides (multiples of 8 elements are fast, others correct).
   void linear(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
 
+  // BF16, or F16 for weights kept as bfloat16: they are exact, so the rounding of x is the error of the product.
+  DType input_type(const DeviceMatrix& w) const;
+
   // out = gelu_tanh(gate) * up, gate and up the halves of x w^T. out BF16 [n, rows / 2]. Needs w.paired for the fused
-  // path; `scratch` BF16 [n, rows] is used where there is none and may be empty when fused(w, n).
+  // path; `scratch` BF16 or F32 [n, rows] is used where there is none and may be empty when fused(w, n).
   void linear_geglu(Tensor out, Tensor x, const DeviceMatrix& w, Tensor scratch, cudaStream_t stream);
   bool fused(const DeviceMatrix& w, int64_t n) const;
 

@@ -212,7 +212,8 @@ struct Checker {
     check(kKinds[0], {5376}, 8192, 4, false, DType::kF32);
     check(kKinds[0], {16384, 2048}, 5376, 1, false, DType::kBF16);
     check(kKinds[0], {21504, 21504}, 5376, 1, true, DType::kBF16);
-    check(kKinds[0], {5376}, 8192, 300, false, DType::kBF16);
+    for (const DType type : {DType::kBF16, DType::kF32}) check(kKinds[0], {5376}, 8192, 300, false, type);
+    check(kKinds[0], {5376}, 512, 1300, false, DType::kF32);
     check(kKinds[0], {21504, 21504}, 5376, 256, true, DType::kBF16);
     check(kKinds[11], {100}, 1152, 50, false, DType::kBF16);
     check(kKinds[11], {1152}, 4304, 64, false, DType::kBF16);

@@ -154,7 +154,7 @@ __device__ void compute_range(const Arguments& p, const Range& range, const uint
   }
   if (range.end % p.chunks != 0 && range.begin < range.end) give_partial<kTiles>(p, warp, lane, sum);
   if (shared_panel >= 0) {
-    take_partials<kTiles>(p, shared_panel * p.chunks, warp, lane, shared_sum);
+    take_partials<kTiles>(p, gridDim.x, shared_panel * p.chunks, warp, lane, shared_sum);
     write_out<kTiles>(p, shared_panel, warp, lane, shared_sum);
   }
 }

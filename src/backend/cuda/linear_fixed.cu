@@ -320,7 +320,7 @@ __device__ void compute_range(const StreamArguments& p, const Range& range, cons
     give_partial<kSums>(p, warp, lane, sum);
   }
   if (shared_panel >= 0) {
-    take_partials<kSums>(p, shared_panel * p.chunks, warp, lane, shared_sum);
+    take_partials<kSums>(p, gridDim.x, shared_panel * p.chunks, warp, lane, shared_sum);
     write_rows<kSums>(p, shared_panel, warp, lane, shared_sum);
   }
 }

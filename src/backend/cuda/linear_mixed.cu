@@ -1,4 +1,4 @@
-// Prefill: out[n, rows] = x[n, cols] w^T for packed w, in bf16 tensor-core arithmetic (wgmma).
+// Prefill: out[n, rows] = x[n, cols] w^T for packed w, in bf16 tensor-core arithmetic (wgmma), rounded to bf16 or not.
 //
 // A tile is 256 rows of w (two panels, one for each of two computing warpgroups) by 128 rows of x (64 where x is
 // short). Weights are the A operand, made in registers from the packed chunks while the products of the step before
@@ -43,7 +43,7 @@ struct Arguments {
   int n, rows, chunks, panels;
   int row_tiles, tiles, whole_tiles;  // whole_tiles: the first, done one to a block
   int stages;
-  bool paired, geglu;
+  bool paired, geglu, out_f32;
 };
 
 template <typename Codec, int kTokens>
@@ -168,6 +168,27 @@ __device__ __forceinline__ void write_tile(const Arguments& p, int panel, int to
   }
 }
 
+// The same in F32, straight from the registers: eight lanes fill a sector of 32 bytes, and nobody waits for the stores.
+template <int kTokens>
+__device__ __forceinline__ void write_tile_f32(const Arguments& p, int panel, int token, int warp, int lane,
+                                               const float (&sum)[2][kTokens / 2]) {
+  const int first = token + lane % 4 * 2;  // this lane's rows of x: first, first + 1, and on in steps of 8
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int low = 0; low < 2; ++low) {
+      const int row = piece_row(p, panel, (half * 4 + warp) * 2 + low);
+      if (row < 0) continue;
+      float* out = static_cast<float*>(p.out) + first * p.out_stride + row + lane / 4;
+#pragma unroll
+      for (int i = 0; i < kTokens / 8; ++i, out += 8 * p.out_stride) {
+        if (first + i * 8 < p.n) out[0] = sum[half][i * 4 + 2 * low];
+        if (first + i * 8 + 1 < p.n) out[p.out_stride] = sum[half][i * 4 + 2 * low + 1];
+      }
+    }
+  }
+}
+
 // A thread's sums in the workspace of a block: [i][thread] of float4.
 template <int kTokens>
 __device__ __forceinline__ float4* share_of(const Arguments& p, int block) {
@@ -258,7 +279,11 @@ __device__ void compute_tiles(const Arguments& p, uint8_t* shared, uint8_t* stag
       continue;
     }
     if (at.end < p.chunks) take_shares<kTokens>(p, p.chunks - at.end, sum);
-    write_tile<kTokens>(p, panel, token, staging, group, warp, lane, sum);
+    if (p.out_f32) {
+      write_tile_f32<kTokens>(p, panel, token, warp, lane, sum);
+    } else {
+      write_tile<kTokens>(p, panel, token, staging, group, warp, lane, sum);
+    }
   }
 }
 
@@ -334,7 +359,8 @@ void start(Arguments p, const Tensor& x, int blocks, cudaStream_t stream) {
 
 void linear_mixed(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, const MixedWorkspace& workspace,
                   cudaStream_t stream) {
-  CHECK(w.layout != Layout::kBF16 && w.cols % kChunkCols == 0 && out.dtype == DType::kBF16);
+  CHECK(w.layout != Layout::kBF16 && w.cols % kChunkCols == 0);
+  CHECK(out.dtype == DType::kBF16 || (out.dtype == DType::kF32 && !geglu));
   Arguments p = {};
   p.weights = static_cast<const uint8_t*>(w.data);
   p.out = out.data, p.out_stride = out.stride;
@@ -342,7 +368,7 @@ void linear_mixed(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, const
   p.n = static_cast<int>(x.rows()), p.rows = static_cast<int>(w.rows);
   p.chunks = static_cast<int>(w.cols / kChunkCols);
   p.panels = static_cast<int>((w.rows + kPanelRows - 1) / kPanelRows);
-  p.paired = w.paired, p.geglu = geglu;
+  p.paired = w.paired, p.geglu = geglu, p.out_f32 = out.dtype == DType::kF32;
   with_codec(w.layout, [&](auto codec) {
     using Codec = decltype(codec);
     if (p.n <= 64) {

@@ -13,8 +13,8 @@ struct MixedWorkspace {
 };
 constexpr int64_t mixed_partial_bytes(int blocks) { return static_cast<int64_t>(blocks) * 256 * 128 * 4; }
 
-// out BF16; x and out rows 16-byte aligned; rows of each part a multiple of 8, cols of 64. `geglu`: w.paired, and out
-// has rows / 2 columns. Needs compute capability 9.0.
+// out BF16, or F32 without `geglu`; x and out rows 16-byte aligned; rows of each part a multiple of 8, cols of 64.
+// `geglu`: w.paired, and out has rows / 2 columns. Needs compute capability 9.0.
 void linear_mixed(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, const MixedWorkspace& workspace,
                   cudaStream_t stream);
 

@@ -158,16 +158,17 @@ __device__ __forceinline__ bool arrived(const float4& v) {
          __float_as_uint(v.w) != kNothing;
 }
 
-// Adds the shares of the blocks before this one that hold units from `panel_begin` on, in their order, and leaves their
-// slots as they were. Several are asked for at once: each answer takes most of a microsecond.
+// Adds the shares of those of `blocks` blocks before this one that hold units from `panel_begin` on, in their order,
+// and leaves their slots as they were. Several are asked for at once: each answer takes most of a microsecond.
 template <int kTiles>
-__device__ void take_partials(const StreamArguments& p, int panel_begin, int warp, int lane, float (&sum)[kTiles][4]) {
+__device__ void take_partials(const StreamArguments& p, int blocks, int panel_begin, int warp, int lane,
+                              float (&sum)[kTiles][4]) {
   constexpr int kAtOnce = 4;
   const uint32_t units = static_cast<uint32_t>(p.panels) * p.chunks;
   const float nothing = __uint_as_float(kNothing);
   const int last = static_cast<int>(blockIdx.x);
   int first = last;
-  while (first > 0 && Range(first - 1, gridDim.x, units).end > panel_begin) --first;
+  while (first > 0 && Range(first - 1, blocks, units).end > panel_begin) --first;
   for (int block = first; block < last; block += kAtOnce) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {

@@ -32,14 +32,21 @@ std::vector<uint16_t> random_activations(int64_t count) {
   return values;
 }
 
-// Relative difference of got BF16 and want F32 or BF16.
-double difference(const std::vector<uint16_t>& got, const std::vector<uint8_t>& want, bool want_f32) {
-  const float* wide = reinterpret_cast<const float*>(want.data());
-  const uint16_t* narrow = reinterpret_cast<const uint16_t*>(want.data());
+// A tensor of BF16 or F32 on the host.
+struct Values {
+  DType type;
+  std::vector<uint8_t> bytes;
+  double at(size_t i) const {
+    if (type == DType::kF32) return reinterpret_cast<const float*>(bytes.data())[i];
+    return bf16_to_float(reinterpret_cast<const uint16_t*>(bytes.data())[i]);
+  }
+};
+
+// Relative difference of `count` values.
+double difference(const Values& got, const Values& want, size_t count) {
   double error = 0, norm = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double w = want_f32 ? wide[i] : bf16_to_float(narrow[i]);
-    const double d = bf16_to_float(got[i]) - w;
+  for (size_t i = 0; i < count; ++i) {
+    const double w = want.at(i), d = got.at(i) - w;
     error += d * d, norm += w * w;
   }
   if (!std::isfinite(error)) return 1e9;  // NaN: wrong, or never written
@@ -64,29 +71,29 @@ void wait_and_tell(cudaStream_t stream) {
   CUDA_CHECK(state);
 }
 
-double one_error(const DeviceMatrix& w, int64_t n, bool geglu, const DecodeWorkspace& decode,
+// `type`: of what the wgmma kernel writes.
+double one_error(const DeviceMatrix& w, int64_t n, bool geglu, DType type, const DecodeWorkspace& decode,
                  const MixedWorkspace& mixed, cudaStream_t stream) {
   const int64_t outs = geglu ? w.rows / 2 : w.rows;
-  const DType type = geglu ? DType::kBF16 : DType::kF32;
-  const int64_t want_bytes = n * outs * static_cast<int64_t>(dtype_size(type));
+  const auto bytes = [&](DType t) { return n * outs * static_cast<int64_t>(dtype_size(t)); };
+  const DType exact = geglu ? DType::kBF16 : DType::kF32;
   const std::vector<uint16_t> values = random_activations(n * w.cols);
-  const Buffer x(n * w.cols * 2), got(n * outs * 2), want(want_bytes);
+  const Buffer x(n * w.cols * 2), got(bytes(type)), want(bytes(exact));
   CUDA_CHECK(cudaMemcpyAsync(x.data, values.data(), values.size() * 2, cudaMemcpyHostToDevice, stream));
-  CUDA_CHECK(cudaMemsetAsync(got.data, 0xff, n * outs * 2, stream));  // NaN where nothing is written
+  CUDA_CHECK(cudaMemsetAsync(got.data, 0xff, bytes(type), stream));  // NaN where nothing is written
   const Tensor from(x.data, DType::kBF16, {n, w.cols});
-  linear_mixed(Tensor(got.data, DType::kBF16, {n, outs}), from, w, geglu, mixed, stream);
+  linear_mixed(Tensor(got.data, type, {n, outs}), from, w, geglu, mixed, stream);
   for (int64_t row = 0; row < n; row += kDecodeRows) {
     const int64_t count = std::min(kDecodeRows, n - row);
-    linear_decode(Tensor(want.data, type, {n, outs}).slice(row, count), from.slice(row, count), w, geglu, decode,
+    linear_decode(Tensor(want.data, exact, {n, outs}).slice(row, count), from.slice(row, count), w, geglu, decode,
                   stream);
   }
   wait_and_tell(stream);  // before the copies: those to plain memory wait by themselves
-  std::vector<uint16_t> host_got(n * outs);
-  std::vector<uint8_t> host_want(want_bytes);
-  CUDA_CHECK(cudaMemcpyAsync(host_got.data(), got.data, n * outs * 2, cudaMemcpyDeviceToHost, stream));
-  CUDA_CHECK(cudaMemcpyAsync(host_want.data(), want.data, want_bytes, cudaMemcpyDeviceToHost, stream));
+  Values host_got{type, std::vector<uint8_t>(bytes(type))}, host_want{exact, std::vector<uint8_t>(bytes(exact))};
+  CUDA_CHECK(cudaMemcpyAsync(host_got.bytes.data(), got.data, bytes(type), cudaMemcpyDeviceToHost, stream));
+  CUDA_CHECK(cudaMemcpyAsync(host_want.bytes.data(), want.data, bytes(exact), cudaMemcpyDeviceToHost, stream));
   CUDA_CHECK(cudaStreamSynchronize(stream));
-  return difference(host_got, host_want, !geglu);
+  return difference(host_got, host_want, static_cast<size_t>(n * outs));
 }
 
 }  // namespace
@@ -95,8 +102,10 @@ double mixed_error(const DeviceMatrix& w, const DecodeWorkspace& decode, const M
                    cudaStream_t stream) {
   double worst = 0;
   for (const int64_t n : {40, 130}) {  // one tile of 64 rows of x; two of 128
-    worst = std::max(worst, one_error(w, n, false, decode, mixed, stream));
-    if (w.paired) worst = std::max(worst, one_error(w, n, true, decode, mixed, stream));
+    for (const DType type : {DType::kBF16, DType::kF32}) {
+      worst = std::max(worst, one_error(w, n, false, type, decode, mixed, stream));
+    }
+    if (w.paired) worst = std::max(worst, one_error(w, n, true, DType::kBF16, decode, mixed, stream));
   }
   return worst;
 }

@@ -144,7 +144,7 @@ void norm(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float eps) {
   CHECK(out.size() == x.size() && last_dim(out) == last_dim(x) && out.rows() == x.rows());
   CHECK(!weight || (weight.dtype == DType::kF32 && weight.size() == last_dim(x)));
   with_type(x.dtype, [&](auto* xt) {
-    with_type(out.dtype, [&](auto* ot) {
+    with_wider_type(out.dtype, [&](auto* ot) {
       norm_typed<std::remove_pointer_t<decltype(xt)>, std::remove_pointer_t<decltype(ot)>>(stream, out, x, weight, eps);
     });
   });
@@ -158,7 +158,7 @@ void residual_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor p
     return w && w.dtype == DType::kF32 && w.size() == dim && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
   };
   const bool fused = dim % 8 == 0 && dim <= 8 * kBlock && aligned8(x) && aligned8(y) && plain(post) &&
-                     (!out || (aligned8(out) && plain(next) && out.dtype == DType::kBF16));
+                     (!out || (aligned8(out) && plain(next) && out.dtype != DType::kF32));
   if (!fused) {
     norm(stream, y, y, post, eps);
     add(stream, x, y, scale);
@@ -170,8 +170,12 @@ void residual_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor p
     with_type(y.dtype, [&](auto* yt) {
       using X = std::remove_pointer_t<decltype(xt)>;
       using Y = std::remove_pointer_t<decltype(yt)>;
-      launch(stream, static_cast<unsigned>(x.rows()), block_threads(dim), 0, residual_norm_block<X, Y, __nv_bfloat16>,
-             data<__nv_bfloat16>(out), data<X>(x), data<Y>(y), data<float>(post), data<float>(next), p);
+      const auto start = [&](auto* to) {
+        using Out = std::remove_pointer_t<decltype(to)>;
+        launch(stream, static_cast<unsigned>(x.rows()), block_threads(dim), 0, residual_norm_block<X, Y, Out>, to,
+               data<X>(x), data<Y>(y), data<float>(post), data<float>(next), p);
+      };
+      out&& out.dtype == DType::kF16 ? start(data<__half>(out)) : start(data<__nv_bfloat16>(out));
     });
   });
 }

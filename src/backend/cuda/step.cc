@@ -68,8 +68,9 @@ bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix
   return true;
 }
 
-bool StepRecorder::heads(const Tensor& q, const Tensor& k, const Tensor& v, const Backend::HeadNorms& norms,
-                         const Tensor& pos, const Rope& rope, const KvView& kv, const Tensor& rows, Plain plain) {
+bool StepRecorder::heads(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v,
+                         const Backend::HeadNorms& norms, const Tensor& pos, const Rope& rope, const KvView& kv,
+                         const Tensor& rows, Plain plain) {
   if (!enabled_ || !open_ || heads_pending_ || ops_.empty() || ops_.back().kind != StepKind::kLinear) return false;
   const bool sliding = kv.dim == 256 && kv.rotated == 0 && v, full = kv.dim == 512 && kv.rotated == 64 && !v;
   if (!(sliding || full) || rope.block != kv.dim || q.rows() != 1 || pos.size() != 1 || rows.rows() != 1) return false;
@@ -87,14 +88,15 @@ bool StepRecorder::heads(const Tensor& q, const Tensor& k, const Tensor& v, cons
   op.eps = norms.eps;
   op.group = static_cast<int>(q.shape[1] / kv.heads), op.splits = workspace_.decode.blocks / kv.heads;
   op.f32 = q.dtype == DType::kF32;
+  query_ = query.data;
   heads_pending_ = true;
   return true;
 }
 
-bool StepRecorder::attend(const Tensor& out, const Tensor& q, const KvView& kv, const Tensor& rows, Plain plain) {
+bool StepRecorder::attend(const Tensor& out, const Tensor& query, const KvView& kv, const Tensor& rows, Plain plain) {
   if (!heads_pending_) return false;
   StepAttend& op = ops_.back().attend;
-  if (op.q != q.data || op.kv.v != kv.v || op.row != rows.data) return false;
+  if (query_ != query.data || op.kv.v != kv.v || op.row != rows.data) return false;
   if (out.dtype != DType::kBF16 || !aligned(out.data)) return false;
   op.out = out.data;
   heads_pending_ = false;

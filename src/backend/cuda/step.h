@@ -103,9 +103,9 @@ class StepRecorder {
   // Each returns whether it took the verb; `plain` does the same work by itself.
   using Plain = std::function<void(cudaStream_t)>;
   bool linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Plain plain);
-  bool heads(const Tensor& q, const Tensor& k, const Tensor& v, const Backend::HeadNorms& norms, const Tensor& pos,
-             const Rope& rope, const KvView& kv, const Tensor& rows, Plain plain);
-  bool attend(const Tensor& out, const Tensor& q, const KvView& kv, const Tensor& rows, Plain plain);
+  bool heads(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v, const Backend::HeadNorms& norms,
+             const Tensor& pos, const Rope& rope, const KvView& kv, const Tensor& rows, Plain plain);
+  bool attend(const Tensor& out, const Tensor& query, const KvView& kv, const Tensor& rows, Plain plain);
   bool norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale, const Tensor& next,
             float eps, Plain plain);
 
@@ -127,6 +127,7 @@ class StepRecorder {
   Layout layout_ = Layout::kBF16;
   float* x_ = nullptr;
   int dim_ = 0;
+  const void* query_ = nullptr;  // of pending heads
   std::vector<Uploaded> uploaded_;
 };
 

@@ -3,7 +3,7 @@
 // newest key and value are not in the cache yet: the block with the last tile makes them, for the cache and for itself.
 #pragma once
 
-#include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/tile.cuh"
 #include "backend/cuda/kv_view.cuh"
@@ -60,7 +60,7 @@ __device__ __forceinline__ void copy_tiles(const StepAttend& op, const Ring& rin
     __syncwarp();
     const void* from = lane < kTileKeys && !H::kRotated ? op.kv.k : op.kv.v;
     if (lane < kRows) {
-      bulk_load(ring.at(state) + lane * H::kRow * 2, static_cast<const __nv_bfloat16*>(from) + place, kRowBytes,
+      bulk_load(ring.at(state) + lane * H::kRow * 2, static_cast<const attend_t*>(from) + place, kRowBytes,
                 &ring.full[state.stage]);
     }
     __syncwarp();
@@ -86,10 +86,10 @@ __device__ __forceinline__ void load_values(const void* from, bool f32, int at, 
 }
 
 template <int kCount>
-__device__ __forceinline__ void store_values(__nv_bfloat16* to, const float* x) {
+__device__ __forceinline__ void store_values(attend_t* to, const float* x) {
 #pragma unroll
   for (int i = 0; i < kCount; i += 4) {
-    *reinterpret_cast<uint2*>(to + i) = make_uint2(pack_bf16x2(x[i], x[i + 1]), pack_bf16x2(x[i + 2], x[i + 3]));
+    *reinterpret_cast<uint2*>(to + i) = make_uint2(pack_attend(x[i], x[i + 1]), pack_attend(x[i + 2], x[i + 3]));
   }
 }
 
@@ -142,14 +142,14 @@ __device__ __forceinline__ void make_turns(const StepAttend& op, float2 (&turns)
 
 // Query head `head` of the block's KV head into the scratch, as its products meet it.
 template <typename H>
-__device__ __forceinline__ void make_query(const StepAttend& op, const KeyShare& share, __nv_bfloat16* query, int head,
+__device__ __forceinline__ void make_query(const StepAttend& op, const KeyShare& share, attend_t* query, int head,
                                            const float2 (&turns)[H::kPerLane], int lane) {
   constexpr int kN = H::kPerLane;
   HeadValues<H> x;
   x.load(op.q, op.f32, share.kv_head * op.group + head, lane);
   x.normalise(op.eps);
   x.turn(op.q_norm, turns, lane);
-  __nv_bfloat16 *low = query + head * H::kRow + lane * kN, *high = low + H::kHalf;
+  attend_t *low = query + head * H::kRow + lane * kN, *high = low + H::kHalf;
   if constexpr (H::kRotated > 0) {
     if (lane * kN < H::kRotated) {
       low = query + head * H::kRow + H::kDim + lane * kN, high = low + H::kRotated;
@@ -167,16 +167,16 @@ __device__ __forceinline__ void make_query(const StepAttend& op, const KeyShare&
 
 // The newest key and value, into the cache and into `fresh`.
 template <typename H>
-__device__ __forceinline__ void make_newest(const StepAttend& op, const KeyShare& share, __nv_bfloat16* fresh,
-                                            bool value, const float2 (&turns)[H::kPerLane], int lane) {
+__device__ __forceinline__ void make_newest(const StepAttend& op, const KeyShare& share, attend_t* fresh, bool value,
+                                            const float2 (&turns)[H::kPerLane], int lane) {
   constexpr int kN = H::kPerLane;
   const int64_t place = kv_place(op.kv, share.see.x, share.see.y, share.kv_head);
   HeadValues<H> x;
   x.load(value && !H::kRotated ? op.v : op.k, op.f32, share.kv_head, lane);
   x.normalise(op.eps);
   if (value || H::kRotated) {
-    __nv_bfloat16 *to = static_cast<__nv_bfloat16*>(op.kv.v) + place + lane * kN,
-                  *mine = fresh + (H::kRotated ? 0 : H::kRow) + lane * kN;
+    attend_t *to = static_cast<attend_t*>(op.kv.v) + place + lane * kN,
+             *mine = fresh + (H::kRotated ? 0 : H::kRow) + lane * kN;
     store_values<kN>(to, x.low), store_values<kN>(to + H::kHalf, x.high);
     store_values<kN>(mine, x.low), store_values<kN>(mine + H::kHalf, x.high);
     if (!H::kRotated) return;
@@ -184,14 +184,14 @@ __device__ __forceinline__ void make_newest(const StepAttend& op, const KeyShare
   x.turn(op.k_norm, turns, lane);
   if (H::kRotated && lane * kN >= H::kRotated) return;
   const int at = H::kRotated ? H::kDim + lane * kN : lane * kN, other = H::kRotated ? H::kRotated : H::kHalf;
-  __nv_bfloat16 *to = static_cast<__nv_bfloat16*>(H::kRotated ? op.kv.v : op.kv.k) + place + at, *mine = fresh + at;
+  attend_t *to = static_cast<attend_t*>(H::kRotated ? op.kv.v : op.kv.k) + place + at, *mine = fresh + at;
   store_values<kN>(to, x.low), store_values<kN>(to + other, x.high);
   store_values<kN>(mine, x.low), store_values<kN>(mine + other, x.high);
 }
 
 // The newest row takes its place in its tile. The stage is overwritten by the copy engine later: hence the fence.
 template <typename H>
-__device__ __forceinline__ void place_newest(uint8_t* stage, const __nv_bfloat16* fresh, int row) {
+__device__ __forceinline__ void place_newest(uint8_t* stage, const attend_t* fresh, int row) {
   constexpr int kWords = H::kRow / 8;  // of 16 bytes; the padding too
   const uint4* from = reinterpret_cast<const uint4*>(fresh);
   uint4* to = reinterpret_cast<uint4*>(stage) + row * kWords;
@@ -206,7 +206,7 @@ __device__ __forceinline__ void place_newest(uint8_t* stage, const __nv_bfloat16
 template <typename H>
 __device__ __forceinline__ void score_tile(const uint8_t* stage, const uint32_t (&query)[H::kSteps][2], float* scores,
                                            int warp, int lane) {
-  const __nv_bfloat16* keys = reinterpret_cast<const __nv_bfloat16*>(stage);
+  const attend_t* keys = reinterpret_cast<const attend_t*>(stage);
   float c[2][4] = {};
 #pragma unroll
   for (int i = 0; i < H::kSteps; ++i) {
@@ -238,14 +238,13 @@ __device__ __forceinline__ void soften_tile(uint8_t* scratch, SoftRow& row, cons
   float top = fmaxf(row.top, x);
 #pragma unroll
   for (int mask = 1; mask < kTileKeys; mask *= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, mask));
-  const float weight = top == -INFINITY ? 0.0f : exp2_fast(x - top);
+  const float weight = top == -INFINITY ? 0.0f : exp2_fast(x - top + kWeightLift);
   const float keep = row.top == -INFINITY ? 0.0f : exp2_fast(row.top - top);
   float sum = weight;
 #pragma unroll
   for (int mask = 1; mask < kTileKeys; mask *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
   row.top = top, row.total = row.total * keep + sum;
-  reinterpret_cast<__nv_bfloat16*>(scratch + L::kWeights)[head * (kTileKeys + kRowPad) + key] =
-      __float2bfloat16_rn(weight);
+  reinterpret_cast<attend_t*>(scratch + L::kWeights)[head * (kTileKeys + kRowPad) + key] = from_float<attend_t>(weight);
   if (key == 0) reinterpret_cast<float*>(scratch + L::kKeep)[head] = keep;
 }
 
@@ -254,8 +253,8 @@ template <typename H>
 __device__ __forceinline__ void add_values(const uint8_t* scratch, const uint8_t* stage, float (&sum)[H::kColumns][4],
                                            int warp, int lane) {
   using L = AttendLayout<H>;
-  const __nv_bfloat16* values = reinterpret_cast<const __nv_bfloat16*>(stage) +
-                                (H::kRotated ? 0 : kTileKeys * H::kRow) + warp * (H::kColumns * 8);
+  const attend_t* values =
+      reinterpret_cast<const attend_t*>(stage) + (H::kRotated ? 0 : kTileKeys * H::kRow) + warp * (H::kColumns * 8);
   const float keep = reinterpret_cast<const float*>(scratch + L::kKeep)[lane / 4];
   const uint8_t* weights = scratch + L::kWeights + (lane / 4 * (kTileKeys + kRowPad) + lane % 4 * 2) * 2;
   const uint32_t a[4] = {*reinterpret_cast<const uint32_t*>(weights), 0,
@@ -366,8 +365,8 @@ __device__ __forceinline__ void run_attend(const StepAttend& op, const GridBarri
   make_turns<H>(op, turns, lane);
   barrier.wait();
   if (!share.mine()) return;
-  __nv_bfloat16 *query = reinterpret_cast<__nv_bfloat16*>(scratch + L::kQuery),
-                *fresh = reinterpret_cast<__nv_bfloat16*>(scratch + L::kFresh);
+  attend_t *query = reinterpret_cast<attend_t*>(scratch + L::kQuery),
+           *fresh = reinterpret_cast<attend_t*>(scratch + L::kFresh);
   const int items = op.group + (share.owns_newest() ? (H::kRotated ? 1 : 2) : 0);
   for (int item = warp; item < items; item += kStreamWarps) {
     if (item < op.group) {
@@ -383,7 +382,7 @@ __device__ __forceinline__ void run_attend(const StepAttend& op, const GridBarri
   uint32_t fragments[H::kSteps][2];
 #pragma unroll
   for (int i = 0; i < H::kSteps; ++i) {
-    const __nv_bfloat16* from = query + lane / 4 * H::kRow + H::depth(warp, i) + lane % 4 * 2;
+    const attend_t* from = query + lane / 4 * H::kRow + H::depth(warp, i) + lane % 4 * 2;
     const bool real = lane / 4 < op.group;  // the rows past the group were never written
     fragments[i][0] = real ? *reinterpret_cast<const uint32_t*>(from) : 0;
     fragments[i][1] = real ? *reinterpret_cast<const uint32_t*>(from + 8) : 0;

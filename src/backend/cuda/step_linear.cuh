@@ -131,7 +131,7 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, float* partial,
     give_partial<1>(shares, warp, lane, sum);
   }
   if (shared_panel >= 0) {
-    take_partials<1>(shares, shared_panel * op.chunks, warp, lane, shared_sum);
+    take_partials<1>(shares, working_blocks(op), shared_panel * op.chunks, warp, lane, shared_sum);
     write_panel(op, shared_panel, warp, lane, shared_sum);
   }
 }

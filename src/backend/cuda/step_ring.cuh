@@ -88,8 +88,15 @@ struct Pieces {
   }
 };
 
+// A product of fewer units than blocks leaves the last blocks without.
+__device__ __forceinline__ int working_blocks(const StepLinear& op) {
+  return static_cast<int>(min(gridDim.x, static_cast<unsigned>(op.panels) * op.chunks));
+}
 __device__ __forceinline__ Range range_of(const StepLinear& op) {
-  return Range(blockIdx.x, gridDim.x, static_cast<uint32_t>(op.panels) * op.chunks);
+  const int blocks = working_blocks(op), block = min(static_cast<int>(blockIdx.x), blocks);
+  Range range(block, blocks, static_cast<uint32_t>(op.panels) * op.chunks);
+  if (block == blocks) range.end = range.begin;
+  return range;
 }
 
 // The tiles of keys that fall to this block: begin .. end-1 of `active` equal shares; none where begin == end.

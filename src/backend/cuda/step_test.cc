@@ -141,8 +141,10 @@ class CudaStep : public CudaTest {
       const DType act = be.activation_type();
       Activations& a = side.a;
       a.x = be.alloc(be.residual_type(), {1, hidden});
-      a.h = be.alloc(act, {1, hidden}), a.y = be.alloc(act, {1, hidden});
-      a.qkv = be.alloc(act, {1, qkv_max}), a.values = be.alloc(act, {1, 512 * sizes.kv_heads[0]});
+      const DType product = be.product_type();
+      a.h = be.alloc(act, {1, hidden}), a.y = be.alloc(product, {1, hidden});
+      a.qkv = be.alloc(product, {1, qkv_max}), a.values = be.alloc(product, {1, 512 * sizes.kv_heads[0]});
+      if (be.query_type() != product) a.query = be.alloc(be.query_type(), {1, sizes.heads * 512});
       a.o = be.alloc(act, {1, sizes.heads * 512});
       a.gate_up = be.alloc(act, {1, 2 * sizes.inner}), a.act = be.alloc(act, {1, sizes.inner});
       side.rows = be.alloc(DType::kI32, {2, 4}), side.pos = be.alloc(DType::kI32, {1, 1});
@@ -150,13 +152,13 @@ class CudaStep : public CudaTest {
   }
 
   void issue(Side& side) {  // both layers, twice
-    side.be->norm(side.a.h, side.a.x, side.layers[0].input_norm, 1e-6f);
+    side.be->norm(attention_input(*side.be, side.a, side.layers[0]), side.a.x, side.layers[0].input_norm, 1e-6f);
     for (int i = 0; i < 4; ++i) {
       const int kind = i % 2;
       const Rows rows{side.rows.slice(kind, 1), std::span(host_ + kind, 1)};
       const LayerShape shape{sizes_.heads, sizes_.kv_heads[kind], kDim[kind], kind == 0};
       run_layer(*side.be, side.a, side.layers[kind], {shape, side.pos, &side.rope[kind], &side.kv[kind], &rows, 1e-6f},
-                i == 3 ? Tensor() : side.layers[1 - kind].input_norm);
+                i == 3 ? nullptr : &side.layers[1 - kind]);
     }
   }
 

@@ -41,7 +41,7 @@ class CudaTest : public testing::Test {
   std::vector<float> normal(int64_t count, float deviation) {
     std::normal_distribution<float> draw(0, deviation);
     std::vector<float> values(static_cast<size_t>(count));
-    for (float& value : values) value = round_to_bf16(draw(random_));
+    for (float& value : values) value = round_to_f16(round_to_bf16(draw(random_)));  // both types hold it
     return values;
   }
 
@@ -52,7 +52,9 @@ class CudaTest : public testing::Test {
       backend.write(t, values.data());
     } else {
       std::vector<uint16_t> bits(values.size());
-      for (size_t i = 0; i < bits.size(); ++i) bits[i] = float_to_bf16(values[i]);
+      for (size_t i = 0; i < bits.size(); ++i) {
+        bits[i] = type == DType::kF16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
+      }
       backend.write(t, bits.data());
     }
     return t;
@@ -81,7 +83,9 @@ class CudaTest : public testing::Test {
     } else {
       std::vector<uint16_t> bits(values.size());
       backend.read(bits.data(), t);
-      for (size_t i = 0; i < bits.size(); ++i) values[i] = bf16_to_float(bits[i]);
+      for (size_t i = 0; i < bits.size(); ++i) {
+        values[i] = t.dtype == DType::kF16 ? f16_to_float(bits[i]) : bf16_to_float(bits[i]);
+      }
     }
     return values;
   }
@@ -105,5 +109,7 @@ class CudaTest : public testing::Test {
 
 // bf16 results: half a unit in the last place of 8 bits is 2^-9 at most, and about 2^-9 / sqrt(3) in the mean square.
 inline constexpr double kRounded = 0.0025;
+// float16 results: the same with 11 bits.
+inline constexpr double kRoundedF16 = kRounded / 8;
 
 }  // namespace gemma4

@@ -1,5 +1,6 @@
 // The CUDA backend's kernels as plain functions: one for each verb of backend.h (which defines them), with device
-// tensors and a stream. Each enqueues and returns; a failed launch throws DeviceError. Activations are BF16 or F32.
+// tensors and a stream. Each enqueues and returns; a failed launch throws DeviceError. Activations are BF16 or F32,
+// queries and what a cache holds F16.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -27,8 +28,8 @@ void rope(cudaStream_t stream, Tensor x, Tensor pos, const Rope& rope);
 // (rotated_pairs > 0, KvConfig) keeps one row of dim + 2 * rotated_pairs: V, then K's elements 0 .. rotated-1, then its
 // elements dim/2 .. dim/2+rotated-1; k is unused.
 struct KvView {
-  void* k = nullptr;  // BF16
-  void* v = nullptr;  // BF16
+  void* k = nullptr;  // attend_t (device/element.cuh)
+  void* v = nullptr;
   int heads = 0, dim = 0, row = 0;
   int page = 1;                    // tokens in a page of the layout: those of a table's page, or all slots
   const int32_t* table = nullptr;  // [sequences, table_cols]; null: slot = position
@@ -40,8 +41,9 @@ struct KvView {
 };
 
 void kv_write(cudaStream_t stream, const KvView& kv, Tensor k, Tensor v, Tensor rows);
-bool heads_fit(const Tensor& q, const Tensor& k, const Tensor& v);  // else: the small verbs
-void heads(cudaStream_t stream, Tensor q, Tensor k, Tensor v, const Backend::HeadNorms& norms, Tensor pos,
+// query F16; q, k, v all BF16 or all F32. Where they do not fit: the small verbs.
+bool heads_fit(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v);
+void heads(cudaStream_t stream, Tensor query, Tensor q, Tensor k, Tensor v, const Backend::HeadNorms& norms, Tensor pos,
            const Rope& rope, const KvView& kv, Tensor rows);
 
 // Scratch that attention's splits meet in; zeroed once, left zeroed in its counters.
@@ -58,7 +60,7 @@ struct AttendScratch {
 inline constexpr int64_t kAttendPartialBytes = 32 << 20;
 inline constexpr int kAttendCounters = 64 * 64;
 
-// out, q [rows, heads, dim] BF16. `host`: the same rows, or empty while a graph is captured.
+// out BF16, q F16, both [rows, heads, dim]. `host`: the same rows, or empty while a graph is captured.
 void attend(cudaStream_t stream, Tensor out, Tensor q, const KvView& kv, Tensor rows, std::span<const Row> host,
             const AttendScratch& scratch);
 

@@ -4,7 +4,7 @@
 namespace gemma4 {
 namespace {
 
-constexpr DType kBf16 = DType::kBF16, kF32 = DType::kF32;
+constexpr DType kBf16 = DType::kBF16, kF16 = DType::kF16, kF32 = DType::kF32;
 
 class CudaVerbs : public CudaTest {};
 
@@ -20,13 +20,15 @@ TEST_F(CudaVerbs, Norm) {
                         {9, 16, 72, kBf16, kBf16},
                         {3, 1, 1152, kF32, kBf16},
                         {2, 1, 9000, kF32, kF32},
-                        {3, 3, 33, kF32, kBf16}}) {
+                        {3, 3, 33, kF32, kBf16},
+                        {5, 1, 5376, kF32, kF16},
+                        {5, 4, 12, kF32, kF16}}) {
     const Twin x = random(c.in, {c.rows, c.heads, c.dim}, 3), w = random(kF32, {c.dim});
     for (const bool weighted : {true, false}) {
       const Twin out = poisoned(c.out, {c.rows, c.heads, c.dim});
       ref().norm(out.ref, x.ref, weighted ? w.ref : Tensor(), 1e-6f);
       gpu().norm(out.gpu, x.gpu, weighted ? w.gpu : Tensor(), 1e-6f);
-      EXPECT_LT(distance(out), kRounded) << c.rows << "x" << c.heads << "x" << c.dim;
+      EXPECT_LT(distance(out), c.out == kF16 ? kRoundedF16 : kRounded) << c.rows << "x" << c.heads << "x" << c.dim;
     }
   }
 }
@@ -41,12 +43,17 @@ TEST_F(CudaVerbs, NormOfASliceInPlace) {
 
 TEST_F(CudaVerbs, ResidualNorm) {
   for (const int64_t dim : {5376, 1152, 96, 100}) {
-    const Twin x = random(kF32, {5, dim}, 4), y = random(kBf16, {5, dim}), post = random(kF32, {dim}),
-               next = random(kF32, {dim}), out = poisoned(kBf16, {5, dim});
-    ref().residual_norm(out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
-    gpu().residual_norm(out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
-    EXPECT_LT(distance(x), dim == 100 ? kRounded : 1e-6) << dim;
-    EXPECT_LT(distance(out), kRounded) << dim;
+    for (const DType product : {kBf16, kF32}) {
+      for (const DType input : {kBf16, kF16}) {
+        const Twin x = random(kF32, {5, dim}, 4), y = random(product, {5, dim}), post = random(kF32, {dim}),
+                   next = random(kF32, {dim}), out = poisoned(input, {5, dim});
+        ref().residual_norm(out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
+        gpu().residual_norm(out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
+        // a row of 100 is not fused: y is normed in place, so rounded
+        EXPECT_LT(distance(x), dim == 100 && product == kBf16 ? kRounded : 1e-6) << dim;
+        EXPECT_LT(distance(out), input == kBf16 || (dim == 100 && product == kBf16) ? kRounded : kRoundedF16) << dim;
+      }
+    }
   }
   const Twin x = random(kF32, {2, 5376}), y = random(kBf16, {2, 5376}), post = random(kF32, {5376});
   ref().residual_norm(Tensor(), x.ref, y.ref, post.ref, 1, Tensor(), 1e-6f);
@@ -69,15 +76,43 @@ TEST_F(CudaVerbs, NormsAfterAProduct) {
   m.scale = Tensor(scale.data(), kBf16, {groups, dim}), m.zero = Tensor(zero.data(), kBf16, {groups, dim});
   const Matrix on_ref = ref().upload(std::span(&m, 1)), on_gpu = gpu().upload(std::span(&m, 1));
   for (const int64_t n : {1, 1, 3, 8, 9}) {
-    const Twin h = random(kBf16, {n, cols}), y = poisoned(kBf16, {n, dim}), x = random(kF32, {n, dim}, 4),
+    const Twin h = random(kBf16, {n, cols}), y = poisoned(kF32, {n, dim}), x = random(kF32, {n, dim}, 4),
                post = random(kF32, {dim}), next = random(kF32, {dim}), out = poisoned(kBf16, {n, dim});
     for (const bool last : {false, true}) {
       ref().linear(y.ref, h.ref, on_ref), gpu().linear(y.gpu, h.gpu, on_gpu);
       ref().residual_norm(last ? Tensor() : out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
       gpu().residual_norm(last ? Tensor() : out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
-      EXPECT_LT(distance(x), kRounded) << n;
+      EXPECT_LT(distance(x), 1e-4) << n;  // the bound of a product of few rows with F32 results
     }
-    EXPECT_LT(distance(out), 2 * kRounded) << n;  // of rounded y, and rounded itself
+    EXPECT_LT(distance(out), kRounded) << n;
+  }
+}
+
+// Unquantised weights take x in float16 where the result is float32: few rows, many, and shapes that only the plain
+// kernel takes. bfloat16 x, rounded from the same numbers, is further off than the tolerance.
+TEST_F(CudaVerbs, WholeWeightsTakeFloat16) {
+  for (const int64_t rows : {192, 20}) {
+    const int64_t cols = 96;
+    const std::vector<float> values = normal(rows * cols, 0.1f);
+    std::vector<uint16_t> bits;
+    for (const float value : values) bits.push_back(float_to_bf16(value));
+    Matrix m;
+    m.format = Format::kBF16, m.rows = rows, m.cols = cols;
+    m.codes = Tensor(bits.data(), kBf16, {rows, cols});
+    const Matrix on_ref = ref().upload(std::span(&m, 1)), on_gpu = gpu().upload(std::span(&m, 1));
+    ASSERT_EQ(gpu().input_type(on_gpu), kF16);
+    for (const int64_t n : {1, 5, 16, 17, 200}) {
+      std::normal_distribution<float> draw(0, 1);
+      std::vector<float> fine(static_cast<size_t>(n * cols));
+      for (float& value : fine) value = round_to_f16(draw(random_));
+      const Twin x = twin(kF16, {n, cols}, fine), out = poisoned(kF32, {n, rows}), coarse = poisoned(kF32, {n, rows});
+      const Tensor rounded = put(gpu(), kBf16, {n, cols}, fine);
+      ref().linear(out.ref, x.ref, on_ref);
+      gpu().linear(out.gpu, x.gpu, on_gpu);
+      EXPECT_LT(distance(out), 1e-6) << rows << " " << n;
+      gpu().linear(coarse.gpu, rounded, on_gpu);
+      EXPECT_GT(distance(get(gpu(), coarse.gpu), get(ref(), out.ref)), 5e-4);
+    }
   }
 }
 

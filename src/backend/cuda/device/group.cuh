@@ -1,6 +1,6 @@
-// Warpgroup products for attention (sm_90a): d[64, N] += a[64, 16] b[16, N], bf16 in, float32 sums, asynchronous. Tiles
-// in shared memory are stored without swizzle, as core matrices of 8 rows x 16 bytes that lie together: chunk c (8
-// elements) of row r of a tile of R rows stands at c * R * 16 + r / 8 * 128 + r % 8 * 16 bytes. Read along its rows
+// Warpgroup products for attention (sm_90a): d[64, N] += a[64, 16] b[16, N], attend_t in, float32 sums, asynchronous.
+// Tiles in shared memory are stored without swizzle, as core matrices of 8 rows x 16 bytes that lie together: chunk c
+// (8 elements) of row r of a tile of R rows stands at c * R * 16 + r / 8 * 128 + r % 8 * 16 bytes. Read along its rows
 // such a tile is a K-major operand (q, keys), read across them an MN-major one (values). Lane layouts of d and of a in
 // registers: those of mma.m16n8k16, warp w of the group holding rows 16w ... Source: PTX ISA, "Asynchronous warpgroup
 // level matrix instructions".
@@ -48,7 +48,8 @@ __device__ __forceinline__ void pin(float (&d)[kTiles][4]) {
 __device__ __forceinline__ void multiply_shared(float (&d)[4][4], uint64_t a, uint64_t b, bool add) {
   WARPGROUP_ASM(
       "{.reg .pred p; setp.ne.b32 p, %18, 0; "
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32." ATTEND_OPERANDS
+      " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
       "}, %16, %17, p, 1, 1, 0, 0;}"
       : FLOATS16(d, 0)
@@ -57,7 +58,8 @@ __device__ __forceinline__ void multiply_shared(float (&d)[4][4], uint64_t a, ui
 __device__ __forceinline__ void multiply_shared(float (&d)[8][4], uint64_t a, uint64_t b, bool add) {
   WARPGROUP_ASM(
       "{.reg .pred p; setp.ne.b32 p, %34, 0; "
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." ATTEND_OPERANDS
+      " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
       "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
       "}, %32, %33, p, 1, 1, 0, 0;}"
@@ -67,19 +69,20 @@ __device__ __forceinline__ void multiply_shared(float (&d)[8][4], uint64_t a, ui
 
 // d[64, 72] += a b; a in registers, b MN-major in shared memory.
 __device__ __forceinline__ void multiply_registers(float (&d)[9][4], const uint32_t (&a)[4], uint64_t b) {
-  WARPGROUP_ASM(
-      "wgmma.mma_async.sync.aligned.m64n72k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35"
-      "}, {%36, %37, %38, %39}, %40, 1, 1, 1, 1;"
-      : FLOATS32(d, 0), FLOATS4(d, 8)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  WARPGROUP_ASM("wgmma.mma_async.sync.aligned.m64n72k16.f32." ATTEND_OPERANDS
+                " {"
+                "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+                "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35"
+                "}, {%36, %37, %38, %39}, %40, 1, 1, 1, 1;"
+                : FLOATS32(d, 0), FLOATS4(d, 8)
+                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 // d[64, 256] += a b; a in registers, b MN-major in shared memory.
 __device__ __forceinline__ void multiply_registers(float (&d)[32][4], const uint32_t (&a)[4], uint64_t b) {
   WARPGROUP_ASM(
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32." ATTEND_OPERANDS
+      " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
       "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
       "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, "

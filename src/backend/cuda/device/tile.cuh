@@ -1,12 +1,11 @@
-// Tensor-core tiles for attention: asynchronous copies into shared memory, fragment loads, and the bf16 product
-// m16n8k16 with float32 sums. Lane layouts: PTX ISA, "Matrix fragments for mma.m16n8k16".
+// Tensor-core tiles for attention: asynchronous copies into shared memory, fragment loads, and the product m16n8k16 of
+// attend_t with float32 sums. Lane layouts: PTX ISA, "Matrix fragments for mma.m16n8k16".
 #pragma once
-
-#include <cuda_bf16.h>
 
 #include <cstdint>
 
 #include "backend/cuda/device/address.cuh"
+#include "backend/cuda/device/element.cuh"
 
 // 16 bytes from global to shared memory; zeros where `valid` is false.
 __device__ __forceinline__ void copy16_async(void* to, const void* from, bool valid) {
@@ -35,10 +34,10 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const
 
 // c[16, 8] += a[16, 16] b[16, 8]. c: lane holds row lane/4, columns 2*(lane%4) and the next, then the same of row + 8.
 __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." ATTEND_OPERANDS
+               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // 2^x, flushing tiny results to zero; 2^-inf = 0.
