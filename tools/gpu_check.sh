@@ -69,22 +69,13 @@ correct() {
   go check-variants 200 cuda_linear_bench variants; say check-variants '^checks|FAILED'
   go check-all 240 cuda_linear_bench check; say check-all '^checks|FAILED|warning'
   go cuda-tests 200 cuda_tests --gtest_brief=1; say cuda-tests '^\[  (PASSED|FAILED)|SKIPPED|Failure'
-  GEMMA4_CUDA_ATTEND=early,narrow GEMMA4_CUDA_DECODE=fused go cuda-tests-variants 100 cuda_tests --gtest_brief=1 \
-    --gtest_filter='CudaAttention*:CudaVerbs*'
-  say cuda-tests-variants '^\[  (PASSED|FAILED)|SKIPPED|Failure'
-  for variant in "" fixed; do
-    GEMMA4_CUDA_DECODE=$variant go "eval-tiny$variant" 60 gemma4 eval --model tests/golden/tiny \
-      --golden tests/golden/tiny/golden --backend cuda
-    say "eval-tiny$variant" 'KL|text_|image_'
-  done
+  go eval-tiny 60 gemma4 eval --model tests/golden/tiny --golden tests/golden/tiny/golden --backend cuda
+  say eval-tiny 'KL|text_|image_'
   [ -d "$demo" ] || go demo-quantize 60 gemma4 quantize --model-dir models/demo --output "$demo"
-  for variant in "" fused; do
-    for set in demo_eval.json:models/demo "quantised_default.json:$demo" "demo_text_eval.json:$demo"; do
-      name=demo$variant-${set%%.json*}
-      GEMMA4_CUDA_DECODE=$variant go "$name" 120 gemma4 eval --backend cuda --model "${set#*:}" \
-        --questions "tests/golden/demo_eval/${set%%:*}"
-      say "$name" 'equal|right'
-    done
+  for set in demo_eval.json:models/demo "quantised_default.json:$demo" "demo_text_eval.json:$demo"; do
+    name=demo-${set%%.json*}
+    go "$name" 120 gemma4 eval --backend cuda --model "${set#*:}" --questions "tests/golden/demo_eval/${set%%:*}"
+    say "$name" 'equal|right'
   done
 }
 
@@ -93,8 +84,6 @@ linear() {
   go linear-decode 150 cuda_linear_bench decode; say linear-decode 'n     1 '
   go linear-prefill 120 cuda_linear_bench prefill; say linear-prefill 'n  2048'
   go attention 100 cuda_benchmarks; say attention '/'
-  GEMMA4_CUDA_ATTEND=early,narrow go attention-variants 60 cuda_benchmarks --benchmark_filter='decode|vision'
-  say attention-variants '/'
 }
 
 # bench NAME SECONDS MODEL ARGUMENTS...
@@ -110,15 +99,12 @@ synth() { [ -d "$2" ] || go "synth-$1" 200 gemma4 synth --like 31b --format "$1"
 model() {
   synth default "$model"
   for round in 1 2; do  # in turns, so that a card that changes its clock shows
-    for variant in "" fixed fixed8 fused; do
-      GEMMA4_CUDA_DECODE=$variant bench "decode-${variant:-shipped}-$round" 60 "$model" --prompts 512 \
-        --depths 0,2048,16384 --batches 1,2,4,8 --images 0 --steps 48
+    for variant in on off; do
+      GEMMA4_CUDA_STEP=$variant bench "decode-step-$variant-$round" 60 "$model" --prompts 512 --depths 0,2048,16384 \
+        --batches 1,2,4,8 --images 0 --steps 48
     done
-    GEMMA4_CUDA_DECODE=fused GEMMA4_CUDA_ATTEND=early bench "decode-fused-early-$round" 60 "$model" --prompts 512 \
-      --depths 0,2048,16384 --batches 1 --images 0 --steps 48
   done
   bench prompts-images 90 "$model" --prompts 512,2048,8192 --depths 0 --batches 1 --images 280,1120
-  GEMMA4_CUDA_ATTEND=narrow bench images-narrow 60 "$model" --prompts 512 --depths 0 --batches 1 --images 280,1120
   go profile 60 gemma4 bench --backend cuda --model "$model" --prompts 512,2048 --images 280 --batches 1 --depths 0 \
     --profile
   if [ -f "$bundle/tokenizer.json.gz" ]; then
@@ -138,7 +124,6 @@ deep() {
   rm -rf "$model"
   synth q4_0 "$q4"
   bench q4_0 90 "$q4/model.gguf" --prompts 512,2048 --depths 0,16384 --batches 1,8
-  GEMMA4_CUDA_DECODE=fixed bench q4_0-fixed 60 "$q4/model.gguf" --prompts 512 --depths 0,16384 --batches 1
   rm -rf "$q4"
 }
 
@@ -159,6 +144,9 @@ sanitize() {
       --backend cuda
     run "$tool-eval" 120 "$sanitizer" --tool "$tool" --error-exitcode 9 "${run_program[@]}"
     say "$tool-eval" 'ERROR SUMMARY|RACECHECK SUMMARY'
+    program cuda_tests --gtest_filter='CudaStep.EqualsTheVerbsAtOtherShapes'
+    run "$tool-step" 200 "$sanitizer" --tool "$tool" --error-exitcode 9 "${run_program[@]}"
+    say "$tool-step" 'ERROR SUMMARY|RACECHECK SUMMARY|PASSED|FAILED'
   done
 }
 
