@@ -47,7 +47,8 @@ class CudaBackend final : public Backend {
     auto* barrier = static_cast<unsigned*>(memory_.allocate(2 * sizeof(unsigned)));
     CUDA_CHECK(cudaMemset(barrier, 0, 2 * sizeof(unsigned)));
     step_ = std::make_unique<cuda::StepRecorder>(
-        cuda::StepWorkspace{linear_->decode_workspace(), scratch_.partial, scratch_.counters, barrier});
+        cuda::StepWorkspace{linear_->decode_workspace(), scratch_.partial, scratch_.counters, barrier,
+                            communicator_ ? communicator_->step_peers() : cuda::StepPeers{{}, nullptr, nullptr, 0, 1}});
     CUDA_CHECK(cudaDeviceSynchronize());
   }
 
@@ -152,7 +153,9 @@ class CudaBackend final : public Backend {
   int rank() const override { return communicator_ ? communicator_->rank() : 0; }
   int world() const override { return communicator_ ? communicator_->world() : 1; }
   void all_reduce(Tensor x) override {
-    if (communicator_) communicator_->all_reduce(x, stream());
+    if (!communicator_) return;
+    const auto plain = [=, this](cudaStream_t on) { communicator_->all_reduce(x, on); };
+    if (!step_->all_reduce(x, plain)) plain(stream());
   }
   void broadcast(Tensor x) override {
     if (communicator_) communicator_->broadcast(x, stream());

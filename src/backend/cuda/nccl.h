@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cuda/step.h"
 #include "base/tensor.h"
 
 namespace gemma4::cuda {
@@ -27,6 +28,8 @@ class Communicator {
   void all_reduce(Tensor x, cudaStream_t stream);
   void broadcast(Tensor x, cudaStream_t stream);
   void gather_columns(Tensor x, std::span<const int64_t> begins, cudaStream_t stream);
+
+  StepPeers step_peers() const;  // world 1 where sums are NCCL's alone
 
   void check();                        // throws DeviceError once leave() was called
   void leave(const std::string& why);  // from any thread: ends what all ranks of the group wait for

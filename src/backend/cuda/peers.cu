@@ -122,12 +122,33 @@ bool Peers::reach(int count) {
     CUDA_CHECK(cudaDeviceSynchronize());
     view.left = left_, view.rank = device, view.world = count;
     views_.push_back(view);
+    steps_.push_back(make_step(device, count));
+  }
+  for (StepPeers& step : steps_) {
+    for (int device = 0; device < count; ++device) step.inbox[device] = step_inboxes_[static_cast<size_t>(device)];
   }
   for (PeerView& view : views_) std::copy(inboxes.begin(), inboxes.end(), view.inbox);
   return true;
 }
 
+// The inbox and the number of this GPU's step kernels; numbers begin where an inbox of zeros holds nobody's.
+StepPeers Peers::make_step(int device, int count) {
+  StepPeers step = {};
+  const size_t bytes = static_cast<size_t>(2 * count * kStepDim) * sizeof(uint64_t);
+  uint64_t* inbox = nullptr;
+  CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&inbox), bytes));
+  CUDA_CHECK(cudaMemset(inbox, 0, bytes));
+  step_inboxes_.push_back(inbox);
+  CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&step.number), sizeof(uint32_t)));
+  CUDA_CHECK(cudaMemset(step.number, 0, sizeof(uint32_t)));
+  CUDA_CHECK(cudaDeviceSynchronize());
+  step.left = left_, step.rank = device, step.world = count;
+  return step;
+}
+
 Peers::~Peers() {
+  for (const StepPeers& step : steps_) cudaFree(step.number);
+  for (uint64_t* inbox : step_inboxes_) cudaFree(inbox);
   for (const PeerView& view : views_) {
     cudaFree(view.inbox[view.rank]);
     cudaFree(view.state);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "backend/cuda/step.h"
 #include "base/tensor.h"
 
 namespace gemma4::cuda {
@@ -40,14 +41,18 @@ class Peers {
 
   bool takes(const Tensor& x) const;
   void all_reduce(int rank, Tensor x, cudaStream_t stream) const;
+  StepPeers step(int rank) const { return steps_[static_cast<size_t>(rank)]; }  // for sums inside a step kernel
   void leave() { *left_ = 1; }
 
  private:
   Peers() = default;
   bool reach(int count);
   bool trial() const;
+  StepPeers make_step(int device, int count);
 
   std::vector<PeerView> views_;  // by rank
+  std::vector<StepPeers> steps_;
+  std::vector<uint64_t*> step_inboxes_;
   int* left_ = nullptr;
 };
 

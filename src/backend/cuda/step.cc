@@ -57,6 +57,7 @@ bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix
   const int64_t each = panels * chunks / workspace_.decode.blocks + 1;  // units of a block
   if (panels * chunks >= (int64_t{1} << 31) || (chunks > kStepChunks && each > kStepChunks)) return false;
   const bool from_norm = !ops_.empty() && ops_.back().kind == StepKind::kNorm;
+  if (!ops_.empty() && ops_.back().kind == StepKind::kLinear && ops_.back().linear.sum) return false;
   if (from_norm && (ops_.back().norm.out != x.data || ops_.back().norm.dim != w.cols)) return false;
   StepLinear& op = add(StepKind::kLinear, std::move(plain)).linear;
   op.weights = static_cast<const uint8_t*>(w.data);
@@ -106,6 +107,18 @@ bool StepRecorder::attend(const Tensor& out, const Tensor& query, const KvView& 
   return true;
 }
 
+bool StepRecorder::all_reduce(const Tensor& x, Plain plain) {
+  if (!enabled_ || !open_ || heads_pending_ || workspace_.peers.world < 2 || x.rows() != 1) return false;
+  if (ops_.empty() || ops_.back().kind != StepKind::kLinear || x.row_size() > kStepDim) return false;
+  StepLinear& op = ops_.back().linear;
+  if (op.out != x.data || op.rows != x.row_size() || op.geglu || op.sum) return false;
+  op.sum = ++sums_;
+  plain_.back() = [first = std::move(plain_.back()), then = std::move(plain)](cudaStream_t stream) {
+    first(stream), then(stream);
+  };
+  return true;
+}
+
 bool StepRecorder::norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale,
                         const Tensor& next, float eps, Plain plain) {
   if (!enabled_ || !open_ || heads_pending_ || x.rows() != 1 || x.dtype != DType::kF32 || !activation(y)) return false;
@@ -114,12 +127,15 @@ bool StepRecorder::norm(const Tensor& out, const Tensor& x, const Tensor& y, con
   if (!weight(post, dim) || (out && !weight(next, dim)) || (out && out.dtype != DType::kBF16)) return false;
   if (!aligned(x.data) || !aligned(y.data) || (out && !aligned(out.data))) return false;
   if (!ops_.empty() && ops_.back().kind != StepKind::kLinear) return false;
+  const int sum = ops_.empty() ? 0 : ops_.back().linear.sum;
+  if (sum && (ops_.back().linear.out != y.data || y.row_size() != dim)) return false;
   StepNorm& op = add(StepKind::kNorm, std::move(plain)).norm;
   op.y = y.data, op.x = static_cast<float*>(x.data);
   op.post = static_cast<const float*>(post.data);
   op.next = out ? static_cast<const float*>(next.data) : nullptr;
   op.out = out ? static_cast<__nv_bfloat16*>(out.data) : nullptr;
   op.dim = static_cast<int>(dim), op.scale = scale, op.eps = eps;
+  op.sum = sum;
   op.y_f32 = y.dtype == DType::kF32;
   op.load_x = x_ == nullptr;
   x_ = op.x, dim_ = op.dim;
@@ -129,7 +145,8 @@ bool StepRecorder::norm(const Tensor& out, const Tensor& x, const Tensor& y, con
 // A program that both begins and ends with its only norm would read and write x at once.
 bool StepRecorder::worthwhile() const {
   return ops_.size() >= kLeastOps && !heads_pending_ && layout_ != Layout::kBF16 &&
-         !(ops_.back().kind == StepKind::kNorm && ops_.back().norm.load_x);
+         !(ops_.back().kind == StepKind::kNorm && ops_.back().norm.load_x) &&
+         !(ops_.back().kind == StepKind::kLinear && ops_.back().linear.sum);  // which the norm after it would add up
 }
 
 const StepOp* StepRecorder::upload(bool capturing) {
@@ -151,14 +168,14 @@ void StepRecorder::clear() {
   ops_.clear(), plain_.clear();
   heads_pending_ = false;
   layout_ = Layout::kBF16;
-  x_ = nullptr, dim_ = 0;
+  x_ = nullptr, dim_ = 0, sums_ = 0;
 }
 
 void StepRecorder::flush(bool capturing, cudaStream_t stream) {
   if (ops_.empty()) return;
   const StepOp* ops = worthwhile() ? upload(capturing) : nullptr;
   if (ops) {
-    run_step({ops, static_cast<int>(ops_.size()), layout_, x_, dim_}, workspace_, stream);
+    run_step({ops, static_cast<int>(ops_.size()), layout_, x_, dim_, sums_}, workspace_, stream);
   } else {
     for (const Plain& plain : plain_) plain(stream);
   }

@@ -45,12 +45,13 @@ __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, 
   GridBarrier barrier{w.barrier};
   bring_op(&slots[0], program.ops);
   grid_wait();
+  const Sums ranks = {w.peers, program.sums ? *static_cast<volatile uint32_t*>(w.peers.number) : 0};
   compute_barrier();
   for (int i = 0; i < program.count; ++i) {
     const StepOp& op = slots[i % 2];
     if (i + 1 < program.count) bring_op(&slots[(i + 1) % 2], program.ops + i + 1);  // seen after the next barrier
     if (op.kind == StepKind::kNorm) {
-      run_norm(op.norm, barrier, residual, scratch, sums);
+      run_norm(op.norm, ranks, barrier, residual, scratch, sums);
       compute_barrier();
       continue;  // every block has all of it: nothing to wait for
     }
@@ -63,7 +64,11 @@ __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, 
         bring_input(op.linear, range_of(op.linear), scratch);
         compute_barrier();
       }
-      run_linear<Codec>(op.linear, w.decode.partial, ring, state, scratch);
+      run_linear<Codec>(op.linear, ranks, w.decode.partial, ring, state, scratch);
+      if (op.linear.sum) {
+        compute_barrier();
+        continue;  // the norm waits for the values
+      }
     }
     barrier.arrive();
   }
@@ -73,11 +78,13 @@ __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, 
 }
 
 // The last block to leave makes the counters zero again; all have been through every wait by then.
-__device__ __forceinline__ void leave(unsigned* barrier) {
+__device__ __forceinline__ void leave(unsigned* barrier, const StepPeers& peers, int sums) {
   compute_barrier();
   if (threadIdx.x != 0) return;
   __threadfence();
-  if (atomicAdd(barrier + 1, 1) == gridDim.x - 1) barrier[0] = barrier[1] = 0;
+  if (atomicAdd(barrier + 1, 1) != gridDim.x - 1) return;
+  barrier[0] = barrier[1] = 0;
+  if (sums) *peers.number += sums;
 }
 
 template <typename Codec>
@@ -101,7 +108,7 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const StepProgram
     auto& slots = *reinterpret_cast<StepOp(*)[2]>(slot_bytes);
     compute_all<Codec>(program, w, ring, scratch, reinterpret_cast<float*>(scratch + kScratchBytes), slots, sums,
                        &last);
-    leave(w.barrier);
+    leave(w.barrier, w.peers, program.sums);
   }
 #endif
 }

@@ -19,6 +19,8 @@
 
 namespace gemma4::cuda {
 
+inline constexpr int kStepDim = 5376;  // most columns of the residual stream
+
 // out = x w^T of one row, or GeGLU of it. Fields as StreamArguments (linear_stream.cuh).
 struct StepLinear {
   const uint8_t* weights;
@@ -27,6 +29,7 @@ struct StepLinear {
   int rows, chunks, panels;
   bool x_f32, out_f32, paired, geglu;
   bool from_norm;  // x is what the StepNorm before made
+  int sum;         // 1, 2, ..: the result is this rank's part of that sum of the step, sent to all ranks; 0: it is not
 };
 
 // x = (x + norm(y) * post) * scale; out = norm(x) * next. Every block does all of it, for itself.
@@ -37,6 +40,7 @@ struct StepNorm {
   __nv_bfloat16* out;  // null: only x
   int dim;
   float scale, eps;
+  int sum;  // y is that sum over the ranks (StepLinear); 0: y is in memory
   bool y_f32;
   bool load_x;  // the first of a program: x comes from memory; later ones find it in shared memory
 };
@@ -72,6 +76,17 @@ struct StepProgram {
   Layout layout;  // of every product
   float* x;       // residual stream, written at the end; null: no norm in the program
   int dim;        // of x
+  int sums;       // over the ranks
+};
+
+// Where sums over the ranks of one model meet (peers.h says how): every rank writes its part into every rank's inbox,
+// float32 values each with the sum's number above it, and the norm that follows waits for the values themselves.
+struct StepPeers {
+  static constexpr int kMost = 8;
+  uint64_t* inbox[kMost];    // by rank: [2, world, kStepDim]; sums take the halves in turns
+  uint32_t* number;          // [1], of the last sum of the step before
+  const volatile int* left;  // not 0 once the group has ended
+  int rank, world;           // world 1: there are no sums
 };
 
 // Memory that the blocks meet in.
@@ -80,14 +95,15 @@ struct StepWorkspace {
   float* partial;     // of attention: kAttendPartialBytes
   int* counters;      // of attention: zero between launches
   unsigned* barrier;  // [2], zero between launches
+  StepPeers peers = {{}, nullptr, nullptr, 0, 1};
 };
 
 bool step_fits(const DecodeWorkspace& workspace);
 void run_step(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream);
 
 // Most columns of x that a block may hold as fixed-point numbers, in chunks of 64: what `down` of the 31B needs where
-// 132 blocks share it. And the most columns of the residual stream.
-inline constexpr int kStepChunks = 108, kStepDim = 5376;
+// 132 blocks share it.
+inline constexpr int kStepChunks = 108;
 
 // Collects verbs and launches them. Between begin() and end() the backend offers each verb; what is taken runs at
 // flush(), which must come before anything else is put on the stream.
@@ -109,6 +125,8 @@ class StepRecorder {
   bool norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale, const Tensor& next,
             float eps, Plain plain);
 
+  bool all_reduce(const Tensor& x, Plain plain);
+
   // Launches what was taken. While a graph is captured nothing can be uploaded: a program that was not seen before runs
   // as plain kernels then, which does not happen to a step that ran once before it was captured.
   void flush(bool capturing, cudaStream_t stream);
@@ -126,7 +144,7 @@ class StepRecorder {
   std::vector<Plain> plain_;
   Layout layout_ = Layout::kBF16;
   float* x_ = nullptr;
-  int dim_ = 0;
+  int dim_ = 0, sums_ = 0;
   const void* query_ = nullptr;  // of pending heads
   std::vector<Uploaded> uploaded_;
 };

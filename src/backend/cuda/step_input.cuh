@@ -111,8 +111,8 @@ __device__ __forceinline__ float compute_sum(float value, float* sums) {
 }
 
 // The norms; `barrier` is waited for once weights are under way. The result becomes the next product's input.
-__device__ __forceinline__ void run_norm(const StepNorm& op, const GridBarrier& barrier, float* residual,
-                                         uint8_t* input, float* sums) {
+__device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, const GridBarrier& barrier,
+                                         float* residual, uint8_t* input, float* sums) {
   float post[kNormPasses][8], next[kNormPasses][8];
   const int chunks = op.dim / kChunkCols;
 #pragma unroll
@@ -125,7 +125,11 @@ __device__ __forceinline__ void run_norm(const StepNorm& op, const GridBarrier& 
     load_eight(op.post + at, post[pass]);
     if (op.next) load_eight(op.next + at, next[pass]);
   }
-  barrier.wait();
+  if (op.sum) {
+    ranks.wait(op.sum, min(static_cast<int>(threadIdx.x) / 32 * 4, chunks - 1) * kChunkCols);
+  } else {
+    barrier.wait();
+  }
   float x[kNormPasses][8], y[kNormPasses][8], squares = 0;
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) {
@@ -134,7 +138,11 @@ __device__ __forceinline__ void run_norm(const StepNorm& op, const GridBarrier& 
     for (int i = 0; i < 8; ++i) x[pass][i] = y[pass][i] = 0;
     if (e.chunk >= chunks) continue;
     const int at = e.chunk * kChunkCols + e.column();
-    load_eight(op.y, op.y_f32, at, y[pass]);
+    if (op.sum) {
+      ranks.add4(op.sum, at, y[pass]), ranks.add4(op.sum, at + 8, y[pass] + 4);
+    } else {
+      load_eight(op.y, op.y_f32, at, y[pass]);
+    }
     if (op.load_x) {
       load_eight(op.x + at, x[pass]);
     } else {

@@ -61,8 +61,10 @@ __device__ __forceinline__ void join_groups(float (&sum)[1][4]) {
   }
 }
 
-__device__ __forceinline__ void write_value(const StepLinear& op, int row, float value) {
-  if (op.out_f32) {
+__device__ __forceinline__ void write_value(const StepLinear& op, const Sums& sums, int row, float value) {
+  if (op.sum) {
+    sums.send(op.sum, row, value);
+  } else if (op.out_f32) {
     static_cast<float*>(op.out)[row] = value;
   } else {
     static_cast<__nv_bfloat16*>(op.out)[row] = __float2bfloat16_rn(value);
@@ -70,22 +72,22 @@ __device__ __forceinline__ void write_value(const StepLinear& op, int row, float
 }
 
 // One panel's sums: lane 4 g + c holds rows g and, times 16, g + 8 of the warp's 16.
-__device__ __forceinline__ void write_panel(const StepLinear& op, int panel, int warp, int lane,
+__device__ __forceinline__ void write_panel(const StepLinear& op, const Sums& sums, int panel, int warp, int lane,
                                             const float (&sum)[1][4]) {
   const int place = panel * kPanelRows + warp * kChunkRows, g = lane / 4, e = lane % 4;
   const float values[2] = {sum[0][0], sum[0][2] * 0.0625f};
   const int half = op.rows / 2, pair = place / 2 + g;  // of a paired matrix: the row of each part
   if (op.geglu) {
-    if (e == 0 && pair < half) write_value(op, pair, gelu_tanh(values[0]) * values[1]);
+    if (e == 0 && pair < half) write_value(op, sums, pair, gelu_tanh(values[0]) * values[1]);
     return;
   }
   const int row = place + g + 8 * e;
-  if (e < 2 && row < op.rows) write_value(op, row, values[e]);
+  if (e < 2 && row < op.rows) write_value(op, sums, row, values[e]);
 }
 
 template <typename Codec>
-__device__ __forceinline__ void run_linear(const StepLinear& op, float* partial, const Ring& ring, RingState& state,
-                                           const uint8_t* input) {
+__device__ __forceinline__ void run_linear(const StepLinear& op, const Sums& sums, float* partial, const Ring& ring,
+                                           RingState& state, const uint8_t* input) {
   constexpr int kUnit = kPanelChunks * Codec::kBytes;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const Range range = range_of(op);
@@ -118,7 +120,7 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, float* partial,
     if (columns) place = 0;
     join_groups(sum);
     if (whole) {
-      write_panel(op, at.panel, warp, lane, sum);
+      write_panel(op, sums, at.panel, warp, lane, sum);
     } else {
       shared_panel = at.panel;
       shared_sum[0][0] = sum[0][0], shared_sum[0][2] = sum[0][2];
@@ -132,7 +134,7 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, float* partial,
   }
   if (shared_panel >= 0) {
     take_partials<1>(shares, working_blocks(op), shared_panel * op.chunks, warp, lane, shared_sum);
-    write_panel(op, shared_panel, warp, lane, shared_sum);
+    write_panel(op, sums, shared_panel, warp, lane, shared_sum);
   }
 }
 

@@ -138,4 +138,59 @@ struct GridBarrier {
   }
 };
 
+// Sums over the ranks. Between two of them every block of every rank passes a GridBarrier, so when a part of sum n
+// arrives, all have read sum n - 2, whose half of the inbox it takes.
+struct Sums {
+  const StepPeers& peers;
+  uint32_t before;  // sums of earlier steps
+  __device__ __forceinline__ uint64_t* half(int to, int from, uint32_t number) const {
+    return peers.inbox[to] + ((number & 1) * peers.world + from) * kStepDim;
+  }
+  __device__ __forceinline__ void send(int sum, int i, float value) const {
+    const uint32_t number = before + sum;
+    const uint64_t word = static_cast<uint64_t>(number) << 32 | __float_as_uint(value);
+    for (int step = 1; step <= peers.world; ++step) {  // not all to the same one at once; itself last
+      const int to = (peers.rank + step) % peers.world;
+      asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(half(to, peers.rank, number) + i), "l"(word) : "memory");
+    }
+  }
+  static __device__ __forceinline__ void look(const uint64_t* at, uint64_t (&words)[4]) {
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(words[0]), "=l"(words[1]) : "l"(at) : "memory");
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(words[2]), "=l"(words[3])
+                 : "l"(at + 2)
+                 : "memory");
+  }
+  // The whole warp: until value i, which stands for the rest, is there from every rank. One lane looks: if all threads
+  // of all blocks did, they would take the bandwidth that the values need to come.
+  __device__ __forceinline__ void wait(int sum, int i) const {
+    const uint32_t number = before + sum;
+    for (int from = 0; from < peers.world && threadIdx.x % 32 == 0; ++from) {
+      uint64_t words[4];
+      look(half(peers.rank, from, number) + i, words);
+      for (int looks = 1; static_cast<uint32_t>(words[0] >> 32) != number; ++looks) {
+        if (looks % 4096 == 0 && *peers.left) break;
+        look(half(peers.rank, from, number) + i, words);
+      }
+    }
+    __syncwarp();
+  }
+  // x += values i .. i + 3 of each rank, in the order of the ranks; gives up where the group has ended.
+  __device__ __forceinline__ void add4(int sum, int i, float* x) const {
+    const uint32_t number = before + sum;
+    for (int from = 0; from < peers.world; ++from) {
+      const uint64_t* at = half(peers.rank, from, number) + i;
+      uint64_t words[4];
+      look(at, words);
+      const auto there = [&](uint64_t word) { return static_cast<uint32_t>(word >> 32) == number; };
+      for (int looks = 1; !(there(words[0]) && there(words[1]) && there(words[2]) && there(words[3])); ++looks) {
+        if (looks % 4096 == 0 && *peers.left) break;
+        look(at, words);
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) x[e] += __uint_as_float(static_cast<uint32_t>(words[e]));
+    }
+  }
+};
+
 }  // namespace gemma4::cuda
