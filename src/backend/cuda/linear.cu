@@ -16,6 +16,7 @@
 #include "backend/cuda/linear_mixed.h"
 #include "backend/cuda/linear_pack.h"
 #include "backend/cuda/linear_trial.h"
+#include "backend/cuda/verbs.h"
 
 namespace gemma4::cuda {
 namespace {
@@ -98,18 +99,6 @@ __global__ void embed_kernel(Weights table, const int32_t* ids, float scale, Out
   const int id = ids[blockIdx.y];
   const float value = id >= 0 && id < rows ? table(id, col) * scale : 0.0f;
   store(out + blockIdx.y * stride + col, value);
-}
-
-__global__ void geglu_kernel(const __nv_bfloat16* gate_up, int64_t stride, __nv_bfloat16* out, int64_t out_stride,
-                             int half) {
-  grid_release();
-  grid_wait();
-  const int col = blockIdx.x * blockDim.x + threadIdx.x;
-  if (col >= half) return;
-  const float gate = __bfloat162float(gate_up[blockIdx.y * stride + col]);
-  const float up = __bfloat162float(gate_up[blockIdx.y * stride + half + col]);
-  const float inner = 0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);
-  out[blockIdx.y * out_stride + col] = __float2bfloat16_rn(0.5f * gate * (1 + tanhf(inner)) * up);
 }
 
 bool aligned16(const Tensor& t) {
@@ -331,10 +320,7 @@ void Linear::linear_geglu(Tensor out, Tensor x, const DeviceMatrix& w, Tensor sc
   }
   CHECK(scratch && scratch.row_size() == w.rows && scratch.rows() == x.rows() && scratch.dtype == DType::kBF16);
   linear(scratch, x, w, stream);
-  const int64_t half = w.rows / 2;
-  launch(stream, grid_over(half, 256, x.rows()), dim3(256), 0, geglu_kernel,
-         static_cast<const __nv_bfloat16*>(scratch.data), scratch.stride, static_cast<__nv_bfloat16*>(out.data),
-         out.stride, static_cast<int>(half));
+  geglu(stream, out, scratch);
 }
 
 void Linear::embed(Tensor out, const DeviceMatrix& table, Tensor ids, float scale, cudaStream_t stream) {
