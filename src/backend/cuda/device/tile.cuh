@@ -6,9 +6,7 @@
 
 #include <cstdint>
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
+#include "backend/cuda/device/shared.cuh"
 
 // 16 bytes from global to shared memory; zeros where `valid` is false.
 __device__ __forceinline__ void copy16_async(void* to, const void* from, bool valid) {

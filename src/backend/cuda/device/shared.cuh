@@ -1,0 +1,10 @@
+// An address in shared memory as PTX instructions take it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
