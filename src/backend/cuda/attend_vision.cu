@@ -18,13 +18,13 @@
 #include "backend/cuda/device/load.cuh"
 #include "backend/cuda/launch.cuh"
 
+#pragma nv_diag_suppress 177  // constants that a device without wgmma has no use for
+
 namespace gemma4::cuda {
 namespace {
 
 using Element = __nv_bfloat16;  // of q, k, v and the softmax weights: this or __half
 
-constexpr float kLog2e = 1.4426950408889634f;
-constexpr unsigned kLanes = 0xffffffffu;
 constexpr int kDim = 72, kChunks = kDim / 8;  // a chunk: 8 elements, 16 bytes
 constexpr int kDepthChunks = kChunks + 1;     // of the query: 72 is no multiple of 16, so its tenth chunk is zeros
 constexpr int kKeys = 64;                     // of a tile
@@ -50,6 +50,9 @@ struct Shape {
 };
 
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr unsigned kLanes = 0xffffffffu;
 
 #define FLOATS4(d, i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define FLOATS32(d) \
