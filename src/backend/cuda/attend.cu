@@ -18,7 +18,7 @@ constexpr int kPerLane = 512 / 32;
 
 // K's element e of one compressed row: rotated elements as kept, the others V times K's norm weight.
 __device__ __forceinline__ float key_element(const KvView& kv, const attend_t* k, const attend_t* v, int e) {
-  if (!kv.rotated) return to_float(k[e]);
+  if (!kv.rotated) return to_float(k[kv_element(kv, e)]);
   const int at = kv_rotated_index(kv, e);
   return at >= 0 ? to_float(v[at]) : to_float(v[e]) * kv.k_norm[e];
 }
@@ -58,7 +58,7 @@ __global__ void simple_kernel(AttendCall call, KvView kv) {
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       const int e = lane + 32 * i;
-      if (e < kv.dim) sum[i] = sum[i] * keep + weight * to_float(v[e]);
+      if (e < kv.dim) sum[i] = sum[i] * keep + weight * to_float(v[kv_element(kv, e)]);
     }
   }
   if (lane == 0) maxima[warp] = top, sums[warp] = total;
@@ -127,12 +127,14 @@ void attend(cudaStream_t stream, Tensor out, Tensor q, const KvView& kv, Tensor 
         part.end - part.begin,     static_cast<int>(q.shape[1])};
     if (part.few && decode_fits(call, kv, scratch)) {
       attend_decode(stream, call, kv, scratch);
+    } else if (scratch.warpgroups && vision_fits(call, kv)) {
+      attend_vision(stream, call, kv, scratch.multiprocessors);
     } else if (!scratch.warpgroups || !prefill_fits(call, kv)) {
       attend_simple(stream, call, kv);
     } else if (kv.dim == 512) {
       attend_prefill_wide(stream, call, kv);
     } else {
-      attend_prefill(stream, call, kv, scratch.narrow);
+      attend_prefill(stream, call, kv);
     }
   }
 }

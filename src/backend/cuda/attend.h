@@ -23,9 +23,13 @@ void attend_simple(cudaStream_t stream, const AttendCall& call, const KvView& kv
 bool decode_fits(const AttendCall& call, const KvView& kv, const AttendScratch& scratch);
 void attend_decode(cudaStream_t stream, const AttendCall& call, const KvView& kv, const AttendScratch& scratch);
 
-// Many rows: flash attention on the tensor cores of Hopper. Head sizes 72, 256 and 512. `narrow`: AttendScratch.
+// Many rows: flash attention on the tensor cores of Hopper. Head sizes 72, 256 and 512.
 bool prefill_fits(const AttendCall& call, const KvView& kv);
-void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvView& kv, bool narrow);
+void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvView& kv);
 void attend_prefill_wide(cudaStream_t stream, const AttendCall& call, const KvView& kv);  // head size 512
+
+// Whole images: head size 72, as many KV heads as query heads, a cache without a page table.
+bool vision_fits(const AttendCall& call, const KvView& kv);
+void attend_vision(cudaStream_t stream, const AttendCall& call, const KvView& kv, int multiprocessors);
 
 }  // namespace gemma4::cuda

@@ -290,14 +290,13 @@ __device__ void finish(const Shared<S>& s, const float (&sum)[kTiles][4], const 
   merge<S>(s, shares, active, out, group);
 }
 
-// Grid: (splits, KV heads, rows). kEarly: rows and page tables, which no kernel of a pass writes, are read before the
-// wait; a block that then has no keys ends without it, but every row and KV head has one that waits.
-template <typename S, bool kEarly>
+// Grid: (splits, KV heads, rows). Rows and page tables, which no kernel of a pass writes, are read before the wait; a
+// block that then has no keys ends without it, but every row and KV head has one that waits.
+template <typename S>
 __global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call, KvView kv, Split split) {
   extern __shared__ __align__(16) char memory[];
   const Shared<S> s(memory);
   grid_release();
-  if constexpr (!kEarly) grid_wait();
   const int row = blockIdx.z, kv_head = blockIdx.y, group = call.q_heads / kv.heads;
   const int4 see = reinterpret_cast<const int4*>(call.rows)[row];
   const int first = see.z / S::kKeys, tiles = max(see.w / S::kKeys - first + 1, 1);
@@ -309,7 +308,7 @@ __global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call,
   for (int i = 0; i < S::kStages - 1; ++i) {
     places[i] = begin + i < end ? place_in<S>(kv, see, kv_head, begin + i) : -1;
   }
-  if constexpr (kEarly) grid_wait();
+  grid_wait();
 #pragma unroll
   for (int i = 0; i < S::kStages - 1; ++i) {
     if (begin + i < end) fetch<S>(s, kv, places[i], begin + i);
@@ -355,9 +354,9 @@ void run(cudaStream_t stream, const AttendCall& call, const KvView& kv, const At
   const int splits = std::max(1, std::min(64, blocks / cells));
   CHECK(cells <= kAttendCounters);
   CHECK(splits == 1 || cells * splits * share_words<S>(group) * 4 <= kAttendPartialBytes);
-  static AllowedOn allowed[2];
-  const auto kernel = scratch.early ? decode_kernel<S, true> : decode_kernel<S, false>;
-  allow_shared_once(kernel, S::kShared, allowed[scratch.early]);
+  static AllowedOn allowed;
+  const auto kernel = decode_kernel<S>;
+  allow_shared_once(kernel, S::kShared, allowed);
   launch(stream, dim3(splits, kv.heads, call.count), S::kWarps * 32, S::kShared, kernel, call, kv,
          Split{scratch.partial, scratch.counters, splits});
 }

@@ -238,11 +238,10 @@ bool prefill_fits(const AttendCall& call, const KvView& kv) {
   const int group = call.q_heads / kv.heads;
   if (!aligned(call.q, call.q_stride) || !aligned(call.out, call.out_stride)) return false;
   if (kv.dim == 512) return (kv.rotated == 0 || kv.rotated == 64) && 64 % group == 0;
-  return (kv.dim == 72 || kv.dim == 256) && kv.rotated == 0 && 128 % group == 0;
+  return (kv.dim == 72 || kv.dim == 256) && kv.rotated == 0 && !kv.tiled && 128 % group == 0;
 }
 
-void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvView& kv, bool narrow) {
-  if (kv.dim == 72 && narrow) return run<Shape<72, 1, 4>>(stream, call, kv);
+void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
   if (kv.dim == 72) return run<Shape<72, 2, 2>>(stream, call, kv);
   run<Shape<256, 2, 1>>(stream, call, kv);
 }

@@ -23,6 +23,7 @@ using cuda::DeviceMatrix;
 // What Kv::extra points to.
 struct KvExtra {
   int page, row, rotated;
+  bool tiled;
 };
 
 class CudaBackend final : public Backend {
@@ -38,9 +39,6 @@ class CudaBackend final : public Backend {
     scratch_.multiprocessors = properties.multiProcessorCount;
     scratch_.shared_most = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
     scratch_.warpgroups = properties.major == 9;
-    const char* words = std::getenv("GEMMA4_CUDA_ATTEND");
-    scratch_.early = words && std::strstr(words, "early");
-    scratch_.narrow = words && std::strstr(words, "narrow");
     scratch_.partial = static_cast<float*>(memory_.allocate(cuda::kAttendPartialBytes));
     scratch_.counters = static_cast<int*>(memory_.allocate(cuda::kAttendCounters * sizeof(int)));
     CUDA_CHECK(cudaMemset(scratch_.counters, 0, cuda::kAttendCounters * sizeof(int)));
@@ -245,7 +243,10 @@ class CudaBackend final : public Backend {
 };
 
 Kv CudaBackend::kv_alloc(const KvConfig& config) {
-  const int page = config.page > 1 ? config.page : static_cast<int>(config.slots);
+  // The vision tower's: attend_vision() copies 64 keys at a time.
+  const bool tiled = config.page <= 1 && config.dim == 72 && config.rotated_pairs == 0;
+  const int all = static_cast<int>(tiled ? (config.slots + 63) / 64 * 64 : config.slots);
+  const int page = config.page > 1 ? config.page : all;
   const int64_t slots = (config.slots + page - 1) / page * page;
   const bool compressed = config.rotated_pairs > 0 && (config.dim + 2 * config.rotated_pairs) % 8 == 0;
   const int rotated = compressed ? config.rotated_pairs : 0;
@@ -254,14 +255,14 @@ Kv CudaBackend::kv_alloc(const KvConfig& config) {
   kv.rotated_pairs = config.rotated_pairs;
   kv.v = alloc(query_type(), {slots, config.heads, config.dim + 2 * rotated});
   if (!compressed) kv.k = alloc(query_type(), {slots, config.heads, config.dim});
-  kv.extra = std::make_shared<KvExtra>(KvExtra{page, config.dim + 2 * rotated, rotated});
+  kv.extra = std::make_shared<KvExtra>(KvExtra{page, config.dim + 2 * rotated, rotated, tiled});
   return kv;
 }
 
 void CudaBackend::kv_copy(const Kv& kv, int32_t from, int32_t to) {
   use();
   const auto* extra = static_cast<const KvExtra*>(kv.extra.get());
-  CHECK(extra != nullptr);
+  CHECK(extra != nullptr && !extra->tiled);  // it has no pages
   for (const Tensor& part : {kv.k, kv.v}) {
     if (!part) continue;
     // In the layout [pages, heads, page, row] a page of the table is one piece, unless the layout has a single page:
@@ -289,6 +290,7 @@ cuda::KvView CudaBackend::view(const Kv& kv) {
   const auto* extra = static_cast<const KvExtra*>(kv.extra.get());
   CHECK(extra != nullptr);  // of kv_alloc()
   v.page = extra->page;
+  v.tiled = extra->tiled;
   v.rotated = extra->rotated;
   v.dim = v.row - 2 * v.rotated;
   if (v.rotated) {

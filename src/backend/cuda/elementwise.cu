@@ -8,20 +8,24 @@ namespace gemma4::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int64_t kBlocksMax = 1 << 16;  // beyond, threads take several groups in turn
 
 // Calls body(row, first column) for every group of kWidth columns of a [rows, cols] matrix.
 template <int kWidth, typename Body>
 __device__ void for_each(int64_t rows, int64_t cols, Body body) {
   const int64_t groups = cols / kWidth, count = rows * groups;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-    body(i / groups, i % groups * kWidth);
+  const uint32_t first = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
+  if (count + step <= UINT32_MAX) {  // a division of 64 bits is a hundred instructions
+    const uint32_t few = static_cast<uint32_t>(groups), end = static_cast<uint32_t>(count);
+    for (uint32_t i = first; i < end; i += step) body(i / few, i % few * kWidth);
+    return;
   }
+  for (int64_t i = first; i < count; i += step) body(i / groups, i % groups * kWidth);
 }
 
 unsigned blocks_for(int64_t work) {
   const int64_t blocks = (work + kThreads - 1) / kThreads;
-  return static_cast<unsigned>(blocks < 132 * 32 ? blocks : 132 * 32);
+  return static_cast<unsigned>(blocks < kBlocksMax ? blocks : kBlocksMax);
 }
 
 // kWidth elements from memory as floats, and back.
@@ -67,9 +71,10 @@ __global__ void add_kernel(X* x, const Y* y, Shape s, float scale) {
   });
 }
 
+// x / 2 (1 + tanh(u)) = x / (1 + e^-2u), with the hardware's exponential and division: to 1e-6 of x.
 __device__ __forceinline__ float gelu_tanh(float x) {
-  const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
-  return 0.5f * x * (1.0f + tanhf(inner));
+  const float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+  return __fdividef(x, 1.0f + __expf(-2.0f * u));
 }
 
 template <int kWidth, typename X, typename Out>

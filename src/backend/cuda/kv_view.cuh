@@ -7,10 +7,18 @@
 
 namespace gemma4::cuda {
 
+// Elements before the row of a slot among those of one head and page, and before element e of a row: for all but tiled
+// caches slot * row and e.
+__device__ __forceinline__ int64_t kv_row(const KvView& kv, int64_t slot) {
+  return kv.tiled ? slot / 8 * 8 * kv.row + slot % 8 * 8 : slot * kv.row;
+}
+__device__ __forceinline__ int kv_element(const KvView& kv, int e) { return kv.tiled ? e / 8 * 64 + e % 8 : e; }
+
 // Elements before the row of position `pos` of sequence `seq`, KV head `head`. Cheap where it matters: no division in a
 // paged cache whose pages are a power of two.
 __device__ __forceinline__ int64_t kv_place(const KvView& kv, int seq, int pos, int head) {
-  if (!kv.table) return (int64_t{head} * kv.page + pos) * kv.row;  // one page of all slots
+  const int64_t head_at = int64_t{head} * kv.page * kv.row;
+  if (!kv.table) return head_at + kv_row(kv, pos);  // one page of all slots
   int page, within;
   if (kv.page_shift >= 0) {
     page = pos >> kv.page_shift, within = pos & (kv.table_page - 1);
@@ -20,8 +28,7 @@ __device__ __forceinline__ int64_t kv_place(const KvView& kv, int seq, int pos, 
   if (page >= kv.table_cols) page %= kv.table_cols;  // a ring that has wrapped
   const int64_t entry = __ldg(kv.table + seq * kv.table_stride + page);
   if (kv.page == kv.table_page) return ((entry * kv.heads + head) * kv.page + within) * kv.row;
-  return (int64_t{head} * kv.page + entry * kv.table_page + within) *
-         kv.row;  // table pages inside one page of all slots
+  return head_at + kv_row(kv, entry * kv.table_page + within);  // table pages inside one page of all slots
 }
 
 // Where a compressed row keeps K's element `e`, or -1 where it does not.

@@ -17,6 +17,7 @@
 #include "backend/cuda/linear_mixed.h"
 #include "backend/cuda/linear_pack.h"
 #include "backend/cuda/linear_trial.h"
+#include "backend/cuda/verbs.h"
 
 namespace gemma4::cuda {
 namespace {
@@ -103,18 +104,6 @@ __global__ void embed_kernel(Weights table, const int32_t* ids, float scale, Out
   const int id = ids[blockIdx.y];
   const float value = id >= 0 && id < rows ? table(id, col) * scale : 0.0f;
   store(out + blockIdx.y * stride + col, value);
-}
-
-template <typename X>
-__global__ void geglu_kernel(const X* gate_up, int64_t stride, __nv_bfloat16* out, int64_t out_stride, int half) {
-  grid_release();
-  grid_wait();
-  const int col = blockIdx.x * blockDim.x + threadIdx.x;
-  if (col >= half) return;
-  const float gate = as_float(gate_up[blockIdx.y * stride + col]);
-  const float up = as_float(gate_up[blockIdx.y * stride + half + col]);
-  const float inner = 0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);
-  out[blockIdx.y * out_stride + col] = __float2bfloat16_rn(0.5f * gate * (1 + tanhf(inner)) * up);
 }
 
 // A float16 has 11 bits of mantissa: it is the sum of two bfloat16 numbers, exactly.
@@ -334,7 +323,9 @@ void Linear::State::unpacked(Tensor out, Tensor x, const DeviceMatrix& w, cudaSt
 }
 
 void Linear::State::decode_rows(Tensor out, Tensor x, const DeviceMatrix& w, bool geglu, cudaStream_t stream) {
-  const int64_t most = variant == DecodeVariant::kStream ? 0 : variant == DecodeVariant::kFixed ? kFixedRows : kFixedBest;
+  const int64_t most = variant == DecodeVariant::kStream  ? 0
+                       : variant == DecodeVariant::kFixed ? kFixedRows
+                                                          : kFixedBest;
   if (x.rows() > most || !linear_fixed_fits(w, x.rows(), decode)) {
     return linear_decode(out, x, w, geglu, decode, stream);
   }
@@ -374,12 +365,7 @@ void Linear::linear_geglu(Tensor out, Tensor x, const DeviceMatrix& w, Tensor sc
   }
   CHECK(scratch && scratch.row_size() == w.rows && scratch.rows() == x.rows());
   linear(scratch, x, w, stream);
-  const int64_t half = w.rows / 2;
-  with_out(scratch, [&](auto* from) {
-    launch(stream, grid_over(half, 256, x.rows()), dim3(256), 0, geglu_kernel<std::decay_t<decltype(*from)>>,
-           const_cast<const std::decay_t<decltype(*from)>*>(from), scratch.stride,
-           static_cast<__nv_bfloat16*>(out.data), out.stride, static_cast<int>(half));
-  });
+  geglu(stream, out, scratch);
 }
 
 void Linear::embed(Tensor out, const DeviceMatrix& table, Tensor ids, float scale, cudaStream_t stream) {

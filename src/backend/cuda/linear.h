@@ -52,7 +52,7 @@ struct DeviceMatrix {
 using Allocate = std::function<void*(int64_t bytes)>;
 
 enum class DecodeVariant;  // choose.h
-struct DecodeWorkspace;     // linear_decode.h
+struct DecodeWorkspace;    // linear_decode.h
 
 // One per device: the library handle, workspaces, the pinned upload buffers.
 class Linear {

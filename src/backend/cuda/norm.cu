@@ -138,6 +138,66 @@ __global__ void residual_norm_block(Out* out, X* x, const Y* y, const float* pos
   store8(out + blockIdx.x * p.out_stride + at, a);
 }
 
+__device__ __forceinline__ float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
+__device__ __forceinline__ float4 load4(const __nv_bfloat16* from) {
+  const uint2 raw = *reinterpret_cast<const uint2*>(from);
+  const float2 low = unpack_bf16x2(raw.x), high = unpack_bf16x2(raw.y);
+  return make_float4(low.x, low.y, high.x, high.y);
+}
+__device__ __forceinline__ void store4(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
+__device__ __forceinline__ void store4(__nv_bfloat16* to, float4 x) {
+  *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16x2(x.x, x.y), pack_bf16x2(x.z, x.w));
+}
+__device__ __forceinline__ float squared(float4 x) { return x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w; }
+
+constexpr int kRowsOfBlock = 4;  // of the kernel below
+
+// A warp for each row of 128 * kParts: no barrier, and all of a row's loads in flight. For many short rows.
+template <typename X, typename Y, typename Out, int kParts>
+__global__ void __launch_bounds__(kRowsOfBlock * 32)
+    residual_norm_warp(Out* out, X* x, const Y* y, const float* post, const float* next, Residual p, int rows) {
+  grid_release();
+  grid_wait();
+  const int row = blockIdx.x * kRowsOfBlock + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (row >= rows) return;
+  x += row * p.x_stride + lane * 4;
+  y += row * p.y_stride + lane * 4;
+  post += lane * 4;
+  float4 a[kParts], b[kParts];
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) b[i] = load4(y + i * 128);
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) a[i] = load4(x + i * 128);
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) squares += squared(b[i]);
+  const float factor = rsqrtf(warp_sum(squares) / p.dim + p.eps);
+  squares = 0;
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) {
+    const float4 w = load4(post + i * 128);
+    a[i].x = (a[i].x + b[i].x * factor * w.x) * p.scale;
+    a[i].y = (a[i].y + b[i].y * factor * w.y) * p.scale;
+    a[i].z = (a[i].z + b[i].z * factor * w.z) * p.scale;
+    a[i].w = (a[i].w + b[i].w * factor * w.w) * p.scale;
+    squares += squared(a[i]);
+    store4(x + i * 128, a[i]);
+  }
+  if (!out) return;
+  const float next_factor = rsqrtf(warp_sum(squares) / p.dim + p.eps);
+  out += row * p.out_stride + lane * 4;
+  next += lane * 4;
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) {
+    const float4 w = load4(next + i * 128);
+    store4(out + i * 128, make_float4(a[i].x * next_factor * w.x, a[i].y * next_factor * w.y,
+                                      a[i].z * next_factor * w.z, a[i].w * next_factor * w.w));
+  }
+}
+
+// The vision tower's rows: 1152 elements, many of them.
+constexpr int kParts = 9, kWarpRowsMin = 64;
+
 }  // namespace
 
 void norm(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float eps) {
@@ -172,6 +232,12 @@ void residual_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor p
       using Y = std::remove_pointer_t<decltype(yt)>;
       const auto start = [&](auto* to) {
         using Out = std::remove_pointer_t<decltype(to)>;
+        if (dim == 128 * kParts && x.rows() >= kWarpRowsMin) {
+          launch(stream, static_cast<unsigned>((x.rows() + kRowsOfBlock - 1) / kRowsOfBlock), kRowsOfBlock * 32, 0,
+                 residual_norm_warp<X, Y, Out, kParts>, to, data<X>(x), data<Y>(y), data<float>(post),
+                 data<float>(next), p, static_cast<int>(x.rows()));
+          return;
+        }
         launch(stream, static_cast<unsigned>(x.rows()), block_threads(dim), 0, residual_norm_block<X, Y, Out>, to,
                data<X>(x), data<Y>(y), data<float>(post), data<float>(next), p);
       };

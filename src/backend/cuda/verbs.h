@@ -26,11 +26,13 @@ void rope(cudaStream_t stream, Tensor x, Tensor pos, const Rope& rope);
 // Where a cache's element lies. Token slot s, KV head h: page s / page, then [heads, page, row] inside it, so that the
 // keys of one head in one page are contiguous. A plain cache has k and v apart, each with row = dim. A compressed one
 // (rotated_pairs > 0, KvConfig) keeps one row of dim + 2 * rotated_pairs: V, then K's elements 0 .. rotated-1, then its
-// elements dim/2 .. dim/2+rotated-1; k is unused.
+// elements dim/2 .. dim/2+rotated-1; k is unused. In a tiled one (the vision tower's) the rows of 8 slots lie together
+// as [row / 8][8 slots][8], the tensor cores' core matrices one after the other: kv_view.cuh.
 struct KvView {
   void* k = nullptr;  // attend_t (device/element.cuh)
   void* v = nullptr;
   int heads = 0, dim = 0, row = 0;
+  bool tiled = false;
   int page = 1;                    // tokens in a page of the layout: those of a table's page, or all slots
   const int32_t* table = nullptr;  // [sequences, table_cols]; null: slot = position
   int table_cols = 0, table_page = 1;
@@ -53,9 +55,6 @@ struct AttendScratch {
   int multiprocessors = 132;
   int64_t shared_most = 0;  // bytes of shared memory that a block may have
   bool warpgroups = false;  // the device is Hopper, and this build has code for it
-  // EXPERIMENTAL, words of GEMMA4_CUDA_ATTEND: decode reads rows and page tables before it waits; the vision tower's
-  // tiles have 64 rows, four blocks to a multiprocessor, instead of 128 and two.
-  bool early = false, narrow = false;
 };
 inline constexpr int64_t kAttendPartialBytes = 32 << 20;
 inline constexpr int kAttendCounters = 64 * 64;

@@ -55,6 +55,14 @@ TEST_F(CudaVerbs, ResidualNorm) {
       }
     }
   }
+  for (const bool last : {false, true}) {  // many rows of the vision tower
+    const Twin x = random(kF32, {131, 1152}, 4), y = random(kBf16, {131, 1152}), post = random(kF32, {1152}),
+               next = random(kF32, {1152}), out = poisoned(kBf16, {131, 1152});
+    ref().residual_norm(last ? Tensor() : out.ref, x.ref, y.ref, post.ref, 0.7f, last ? Tensor() : next.ref, 1e-6f);
+    gpu().residual_norm(last ? Tensor() : out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, last ? Tensor() : next.gpu, 1e-6f);
+    EXPECT_LT(distance(x), 1e-6);
+    EXPECT_TRUE(last || distance(out) < kRounded);
+  }
   const Twin x = random(kF32, {2, 5376}), y = random(kBf16, {2, 5376}), post = random(kF32, {5376});
   ref().residual_norm(Tensor(), x.ref, y.ref, post.ref, 1, Tensor(), 1e-6f);
   gpu().residual_norm(Tensor(), x.gpu, y.gpu, post.gpu, 1, Tensor(), 1e-6f);

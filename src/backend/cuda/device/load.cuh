@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "backend/cuda/device/address.cuh"
+#include "backend/cuda/device/shared.cuh"
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "backend/cuda/device/address.cuh"
 #include "backend/cuda/device/element.cuh"
+#include "backend/cuda/device/shared.cuh"
 
 // 16 bytes from global to shared memory; zeros where `valid` is false.
 __device__ __forceinline__ void copy16_async(void* to, const void* from, bool valid) {

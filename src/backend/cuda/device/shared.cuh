@@ -1,4 +1,4 @@
-// Addresses as instructions on shared memory want them.
+// An address in shared memory as PTX instructions take it.
 #pragma once
 
 #include <cuda_runtime.h>
