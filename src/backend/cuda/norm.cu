@@ -148,6 +148,9 @@ __device__ __forceinline__ void store4(float* to, float4 x) { *reinterpret_cast<
 __device__ __forceinline__ void store4(__nv_bfloat16* to, float4 x) {
   *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16x2(x.x, x.y), pack_bf16x2(x.z, x.w));
 }
+__device__ __forceinline__ void store4(__half* to, float4 x) {
+  *reinterpret_cast<uint2*>(to) = make_uint2(pack_f16x2(x.x, x.y), pack_f16x2(x.z, x.w));
+}
 __device__ __forceinline__ float squared(float4 x) { return x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w; }
 
 constexpr int kRowsOfBlock = 4;  // of the kernel below
