@@ -122,7 +122,7 @@ class CudaAttention : public CudaTest {
   double compare_samples(const Caches& c, const std::vector<Row>& rows, float spread) {
     const Layout& l = c.layout;
     const auto n = static_cast<int64_t>(rows.size());
-    const Twin q = random(kBf16, {n, l.heads, l.dim}, spread), at = device_rows(rows),
+    const Twin q = random(kF16, {n, l.heads, l.dim}, spread), at = device_rows(rows),
                out = poisoned(kBf16, {n, l.heads, l.dim});
     gpu().attend(out.gpu, q.gpu, c.gpu, view(at.gpu, rows));
     for (const float value : get(gpu(), out.gpu)) {
@@ -285,7 +285,7 @@ TEST_F(CudaAttention, VisionTowerWithScoresThatGrow) {
     }
     const std::vector<Row> rows = image(0, 0, patches);
     const Twin k = twin(kBf16, {patches, 16, 72}, keys), v = random(kBf16, {patches, 16, 72}), at = device_rows(rows),
-               q = twin(kBf16, {patches, 16, 72}, queries), out = poisoned(kBf16, {patches, 16, 72});
+               q = twin(kF16, {patches, 16, 72}, queries), out = poisoned(kBf16, {patches, 16, 72});
     ref().kv_write(c.ref, k.ref, v.ref, view(at.ref, rows));
     gpu().kv_write(c.gpu, k.gpu, v.gpu, view(at.gpu, rows));
     ref().attend(out.ref, q.ref, c.ref, view(at.ref, rows));

@@ -197,6 +197,11 @@ TEST_F(CudaStep, EqualsTheVerbsAt31B) {
   std::printf("31B shapes, distance to float32: step %.1e, verbs %.1e\n", worst_[0], worst_[1]);
 }
 
+TEST_F(CudaStep, EqualsTheVerbsAtASmallShape) {  // small enough for compute-sanitizer
+  make({640, 1280, 4, {4, 2}}, 150);
+  for (const int pos : {0, 131, 132}) expect_close(pos, 76);
+}
+
 TEST_F(CudaStep, EqualsTheVerbsAtOtherShapes) {
   uint64_t key = 78;
   for (const Sizes& sizes :
