@@ -134,7 +134,8 @@ __device__ void convert_range(const StreamArguments& p, const Range& range, uint
     }
     barrier_wait(&full[at.stage], at.phase);
     for (int row = 0; row < p.n; ++row) convert_row<S, kChunks>(stage, S::x_offset(p.n), row, lane);
-    barrier_arrive(&ready[at.stage]);  // every lane for what it wrote
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&ready[at.stage]);
   }
 }
 
@@ -299,7 +300,8 @@ __device__ void compute_range(const StreamArguments& p, const Range& range, cons
     barrier_wait(&full[at.stage], at.phase);
     barrier_wait(&ready[at.stage], at.phase);
     multiply_stage<Codec, kChunks, kTiles>(p, shared + at.stage * p.stage_bytes, at.length, warp, lane, sum);
-    barrier_arrive(&empty[at.stage]);  // every lane for what it read
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&empty[at.stage]);
     if (!at.ends_panel()) continue;
     if constexpr (kTiles == 0) join_lanes(sum);
     if (whole) {
@@ -332,7 +334,7 @@ __global__ void __launch_bounds__(kThreads, 1) fixed_kernel(const StreamArgument
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
     for (int i = 0; i < p.stages; ++i) {
-      barrier_init(&full[i], 1), barrier_init(&ready[i], 32), barrier_init(&empty[i], kStreamWarps * 32);
+      barrier_init(&full[i], 1), barrier_init(&ready[i], 1), barrier_init(&empty[i], kStreamWarps);
     }
     barrier_init_done();
   }
