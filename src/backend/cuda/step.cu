@@ -7,6 +7,7 @@
 namespace gemma4::cuda {
 namespace {
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and their barriers
 using Sliding = StepHead<256, 0>;
 using Full = StepHead<512, 64>;
 
@@ -86,6 +87,7 @@ __device__ __forceinline__ void leave(unsigned* barrier, const StepPeers& peers,
   barrier[0] = barrier[1] = 0;
   if (sums) *peers.number += sums;
 }
+#endif
 
 template <typename Codec>
 __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const StepProgram program, const StepWorkspace w) {

@@ -11,6 +11,7 @@
 
 namespace gemma4::cuda {
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and their barriers
 // kRotated 0: keys and values lie apart. Else one row of kDim + 2 * kRotated serves as both (KvView).
 template <int kDim_, int kRotated_>
 struct StepHead {
@@ -404,5 +405,6 @@ __device__ __forceinline__ void run_attend(const StepAttend& op, const GridBarri
   }
   finish_share<H>(op, share, scratch, row, sum, partial, counters, last);
 }
+#endif
 
 }  // namespace gemma4::cuda

@@ -8,6 +8,7 @@
 
 namespace gemma4::cuda {
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and their barriers
 // A thread's place in a chunk of 64: eight threads take one; of 16 columns `step`, this one those at base .. base + 3
 // and base + 8 .. base + 11, which is what lanes c = 2h and 2h + 1 of the A operand meet, in the order of the codes.
 struct Eight {
@@ -183,5 +184,6 @@ __device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, 
     }
   }
 }
+#endif
 
 }  // namespace gemma4::cuda

@@ -5,6 +5,7 @@
 
 namespace gemma4::cuda {
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and their barriers
 template <typename Codec>
 __device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ring, CopyState& state, int lane,
                                             uint64_t policy) {
@@ -137,5 +138,6 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, const Sums& sum
     write_panel(op, sums, shared_panel, warp, lane, shared_sum);
   }
 }
+#endif
 
 }  // namespace gemma4::cuda

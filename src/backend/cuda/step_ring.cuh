@@ -29,6 +29,7 @@ static_assert(kScratchBytes >= kInputBytes && kScratchBytes % 128 == 0);
 constexpr int kStepStages = 9;
 constexpr int kStepShared = kStepStages * kStageBytes + kScratchBytes + kStepDim * 4;
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and their barriers
 struct RingState {
   int stage = 0, phase = 0;
   __device__ __forceinline__ void next() {
@@ -192,5 +193,6 @@ struct Sums {
     }
   }
 };
+#endif
 
 }  // namespace gemma4::cuda
