@@ -7,6 +7,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "cli/answer_printer.h"
 #include "program.h"
 
 namespace gemma4 {
@@ -109,6 +110,27 @@ TEST(Run, ARawPromptIsTheSamePromptSpelledOut) {
       "<bos><|turn>user\n<|image|>What is at the left?<turn|>\n<|turn>model\n<|channel>thought\n<channel|>";
   const Ran ran = run_gemma4(run_demo({"--raw-prompt", "--image", kImages + "002.png", "--prompt", placed}));
   EXPECT_EQ(ran.out, "A pink circle.\n") << ran.err;
+}
+
+// The line of a call, which no prompt makes the demo model print: its arguments are forced.
+TEST(Run, PrintsACallWithEveryDigit) {
+  EngineOptions options;
+  options.model = kDemo;
+  options.backend = "cpu";
+  options.max_seq_len = 512;
+  Engine engine(options);
+  Request request;
+  request.messages = {Message::text("user", "Who are you?")};
+  request.sampling.temperature = 0;
+  request.tools = R"([{"name": "f", "description": "F.", "parameters": {"type": "object", "required": ["n"],
+      "properties": {"n": {"type": "integer", "enum": [-1234567890123456789012345678]}}}}])";
+  request.format.kind = FormatRequest::kToolCall;
+  request.format.tool_name = "f";
+  request.format.parallel_tools = false;
+  testing::internal::CaptureStdout();
+  print_answer(engine, request, false, nullptr);
+  EXPECT_EQ(testing::internal::GetCapturedStdout(),
+            "{\"tool_call\":{\"name\":\"f\",\"arguments\":{\"n\":-1234567890123456789012345678}}}\n");
 }
 
 TEST(Run, ChunksOfAnySizeGiveTheSameAnswer) {
@@ -332,6 +354,22 @@ TEST(BadInput, Images) {
   expect_bad(run_demo({"--image", kRoot + "/tests/golden/preprocess/images/07_3000x7.png", "--prompt", "Hi",
                        "--max-vision-soft-tokens", "1120"}),
              "image 1");
+}
+
+// What has no end, never begins or is far too large is refused before it is read.
+TEST(BadInput, ImagesThatAreNoRegularFileOrTooLarge) {
+  const Scratch scratch;
+  const std::string pipe = scratch.path / "pipe", large = scratch.path / "large";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  spill(large, "\xff\xd8\xff");
+  std::filesystem::resize_file(large, (uint64_t{1} << 28) + 1);  // a hole
+  const auto ask = [&](const std::string& path) { return run_demo({"--image", path, "--prompt", "What is this?"}); };
+  for (const std::string path : {pipe, std::string("/dev/zero"), std::string("/dev/urandom")}) {
+    expect_bad(ask(path), "cannot read " + path + ": it is not a regular file");
+  }
+  expect_bad(ask(scratch.path), "cannot read " + scratch.path.string() + ": it is a directory");
+  expect_bad(ask(large), "cannot read " + large + ": it is larger than 268435456 bytes");
+  expect_bad(run_demo({"--prompt-file", "/dev/zero"}), "cannot read /dev/zero: it is larger than 67108864 bytes");
 }
 
 TEST(BadInput, Prompts) {

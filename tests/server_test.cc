@@ -91,6 +91,31 @@ TEST_F(ServerTest, ToolChoice) {
   EXPECT_EQ(json["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "set_timer") << json;
 }
 
+// Digits that neither 64 bits nor a double hold, forced by the tool's schema, read again from the history, and counted.
+TEST_F(ServerTest, LongIntegersInCallsKeepTheirDigits) {
+  const std::string digits = "1234567890123456789012345678";
+  const auto exact = [&](std::string body) {
+    const size_t at = body.find("\"DIGITS\"");
+    return body.replace(at, 8, digits);
+  };
+  const Json parameters = {{"type", "object"},
+                           {"properties", {{"n", {{"type", "integer"}, {"enum", {"DIGITS"}}}}}},
+                           {"required", Json::array({"n"})}};
+  Json chat_body = chat("Who are you?");
+  chat_body["tools"] = {
+      {{"type", "function"}, {"function", {{"name", "f"}, {"description", "F."}, {"parameters", parameters}}}}};
+  chat_body["tool_choice"] = {{"type", "function"}, {"function", {{"name", "f"}}}};
+  const Response openai = ask(server_->port(), "POST", "/v1/chat/completions", exact(chat_body.dump()));
+  ASSERT_EQ(openai.status, 200) << openai.body;
+  EXPECT_NE(openai.body.find(R"("arguments":"{\"n\":)" + digits + "}\""), std::string::npos) << openai.body;
+  Json message_body = {{"model", "demo"}, {"max_tokens", 60}, {"messages", chat_body["messages"]}};
+  message_body["tools"] = {{{"name", "f"}, {"description", "F."}, {"input_schema", parameters}}};
+  message_body["tool_choice"] = {{"type", "tool"}, {"name", "f"}};
+  const Response anthropic = ask(server_->port(), "POST", "/v1/messages", exact(message_body.dump()));
+  ASSERT_EQ(anthropic.status, 200) << anthropic.body;
+  EXPECT_NE(anthropic.body.find(R"("input":{"n":)" + digits + "}"), std::string::npos) << anthropic.body;
+}
+
 TEST_F(ServerTest, JsonSchema) {
   Json body = image_chat("001.png", "List the shapes as JSON.");
   body["response_format"] = {{"type", "json_schema"},

@@ -116,8 +116,9 @@ class RefBackend : public Backend {
     CHECK(x.row_size() == w.cols && out.row_size() == w.rows && out.rows() == x.rows());
     for (int64_t i = 0; i < x.rows(); ++i) {
       for (int64_t n = 0; n < w.rows; ++n) {
+        const float *from = row(x, i), *weights = row(w.codes, n);
         double sum = 0;
-        for (int64_t k = 0; k < w.cols; ++k) sum += double{row(x, i)[k]} * double{row(w.codes, n)[k]};
+        for (int64_t k = 0; k < w.cols; ++k) sum += double{from[k]} * double{weights[k]};
         row(out, i)[n] = static_cast<float>(sum);
       }
     }
@@ -188,25 +189,27 @@ class RefBackend : public Backend {
   void attend(Tensor out, Tensor q, const Kv& kv, const Rows& rows) override {
     const int64_t heads = q.shape[1], dim = q.shape[2], shared = heads / kv.k.shape[1];
     std::vector<double> score;
+    std::vector<int64_t> slot;
     for (int64_t i = 0; i < q.rows(); ++i) {
       const Row r = rows.host[static_cast<size_t>(i)];
       score.resize(static_cast<size_t>(r.last - r.first + 1));
+      slot.resize(score.size());
+      for (int32_t p = r.first; p <= r.last; ++p) slot[static_cast<size_t>(p - r.first)] = slot_of(kv, r.seq, p);
       for (int64_t h = 0; h < heads; ++h) {
         const int64_t at = h / shared * dim;
         double top = -1e300, total = 0;
-        for (int32_t p = r.first; p <= r.last; ++p) {
-          const float* key = row(kv.k, slot_of(kv, r.seq, p)) + at;
+        const float* query = row(q, i) + h * dim;
+        for (size_t n = 0; n < slot.size(); ++n) {
+          const float* key = row(kv.k, slot[n]) + at;
           double dot = 0;
-          for (int64_t d = 0; d < dim; ++d) dot += double{row(q, i)[h * dim + d]} * double{key[d]};
-          score[static_cast<size_t>(p - r.first)] = dot;
+          for (int64_t d = 0; d < dim; ++d) dot += double{query[d]} * double{key[d]};
+          score[n] = dot;
           top = std::max(top, dot);
         }
         for (double& s : score) total += s = std::exp(s - top);
         for (int64_t d = 0; d < dim; ++d) {
           double sum = 0;
-          for (int32_t p = r.first; p <= r.last; ++p) {
-            sum += score[static_cast<size_t>(p - r.first)] * double{row(kv.v, slot_of(kv, r.seq, p))[at + d]};
-          }
+          for (size_t n = 0; n < slot.size(); ++n) sum += score[n] * double{row(kv.v, slot[n])[at + d]};
           row(out, i)[h * dim + d] = static_cast<float>(sum / total);
         }
       }

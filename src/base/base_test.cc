@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <cmath>
@@ -6,6 +7,7 @@
 
 #include "base/bf16.h"
 #include "base/bytes.h"
+#include "base/exact_json.h"
 #include "base/file.h"
 #include "base/threads.h"
 #include "base/utf8.h"
@@ -68,6 +70,50 @@ TEST(ThreadPool, CoversEachIndexOnceAndRethrows) {
                                    if (begin == 0) throw Error("x");
                                  }),
                Error);
+}
+
+TEST(ExactJson, KeepsEveryDigitOfAWholeNumber) {
+  const std::string text = R"({"a":[18446744073709551616,-9223372036854775809,1],"b":{"c":)" + std::string(300, '7') +
+                           R"(,"d":null,"e":"18446744073709551616"},"f":1.5,"g":{},"h":[],"i":true})";
+  const auto value = parse_exact_json(text, 3);
+  EXPECT_EQ(dump_exact_json(value), text);
+  EXPECT_TRUE(is_long_integer(value["a"][0]));
+  EXPECT_FALSE(is_long_integer(value["a"][2]));
+  EXPECT_EQ(dump_exact_json(parse_exact_json("18446744073709551616.0", 1)), "1.8446744073709552e+19");
+  EXPECT_EQ(dump_exact_json(parse_exact_json("123456789012345678901234567890", 1)), "123456789012345678901234567890");
+  EXPECT_EQ(dump_exact_json(parse_exact_json(R"({"x":1,"x":2})", 1)), R"({"x":2})");
+  EXPECT_THROW(parse_exact_json("[[[[]]]]", 3), Error);
+  for (const char* bad : {"", "[", "1 2", "{\"a\"}", "1e999", "\"\xff\""}) {
+    EXPECT_THROW(parse_exact_json(bad, 3), nlohmann::json::exception) << bad;
+  }
+}
+
+TEST(ReadFile, RefusesWhatHasNoEndOrIsTooLarge) {
+  const auto folder = std::filesystem::temp_directory_path();
+  const auto pipe = folder / "gemma4_pipe_test", file = folder / "gemma4_size_test";
+  std::filesystem::remove(pipe);
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const auto error_of = [](auto read) -> std::string {
+    try {
+      read();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  for (const std::filesystem::path& path : {pipe, std::filesystem::path("/dev/zero"), folder}) {
+    const std::string why = path == folder ? "it is a directory" : "it is not a regular file";
+    EXPECT_EQ(error_of([&] { read_file(path); }), "cannot read " + path.string() + ": " + why);
+    EXPECT_EQ(error_of([&] { MappedFile::open(path); }), "cannot read " + path.string() + ": " + why);
+  }
+  EXPECT_EQ(error_of([&] { read_file_or_pipe("/dev/zero", 100000); }),
+            "cannot read /dev/zero: it is larger than 100000 bytes");
+  write_file(file, "four");
+  EXPECT_EQ(read_file(file, 4), "four");
+  EXPECT_EQ(error_of([&] { read_file(file, 3); }), "cannot read " + file.string() + ": it is larger than 3 bytes");
+  EXPECT_GT(read_file("/proc/self/status").size(), 100u) << "a regular file that does not say how long it is";
+  std::filesystem::remove(pipe);
+  std::filesystem::remove(file);
 }
 
 TEST(AtomicFile, LeavesNothingWhenNotCommitted) {

@@ -33,7 +33,12 @@ class MappedFile {
 // again from the file if touched. For passes over files larger than memory.
 void forget_pages(const void* data, size_t size);
 
-std::string read_file(const std::filesystem::path& path);  // throws Error
+// Throws Error, also where the file is larger than `most` bytes, and for what is no regular file: a pipe may wait for
+// ever and a device may have no end.
+std::string read_file(const std::filesystem::path& path, uint64_t most = UINT64_MAX);
+
+// The same, but waits for a pipe, such as a shell's <(command). For what people write: prompts, tools, keys.
+std::string read_file_or_pipe(const std::filesystem::path& path, uint64_t most = uint64_t{64} << 20);
 
 // Writes to `path` + ".partial"; commit() flushes to disk and renames. Destroyed before commit(), it removes the
 // partial file. Every failure (a full disk, a missing folder) is an Error that names the path.

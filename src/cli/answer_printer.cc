@@ -18,11 +18,9 @@ void put(const std::string& text) {
 }
 
 std::string tool_call_line(const ToolCall& call) {
-  nlohmann::ordered_json line;
-  line["tool_call"]["name"] = call.name;
-  line["tool_call"]["arguments"] =
-      nlohmann::ordered_json::parse(call.arguments.empty() ? "{}" : call.arguments, nullptr, false);
-  return line.dump() + "\n";
+  // Arguments are one line of JSON already, with every digit that the model wrote.
+  const std::string name = nlohmann::json(call.name).dump(), arguments = call.arguments.empty() ? "{}" : call.arguments;
+  return R"({"tool_call":{"name":)" + name + R"(,"arguments":)" + arguments + "}}\n";
 }
 
 Answer receive(Engine& engine, Request request, const std::function<void(const Event&)>& show,

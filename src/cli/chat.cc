@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "base/file.h"
+#include "image/decode.h"
 
 namespace gemma4 {
 namespace {
@@ -91,7 +92,7 @@ bool command(const std::string& line, Conversation& conversation, bool& quit) {
     think = !think;
     std::fprintf(stderr, "thinking is %s\n", think ? "on" : "off");
   } else if (line.starts_with("/image ")) {
-    conversation.pending.push_back(read_file(line.substr(7)));
+    conversation.pending.push_back(read_file(line.substr(7), kMaxImageFileBytes));
   } else {
     std::fputs(kHelp, stderr);
   }

@@ -169,5 +169,29 @@ TEST(DiffCommand, ComparesAcrossFormats) {
   EXPECT_TRUE(json::parse(whole.out)["config"].contains("vision"));
 }
 
+TEST(ExportCommand, WithoutVisionWritesATextModelInEveryFormat) {
+  const Folder folder;
+  const auto exported = [&](const std::string& format, const std::string& more) {
+    return gemma4("export --model-dir " + kTiny + " --format " + format + " --output " +
+                  (folder.path / format).string() + (format == "gguf" ? ".gguf" : "") + more);
+  };
+  for (const std::string format : {"gguf", "mlx", "program"}) {
+    ASSERT_EQ(exported(format, " --no-vision --group 32").exit, 0) << format;
+    const std::string path = (folder.path / format).string() + (format == "gguf" ? ".gguf" : "");
+    const json seen = json::parse(gemma4("inspect --json " + path).out);
+    EXPECT_EQ(seen["kind"], format);
+    EXPECT_FALSE(seen["config"].contains("vision")) << format;
+    EXPECT_EQ(seen["refused"], json::array()) << format;
+    for (const auto& entry : fs::recursive_directory_iterator(folder.path)) {
+      EXPECT_THAT(entry.path().string(), testing::Not(HasSubstr("mmproj")));
+    }
+  }
+  const std::string weights = read_file(folder.path / "mlx" / "model.safetensors");
+  EXPECT_EQ(weights.find("vision"), weights.npos);
+  const Outcome both = exported("gguf", " --mmproj --no-vision");
+  EXPECT_EQ(both.exit, 2);
+  EXPECT_EQ(both.err, "gemma4: --mmproj and --no-vision contradict each other\n");
+}
+
 }  // namespace
 }  // namespace gemma4

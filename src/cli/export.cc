@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "checkpoint/gguf_export.h"
 #include "checkpoint/mlx.h"
+#include "checkpoint/names.h"
 #include "cli/cli.h"
 #include "model/weights.h"
 #include "program/export.h"
@@ -23,7 +24,7 @@ constexpr const char* kAbout =
     "Writes a checkpoint in another program's format, or as a program that starts without laying out weights.\n\n"
     "gguf: a file for llama.cpp. Its matrices become --type; ggml blocks of a .gguf source stay as they are unless "
     "--type is given.\n"
-    "With --mmproj the vision half is written beside it as mmproj-NAME.\n"
+    "With --mmproj the vision half is written beside it as mmproj-NAME; --no-vision, in any format, leaves it out.\n"
     "mlx: a directory for mlx-lm and mlx-vlm, its text matrices quantised to --bits in groups of --group columns.\n"
     "program: a directory for gemma4 itself, its weights as the kernels of --backend read them: run, serve and\n"
     "applications (program.h) map it. The checkpoint may be of any kind; its weights keep their formats.\n"
@@ -57,7 +58,14 @@ void check_source(const Checkpoint& checkpoint, bool with_vision) {
   if (with_vision && !config.has_vision) throw Error(checkpoint.path.string() + " has no vision tower to export");
 }
 
+void drop_vision(Checkpoint& checkpoint) {
+  checkpoint.config = without_vision(checkpoint.config);
+  std::erase_if(checkpoint.order, [](const std::string& name) { return is_vision_tensor(name); });
+  std::erase_if(checkpoint.weights, [](const auto& weight) { return is_vision_tensor(weight.first); });
+}
+
 void export_gguf(const ExportFlags& flags) {
+  if (flags.no_vision && flags.with_vision) throw Error("--mmproj and --no-vision contradict each other");
   const Checkpoint checkpoint = open_source(flags.model, flags.vision);
   GgufExport options;
   const Format type = type_named(flags.type, "--type");
@@ -78,11 +86,12 @@ void export_gguf(const ExportFlags& flags) {
 }
 
 void write_mlx(const ExportFlags& flags) {
-  const Checkpoint checkpoint = open_source(flags.model, flags.vision);
+  Checkpoint checkpoint = open_source(flags.model, flags.vision);
   if (checkpoint.tokenizer.json.empty()) {
     throw Error(checkpoint.path.string() + " has no tokenizer.json, which an MLX directory needs");
   }
   check_source(checkpoint, false);
+  if (flags.no_vision) drop_vision(checkpoint);
   ThreadPool pool(flags.threads);
   export_mlx(checkpoint, {flags.bits, flags.group}, flags.model, flags.output, pool);
   std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
@@ -139,7 +148,9 @@ int export_command(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--max-seq-len", flags.max_seq_len, "program: tokens of prompt and answer together (default: 4096)")
       ->check(CLI::Range(3, 1 << 30));
-  app.add_flag("--no-vision", flags.no_vision, "program: leave the vision tower out");
+  app.add_flag(
+      "--no-vision", flags.no_vision,
+      "Leave the vision tower out: what is written reads text alone (gguf: so it is unless --mmproj is given)");
   app.add_option("--threads", flags.threads, "Threads to convert with; 0: one a core")->check(CLI::NonNegativeNumber);
   try {
     app.parse(argc, argv);

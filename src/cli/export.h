@@ -17,7 +17,7 @@ struct ExportFlags {
   int bits = 4, group = 64;     // mlx
   std::string backend = "cpu";  // program
   int max_seq_len = 0;          // program; 0: 4096, or the model's most if that is less
-  bool no_vision = false;       // program: leave the vision tower out
+  bool no_vision = false;       // leave the vision tower out
   int threads = 0;              // 0: all cores
 };
 

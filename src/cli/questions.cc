@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "engine/event_queue.h"
+#include "image/decode.h"
 
 namespace gemma4 {
 namespace {
@@ -25,7 +26,7 @@ Question read_question(const json& row, const std::filesystem::path& images) {
   if (row.contains("image")) {
     const std::string file = row.at("image");
     question.name = file + ": " + row.at("question").get<std::string>();
-    request.images.push_back(read_file(images / file));
+    request.images.push_back(read_file(images / file, kMaxImageFileBytes));
     Message message;
     message.role = "user";
     message.content = {{ContentPart::kImage, ""}, {ContentPart::kText, row.at("question")}};

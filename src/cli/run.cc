@@ -12,6 +12,7 @@
 #include "cli/chat.h"
 #include "cli/cli.h"
 #include "cli/engine_flags.h"
+#include "image/decode.h"
 
 namespace gemma4 {
 namespace {
@@ -62,9 +63,13 @@ std::string checked_utf8(std::string text, const std::string& what) {
 }
 
 std::string read_stdin() {
+  constexpr size_t kMost = size_t{64} << 20;  // as of a file
   std::string text;
   char buffer[1 << 16];
-  while (const size_t n = std::fread(buffer, 1, sizeof(buffer), stdin)) text.append(buffer, n);
+  while (const size_t n = std::fread(buffer, 1, sizeof(buffer), stdin)) {
+    text.append(buffer, n);
+    if (text.size() > kMost) throw Error("standard input is larger than " + std::to_string(kMost) + " bytes");
+  }
   return text;
 }
 
@@ -72,7 +77,7 @@ std::string read_stdin() {
 std::optional<std::string> prompt_text(const RunFlags& flags) {
   if (flags.prompt) return checked_utf8(*flags.prompt, "the prompt");
   if (flags.prompt_file) {
-    const std::string text = *flags.prompt_file == "-" ? read_stdin() : read_file(*flags.prompt_file);
+    const std::string text = *flags.prompt_file == "-" ? read_stdin() : read_file_or_pipe(*flags.prompt_file);
     return checked_utf8(text, "the prompt in " + *flags.prompt_file);
   }
   if (isatty(STDIN_FILENO)) return std::nullopt;
@@ -90,7 +95,7 @@ std::string place_images(const std::string& raw, size_t images) {
 
 Request make_request(const RunFlags& flags, const std::optional<std::string>& prompt) {
   Request request;
-  for (const std::string& path : flags.images) request.images.push_back(read_file(path));
+  for (const std::string& path : flags.images) request.images.push_back(read_file(path, kMaxImageFileBytes));
   request.sampling = flags.sampling;
   request.max_new_tokens = flags.max_new_tokens;
   request.ignore_eos = flags.ignore_eos;
@@ -99,7 +104,7 @@ Request make_request(const RunFlags& flags, const std::optional<std::string>& pr
     request.raw = place_images(*prompt, request.images.size());
     return request;
   }
-  if (!flags.tools_file.empty()) request.tools = checked_utf8(read_file(flags.tools_file), flags.tools_file);
+  if (!flags.tools_file.empty()) request.tools = checked_utf8(read_file_or_pipe(flags.tools_file), flags.tools_file);
   request.chat.enable_thinking = flags.think;
   if (!flags.system.empty()) {
     request.messages.push_back(Message::text("system", checked_utf8(flags.system, "the system message")));

@@ -84,7 +84,7 @@ void read_keys(const ServeFlags& flags, std::vector<std::string>& keys) {
   if (!flags.api_key.empty()) keys.push_back(flags.api_key);
   if (const char* key = std::getenv("GEMMA4_API_KEY"); key != nullptr && *key != '\0') keys.emplace_back(key);
   if (flags.api_key_file.empty()) return;
-  std::istringstream lines(read_file(flags.api_key_file));
+  std::istringstream lines(read_file_or_pipe(flags.api_key_file));
   const size_t before = keys.size();
   for (std::string line; std::getline(lines, line);) {
     while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.pop_back();

@@ -23,6 +23,8 @@ struct Image {
 // needs; JPEG cannot say more than 65535 on a side.
 inline constexpr int64_t kMaxImagePixels = int64_t{1} << 26;
 inline constexpr int kMaxImageSide = 65535;
+// Of a file that is read for its picture: 4 bytes for each of so many pixels, more than the formats need uncompressed.
+inline constexpr uint64_t kMaxImageFileBytes = uint64_t{4} * kMaxImagePixels;
 
 Image decode_image(std::span<const std::byte> bytes);  // throws Error
 

@@ -292,6 +292,12 @@ Config parse_config(const std::string& text_of_file) {
   return config;
 }
 
+std::string without_vision(const std::string& text_of_file) {
+  auto object = nlohmann::ordered_json::parse(text_of_file);
+  object["vision_config"] = nullptr;
+  return object.dump(2);
+}
+
 GenerationConfig parse_generation_config(const std::string& text) {
   GenerationConfig generation;
   if (text.empty()) return generation;

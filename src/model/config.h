@@ -53,6 +53,7 @@ struct Config {
 // Throws Error: not JSON, a missing field, a field that contradicts another, or one we do not implement. A file without
 // `vision_config` is refused; `"vision_config": null` says that the checkpoint is text-only.
 Config parse_config(const std::string& json);
+std::string without_vision(const std::string& json);  // the same config.json, of a model that reads text alone
 
 struct GenerationConfig {
   bool do_sample = true;

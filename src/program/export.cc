@@ -29,12 +29,6 @@ ProgramLimits limits_for(const Config& config, const Checkpoint& checkpoint, int
   return limits;
 }
 
-std::string without_vision(const std::string& config) {
-  nlohmann::ordered_json json = nlohmann::ordered_json::parse(config);
-  json["vision_config"] = nullptr;
-  return json.dump(2);
-}
-
 std::string absolute_text(const std::filesystem::path& path) {
   return path.empty() ? std::string() : std::filesystem::absolute(path).lexically_normal().string();
 }

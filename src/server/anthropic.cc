@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "base/exact_json.h"
 #include "server/content.h"
 
 namespace gemma4 {
@@ -237,8 +238,7 @@ const char* stop_reason(Finish finish, const std::string& stop) {
 
 Json call_input(const ToolCall& call) {
   if (call.arguments.empty()) return Json::object();
-  Json input = Json::parse(call.arguments, nullptr, false);
-  return input.is_object() ? input : Json::object();
+  return parse_exact_json(call.arguments, 128);  // what the model wrote, which text/tool_call reads up to 100 deep
 }
 
 Json message_json(const MessageStream& stream) {

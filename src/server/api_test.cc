@@ -133,7 +133,8 @@ TEST(Api, ResponsesItemsOfOneTurnAreOneMessage) {
 TEST(Api, AnthropicResultsComeBeforeWords) {
   Json body = {{"model", "demo"}, {"max_tokens", 9}, {"system", "Be brief."}, {"messages", Json::array()}};
   body["messages"].push_back({{"role", "user"}, {"content", "hi"}});
-  Json use = {{"type", "tool_use"}, {"id", "t1"}, {"name", "f"}, {"input", {{"a", 1}}}};
+  Json use = {
+      {"type", "tool_use"}, {"id", "t1"}, {"name", "f"}, {"input", parse_body("{\"a\":123456789012345678901234}")}};
   Json thought = {{"type", "thinking"}, {"thinking", "hm"}, {"signature", ""}};
   body["messages"].push_back({{"role", "assistant"}, {"content", Json::array({thought, use})}});
   Json result = {{"type", "tool_result"}, {"tool_use_id", "t1"}, {"content", "bad"}, {"is_error", true}};
@@ -142,7 +143,7 @@ TEST(Api, AnthropicResultsComeBeforeWords) {
   const Request request = parse_messages(body, context()).requests[0];
   ASSERT_EQ(request.messages.size(), 5u);
   EXPECT_EQ(request.messages[2].reasoning, "hm");
-  EXPECT_EQ(request.messages[2].tool_calls[0].arguments, "{\"a\":1}");
+  EXPECT_EQ(request.messages[2].tool_calls[0].arguments, "{\"a\":123456789012345678901234}");
   EXPECT_EQ(request.messages[3].role, "tool");
   EXPECT_EQ(request.messages[3].content[0].text, "Error: ");
   EXPECT_EQ(request.messages[4].content[0].text, "go on");

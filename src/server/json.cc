@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "base/exact_json.h"
+
 namespace gemma4 {
 namespace {
 
@@ -60,7 +62,7 @@ class ShapeCheck {
 Json parse_body(std::string_view text) {
   ShapeCheck().run(text);
   try {
-    return Json::parse(text);
+    return parse_exact_json(text, kDepthMax);
   } catch (const Json::exception& error) {
     std::string what = error.what();
     const size_t at = what.find("] ");  // without the library's own name for it
@@ -70,7 +72,7 @@ Json parse_body(std::string_view text) {
   }
 }
 
-std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string dump(const Json& json) { return dump_exact_json(json); }
 
 void fail_at(const std::string& path, const std::string& what) { throw ApiError(400, path + " " + what, path); }
 

@@ -170,6 +170,13 @@ TEST(Chat, ToolResponsesOfEveryKind) {
               HasSubstr("response:f{value:<|\"|>t<|\"|>}<tool_response|><|image|>"));
 }
 
+TEST(Chat, LongIntegersKeepTheirDigits) {  // as Python's do
+  Message call = Message::text("assistant", "");
+  call.tool_calls.push_back({"1", "f", R"({"n":[123456789012345678901234,-18446744073709551616]})"});
+  EXPECT_THAT(render({Message::text("user", "q"), call}),
+              HasSubstr("call:f{n:[123456789012345678901234,-18446744073709551616]}"));
+}
+
 TEST(Chat, TrimsUnicodeSpaceAndStripsThoughts) {
   EXPECT_THAT(render({Message::text("user", "\xc2\xa0 a b \xe3\x80\x80")}), HasSubstr("user\na b<turn|>"));
   EXPECT_THAT(render({Message::text("assistant", " x <|channel>t<channel|> y <|channel>open")}),

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/check.h"
+#include "base/exact_json.h"
 #include "base/utf8.h"
 
 namespace gemma4 {
@@ -69,8 +70,9 @@ bool is_type(const Json& value, const std::string& type) {
   if (type == "boolean") return value.is_boolean();
   if (type == "null") return value.is_null();
   if (type == "integer")
-    return value.is_number_integer() || (value.is_number() && std::floor(value.get<double>()) == value);
-  return value.is_number();
+    return is_long_integer(value) || value.is_number_integer() ||
+           (value.is_number() && std::floor(value.get<double>()) == value);
+  return value.is_number() || is_long_integer(value);
 }
 
 std::vector<std::string> types_of(const Json& schema, const std::string& path) {
@@ -123,8 +125,8 @@ uint32_t count_of(const Json& schema, const char* keyword, uint32_t otherwise, c
 }
 
 std::string decimal(const Json& value, const std::string& path) {
-  if (!value.is_number()) refuse(path, "a bound is not a number");
-  if (value.is_number_integer()) return value.dump();
+  if (!value.is_number() && !is_long_integer(value)) refuse(path, "a bound is not a number");
+  if (!value.is_number_float()) return dump_exact_json(value);
   char buffer[400];
   const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value.get<double>(), std::chars_format::fixed).ptr;
   return {buffer, end};
@@ -293,7 +295,7 @@ void SchemaGrammar::spell_value(const Json& value, std::vector<int>& inputs) con
     }
     put(value.is_array() ? "]" : "}");
   } else {
-    put(value.dump());
+    put(dump_exact_json(value));
   }
 }
 

@@ -288,6 +288,12 @@ TEST(Grammar, IntegerBounds) {
   EXPECT_TRUE(accepts(open, "-12"));
   EXPECT_FALSE(accepts(open, "-13"));
   EXPECT_THAT(error_of([] { schema(R"({"type":"integer","minimum":2,"maximum":1})"); }), HasSubstr("no number"));
+  // More digits than 64 bits or a double hold.
+  EXPECT_THAT(error_of([] { schema(R"({"type":"integer","maximum":100000000000000000000000000001})"); }),
+              HasSubstr("the bound 100000000000000000000000000001 has too many digits"));
+  const Grammar one = schema(R"({"type":"integer","enum":[100000000000000000000000000001]})");
+  EXPECT_TRUE(accepts(one, "100000000000000000000000000001"));
+  EXPECT_FALSE(accepts(one, "1e29"));
 }
 
 TEST(Grammar, NumberBounds) {

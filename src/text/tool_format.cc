@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/exact_json.h"
 #include "base/utf8.h"
 
 namespace gemma4 {
@@ -55,7 +56,7 @@ std::string python_text(const Json& value) {
   if (value.is_boolean()) return value.get<bool>() ? "True" : "False";
   if (value.is_null()) return "None";
   if (value.is_number_float()) return python_float(value.get<double>());
-  return value.dump();
+  return dump_exact_json(value);
 }
 
 const Json& member(const Json& value, const char* key) {  // null where there is none
@@ -202,14 +203,12 @@ void write_parameters(const Json& parameters, PieceWriter& out) {
 }  // namespace
 
 Json parse_json(std::string_view text, const std::string& what) {
-  const auto limit_depth = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth > kDepthMax) throw Error(what + ": nested more than " + std::to_string(kDepthMax) + " deep");
-    return true;
-  };
   try {
-    return Json::parse(text, limit_depth);
+    return parse_exact_json(text, kDepthMax);
   } catch (const Json::exception& e) {
     throw Error(what + ": not JSON: " + e.what());
+  } catch (const Error& e) {
+    throw Error(what + ": " + e.what());
   }
 }
 

@@ -1,0 +1,21 @@
+// JSON whose whole numbers keep their digits: what a model or a client wrote as an integer comes out as the same one,
+// however long, as in Python. One that 64 bits do not hold stands in the tree as binary data, its digits. Included by
+// .cc files and by server/json.h only (nlohmann's header is heavy).
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace gemma4 {
+
+// Throws nlohmann::json::exception where the text is not JSON, Error where it is nested more than `depth_max` deep.
+nlohmann::ordered_json parse_exact_json(std::string_view text, int depth_max);
+
+// On one line; invalid UTF-8 is replaced.
+std::string dump_exact_json(const nlohmann::ordered_json& value);
+
+// A whole number that 64 bits do not hold. (No text gives a tree binary data otherwise.)
+inline bool is_long_integer(const nlohmann::ordered_json& value) { return value.is_binary(); }
+
+}  // namespace gemma4
