@@ -188,7 +188,7 @@ class RefBackend : public Backend {
 
   void attend(Tensor out, Tensor q, const Kv& kv, const Rows& rows) override {
     const int64_t heads = q.shape[1], dim = q.shape[2], shared = heads / kv.k.shape[1];
-    std::vector<double> score;
+    std::vector<double> score, sum;
     std::vector<int64_t> slot;
     for (int64_t i = 0; i < q.rows(); ++i) {
       const Row r = rows.host[static_cast<size_t>(i)];
@@ -207,11 +207,13 @@ class RefBackend : public Backend {
           top = std::max(top, dot);
         }
         for (double& s : score) total += s = std::exp(s - top);
-        for (int64_t d = 0; d < dim; ++d) {
-          double sum = 0;
-          for (size_t n = 0; n < slot.size(); ++n) sum += score[n] * double{row(kv.v, slot[n])[at + d]};
-          row(out, i)[h * dim + d] = static_cast<float>(sum / total);
+        sum.assign(static_cast<size_t>(dim), 0);
+        for (size_t n = 0; n < slot.size(); ++n) {
+          const float* value = row(kv.v, slot[n]) + at;
+          for (int64_t d = 0; d < dim; ++d) sum[static_cast<size_t>(d)] += score[n] * double{value[d]};
         }
+        float* to = row(out, i) + h * dim;
+        for (int64_t d = 0; d < dim; ++d) to[d] = static_cast<float>(sum[static_cast<size_t>(d)] / total);
       }
     }
   }

@@ -6,21 +6,10 @@
 #include <memory>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/cuda/bench_gpu.h"
 
 namespace gemma4 {
 namespace {
-
-Backend* gpu() {
-  static const std::unique_ptr<Backend> backend = [] {
-    try {
-      return make_cuda(0);
-    } catch (const Error&) {
-      return std::unique_ptr<Backend>();
-    }
-  }();
-  return backend.get();
-}
 
 struct Shape {
   int heads, kv_heads, dim, rotated;

@@ -46,7 +46,7 @@ class CudaBackend final : public Backend {
     CUDA_CHECK(cudaMemset(barrier, 0, 2 * sizeof(unsigned)));
     step_ = std::make_unique<cuda::StepRecorder>(
         cuda::StepWorkspace{linear_->decode_workspace(), scratch_.partial, scratch_.counters, barrier,
-                            communicator_ ? communicator_->step_peers() : cuda::StepPeers{{}, nullptr, nullptr, 0, 1}});
+                            communicator_ ? communicator_->step_peers() : cuda::StepPeers()});
     CUDA_CHECK(cudaDeviceSynchronize());
   }
 
@@ -170,7 +170,12 @@ class CudaBackend final : public Backend {
     if (communicator_) communicator_->check();  // a graph holds what a group that has ended gave back
     const auto whole = [&] {
       step_->begin();
-      issue();
+      try {
+        issue();
+      } catch (...) {
+        step_->drop();
+        throw;
+      }
       step_->end(graphs_.capturing(), stream_.get());
     };
     graphs_.replay(key, whole, stream());

@@ -203,14 +203,7 @@ __device__ __forceinline__ void multiply_pair(const uint8_t* chunk, const uint8_
     mma_bytes(d, a1, b.z, b.w);
   }
   if (c / 2 >= count) return;
-  const uint8_t* mine = chunk + c / 2 * kUnit;
-  const float2 scale = scale_in(Codec{}, mine, g, c % 2);
-  const int2 zero = zeros_in(Codec{}, mine, g, c % 2);
-  const int2 fact = *reinterpret_cast<const int2*>(facts + c * 8);
-  const float unit = __int_as_float(fact.y);
-  const int low = d[0] * 256 + d[1] + zero.x * fact.x, high = d[2] * 256 + d[3] + zero.y * fact.x;
-  sum[0][0] = fmaf(unit * scale.x, static_cast<float>(low), sum[0][0]);
-  sum[0][2] = fmaf(unit * scale.y, static_cast<float>(high), sum[0][2]);
+  add_group(Codec{}, chunk + c / 2 * kUnit, facts + c * 8, g, c % 2, d, sum[0]);
 }
 
 // Writes one panel's sums: lane 4 g + c holds rows g and g + 8 of the warp's 16, for row c of each four of x.

@@ -94,9 +94,7 @@ Communicator::~Communicator() = default;
 
 int Communicator::world() const { return static_cast<int>(shared_->comms.size()); }
 
-StepPeers Communicator::step_peers() const {
-  return shared_->peers ? shared_->peers->step(rank_) : StepPeers{{}, nullptr, nullptr, 0, 1};
-}
+StepPeers Communicator::step_peers() const { return shared_->peers ? shared_->peers->step(rank_) : StepPeers(); }
 
 void Communicator::check() {
   if (shared_->left.load(std::memory_order_acquire)) throw DeviceError(shared_->why);

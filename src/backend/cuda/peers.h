@@ -14,7 +14,7 @@
 
 namespace gemma4::cuda {
 
-constexpr int kPeersMost = 8;
+constexpr int kPeersMost = StepPeers::kMost;
 constexpr int64_t kPeerWords = 16 * 5376 / 2;  // pairs of bf16 that one sum takes: 16 rows of 31B
 
 // What a rank's kernel needs; pointers of all GPUs are valid on each. A word in an inbox is a pair of bf16 and, above

@@ -83,10 +83,10 @@ struct StepProgram {
 // float32 values each with the sum's number above it, and the norm that follows waits for the values themselves.
 struct StepPeers {
   static constexpr int kMost = 8;
-  uint64_t* inbox[kMost];    // by rank: [2, world, kStepDim]; sums take the halves in turns
-  uint32_t* number;          // [1], of the last sum of the step before
-  const volatile int* left;  // not 0 once the group has ended
-  int rank, world;           // world 1: there are no sums
+  uint64_t* inbox[kMost] = {};         // by rank: [2, world, kStepDim]; sums take the halves in turns
+  uint32_t* number = nullptr;          // [1], of the last sum of the step before
+  const volatile int* left = nullptr;  // not 0 once the group has ended
+  int rank = 0, world = 1;             // world 1: there are no sums
 };
 
 // Memory that the blocks meet in.
@@ -95,7 +95,7 @@ struct StepWorkspace {
   float* partial;     // of attention: kAttendPartialBytes
   int* counters;      // of attention: zero between launches
   unsigned* barrier;  // [2], zero between launches
-  StepPeers peers = {{}, nullptr, nullptr, 0, 1};
+  StepPeers peers;
 };
 
 bool step_fits(const DecodeWorkspace& workspace);
@@ -114,6 +114,7 @@ class StepRecorder {
 
   void begin() { open_ = true; }
   void end(bool capturing, cudaStream_t stream) { flush(capturing, stream), open_ = false; }
+  void drop() { clear(), open_ = false; }  // the step failed: what was taken is forgotten
   bool open() const { return open_; }
 
   // Each returns whether it took the verb; `plain` does the same work by itself.

@@ -175,6 +175,7 @@ class CudaStep : public CudaTest {
     const double plain = distance(got[1], got[2]), step = distance(got[0], got[2]);
     EXPECT_LT(step, 1.2 * plain + 1e-3) << "position " << pos;
     EXPECT_LT(plain, 0.05) << "position " << pos;
+    EXPECT_NE(got[0], got[1]) << "rounded alike: the verbs ran one by one, not as a step";
     EXPECT_GT(distance(got[2], x), 0.1) << "the layers did nothing";
     worst_[0] = std::max(worst_[0], step), worst_[1] = std::max(worst_[1], plain);
   }

@@ -7,23 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/cuda/bench_gpu.h"
 
 namespace gemma4 {
 namespace {
 
 constexpr DType kBf16 = DType::kBF16, kF32 = DType::kF32, kI32 = DType::kI32;
-
-Backend* gpu() {
-  static const std::unique_ptr<Backend> backend = [] {
-    try {
-      return make_cuda(0);
-    } catch (const Error&) {
-      return std::unique_ptr<Backend>();
-    }
-  }();
-  return backend.get();
-}
 
 // Tensors that are given back at the end.
 class Pool {

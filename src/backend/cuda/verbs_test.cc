@@ -69,8 +69,7 @@ TEST_F(CudaVerbs, ResidualNorm) {
   EXPECT_LT(distance(x), 1e-6);
 }
 
-// Products that norms follow, as in a layer: with GEMMA4_CUDA_DECODE=fused both are one launch. Twice, since the second
-// finds what the first left behind.
+// Products that norms follow, as in a layer. Twice, since the second finds what the first left behind.
 TEST_F(CudaVerbs, NormsAfterAProduct) {
   const int64_t dim = 5376, cols = 1024, groups = cols / 32;
   std::vector<uint8_t> codes(static_cast<size_t>(dim * cols / 2));

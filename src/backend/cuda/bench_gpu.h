@@ -1,0 +1,23 @@
+// The GPU that the benches of this folder share.
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.h"
+#include "base/check.h"
+
+namespace gemma4 {
+
+// Null where there is none.
+inline Backend* gpu() {
+  static const std::unique_ptr<Backend> backend = [] {
+    try {
+      return make_cuda(0);
+    } catch (const Error&) {
+      return std::unique_ptr<Backend>();
+    }
+  }();
+  return backend.get();
+}
+
+}  // namespace gemma4
