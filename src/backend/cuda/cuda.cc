@@ -40,13 +40,11 @@ class CudaBackend final : public Backend {
     scratch_.shared_most = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
     scratch_.warpgroups = properties.major == 9;
     scratch_.partial = static_cast<float*>(memory_.allocate(cuda::kAttendPartialBytes));
-    scratch_.counters = static_cast<int*>(memory_.allocate(cuda::kAttendCounters * sizeof(int)));
-    CUDA_CHECK(cudaMemset(scratch_.counters, 0, cuda::kAttendCounters * sizeof(int)));
-    auto* barrier = static_cast<unsigned*>(memory_.allocate(2 * sizeof(unsigned)));
-    CUDA_CHECK(cudaMemset(barrier, 0, 2 * sizeof(unsigned)));
-    step_ = std::make_unique<cuda::StepRecorder>(
-        cuda::StepWorkspace{linear_->decode_workspace(), scratch_.partial, scratch_.counters, barrier,
-                            communicator_ ? communicator_->step_peers() : cuda::StepPeers()});
+    scratch_.counters = zeros<int>(cuda::kAttendCounters);
+    cuda::StepPeers peers = communicator_ ? communicator_->step_peers() : cuda::StepPeers();
+    if (!peers.inbox[0]) peers.inbox[0] = zeros<uint32_t>(2 * cuda::kStepDim), peers.number = zeros<uint32_t>(1);
+    step_ = std::make_unique<cuda::StepRecorder>(cuda::StepWorkspace{
+        linear_->decode_workspace(), scratch_.partial, scratch_.counters, zeros<unsigned>(2), peers});
     CUDA_CHECK(cudaDeviceSynchronize());
   }
 
@@ -187,6 +185,14 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  template <typename T>
+  T* zeros(int64_t count) {
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    T* memory = static_cast<T*>(memory_.allocate(bytes));
+    CUDA_CHECK(cudaMemset(memory, 0, static_cast<size_t>(bytes)));
+    return memory;
+  }
+
   // Checks the device and makes it this thread's.
   static int open(int device) {
     int count = 0;

@@ -134,8 +134,7 @@ __device__ void convert_range(const StreamArguments& p, const Range& range, uint
     }
     barrier_wait(&full[at.stage], at.phase);
     for (int row = 0; row < p.n; ++row) convert_row<S, kChunks>(stage, S::x_offset(p.n), row, lane);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&ready[at.stage]);
+    barrier_arrive(&ready[at.stage]);
   }
 }
 
@@ -293,8 +292,7 @@ __device__ void compute_range(const StreamArguments& p, const Range& range, cons
     barrier_wait(&full[at.stage], at.phase);
     barrier_wait(&ready[at.stage], at.phase);
     multiply_stage<Codec, kChunks, kTiles>(p, shared + at.stage * p.stage_bytes, at.length, warp, lane, sum);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&empty[at.stage]);
+    barrier_arrive(&empty[at.stage]);
     if (!at.ends_panel()) continue;
     if constexpr (kTiles == 0) join_lanes(sum);
     if (whole) {
@@ -326,8 +324,8 @@ __global__ void __launch_bounds__(kThreads, 1) fixed_kernel(const StreamArgument
   __shared__ uint64_t full[kMaxStages], ready[kMaxStages], empty[kMaxStages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < p.stages; ++i) {
-      barrier_init(&full[i], 1), barrier_init(&ready[i], 1), barrier_init(&empty[i], kStreamWarps);
+    for (int i = 0; i < p.stages; ++i) {  // each lane signs for what it wrote and read
+      barrier_init(&full[i], 1), barrier_init(&ready[i], 32), barrier_init(&empty[i], kStreamWarps * 32);
     }
     barrier_init_done();
   }

@@ -131,11 +131,11 @@ bool Peers::reach(int count) {
   return true;
 }
 
-// The inbox and the number of this GPU's step kernels; numbers begin where an inbox of zeros holds nobody's.
+// The inbox and the number of this GPU's step kernels.
 StepPeers Peers::make_step(int device, int count) {
-  StepPeers step = {};
-  const size_t bytes = static_cast<size_t>(2 * count * kStepDim) * sizeof(uint64_t);
-  uint64_t* inbox = nullptr;
+  StepPeers step;
+  const size_t bytes = static_cast<size_t>(2 * count * kStepDim) * sizeof(uint32_t);
+  uint32_t* inbox = nullptr;
   CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&inbox), bytes));
   CUDA_CHECK(cudaMemset(inbox, 0, bytes));
   step_inboxes_.push_back(inbox);
@@ -148,7 +148,7 @@ StepPeers Peers::make_step(int device, int count) {
 
 Peers::~Peers() {
   for (const StepPeers& step : steps_) cudaFree(step.number);
-  for (uint64_t* inbox : step_inboxes_) cudaFree(inbox);
+  for (uint32_t* inbox : step_inboxes_) cudaFree(inbox);
   for (const PeerView& view : views_) {
     cudaFree(view.inbox[view.rank]);
     cudaFree(view.state);

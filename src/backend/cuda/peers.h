@@ -52,7 +52,7 @@ class Peers {
 
   std::vector<PeerView> views_;  // by rank
   std::vector<StepPeers> steps_;
-  std::vector<uint64_t*> step_inboxes_;
+  std::vector<uint32_t*> step_inboxes_;
   int* left_ = nullptr;
 };
 

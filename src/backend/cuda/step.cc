@@ -107,12 +107,21 @@ bool StepRecorder::attend(const Tensor& out, const Tensor& query, const KvView& 
   return true;
 }
 
+// Whether the product before can give its result as a sum, of which there is then one more.
+bool StepRecorder::make_sum(const Tensor& x) {
+  if (ops_.empty() || ops_.back().kind != StepKind::kLinear || !workspace_.peers.inbox[0]) return false;
+  StepLinear& op = ops_.back().linear;
+  const int64_t size = x.row_size();
+  if (op.out != x.data || op.rows != size || op.geglu || op.paired || op.sum) return false;
+  if (size > kStepDim || size % kChunkRows != 0 || (sum_dim_ && sum_dim_ != size)) return false;
+  sum_dim_ = size;
+  op.sum = ++sums_;
+  return true;
+}
+
 bool StepRecorder::all_reduce(const Tensor& x, Plain plain) {
   if (!enabled_ || !open_ || heads_pending_ || workspace_.peers.world < 2 || x.rows() != 1) return false;
-  if (ops_.empty() || ops_.back().kind != StepKind::kLinear || x.row_size() > kStepDim) return false;
-  StepLinear& op = ops_.back().linear;
-  if (op.out != x.data || op.rows != x.row_size() || op.geglu || op.sum) return false;
-  op.sum = ++sums_;
+  if (!make_sum(x)) return false;
   plain_.back() = [first = std::move(plain_.back()), then = std::move(plain)](cudaStream_t stream) {
     first(stream), then(stream);
   };
@@ -127,8 +136,9 @@ bool StepRecorder::norm(const Tensor& out, const Tensor& x, const Tensor& y, con
   if (!weight(post, dim) || (out && !weight(next, dim)) || (out && out.dtype != DType::kBF16)) return false;
   if (!aligned(x.data) || !aligned(y.data) || (out && !aligned(out.data))) return false;
   if (!ops_.empty() && ops_.back().kind != StepKind::kLinear) return false;
+  if (!ops_.empty() && ops_.back().linear.sum && (ops_.back().linear.out != y.data || y.row_size() != dim)) return false;
+  if (workspace_.peers.world == 1 && y.row_size() == dim) make_sum(y);
   const int sum = ops_.empty() ? 0 : ops_.back().linear.sum;
-  if (sum && (ops_.back().linear.out != y.data || y.row_size() != dim)) return false;
   StepNorm& op = add(StepKind::kNorm, std::move(plain)).norm;
   op.y = y.data, op.x = static_cast<float*>(x.data);
   op.post = static_cast<const float*>(post.data);

@@ -90,7 +90,8 @@ __device__ __forceinline__ void leave(unsigned* barrier, const StepPeers& peers,
 #endif
 
 template <typename Codec>
-__global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const StepProgram program, const StepWorkspace w) {
+__global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_constant__ StepProgram program,
+                                                              const __grid_constant__ StepWorkspace w) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kStepStages], empty[kStepStages];

@@ -29,7 +29,7 @@ struct StepLinear {
   int rows, chunks, panels;
   bool x_f32, out_f32, paired, geglu;
   bool from_norm;  // x is what the StepNorm before made
-  int sum;         // 1, 2, ..: the result is this rank's part of that sum of the step, sent to all ranks; 0: it is not
+  int sum;         // 1, 2, ..: the result is only sent, this rank's part of that sum of the step; 0: it is written
 };
 
 // x = (x + norm(y) * post) * scale; out = norm(x) * next. Every block does all of it, for itself.
@@ -79,14 +79,15 @@ struct StepProgram {
   int sums;       // over the ranks
 };
 
-// Where sums over the ranks of one model meet (peers.h says how): every rank writes its part into every rank's inbox,
-// float32 values each with the sum's number above it, and the norm that follows waits for the values themselves.
+// Where sums over the ranks of one model meet: every rank writes its part into every rank's inbox, float32 values with
+// the sum's number in their lowest bits (Sums in step_ring.cuh), and the norm that follows waits for the values
+// themselves. A model on one GPU has an inbox too: that is sooner than to wait for all blocks.
 struct StepPeers {
   static constexpr int kMost = 8;
-  uint64_t* inbox[kMost] = {};         // by rank: [2, world, kStepDim]; sums take the halves in turns
+  uint32_t* inbox[kMost] = {};         // by rank: [2, world, kStepDim] of zeros; sums take the halves in turns
   uint32_t* number = nullptr;          // [1], of the last sum of the step before
-  const volatile int* left = nullptr;  // not 0 once the group has ended
-  int rank = 0, world = 1;             // world 1: there are no sums
+  const volatile int* left = nullptr;  // not 0 once the group has ended; null: nobody else is in it
+  int rank = 0, world = 1;
 };
 
 // Memory that the blocks meet in.
@@ -136,6 +137,7 @@ class StepRecorder {
   struct Uploaded;
   const StepOp* upload(bool capturing);
   bool worthwhile() const;
+  bool make_sum(const Tensor& x);
   void clear();
   StepOp& add(StepKind kind, Plain plain);
 
@@ -146,6 +148,7 @@ class StepRecorder {
   Layout layout_ = Layout::kBF16;
   float* x_ = nullptr;
   int dim_ = 0, sums_ = 0;
+  int64_t sum_dim_ = 0;  // of every sum so far: an inbox knows what is new only while all have one size
   const void* query_ = nullptr;  // of pending heads
   std::vector<Uploaded> uploaded_;
 };

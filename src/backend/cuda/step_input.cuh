@@ -111,48 +111,41 @@ __device__ __forceinline__ float compute_sum(float value, float* sums) {
   return total;
 }
 
+// Eight weights of a norm for each pass; zero past the end.
+__device__ __forceinline__ void load_weights(const float* weights, int dim, float (&to)[kNormPasses][8]) {
+#pragma unroll
+  for (int pass = 0; pass < kNormPasses; ++pass) {
+    const Eight e(pass);
+    const int at = e.chunk * kChunkCols + e.column();
+#pragma unroll
+    for (int i = 0; i < 8; ++i) to[pass][i] = 0;
+    if (at < dim) load_eight(weights + at, to[pass]);
+  }
+}
+
 // The norms; `barrier` is waited for once weights are under way. The result becomes the next product's input.
 __device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, const GridBarrier& barrier,
                                          float* residual, uint8_t* input, float* sums) {
-  float post[kNormPasses][8], next[kNormPasses][8];
+  float post[kNormPasses][8], next[kNormPasses][8], y[kNormPasses][8] = {}, squares = 0;
   const int chunks = op.dim / kChunkCols;
-#pragma unroll
-  for (int pass = 0; pass < kNormPasses; ++pass) {
-    const Eight e(pass);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) post[pass][i] = next[pass][i] = 0;
-    if (e.chunk >= chunks) continue;
-    const int at = e.chunk * kChunkCols + e.column();
-    load_eight(op.post + at, post[pass]);
-    if (op.next) load_eight(op.next + at, next[pass]);
-  }
+  load_weights(op.post, op.dim, post);
   if (op.sum) {
     ranks.wait(op.sum, min(static_cast<int>(threadIdx.x) / 32 * 4, chunks - 1) * kChunkCols);
+    const Eight e(0);
+    ranks.take(op.sum, e.chunk * kChunkCols + e.column(), kComputeThreads / 8 * kChunkCols, op.dim, y);
   } else {
     barrier.wait();
-  }
-  float x[kNormPasses][8], y[kNormPasses][8], squares = 0;
 #pragma unroll
-  for (int pass = 0; pass < kNormPasses; ++pass) {
-    const Eight e(pass);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[pass][i] = y[pass][i] = 0;
-    if (e.chunk >= chunks) continue;
-    const int at = e.chunk * kChunkCols + e.column();
-    if (op.sum) {
-      ranks.add4(op.sum, at, y[pass]), ranks.add4(op.sum, at + 8, y[pass] + 4);
-    } else {
-      load_eight(op.y, op.y_f32, at, y[pass]);
+    for (int pass = 0; pass < kNormPasses; ++pass) {
+      const Eight e(pass);
+      const int at = e.chunk * kChunkCols + e.column();
+      if (at < op.dim) load_eight(op.y, op.y_f32, at, y[pass]);
     }
-    if (op.load_x) {
-      load_eight(op.x + at, x[pass]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x[pass][i] = residual[at + i / 4 * 8 + i % 4];
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) squares += y[pass][i] * y[pass][i];
   }
+  if (op.next) load_weights(op.next, op.dim, next);  // under way while the sums are made; earlier, registers lack
+  float x[kNormPasses][8];
+#pragma unroll
+  for (int i = 0; i < kNormPasses * 8; ++i) squares += y[i / 8][i % 8] * y[i / 8][i % 8];
   const float factor = rsqrtf(compute_sum(squares, sums) / op.dim + op.eps);
   squares = 0;
 #pragma unroll
@@ -160,10 +153,19 @@ __device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, 
     const Eight e(pass);
     const int at = e.chunk * kChunkCols + e.column();
 #pragma unroll
+    for (int i = 0; i < 8; ++i) x[pass][i] = 0;
+    if (at >= op.dim) continue;
+    if (op.load_x) {
+      load_eight(op.x + at, x[pass]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[pass][i] = residual[at + i / 4 * 8 + i % 4];
+    }
+#pragma unroll
     for (int i = 0; i < 8; ++i) {
       x[pass][i] = (x[pass][i] + y[pass][i] * factor * post[pass][i]) * op.scale;
       squares += x[pass][i] * x[pass][i];
-      if (e.chunk < chunks) residual[at + i / 4 * 8 + i % 4] = x[pass][i];
+      residual[at + i / 4 * 8 + i % 4] = x[pass][i];
     }
   }
   if (!op.out) return;

@@ -55,10 +55,8 @@ __device__ __forceinline__ void join_groups(float (&sum)[1][4]) {
   }
 }
 
-__device__ __forceinline__ void write_value(const StepLinear& op, const Sums& sums, int row, float value) {
-  if (op.sum) {
-    sums.send(op.sum, row, value);
-  } else if (op.out_f32) {
+__device__ __forceinline__ void write_value(const StepLinear& op, int row, float value) {
+  if (op.out_f32) {
     static_cast<float*>(op.out)[row] = value;
   } else {
     static_cast<__nv_bfloat16*>(op.out)[row] = __float2bfloat16_rn(value);
@@ -70,13 +68,17 @@ __device__ __forceinline__ void write_panel(const StepLinear& op, const Sums& su
                                             const float (&sum)[1][4]) {
   const int place = panel * kPanelRows + warp * kChunkRows, g = lane / 4, e = lane % 4;
   const float values[2] = {sum[0][0], sum[0][2] * 0.0625f};
+  if (op.sum) {  // rows are a multiple of 16 then: all of them or none
+    if (place < op.rows) sums.send(op.sum, place, values[e % 2], lane);
+    return;
+  }
   const int half = op.rows / 2, pair = place / 2 + g;  // of a paired matrix: the row of each part
   if (op.geglu) {
-    if (e == 0 && pair < half) write_value(op, sums, pair, gelu_tanh(values[0]) * values[1]);
+    if (e == 0 && pair < half) write_value(op, pair, gelu_tanh(values[0]) * values[1]);
     return;
   }
   const int row = place + g + 8 * e;
-  if (e < 2 && row < op.rows) write_value(op, sums, row, values[e]);
+  if (e < 2 && row < op.rows) write_value(op, row, values[e]);
 }
 
 template <typename Codec>

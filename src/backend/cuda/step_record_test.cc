@@ -13,6 +13,7 @@ class CudaRecorder : public testing::Test {
     StepWorkspace w = {};
     w.decode.blocks = 132, w.decode.shared_most = 227 << 10;
     w.peers.world = world;
+    w.peers.inbox[0] = reinterpret_cast<uint32_t*>(0x3000);
     return w;
   }
 
@@ -133,6 +134,9 @@ TEST_F(CudaRecorder, SumsOverRanksFollowTheirProduct) {
   ran_.clear();
   ranks.flush(true, nullptr);
   EXPECT_EQ(ran_, (std::vector{3, 7}));
+  const Tensor other = tensor(DType::kF32, 2560);
+  EXPECT_TRUE(ranks.linear(other, h_, matrix(2560, 5376), false, mark(3)));
+  EXPECT_FALSE(ranks.all_reduce(other, mark(7))) << "an inbox would take what an earlier sum left for its values";
 }
 
 }  // namespace

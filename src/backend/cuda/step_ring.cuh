@@ -139,57 +139,96 @@ struct GridBarrier {
   }
 };
 
-// Sums over the ranks. Between two of them every block of every rank passes a GridBarrier, so when a part of sum n
-// arrives, all have read sum n - 2, whose half of the inbox it takes.
+// Sums over the ranks, of one rank too: then a norm waits for the values it takes and not for every block. A float32
+// value gives its two lowest bits to the sum's number, so that each word says by itself whether it has come: the half
+// of an inbox that sum n takes holds words of sum n - 2 until then, all of them, since every sum has as many values.
+// Between two sums every block of every rank passes a GridBarrier, so when a part of sum n arrives, all have read sum
+// n - 2.
 struct Sums {
   const StepPeers& peers;
   uint32_t before;  // sums of earlier steps
-  __device__ __forceinline__ uint64_t* half(int to, int from, uint32_t number) const {
+  __device__ __forceinline__ uint32_t* half(int to, int from, uint32_t number) const {
     return peers.inbox[to] + ((number & 1) * peers.world + from) * kStepDim;
   }
-  __device__ __forceinline__ void send(int sum, int i, float value) const {
+  static __device__ __forceinline__ bool there(const uint4& words, uint32_t number) {
+    return (((words.x ^ number) | (words.y ^ number) | (words.z ^ number) | (words.w ^ number)) & 3) == 0;
+  }
+  static __device__ __forceinline__ uint4 look(const uint32_t* at) {
+    uint4 words;
+    asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "l"(at)
+                 : "memory");
+    return words;
+  }
+  __device__ __forceinline__ bool ended(int looks) const {  // host memory is far away: seldom
+    return looks % 4096 == 0 && peers.left && *peers.left;
+  }
+
+  // A warp's 16 values from row `place` on, to every rank: lane 4 g + c, c < 2, has that of row g + 8 c in `value`.
+  // Four lanes write to one rank, four rows each.
+  __device__ __forceinline__ void send(int sum, int place, float value, int lane) const {
     const uint32_t number = before + sum;
-    const uint64_t word = static_cast<uint64_t>(number) << 32 | __float_as_uint(value);
-    for (int step = 1; step <= peers.world; ++step) {  // not all to the same one at once; itself last
-      const int to = (peers.rank + step) % peers.world;
-      asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(half(to, peers.rank, number) + i), "l"(word) : "memory");
+    const int to = lane / 4, quarter = lane % 4, first = quarter % 2 * 16 + quarter / 2;
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      words[i] = __float_as_uint(__shfl_sync(0xffffffffu, value, first + 4 * i)) & ~3u | number & 3;
+    }
+    if (to < peers.world) {
+      asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(half(to, peers.rank, number) + place +
+                                                                                quarter * 4),
+                   "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                   : "memory");
     }
   }
-  static __device__ __forceinline__ void look(const uint64_t* at, uint64_t (&words)[4]) {
-    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(words[0]), "=l"(words[1]) : "l"(at) : "memory");
-    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
-                 : "=l"(words[2]), "=l"(words[3])
-                 : "l"(at + 2)
-                 : "memory");
-  }
-  // The whole warp: until value i, which stands for the rest, is there from every rank. One lane looks: if all threads
-  // of all blocks did, they would take the bandwidth that the values need to come.
+
+  // The whole warp: until values i .. i + 3, which stand for the rest, are there from every rank. One lane looks for
+  // each rank: if all threads of all blocks did, they would take the bandwidth that the values need to come.
   __device__ __forceinline__ void wait(int sum, int i) const {
     const uint32_t number = before + sum;
-    for (int from = 0; from < peers.world && threadIdx.x % 32 == 0; ++from) {
-      uint64_t words[4];
-      look(half(peers.rank, from, number) + i, words);
-      for (int looks = 1; static_cast<uint32_t>(words[0] >> 32) != number; ++looks) {
-        if (looks % 4096 == 0 && *peers.left) break;
-        look(half(peers.rank, from, number) + i, words);
+    const int from = threadIdx.x % 32;
+    if (from < peers.world) {
+      const uint32_t* at = half(peers.rank, from, number) + i;
+      for (int looks = 1; !there(look(at), number) && !ended(looks); ++looks) {
       }
     }
     __syncwarp();
   }
-  // x += values i .. i + 3 of each rank, in the order of the ranks; gives up where the group has ended.
-  __device__ __forceinline__ void add4(int sum, int i, float* x) const {
+
+  // y[pass] = the sum over the ranks, in their order, of values at .. at + 3 and at + 8 .. at + 11, at = first + pass *
+  // stride, for those below `dim`; two ranks at a time. Gives up where the group has ended.
+  template <int kPasses>
+  __device__ __forceinline__ void take(int sum, int first, int stride, int dim, float (&y)[kPasses][8]) const {
     const uint32_t number = before + sum;
-    for (int from = 0; from < peers.world; ++from) {
-      const uint64_t* at = half(peers.rank, from, number) + i;
-      uint64_t words[4];
-      look(at, words);
-      const auto there = [&](uint64_t word) { return static_cast<uint32_t>(word >> 32) == number; };
-      for (int looks = 1; !(there(words[0]) && there(words[1]) && there(words[2]) && there(words[3])); ++looks) {
-        if (looks % 4096 == 0 && *peers.left) break;
-        look(at, words);
-      }
+#pragma unroll 1
+    for (int from = 0; from < peers.world; from += 2) {
+      uint4 words[2][kPasses][2];
+      bool missing = false;
+      int looks = 0;
+      do {
+        missing = false;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) x[e] += __uint_as_float(static_cast<uint32_t>(words[e]));
+        for (int i = 0; i < 4 * kPasses; ++i) {
+          const int r = i / (2 * kPasses), pass = i / 2 % kPasses, at = first + pass * stride;
+          uint4& w = words[r][pass][i % 2];
+          if (from + r < peers.world && at < dim) {
+            w = look(half(peers.rank, from + r, number) + at + i % 2 * 8);
+          } else {
+            w = make_uint4(number & 3, number & 3, number & 3, number & 3);  // zeros
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < 4 * kPasses; ++i) missing |= !there(words[i / (2 * kPasses)][i / 2 % kPasses][i % 2], number);
+      } while (missing && !ended(++looks));
+#pragma unroll
+      for (int i = 0; i < 4 * kPasses; ++i) {
+        const int pass = i / 2 % kPasses;
+        const uint4& w = words[i / (2 * kPasses)][pass][i % 2];
+        float* to = y[pass] + i % 2 * 4;
+        to[0] += __uint_as_float(w.x & ~3u), to[1] += __uint_as_float(w.y & ~3u);
+        to[2] += __uint_as_float(w.z & ~3u), to[3] += __uint_as_float(w.w & ~3u);
+      }
     }
   }
 };
