@@ -173,6 +173,7 @@ __device__ __forceinline__ void weigh(const Shared<S>& s, const int4& see, int g
       sum += weight;
     }
     sum = warp_sum(sum);
+    __syncwarp();  // every lane has read top
     if (lane == 0) {
       const float keep = before == -INFINITY ? 0.0f : exp2_fast(before - top);
       s.keep[head] = keep;

@@ -43,8 +43,15 @@ class CudaBackend final : public Backend {
     scratch_.counters = zeros<int>(cuda::kAttendCounters);
     cuda::StepPeers peers = communicator_ ? communicator_->step_peers() : cuda::StepPeers();
     if (!peers.inbox[0]) peers.inbox[0] = zeros<uint32_t>(2 * cuda::kStepDim), peers.number = zeros<uint32_t>(1);
-    step_ = std::make_unique<cuda::StepRecorder>(cuda::StepWorkspace{
-        linear_->decode_workspace(), scratch_.partial, scratch_.counters, zeros<unsigned>(2), peers});
+    cuda::StepWorkspace step;
+    step.decode = linear_->decode_workspace();
+    step.partial = scratch_.partial, step.counters = scratch_.counters;
+    step.barrier = zeros<unsigned>(2);
+    step.words = zeros<uint32_t>(int64_t{cuda::kStepRegions} * cuda::kRegionWords);
+    step.parts = zeros<uint64_t>(cuda::step_parts(step.decode.blocks));
+    step.numbers = zeros<uint32_t>(cuda::kStepRegions + 1);
+    step.peers = peers;
+    step_ = std::make_unique<cuda::StepRecorder>(step);
     CUDA_CHECK(cudaDeviceSynchronize());
   }
 

@@ -1,5 +1,6 @@
 #include "backend/cuda/step.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -48,6 +49,43 @@ StepOp& StepRecorder::add(StepKind kind, Plain plain) {
   return ops_.back();
 }
 
+// Words for `size` values; none where they would overwrite words that a block may still
+// have to read: one use of a region is safe until all blocks met.
+StepWords StepRecorder::words(Values what, int64_t size) {
+  if (size > kRegionWords || !workspace_.words) return {};
+  size_t i = 0;
+  while (i < regions_.size() && (regions_[i].what != what || regions_[i].size != size)) ++i;
+  if (i == regions_.size()) {
+    if (i + 1 >= kStepRegions) return {};
+    regions_.push_back({what, size, false});
+  }
+  if (regions_[i].used) return {};
+  regions_[i].used = true;
+  const int region = static_cast<int>(i) + 1;
+  return {workspace_.words + static_cast<int64_t>(region) * kRegionWords, region, ++uses_[region]};
+}
+
+// From here on every block has done what came before: a norm needs a part of every block's, a barrier says so.
+void StepRecorder::meet() {
+  for (Region& region : regions_) region.used = false;
+  products_ = 0;
+}
+
+// For x of the next product, of `cols` columns, if the operation before makes it.
+StepWords StepRecorder::words_to_product(const Tensor& x, int64_t cols) {
+  if (ops_.empty() || products_ >= 2) return {};  // the workspace has parts of two products
+  StepOp& before = ops_.back();
+  if (before.kind == StepKind::kLinear && before.linear.geglu && before.linear.out == x.data &&
+      before.linear.rows == 2 * cols) {
+    return before.linear.to = words(Values::kGated, cols);
+  }
+  if (before.kind == StepKind::kAttend && before.attend.out == x.data &&
+      before.attend.kv.heads * before.attend.group * before.attend.kv.dim == cols) {
+    return before.attend.to = words(Values::kAttended, cols);
+  }
+  return {};
+}
+
 bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Plain plain) {
   if (!enabled_ || !open_ || heads_pending_ || x.rows() != 1 || !activation(x) || !activation(out)) return false;
   const bool known = w.layout == Layout::kInt4G32 || w.layout == Layout::kInt4G64 || w.layout == Layout::kQ4_0;
@@ -59,7 +97,10 @@ bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix
   const bool from_norm = !ops_.empty() && ops_.back().kind == StepKind::kNorm;
   if (!ops_.empty() && ops_.back().kind == StepKind::kLinear && ops_.back().linear.sum) return false;
   if (from_norm && (ops_.back().norm.out != x.data || ops_.back().norm.dim != w.cols)) return false;
+  const StepWords from = from_norm ? StepWords() : words_to_product(x, w.cols);
+  if (!from_norm && !from.at) meet();  // at a barrier
   StepLinear& op = add(StepKind::kLinear, std::move(plain)).linear;
+  op.from = from, op.second = products_++ % 2 == 1;
   op.weights = static_cast<const uint8_t*>(w.data);
   op.x = x.data, op.out = out.data;
   op.rows = static_cast<int>(w.rows), op.chunks = static_cast<int>(chunks), op.panels = static_cast<int>(panels);
@@ -80,8 +121,21 @@ bool StepRecorder::heads(const Tensor& query, const Tensor& q, const Tensor& k, 
   if (!types || !aligned(q.data) || !aligned(k.data) || (v && !aligned(v.data))) return false;
   if (!weight(norms.q, kv.dim) || !weight(norms.k, kv.dim) || !weight(rope.inv_freq, kv.dim / 2)) return false;
   if (kv.heads > workspace_.decode.blocks) return false;
+  StepLinear& product = ops_.back().linear;
+  const auto index = [&](const Tensor& t) {  // among the product's results
+    return (static_cast<const char*>(t.data) - static_cast<const char*>(product.out)) /
+           static_cast<int64_t>(dtype_size(t.dtype));
+  };
+  const auto within = [&](const Tensor& t) { return index(t) >= 0 && index(t) + t.row_size() <= product.rows; };
+  const bool all = !product.geglu && !product.sum && product.out_f32 == (q.dtype == DType::kF32) && within(q) &&
+                   within(k) && (!v || within(v)) && product.rows % 4 == 0;
+  const StepWords from = all ? words(Values::kHeads, product.rows) : StepWords();
+  product.to = from;
+  if (!from.at) meet();
+  const auto where = [&](const Tensor& t) -> const void* { return from.at ? from.at + index(t) : t.data; };
   StepAttend& op = add(StepKind::kAttend, std::move(plain)).attend;
-  op.q = q.data, op.k = k.data, op.v = v ? v.data : nullptr;
+  op.from = from;
+  op.q = where(q), op.k = where(k), op.v = v ? where(v) : nullptr;
   op.q_norm = static_cast<const float*>(norms.q.data), op.k_norm = static_cast<const float*>(norms.k.data);
   op.inv_freq = static_cast<const float*>(rope.inv_freq.data);
   op.pos = static_cast<const int32_t*>(pos.data), op.row = static_cast<const int32_t*>(rows.data);
@@ -114,8 +168,9 @@ bool StepRecorder::make_sum(const Tensor& x) {
   const int64_t size = x.row_size();
   if (op.out != x.data || op.rows != size || op.geglu || op.paired || op.sum) return false;
   if (size > kStepDim || size % kChunkRows != 0 || (sum_dim_ && sum_dim_ != size)) return false;
+  if (op.panels * op.chunks < workspace_.decode.blocks) return false;  // blocks without a part would not be waited for
   sum_dim_ = size;
-  op.sum = ++sums_;
+  op.sum = ++uses_[0];
   return true;
 }
 
@@ -136,7 +191,8 @@ bool StepRecorder::norm(const Tensor& out, const Tensor& x, const Tensor& y, con
   if (!weight(post, dim) || (out && !weight(next, dim)) || (out && out.dtype != DType::kBF16)) return false;
   if (!aligned(x.data) || !aligned(y.data) || (out && !aligned(out.data))) return false;
   if (!ops_.empty() && ops_.back().kind != StepKind::kLinear) return false;
-  if (!ops_.empty() && ops_.back().linear.sum && (ops_.back().linear.out != y.data || y.row_size() != dim)) return false;
+  if (!ops_.empty() && ops_.back().linear.sum && (ops_.back().linear.out != y.data || y.row_size() != dim))
+    return false;
   if (workspace_.peers.world == 1 && y.row_size() == dim) make_sum(y);
   const int sum = ops_.empty() ? 0 : ops_.back().linear.sum;
   StepNorm& op = add(StepKind::kNorm, std::move(plain)).norm;
@@ -148,14 +204,14 @@ bool StepRecorder::norm(const Tensor& out, const Tensor& x, const Tensor& y, con
   op.sum = sum;
   op.y_f32 = y.dtype == DType::kF32;
   op.load_x = x_ == nullptr;
-  x_ = op.x, dim_ = op.dim;
+  x_ = op.x, dim_ = op.dim, ++norms_;
+  meet();
   return true;
 }
 
-// A program that both begins and ends with its only norm would read and write x at once.
+// With one norm alone a block may read x when another, at the end, writes it.
 bool StepRecorder::worthwhile() const {
-  return ops_.size() >= kLeastOps && !heads_pending_ && layout_ != Layout::kBF16 &&
-         !(ops_.back().kind == StepKind::kNorm && ops_.back().norm.load_x) &&
+  return ops_.size() >= kLeastOps && !heads_pending_ && layout_ != Layout::kBF16 && norms_ != 1 &&
          !(ops_.back().kind == StepKind::kLinear && ops_.back().linear.sum);  // which the norm after it would add up
 }
 
@@ -178,14 +234,30 @@ void StepRecorder::clear() {
   ops_.clear(), plain_.clear();
   heads_pending_ = false;
   layout_ = Layout::kBF16;
-  x_ = nullptr, dim_ = 0, sums_ = 0;
+  x_ = nullptr, dim_ = 0, norms_ = 0;
+  std::fill(std::begin(uses_), std::end(uses_), 0);
+  meet();
+}
+
+// Operations that find all of their input in memory wait for every block.
+void StepRecorder::mark_barriers() {
+  for (size_t i = 1; i < ops_.size(); ++i) {
+    const StepOp& op = ops_[i];
+    const bool waits = op.kind == StepKind::kLinear   ? !op.linear.from_norm && !op.linear.from.at
+                       : op.kind == StepKind::kAttend ? !op.attend.from.at
+                                                      : !op.norm.sum;
+    ops_[i - 1].arrive = waits;
+  }
 }
 
 void StepRecorder::flush(bool capturing, cudaStream_t stream) {
   if (ops_.empty()) return;
+  mark_barriers();
   const StepOp* ops = worthwhile() ? upload(capturing) : nullptr;
   if (ops) {
-    run_step({ops, static_cast<int>(ops_.size()), layout_, x_, dim_, sums_}, workspace_, stream);
+    StepProgram program = {ops, static_cast<int>(ops_.size()), layout_, x_, dim_, {}};
+    std::copy(std::begin(uses_), std::end(uses_), program.uses);
+    run_step(program, workspace_, stream);
   } else {
     for (const Plain& plain : plain_) plain(stream);
   }

@@ -41,65 +41,69 @@ __device__ __forceinline__ void bring_op(StepOp* to, const StepOp* from) {
 // The computing warps. `slots`: this operation and the next.
 template <typename Codec>
 __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, const Ring& ring, uint8_t* scratch,
-                            float* residual, StepOp (&slots)[2], float* sums, int* last) {
+                            float* residual, StepOp (&slots)[2], uint32_t* before, float* sums, int* last) {
   RingState state;
   GridBarrier barrier{w.barrier};
   bring_op(&slots[0], program.ops);
   grid_wait();
-  const Sums ranks = {w.peers, program.sums ? *static_cast<volatile uint32_t*>(w.peers.number) : 0};
+  if (threadIdx.x <= kStepRegions) {
+    before[threadIdx.x] = *static_cast<volatile uint32_t*>(threadIdx.x == 0 ? w.peers.number : w.numbers + threadIdx.x);
+  }
+  const Numbers numbers = {before};
+  const Sums ranks = {w.peers, numbers};
   compute_barrier();
   for (int i = 0; i < program.count; ++i) {
     const StepOp& op = slots[i % 2];
     if (i + 1 < program.count) bring_op(&slots[(i + 1) % 2], program.ops + i + 1);  // seen after the next barrier
     if (op.kind == StepKind::kNorm) {
       run_norm(op.norm, ranks, barrier, residual, scratch, sums);
-      compute_barrier();
-      continue;  // every block has all of it: nothing to wait for
-    }
-    if (op.kind == StepKind::kAttend) {
-      op.attend.kv.rotated ? run_attend<Full>(op.attend, barrier, w.partial, w.counters, ring, state, scratch, last)
-                           : run_attend<Sliding>(op.attend, barrier, w.partial, w.counters, ring, state, scratch, last);
+    } else if (op.kind == StepKind::kAttend) {
+      op.attend.kv.rotated
+          ? run_attend<Full>(op.attend, barrier, numbers, w.partial, w.counters, ring, state, scratch, last)
+          : run_attend<Sliding>(op.attend, barrier, numbers, w.partial, w.counters, ring, state, scratch, last);
     } else {
-      if (!op.linear.from_norm) {
-        barrier.wait();
-        bring_input(op.linear, range_of(op.linear), scratch);
+      const StepLinear& product = op.linear;
+      if (!product.from_norm) {
+        if (!product.from.at) barrier.wait();
+        bring_input(product, range_of(product), numbers.of(product.from), scratch);
         compute_barrier();
       }
-      run_linear<Codec>(op.linear, ranks, w.decode.partial, ring, state, scratch);
-      if (op.linear.sum) {
-        compute_barrier();
-        continue;  // the norm waits for the values
-      }
+      const int64_t half = product.second ? step_parts(gridDim.x) / 2 : 0;
+      run_linear<Codec>(product, {ranks, w.parts + half, numbers.of(product.to), numbers.of_op(i)}, ring, state,
+                        scratch);
     }
-    barrier.arrive();
+    op.arrive ? barrier.arrive() : compute_barrier();
   }
-  if (program.x && blockIdx.x == 0) {  // no block still reads it: there was a barrier after the first norm
+  if (program.x && blockIdx.x == 0) {  // no block still reads it: they met in the norms after the first
     for (int e = threadIdx.x; e < program.dim; e += kComputeThreads) program.x[e] = residual[e];
   }
 }
 
-// The last block to leave makes the counters zero again; all have been through every wait by then.
-__device__ __forceinline__ void leave(unsigned* barrier, const StepPeers& peers, int sums) {
+// The last block to leave makes the counters zero again and moves the numbers on; all have read both by then.
+__device__ __forceinline__ void leave(const StepProgram& program, const StepWorkspace& w) {
   compute_barrier();
   if (threadIdx.x != 0) return;
   __threadfence();
-  if (atomicAdd(barrier + 1, 1) != gridDim.x - 1) return;
-  barrier[0] = barrier[1] = 0;
-  if (sums) *peers.number += sums;
+  if (atomicAdd(w.barrier + 1, 1) != gridDim.x - 1) return;
+  w.barrier[0] = w.barrier[1] = 0;
+  *w.peers.number += program.uses[0];
+  for (int i = 1; i < kStepRegions; ++i) w.numbers[i] += program.uses[i];
+  w.numbers[kStepRegions] += program.count;
 }
 #endif
 
 template <typename Codec>
-__global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_constant__ StepProgram program,
-                                                              const __grid_constant__ StepWorkspace w) {
+__global__ void __launch_bounds__(kStepThreads, 1)
+    step_kernel(const __grid_constant__ StepProgram program, const __grid_constant__ StepWorkspace w) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kStepStages], empty[kStepStages];
   __shared__ __align__(16) uint8_t slot_bytes[2 * sizeof(StepOp)];
+  __shared__ uint32_t before[kStepRegions + 1];
   __shared__ float sums[2 * kStreamWarps];
   __shared__ int last;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStepStages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kStreamWarps);
+    for (int i = 0; i < kStepStages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kComputeThreads);
     barrier_init_done();
   }
   __syncthreads();
@@ -109,9 +113,9 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
     copy_all<Codec>(program, ring, threadIdx.x % 32);
   } else {
     auto& slots = *reinterpret_cast<StepOp(*)[2]>(slot_bytes);
-    compute_all<Codec>(program, w, ring, scratch, reinterpret_cast<float*>(scratch + kScratchBytes), slots, sums,
-                       &last);
-    leave(w.barrier, w.peers, program.sums);
+    compute_all<Codec>(program, w, ring, scratch, reinterpret_cast<float*>(scratch + kScratchBytes), slots, before,
+                       sums, &last);
+    leave(program, w);
   }
 #endif
 }

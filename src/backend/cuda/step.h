@@ -19,16 +19,28 @@
 
 namespace gemma4::cuda {
 
-inline constexpr int kStepDim = 5376;  // most columns of the residual stream
+inline constexpr int kStepDim = 5376;       // most columns of the residual stream
+inline constexpr int kStepRegions = 8;      // of words; region 0 stands for the inboxes of sums
+inline constexpr int kRegionWords = 32768;  // 31B: 16,384 and 18,432 of queries, keys, values; 21,504 of GeGLU
+
+// Where values pass from one operation to the next without a barrier: float32 words that say by themselves whether they
+// have come (step_words.cuh).
+struct StepWords {
+  uint32_t* at;  // [kRegionWords]; null: values pass through memory, and every block waits for all others
+  int region;
+  int turn;  // 1, 2, ..: uses of the region in this step, this one included
+};
 
 // out = x w^T of one row, or GeGLU of it. Fields as StreamArguments (linear_stream.cuh).
 struct StepLinear {
   const uint8_t* weights;
-  const void* x;  // BF16 or F32 [cols]; unused where from_norm
-  void* out;      // BF16 or F32
+  const void* x;       // BF16 or F32 [cols]; unused where from_norm
+  void* out;           // BF16 or F32
+  StepWords from, to;  // instead of x and out
   int rows, chunks, panels;
   bool x_f32, out_f32, paired, geglu;
   bool from_norm;  // x is what the StepNorm before made
+  bool second;     // parts of panels go through the second half of the workspace's
   int sum;         // 1, 2, ..: the result is only sent, this rank's part of that sum of the step; 0: it is written
 };
 
@@ -47,8 +59,9 @@ struct StepNorm {
 
 // heads() and attend() of one row: its key is the last that it sees.
 struct StepAttend {
-  const void *q, *k, *v;  // BF16 or F32, as the product left them; v null: V is K before its norm
+  const void *q, *k, *v;  // BF16 or F32, as the product left them, or words; v null: V is K before its norm
   void* out;              // BF16 [q heads, dim]
+  StepWords from, to;     // what q, k and v point into; instead of out
   const float *q_norm, *k_norm, *inv_freq;
   const int32_t* pos;  // [1]
   const int32_t* row;  // Row
@@ -62,6 +75,7 @@ enum class StepKind : int { kLinear, kAttend, kNorm };
 
 struct alignas(16) StepOp {
   StepKind kind;
+  bool arrive;  // the next operation waits for all blocks to be done with this one
   union {
     StepLinear linear;
     StepNorm norm;
@@ -73,10 +87,10 @@ struct alignas(16) StepOp {
 struct StepProgram {
   const StepOp* ops;  // on the device
   int count;
-  Layout layout;  // of every product
-  float* x;       // residual stream, written at the end; null: no norm in the program
-  int dim;        // of x
-  int sums;       // over the ranks
+  Layout layout;           // of every product
+  float* x;                // residual stream, written at the end; null: no norm in the program
+  int dim;                 // of x
+  int uses[kStepRegions];  // of each region; of the first: sums
 };
 
 // Where sums over the ranks of one model meet: every rank writes its part into every rank's inbox, float32 values with
@@ -93,12 +107,16 @@ struct StepPeers {
 // Memory that the blocks meet in.
 struct StepWorkspace {
   DecodeWorkspace decode;
-  float* partial;     // of attention: kAttendPartialBytes
-  int* counters;      // of attention: zero between launches
-  unsigned* barrier;  // [2], zero between launches
+  float* partial = nullptr;     // of attention: kAttendPartialBytes
+  int* counters = nullptr;      // of attention: zero between launches
+  unsigned* barrier = nullptr;  // [2], zero between launches
+  uint32_t* words = nullptr;    // [kStepRegions, kRegionWords]
+  uint64_t* parts = nullptr;    // [step_parts()]
+  uint32_t* numbers = nullptr;  // [kStepRegions + 1]: uses of each region in earlier steps, then operations
   StepPeers peers;
 };
 
+constexpr int64_t step_parts(int blocks) { return int64_t{2} * blocks * kPanelRows * 4; }
 bool step_fits(const DecodeWorkspace& workspace);
 void run_step(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream);
 
@@ -138,6 +156,11 @@ class StepRecorder {
   const StepOp* upload(bool capturing);
   bool worthwhile() const;
   bool make_sum(const Tensor& x);
+  enum class Values { kHeads, kAttended, kGated };
+  StepWords words(Values what, int64_t size);
+  StepWords words_to_product(const Tensor& x, int64_t cols);
+  void meet();
+  void mark_barriers();
   void clear();
   StepOp& add(StepKind kind, Plain plain);
 
@@ -147,8 +170,16 @@ class StepRecorder {
   std::vector<Plain> plain_;
   Layout layout_ = Layout::kBF16;
   float* x_ = nullptr;
-  int dim_ = 0, sums_ = 0;
-  int64_t sum_dim_ = 0;  // of every sum so far: an inbox knows what is new only while all have one size
+  int dim_ = 0, norms_ = 0;
+  int64_t sum_dim_ = 0;  // of every sum so far: words tell what is new only while all of them are written each time
+  struct Region {        // for values of one kind and size, for the same reason
+    Values what;
+    int64_t size;
+    bool used;  // since all blocks met
+  };
+  std::vector<Region> regions_;
+  int uses_[kStepRegions] = {};
+  int products_ = 0;             // since all blocks met
   const void* query_ = nullptr;  // of pending heads
   std::vector<Uploaded> uploaded_;
 };

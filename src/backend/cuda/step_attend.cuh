@@ -7,7 +7,7 @@
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/tile.cuh"
 #include "backend/cuda/kv_view.cuh"
-#include "backend/cuda/step_ring.cuh"
+#include "backend/cuda/step_words.cuh"
 
 namespace gemma4::cuda {
 
@@ -99,9 +99,22 @@ template <typename H>
 struct HeadValues {
   static constexpr int kN = H::kPerLane;
   float low[kN], high[kN];
-  __device__ __forceinline__ void load(const void* from, bool f32, int head, int lane) {
-    load_values<kN>(from, f32, head * H::kDim + lane * kN, low);
-    load_values<kN>(from, f32, head * H::kDim + H::kHalf + lane * kN, high);
+  __device__ __forceinline__ void load(const StepAttend& op, const void* from, uint32_t number, int head, int lane) {
+    const int at = head * H::kDim + lane * kN;
+    if (!op.from.at) {
+      load_values<kN>(from, op.f32, at, low);
+      load_values<kN>(from, op.f32, at + H::kHalf, high);
+      return;
+    }
+    uint4 words[kN / 2];  // fours of each half
+    const auto place = [&](int i) {
+      return static_cast<const uint32_t*>(from) + at + i / (kN / 4) * H::kHalf + i % (kN / 4) * 4;
+    };
+    await(place, number, words);
+#pragma unroll
+    for (int i = 0; i < kN; ++i) low[i] = high[i] = 0;
+#pragma unroll
+    for (int i = 0; i < kN / 4; ++i) add_values(words[i], low + 4 * i), add_values(words[kN / 4 + i], high + 4 * i);
   }
   __device__ __forceinline__ void normalise(float eps) {
     float squares = 0;
@@ -143,11 +156,11 @@ __device__ __forceinline__ void make_turns(const StepAttend& op, float2 (&turns)
 
 // Query head `head` of the block's KV head into the scratch, as its products meet it.
 template <typename H>
-__device__ __forceinline__ void make_query(const StepAttend& op, const KeyShare& share, attend_t* query, int head,
-                                           const float2 (&turns)[H::kPerLane], int lane) {
+__device__ __forceinline__ void make_query(const StepAttend& op, const KeyShare& share, uint32_t number,
+                                           attend_t* query, int head, const float2 (&turns)[H::kPerLane], int lane) {
   constexpr int kN = H::kPerLane;
   HeadValues<H> x;
-  x.load(op.q, op.f32, share.kv_head * op.group + head, lane);
+  x.load(op, op.q, number, share.kv_head * op.group + head, lane);
   x.normalise(op.eps);
   x.turn(op.q_norm, turns, lane);
   attend_t *low = query + head * H::kRow + lane * kN, *high = low + H::kHalf;
@@ -168,12 +181,12 @@ __device__ __forceinline__ void make_query(const StepAttend& op, const KeyShare&
 
 // The newest key and value, into the cache and into `fresh`.
 template <typename H>
-__device__ __forceinline__ void make_newest(const StepAttend& op, const KeyShare& share, attend_t* fresh, bool value,
-                                            const float2 (&turns)[H::kPerLane], int lane) {
+__device__ __forceinline__ void make_newest(const StepAttend& op, const KeyShare& share, uint32_t number,
+                                            attend_t* fresh, bool value, const float2 (&turns)[H::kPerLane], int lane) {
   constexpr int kN = H::kPerLane;
   const int64_t place = kv_place(op.kv, share.see.x, share.see.y, share.kv_head);
   HeadValues<H> x;
-  x.load(value && !H::kRotated ? op.v : op.k, op.f32, share.kv_head, lane);
+  x.load(op, value && !H::kRotated ? op.v : op.k, number, share.kv_head, lane);
   x.normalise(op.eps);
   if (value || H::kRotated) {
     attend_t *to = static_cast<attend_t*>(op.kv.v) + place + lane * kN,
@@ -277,8 +290,8 @@ __host__ __device__ constexpr int share_floats(int group) {
 
 // The last block of a KV head to come adds up the shares: each weighted by how its maximum compares.
 template <typename H>
-__device__ __forceinline__ void merge_shares(const StepAttend& op, const KeyShare& share, const float* shares,
-                                             float* factors) {
+__device__ __forceinline__ void merge_shares(const StepAttend& op, const KeyShare& share, uint32_t number,
+                                             const float* shares, float* factors) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, words = share_floats<H>(op.group);
   if (warp < op.group) {
     const float* stats = shares + op.group * H::kDim + warp;
@@ -295,7 +308,7 @@ __device__ __forceinline__ void merge_shares(const StepAttend& op, const KeyShar
     for (int n = lane; n < share.active; n += 32) factors[n * kQueryRows + warp] *= factor;
   }
   compute_barrier();
-  __nv_bfloat16* out = static_cast<__nv_bfloat16*>(op.out) + share.kv_head * op.group * H::kDim;
+  const int base = share.kv_head * op.group * H::kDim;
   for (int i = threadIdx.x; i < op.group * H::kDim / 4; i += kComputeThreads) {
     const int head = i / (H::kDim / 4);
     float4 sum = make_float4(0, 0, 0, 0);
@@ -305,14 +318,19 @@ __device__ __forceinline__ void merge_shares(const StepAttend& op, const KeyShar
       const float weight = factors[n * kQueryRows + head];
       sum.x += weight * x.x, sum.y += weight * x.y, sum.z += weight * x.z, sum.w += weight * x.w;
     }
-    *reinterpret_cast<uint2*>(out + 4 * i) = make_uint2(pack_bf16x2(sum.x, sum.y), pack_bf16x2(sum.z, sum.w));
+    if (op.to.at) {
+      put_words(op.to.at + base + 4 * i, sum, number);
+    } else {
+      *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(op.out) + base + 4 * i) =
+          make_uint2(pack_bf16x2(sum.x, sum.y), pack_bf16x2(sum.z, sum.w));
+    }
   }
 }
 
 template <typename H>
-__device__ __forceinline__ void finish_share(const StepAttend& op, const KeyShare& share, uint8_t* scratch,
-                                             const SoftRow& row, const float (&sum)[H::kColumns][4], float* partial,
-                                             int* counters, int* last) {
+__device__ __forceinline__ void finish_share(const StepAttend& op, const KeyShare& share, uint32_t number,
+                                             uint8_t* scratch, const SoftRow& row, const float (&sum)[H::kColumns][4],
+                                             float* partial, int* counters, int* last) {
   using L = AttendLayout<H>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = lane / 4;
   float *tops = reinterpret_cast<float*>(scratch + L::kTop), *totals = reinterpret_cast<float*>(scratch + L::kTotal);
@@ -324,13 +342,15 @@ __device__ __forceinline__ void finish_share(const StepAttend& op, const KeyShar
   float* mine = shares + share.split * share_floats<H>(op.group);
   if (head < op.group) {
     const float factor = share.active > 1 ? 1.0f : (totals[head] > 0 ? 1.0f / totals[head] : 0.0f);
-    __nv_bfloat16* out = static_cast<__nv_bfloat16*>(op.out) + (share.kv_head * op.group + head) * H::kDim;
+    const int base = (share.kv_head * op.group + head) * H::kDim;
 #pragma unroll
     for (int t = 0; t < H::kColumns; ++t) {
       const int e = warp * (H::kColumns * 8) + t * 8 + lane % 4 * 2;
       const float x = sum[t][0] * factor, y = sum[t][1] * factor;
-      if (share.active == 1) {
-        *reinterpret_cast<uint32_t*>(out + e) = pack_bf16x2(x, y);
+      if (share.active == 1 && op.to.at) {
+        put_words(op.to.at + base + e, x, y, number);
+      } else if (share.active == 1) {
+        *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(op.out) + base + e) = pack_bf16x2(x, y);
       } else {
         *reinterpret_cast<float2*>(mine + head * H::kDim + e) = make_float2(x, y);
       }
@@ -342,38 +362,37 @@ __device__ __forceinline__ void finish_share(const StepAttend& op, const KeyShar
     mine[op.group * H::kDim + kQueryRows + threadIdx.x] = totals[threadIdx.x];
   }
   compute_barrier();
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == 0) {  // `inc` goes back to zero after active - 1
     int before;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
                  : "=r"(before)
-                 : "l"(counters + share.kv_head)
+                 : "l"(counters + share.kv_head), "r"(share.active - 1)
                  : "memory");
     *last = before == share.active - 1;
-    if (*last) counters[share.kv_head] = 0;
   }
   compute_barrier();
-  if (*last) merge_shares<H>(op, share, shares, reinterpret_cast<float*>(scratch + L::kScores));
+  if (*last) merge_shares<H>(op, share, number, shares, reinterpret_cast<float*>(scratch + L::kScores));
 }
 
 template <typename H>
-__device__ __forceinline__ void run_attend(const StepAttend& op, const GridBarrier& barrier, float* partial,
-                                           int* counters, const Ring& ring, RingState& state, uint8_t* scratch,
-                                           int* last) {
+__device__ __forceinline__ void run_attend(const StepAttend& op, const GridBarrier& barrier, const Numbers& numbers,
+                                           float* partial, int* counters, const Ring& ring, RingState& state,
+                                           uint8_t* scratch, int* last) {
   using L = AttendLayout<H>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const KeyShare share(op);
   float2 turns[H::kPerLane];
   make_turns<H>(op, turns, lane);
-  barrier.wait();
+  if (!op.from.at) barrier.wait();
   if (!share.mine()) return;
   attend_t *query = reinterpret_cast<attend_t*>(scratch + L::kQuery),
            *fresh = reinterpret_cast<attend_t*>(scratch + L::kFresh);
   const int items = op.group + (share.owns_newest() ? (H::kRotated ? 1 : 2) : 0);
   for (int item = warp; item < items; item += kStreamWarps) {
     if (item < op.group) {
-      make_query<H>(op, share, query, item, turns, lane);
+      make_query<H>(op, share, numbers.of(op.from), query, item, turns, lane);
     } else {
-      make_newest<H>(op, share, fresh, item > op.group, turns, lane);
+      make_newest<H>(op, share, numbers.of(op.from), fresh, item > op.group, turns, lane);
     }
   }
   for (int i = threadIdx.x; i < kQueryRows * (kTileKeys + kRowPad) / 2; i += kComputeThreads) {
@@ -403,7 +422,7 @@ __device__ __forceinline__ void run_attend(const StepAttend& op, const GridBarri
     add_values<H>(scratch, stage, sum, warp, lane);
     ring.release(state);
   }
-  finish_share<H>(op, share, scratch, row, sum, partial, counters, last);
+  finish_share<H>(op, share, numbers.of(op.to), scratch, row, sum, partial, counters, last);
 }
 #endif
 

@@ -4,7 +4,7 @@
 #include "backend/cuda/device/convert.cuh"
 #include "backend/cuda/device/fixed.cuh"
 #include "backend/cuda/device/reduce.cuh"
-#include "backend/cuda/step_ring.cuh"
+#include "backend/cuda/step_words.cuh"
 
 namespace gemma4::cuda {
 
@@ -75,20 +75,33 @@ __device__ __forceinline__ void put_eight(uint8_t* input, int place, const Eight
 // Whether a chunk's place is its column; else its distance from the block's first unit.
 __device__ __forceinline__ bool by_column(const StepLinear& op) { return op.chunks <= kStepChunks; }
 
-// The chunks of x that this block multiplies.
-__device__ __forceinline__ void bring_input(const StepLinear& op, const Range& range, uint8_t* input) {
+// The chunks of x that this block multiplies; of words, `number` says which are new.
+__device__ __forceinline__ void bring_input(const StepLinear& op, const Range& range, uint32_t number, uint8_t* input) {
   constexpr int kPasses = (kStepChunks + kComputeThreads / 8 - 1) / (kComputeThreads / 8);
   const bool whole = by_column(op);
   const int count = whole ? op.chunks : range.end - range.begin, first = whole ? 0 : range.begin % op.chunks;
-  float x[kPasses][8];
-#pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
+  float x[kPasses][8] = {};
+  const auto column = [&](int pass) {
     const Eight e(pass);
     int chunk = first + e.chunk;
     if (chunk >= op.chunks) chunk -= op.chunks;  // the range goes on in the next panel
+    return e.chunk < count ? chunk * kChunkCols + e.column() : -1;
+  };
+  if (op.from.at) {
+    uint4 words[2 * kPasses];
+    const auto place = [&](int i) {
+      const int at = column(i / 2);
+      return at < 0 ? nullptr : op.from.at + at + i % 2 * 8;
+    };
+    await(place, number, words);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) x[pass][i] = 0;
-    if (e.chunk < count) load_eight(op.x, op.x_f32, chunk * kChunkCols + e.column(), x[pass]);
+    for (int i = 0; i < 2 * kPasses; ++i) add_values(words[i], x[i / 2] + i % 2 * 4);
+  } else {
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int at = column(pass);
+      if (at >= 0) load_eight(op.x, op.x_f32, at, x[pass]);
+    }
   }
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {

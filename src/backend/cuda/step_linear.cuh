@@ -55,8 +55,18 @@ __device__ __forceinline__ void join_groups(float (&sum)[1][4]) {
   }
 }
 
-__device__ __forceinline__ void write_value(const StepLinear& op, int row, float value) {
-  if (op.out_f32) {
+// What a product needs to know besides: how its results are sent, and what it tells other blocks in `parts`.
+struct Sending {
+  const Sums& sums;
+  uint64_t* parts;  // [blocks, 8 warps, 32 lanes, 2]
+  uint32_t number;  // of the results' words
+  uint32_t op;      // of the parts
+};
+
+__device__ __forceinline__ void write_value(const StepLinear& op, const Sending& sending, int row, float value) {
+  if (op.to.at) {
+    put_word(op.to.at + row, value, sending.number);
+  } else if (op.out_f32) {
     static_cast<float*>(op.out)[row] = value;
   } else {
     static_cast<__nv_bfloat16*>(op.out)[row] = __float2bfloat16_rn(value);
@@ -64,31 +74,74 @@ __device__ __forceinline__ void write_value(const StepLinear& op, int row, float
 }
 
 // One panel's sums: lane 4 g + c holds rows g and, times 16, g + 8 of the warp's 16.
-__device__ __forceinline__ void write_panel(const StepLinear& op, const Sums& sums, int panel, int warp, int lane,
+__device__ __forceinline__ void write_panel(const StepLinear& op, const Sending& sending, int panel, int warp, int lane,
                                             const float (&sum)[1][4]) {
   const int place = panel * kPanelRows + warp * kChunkRows, g = lane / 4, e = lane % 4;
   const float values[2] = {sum[0][0], sum[0][2] * 0.0625f};
   if (op.sum) {  // rows are a multiple of 16 then: all of them or none
-    if (place < op.rows) sums.send(op.sum, place, values[e % 2], lane);
+    if (place < op.rows) sending.sums.send(op.sum, place, values[e % 2], lane);
     return;
   }
   const int half = op.rows / 2, pair = place / 2 + g;  // of a paired matrix: the row of each part
   if (op.geglu) {
-    if (e == 0 && pair < half) write_value(op, pair, gelu_tanh(values[0]) * values[1]);
+    if (e == 0 && pair < half) write_value(op, sending, pair, gelu_tanh(values[0]) * values[1]);
     return;
   }
   const int row = place + g + 8 * e;
-  if (e < 2 && row < op.rows) write_value(op, row, values[e]);
+  if (e < 2 && row < op.rows) write_value(op, sending, row, values[e]);
+}
+
+// Hands this block's share of a panel to the block that has the panel's end: each value with the operation's number
+// above it.
+__device__ __forceinline__ uint64_t* part_of(const Sending& sending, int block, int warp, int lane) {
+  return sending.parts + ((static_cast<int64_t>(block) * kStreamWarps + warp) * 32 + lane) * 2;
+}
+__device__ __forceinline__ void give_part(const Sending& sending, int warp, int lane, const float (&sum)[1][4]) {
+  const auto word = [&](float value) { return static_cast<uint64_t>(sending.op) << 32 | __float_as_uint(value); };
+  asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(part_of(sending, blockIdx.x, warp, lane)),
+               "l"(word(sum[0][0])), "l"(word(sum[0][2]))
+               : "memory");
+}
+
+// Adds the shares of those of `blocks` blocks before this one that hold units from `panel_begin` on, in their order.
+__device__ __forceinline__ void take_parts(const StepLinear& op, const Sending& sending, int blocks, int panel_begin,
+                                           int warp, int lane, float (&sum)[1][4]) {
+  constexpr int kAtOnce = 4;  // each answer takes most of a microsecond
+  const uint32_t units = static_cast<uint32_t>(op.panels) * op.chunks;
+  const int last = static_cast<int>(blockIdx.x);
+  int first = last;
+  while (first > 0 && Range(first - 1, blocks, units).end > panel_begin) --first;
+  const auto ask = [&](int block, uint64_t(&words)[2]) {
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(words[0]), "=l"(words[1])
+                 : "l"(part_of(sending, block, warp, lane))
+                 : "memory");
+  };
+  const auto missing = [&](const uint64_t(&words)[2]) {
+    return static_cast<uint32_t>(words[0] >> 32) != sending.op || static_cast<uint32_t>(words[1] >> 32) != sending.op;
+  };
+  for (int block = first; block < last; block += kAtOnce) {
+    uint64_t words[kAtOnce][2];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (block + i < last) ask(block + i, words[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (block + i >= last) continue;
+      while (missing(words[i])) ask(block + i, words[i]);
+      sum[0][0] += __uint_as_float(static_cast<uint32_t>(words[i][0]));
+      sum[0][2] += __uint_as_float(static_cast<uint32_t>(words[i][1]));
+    }
+  }
 }
 
 template <typename Codec>
-__device__ __forceinline__ void run_linear(const StepLinear& op, const Sums& sums, float* partial, const Ring& ring,
+__device__ __forceinline__ void run_linear(const StepLinear& op, const Sending& sending, const Ring& ring,
                                            RingState& state, const uint8_t* input) {
   constexpr int kUnit = kPanelChunks * Codec::kBytes;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const Range range = range_of(op);
-  StreamArguments shares = {};  // what the sums of shared panels need to know
-  shares.partial = partial, shares.panels = op.panels, shares.chunks = op.chunks;
   float sum[1][4] = {}, shared_sum[1][4] = {};
   int shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
   bool whole = range.begin % op.chunks == 0;
@@ -116,7 +169,7 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, const Sums& sum
     if (columns) place = 0;
     join_groups(sum);
     if (whole) {
-      write_panel(op, sums, at.panel, warp, lane, sum);
+      write_panel(op, sending, at.panel, warp, lane, sum);
     } else {
       shared_panel = at.panel;
       shared_sum[0][0] = sum[0][0], shared_sum[0][2] = sum[0][2];
@@ -126,11 +179,11 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, const Sums& sum
   }
   if (range.end % op.chunks != 0 && range.begin < range.end) {
     join_groups(sum);
-    give_partial<1>(shares, warp, lane, sum);
+    give_part(sending, warp, lane, sum);
   }
   if (shared_panel >= 0) {
-    take_partials<1>(shares, working_blocks(op), shared_panel * op.chunks, warp, lane, shared_sum);
-    write_panel(op, sums, shared_panel, warp, lane, shared_sum);
+    take_parts(op, sending, working_blocks(op), shared_panel * op.chunks, warp, lane, shared_sum);
+    write_panel(op, sending, shared_panel, warp, lane, shared_sum);
   }
 }
 #endif

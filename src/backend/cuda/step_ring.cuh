@@ -1,4 +1,4 @@
-// What the parts of the step kernel share: the ring of shared memory, its layout, and how blocks wait for each other.
+// What the parts of the step kernel share: the ring of shared memory, its layout, and each block's share of the work.
 #pragma once
 
 #include "backend/cuda/device/load.cuh"
@@ -60,9 +60,8 @@ struct Ring {
   __device__ __forceinline__ uint8_t* at(const RingState& s) const { return stages + s.stage * kStageBytes; }
   __device__ __forceinline__ void wait_full(const RingState& s) const { barrier_wait(&full[s.stage], s.phase); }
   __device__ __forceinline__ void wait_empty(const RingState& s) const { barrier_wait(&empty[s.stage], s.phase ^ 1); }
-  __device__ __forceinline__ void release(const RingState& s) const {  // by each computing warp
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(&empty[s.stage]);
+  __device__ __forceinline__ void release(const RingState& s) const {  // by each computing thread
+    barrier_arrive(&empty[s.stage]);
   }
 };
 
@@ -117,120 +116,6 @@ struct KeyShare {
   }
   __device__ __forceinline__ bool mine() const { return begin < end; }
   __device__ __forceinline__ bool owns_newest() const { return mine() && split == active - 1; }
-};
-
-// All blocks: arrive() says that this block's writes are done, wait() returns when all blocks' are, and visible.
-struct GridBarrier {
-  unsigned* word;
-  unsigned target = 0;
-  __device__ __forceinline__ void arrive() {
-    compute_barrier();  // the release below covers what the barrier made this thread see
-    if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(word) : "memory");
-    target += gridDim.x;
-  }
-  __device__ __forceinline__ void wait() const {
-    if (target > 0 && threadIdx.x == 0) {
-      unsigned seen;
-      do {
-        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(word) : "memory");
-      } while (seen < target);
-    }
-    compute_barrier();
-  }
-};
-
-// Sums over the ranks, of one rank too: then a norm waits for the values it takes and not for every block. A float32
-// value gives its two lowest bits to the sum's number, so that each word says by itself whether it has come: the half
-// of an inbox that sum n takes holds words of sum n - 2 until then, all of them, since every sum has as many values.
-// Between two sums every block of every rank passes a GridBarrier, so when a part of sum n arrives, all have read sum
-// n - 2.
-struct Sums {
-  const StepPeers& peers;
-  uint32_t before;  // sums of earlier steps
-  __device__ __forceinline__ uint32_t* half(int to, int from, uint32_t number) const {
-    return peers.inbox[to] + ((number & 1) * peers.world + from) * kStepDim;
-  }
-  static __device__ __forceinline__ bool there(const uint4& words, uint32_t number) {
-    return (((words.x ^ number) | (words.y ^ number) | (words.z ^ number) | (words.w ^ number)) & 3) == 0;
-  }
-  static __device__ __forceinline__ uint4 look(const uint32_t* at) {
-    uint4 words;
-    asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
-                 : "l"(at)
-                 : "memory");
-    return words;
-  }
-  __device__ __forceinline__ bool ended(int looks) const {  // host memory is far away: seldom
-    return looks % 4096 == 0 && peers.left && *peers.left;
-  }
-
-  // A warp's 16 values from row `place` on, to every rank: lane 4 g + c, c < 2, has that of row g + 8 c in `value`.
-  // Four lanes write to one rank, four rows each.
-  __device__ __forceinline__ void send(int sum, int place, float value, int lane) const {
-    const uint32_t number = before + sum;
-    const int to = lane / 4, quarter = lane % 4, first = quarter % 2 * 16 + quarter / 2;
-    uint32_t words[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      words[i] = __float_as_uint(__shfl_sync(0xffffffffu, value, first + 4 * i)) & ~3u | number & 3;
-    }
-    if (to < peers.world) {
-      asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(half(to, peers.rank, number) + place +
-                                                                                quarter * 4),
-                   "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-                   : "memory");
-    }
-  }
-
-  // The whole warp: until values i .. i + 3, which stand for the rest, are there from every rank. One lane looks for
-  // each rank: if all threads of all blocks did, they would take the bandwidth that the values need to come.
-  __device__ __forceinline__ void wait(int sum, int i) const {
-    const uint32_t number = before + sum;
-    const int from = threadIdx.x % 32;
-    if (from < peers.world) {
-      const uint32_t* at = half(peers.rank, from, number) + i;
-      for (int looks = 1; !there(look(at), number) && !ended(looks); ++looks) {
-      }
-    }
-    __syncwarp();
-  }
-
-  // y[pass] = the sum over the ranks, in their order, of values at .. at + 3 and at + 8 .. at + 11, at = first + pass *
-  // stride, for those below `dim`; two ranks at a time. Gives up where the group has ended.
-  template <int kPasses>
-  __device__ __forceinline__ void take(int sum, int first, int stride, int dim, float (&y)[kPasses][8]) const {
-    const uint32_t number = before + sum;
-#pragma unroll 1
-    for (int from = 0; from < peers.world; from += 2) {
-      uint4 words[2][kPasses][2];
-      bool missing = false;
-      int looks = 0;
-      do {
-        missing = false;
-#pragma unroll
-        for (int i = 0; i < 4 * kPasses; ++i) {
-          const int r = i / (2 * kPasses), pass = i / 2 % kPasses, at = first + pass * stride;
-          uint4& w = words[r][pass][i % 2];
-          if (from + r < peers.world && at < dim) {
-            w = look(half(peers.rank, from + r, number) + at + i % 2 * 8);
-          } else {
-            w = make_uint4(number & 3, number & 3, number & 3, number & 3);  // zeros
-          }
-        }
-#pragma unroll
-        for (int i = 0; i < 4 * kPasses; ++i) missing |= !there(words[i / (2 * kPasses)][i / 2 % kPasses][i % 2], number);
-      } while (missing && !ended(++looks));
-#pragma unroll
-      for (int i = 0; i < 4 * kPasses; ++i) {
-        const int pass = i / 2 % kPasses;
-        const uint4& w = words[i / (2 * kPasses)][pass][i % 2];
-        float* to = y[pass] + i % 2 * 4;
-        to[0] += __uint_as_float(w.x & ~3u), to[1] += __uint_as_float(w.y & ~3u);
-        to[2] += __uint_as_float(w.z & ~3u), to[3] += __uint_as_float(w.w & ~3u);
-      }
-    }
-  }
 };
 #endif
 
