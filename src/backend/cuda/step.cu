@@ -17,6 +17,7 @@ template <typename Codec>
 __device__ void copy_all(const StepProgram& program, const Ring& ring, int lane) {
   const uint64_t policy = policy_evict_first();
   CopyState state;
+  SeenRow sliding, full;
   bool waited = false;
   for (int i = 0; i < program.count; ++i) {
     const StepOp& op = program.ops[i];
@@ -24,8 +25,8 @@ __device__ void copy_all(const StepProgram& program, const Ring& ring, int lane)
       copy_linear<Codec>(op.linear, ring, state, lane, policy);
     } else if (op.kind == StepKind::kAttend) {
       if (!waited) grid_wait(), waited = true;
-      op.attend.kv.rotated ? copy_tiles<Full>(op.attend, ring, state, lane)
-                           : copy_tiles<Sliding>(op.attend, ring, state, lane);
+      op.attend.kv.rotated ? copy_tiles<Full>(op.attend, full, ring, state, lane)
+                           : copy_tiles<Sliding>(op.attend, sliding, ring, state, lane);
     }
   }
   grid_release();
@@ -38,29 +39,40 @@ __device__ __forceinline__ void bring_op(StepOp* to, const StepOp* from) {
     reinterpret_cast<uint4*>(to)[threadIdx.x] = reinterpret_cast<const uint4*>(from)[threadIdx.x];
 }
 
+// What the computing warps keep in shared memory besides.
+struct Kept {
+  AttendFacts<Sliding> sliding;
+  AttendFacts<Full> full;
+  uint32_t before[kStepRegions + 1];  // Numbers
+  float sums[2 * kStreamWarps];
+  int last;
+};
+
 // The computing warps. `slots`: this operation and the next.
 template <typename Codec>
 __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, const Ring& ring, uint8_t* scratch,
-                            float* residual, StepOp (&slots)[2], uint32_t* before, float* sums, int* last) {
+                            const Residual& residual, StepOp (&slots)[2], Kept& kept) {
   RingState state;
   GridBarrier barrier{w.barrier};
   bring_op(&slots[0], program.ops);
   grid_wait();
   if (threadIdx.x <= kStepRegions) {
-    before[threadIdx.x] = *static_cast<volatile uint32_t*>(threadIdx.x == 0 ? w.peers.number : w.numbers + threadIdx.x);
+    kept.before[threadIdx.x] =
+        *static_cast<volatile uint32_t*>(threadIdx.x == 0 ? w.peers.number : w.numbers + threadIdx.x);
   }
-  const Numbers numbers = {before};
+  const Numbers numbers = {kept.before};
   const Sums ranks = {w.peers, numbers};
   compute_barrier();
   for (int i = 0; i < program.count; ++i) {
     const StepOp& op = slots[i % 2];
     if (i + 1 < program.count) bring_op(&slots[(i + 1) % 2], program.ops + i + 1);  // seen after the next barrier
     if (op.kind == StepKind::kNorm) {
-      run_norm(op.norm, ranks, barrier, residual, scratch, sums);
+      run_norm(op.norm, ranks, barrier, residual, scratch, kept.sums);
     } else if (op.kind == StepKind::kAttend) {
-      op.attend.kv.rotated
-          ? run_attend<Full>(op.attend, barrier, numbers, w.partial, w.counters, ring, state, scratch, last)
-          : run_attend<Sliding>(op.attend, barrier, numbers, w.partial, w.counters, ring, state, scratch, last);
+      op.attend.kv.rotated ? run_attend<Full>(op.attend, barrier, numbers, kept.full, w.partial, w.counters, ring,
+                                              state, scratch, &kept.last)
+                           : run_attend<Sliding>(op.attend, barrier, numbers, kept.sliding, w.partial, w.counters, ring,
+                                                 state, scratch, &kept.last);
     } else {
       const StepLinear& product = op.linear;
       if (!product.from_norm) {
@@ -74,9 +86,8 @@ __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, 
     }
     op.arrive ? barrier.arrive() : compute_barrier();
   }
-  if (program.x && blockIdx.x == 0) {  // no block still reads it: they met in the norms after the first
-    for (int e = threadIdx.x; e < program.dim; e += kComputeThreads) program.x[e] = residual[e];
-  }
+  // no block still reads it: they met in the norms after the first
+  if (program.x && blockIdx.x == 0) residual.write(program.x, program.dim);
 }
 
 // The last block to leave makes the counters zero again and moves the numbers on; all have read both by then.
@@ -99,10 +110,10 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kStepStages], empty[kStepStages];
   __shared__ __align__(16) uint8_t slot_bytes[2 * sizeof(StepOp)];
-  __shared__ uint32_t before[kStepRegions + 1];
-  __shared__ float sums[2 * kStreamWarps];
-  __shared__ int last;
+  __shared__ __align__(16) uint8_t kept_bytes[sizeof(Kept)];
+  Kept& kept = *reinterpret_cast<Kept*>(kept_bytes);
   if (threadIdx.x == 0) {
+    kept.sliding.forget(), kept.full.forget();
     for (int i = 0; i < kStepStages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kComputeThreads);
     barrier_init_done();
   }
@@ -113,8 +124,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
     copy_all<Codec>(program, ring, threadIdx.x % 32);
   } else {
     auto& slots = *reinterpret_cast<StepOp(*)[2]>(slot_bytes);
-    compute_all<Codec>(program, w, ring, scratch, reinterpret_cast<float*>(scratch + kScratchBytes), slots, before,
-                       sums, &last);
+    compute_all<Codec>(program, w, ring, scratch, {reinterpret_cast<float4*>(scratch + kScratchBytes)}, slots, kept);
     leave(program, w);
   }
 #endif
@@ -130,7 +140,7 @@ void start(const StepProgram& program, const StepWorkspace& workspace, cudaStrea
 
 }  // namespace
 
-bool step_fits(const DecodeWorkspace& workspace) { return workspace.shared_most >= kStepShared + (2 << 10); }
+bool step_fits(const DecodeWorkspace& workspace) { return workspace.shared_most >= kStepShared + (5 << 10); }
 
 void run_step(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream) {
   if (program.layout == Layout::kInt4G32) return start<Int4Codec<2>>(program, workspace, stream);

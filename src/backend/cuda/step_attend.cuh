@@ -50,9 +50,20 @@ struct AttendLayout {
   static_assert(kEnd <= kScratchBytes && kFresh % 16 == 0);
 };
 
+// The row of a step, which all layers of a kind share: asked for once.
+struct SeenRow {
+  const int32_t* row = nullptr;
+  int4 see;
+  __device__ __forceinline__ const int4& of(const StepAttend& op) {
+    if (row != op.row) row = op.row, see = __ldcg(reinterpret_cast<const int4*>(op.row));
+    return see;
+  }
+};
+
 template <typename H>
-__device__ __forceinline__ void copy_tiles(const StepAttend& op, const Ring& ring, CopyState& state, int lane) {
-  const KeyShare share(op);
+__device__ __forceinline__ void copy_tiles(const StepAttend& op, SeenRow& seen, const Ring& ring, CopyState& state,
+                                           int lane) {
+  const KeyShare share(op, seen.of(op));
   constexpr int kRowBytes = H::kElements * 2, kRows = (H::kRotated ? 1 : 2) * kTileKeys;
   for (int tile = share.begin; tile < share.end; ++tile, state.next()) {
     const int64_t place = kv_place(op.kv, share.see.x, tile * kTileKeys + lane % kTileKeys, share.kv_head);
@@ -94,6 +105,17 @@ __device__ __forceinline__ void store_values(attend_t* to, const float* x) {
   }
 }
 
+// A norm's weights, as HeadValues.
+template <typename H>
+struct HeadWeights {
+  static constexpr int kN = H::kPerLane;
+  float low[kN], high[kN];
+  __device__ __forceinline__ void load(const float* from, int lane) {
+    load_values<kN>(from, true, lane * kN, low);
+    load_values<kN>(from, true, H::kHalf + lane * kN, high);
+  }
+};
+
 // A warp's head: lane holds elements kPerLane * lane .. of each half, which pair up.
 template <typename H>
 struct HeadValues {
@@ -124,15 +146,13 @@ struct HeadValues {
 #pragma unroll
     for (int i = 0; i < kN; ++i) low[i] *= factor, high[i] *= factor;
   }
-  __device__ __forceinline__ void turn(const float* weight, const float2 (&turns)[kN], int lane) {
-    float a[kN], b[kN];
-    load_values<kN>(weight, true, lane * kN, a);
-    load_values<kN>(weight, true, H::kHalf + lane * kN, b);
+  __device__ __forceinline__ void turn(const HeadWeights<H>& weight, const float2* turns, int lane) {
 #pragma unroll
     for (int i = 0; i < kN; ++i) {
-      const float x = low[i] * a[i], y = high[i] * b[i];
-      low[i] = x * turns[i].x - y * turns[i].y;
-      high[i] = y * turns[i].x + x * turns[i].y;
+      const float x = low[i] * weight.low[i], y = high[i] * weight.high[i];
+      const float2 t = turns[lane * kN + i];
+      low[i] = x * t.x - y * t.y;
+      high[i] = y * t.x + x * t.y;
     }
   }
 };
@@ -144,36 +164,52 @@ __device__ __noinline__ float2 turn_by(float angle) {
   return turn;
 }
 
-// Cosines and sines of the lane's pairs.
+// What is the same in all layers of a kind: made at the first of them.
 template <typename H>
-__device__ __forceinline__ void make_turns(const StepAttend& op, float2 (&turns)[H::kPerLane], int lane) {
-  const float pos = static_cast<float>(__ldcg(op.pos));
-#pragma unroll
-  for (int i = 0; i < H::kPerLane; ++i) {
-    turns[i] = turn_by(pos * op.inv_freq[lane * H::kPerLane + i]);
+struct AttendFacts {
+  SeenRow seen;
+  const int32_t* pos;
+  const float* inv_freq;
+  float2 turns[H::kHalf];  // cosines and sines
+  __device__ __forceinline__ void forget() { seen.row = nullptr, pos = nullptr, inv_freq = nullptr; }
+  __device__ __forceinline__ void make(const StepAttend& op) {
+    if (seen.row == op.row && pos == op.pos && inv_freq == op.inv_freq) return;
+    compute_barrier();  // all threads have looked
+    const float angle = static_cast<float>(__ldcg(op.pos));
+    for (int i = threadIdx.x; i < H::kHalf; i += kComputeThreads) turns[i] = turn_by(angle * op.inv_freq[i]);
+    if (threadIdx.x == 0) seen.of(op), pos = op.pos, inv_freq = op.inv_freq;
+    compute_barrier();
   }
+};
+
+// The weights that head `item` of the block's work (run_attend) meets: of a query where it meets V in K's place those
+// of K's norm too, since K is V times them there.
+template <typename H>
+__device__ __forceinline__ HeadWeights<H> head_weights(const StepAttend& op, int item, int lane) {
+  HeadWeights<H> weights;
+  weights.load(item < op.group ? op.q_norm : op.k_norm, lane);
+  if (H::kRotated && item < op.group && lane * H::kPerLane >= H::kRotated) {
+    HeadWeights<H> of_k;
+    of_k.load(op.kv.k_norm, lane);
+#pragma unroll
+    for (int i = 0; i < H::kPerLane; ++i) weights.low[i] *= of_k.low[i], weights.high[i] *= of_k.high[i];
+  }
+  return weights;
 }
 
 // Query head `head` of the block's KV head into the scratch, as its products meet it.
 template <typename H>
 __device__ __forceinline__ void make_query(const StepAttend& op, const KeyShare& share, uint32_t number,
-                                           attend_t* query, int head, const float2 (&turns)[H::kPerLane], int lane) {
+                                           const HeadWeights<H>& weights, const float2* turns, attend_t* query,
+                                           int head, int lane) {
   constexpr int kN = H::kPerLane;
   HeadValues<H> x;
   x.load(op, op.q, number, share.kv_head * op.group + head, lane);
   x.normalise(op.eps);
-  x.turn(op.q_norm, turns, lane);
+  x.turn(weights, turns, lane);
   attend_t *low = query + head * H::kRow + lane * kN, *high = low + H::kHalf;
-  if constexpr (H::kRotated > 0) {
-    if (lane * kN < H::kRotated) {
-      low = query + head * H::kRow + H::kDim + lane * kN, high = low + H::kRotated;
-    } else {  // it meets V in K's place: K is V times its norm's weight there
-      float a[kN], b[kN];
-      load_values<kN>(op.kv.k_norm, true, lane * kN, a);
-      load_values<kN>(op.kv.k_norm, true, H::kHalf + lane * kN, b);
-#pragma unroll
-      for (int i = 0; i < kN; ++i) x.low[i] *= a[i], x.high[i] *= b[i];
-    }
+  if (H::kRotated > 0 && lane * kN < H::kRotated) {
+    low = query + head * H::kRow + H::kDim + lane * kN, high = low + H::kRotated;
   }
   store_values<kN>(low, x.low);
   store_values<kN>(high, x.high);
@@ -182,7 +218,8 @@ __device__ __forceinline__ void make_query(const StepAttend& op, const KeyShare&
 // The newest key and value, into the cache and into `fresh`.
 template <typename H>
 __device__ __forceinline__ void make_newest(const StepAttend& op, const KeyShare& share, uint32_t number,
-                                            attend_t* fresh, bool value, const float2 (&turns)[H::kPerLane], int lane) {
+                                            const HeadWeights<H>& weights, const float2* turns, attend_t* fresh,
+                                            bool value, int lane) {
   constexpr int kN = H::kPerLane;
   const int64_t place = kv_place(op.kv, share.see.x, share.see.y, share.kv_head);
   HeadValues<H> x;
@@ -195,7 +232,7 @@ __device__ __forceinline__ void make_newest(const StepAttend& op, const KeyShare
     store_values<kN>(mine, x.low), store_values<kN>(mine + H::kHalf, x.high);
     if (!H::kRotated) return;
   }
-  x.turn(op.k_norm, turns, lane);
+  x.turn(weights, turns, lane);
   if (H::kRotated && lane * kN >= H::kRotated) return;
   const int at = H::kRotated ? H::kDim + lane * kN : lane * kN, other = H::kRotated ? H::kRotated : H::kHalf;
   attend_t *to = static_cast<attend_t*>(H::kRotated ? op.kv.v : op.kv.k) + place + at, *mine = fresh + at;
@@ -374,25 +411,30 @@ __device__ __forceinline__ void finish_share(const StepAttend& op, const KeyShar
   if (*last) merge_shares<H>(op, share, number, shares, reinterpret_cast<float*>(scratch + L::kScores));
 }
 
+// Of the block's heads, item 0 .. group - 1 are queries, then, where the block owns the newest token, its key and,
+// unless one row serves as both, its value.
 template <typename H>
 __device__ __forceinline__ void run_attend(const StepAttend& op, const GridBarrier& barrier, const Numbers& numbers,
-                                           float* partial, int* counters, const Ring& ring, RingState& state,
-                                           uint8_t* scratch, int* last) {
+                                           AttendFacts<H>& facts, float* partial, int* counters, const Ring& ring,
+                                           RingState& state, uint8_t* scratch, int* last) {
   using L = AttendLayout<H>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const KeyShare share(op);
-  float2 turns[H::kPerLane];
-  make_turns<H>(op, turns, lane);
+  facts.make(op);
+  const KeyShare share(op, facts.seen.see);
+  const uint32_t number = numbers.of(op.from);
+  const int items = op.group + (share.owns_newest() ? (H::kRotated ? 1 : 2) : 0);
+  HeadWeights<H> weights;
+  if (share.mine() && warp < items) weights = head_weights<H>(op, warp, lane);
   if (!op.from.at) barrier.wait();
   if (!share.mine()) return;
   attend_t *query = reinterpret_cast<attend_t*>(scratch + L::kQuery),
            *fresh = reinterpret_cast<attend_t*>(scratch + L::kFresh);
-  const int items = op.group + (share.owns_newest() ? (H::kRotated ? 1 : 2) : 0);
   for (int item = warp; item < items; item += kStreamWarps) {
+    if (item != warp) weights = head_weights<H>(op, item, lane);
     if (item < op.group) {
-      make_query<H>(op, share, numbers.of(op.from), query, item, turns, lane);
+      make_query<H>(op, share, number, weights, facts.turns, query, item, lane);
     } else {
-      make_newest<H>(op, share, numbers.of(op.from), fresh, item > op.group, turns, lane);
+      make_newest<H>(op, share, number, weights, facts.turns, fresh, item > op.group, lane);
     }
   }
   for (int i = threadIdx.x; i < kQueryRows * (kTileKeys + kRowPad) / 2; i += kComputeThreads) {

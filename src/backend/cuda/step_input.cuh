@@ -37,28 +37,28 @@ __device__ __forceinline__ void load_eight(const void* from, bool f32, int at, f
       : load_eight(static_cast<const __nv_bfloat16*>(from) + at, x);
 }
 
+// 1.5 * 2^23: what is added to it is rounded to a whole number, which the sum's bits then hold, modulo 2^22.
+constexpr float kRounding = 12582912;
+
 // Digits and facts of eight values of x, place `place` of the block's chunks (linear_fixed.cu tells what they are). All
 // eight threads of a chunk must come here.
 __device__ __forceinline__ void put_eight(uint8_t* input, int place, const Eight& e, const float (&x)[8]) {
   float top = 0;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) top = fmaxf(top, fabsf(x[i]));
+  for (int i = 0; i < 8; ++i) asm("max.NaN.f32 %0, %0, %1;" : "+f"(top) : "f"(fabsf(x[i])));  // a row with NaN is NaN
   uint32_t bits = __float_as_uint(top);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {  // fmaxf() drops NaN; a row with one must become NaN
-    if (x[i] != x[i]) bits = 0x7fffffff;
-  }
 #pragma unroll
   for (int mask = 1; mask < 8; mask *= 2) bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, mask));
   const uint32_t exponent = max(bits >> 23, 14u);  // 14: below it the power of two would not be a normal number
   const float power = __uint_as_float((267 - exponent) << 23);  // 2^(13 - (exponent - 127)): the largest below 2^14
-  int value[8], sum = 0;
+  uint32_t value[8], total = 0;  // modulo 2^22
 #pragma unroll
-  for (int i = 0; i < 8; ++i) sum += value[i] = __float2int_rn(x[i] * power);
+  for (int i = 0; i < 8; ++i) total += value[i] = __float_as_uint(fmaf(x[i], power, kRounding));
+  int sum = static_cast<int>(total - 8 * __float_as_uint(kRounding));
   uint8_t* digits = input + place * kDigitBytes + e.step / 2 * 64 + e.step % 2 * 4;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {  // columns 2c, 2c + 8, 2c + 1, 2c + 9 of lane c = 2h + i
-    const int a = value[2 * i], b = value[4 + 2 * i], c = value[2 * i + 1], d = value[5 + 2 * i];
+    const uint32_t a = value[2 * i], b = value[4 + 2 * i], c = value[2 * i + 1], d = value[5 + 2 * i];
     uint8_t* to = digits + (2 * e.h + i) * 8;
     *reinterpret_cast<uint32_t*>(to) = next_bytes(a + 128, b + 128, c + 128, d + 128);
     *reinterpret_cast<uint32_t*>(to + 32) = low_bytes(a, b, c, d);
@@ -111,7 +111,35 @@ __device__ __forceinline__ void bring_input(const StepLinear& op, const Range& r
   }
 }
 
+// The residual stream in shared memory: each thread finds its own eights, as two rows of float4.
+struct Residual {
+  static constexpr int kEights = kStepDim / 8;
+  float4* values;  // [2, kEights]
+  __device__ __forceinline__ float4& at(int pass, int half) const {
+    return values[half * kEights + pass * kComputeThreads + threadIdx.x];
+  }
+  __device__ __forceinline__ void load(int pass, float (&x)[8]) const {
+    const float4 a = at(pass, 0), b = at(pass, 1);
+    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+  }
+  __device__ __forceinline__ void store(int pass, const float (&x)[8]) const {
+    at(pass, 0) = make_float4(x[0], x[1], x[2], x[3]), at(pass, 1) = make_float4(x[4], x[5], x[6], x[7]);
+  }
+  __device__ __forceinline__ void write(float* to, int dim) const;
+};
+
 constexpr int kNormPasses = (kStepDim / kChunkCols + kComputeThreads / 8 - 1) / (kComputeThreads / 8);
+
+__device__ __forceinline__ void Residual::write(float* to, int dim) const {
+#pragma unroll
+  for (int pass = 0; pass < kNormPasses; ++pass) {
+    const Eight e(pass);
+    const int column = e.chunk * kChunkCols + e.column();
+    if (column >= dim) continue;
+    *reinterpret_cast<float4*>(to + column) = at(pass, 0);
+    *reinterpret_cast<float4*>(to + column + 8) = at(pass, 1);
+  }
+}
 
 // Sum over the computing warps, the same in every thread. Each `sums` [8] serves once between two other barriers.
 __device__ __forceinline__ float compute_sum(float value, float* sums) {
@@ -138,10 +166,11 @@ __device__ __forceinline__ void load_weights(const float* weights, int dim, floa
 
 // The norms; `barrier` is waited for once weights are under way. The result becomes the next product's input.
 __device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, const GridBarrier& barrier,
-                                         float* residual, uint8_t* input, float* sums) {
+                                         const Residual& residual, uint8_t* input, float* sums) {
   float post[kNormPasses][8], next[kNormPasses][8], y[kNormPasses][8] = {}, squares = 0;
   const int chunks = op.dim / kChunkCols;
   load_weights(op.post, op.dim, post);
+  if (op.next) load_weights(op.next, op.dim, next);
   if (op.sum) {
     ranks.wait(op.sum, min(static_cast<int>(threadIdx.x) / 32 * 4, chunks - 1) * kChunkCols);
     const Eight e(0);
@@ -155,7 +184,6 @@ __device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, 
       if (at < op.dim) load_eight(op.y, op.y_f32, at, y[pass]);
     }
   }
-  if (op.next) load_weights(op.next, op.dim, next);  // under way while the sums are made; earlier, registers lack
   float x[kNormPasses][8];
 #pragma unroll
   for (int i = 0; i < kNormPasses * 8; ++i) squares += y[i / 8][i % 8] * y[i / 8][i % 8];
@@ -171,15 +199,14 @@ __device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, 
     if (op.load_x) {
       load_eight(op.x + at, x[pass]);
     } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x[pass][i] = residual[at + i / 4 * 8 + i % 4];
+      residual.load(pass, x[pass]);
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       x[pass][i] = (x[pass][i] + y[pass][i] * factor * post[pass][i]) * op.scale;
       squares += x[pass][i] * x[pass][i];
-      residual[at + i / 4 * 8 + i % 4] = x[pass][i];
     }
+    residual.store(pass, x[pass]);
   }
   if (!op.out) return;
   const float next_factor = rsqrtf(compute_sum(squares, sums + kStreamWarps) / op.dim + op.eps);

@@ -103,9 +103,8 @@ __device__ __forceinline__ Range range_of(const StepLinear& op) {
 struct KeyShare {
   int4 see;  // Row
   int kv_head, split, active, begin, end;
-  __device__ __forceinline__ explicit KeyShare(const StepAttend& op) {
+  __device__ __forceinline__ KeyShare(const StepAttend& op, const int4& see_) : see(see_) {
     constexpr int kLeast = 8;  // tiles a block takes before others share the work: to merge costs as much
-    see = __ldcg(reinterpret_cast<const int4*>(op.row));
     kv_head = blockIdx.x / op.splits, split = blockIdx.x % op.splits;
     const int first = see.z / kTileKeys, tiles = max(see.w / kTileKeys - first + 1, 1);
     const int each = max((tiles + op.splits - 1) / op.splits, kLeast);
