@@ -40,35 +40,61 @@ __device__ __forceinline__ void load_eight(const void* from, bool f32, int at, f
 // 1.5 * 2^23: what is added to it is rounded to a whole number, which the sum's bits then hold, modulo 2^22.
 constexpr float kRounding = 12582912;
 
-// Digits and facts of eight values of x, place `place` of the block's chunks (linear_fixed.cu tells what they are). All
-// eight threads of a chunk must come here.
-__device__ __forceinline__ void put_eight(uint8_t* input, int place, const Eight& e, const float (&x)[8]) {
-  float top = 0;
+// Digits and facts of a thread's eights of x, eight `pass` at place `pass * 32 + e.chunk` of the block's `count` chunks
+// (linear_fixed.cu tells what they are). Step by step for all of them: one alone would wait for its shuffles.
+template <int kPasses>
+__device__ __forceinline__ void put_eights(uint8_t* input, int count, const float (&x)[kPasses][8]) {
+  uint32_t bits[kPasses], value[kPasses][8];
+  int sum[kPasses];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) asm("max.NaN.f32 %0, %0, %1;" : "+f"(top) : "f"(fabsf(x[i])));  // a row with NaN is NaN
-  uint32_t bits = __float_as_uint(top);
+  for (int pass = 0; pass < kPasses; ++pass) {
+    float top[2] = {};
 #pragma unroll
-  for (int mask = 1; mask < 8; mask *= 2) bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, mask));
-  const uint32_t exponent = max(bits >> 23, 14u);  // 14: below it the power of two would not be a normal number
-  const float power = __uint_as_float((267 - exponent) << 23);  // 2^(13 - (exponent - 127)): the largest below 2^14
-  uint32_t value[8], total = 0;  // modulo 2^22
-#pragma unroll
-  for (int i = 0; i < 8; ++i) total += value[i] = __float_as_uint(fmaf(x[i], power, kRounding));
-  int sum = static_cast<int>(total - 8 * __float_as_uint(kRounding));
-  uint8_t* digits = input + place * kDigitBytes + e.step / 2 * 64 + e.step % 2 * 4;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {  // columns 2c, 2c + 8, 2c + 1, 2c + 9 of lane c = 2h + i
-    const uint32_t a = value[2 * i], b = value[4 + 2 * i], c = value[2 * i + 1], d = value[5 + 2 * i];
-    uint8_t* to = digits + (2 * e.h + i) * 8;
-    *reinterpret_cast<uint32_t*>(to) = next_bytes(a + 128, b + 128, c + 128, d + 128);
-    *reinterpret_cast<uint32_t*>(to + 32) = low_bytes(a, b, c, d);
+    for (int i = 0; i < 8; ++i) {  // a row with NaN must become NaN
+      asm("max.NaN.f32 %0, %0, %1;" : "+f"(top[i % 2]) : "f"(fabsf(x[pass][i])));
+    }
+    asm("max.NaN.f32 %0, %0, %1;" : "+f"(top[0]) : "f"(top[1]));
+    bits[pass] = __float_as_uint(top[0]);
   }
-  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-  sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-  if (threadIdx.x % 4 == 0) {  // infinity and NaN (exponent 255) make the row NaN
-    const float unit = exponent == 255 ? __uint_as_float(0x7fffffff) : __uint_as_float((exponent - 13) << 23);
-    *reinterpret_cast<int2*>(input + kDigitsBytes + place * kFactBytes + e.step / 2 * 8) =
-        make_int2(-sum, __float_as_int(unit));
+#pragma unroll
+  for (int mask = 1; mask < 8; mask *= 2) {
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      bits[pass] = max(bits[pass], __shfl_xor_sync(0xffffffffu, bits[pass], mask));
+    }
+  }
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const uint32_t exponent = max(bits[pass] >> 23, 14u);  // below 14 the power of two would not be a normal number
+    const float power = __uint_as_float((267 - exponent) << 23);  // 2^(13 - (exponent - 127)): the largest below 2^14
+    uint32_t total = 0;                                           // modulo 2^22
+#pragma unroll
+    for (int i = 0; i < 8; ++i) total += value[pass][i] = __float_as_uint(fmaf(x[pass][i], power, kRounding));
+    sum[pass] = static_cast<int>(total - 8 * __float_as_uint(kRounding));
+  }
+#pragma unroll
+  for (int mask = 1; mask < 4; mask *= 2) {
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) sum[pass] += __shfl_xor_sync(0xffffffffu, sum[pass], mask);
+  }
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const Eight e(pass);
+    if (e.chunk >= count) continue;
+    uint8_t* digits = input + e.chunk * kDigitBytes + e.step / 2 * 64 + e.step % 2 * 4;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {  // columns 2c, 2c + 8, 2c + 1, 2c + 9 of lane c = 2h + i
+      const uint32_t *v = value[pass] + 2 * i, a = v[0], b = v[4], c = v[1], d = v[5];
+      uint8_t* to = digits + (2 * e.h + i) * 8;
+      *reinterpret_cast<uint32_t*>(to) = next_bytes(a + 128, b + 128, c + 128, d + 128);
+      *reinterpret_cast<uint32_t*>(to + 32) = low_bytes(a, b, c, d);
+    }
+    if (threadIdx.x % 4 == 0) {  // infinity and NaN (exponent 255) make the row NaN
+      const uint32_t exponent = max(bits[pass] >> 23, 14u);
+      const float unit = exponent == 255 ? __uint_as_float(0x7fffffff) : __uint_as_float((exponent - 13) << 23);
+      *reinterpret_cast<int2*>(input + kDigitsBytes + e.chunk * kFactBytes + e.step / 2 * 8) =
+          make_int2(-sum[pass], __float_as_int(unit));
+    }
   }
 }
 
@@ -103,12 +129,7 @@ __device__ __forceinline__ void bring_input(const StepLinear& op, const Range& r
       if (at >= 0) load_eight(op.x, op.x_f32, at, x[pass]);
     }
   }
-#pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const Eight e(pass);
-    if (pass * (kComputeThreads / 8) >= count) break;  // the same in all threads
-    if (e.chunk < kStepChunks) put_eight(input, e.chunk, e, x[pass]);
-  }
+  put_eights(input, min(count, kStepChunks), x);
 }
 
 // The residual stream in shared memory: each thread finds its own eights, as two rows of float4.
@@ -211,19 +232,18 @@ __device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, 
   if (!op.out) return;
   const float next_factor = rsqrtf(compute_sum(squares, sums + kStreamWarps) / op.dim + op.eps);
 #pragma unroll
+  for (int i = 0; i < kNormPasses * 8; ++i) x[i / 8][i % 8] *= next_factor * next[i / 8][i % 8];
+  put_eights(input, min(chunks, kStepChunks), x);
+  if (blockIdx.x != 0) return;
+#pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) {
     const Eight e(pass);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[pass][i] *= next_factor * next[pass][i];
-    if (pass * (kComputeThreads / 8) >= chunks) break;
-    if (e.chunk < kStepChunks) put_eight(input, e.chunk, e, x[pass]);
-    if (blockIdx.x == 0 && e.chunk < chunks) {
-      __nv_bfloat16* out = op.out + e.chunk * kChunkCols + e.column();
-      *reinterpret_cast<uint2*>(out) =
-          make_uint2(pack_bf16x2(x[pass][0], x[pass][1]), pack_bf16x2(x[pass][2], x[pass][3]));
-      *reinterpret_cast<uint2*>(out + 8) =
-          make_uint2(pack_bf16x2(x[pass][4], x[pass][5]), pack_bf16x2(x[pass][6], x[pass][7]));
-    }
+    if (e.chunk >= chunks) continue;
+    __nv_bfloat16* out = op.out + e.chunk * kChunkCols + e.column();
+    *reinterpret_cast<uint2*>(out) =
+        make_uint2(pack_bf16x2(x[pass][0], x[pass][1]), pack_bf16x2(x[pass][2], x[pass][3]));
+    *reinterpret_cast<uint2*>(out + 8) =
+        make_uint2(pack_bf16x2(x[pass][4], x[pass][5]), pack_bf16x2(x[pass][6], x[pass][7]));
   }
 }
 #endif
