@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
     barrier_init_done();
   }
   __syncthreads();
-  const Ring ring = {shared, full, empty};
+  const Ring ring(shared, full, empty);
   uint8_t* scratch = shared + kStepStages * kStageBytes;
   if (threadIdx.x >= kComputeThreads) {
     copy_all<Codec>(program, ring, threadIdx.x % 32);

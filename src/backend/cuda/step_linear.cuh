@@ -46,6 +46,18 @@ __device__ __forceinline__ void multiply_pair(const uint8_t* chunk, const uint8_
   add_group(Codec{}, chunk + c / 2 * kUnit, facts + c * 8, g, c % 2, d, sum[0]);
 }
 
+// Whole stages, whose columns follow each other.
+template <typename Codec, int kStages>
+__device__ __forceinline__ void multiply_stages(const uint8_t* const (&chunks)[kStages], const uint8_t* digits,
+                                                const uint8_t* facts, int lane, float (&sum)[1][4]) {
+  constexpr int kUnit = kPanelChunks * Codec::kBytes;
+#pragma unroll
+  for (int k = 0; k < kStages * kStageChunks; k += 2) {
+    multiply_pair<Codec>(chunks[k / kStageChunks] + k % kStageChunks * kUnit, digits + k * kDigitBytes,
+                         facts + k * kFactBytes, 2, lane, sum);
+  }
+}
+
 // The lanes of a row hold sums of different groups; afterwards each has the whole.
 __device__ __forceinline__ void join_groups(float (&sum)[1][4]) {
 #pragma unroll
@@ -77,18 +89,18 @@ __device__ __forceinline__ void write_value(const StepLinear& op, const Sending&
 __device__ __forceinline__ void write_panel(const StepLinear& op, const Sending& sending, int panel, int warp, int lane,
                                             const float (&sum)[1][4]) {
   const int place = panel * kPanelRows + warp * kChunkRows, g = lane / 4, e = lane % 4;
-  const float values[2] = {sum[0][0], sum[0][2] * 0.0625f};
+  const float low = sum[0][0], high = sum[0][2] * 0.0625f;
   if (op.sum) {  // rows are a multiple of 16 then: all of them or none
-    if (place < op.rows) sending.sums.send(op.sum, place, values[e % 2], lane);
+    if (place < op.rows) sending.sums.send(op.sum, place, e % 2 ? high : low, lane);
     return;
   }
   const int half = op.rows / 2, pair = place / 2 + g;  // of a paired matrix: the row of each part
   if (op.geglu) {
-    if (e == 0 && pair < half) write_value(op, sending, pair, gelu_tanh(values[0]) * values[1]);
+    if (e == 0 && pair < half) write_value(op, sending, pair, gelu_tanh(low) * high);
     return;
   }
   const int row = place + g + 8 * e;
-  if (e < 2 && row < op.rows) write_value(op, sending, row, values[e]);
+  if (e < 2 && row < op.rows) write_value(op, sending, row, e ? high : low);
 }
 
 // Hands this block's share of a panel to the block that has the panel's end: each value with the operation's number
@@ -152,9 +164,14 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, const Sending& 
     const uint8_t *digits = input + place * kDigitBytes, *facts = input + kDigitsBytes + place * kFactBytes;
     ring.wait_full(state);
     if (at.length == kStageChunks) {
-#pragma unroll
-      for (int k = 0; k < kStageChunks; k += 2) {
-        multiply_pair<Codec>(chunk + k * kUnit, digits + k * kDigitBytes, facts + k * kFactBytes, 2, lane, sum);
+      RingState second = state;
+      second.next();
+      if (at.two_whole() && ring.is_full(second)) {  // together: each has gaps that the other fills
+        multiply_stages<Codec>({chunk, ring.at(second) + warp * Codec::kBytes}, digits, facts, lane, sum);
+        ring.release(state);
+        at.next(), state.next(), place += kStageChunks;
+      } else {
+        multiply_stages<Codec>({chunk}, digits, facts, lane, sum);
       }
     } else {
 #pragma unroll 1

@@ -52,16 +52,24 @@ struct CopyState : RingState {
 struct Ring {
   uint8_t* stages;
   uint64_t *full, *empty;
+  uint32_t full_at, empty_at;  // in shared memory
+  __device__ __forceinline__ Ring(uint8_t* stages_, uint64_t* full_, uint64_t* empty_)
+      : stages(stages_), full(full_), empty(empty_), full_at(shared_address(full)), empty_at(shared_address(empty)) {
+    // Kept, not made anew at each use: that takes a special register, tens of cycles in a loop of some hundreds.
+    asm volatile("" : "+r"(full_at), "+r"(empty_at));
+  }
   // Before each stage: room for it, and no more than kFlight under way.
   __device__ __forceinline__ void wait_turn(CopyState& s) const {
-    wait_empty(s);
+    barrier_wait(empty_at + 8 * s.stage, s.phase ^ 1);
     if (s.ahead >= kFlight) wait_full(s.landed), s.landed.next(), --s.ahead;
   }
   __device__ __forceinline__ uint8_t* at(const RingState& s) const { return stages + s.stage * kStageBytes; }
-  __device__ __forceinline__ void wait_full(const RingState& s) const { barrier_wait(&full[s.stage], s.phase); }
-  __device__ __forceinline__ void wait_empty(const RingState& s) const { barrier_wait(&empty[s.stage], s.phase ^ 1); }
+  __device__ __forceinline__ void wait_full(const RingState& s) const { barrier_wait(full_at + 8 * s.stage, s.phase); }
+  __device__ __forceinline__ bool is_full(const RingState& s) const {
+    return barrier_passed(full_at + 8 * s.stage, s.phase);
+  }
   __device__ __forceinline__ void release(const RingState& s) const {  // by each computing thread
-    barrier_arrive(&empty[s.stage]);
+    barrier_arrive(empty_at + 8 * s.stage);
   }
 };
 
@@ -80,6 +88,7 @@ struct Pieces {
   }
   __device__ __forceinline__ void measure() { length = min(min(left, chunks - col), kStageChunks); }
   __device__ __forceinline__ bool more() const { return left > 0; }
+  __device__ __forceinline__ bool two_whole() const { return min(left, chunks - col) >= 2 * kStageChunks; }
   __device__ __forceinline__ bool ends_panel() const { return col + length == chunks; }
   __device__ __forceinline__ void next() {
     left -= length, col += length;
@@ -104,10 +113,11 @@ struct KeyShare {
   int4 see;  // Row
   int kv_head, split, active, begin, end;
   __device__ __forceinline__ KeyShare(const StepAttend& op, const int4& see_) : see(see_) {
-    constexpr int kLeast = 8;  // tiles a block takes before others share the work: to merge costs as much
+    // Tiles a block takes before others share the work: to merge costs as much, more of full layers' heads of 512.
+    const int least = op.kv.rotated ? 8 : 4;
     kv_head = blockIdx.x / op.splits, split = blockIdx.x % op.splits;
     const int first = see.z / kTileKeys, tiles = max(see.w / kTileKeys - first + 1, 1);
-    const int each = max((tiles + op.splits - 1) / op.splits, kLeast);
+    const int each = max((tiles + op.splits - 1) / op.splits, least);
     active = (tiles + each - 1) / each;
     begin = first + split * each;
     end = kv_head < op.kv.heads ? min(begin + each, first + tiles) : begin;
