@@ -122,14 +122,14 @@ struct Sums {
               number);
   }
 
-  // The whole warp: until values i .. i + 3, which stand for the rest, are there from every rank. One lane looks for
-  // each rank: if all threads of all blocks did, they would take the bandwidth that the values need to come.
+  // The whole warp, of one GPU: until values i .. i + 3, which stand for the rest, are there. One lane looks: if all
+  // threads of all blocks did, they would take the bandwidth that weights need to come. Several GPUs have it to spare.
   __device__ __forceinline__ void wait(int sum, int i) const {
+    if (peers.world > 1) return;
     const uint32_t number = numbers.of_sum(sum);
-    const int from = threadIdx.x % 32;
-    if (from < peers.world) {
-      const uint32_t* at = half(peers.rank, from, number) + i;
-      for (int looks = 1; !there(look(at), number) && !ended(looks); ++looks) {
+    if (threadIdx.x % 32 == 0) {
+      const uint32_t* at = half(0, 0, number) + i;
+      while (!there(look(at), number)) {
       }
     }
     __syncwarp();
