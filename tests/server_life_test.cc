@@ -208,6 +208,56 @@ TEST(Server, AFullQueueIs429) {
   EXPECT_EQ(ask(server.port(), "GET", "/health").status, 200);
 }
 
+TEST(Server, AStreamThatWaitsShowsThatItLives) {
+  EngineOptions one = served_model();
+  one.max_seqs = 1;
+  Engine engine(one);
+  ServerOptions options = server_options();
+  options.ping_seconds = 0.01;
+  Server server(engine, options);
+  Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"n", 32}};
+  Socket before(server.port()), openai(server.port()), anthropic(server.port());
+  before.send(http_text("POST", "/v1/completions", body.dump()));
+  while (engine.stats().waiting < 31) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  body = chat(kCount);
+  body.update({{"stream", true}, {"max_tokens", 9}});
+  openai.send(http_text("POST", "/v1/chat/completions", body.dump()));
+  anthropic.send(http_text("POST", "/v1/messages", body.dump()));
+  const auto wait_for = [](Socket& socket, const std::string& ping) {
+    std::string got;
+    while (got.find(ping) == std::string::npos) {
+      const std::string part = socket.receive();
+      if (part.empty()) return false;
+      got += part;
+    }
+    return true;
+  };
+  EXPECT_TRUE(wait_for(openai, "\r\n: still working\n\n"));
+  EXPECT_TRUE(wait_for(anthropic, "\r\nevent: ping\n"));
+}
+
+TEST(Server, AStreamThatLeavesBeforeItsTurnIsNotComputed) {
+  EngineOptions one = served_model();
+  one.max_seqs = 1;
+  Engine engine(one);
+  Server server(engine, server_options());
+  Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"n", 8}};
+  Socket before(server.port());
+  before.send(http_text("POST", "/v1/completions", body.dump()));
+  while (engine.stats().waiting < 7) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  {
+    Socket leaving(server.port());
+    body.update({{"stream", true}, {"n", 1}});
+    leaving.send(http_text("POST", "/v1/completions", body.dump()));
+    while (engine.stats().requests < 9) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  while (engine.stats().cancelled == 0 && engine.stats().waiting > 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  EXPECT_EQ(engine.stats().cancelled, 1u);
+  EXPECT_GT(engine.stats().waiting, 0);
+}
+
 TEST(Server, StoppingTellsEveryStream) {
   Engine engine(served_model());
   Server server(engine, server_options());
@@ -218,7 +268,9 @@ TEST(Server, StoppingTellsEveryStream) {
   waiting.send(http_text("POST", "/v1/completions", body.dump()));
   while (engine.stats().running < 2) std::this_thread::sleep_for(std::chrono::milliseconds(2));
   server.refuse_new();
-  EXPECT_EQ(ask(server.port(), "POST", "/v1/completions", body.dump()).status, 503);
+  const Response refused = ask(server.port(), "POST", "/v1/completions", body.dump());
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.headers.at("retry-after"), "1");
   EXPECT_EQ(ask(server.port(), "GET", "/health").status, 503);
   server.stop(0);
   const Response told = streaming.response();

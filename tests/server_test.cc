@@ -154,14 +154,22 @@ TEST_F(ServerTest, LogprobsNameEveryToken) {
 }
 
 TEST_F(ServerTest, ManyChoicesAreTheSeedsOfOne) {
-  Json body = chat("Spell the word ladder.");
+  Json body = chat("Why?");  // a question that the model does not know, so that seeds differ
   body["temperature"] = 2;
   body["max_tokens"] = 12;
   body["seed"] = 7;
   body["n"] = 3;
   const Json many = good("/v1/chat/completions", body);
   ASSERT_EQ(many["choices"].size(), 3u);
+  EXPECT_NE(many["choices"][0]["message"]["content"], many["choices"][1]["message"]["content"]);
+  std::vector<std::string> pieces(3);
+  for (const SseEvent& event : streamed("/v1/chat/completions", body)) {
+    if (event.name == "DONE") continue;
+    for (const Json& choice : event.data["choices"]) pieces.at(choice["index"]) += choice["delta"].value("content", "");
+  }
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(many["choices"][i]["message"]["content"], pieces[i]);
   body["n"] = 1;
+  EXPECT_EQ(many["usage"]["prompt_tokens"], good("/v1/chat/completions", body)["usage"]["prompt_tokens"]);
   for (int i = 0; i < 3; ++i) {
     body["seed"] = 7 + i;
     EXPECT_EQ(many["choices"][i]["index"], i);
@@ -331,7 +339,11 @@ TEST_F(ServerTest, ModelsHealthMetricsPage) {
   EXPECT_EQ(Json::parse(ask(port, "GET", "/v1/models").body)["data"][0]["id"], "demo");
   EXPECT_EQ(Json::parse(ask(port, "GET", "/v1/models/demo").body)["id"], "demo");
   EXPECT_EQ(ask(port, "GET", "/v1/models/other").status, 404);
-  EXPECT_EQ(Json::parse(ask(port, "GET", "/health").body)["status"], "ok");
+  const Response health = ask(port, "GET", "/health");
+  EXPECT_EQ(Json::parse(health.body)["status"], "ok");
+  // OpenAI's client reads one, Anthropic's the other.
+  EXPECT_EQ(health.headers.at("x-request-id").substr(0, 4), "req_");
+  EXPECT_EQ(health.headers.at("request-id"), health.headers.at("x-request-id"));
   const std::string metrics = ask(port, "GET", "/metrics").body;
   for (const char* name :
        {"gemma4_requests_total ", "gemma4_requests_waiting ", "gemma4_generated_tokens_total ",

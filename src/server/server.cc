@@ -20,7 +20,6 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLook(200);         // how often a waiting thread looks whether its client is still there
-constexpr double kPingSeconds = 10;        // how often a stream with nothing to say shows that it lives
 constexpr size_t kStreamPiece = 64 << 10;  // bytes that are gathered for one write
 constexpr int kFetching = 8;               // requests whose images are being fetched or decoded at a time
 constexpr std::string_view kModelPath = "/v1/models/";
@@ -318,7 +317,7 @@ void Server::Impl::stream(const Spelling& spelling, Answers& answers, HttpWriter
       }
       const auto now = Clock::now();
       if (now > deadline) throw ApiError(504, "the answer took longer than this server allows");
-      if (out.empty() && now - wrote > seconds(kPingSeconds)) out = spelling.ping;
+      if (out.empty() && now - wrote > seconds(options.ping_seconds)) out = spelling.ping;
       if (out.empty() && !writer.alive()) return;
       if (out.empty()) continue;
       if (!writer.write(out)) return;

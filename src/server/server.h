@@ -21,6 +21,7 @@ struct ServerOptions {
   FetchOptions fetch;                      // which hosts image URLs may name
   std::vector<std::string> allowed_hosts;  // names under which a server on a loopback address may be asked
   double request_seconds = 600;            // for one answer
+  double ping_seconds = 10;                // how often a stream with nothing to say shows that it lives
 };
 
 class Server {

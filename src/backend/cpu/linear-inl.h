@@ -25,6 +25,9 @@ namespace gemma4::cpu::HWY_NAMESPACE {
 
 // Rows that direct() takes at most: their accumulators fill the registers.
 constexpr size_t kDirectRows = HWY_TARGET <= HWY_AVX3 ? 16 : 6;
+// Where 16 rows do not fit: so many groups of kDirectRows pass over each piece of a panel while it is in L1, so that it
+// comes from memory once. Worth it where decoding costs next to nothing, for it is done again for each group.
+constexpr size_t kGroups = HWY_TARGET <= HWY_AVX3 ? 1 : 3;
 // Sanitizers make each kernel slow to compile; a build with them has one for each shape of code, not for each number of
 // rows, and pads rows up to it.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -40,9 +43,10 @@ constexpr int64_t kBlockPanels = 4;  // panels of a task
 
 // Vectors of outputs side by side in direct(): enough independent chains to hide the latency of an FMA (4 cycles, two a
 // cycle), few enough to keep all in registers.
-template <size_t M>
+template <size_t M, size_t G>
 constexpr size_t direct_vectors() {
   constexpr size_t all = kPanel / kLanes;
+  if (G > 1) return 2;
   if (HWY_TARGET <= HWY_AVX3) return M <= 8 ? all : 1;
   return std::min<size_t>(all, M == 1 ? 4 : M <= 3 ? 2 : 1);
 }
@@ -51,7 +55,7 @@ constexpr size_t direct_vectors() {
 // and NV vectors from there. The hardware follows a stream late at each new panel, so lines are asked for ahead.
 template <class Decoder, size_t M, size_t P, size_t NV>
 HWY_INLINE void direct(const Packed& w, const uint8_t* panel, size_t lane, int64_t first, int64_t depth, const float* x,
-                       float* c) {
+                       float* c, int64_t further = 0) {
   const DF d;
   constexpr size_t U = P * NV;
   VF acc[M * U];
@@ -71,7 +75,7 @@ HWY_INLINE void direct(const Packed& w, const uint8_t* panel, size_t lane, int64
       unroll<U>([&](auto u) GEMMA4_INLINE {
         const uint8_t* codes = at[u / NV] + w.header_bytes;
         raw[u] = Decoder::load(codes, i, lane + u % NV * kLanes);
-        if (u % NV == 0) Decoder::prefetch(codes, i);
+        if (u % NV == 0) Decoder::prefetch(codes + further, i);
       });
       unroll<Decoder::kStep>([&](auto j) GEMMA4_INLINE {
         VF weight[U];
@@ -86,50 +90,60 @@ HWY_INLINE void direct(const Packed& w, const uint8_t* panel, size_t lane, int64
   unroll<M * U>([&](auto i) GEMMA4_INLINE { hn::StoreU(acc[i], d, output(i)); });
 }
 
-// Columns of x that stay in L1 while the panels of a task pass by: 32 KiB. One or two rows stream well from L2.
-template <size_t M>
+// Columns of x that stay in L1 while the panels of a task pass by: 32 KiB. One or two rows stream well from L2. With
+// groups a piece of a panel stays (8 KiB in bf16) beside x and the next panel's piece, which is on its way.
+template <size_t M, size_t G>
 constexpr int64_t direct_depth() {
+  if (G > 1) return 128;
   return M <= 2 ? int64_t{1} << 40 : (int64_t{32} << 10) / static_cast<int64_t>(M * sizeof(float)) / 64 * 64;
 }
 
-template <class Decoder, size_t M>
+// G times M rows.
+template <class Decoder, size_t M, size_t G>
 HWY_NOINLINE void direct_panels(const Packed& w, int64_t begin, int64_t end, const float* x, float* c,
                                 const Tensor& out) {
-  constexpr size_t NV = direct_vectors<M>();
+  constexpr size_t NV = direct_vectors<M, G>();
   constexpr size_t P = M <= 3 && NV * kLanes == kPanel && NV < 4 ? 2 : 1;  // enough chains also for few rows
   constexpr int64_t size = M * kPanel;
-  for (int64_t first = 0; first < w.cols; first += direct_depth<M>()) {
-    const int64_t depth = std::min(direct_depth<M>(), w.cols - first);
+  const int64_t further = G > 1 ? w.panel_bytes - kAhead : 0;  // the same columns of the next panel
+  const int64_t x_size = (w.cols + 7) / 8 * 8 * M, c_size = (end - begin) * size;  // of a group of rows
+  for (int64_t first = 0; first < w.cols; first += direct_depth<M, G>()) {
+    const int64_t depth = std::min(direct_depth<M, G>(), w.cols - first);
     for (int64_t i = begin; i < end;) {
-      float* to = c + (i - begin) * size;
-      if (P == 2 && i + 1 < end) {
-        direct<Decoder, M, P, NV>(w, w.panel(i), 0, first, depth, x + first * M, to);
-        i += P;
-        continue;
+      const bool two = P == 2 && i + 1 < end;
+      for (size_t g = 0; g < G; ++g) {
+        const float* from = x + g * x_size + first * M;
+        float* to = c + g * c_size + (i - begin) * size;
+        if (two) {
+          direct<Decoder, M, P, NV>(w, w.panel(i), 0, first, depth, from, to);
+          continue;
+        }
+        for (size_t lane = 0; lane < kPanel; lane += NV * kLanes) {
+          direct<Decoder, M, 1, NV>(w, w.panel(i), lane, first, depth, from, to, further);
+        }
       }
-      for (size_t lane = 0; lane < kPanel; lane += NV * kLanes) {
-        direct<Decoder, M, 1, NV>(w, w.panel(i), lane, first, depth, x + first * M, to);
-      }
-      ++i;
+      i += two ? 2 : 1;
     }
   }
   for (int64_t i = begin; i < end; ++i) {
     const int64_t count = std::min(kPanel, w.rows - i * kPanel);
     for (int64_t m = 0; m < out.rows(); ++m) {
-      std::memcpy(out.row<float>(m) + i * kPanel, c + (i - begin) * size + m * kPanel, count * sizeof(float));
+      const float* from = c + m / M * c_size + (i - begin) * size + m % M * kPanel;
+      std::memcpy(out.row<float>(m) + i * kPanel, from, count * sizeof(float));
     }
   }
 }
 
-// x [rows, cols] as [cols rounded up to 8, M], rows beyond `rows` and columns beyond `cols` zero.
-inline const float* interleave(const Context& ctx, const Tensor& x, int64_t cols, int64_t M) {
+// x [rows, cols] as [groups, cols rounded up to 8, M], rows beyond `rows` and columns beyond `cols` zero.
+inline const float* interleave(const Context& ctx, const Tensor& x, int64_t cols, int64_t M, int64_t groups) {
   const int64_t rows = x.rows(), padded = (cols + 7) / 8 * 8;
-  if (M == 1 && padded == cols) return x.row<float>(0);
-  float* packed = ctx.scratch.shared(padded * M);
-  ctx.pool.parallel_for(padded, (1 << 16) / M, [&](int64_t begin, int64_t end) {
-    for (int64_t m = 0; m < M; ++m) {
+  if (M * groups == 1 && padded == cols) return x.row<float>(0);
+  float* packed = ctx.scratch.shared(padded * M * groups);
+  ctx.pool.parallel_for(padded, (1 << 16) / (M * groups), [&](int64_t begin, int64_t end) {
+    for (int64_t m = 0; m < M * groups; ++m) {
       const float* row = m < rows ? x.row<float>(m) : nullptr;
-      for (int64_t k = begin; k < end; ++k) packed[k * M + m] = row != nullptr && k < cols ? row[k] : 0;
+      float* to = packed + m / M * padded * M + m % M;
+      for (int64_t k = begin; k < end; ++k) to[k * M] = row != nullptr && k < cols ? row[k] : 0;
     }
   });
   return packed;
@@ -140,14 +154,14 @@ inline int64_t task_panels(const Context& ctx, const Packed& w, int64_t most) {
   return std::clamp<int64_t>(w.panels / (int64_t{4} * ctx.pool.threads()), 1, most);
 }
 
-template <class Decoder, size_t M>
+template <class Decoder, size_t M, size_t G = 1>
 void direct_rows(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
-  const float* packed = interleave(ctx, x, w.cols, M);
+  const float* packed = interleave(ctx, x, w.cols, M, G);
   const int64_t panels = task_panels(ctx, w, 8);
-  ctx.scratch.reserve_local(panels * static_cast<int64_t>(M) * kPanel);
+  ctx.scratch.reserve_local(panels * static_cast<int64_t>(G * M) * kPanel);
   ctx.pool.parallel_tasks((w.panels + panels - 1) / panels, [&](int thread, int64_t task) {
     float* c = ctx.scratch.local(thread);
-    direct_panels<Decoder, M>(w, task * panels, std::min(w.panels, (task + 1) * panels), packed, c, out);
+    direct_panels<Decoder, M, G>(w, task * panels, std::min(w.panels, (task + 1) * panels), packed, c, out);
   });
 }
 
@@ -258,9 +272,17 @@ void blocked(const Context& ctx, const Tensor& out, const Tensor& x, const Packe
   }
 }
 
-template <class Decoder>
+template <class Decoder, bool kCheap = false>
 void linear_rows(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   const size_t rows = x.rows();
+  if constexpr (kCheap && kGroups > 1) {
+    if (rows > kDirectRows && rows <= kGroups * kDirectRows) {
+      if constexpr (!kFewKernels) {
+        if (rows <= 2 * kDirectRows) return direct_rows<Decoder, kDirectRows, 2>(ctx, out, x, w);
+      }
+      return direct_rows<Decoder, kDirectRows, kGroups>(ctx, out, x, w);
+    }
+  }
   if (rows > kDirectRows) return blocked<Decoder>(ctx, out, x, w);
   if (rows == 1) return direct_rows<Decoder, 1>(ctx, out, x, w);
   if constexpr (!kFewKernels) {

@@ -53,9 +53,9 @@ struct Plain {  // float or hwy::float16_t
 }  // namespace
 
 void LinearFloat(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
-  if (w.layout == Layout::kBF16) return linear_rows<BFloat16>(ctx, out, x, w);
-  if (w.layout == Layout::kF16) return linear_rows<Plain<hwy::float16_t>>(ctx, out, x, w);
-  return linear_rows<Plain<float>>(ctx, out, x, w);
+  if (w.layout == Layout::kBF16) return linear_rows<BFloat16, true>(ctx, out, x, w);
+  if (w.layout == Layout::kF16) return linear_rows<Plain<hwy::float16_t>, true>(ctx, out, x, w);
+  return linear_rows<Plain<float>, true>(ctx, out, x, w);
 }
 
 }  // namespace gemma4::cpu::HWY_NAMESPACE
