@@ -50,11 +50,19 @@ TEST(Synth, WritesGguf) {
   EXPECT_NE(bench.out.find("decode at 0"), std::string::npos) << bench.out;
 }
 
+// The last of them attends in full, also where the pattern would not have come to it.
 TEST(Synth, TakesFewerLayersInTheSamePattern) {
-  const Scratch scratch;
-  const std::string out = scratch.path / "model";
-  ASSERT_EQ(run_gemma4({"synth", "--like", kTiny, "--layers", "6", "--output", out}).code, 0);
-  expect_whole(out, "torchao", 6);
+  for (const int layers : {2, 4, 6}) {
+    for (const auto& [format, file, kind] :
+         {std::tuple("default", "", "torchao"), std::tuple("q4_0", "/model.gguf", "gguf")}) {
+      const Scratch scratch;
+      const std::string out = scratch.path / "model";
+      const Ran ran = run_gemma4(
+          {"synth", "--like", kTiny, "--layers", std::to_string(layers), "--format", format, "--output", out});
+      ASSERT_EQ(ran.code, 0) << ran.err;
+      expect_whole(out + file, kind, layers);
+    }
+  }
 }
 
 // The built-in 31b is the published config as far as this program reads it.

@@ -118,6 +118,7 @@ ordered_json make_config(const std::string& like, int layers) {
       types.push_back(i % 6 == 5 ? "full_attention" : "sliding_attention");
     }
   }
+  types.back() = "full_attention";  // as every reader takes it, whatever the list says (transformers)
   text["num_hidden_layers"] = count;
   text["layer_types"] = types;
   return config;
