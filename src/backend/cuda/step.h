@@ -94,7 +94,7 @@ struct StepProgram {
 };
 
 // Where sums over the ranks of one model meet: every rank writes its part into every rank's inbox, float32 values with
-// the sum's number in their lowest bits (Sums in step_ring.cuh), and the norm that follows waits for the values
+// the sum's number in their lowest bits (Sums in step_words.cuh), and the norm that follows waits for the values
 // themselves. A model on one GPU has an inbox too: that is sooner than to wait for all blocks.
 struct StepPeers {
   static constexpr int kMost = 8;
