@@ -49,8 +49,8 @@ StepOp& StepRecorder::add(StepKind kind, Plain plain) {
   return ops_.back();
 }
 
-// Words for `size` values; none where they would overwrite words that a block may still
-// have to read: one use of a region is safe until all blocks met.
+// Words for `size` values; none where they would overwrite words that a block may still have to read: one use of a
+// region is safe until all blocks met.
 StepWords StepRecorder::words(Values what, int64_t size) {
   if (size > kRegionWords || !workspace_.words) return {};
   size_t i = 0;
@@ -168,7 +168,9 @@ bool StepRecorder::make_sum(const Tensor& x) {
   const int64_t size = x.row_size();
   if (op.out != x.data || op.rows != size || op.geglu || op.paired || op.sum) return false;
   if (size > kStepDim || size % kChunkRows != 0 || (sum_dim_ && sum_dim_ != size)) return false;
-  if (op.panels * op.chunks < workspace_.decode.blocks) return false;  // blocks without a part would not be waited for
+  // Blocks without a part would not be waited for. Ranks decide alike: their shares differ by a group of columns at
+  // most.
+  if (op.panels * op.chunks < workspace_.decode.blocks) return false;
   sum_dim_ = size;
   op.sum = ++uses_[0];
   return true;
