@@ -279,6 +279,7 @@ void linear_rows(const Context& ctx, const Tensor& out, const Tensor& x, const P
     if (rows > kDirectRows && rows <= kGroups * kDirectRows) {
       if constexpr (!kFewKernels) {
         if (rows <= 2 * kDirectRows) return direct_rows<Decoder, kDirectRows, 2>(ctx, out, x, w);
+        if (rows <= 16) return direct_rows<Decoder, 4, 4>(ctx, out, x, w);  // none of 18 in vain
       }
       return direct_rows<Decoder, kDirectRows, kGroups>(ctx, out, x, w);
     }
