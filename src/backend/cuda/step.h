@@ -135,6 +135,7 @@ class StepRecorder {
   void end(bool capturing, cudaStream_t stream) { flush(capturing, stream), open_ = false; }
   void drop() { clear(), open_ = false; }  // the step failed: what was taken is forgotten
   bool open() const { return open_; }
+  const std::vector<StepOp>& operations() const { return ops_; }  // taken and not launched yet
 
   // Each returns whether it took the verb; `plain` does the same work by itself.
   using Plain = std::function<void(cudaStream_t)>;

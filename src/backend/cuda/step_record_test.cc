@@ -2,6 +2,8 @@
 // graph is captured runs as the plain kernels it stands for, here marks in a list.
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "backend/cuda/step.h"
 
 namespace gemma4::cuda {
@@ -14,6 +16,7 @@ class CudaRecorder : public testing::Test {
     w.decode.blocks = 132, w.decode.shared_most = 227 << 10;
     w.peers.world = world;
     w.peers.inbox[0] = reinterpret_cast<uint32_t*>(0x3000);
+    w.words = reinterpret_cast<uint32_t*>(0x4000);
     return w;
   }
 
@@ -137,6 +140,67 @@ TEST_F(CudaRecorder, SumsOverRanksFollowTheirProduct) {
   const Tensor other = tensor(DType::kF32, 2560);
   EXPECT_TRUE(ranks.linear(other, h_, matrix(2560, 5376), false, mark(3)));
   EXPECT_FALSE(ranks.all_reduce(other, mark(7))) << "an inbox would take what an earlier sum left for its values";
+}
+
+// Two layers: from product to attention to product, and from GeGLU to product, values pass as words; the second time
+// in the same place, one turn later. Norms wait for sums.
+TEST_F(CudaRecorder, ValuesPassAsWords) {
+  recorder_.begin();
+  for (int layer = 0; layer < 2; ++layer) {
+    ASSERT_TRUE(product() && heads() && attend(query_) && back() && norms() && mlp() && down() && norms());
+  }
+  const auto& ops = recorder_.operations();
+  ASSERT_EQ(ops.size(), 14u);
+  const auto same = [](const StepWords& a, const StepWords& b, int turn) {
+    return a.at && a.at == b.at && a.region == b.region && a.turn == turn && b.turn == turn;
+  };
+  for (int layer = 0; layer < 2; ++layer) {
+    const StepOp* op = &ops[static_cast<size_t>(7 * layer)];
+    EXPECT_TRUE(same(op[0].linear.to, op[1].attend.from, layer + 1));
+    EXPECT_EQ(op[1].attend.q, op[0].linear.to.at);
+    EXPECT_EQ(op[1].attend.v, op[0].linear.to.at + 12288);
+    EXPECT_TRUE(same(op[1].attend.to, op[2].linear.from, layer + 1));
+    EXPECT_TRUE(same(op[4].linear.to, op[5].linear.from, layer + 1));
+    const std::set<int> regions = {0, op[0].linear.to.region, op[1].attend.to.region, op[4].linear.to.region};
+    EXPECT_EQ(regions.size(), 4u) << "0 is of sums";
+    EXPECT_EQ(op[2].linear.sum, 2 * layer + 1);
+    EXPECT_EQ(op[3].norm.sum, 2 * layer + 1);
+    EXPECT_EQ(op[5].linear.sum, 2 * layer + 2);
+    EXPECT_EQ(op[6].norm.sum, 2 * layer + 2);
+    EXPECT_FALSE(op[0].linear.second || op[4].linear.second) << "parts of two products are kept apart";
+    EXPECT_TRUE(op[2].linear.second && op[5].linear.second);
+  }
+}
+
+// A block may still have to read what the second use would write over.
+TEST_F(CudaRecorder, WordsAreNotWrittenAgainBeforeAllBlocksMet) {
+  recorder_.begin();
+  ASSERT_TRUE(product() && heads(64, 16) && attend(query_));
+  ASSERT_TRUE(recorder_.linear(qkv_, o_, matrix(16384, 4096), false, mark(3)) && heads(64, 16));
+  EXPECT_NE(recorder_.operations()[1].attend.from.at, nullptr);
+  EXPECT_EQ(recorder_.operations()[3].attend.from.at, nullptr) << "at a barrier";
+}
+
+TEST_F(CudaRecorder, ThirdProductWaitsForAllBlocks) {  // there is room for the parts of two
+  recorder_.begin();
+  const Tensor a = tensor(DType::kBF16, 5376), b = tensor(DType::kBF16, 2688);
+  ASSERT_TRUE(recorder_.linear(a, h_, matrix(10752, 5376, true), true, mark(0)) &&
+              recorder_.linear(b, a, matrix(5376, 5376, true), true, mark(1)) &&
+              recorder_.linear(a, b, matrix(10752, 2688, true), true, mark(2)) &&
+              recorder_.linear(b, a, matrix(5376, 5376, true), true, mark(3)));
+  const auto& ops = recorder_.operations();
+  EXPECT_NE(ops[1].linear.from.at, nullptr);
+  EXPECT_EQ(ops[2].linear.from.at, nullptr) << "at a barrier";
+  EXPECT_NE(ops[3].linear.from.at, nullptr) << "after it";
+}
+
+TEST_F(CudaRecorder, NormsOfAFewBlocksProductsWaitForAllBlocks) {
+  recorder_.begin();
+  const Tensor y = tensor(DType::kF32, 128), x = tensor(DType::kF32, 128), h = tensor(DType::kBF16, 128);
+  ASSERT_TRUE(recorder_.linear(y, tensor(DType::kBF16, 3200), matrix(128, 3200), false, mark(0)));  // 50 units
+  ASSERT_TRUE(recorder_.norm(h, x, y, tensor(DType::kF32, 128), 1, tensor(DType::kF32, 128), 1e-6f, mark(1)));
+  EXPECT_EQ(recorder_.operations()[0].linear.sum, 0);
+  EXPECT_EQ(recorder_.operations()[1].norm.sum, 0);
 }
 
 }  // namespace
