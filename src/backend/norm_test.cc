@@ -219,7 +219,7 @@ TEST_P(NormTest, ResidualNorm) {
 TEST_P(NormTest, LinearGeglu) {
   for (const int64_t n : {7, 32, 160, 200}) {
     for (const int64_t rows : {1, 3, 16, 21}) {
-      expect_equal(1e-5, [&](Backend& b) {
+      expect_equal(1e-4, [&](Backend& b) {  // two products over 4-bit codes, each within 4e-5 (linear_test.cc)
         Random random(12);
         const HostMatrix gate = random_matrix(Format::kInt4, n, 192, 32, random);
         const HostMatrix up = random_matrix(Format::kInt4, n, 192, 32, random);

@@ -41,6 +41,29 @@ int32_t largest(const float* logits, int64_t vocab) {
   return static_cast<int32_t>(best);
 }
 
+// Allowed ids, most likely first, of equals the lowest; the first top_k where it is not 0. That order is total, so what
+// is left out on the way does not change the result: whatever lies below the top_k-th of those seen so far.
+void order_candidates(const float* logits, int64_t vocab, int top_k, std::vector<int32_t>& candidates) {
+  const auto before = [&](int32_t a, int32_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); };
+  const auto most = static_cast<size_t>(top_k > 0 ? std::min<int64_t>(top_k, vocab) : vocab);
+  const auto keep_most = [&] {
+    std::nth_element(candidates.begin(), candidates.begin() + static_cast<int64_t>(most) - 1, candidates.end(), before);
+    candidates.resize(most);
+  };
+  constexpr size_t kFew = 1024;  // ids that are sorted out at a time
+  float least = kForbidden;
+  candidates.clear();
+  for (int64_t id = 0; id < vocab; ++id) {
+    if (!(logits[id] >= least) || logits[id] == kForbidden) continue;
+    candidates.push_back(static_cast<int32_t>(id));
+    if (candidates.size() < most + kFew) continue;
+    keep_most();
+    least = logits[candidates.back()];
+  }
+  if (candidates.size() > most) keep_most();
+  std::sort(candidates.begin(), candidates.end(), before);
+}
+
 // Draws from `candidates`, most likely first. p(id) = exp((logit - top) / temperature) over its sum; top_p keeps the
 // shortest prefix that reaches it, min_p what is at least that part of the most likely; both see top_k's distribution.
 int32_t draw(const float* logits, const std::vector<int32_t>& candidates, const Sampling& s) {
@@ -65,22 +88,15 @@ int32_t draw(const float* logits, const std::vector<int32_t>& candidates, const 
 
 }  // namespace
 
+bool edits(const Sampling& s) { return !s.bias.empty() || !s.counts.empty() || !s.allowed.empty(); }
+
 float uniform_draw(uint64_t seed, uint64_t step) { return static_cast<float>(mix(mix(seed) + step) >> 40) * 0x1p-24f; }
 
 int32_t sample_row(float* logits, int64_t vocab, const Sampling& s, std::vector<int32_t>& candidates) {
   edit(logits, vocab, s);
   if (s.temperature <= 0) return largest(logits, vocab);
-  candidates.clear();
-  for (int64_t id = 0; id < vocab; ++id) {
-    if (logits[id] > kForbidden) candidates.push_back(static_cast<int32_t>(id));
-  }
+  order_candidates(logits, vocab, s.top_k, candidates);
   if (candidates.empty()) return largest(logits, vocab);
-  const auto before = [&](int32_t a, int32_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); };
-  if (s.top_k > 0 && static_cast<size_t>(s.top_k) < candidates.size()) {
-    std::nth_element(candidates.begin(), candidates.begin() + s.top_k, candidates.end(), before);
-    candidates.resize(static_cast<size_t>(s.top_k));
-  }
-  std::sort(candidates.begin(), candidates.end(), before);
   return draw(logits, candidates, s);
 }
 

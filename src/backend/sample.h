@@ -13,6 +13,9 @@ namespace gemma4 {
 // (Steele, Lea & Flood 2014) applied to both, so that a draw does not depend on what else is in the batch.
 float uniform_draw(uint64_t seed, uint64_t step);
 
+// Does sampling so change logits? Where it does not, sample_row() only reads them.
+bool edits(const Sampling& sampling);
+
 // `logits` [vocab] is changed by bias, penalties and mask. Throws nothing; some token must be allowed.
 int32_t sample_row(float* logits, int64_t vocab, const Sampling& sampling, std::vector<int32_t>& scratch);
 

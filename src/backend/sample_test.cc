@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
+#include <numeric>
 
 #include "backend/verb_test.h"
 
@@ -113,6 +115,41 @@ TEST_P(SampleTest, TopKTopPAndMinPCut) {
   s = Sampling();
   s.top_k = 1;
   EXPECT_EQ(one(logits, s), 2);
+}
+
+// A vocabulary of 31B's size with many equal logits: top_k takes what a whole sort would, of equals the lowest ids.
+TEST_P(SampleTest, TopKOfManyIsTheWholeSortsPrefix) {
+  constexpr int64_t kVocab = kSlowBuild ? 20000 : 262144;
+  Random random(3);
+  Floats logits = random.values(kVocab, -30, 30);
+  for (float& l : logits) l = std::round(l * 8) / 8;  // 481 values
+  std::vector<int32_t> sorted(kVocab);
+  std::iota(sorted.begin(), sorted.end(), 0);
+  std::stable_sort(sorted.begin(), sorted.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  for (const int k : {1, 64, 1500}) {
+    Floats cut(kVocab, -std::numeric_limits<float>::infinity());
+    for (int i = 0; i < k; ++i) cut[sorted[i]] = logits[sorted[i]];
+    for (const auto order : {0, 1, 2}) {  // as drawn; ascending, so that each is better than those before; descending
+      Sampling s;
+      s.seed = 5, s.top_k = k, s.step = static_cast<uint64_t>(order);
+      Floats all = logits, few = cut;
+      if (order > 0) {
+        for (Floats* f : {&all, &few}) {
+          Floats moved(kVocab);
+          for (int64_t i = 0; i < kVocab; ++i) moved[order == 1 ? kVocab - 1 - i : i] = (*f)[sorted[i]];
+          *f = moved;
+        }
+      }
+      const int32_t got = one(all, s);
+      s.top_k = 0;
+      // Ascending, equals lie in the other order, and the cut between them with it: what counts is the logit.
+      const int32_t want = one(few, s);
+      EXPECT_EQ(all[got], few[want]) << k << " " << order;
+      if (order != 1) {
+        EXPECT_EQ(got, want) << k << " " << order;
+      }
+    }
+  }
 }
 
 TEST_P(SampleTest, SameSeedSameAnswerAloneAndInABatch) {

@@ -126,7 +126,8 @@ TEST_P(ModelOn, QuantisedTextEqualsTheOriginal) {
     Session run(assembled, GetParam(), 64, 64);
     auto got = run.logits(ids, 64);
     got.erase(got.begin(), got.end() - run.model->config().vocab);
-    EXPECT_LE(max_difference(want, got), 2e-4) << n;
+    // cpu rounds x to 16 bits over 4-bit codes (docs/NUMERICS.md).
+    EXPECT_LE(max_difference(want, got), GetParam() == std::string("cpu") ? 1e-3 : 2e-4) << n;
     std::filesystem::remove_all(assembled);
   }
 }

@@ -145,12 +145,16 @@ double max_difference(const std::vector<float>& a, const std::vector<float>& b) 
 // grow through 7 layers. Logits lie within ±30.
 constexpr double kTolerance = 1e-4;
 
-void expect_equal(const Checkpoint& checkpoint, const std::string& backend, const std::vector<int>& worlds) {
+// Over 4-bit codes cpu rounds x to 16 bits (docs/NUMERICS.md): a last place that differs is 2^-16 of a block's largest.
+constexpr double kRounded = 2e-3;
+
+void expect_equal(const Checkpoint& checkpoint, const std::string& backend, const std::vector<int>& worlds,
+                  bool four_bits = false) {
   constexpr int kTokens = 70;  // past the tiny model's window of 24
   const std::vector<float> want = logits(checkpoint, make_ranks(backend, 2, 1), kTokens, kTokens);
   for (const int world : worlds) {
     const double difference = max_difference(want, logits(checkpoint, make_ranks(backend, 2, world), kTokens, 32));
-    EXPECT_LE(difference, kTolerance) << world << " ranks on " << backend;
+    EXPECT_LE(difference, four_bits && backend == "cpu" ? kRounded : kTolerance) << world << " ranks on " << backend;
     EXPECT_GT(difference, 0) << "bits that equal by chance in every sum: were the ranks asked at all?";
   }
 }
@@ -182,7 +186,7 @@ TEST_P(SplitOn, Int4EqualsOneRank) {
   model.layers = config.layers;
   for (const char* recipe : {"default", "balanced"}) {
     quantize_checkpoint(source, load_recipe(recipe, model), folder.path / recipe, {});
-    expect_equal(open_checkpoint(folder.path / recipe), GetParam(), {2, 4});
+    expect_equal(open_checkpoint(folder.path / recipe), GetParam(), {2, 4}, true);
   }
 }
 
@@ -215,13 +219,13 @@ Checkpoint with_blocks(const std::string& path, Format format, const std::string
 }
 
 TEST_P(SplitOn, BlocksEqualOneRank) {
-  expect_equal(with_blocks(kDemo, Format::kQ4_0, "_proj.weight"), GetParam(), {2, 4});
+  expect_equal(with_blocks(kDemo, Format::kQ4_0, "_proj.weight"), GetParam(), {2, 4}, true);
   expect_equal(with_blocks(kTiny, Format::kQ8_0, "_proj.weight"), GetParam(), {2});  // 160 columns: 64 and 96
 }
 
 TEST_P(SplitOn, WideBlocksAreCutUnevenly) {
   const Checkpoint c = with_blocks(kDemo, Format::kQ4_K, "mlp.down_proj.weight");  // 768 columns: 256 and 512
-  expect_equal(c, GetParam(), {2});
+  expect_equal(c, GetParam(), {2}, true);
   EXPECT_EQ(refusal(c, 4),
             "cannot split the model over 4 devices: 768 columns of the MLP are 3 pieces of 256, the least one device "
             "can take");

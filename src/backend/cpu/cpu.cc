@@ -57,7 +57,10 @@ bool is_i32(const Tensor& t, int64_t count) { return t && t.dtype == DType::kI32
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int threads)
-      : used_(std::make_shared<std::atomic<int64_t>>(0)), pool_(threads), scratch_(pool_.threads(), used_) {}
+      : used_(std::make_shared<std::atomic<int64_t>>(0)),
+        pool_(threads),
+        scratch_(pool_.threads(), used_),
+        choosers_(pool_.threads()) {}
 
   const char* name() const override { return "cpu"; }
   DType activation_type() const override { return DType::kF32; }
@@ -221,10 +224,15 @@ class CpuBackend final : public Backend {
 
   void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) override {
     CHECK(is_f32(logits) && is_i32(ids, logits.rows()) && logits.rows() == static_cast<int64_t>(sampling.size()));
-    for (int64_t i = 0; i < logits.rows(); ++i) {
-      logits_.assign(logits.row<float>(i), logits.row<float>(i) + logits.row_size());  // sample_row edits its copy
-      *ids.row<int32_t>(i) = sample_row(logits_.data(), logits.row_size(), sampling[i], candidates_);
-    }
+    pool_.parallel_tasks(logits.rows(), [&](int thread, int64_t i) {
+      auto& [copy, candidates] = choosers_[static_cast<size_t>(thread)];
+      float* row = logits.row<float>(i);
+      if (edits(sampling[i])) {
+        copy.assign(row, row + logits.row_size());
+        row = copy.data();
+      }
+      *ids.row<int32_t>(i) = sample_row(row, logits.row_size(), sampling[i], candidates);
+    });
   }
 
  private:
@@ -255,8 +263,11 @@ class CpuBackend final : public Backend {
   std::unordered_map<void*, std::unique_ptr<cpu::Storage>> tensors_;
   ThreadPool pool_;
   cpu::Scratch scratch_;
-  std::vector<float> logits_;  // sample's, reused
-  std::vector<int32_t> candidates_;
+  struct Chooser {  // what sample() reuses
+    std::vector<float> copy;
+    std::vector<int32_t> candidates;
+  };
+  std::vector<Chooser> choosers_;  // by thread
 };
 
 }  // namespace

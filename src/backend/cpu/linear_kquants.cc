@@ -3,7 +3,7 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/linear_kquants.cc"  // NOLINT
 #include "hwy/foreach_target.h"                             // IWYU pragma: keep
 
-#include "backend/cpu/linear-inl.h"
+#include "backend/cpu/linear_dot16-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace gemma4::cpu::HWY_NAMESPACE {
@@ -22,31 +22,21 @@ HWY_INLINE hn::Vec<DU> word(const uint8_t* at, int64_t i, size_t lane) {
 HWY_INLINE void prefetch_line(const uint8_t* at) { hwy::Prefetch(at + kAhead); }
 
 struct Q4K {
-  static constexpr int64_t kStep = 8;
-  struct Group {
-    VF d, dmin;
+  struct Scales {
+    VF scale, offset;  // of 32 columns: w = code * scale + offset, both products exact
   };
-  struct Raw {
-    hn::Vec<DU> codes;
-    VF scale, least;  // of 32 columns, whole numbers
-  };
-  static HWY_INLINE Group group(const uint8_t* at, size_t lane) {
-    return {load_as_float(at, lane, hwy::float16_t()), load_as_float(at, kPanel + lane, hwy::float16_t())};
+  static HWY_INLINE const uint8_t* sub(const Packed& w, const uint8_t* group, int64_t k) {
+    return group + w.header_bytes + k / 32 * kSub4K;
   }
-  static HWY_INLINE Raw load(const uint8_t* codes, int64_t k, size_t lane) {
-    const uint8_t* sub = codes + k / 32 * kSub4K;
-    return {word(sub + 2 * kPanel, k % 32 / 8, lane), byte_to_float<uint8_t>(sub, lane),
-            byte_to_float<uint8_t>(sub + kPanel, lane)};
+  static HWY_INLINE const uint8_t* codes(const Packed& w, const uint8_t* group, int64_t k) {
+    return sub(w, group, k) + 2 * kPanel;
   }
-  static HWY_INLINE void prefetch(const uint8_t* codes, int64_t k) {
-    prefetch_line(codes + k * (kSub4K / 32));
-    prefetch_line(codes + k * (kSub4K / 32) + 64);
-  }
-  template <size_t J>
-  static HWY_INLINE VF decode(const Raw& raw, const Group& group) {
-    // The two products do not depend on J: the compiler computes them once.
-    return hn::MulSub(code_to_float(hn::ShiftRight<4 * static_cast<int>(J)>(raw.codes)), hn::Mul(group.d, raw.scale),
-                      hn::Mul(group.dmin, raw.least));
+  static HWY_INLINE Scales scales(const Packed& w, const uint8_t* group, int64_t k, size_t lane) {
+    const VF d = load_as_float(group, lane, hwy::float16_t());
+    const VF least = load_as_float(group, kPanel + lane, hwy::float16_t());
+    const uint8_t* whole = sub(w, group, k);
+    return {hn::Mul(d, byte_to_float<uint8_t>(whole, lane)),
+            hn::Neg(hn::Mul(least, byte_to_float<uint8_t>(whole + kPanel, lane)))};
   }
 };
 
@@ -90,7 +80,7 @@ struct Q6K {
 }  // namespace
 
 void LinearK(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
-  if (w.layout == Layout::kQ4K) return linear_rows<Q4K>(ctx, out, x, w);
+  if (w.layout == Layout::kQ4K) return linear_dot16<Q4K>(ctx, out, x, w);
   return linear_rows<Q6K>(ctx, out, x, w);
 }
 

@@ -1,0 +1,262 @@
+// out = x w^T over 4-bit codes, w = code * scale + offset, by integer multiply-adds: half the instructions of decoding
+// codes to floats, and twice the products of a float32 multiply-add in one instruction.
+//
+// Each row of x is rounded to 16-bit whole numbers over blocks of 32 columns (16 or 8 where groups are cut finer):
+// x = q * s, s = max |x| / 32767. A block's sum of code * q is exact in int32, and in float32 too, being below 2^24
+// (32 * 15 * 32767). Blocks are added in ascending order by fused multiply-adds:
+//
+//   out += s * (scale * sum(code * q) + offset * sum(q))
+//
+// One arithmetic for any number of rows, so a row's result is the same to the bit alone and in any batch.
+#if defined(GEMMA4_CPU_LINEAR_DOT16_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef GEMMA4_CPU_LINEAR_DOT16_INL_H_
+#undef GEMMA4_CPU_LINEAR_DOT16_INL_H_
+#else
+#define GEMMA4_CPU_LINEAR_DOT16_INL_H_
+#endif
+
+#include <bit>
+
+#include "backend/cpu/linear-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace gemma4::cpu::HWY_NAMESPACE {
+
+using VI = hn::Vec<DI>;
+
+// Lane by lane, sum + the products of the low halves and of the high halves: int16 in a and b.
+HWY_INLINE VI dot2(VI sum, VI a, VI b) {
+  const DI d;
+#if HWY_TARGET <= HWY_AVX3_DL
+  (void)d;
+  return VI{_mm512_dpwssd_epi32(sum.raw, a.raw, b.raw)};
+#elif HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE4
+  const hn::Repartition<int16_t, DI> d16;
+  VI none = hn::Zero(d);
+  return hn::ReorderWidenMulAccumulate(d, hn::BitCast(d16, a), hn::BitCast(d16, b), sum, none);
+#else
+  const VI low = hn::Mul(hn::ShiftRight<16>(hn::ShiftLeft<16>(a)), hn::ShiftRight<16>(hn::ShiftLeft<16>(b)));
+  return hn::Add(sum, hn::Add(low, hn::Mul(hn::ShiftRight<16>(a), hn::ShiftRight<16>(b))));
+#endif
+}
+
+// Compilers may add whole numbers in another order, and do: products first, which then fill the registers meant for
+// sums.
+HWY_INLINE void keep_order(VI& sum) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE4
+  __asm__("" : "+x"(sum.raw));
+#else
+  (void)sum;
+#endif
+}
+
+// Codes J and J + 4 of the eight in each lane, as its low and high half.
+template <size_t J>
+HWY_INLINE VI code_pair(hn::Vec<DU> word) {
+  const DI d;
+  const hn::Repartition<uint16_t, DI> d16;
+  if constexpr (J == 3) return hn::BitCast(d, hn::ShiftRight<12>(hn::BitCast(d16, word)));
+  const auto mask = hn::Set(DU(), 0x000F000F);
+  if constexpr (J == 0) return hn::BitCast(d, hn::And(word, mask));
+  return hn::BitCast(d, hn::And(hn::ShiftRight<4 * static_cast<int>(J)>(word), mask));
+}
+
+// Columns of a block: at most 32, and a block lies in one group.
+inline int64_t dot16_block(const Packed& w) { return w.group % 32 == 0 ? 32 : w.group % 16 == 0 ? 16 : 8; }
+
+// Rows of x as 16-bit whole numbers, M side by side, for one group of M rows after the other:
+//   pairs   [cols / 8] [4] [M] int32: columns j and j + 4 of eight
+//   factors [cols / block] [2] [M] float: s, sum of q
+template <size_t M>
+struct Rows16 {
+  const float* data;
+  int64_t cols, block;
+
+  int64_t size() const { return static_cast<int64_t>(M) * (cols / 2 + 2 * cols / block); }  // of a group, in floats
+  const int32_t* pairs(int64_t g) const { return reinterpret_cast<const int32_t*>(data + g * size()); }
+  const float* factors(int64_t g) const { return data + g * size() + static_cast<int64_t>(M) * cols / 2; }
+};
+
+// q [n] of x [n], n a multiple of 8; returns s. Where x is nowhere above 2^-100 all is zero. An infinity or a NaN is
+// the largest by its bits, makes s what it is and with it the block's part of the output.
+HWY_INLINE float round16(const float* x, int64_t n, int32_t* q) {
+  const hn::CappedTag<float, 8> d;
+  const hn::RebindToUnsigned<decltype(d)> du;
+  const hn::RebindToSigned<decltype(d)> di;
+  const int64_t step = hn::Lanes(d);
+  auto most = hn::Zero(du);
+  for (int64_t i = 0; i < n; i += step) {
+    most = hn::Max(most, hn::And(hn::BitCast(du, hn::LoadU(d, x + i)), hn::Set(du, 0x7FFFFFFF)));
+  }
+  const float largest = std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(du, most)));
+  const bool none = largest < 0x1p-100f;
+  const auto inverse = hn::Set(d, none ? 0.0f : 32767.0f / largest);
+  for (int64_t i = 0; i < n; i += step) hn::StoreU(hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), inverse)), di, q + i);
+  return none ? 0.0f : largest / 32767.0f;
+}
+
+template <size_t M>
+HWY_INLINE void round_block(const float* x, int64_t block, int32_t* pairs, float* factors) {
+  HWY_ALIGN int32_t q[32];
+  factors[0] = round16(x, block, q);
+  int32_t sum = 0;
+  for (int64_t i = 0; i < block; i += 8, pairs += 4 * M) {
+    for (int64_t j = i; j < i + 4; ++j) {
+      sum += q[j] + q[j + 4];
+      pairs[(j - i) * M] = static_cast<int32_t>((q[j] & 0xFFFF) | static_cast<uint32_t>(q[j + 4]) << 16);
+    }
+  }
+  factors[M] = static_cast<float>(sum);
+}
+
+// Rows beyond x.rows() are zero.
+template <size_t M>
+Rows16<M> round_rows(const Context& ctx, const Tensor& x, const Packed& w, int64_t groups) {
+  Rows16<M> rows{nullptr, w.cols, dot16_block(w)};
+  float* data = ctx.scratch.shared(groups * rows.size());
+  rows.data = data;
+  const int64_t block = rows.block, count = static_cast<int64_t>(M);
+  ctx.pool.parallel_for(w.cols / block, (1 << 11) / (count * groups) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t m = 0; m < count * groups; ++m) {
+      int32_t* pairs = reinterpret_cast<int32_t*>(data + m / count * rows.size()) + m % count;
+      float* factors = data + m / count * rows.size() + count * w.cols / 2 + m % count;
+      for (int64_t b = begin; b < end; ++b) {
+        int32_t* to = pairs + b * block / 2 * count;
+        if (m < x.rows()) {
+          round_block<M>(x.row<float>(m) + b * block, block, to, factors + 2 * b * count);
+          continue;
+        }
+        for (int64_t i = 0; i < block / 2; ++i) to[i * count] = 0;
+        factors[2 * b * count] = factors[(2 * b + 1) * count] = 0;
+      }
+    }
+  });
+  return rows;
+}
+
+// Vectors of outputs side by side for M rows: as many as leave the sums, codes and x in registers.
+template <size_t M>
+constexpr size_t dot16_vectors() {
+  return std::min<size_t>(kPanel / kLanes, kLanes >= 16 ? 2 : M == 1 ? 4 : M <= 4 ? 2 : 1);
+}
+
+// Columns first .. first + depth - 1 of a panel: c [M, U vectors] (+)= group `g` of rows, for the outputs from `lane`.
+template <class Codes, size_t M>
+HWY_INLINE void dot16(const Packed& w, const uint8_t* panel, size_t lane, int64_t first, int64_t depth,
+                      const Rows16<M>& rows, int64_t g, float* c, int64_t ldc) {
+  const DF d;
+  constexpr size_t U = dot16_vectors<M>();
+  const int32_t* x = rows.pairs(g) + first / 2 * static_cast<int64_t>(M);
+  const float* factors = rows.factors(g) + first / rows.block * 2 * static_cast<int64_t>(M);
+  VF acc[M * U];
+  const auto output = [&](auto i) GEMMA4_INLINE { return c + i / U * ldc + lane + i % U * kLanes; };
+  unroll<M * U>([&](auto i) GEMMA4_INLINE { acc[i] = first > 0 ? hn::LoadU(d, output(i)) : hn::Zero(d); });
+  for (int64_t k = first; k < first + depth;) {
+    const uint8_t* group = panel + k / w.group * w.group_bytes;
+    const int64_t begin = k % w.group, end = std::min(w.group, begin + first + depth - k);
+    for (int64_t i = begin; i < end; i += rows.block, factors += 2 * M) {
+      VI sum[M * U];
+      unroll<M * U>([&](auto u) GEMMA4_INLINE { sum[u] = hn::Zero(DI()); });
+      const uint8_t* codes = Codes::codes(w, group, i);
+      for (int64_t n = 0; n < rows.block / 8; ++n, codes += 4 * kPanel, x += 4 * M) {
+        hn::Vec<DU> word[U];
+        hwy::Prefetch(codes + kAhead);
+        hwy::Prefetch(codes + kAhead + 64);
+        unroll<U>([&](auto u) GEMMA4_INLINE {
+          word[u] = hn::LoadU(DU(), reinterpret_cast<const uint32_t*>(codes) + lane + u * kLanes);
+        });
+        unroll<4>([&](auto j) GEMMA4_INLINE {
+          VI pair[U];
+          unroll<U>([&](auto u) GEMMA4_INLINE { pair[u] = code_pair<j>(word[u]); });
+          unroll<M>([&](auto m) GEMMA4_INLINE {
+            const VI xm = hn::Set(DI(), x[j * M + m]);
+            unroll<U>([&](auto u) GEMMA4_INLINE {
+              sum[m * U + u] = dot2(sum[m * U + u], pair[u], xm);
+              keep_order(sum[m * U + u]);
+            });
+          });
+        });
+      }
+      unroll<U>([&](auto u) GEMMA4_INLINE {
+        const auto scales = Codes::scales(w, group, i, lane + u * kLanes);
+        unroll<M>([&](auto m) GEMMA4_INLINE {
+          VF& to = acc[m * U + u];
+          const VF part = hn::Mul(hn::ConvertTo(d, sum[m * U + u]), scales.scale);
+          to = hn::MulAdd(hn::Set(d, factors[m]), hn::MulAdd(hn::Set(d, factors[M + m]), scales.offset, part), to);
+        });
+      });
+    }
+    k += end - begin;
+  }
+  unroll<M * U>([&](auto i) GEMMA4_INLINE { hn::StoreU(acc[i], d, output(i)); });
+}
+
+// The same for all of a panel, straight into the output, or by way of a buffer where it has fewer rows or outputs.
+template <class Codes, size_t M>
+HWY_NOINLINE void dot16_panel(const Packed& w, int64_t i, int64_t first, int64_t depth, const Rows16<M>& rows,
+                              int64_t g, const Tensor& out) {
+  const int64_t outputs = std::min(kPanel, w.rows - i * kPanel), row = g * static_cast<int64_t>(M);
+  const int64_t count = std::min<int64_t>(M, out.rows() - row);
+  HWY_ALIGN float edge[M * kPanel];
+  const bool whole = outputs == kPanel && count == static_cast<int64_t>(M);
+  float* c = whole ? out.row<float>(row) + i * kPanel : edge;
+  const auto output = [&](int64_t m) { return out.row<float>(row + m) + i * kPanel; };
+  for (int64_t m = 0; m < count && !whole && first > 0; ++m) {
+    std::memcpy(edge + m * kPanel, output(m), outputs * sizeof(float));
+  }
+  for (size_t lane = 0; lane < kPanel; lane += dot16_vectors<M>() * kLanes) {
+    dot16<Codes, M>(w, w.panel(i), lane, first, depth, rows, g, c, whole ? out.stride : kPanel);
+  }
+  for (int64_t m = 0; m < count && !whole; ++m) std::memcpy(output(m), edge + m * kPanel, outputs * sizeof(float));
+}
+
+// Columns of a panel that are done for all rows while they lie in L1: 9 KiB of int4 with scales. And bytes of x that
+// may pass by for each panel; more are cut, and the panels read piece by piece.
+constexpr int64_t kPieceCols = 512;
+constexpr int64_t kPassingBytes = 256 << 10;
+
+template <class Codes, size_t M>
+void dot16_rows(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
+  const int64_t groups = (x.rows() + static_cast<int64_t>(M) - 1) / static_cast<int64_t>(M);
+  const Rows16<M> rows = round_rows<M>(ctx, x, w, groups);
+  const bool once = groups == 1 && dot16_vectors<M>() * kLanes == kPanel;  // each byte of a panel is looked at once
+  const int64_t piece = once ? w.cols : kPieceCols;
+  int64_t pass = w.cols;
+  if (x.rows() * w.cols * 2 > kPassingBytes) {
+    pass = std::max<int64_t>(1, kPassingBytes / (2 * x.rows() * kPieceCols)) * kPieceCols;
+  }
+  const int64_t panels = task_panels(ctx, w, 8);
+  for (int64_t first = 0; first < w.cols; first += pass) {
+    const int64_t end = std::min(w.cols, first + pass);
+    ctx.pool.parallel_tasks((w.panels + panels - 1) / panels, [&](int, int64_t task) {
+      for (int64_t i = task * panels; i < std::min(w.panels, (task + 1) * panels); ++i) {
+        for (int64_t k = first; k < end; k += piece) {
+          for (int64_t g = 0; g < groups; ++g) dot16_panel<Codes, M>(w, i, k, std::min(piece, end - k), rows, g, out);
+        }
+      }
+    });
+  }
+}
+
+// Groups of rows as even as their sizes allow.
+template <class Codes>
+void linear_dot16(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
+  constexpr int64_t kMost = kLanes >= 16 ? 12 : 8;
+  const int64_t groups = (x.rows() + kMost - 1) / kMost, rows = (x.rows() + groups - 1) / groups;
+  if (rows == 1) return dot16_rows<Codes, 1>(ctx, out, x, w);
+  if constexpr (!kFewKernels) {
+    if (rows == 2) return dot16_rows<Codes, 2>(ctx, out, x, w);
+    if (rows == 3) return dot16_rows<Codes, 3>(ctx, out, x, w);
+  }
+  if (rows <= 4) return dot16_rows<Codes, 4>(ctx, out, x, w);
+  if constexpr (!kFewKernels) {
+    if (rows <= 6) return dot16_rows<Codes, 6>(ctx, out, x, w);
+    if (kMost > 8 && rows <= 8) return dot16_rows<Codes, 8>(ctx, out, x, w);
+  }
+  return dot16_rows<Codes, kMost>(ctx, out, x, w);
+}
+
+}  // namespace gemma4::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
