@@ -26,6 +26,7 @@ class ProfiledBackend final : public Backend {
   DType residual_type() const override { return inner_.residual_type(); }
   DType query_type() const override { return inner_.query_type(); }
   DType product_type() const override { return inner_.product_type(); }
+  DType sum_type(int64_t rows) const override { return inner_.sum_type(rows); }
   DType input_type(const Matrix& w) const override { return inner_.input_type(w); }
   Tensor alloc(DType type, std::initializer_list<int64_t> shape) override { return inner_.alloc(type, shape); }
   void release(Tensor t) override { inner_.release(t); }

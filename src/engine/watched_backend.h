@@ -28,6 +28,7 @@ class WatchedBackend : public Backend {
   DType residual_type() const override { return inner_->residual_type(); }
   DType query_type() const override { return inner_->query_type(); }
   DType product_type() const override { return inner_->product_type(); }
+  DType sum_type(int64_t rows) const override { return inner_->sum_type(rows); }
   DType input_type(const Matrix& w) const override { return inner_->input_type(w); }
   Tensor alloc(DType type, std::initializer_list<int64_t> shape) override {
     ++watch_->allocations;

@@ -54,8 +54,12 @@ HWY_INLINE void keep_order(VI& sum) {
 template <size_t J>
 HWY_INLINE VI code_pair(hn::Vec<DU> word) {
   const DI d;
-  const hn::Repartition<uint16_t, DI> d16;
-  if constexpr (J == 3) return hn::BitCast(d, hn::ShiftRight<12>(hn::BitCast(d16, word)));
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE4
+  if constexpr (J == 3) {  // shifted as halves, the topmost codes stand alone
+    const hn::Repartition<uint16_t, DI> d16;
+    return hn::BitCast(d, hn::ShiftRight<12>(hn::BitCast(d16, word)));
+  }
+#endif
   const auto mask = hn::Set(DU(), 0x000F000F);
   if constexpr (J == 0) return hn::BitCast(d, hn::And(word, mask));
   return hn::BitCast(d, hn::And(hn::ShiftRight<4 * static_cast<int>(J)>(word), mask));

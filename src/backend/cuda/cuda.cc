@@ -63,6 +63,12 @@ class CudaBackend final : public Backend {
   DType query_type() const override { return DType::kF16; }
   DType product_type() const override { return DType::kF32; }
   DType input_type(const Matrix& w) const override { return linear_->input_type(device_matrix(w)); }
+  // Few rows are written into the other GPUs' memory as BF16, or as words by the step kernel (peers.h); of many the
+  // bytes count. Between them latency counts most, and a rounding of each rank's part is spared.
+  DType sum_type(int64_t rows) const override {
+    constexpr int64_t kPeerRows = 16, kExactRows = 512;
+    return rows > kPeerRows && rows <= kExactRows ? DType::kF32 : DType::kBF16;
+  }
 
   Tensor alloc(DType type, std::initializer_list<int64_t> shape) override {
     use();
