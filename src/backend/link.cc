@@ -201,6 +201,7 @@ void Link::fail(int code, const std::string& why) { lose({code, why}, SHUT_WR); 
 void Link::on_lost(std::function<void(const std::string&)> then) {
   const std::lock_guard lock(calling_);
   then_ = std::move(then);
+  if (lost_why_ && then_) then_(*lost_why_);  // it came first
 }
 
 // What `from` said before it ended, should nobody have read it: over NCCL nobody waits for messages.
@@ -241,6 +242,7 @@ void Link::watch() {
   }
   std::thread telling = quiet_thread([&] {  // which may wait for ever, too
     const std::lock_guard lock(calling_);
+    lost_why_ = failure.why;
     if (then_) then_(failure.why);
   });
   pollfd woken = {wake_, POLLIN, 0};

@@ -54,9 +54,9 @@ class Link {
   void send_ready() { send(0, Message::kReady, {}); }
   void wait_ready();  // for send_ready() of all others
 
-  // Called once, on a thread of its own, when a process has ended before its time; not any more once another has been
-  // set. This process, if it is still there kPatience later, is ended with a sentence: a driver's call may wait for
-  // ever.
+  // Called when a process has ended before its time, on a thread of its own or at once if that was before; not any more
+  // when another has been set. This process, if it is still there kPatience later, is ended with a sentence: a driver's
+  // call may wait for ever.
   void on_lost(std::function<void(const std::string& why)> then);
   static constexpr std::chrono::seconds kPatience{10};
 
@@ -95,6 +95,7 @@ class Link {
   std::optional<Failure> failed_;  // under mutex_
   std::mutex calling_;             // held while then_ runs
   std::function<void(const std::string&)> then_;
+  std::optional<std::string> lost_why_;  // under calling_
   std::thread watcher_;
 };
 
