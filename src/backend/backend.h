@@ -17,6 +17,7 @@
 namespace gemma4 {
 
 class Group;  // group.h
+class Link;   // link.h
 
 // One row of attention: the token at position `pos` of sequence `seq` may see that sequence's keys first..last,
 // inclusive. Causal, sliding-window, image-block and whole-image attention are all this.
@@ -150,7 +151,7 @@ class Backend {
 
   // Tensor parallelism: this backend is one of world() ranks that compute one model together, each on a thread of its
   // own (ranks.h). All ranks call the collective verbs in one order, with tensors of one shape. The defaults serve
-  // ranks whose tensors lie in this process's memory and that join() tied together; without join() there is one rank.
+  // ranks whose tensors lie in the host's memory and that join() tied together; without join() there is one rank.
   virtual int rank() const { return rank_; }
   virtual int world() const;
   virtual void all_reduce(Tensor x);  // x = its sum over the ranks, equal to the bit on all of them
@@ -176,6 +177,8 @@ std::unique_ptr<Backend> make_cpu(int threads);  // 0: all cores
 std::unique_ptr<Backend> make_cuda(int device);  // throws Error where there is no CUDA in the build or no GPU
 // GPUs 0 .. count-1 as the ranks of one model, tied together by NCCL. Throws Error where GPUs or NCCL are missing.
 std::vector<std::unique_ptr<Backend>> make_cuda_ranks(int count);
+// The GPU of this process as a rank of a model over the processes of `link`, tied together by NCCL.
+std::unique_ptr<Backend> make_cuda_rank(Link& link);
 
 // "ref", "cpu" or "cuda"; throws Error for another name.
 std::unique_ptr<Backend> make_backend(const std::string& name, int threads);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/link_sums.h"
+
 namespace gemma4 {
 namespace {
 
@@ -29,6 +31,7 @@ void Group::meet() {
 }
 
 void Group::leave(const std::string& why) {
+  if (link_) link_->fail(kExitDevice, why);
   const std::lock_guard lock(mutex_);
   if (left_) return;
   left_ = true;
@@ -38,6 +41,7 @@ void Group::leave(const std::string& why) {
 
 // Each rank sums a share of every row and writes it to all ranks' tensors.
 void Group::all_reduce(int rank, Tensor x) {
+  if (link_) return gemma4::all_reduce(*link_, x);
   CHECK(x.dtype == DType::kF32);
   tensors_[static_cast<size_t>(rank)] = x;
   meet();
@@ -54,6 +58,7 @@ void Group::all_reduce(int rank, Tensor x) {
 }
 
 void Group::broadcast(int rank, Tensor x) {
+  if (link_) return gemma4::broadcast(*link_, x);
   tensors_[static_cast<size_t>(rank)] = x;
   meet();
   if (rank > 0) copy_rows(x, tensors_[0]);
@@ -61,6 +66,7 @@ void Group::broadcast(int rank, Tensor x) {
 }
 
 void Group::gather_columns(int rank, Tensor x, std::span<const int64_t> begins) {
+  if (link_) return gemma4::gather_columns(*link_, x, begins);
   CHECK(begins.size() == tensors_.size() + 1);
   tensors_[static_cast<size_t>(rank)] = x;
   meet();

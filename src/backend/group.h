@@ -1,15 +1,17 @@
-// Group: how ranks whose tensors lie in one process's memory exchange them. Backend's collective verbs call it on the
-// threads of the ranks; each call waits until all ranks have come. Sums are taken in the order of the ranks, so that
-// they are the same whichever thread comes first.
+// Group: how ranks whose tensors lie in the host's memory exchange them: ranks of one process, or one of them, whose
+// others are reached over a Link. Backend's collective verbs call it on the threads of the ranks; each call waits until
+// all ranks have come. Sums are taken in the order of the ranks, so that they are the same whoever comes first.
 #pragma once
 
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "backend/link.h"
 #include "base/tensor.h"
 
 namespace gemma4 {
@@ -17,6 +19,7 @@ namespace gemma4 {
 class Group {
  public:
   explicit Group(int size) : tensors_(static_cast<size_t>(size)) {}
+  explicit Group(std::shared_ptr<Link> link) : tensors_(static_cast<size_t>(link->world())), link_(std::move(link)) {}
 
   int size() const { return static_cast<int>(tensors_.size()); }
 
@@ -31,6 +34,7 @@ class Group {
   void meet();  // returns when all ranks have called it
 
   std::vector<Tensor> tensors_;  // of the verb that is under way, by rank
+  std::shared_ptr<Link> link_;   // to the other ranks' processes, or null
   std::mutex mutex_;
   std::condition_variable wake_;
   int waiting_ = 0;

@@ -20,6 +20,17 @@ Ranks::Ranks(std::vector<std::unique_ptr<Backend>> backends) {
   if (size() > 1) threads_ = std::make_shared<ThreadPool>(size());
 }
 
+Ranks::Ranks(std::unique_ptr<Backend> backend, std::shared_ptr<Link> link) : link_(std::move(link)) {
+  CHECK(backend->rank() == link_->rank() && backend->world() == link_->world());
+  // Backends of different processes go at one time: so NCCL asks.
+  link_->on_lost([watched = backend.get()](const std::string& why) { watched->leave(why); });
+  backends_.push_back({backend.release(), [link = link_](Backend* last) {
+                         link->end();
+                         link->on_lost(nullptr);
+                         delete last;
+                       }});
+}
+
 int64_t Ranks::memory_used() const {
   int64_t bytes = 0;
   for (const auto& backend : backends_) bytes += backend->memory_used();
@@ -29,6 +40,7 @@ int64_t Ranks::memory_used() const {
 void Ranks::replace(Backend& first) { backends_[0] = {std::shared_ptr<Backend>(backends_[0]), &first}; }
 
 void Ranks::run(FunctionRef<void(int rank)> work) const {
+  if (link_) return run_linked(work);
   if (!threads_) return work(0);
   std::mutex mutex;
   std::exception_ptr first;
@@ -47,6 +59,23 @@ void Ranks::run(FunctionRef<void(int rank)> work) const {
   if (first) std::rethrow_exception(first);
 }
 
+void Ranks::fail(int code, const std::string& why) const {
+  if (link_) link_->fail(code, why);
+  for (const auto& backend : backends_) backend->leave(why);
+}
+
+void Ranks::run_linked(FunctionRef<void(int rank)> work) const {
+  try {
+    work(0);
+  } catch (const DeviceError& error) {
+    fail(kExitDevice, error.what());
+    throw;
+  } catch (const std::exception& error) {
+    fail(kExitBadInput, error.what());
+    throw;
+  }
+}
+
 void join_ranks(const std::vector<std::unique_ptr<Backend>>& backends) {
   const auto group = std::make_shared<Group>(static_cast<int>(backends.size()));
   for (size_t i = 0; i < backends.size(); ++i) backends[i]->join(group, static_cast<int>(i));
@@ -61,6 +90,15 @@ Ranks make_ranks(const std::string& name, int threads, int count) {
   for (int i = 0; i < count; ++i) backends.push_back(make_backend(name, std::max(1, all / count)));
   join_ranks(backends);
   return Ranks(std::move(backends));
+}
+
+Ranks make_ranks(const std::string& name, int threads, int count, const std::shared_ptr<Link>& link) {
+  if (!link) return make_ranks(name, threads, count);
+  if (name == "cuda") return {make_cuda_rank(*link), link};
+  if (threads == 0) threads = std::max(1, ThreadPool::threads_for(0) / link->place().local_world);
+  std::unique_ptr<Backend> backend = make_backend(name, threads);
+  backend->join(std::make_shared<Group>(link), link->rank());
+  return {std::move(backend), link};
 }
 
 }  // namespace gemma4

@@ -17,6 +17,7 @@
 #include "cli/bench_load.h"
 #include "cli/cli.h"
 #include "cli/engine_flags.h"
+#include "cli/processes.h"
 #include "cli/profiled_backend.h"
 #include "image/patches.h"
 #include "image/resize.h"
@@ -29,12 +30,12 @@ using nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 struct Flags {
-  std::string model, backend = "cuda", dump;
-  std::filesystem::path mmproj;
-  int threads = 0, gpus = 1, chunk = 2048, steps = 32, repeat = 3;
+  EngineOptions engine;  // where it runs
+  std::string dump;
+  int chunk = 2048, steps = 32, repeat = 3;
   std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
                    images = {280, 1120};
-  bool json = false, profile = false, load = false;
+  bool json = false, profile = false, load = false, processes = false;
 };
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -281,7 +282,7 @@ void print(const std::vector<Line>& lines, bool roofline) {
 class Limits {
  public:
   Limits(const Flags& flags, const Bench& bench, double copy) : bench_(bench), copy_(copy) {
-    if (flags.backend == "cpu") meter_ = std::make_unique<RooflineMeter>(flags.threads);
+    if (flags.engine.backend == "cpu") meter_ = std::make_unique<RooflineMeter>(flags.engine.threads);
   }
 
   // `measure` gives the seconds of a step for `seqs` sequences. The roofline is the better of before and after.
@@ -353,12 +354,14 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
 }
 
 void add_flags(CLI::App& app, Flags& flags) {
-  app.add_option("--model", flags.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
+  flags.engine.backend = "cuda";
+  app.add_option("--model", flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
       ->required();
-  add_mmproj_flag(app, flags.mmproj);
-  app.add_option("--backend", flags.backend, "cuda, cpu or ref")->capture_default_str();
-  app.add_option("--threads", flags.threads, "threads of the cpu backend (0: all cores)");
-  add_gpus_flag(app, flags.gpus);
+  add_mmproj_flag(app, flags.engine.mmproj);
+  app.add_option("--backend", flags.engine.backend, "cuda, cpu or ref")->capture_default_str();
+  app.add_option("--threads", flags.engine.threads, "threads of the cpu backend (0: all cores)");
+  add_gpus_flag(app, flags.engine.gpus);
+  add_processes_flag(app, flags.processes);
   app.add_option("--prompts", flags.prompts, "prompt lengths")->delimiter(',')->capture_default_str();
   app.add_option("--depths", flags.depths, "tokens before the decoded ones")->delimiter(',')->capture_default_str();
   app.add_option("--batches", flags.batches, "sequences decoded together")->delimiter(',')->capture_default_str();
@@ -413,23 +416,10 @@ void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
   }
 }
 
-}  // namespace
-
-int bench_command(int argc, char** argv) {
-  CLI::App app("Measure how fast a checkpoint runs here.", "gemma4 bench");
-  Flags flags;
-  add_flags(app, flags);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
-  }
-  if (flags.batches.empty()) flags.batches = {1};
-  std::erase(flags.images, 0);
-  if (flags.load) return bench_load({flags.model, flags.backend, flags.threads, flags.json});
+int bench(const Flags& flags) {
   const auto start = Clock::now();
-  const Checkpoint checkpoint = open_checkpoint(flags.model, flags.mmproj);
-  const Ranks ranks = make_ranks(flags.backend, flags.threads, flags.gpus);
+  const Checkpoint checkpoint = open_checkpoint(flags.engine.model, flags.engine.mmproj);
+  const Ranks ranks = make_ranks(flags.engine.backend, flags.engine.threads, flags.engine.gpus, flags.engine.link);
   if (flags.profile) {
     profile(flags, checkpoint, ranks);
     return kExitOk;
@@ -438,20 +428,24 @@ int bench_command(int argc, char** argv) {
   ranks[0].sync();
   const double load = seconds_since(start), memory = static_cast<double>(ranks.memory_used()) / 1e9;
   const double copy = bench.copy_bandwidth();
-  const std::string where = ranks.size() > 1 ? " on each of " + std::to_string(ranks.size()) + " devices" : "";
+  const std::string where = ranks.world() > 1 ? " on each of " + std::to_string(ranks.world()) + " devices" : "";
   std::fprintf(stderr,
                "loaded in %.2f s, %.2f GB of memory; a step reads %.2f GB of weights%s; copies move %.0f GB/s\n", load,
                memory, static_cast<double>(bench.step_bytes()) / 1e9, where.c_str(), copy / 1e9);
   const std::vector<Line> lines = measure(flags, bench, copy);
   if (!flags.dump.empty()) bench.dump();
   if (!flags.json) {
-    print(lines, flags.backend == "cpu");
+    print(lines, flags.engine.backend == "cpu");
     return kExitOk;
   }
-  ordered_json out = {
-      {"model", flags.model},     {"backend", ranks[0].name()},          {"gpus", ranks.size()},
-      {"load_s", load},           {"memory_bytes", ranks.memory_used()}, {"weights_bytes_per_step", bench.step_bytes()},
-      {"copy_bytes_per_s", copy}, {"results", ordered_json::array()}};
+  ordered_json out = {{"model", flags.engine.model.string()},
+                      {"backend", ranks[0].name()},
+                      {"gpus", ranks.world()},
+                      {"load_s", load},
+                      {"memory_bytes", ranks.memory_used()},
+                      {"weights_bytes_per_step", bench.step_bytes()},
+                      {"copy_bytes_per_s", copy},
+                      {"results", ordered_json::array()}};
   for (const Line& line : lines) {
     ordered_json result = {{"what", line.what}, {"ms", line.ms}, {std::string(line.unit) + "_per_s", line.per_second}};
     const bool roofline = line.roof.bytes_per_second > 0;
@@ -466,6 +460,26 @@ int bench_command(int argc, char** argv) {
   }
   std::printf("%s\n", out.dump(2).c_str());
   return kExitOk;
+}
+
+}  // namespace
+
+int bench_command(int argc, char** argv) {
+  CLI::App app("Measure how fast a checkpoint runs here.", "gemma4 bench");
+  Flags flags;
+  add_flags(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
+  }
+  if (flags.batches.empty()) flags.batches = {1};
+  std::erase(flags.images, 0);
+  if (flags.load) {
+    if (flags.processes) throw Error("bench --load measures one GPU; leave --one-process-per-gpu away");
+    return bench_load({flags.engine.model, flags.engine.backend, flags.engine.threads, flags.json});
+  }
+  return in_processes(flags.processes, flags.engine, [&] { return bench(flags); });
 }
 
 }  // namespace gemma4

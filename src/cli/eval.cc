@@ -16,6 +16,7 @@
 #include "cli/cli.h"
 #include "cli/engine_flags.h"
 #include "cli/eval_case.h"
+#include "cli/processes.h"
 #include "cli/questions.h"
 #include "image/decode.h"
 #include "image/patches.h"
@@ -25,9 +26,10 @@ namespace gemma4 {
 namespace {
 
 struct Options {
-  std::string model, golden, backend = "cpu", dump;
-  std::filesystem::path mmproj;
-  int threads = 0, gpus = 1, chunk = 0;
+  EngineOptions engine;  // where it runs
+  std::string golden, dump;
+  int chunk = 0;
+  bool processes = false;
   std::vector<std::string> only;
 };
 
@@ -98,9 +100,9 @@ class Evaluation {
  public:
   Evaluation(const Options& options)
       : options_(options),
-        checkpoint_(open_checkpoint(options.model, options.mmproj)),
+        checkpoint_(open_checkpoint(options.engine.model, options.engine.mmproj)),
         config_(parse_config(checkpoint_.config)),
-        ranks_(make_ranks(options.backend, options.threads, options.gpus)) {}
+        ranks_(make_ranks(options.engine.backend, options.engine.threads, options.engine.gpus, options.engine.link)) {}
 
   int run();
 
@@ -285,7 +287,7 @@ void dump(const std::string& path, const std::map<std::string, std::vector<float
 }
 
 int Evaluation::run() {
-  const Tolerance tolerance = tolerance_of(options_.backend);
+  const Tolerance tolerance = tolerance_of(options_.engine.backend);
   bool good = true;
   int count = 0;
   for (const std::string& name : golden_names(options_.golden)) {
@@ -296,14 +298,14 @@ int Evaluation::run() {
     const Report report = run_case(golden);
     print(name, report);
     std::fflush(stdout);
-    good = good && passes(report, tolerance, options_.backend == "ref");
+    good = good && passes(report, tolerance, options_.engine.backend == "ref");
     ++count;
   }
   if (count == 0) throw Error("eval: no case to run in " + options_.golden);
   if (!options_.dump.empty()) dump(options_.dump, dumped_, config_.vocab);
   const std::string limit = tolerance.logit > 0 ? ", logits within " + CLI::detail::to_string(tolerance.logit) : "";
   std::printf("%s: %d cases, backend %s, tolerance: KL %.0e at every position%s, top-1 equal where clear\n",
-              good ? "PASS" : "FAIL", count, options_.backend.c_str(), tolerance.kl, limit.c_str());
+              good ? "PASS" : "FAIL", count, options_.engine.backend.c_str(), tolerance.kl, limit.c_str());
   return good ? kExitOk : kExitFailed;
 }
 
@@ -313,17 +315,18 @@ int eval_command(int argc, char** argv) {
   Options options;
   CLI::App app{"Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden"};
   app.name("gemma4 eval");
-  app.add_option("--model", options.model, "checkpoint: a directory or a .gguf file")->required();
-  add_mmproj_flag(app, options.mmproj);
+  app.add_option("--model", options.engine.model, "checkpoint: a directory or a .gguf file")->required();
+  add_mmproj_flag(app, options.engine.mmproj);
   app.add_option("--golden", options.golden, "folder with cases.json and one .safetensors a case");
   QuestionsOptions questions;
   app.add_option("--questions", questions.questions, "instead: ask every question of this file, count right answers");
   app.add_option("--images", questions.images, "folder of the questions' pictures; default: images/ beside the file");
   app.add_option("--equal-min", questions.equal_min, "fail below this share of answers equal to the reference's");
   app.add_option("--right-min", questions.right_min, "fail below this share of right answers");
-  app.add_option("--backend", options.backend, "ref, cpu or cuda")->capture_default_str();
-  app.add_option("--threads", options.threads, "threads of the cpu backend; 0: all cores");
-  add_gpus_flag(app, options.gpus);
+  app.add_option("--backend", options.engine.backend, "ref, cpu or cuda")->capture_default_str();
+  app.add_option("--threads", options.engine.threads, "threads of the cpu backend; 0: all cores");
+  add_gpus_flag(app, options.engine.gpus);
+  add_processes_flag(app, options.processes);
   app.add_option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--case", options.only, "run only this case (repeatable)");
@@ -334,15 +337,11 @@ int eval_command(int argc, char** argv) {
     return app.exit(error) == 0 ? kExitOk : kExitBadInput;
   }
   if (options.golden.empty() == questions.questions.empty()) throw Error("eval: give one of --golden and --questions");
-  if (options.golden.empty()) {
-    questions.engine.model = options.model;
-    questions.engine.mmproj = options.mmproj;
-    questions.engine.backend = options.backend;
-    questions.engine.threads = options.threads;
-    questions.engine.gpus = options.gpus;
+  return in_processes(options.processes, options.engine, [&] {
+    if (!options.golden.empty()) return Evaluation(options).run();
+    questions.engine = options.engine;
     return eval_questions(questions);
-  }
-  return Evaluation(options).run();
+  });
 }
 
 }  // namespace gemma4

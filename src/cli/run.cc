@@ -12,6 +12,7 @@
 #include "cli/chat.h"
 #include "cli/cli.h"
 #include "cli/engine_flags.h"
+#include "cli/processes.h"
 #include "image/decode.h"
 
 namespace gemma4 {
@@ -22,7 +23,7 @@ struct RunFlags {
   std::vector<std::string> images;
   std::optional<std::string> prompt, prompt_file;
   std::string system, tools_file;
-  bool think = false, raw = false, json = false, ignore_eos = false;
+  bool think = false, raw = false, json = false, ignore_eos = false, processes = false;
   int max_new_tokens = 0;
   SamplingRequest sampling;
 };
@@ -36,6 +37,7 @@ constexpr const char* kAbout =
 
 void add_flags(CLI::App& app, RunFlags& flags) {
   add_engine_flags(app, flags.engine);
+  add_processes_flag(app, flags.processes);
   app.add_option("--image,--image-path", flags.images,
                  "A picture (JPEG, PNG, WebP), before the prompt; may be repeated")
       ->take_all();
@@ -160,13 +162,7 @@ void report(const Engine& engine, const Answer& answer, bool json) {
   std::fprintf(stderr, "%s\n", line.dump().c_str());
 }
 
-}  // namespace
-
-int run_command(int argc, char** argv) {
-  RunFlags flags;
-  CLI::App app(kAbout, "gemma4 run");
-  add_flags(app, flags);
-  if (const auto code = parse_flags(app, argc, argv)) return *code;
+int run(RunFlags& flags) {
   const std::optional<std::string> prompt = prompt_text(flags);
   const Request request = make_request(flags, prompt);
   flags.engine.image_budget_max = -1;               // memory for no larger images than those that come
@@ -186,6 +182,16 @@ int run_command(int argc, char** argv) {
   const Answer answer = print_answer(engine, request, true, nullptr);
   report(engine, answer, flags.json);
   return kExitOk;
+}
+
+}  // namespace
+
+int run_command(int argc, char** argv) {
+  RunFlags flags;
+  CLI::App app(kAbout, "gemma4 run");
+  add_flags(app, flags);
+  if (const auto code = parse_flags(app, argc, argv)) return *code;
+  return in_processes(flags.processes, flags.engine, [&] { return run(flags); });
 }
 
 }  // namespace gemma4

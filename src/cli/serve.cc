@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "cli/cli.h"
 #include "cli/engine_flags.h"
+#include "cli/processes.h"
 #include "cli/serve.h"
 
 namespace gemma4 {
@@ -22,6 +23,7 @@ struct ServeFlags {
   ServerOptions server;
   std::string api_key, api_key_file;
   double body_mb = 32, grace = 30;
+  bool processes = false;
 };
 
 constexpr const char* kAbout =
@@ -34,6 +36,7 @@ constexpr const char* kAbout =
 void add_flags(CLI::App& app, ServeFlags& flags) {
   flags.engine.max_seqs = 16;
   add_engine_flags(app, flags.engine);
+  add_processes_flag(app, flags.processes);
   ServerOptions& server = flags.server;
   app.add_option("--host", server.http.host, "The address to listen on; 0.0.0.0 is every one of this machine")
       ->capture_default_str();
@@ -161,11 +164,9 @@ int serve_until_stopped(Engine& engine, const ServerOptions& options, double gra
   return kExitOk;
 }
 
-int serve_command(int argc, char** argv) {
-  ServeFlags flags;
-  CLI::App app(kAbout, "gemma4 serve");
-  add_flags(app, flags);
-  if (const auto code = parse_flags(app, argc, argv)) return *code;
+namespace {
+
+int serve(ServeFlags& flags) {
   ServerOptions& options = flags.server;
   read_keys(flags, options.api_keys);
   if (options.models.empty()) options.models.push_back(default_name(flags.engine.model));
@@ -175,6 +176,16 @@ int serve_command(int argc, char** argv) {
   block_stop_signals();
   Engine engine(flags.engine);
   return serve_until_stopped(engine, options, flags.grace);
+}
+
+}  // namespace
+
+int serve_command(int argc, char** argv) {
+  ServeFlags flags;
+  CLI::App app(kAbout, "gemma4 serve");
+  add_flags(app, flags);
+  if (const auto code = parse_flags(app, argc, argv)) return *code;
+  return in_processes(flags.processes, flags.engine, [&] { return serve(flags); });
 }
 
 }  // namespace gemma4

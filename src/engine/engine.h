@@ -22,6 +22,7 @@ struct EngineOptions {
   std::string backend = "cpu";  // "ref", "cpu", "cuda"
   int threads = 0;              // cpu: 0 means all cores
   int gpus = 1;                 // devices the model is split over; ref and cpu: ranks in this process
+  std::shared_ptr<Link> link;   // set: instead, this process is one rank of several processes
   int max_seq_len = 0;       // tokens of one prompt and answer together; 0: 4096, or the model's most if that is less
   int max_seqs = 1;          // requests that run at a time; the others wait
   int max_queue = 256;       // requests that wait at a time; beyond it submit() throws BusyError

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "model/calls.h"
 #include "model/text.h"
 #include "model/vision.h"
 #include "model/weights.h"
@@ -33,8 +34,40 @@ struct Model::Impl {
 
   Impl(const Checkpoint& checkpoint, const Ranks& backends, const ModelOptions& options)
       : config(parse_config(checkpoint.config)), options(options), ranks(backends), parts(backends.size()) {
-    ranks.run([&](int r) { parts[r] = std::make_unique<Rank>(checkpoint, config, ranks[r], options); });
-    vision = std::make_unique<VisionModel>(ranks[0], config, parts[0]->weights.vision);
+    const CallBytes open = ranks.leads() ? pack_open(model_mark(checkpoint, ranks[0].name()), options) : CallBytes();
+    run(open, [&](int r) {
+      parts[r] = std::make_unique<Rank>(checkpoint, config, ranks[r], options);
+      if (r == 0) vision = std::make_unique<VisionModel>(ranks[0], config, parts[0]->weights.vision);
+      if (!ranks.link()) return;
+      ranks.leads() ? ranks.link()->wait_ready() : ranks.link()->send_ready();
+    });
+  }
+
+  ~Impl() {
+    try {
+      if (ranks.leads()) ranks.link()->send_all(Link::Message::kCall, pack_close());
+    } catch (const Error&) {
+      // The others have ended.
+    }
+  }
+
+  // Runs on every rank of this process; the other processes are told before.
+  void run(const CallBytes& call, FunctionRef<void(int rank)> work) const {
+    ranks.run([&](int r) {
+      if (ranks.leads()) ranks.link()->send_all(Link::Message::kCall, call);
+      work(r);
+    });
+  }
+
+  // What only the first rank does; its failure is the others' too.
+  template <typename Work>
+  auto run_first(const Work& work) const {
+    try {
+      return work();
+    } catch (const DeviceError& error) {
+      ranks.fail(kExitDevice, error.what());
+      throw;
+    }
   }
 
   Config config;
@@ -53,16 +86,19 @@ const Config& Model::config() const { return impl_->config; }
 const ModelOptions& Model::options() const { return impl_->options; }
 
 void Model::set_pages(Kind kind, int seq, std::span<const int32_t> pages) {
-  impl_->ranks.run([&](int r) { impl_->parts[r]->text.set_pages(kind, seq, pages); });
+  const CallBytes call = impl_->ranks.leads() ? pack_set_pages(kind, seq, pages) : CallBytes();
+  impl_->run(call, [&](int r) { impl_->parts[r]->text.set_pages(kind, seq, pages); });
 }
 
 void Model::copy_page(Kind kind, int32_t from, int32_t to) {
-  impl_->ranks.run([&](int r) { impl_->parts[r]->text.copy_page(kind, from, to); });
+  const CallBytes call = impl_->ranks.leads() ? pack_copy_page(kind, from, to) : CallBytes();
+  impl_->run(call, [&](int r) { impl_->parts[r]->text.copy_page(kind, from, to); });
 }
 
 std::vector<int32_t> Model::forward(const Batch& batch) {
   std::vector<int32_t> ids;
-  impl_->ranks.run([&](int r) {
+  const CallBytes call = impl_->ranks.leads() ? pack_forward(batch) : CallBytes();
+  impl_->run(call, [&](int r) {
     const std::vector<int32_t> sampled = impl_->parts[r]->text.forward(batch, r == 0 ? tap : nullptr);
     if (r == 0) ids = sampled;
   });
@@ -98,7 +134,7 @@ Model::Soft Model::embed(std::span<const int32_t> ids) {
 
 Model::Soft Model::encode(const PatchView& patches) {
   if (impl_->parts[0]->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
-  return impl_->vision->encode(patches, tap);
+  return impl_->run_first([&] { return impl_->vision->encode(patches, tap); });
 }
 
 void Model::encode_again() { impl_->vision->encode_again(); }

@@ -1,6 +1,6 @@
 // Model: Config and weights on a Backend, or split over several. forward() runs one Batch through the text decoder,
 // encode() one image through the vision tower. It knows nothing of text, pixels, requests or time: the caller owns page
-// tables and positions.
+// tables and positions. Where each rank is a process, rank 0's Model passes on what all must do (calls.h).
 #pragma once
 
 #include <functional>

@@ -375,9 +375,25 @@ Matrix CudaBackend::matrix_of(const DeviceMatrix& uploaded, int group) {
 
 std::unique_ptr<Backend> make_cuda(int device) { return std::make_unique<CudaBackend>(device, nullptr); }
 
-std::vector<std::unique_ptr<Backend>> make_cuda_ranks(int count) {
+static int count_gpus() {
   int found = 0;
   if (cudaGetDeviceCount(&found) != cudaSuccess) cudaGetLastError();
+  return found;
+}
+
+// A launcher may show each process one GPU, its own.
+std::unique_ptr<Backend> make_cuda_rank(Link& link) {
+  const int found = count_gpus(), local = link.place().local_rank;
+  if (found == 0 || (found > 1 && local >= found)) {
+    throw Error("this is process " + std::to_string(local) + " of its host (they count from 0), and " +
+                std::to_string(found) + (found == 1 ? " GPU is" : " GPUs are") + " here");
+  }
+  const int device = found == 1 ? 0 : local;
+  return std::make_unique<CudaBackend>(device, cuda::connect_process(link, device));
+}
+
+std::vector<std::unique_ptr<Backend>> make_cuda_ranks(int count) {
+  const int found = count_gpus();
   if (found < count) {
     throw Error("the model cannot be split over " + std::to_string(count) + " GPUs: " + std::to_string(found) +
                 (found == 1 ? " is" : " are") + " here");

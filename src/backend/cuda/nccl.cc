@@ -9,6 +9,7 @@
 #include <numeric>
 #include <shared_mutex>
 
+#include "backend/cuda/error.h"
 #include "backend/cuda/nccl_abi.h"
 #include "backend/cuda/peers.h"
 
@@ -23,6 +24,8 @@ struct Library {
 
   GetErrorString error_string = nullptr;
   CommInitAll init_all = nullptr;
+  GetUniqueId unique_id = nullptr;
+  CommInitRank init_rank = nullptr;
   CommDestroy destroy = nullptr;
   CommAbort abort = nullptr;
   AllReduce all_reduce = nullptr;
@@ -50,6 +53,8 @@ Library::Library() {
   setenv("NCCL_NVLS_ENABLE", "0", 0);
   resolve(library, error_string, "ncclGetErrorString");
   resolve(library, init_all, "ncclCommInitAll");
+  resolve(library, unique_id, "ncclGetUniqueId");
+  resolve(library, init_rank, "ncclCommInitRank");
   resolve(library, destroy, "ncclCommDestroy");
   resolve(library, abort, "ncclCommAbort");
   resolve(library, all_reduce, "ncclAllReduce");
@@ -78,7 +83,8 @@ Type type_of(const Tensor& t) {
 struct Communicator::Shared {
   static constexpr std::chrono::seconds kPatience{2};
 
-  std::vector<Comm> comms;       // by rank
+  int world = 0, first = 0;      // of all processes; this one's first rank
+  std::vector<Comm> comms;       // of this process's ranks
   std::shared_ptr<Peers> peers;  // for small sums, or null
   std::shared_timed_mutex mutex;
   std::atomic<bool> left{false};
@@ -92,7 +98,7 @@ struct Communicator::Shared {
 
 Communicator::~Communicator() = default;
 
-int Communicator::world() const { return static_cast<int>(shared_->comms.size()); }
+int Communicator::world() const { return shared_->world; }
 
 StepPeers Communicator::step_peers() const { return shared_->peers ? shared_->peers->step(rank_) : StepPeers(); }
 
@@ -116,7 +122,7 @@ template <typename Call>
 void Communicator::enqueue(const Call& call) {
   const std::shared_lock lock(shared_->mutex);
   check();
-  call(library(), shared_->comms[static_cast<size_t>(rank_)]);
+  call(library(), shared_->comms[static_cast<size_t>(rank_ - shared_->first)]);
 }
 
 void Communicator::all_reduce(Tensor x, cudaStream_t stream) {
@@ -165,11 +171,34 @@ std::vector<std::unique_ptr<Communicator>> connect_gpus(int count) {
   std::iota(devices.begin(), devices.end(), 0);
   std::vector<Comm> comms(devices.size());
   library().check(library().init_all(comms.data(), count, devices.data()), "connecting the GPUs");
+  shared->world = count;
   shared->comms = std::move(comms);
   shared->peers = Peers::connect(count);
   std::vector<std::unique_ptr<Communicator>> ranks;
   for (int r = 0; r < count; ++r) ranks.push_back(std::unique_ptr<Communicator>(new Communicator(shared, r)));
   return ranks;
+}
+
+// Rank 0 waits for the others before it begins: within ncclCommInitRank nobody could tell it that one has failed.
+std::unique_ptr<Communicator> connect_process(Link& link, int device) {
+  const Library& nccl = library();
+  UniqueId id = {};
+  const auto bytes = std::as_writable_bytes(std::span(&id, 1));
+  if (link.rank() == 0) {
+    link.wait_ready();
+    nccl.check(nccl.unique_id(&id), "beginning");
+    link.send_all(Link::Message::kNcclId, bytes);
+  } else {
+    link.send_ready();
+    link.receive(0, Link::Message::kNcclId, bytes);
+  }
+  CUDA_CHECK(cudaSetDevice(device));
+  Comm comm = nullptr;
+  nccl.check(nccl.init_rank(&comm, link.world(), id, link.rank()), "connecting the processes");
+  auto shared = std::make_shared<Communicator::Shared>();
+  shared->world = link.world(), shared->first = link.rank();
+  shared->comms = {comm};
+  return std::unique_ptr<Communicator>(new Communicator(shared, link.rank()));
 }
 
 }  // namespace gemma4::cuda

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backend/cuda/step.h"
+#include "backend/link.h"
 #include "base/tensor.h"
 
 namespace gemma4::cuda {
@@ -36,6 +37,7 @@ class Communicator {
 
  private:
   friend std::vector<std::unique_ptr<Communicator>> connect_gpus(int count);
+  friend std::unique_ptr<Communicator> connect_process(Link& link, int device);
   struct Shared;
   Communicator(std::shared_ptr<Shared> shared, int rank) : shared_(std::move(shared)), rank_(rank) {}
   template <typename Call>
@@ -49,5 +51,9 @@ class Communicator {
 // NVLink multicast (NVLS) is left off unless NCCL_NVLS_ENABLE is set: where containers or the fabric manager do not
 // allow it, NCCL fails to start instead of doing without (github.com/pytorch/pytorch/pull/177472).
 std::vector<std::unique_ptr<Communicator>> connect_gpus(int count);
+
+// This process's GPU `device` as the rank of `link`; all its processes call it. NCCL does all sums: what peers.h writes
+// to is one process's memory. Throws as connect_gpus().
+std::unique_ptr<Communicator> connect_process(Link& link, int device);
 
 }  // namespace gemma4::cuda

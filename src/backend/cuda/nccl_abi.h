@@ -9,6 +9,9 @@
 namespace gemma4::cuda::nccl {
 
 using Comm = void*;  // ncclComm_t
+struct UniqueId {    // ncclUniqueId
+  char internal[128];
+};
 using Result = int;  // ncclResult_t
 constexpr Result kSuccess = 0;
 enum Type : int { kFloat32 = 7, kBFloat16 = 9 };  // ncclDataType_t
@@ -16,6 +19,8 @@ enum Reduction : int { kSum = 0 };                // ncclRedOp_t
 
 using GetErrorString = const char* (*)(Result);
 using CommInitAll = Result (*)(Comm*, int count, const int* devices);
+using GetUniqueId = Result (*)(UniqueId*);
+using CommInitRank = Result (*)(Comm*, int count, UniqueId, int rank);  // on the current device
 using CommDestroy = Result (*)(Comm);
 using CommAbort = Result (*)(Comm);
 using AllReduce = Result (*)(const void* from, void* to, size_t count, Type, Reduction, Comm, cudaStream_t);

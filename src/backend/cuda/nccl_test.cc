@@ -15,6 +15,7 @@
 namespace gemma4::cuda::nccl {
 static_assert(kSuccess == int{ncclSuccess} && int{kSum} == int{ncclSum});
 static_assert(int{kFloat32} == int{ncclFloat32} && int{kBFloat16} == int{ncclBfloat16});
+static_assert(sizeof(UniqueId) == sizeof(ncclUniqueId));
 static_assert(sizeof(Comm) == sizeof(ncclComm_t) && sizeof(Type) == sizeof(ncclDataType_t));
 static_assert(sizeof(Result) == sizeof(ncclResult_t) && sizeof(Reduction) == sizeof(ncclRedOp_t));
 }  // namespace gemma4::cuda::nccl

@@ -1,0 +1,223 @@
+// One process for each rank, as a launcher starts them: gemma4 N times with the variables that say who each one is.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <thread>
+
+#include "program.h"
+
+namespace gemma4 {
+namespace {
+
+const std::string kRoot = SOURCE_DIR;
+const std::string kDemo = kRoot + "/models/demo";
+const std::string kTiny = kRoot + "/tests/golden/tiny";
+const std::string kImages = kRoot + "/tests/golden/demo_eval/images/";
+
+int free_port() {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in at = {};
+  at.sin_family = AF_INET;
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(at);
+  bind(fd, reinterpret_cast<sockaddr*>(&at), size);
+  getsockname(fd, reinterpret_cast<sockaddr*>(&at), &size);
+  close(fd);
+  return ntohs(at.sin_port);
+}
+
+using Arguments = std::vector<std::string>;
+using Variables = std::vector<std::pair<std::string, std::string>>;
+
+// One gemma4 with variables of its own, which writes to files. Killed, should it still run when the test ends.
+class Process {
+ public:
+  Process(Arguments arguments, const Variables& variables) : out_(scratch_.path / "out"), err_(scratch_.path / "err") {
+    arguments.insert(arguments.begin(), GEMMA4_BINARY);
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    child_ = fork();
+    if (child_ != 0) return;
+    for (const auto& [name, value] : variables) setenv(name.c_str(), value.c_str(), 1);
+    redirect("/dev/null", O_RDONLY, STDIN_FILENO);
+    redirect(out_, O_WRONLY | O_CREAT, STDOUT_FILENO);
+    redirect(err_, O_WRONLY | O_CREAT, STDERR_FILENO);
+    execv(argv[0], argv.data());
+    _exit(98);
+  }
+  ~Process() {
+    if (child_ > 0) kill(child_, SIGKILL), waitpid(child_, nullptr, 0);
+  }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  void send(int signal) const { kill(child_, signal); }
+  std::string out() const { return slurp(out_); }
+
+  // Its end; the code stays -1 where it has not come within the time.
+  Ran wait(std::chrono::seconds most) {
+    const auto end = std::chrono::steady_clock::now() + most;
+    int status = 0;
+    while (waitpid(child_, &status, WNOHANG) == 0) {
+      if (std::chrono::steady_clock::now() > end) return {-1, slurp(out_), slurp(err_)};
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    child_ = -1;
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1 - WTERMSIG(status), slurp(out_), slurp(err_)};
+  }
+
+ private:
+  Scratch scratch_;
+  std::string out_, err_;
+  pid_t child_ = -1;
+};
+
+// The last rank first: it has to wait for rank 0.
+std::vector<std::unique_ptr<Process>> start(int world, Arguments arguments) {
+  arguments.push_back("--one-process-per-gpu");
+  const std::string port = std::to_string(free_port()), count = std::to_string(world);
+  std::vector<std::unique_ptr<Process>> all(static_cast<size_t>(world));
+  for (int r = world - 1; r >= 0; --r) {
+    const std::string rank = std::to_string(r);
+    all[static_cast<size_t>(r)] = std::make_unique<Process>(
+        arguments, Variables{{"RANK", rank}, {"WORLD_SIZE", count}, {"LOCAL_RANK", rank}, {"MASTER_PORT", port}});
+  }
+  return all;
+}
+
+std::vector<Ran> run_all(int world, const Arguments& arguments) {
+  std::vector<Ran> ran;
+  for (const auto& process : start(world, arguments)) ran.push_back(process->wait(std::chrono::seconds(300)));
+  return ran;
+}
+
+void expect_quiet_ends(const std::vector<Ran>& ran) {
+  for (size_t r = 1; r < ran.size(); ++r) {
+    EXPECT_EQ(ran[r].code, 0) << ran[r].err;
+    EXPECT_EQ(ran[r].out + ran[r].err, "") << r;
+  }
+}
+
+TEST(Processes, GoldenCasesPass) {
+  for (const int world : {2, 4}) {
+    for (const std::string backend : {"ref", "cpu"}) {
+      const auto ran = run_all(world, {"eval", "--model", kTiny, "--golden", kTiny + "/golden", "--backend", backend});
+      EXPECT_EQ(ran[0].code, 0) << ran[0].out << ran[0].err;
+      EXPECT_NE(ran[0].out.find("PASS: 5 cases, backend " + backend), std::string::npos) << ran[0].out;
+      expect_quiet_ends(ran);
+    }
+  }
+}
+
+// The whole output of eval, its errors included, is that of as many ranks in one process: the same sums.
+TEST(Processes, ComputeWhatRanksOfOneProcessCompute) {
+  const Arguments eval = {"eval", "--model", kTiny, "--golden", kTiny + "/golden", "--backend", "ref"};
+  Arguments within = eval;
+  within.insert(within.end(), {"--gpus", "2"});
+  EXPECT_EQ(run_all(2, eval)[0].out, run_gemma4(within).out);
+  EXPECT_NE(run_all(2, eval)[0].out, run_gemma4(eval).out) << "one rank rounds otherwise";
+}
+
+TEST(Processes, AnswerAboutAPictureAsOneDoes) {
+  const Arguments ask = {"run",     "--model",           kDemo,      "--temperature",       "0", "--max-seq-len", "512",
+                         "--image", kImages + "002.png", "--prompt", "What is at the left?"};
+  for (const int world : {2, 4}) {
+    for (const std::string backend : {"ref", "cpu"}) {
+      Arguments arguments = ask;
+      arguments.insert(arguments.end(), {"--backend", backend});
+      const auto ran = run_all(world, arguments);
+      EXPECT_EQ(ran[0].code, 0) << ran[0].err;
+      EXPECT_EQ(ran[0].out, "A pink circle.\n");
+      expect_quiet_ends(ran);
+    }
+  }
+}
+
+TEST(Processes, WhatDoesNotDivideIsRefusedByAll) {
+  for (const Ran& ran : run_all(3, {"run", "--model", kDemo, "--prompt", "x"})) {
+    EXPECT_EQ(ran.code, 2);
+    EXPECT_EQ(ran.out, "");
+    const std::string why = "cannot split the model over 3 devices: its 4 query heads do not divide\n";
+    EXPECT_TRUE(ran.err.ends_with(why)) << ran.err;
+    EXPECT_EQ(std::ranges::count(ran.err, '\n'), 1) << ran.err;
+  }
+}
+
+TEST(Processes, BadInputOfRank0EndsAll) {
+  const auto ran = run_all(2, {"run", "--model", kDemo, "--prompt-file", "/no/such/file"});
+  EXPECT_EQ(ran[0].code, 2);
+  EXPECT_EQ(ran[0].err, "gemma4: cannot open /no/such/file: No such file or directory\n");
+  EXPECT_EQ(ran[1].code, 2);
+  EXPECT_EQ(ran[1].err, "gemma4: rank 0: cannot open /no/such/file: No such file or directory\n");
+}
+
+TEST(Processes, WithoutALauncherIsRefused) {
+  const Ran alone = run_gemma4({"run", "--model", kDemo, "--prompt", "x", "--one-process-per-gpu"});
+  EXPECT_EQ(alone.code, 2);
+  EXPECT_NE(alone.err.find("none of their variables is set"), std::string::npos) << alone.err;
+  const Ran both = run_gemma4({"run", "--model", kDemo, "--prompt", "x", "--one-process-per-gpu", "--gpus", "2"});
+  EXPECT_EQ(both.code, 2);
+}
+
+// In the middle of an answer that would take minutes: the others end with a sentence, within seconds.
+void expect_death_of_one_ends_all(size_t victim, const std::string& backend) {
+  const auto all = start(4, {"run", "--model", kDemo, "--backend", backend, "--max-seq-len", "4096", "--temperature",
+                             "0", "--ignore-eos", "--prompt", "Count from 9 to 17."});
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(300);
+  while (all[0]->out().size() < 8) {
+    ASSERT_LT(std::chrono::steady_clock::now(), end);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  all[victim]->send(SIGKILL);
+  const auto killed = std::chrono::steady_clock::now();
+  for (size_t r = 0; r < all.size(); ++r) {
+    const Ran ran = all[r]->wait(std::chrono::seconds(60));
+    EXPECT_EQ(ran.code, r == victim ? -1 - SIGKILL : 3) << r << ": " << ran.err;
+    if (r == victim) continue;
+    EXPECT_NE(ran.err.find("gemma4: rank " + std::to_string(victim) + " has ended before its time"), std::string::npos)
+        << r << ": " << ran.err;
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - killed, std::chrono::seconds(8));
+}
+
+TEST(Processes, OneThatIsKilledEndsTheOthersWithCode3) {
+  expect_death_of_one_ends_all(2, "cpu");
+  expect_death_of_one_ends_all(0, "ref");
+}
+
+// A launcher's signal goes to all: rank 0 lets answers finish, the others wait for it.
+TEST(Processes, ASignalToAllEndsAServerInOrder) {
+  const auto all = start(2, {"serve", "--model", kDemo, "--port", "0", "--threads", "1"});
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(300);
+  while (all[0]->out().find('\n') == std::string::npos) {
+    ASSERT_LT(std::chrono::steady_clock::now(), end);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  for (const auto& process : all) process->send(SIGTERM);
+  EXPECT_EQ(all[0]->wait(std::chrono::seconds(60)).code, 0);
+  const Ran follower = all[1]->wait(std::chrono::seconds(60));
+  EXPECT_EQ(follower.code, 0);
+  EXPECT_EQ(follower.out + follower.err, "");
+}
+
+// Nobody asks anything: the server ends all the same.
+TEST(Processes, AnIdleServerEndsWhenAFollowerIsKilled) {
+  const auto all = start(2, {"serve", "--model", kDemo, "--port", "0", "--threads", "1"});
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(300);
+  while (all[0]->out().find('\n') == std::string::npos) {
+    ASSERT_LT(std::chrono::steady_clock::now(), end);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  all[1]->send(SIGKILL);
+  const Ran server = all[0]->wait(std::chrono::seconds(30));
+  EXPECT_EQ(server.code, 3);
+  EXPECT_NE(server.err.find("rank 1 has ended before its time"), std::string::npos) << server.err;
+}
+
+}  // namespace
+}  // namespace gemma4
