@@ -152,6 +152,22 @@ void Link::wait_ready() {
   for (int from = 1; from < world(); ++from) receive(from, Message::kReady, {});
 }
 
+Link::Bytes Link::gather(Message kind, std::span<const std::byte> mine) {
+  const size_t size = mine.size();
+  Bytes all(size * static_cast<size_t>(world()));
+  if (rank() > 0) {
+    send(0, kind, mine);
+    receive(0, kind, all);
+    return all;
+  }
+  std::ranges::copy(mine, all.begin());
+  for (int from = 1; from < world(); ++from) {
+    receive(from, kind, std::span(all).subspan(size * static_cast<size_t>(from), size));
+  }
+  send_all(kind, all);
+  return all;
+}
+
 // Ends.
 
 void Link::end() {

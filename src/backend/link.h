@@ -29,7 +29,7 @@ class Link {
  public:
   using Bytes = std::vector<std::byte>;
   // kFailed: an exit code and a sentence, instead of what was expected. kEnd: rank 0 has no more calls, and the answer.
-  enum class Message : uint32_t { kReady = 1, kNcclId, kCall, kTensor, kFailed, kEnd };
+  enum class Message : uint32_t { kReady = 1, kNcclId, kPeers, kCall, kTensor, kFailed, kEnd };
   static constexpr size_t kCallMost = size_t{256} << 20;  // bytes of one call
 
   // Returns when all processes have come. Throws Error where they contradict each other or one stays away.
@@ -53,6 +53,8 @@ class Link {
 
   void send_ready() { send(0, Message::kReady, {}); }
   void wait_ready();  // for send_ready() of all others
+  // Called by all: every one's `mine`, of one size, in the order of the ranks.
+  Bytes gather(Message kind, std::span<const std::byte> mine);
 
   // Called when a process has ended before its time, on a thread of its own or at once if that was before; not any more
   // when another has been set. This process, if it is still there kPatience later, is ended with a sentence: a driver's

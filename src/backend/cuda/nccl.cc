@@ -198,6 +198,7 @@ std::unique_ptr<Communicator> connect_process(Link& link, int device) {
   auto shared = std::make_shared<Communicator::Shared>();
   shared->world = link.world(), shared->first = link.rank();
   shared->comms = {comm};
+  shared->peers = Peers::connect(link, device);
   return std::unique_ptr<Communicator>(new Communicator(shared, link.rank()));
 }
 

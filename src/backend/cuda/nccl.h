@@ -52,8 +52,7 @@ class Communicator {
 // allow it, NCCL fails to start instead of doing without (github.com/pytorch/pytorch/pull/177472).
 std::vector<std::unique_ptr<Communicator>> connect_gpus(int count);
 
-// This process's GPU `device` as the rank of `link`; all its processes call it. NCCL does all sums: what peers.h writes
-// to is one process's memory. Throws as connect_gpus().
+// This process's GPU `device` as the rank of `link`; all its processes call it. Throws as connect_gpus().
 std::unique_ptr<Communicator> connect_process(Link& link, int device);
 
 }  // namespace gemma4::cuda

@@ -82,110 +82,164 @@ void sum_over_peers(cudaStream_t stream, const PeerView& view, void* x, int64_t 
          patience);
 }
 
-std::shared_ptr<Peers> Peers::connect(int count) {
-  const char* wanted = std::getenv("GEMMA4_PEERS");
-  if (count < 2 || count > kPeersMost || (wanted && std::strcmp(wanted, "0") == 0)) return nullptr;
-  std::shared_ptr<Peers> peers(new Peers());
-  if (!peers->reach(count)) return nullptr;
-  if (peers->trial()) return peers;
+namespace {
+
+bool wanted(int world) {
+  const char* value = std::getenv("GEMMA4_PEERS");
+  return world >= 2 && world <= kPeersMost && !(value && std::strcmp(value, "0") == 0);
+}
+
+std::shared_ptr<Peers> doubted() {
   std::fprintf(stderr, "gemma4: sums written straight between the GPUs came out wrong; NCCL makes all of them\n");
   return nullptr;
 }
 
+// Does every process say so?
+bool all_say(Link& link, bool mine) {
+  const auto said = std::byte{mine};
+  const Link::Bytes all = link.gather(Link::Message::kPeers, {&said, 1});
+  return std::ranges::count(all, std::byte{1}) == link.world();
+}
+
+}  // namespace
+
+std::shared_ptr<Peers> Peers::connect(int count) {
+  if (!wanted(count)) return nullptr;
+  const std::shared_ptr<Peers> peers(new Peers(count));
+  if (!peers->reach()) return nullptr;
+  std::vector<char> good(static_cast<size_t>(count), 0);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < count; ++rank) threads.emplace_back([&, rank] { good[rank] = peers->trial(rank); });
+  for (std::thread& thread : threads) thread.join();
+  return std::count(good.begin(), good.end(), 1) == count ? peers : doubted();
+}
+
+std::shared_ptr<Peers> Peers::connect(Link& link, int device) {
+  const bool here = wanted(link.world()) && link.place().local_world == link.world();
+  if (!all_say(link, here)) return nullptr;
+  const std::shared_ptr<Peers> peers(new Peers(link.world()));
+  if (!all_say(link, peers->reach(link, device))) return nullptr;
+  return all_say(link, peers->trial(link.rank())) ? peers : doubted();
+}
+
+Peers::Peers(int world) : world_(world), views_(static_cast<size_t>(world)), steps_(static_cast<size_t>(world)) {
+  CUDA_CHECK(cudaHostAlloc(reinterpret_cast<void**>(&left_), sizeof(int), cudaHostAllocPortable | cudaHostAllocMapped));
+  *left_ = 0;
+}
+
+// What another process opens is whole allocations; the driver makes small ones out of pieces of 2 MiB.
+size_t Peers::Inbox::bytes(int world) {
+  constexpr size_t kPiece = size_t{2} << 20;
+  const size_t sums = static_cast<size_t>(2 * world * kPeerWords) * sizeof(uint64_t);
+  const size_t steps = static_cast<size_t>(2 * world * kStepDim) * sizeof(uint32_t);
+  return (sums + steps + kPiece - 1) / kPiece * kPiece;
+}
+
+// A rank of this process, on GPU `device`: its inbox, and the numbers of its sums.
+void Peers::add_rank(int rank, int device) {
+  CUDA_CHECK(cudaSetDevice(device));
+  Inbox inbox;
+  CUDA_CHECK(cudaMalloc(&inbox.memory, Inbox::bytes(world_)));
+  inboxes_.push_back(inbox);
+  CUDA_CHECK(cudaMemset(inbox.memory, 0, Inbox::bytes(world_)));
+  PeerView& view = views_[static_cast<size_t>(rank)];
+  CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&view.state), 2 * sizeof(uint32_t)));
+  const uint32_t state[2] = {kFirst, 0};
+  CUDA_CHECK(cudaMemcpy(view.state, state, sizeof(state), cudaMemcpyHostToDevice));
+  StepPeers& step = steps_[static_cast<size_t>(rank)];
+  CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&step.number), sizeof(uint32_t)));
+  CUDA_CHECK(cudaMemset(step.number, 0, sizeof(uint32_t)));
+  CUDA_CHECK(cudaDeviceSynchronize());
+  view.left = step.left = left_, view.rank = step.rank = rank, view.world = step.world = world_;
+  ranks_.push_back(rank), devices_.push_back(device);
+}
+
+// Tells this process's ranks where rank `to` reads.
+void Peers::address(int to, const Inbox& inbox) {
+  for (const int rank : ranks_) {
+    views_[static_cast<size_t>(rank)].inbox[to] = inbox.sums(world_);
+    steps_[static_cast<size_t>(rank)].inbox[to] = inbox.steps(world_);
+  }
+}
+
 // Makes every GPU's inbox, and lets every GPU write to every other one.
-bool Peers::reach(int count) {
-  for (int from = 0; from < count; ++from) {
-    for (int to = 0; to < count; ++to) {
+bool Peers::reach() {
+  for (int from = 0; from < world_; ++from) {
+    for (int to = 0; to < world_; ++to) {
       int can = 0;
       if (from != to && (cudaDeviceCanAccessPeer(&can, from, to) != cudaSuccess || !can)) return false;
     }
   }
-  CUDA_CHECK(cudaHostAlloc(reinterpret_cast<void**>(&left_), sizeof(int), cudaHostAllocPortable | cudaHostAllocMapped));
-  *left_ = 0;
-  std::vector<uint64_t*> inboxes;
-  for (int device = 0; device < count; ++device) {
-    CUDA_CHECK(cudaSetDevice(device));
-    for (int peer = 0; peer < count; ++peer) {
+  for (int device = 0; device < world_; ++device) {
+    add_rank(device, device);
+    for (int peer = 0; peer < world_; ++peer) {
       if (peer == device) continue;
       const cudaError_t error = cudaDeviceEnablePeerAccess(peer, 0);
       if (error != cudaErrorPeerAccessAlreadyEnabled) CUDA_CHECK(error);
       cudaGetLastError();
     }
-    PeerView view = {};
-    const size_t bytes = static_cast<size_t>(2 * count * kPeerWords) * sizeof(uint64_t);
-    CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&view.inbox[0]), bytes));
-    inboxes.push_back(view.inbox[0]);
-    CUDA_CHECK(cudaMemset(view.inbox[0], 0, bytes));
-    CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&view.state), 2 * sizeof(uint32_t)));
-    const uint32_t state[2] = {kFirst, 0};
-    CUDA_CHECK(cudaMemcpy(view.state, state, sizeof(state), cudaMemcpyHostToDevice));
-    CUDA_CHECK(cudaDeviceSynchronize());
-    view.left = left_, view.rank = device, view.world = count;
-    views_.push_back(view);
-    steps_.push_back(make_step(device, count));
   }
-  for (StepPeers& step : steps_) {
-    for (int device = 0; device < count; ++device) step.inbox[device] = step_inboxes_[static_cast<size_t>(device)];
-  }
-  for (PeerView& view : views_) std::copy(inboxes.begin(), inboxes.end(), view.inbox);
+  for (int rank = 0; rank < world_; ++rank) address(rank, inboxes_[static_cast<size_t>(rank)]);
   return true;
 }
 
-// The inbox and the number of this GPU's step kernels.
-StepPeers Peers::make_step(int device, int count) {
-  StepPeers step;
-  const size_t bytes = static_cast<size_t>(2 * count * kStepDim) * sizeof(uint32_t);
-  uint32_t* inbox = nullptr;
-  CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&inbox), bytes));
-  CUDA_CHECK(cudaMemset(inbox, 0, bytes));
-  step_inboxes_.push_back(inbox);
-  CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&step.number), sizeof(uint32_t)));
-  CUDA_CHECK(cudaMemset(step.number, 0, sizeof(uint32_t)));
-  CUDA_CHECK(cudaDeviceSynchronize());
-  step.left = left_, step.rank = device, step.world = count;
-  return step;
+// Makes this process's inbox and opens those of the others.
+bool Peers::reach(Link& link, int device) {
+  add_rank(link.rank(), device);
+  struct Offer {
+    cudaIpcMemHandle_t handle;
+    bool good;
+  } mine = {};
+  mine.good = cudaIpcGetMemHandle(&mine.handle, inboxes_[0].memory) == cudaSuccess;
+  const Link::Bytes all = link.gather(Link::Message::kPeers, std::as_bytes(std::span(&mine, 1)));
+  bool good = true;
+  for (int rank = 0; rank < world_ && good; ++rank) {
+    Offer offer;
+    std::memcpy(&offer, all.data() + static_cast<size_t>(rank) * sizeof offer, sizeof offer);
+    Inbox inbox = inboxes_[0];
+    if (rank != link.rank()) {
+      good = offer.good &&
+             cudaIpcOpenMemHandle(&inbox.memory, offer.handle, cudaIpcMemLazyEnablePeerAccess) == cudaSuccess;
+      if (good) opened_.push_back(inbox.memory);
+    }
+    if (good) address(rank, inbox);
+  }
+  cudaGetLastError();
+  return good;
 }
 
 Peers::~Peers() {
-  for (const StepPeers& step : steps_) cudaFree(step.number);
-  for (uint32_t* inbox : step_inboxes_) cudaFree(inbox);
-  for (const PeerView& view : views_) {
-    cudaFree(view.inbox[view.rank]);
-    cudaFree(view.state);
+  for (void* memory : opened_) cudaIpcCloseMemHandle(memory);
+  for (const int rank : ranks_) {
+    cudaFree(steps_[static_cast<size_t>(rank)].number);
+    cudaFree(views_[static_cast<size_t>(rank)].state);
   }
+  for (const Inbox& inbox : inboxes_) cudaFree(inbox.memory);
   if (left_) cudaFreeHost(left_);
 }
 
-// Three sums of whole numbers, by all GPUs at once, each on a thread of its own as later.
-bool Peers::trial() const {
-  const int world = static_cast<int>(views_.size());
-  std::vector<char> good(views_.size(), 0);
-  const auto work = [&](int rank) {
-    uint16_t* x = nullptr;
-    cudaStream_t stream = nullptr;
-    std::vector<uint16_t> values(static_cast<size_t>(2 * kPeerWords));
-    bool right = cudaSetDevice(rank) == cudaSuccess &&
-                 cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
-                 cudaMalloc(reinterpret_cast<void**>(&x), values.size() * 2) == cudaSuccess;
-    for (int round = 1; right && round <= 3; ++round) {
-      for (size_t i = 0; i < values.size(); ++i) values[i] = float_to_bf16(static_cast<float>((i % 7 + round) << rank));
-      right = cudaMemcpy(x, values.data(), values.size() * 2, cudaMemcpyHostToDevice) == cudaSuccess;
-      if (right) sum_over_peers(stream, views_[rank], x, kPeerWords, kTrialPatience);
-      right = right && cudaStreamSynchronize(stream) == cudaSuccess &&
-              cudaMemcpy(values.data(), x, values.size() * 2, cudaMemcpyDeviceToHost) == cudaSuccess;
-      for (size_t i = 0; right && i < values.size(); ++i) {
-        const auto want = static_cast<float>((i % 7 + round) * ((1 << world) - 1));
-        right = values[i] == float_to_bf16(want);
-      }
+// Three sums of whole numbers, by all ranks at once.
+bool Peers::trial(int rank) const {
+  const int device = devices_[static_cast<size_t>(std::ranges::find(ranks_, rank) - ranks_.begin())];
+  uint16_t* x = nullptr;
+  cudaStream_t stream = nullptr;
+  std::vector<uint16_t> values(static_cast<size_t>(2 * kPeerWords));
+  bool right = cudaSetDevice(device) == cudaSuccess &&
+               cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
+               cudaMalloc(reinterpret_cast<void**>(&x), values.size() * 2) == cudaSuccess;
+  for (int round = 1; right && round <= 3; ++round) {
+    for (size_t i = 0; i < values.size(); ++i) values[i] = float_to_bf16(static_cast<float>((i % 7 + round) << rank));
+    right = cudaMemcpy(x, values.data(), values.size() * 2, cudaMemcpyHostToDevice) == cudaSuccess;
+    if (right) sum_over_peers(stream, views_[static_cast<size_t>(rank)], x, kPeerWords, kTrialPatience);
+    right = right && cudaStreamSynchronize(stream) == cudaSuccess &&
+            cudaMemcpy(values.data(), x, values.size() * 2, cudaMemcpyDeviceToHost) == cudaSuccess;
+    for (size_t i = 0; right && i < values.size(); ++i) {
+      right = values[i] == float_to_bf16(static_cast<float>((i % 7 + round) * ((1 << world_) - 1)));
     }
-    good[static_cast<size_t>(rank)] = right;
-    cudaFree(x);
-    if (stream) cudaStreamDestroy(stream);
-  };
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < world; ++rank) threads.emplace_back(work, rank);
-  for (std::thread& thread : threads) thread.join();
-  return std::count(good.begin(), good.end(), 1) == world;
+  }
+  cudaFree(x);
+  if (stream) cudaStreamDestroy(stream);
+  return right;
 }
 
 bool Peers::takes(const Tensor& x) const {

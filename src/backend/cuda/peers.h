@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/cuda/step.h"
+#include "backend/link.h"
 #include "base/tensor.h"
 
 namespace gemma4::cuda {
@@ -37,6 +38,9 @@ class Peers {
   // For GPUs 0 .. count-1. Null where one cannot reach another, where a trial gives wrong sums, or where the variable
   // GEMMA4_PEERS is 0; the second says so on stderr.
   static std::shared_ptr<Peers> connect(int count);
+  // The same for GPU `device` of this process as the rank of `link`, whose processes all call it and all get one
+  // answer: where they are on one host and see each other's GPUs, each opens the others' inboxes (CUDA IPC).
+  static std::shared_ptr<Peers> connect(Link& link, int device);
   ~Peers();
 
   bool takes(const Tensor& x) const;
@@ -45,14 +49,26 @@ class Peers {
   void leave() { *left_ = 1; }
 
  private:
-  Peers() = default;
-  bool reach(int count);
-  bool trial() const;
-  StepPeers make_step(int device, int count);
+  struct Inbox {  // of one GPU, one piece of memory
+    void* memory = nullptr;
+    uint64_t* sums(int) const { return static_cast<uint64_t*>(memory); }
+    uint32_t* steps(int world) const { return reinterpret_cast<uint32_t*>(sums(world) + 2 * world * kPeerWords); }
+    static size_t bytes(int world);
+  };
 
-  std::vector<PeerView> views_;  // by rank
+  explicit Peers(int world);
+  bool reach();
+  bool reach(Link& link, int device);
+  void add_rank(int rank, int device);
+  void address(int to, const Inbox& inbox);
+  bool trial(int rank) const;
+
+  int world_;
+  std::vector<int> ranks_, devices_;  // of this process
+  std::vector<PeerView> views_;       // by rank; those of other processes are empty
   std::vector<StepPeers> steps_;
-  std::vector<uint32_t*> step_inboxes_;
+  std::vector<Inbox> inboxes_;  // of this process's ranks
+  std::vector<void*> opened_;   // of other processes
   int* left_ = nullptr;
 };
 
