@@ -85,6 +85,22 @@ std::vector<float> values_of(int rank, int round, size_t count) {
   return values;
 }
 
+TEST(Link, GatherGivesAllWhatEachHolds) {
+  for (const int world : {2, 4}) {
+    std::vector<Link::Bytes> got(static_cast<size_t>(world));
+    const auto thrown = run_linked(world, [&](int rank, const std::shared_ptr<Link>& link) {
+      const std::byte mine[] = {std::byte(10 + rank), std::byte(200 - rank)};
+      for (int round = 0; round < 3; ++round)
+        got[static_cast<size_t>(rank)] = link->gather(Link::Message::kPeers, mine);
+      link->end();
+    });
+    EXPECT_EQ(thrown, std::vector<std::string>(static_cast<size_t>(world)));
+    Link::Bytes want;
+    for (int rank = 0; rank < world; ++rank) want.insert(want.end(), {std::byte(10 + rank), std::byte(200 - rank)});
+    for (const Link::Bytes& all : got) EXPECT_EQ(all, want);
+  }
+}
+
 // What each rank holds after a sum of rows within wider ones, a broadcast and a gather of uneven columns.
 std::vector<float> exchange(Backend& be, int rank, int world) {
   std::vector<int64_t> begins = {0};
