@@ -81,21 +81,26 @@ struct Rows16 {
 };
 
 // q [n] of x [n], n a multiple of 8; returns s. Where x is nowhere above 2^-100 all is zero. An infinity or a NaN is
-// the largest by its bits, makes s what it is and with it the block's part of the output.
+// the largest by its bits and becomes s; q is zero then, and the block's part of the output is not a number.
 HWY_INLINE float round16(const float* x, int64_t n, int32_t* q) {
   const hn::CappedTag<float, 8> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const hn::RebindToSigned<decltype(d)> di;
+  constexpr uint32_t kInfinity = 0x7F800000;
   const int64_t step = hn::Lanes(d);
   auto most = hn::Zero(du);
   for (int64_t i = 0; i < n; i += step) {
     most = hn::Max(most, hn::And(hn::BitCast(du, hn::LoadU(d, x + i)), hn::Set(du, 0x7FFFFFFF)));
   }
-  const float largest = std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(du, most)));
-  const bool none = largest < 0x1p-100f;
-  const auto inverse = hn::Set(d, none ? 0.0f : 32767.0f / largest);
+  const uint32_t bits = hn::GetLane(hn::MaxOfLanes(du, most));
+  const float largest = std::bit_cast<float>(bits);
+  if (largest < 0x1p-100f || bits >= kInfinity) {
+    std::memset(q, 0, n * sizeof(int32_t));
+    return bits >= kInfinity ? largest : 0.0f;
+  }
+  const auto inverse = hn::Set(d, 32767.0f / largest);
   for (int64_t i = 0; i < n; i += step) hn::StoreU(hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), inverse)), di, q + i);
-  return none ? 0.0f : largest / 32767.0f;
+  return largest / 32767.0f;
 }
 
 template <size_t M>
