@@ -103,14 +103,27 @@ void expect_quiet_ends(const std::vector<Ran>& ran) {
   }
 }
 
+struct Setting {
+  int world;
+  std::string backend;
+};
+
+// A build with sanitizers is slow: each number of processes and each backend once.
+const std::vector<Setting>& settings() {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  static const std::vector<Setting> all = {{2, "ref"}, {4, "cpu"}};
+#else
+  static const std::vector<Setting> all = {{2, "ref"}, {2, "cpu"}, {4, "ref"}, {4, "cpu"}};
+#endif
+  return all;
+}
+
 TEST(Processes, GoldenCasesPass) {
-  for (const int world : {2, 4}) {
-    for (const std::string backend : {"ref", "cpu"}) {
-      const auto ran = run_all(world, {"eval", "--model", kTiny, "--golden", kTiny + "/golden", "--backend", backend});
-      EXPECT_EQ(ran[0].code, 0) << ran[0].out << ran[0].err;
-      EXPECT_NE(ran[0].out.find("PASS: 5 cases, backend " + backend), std::string::npos) << ran[0].out;
-      expect_quiet_ends(ran);
-    }
+  for (const auto& [world, backend] : settings()) {
+    const auto ran = run_all(world, {"eval", "--model", kTiny, "--golden", kTiny + "/golden", "--backend", backend});
+    EXPECT_EQ(ran[0].code, 0) << ran[0].out << ran[0].err;
+    EXPECT_NE(ran[0].out.find("PASS: 5 cases, backend " + backend), std::string::npos) << ran[0].out;
+    expect_quiet_ends(ran);
   }
 }
 
@@ -119,22 +132,21 @@ TEST(Processes, ComputeWhatRanksOfOneProcessCompute) {
   const Arguments eval = {"eval", "--model", kTiny, "--golden", kTiny + "/golden", "--backend", "ref"};
   Arguments within = eval;
   within.insert(within.end(), {"--gpus", "2"});
-  EXPECT_EQ(run_all(2, eval)[0].out, run_gemma4(within).out);
-  EXPECT_NE(run_all(2, eval)[0].out, run_gemma4(eval).out) << "one rank rounds otherwise";
+  const std::string together = run_all(2, eval)[0].out;
+  EXPECT_EQ(together, run_gemma4(within).out);
+  EXPECT_NE(together, run_gemma4(eval).out) << "one rank rounds otherwise";
 }
 
 TEST(Processes, AnswerAboutAPictureAsOneDoes) {
   const Arguments ask = {"run",     "--model",           kDemo,      "--temperature",       "0", "--max-seq-len", "512",
                          "--image", kImages + "002.png", "--prompt", "What is at the left?"};
-  for (const int world : {2, 4}) {
-    for (const std::string backend : {"ref", "cpu"}) {
-      Arguments arguments = ask;
-      arguments.insert(arguments.end(), {"--backend", backend});
-      const auto ran = run_all(world, arguments);
-      EXPECT_EQ(ran[0].code, 0) << ran[0].err;
-      EXPECT_EQ(ran[0].out, "A pink circle.\n");
-      expect_quiet_ends(ran);
-    }
+  for (const auto& [world, backend] : settings()) {
+    Arguments arguments = ask;
+    arguments.insert(arguments.end(), {"--backend", backend});
+    const auto ran = run_all(world, arguments);
+    EXPECT_EQ(ran[0].code, 0) << ran[0].err;
+    EXPECT_EQ(ran[0].out, "A pink circle.\n");
+    expect_quiet_ends(ran);
   }
 }
 
