@@ -1,13 +1,10 @@
 // One process for each rank, as a launcher starts them: gemma4 N times with the variables that say who each one is.
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <chrono>
 #include <memory>
 #include <thread>
 
+#include "backend/free_port_test.h"
 #include "program.h"
 
 namespace gemma4 {
@@ -17,18 +14,6 @@ const std::string kRoot = SOURCE_DIR;
 const std::string kDemo = kRoot + "/models/demo";
 const std::string kTiny = kRoot + "/tests/golden/tiny";
 const std::string kImages = kRoot + "/tests/golden/demo_eval/images/";
-
-int free_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in at = {};
-  at.sin_family = AF_INET;
-  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(at);
-  bind(fd, reinterpret_cast<sockaddr*>(&at), size);
-  getsockname(fd, reinterpret_cast<sockaddr*>(&at), &size);
-  close(fd);
-  return ntohs(at.sin_port);
-}
 
 using Arguments = std::vector<std::string>;
 using Variables = std::vector<std::pair<std::string, std::string>>;
@@ -202,14 +187,20 @@ TEST(Processes, OneThatIsKilledEndsTheOthersWithCode3) {
   expect_death_of_one_ends_all(0, "ref");
 }
 
-// A launcher's signal goes to all: rank 0 lets answers finish, the others wait for it.
-TEST(Processes, ASignalToAllEndsAServerInOrder) {
-  const auto all = start(2, {"serve", "--model", kDemo, "--port", "0", "--threads", "1"});
+// A server over two processes, which says where it listens once it does.
+std::vector<std::unique_ptr<Process>> serve_over_two() {
+  auto all = start(2, {"serve", "--model", kDemo, "--port", "0", "--threads", "1"});
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(300);
-  while (all[0]->out().find('\n') == std::string::npos) {
-    ASSERT_LT(std::chrono::steady_clock::now(), end);
+  while (all[0]->out().find('\n') == std::string::npos && std::chrono::steady_clock::now() < end) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
+  EXPECT_NE(all[0]->out().find('\n'), std::string::npos) << "the server did not start";
+  return all;
+}
+
+// A launcher's signal goes to all: rank 0 lets answers finish, the others wait for it.
+TEST(Processes, ASignalToAllEndsAServerInOrder) {
+  const auto all = serve_over_two();
   for (const auto& process : all) process->send(SIGTERM);
   EXPECT_EQ(all[0]->wait(std::chrono::seconds(60)).code, 0);
   const Ran follower = all[1]->wait(std::chrono::seconds(60));
@@ -219,12 +210,7 @@ TEST(Processes, ASignalToAllEndsAServerInOrder) {
 
 // Nobody asks anything: the server ends all the same.
 TEST(Processes, AnIdleServerEndsWhenAFollowerIsKilled) {
-  const auto all = start(2, {"serve", "--model", kDemo, "--port", "0", "--threads", "1"});
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(300);
-  while (all[0]->out().find('\n') == std::string::npos) {
-    ASSERT_LT(std::chrono::steady_clock::now(), end);
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
+  const auto all = serve_over_two();
   all[1]->send(SIGKILL);
   const Ran server = all[0]->wait(std::chrono::seconds(30));
   EXPECT_EQ(server.code, 3);

@@ -85,7 +85,8 @@ class Backend {
   // Element types: of activations, and of what a backend may keep more exactly. residual_type(): the stream x.
   // query_type(): what attend() takes. product_type(): products that go into a norm or a GeGLU next. input_type(): what
   // linear() takes, beside activations, for a result of product_type(), where with weights like these the rounding of
-  // activations would be most of the error. sum_type(): in what all_reduce() takes partial sums of so many rows.
+  // activations would be most of the error. sum_type(): in what all_reduce() takes partial sums of so many rows,
+  // no wider than product_type().
   virtual DType activation_type() const = 0;
   virtual DType residual_type() const { return activation_type(); }
   virtual DType query_type() const { return activation_type(); }

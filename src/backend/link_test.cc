@@ -14,6 +14,7 @@
 #include <cstring>
 #include <thread>
 
+#include "backend/free_port_test.h"
 #include "backend/group.h"
 #include "backend/ranks.h"
 
@@ -21,18 +22,6 @@ namespace gemma4 {
 namespace {
 
 using std::chrono::seconds;
-
-int free_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in at = {};
-  at.sin_family = AF_INET;
-  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(at);
-  EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&at), size), 0);
-  EXPECT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&at), &size), 0);
-  close(fd);
-  return ntohs(at.sin_port);
-}
 
 Place place(int rank, int world, int port) { return {rank, world, rank, world, "127.0.0.1", port}; }
 

@@ -60,7 +60,6 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
   logits_ = all_logits_.slice(0, 0);
 }
 
-// Over several ranks y has the type that sums over them have: a sum costs by the byte.
 void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max) {
   const DType act = be_.activation_type(), product = be_.product_type(), query = be_.query_type();
   const auto unrounded = [&](const LayerWeights& w) { return be_.input_type(w.gate_up.parts[0].w) != act; };
@@ -68,11 +67,7 @@ void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, i
   const int64_t inner = w_.split.mlp.count;
   a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
   a_.h = owned_.alloc(act, {rows, config_.hidden});
-  a_.y = owned_.alloc(w_.split.world > 1 ? be_.sum_type(rows) : product, {rows, config_.hidden});
-  for (int64_t n = 1; n <= rows && w_.split.world > 1; ++n) {
-    if (be_.sum_type(n) != a_.y.dtype) other_rows_ = n;
-  }
-  if (other_rows_ > 0) other_y_ = owned_.alloc(be_.sum_type(other_rows_), {other_rows_, config_.hidden});
+  a_.y = owned_.alloc(product, {rows, config_.hidden});
   a_.qkv = owned_.alloc(product, {rows, qkv_max});
   if (query != product) a_.query = owned_.alloc(query, {rows, q_max});
   a_.values = owned_.alloc(product, {rows, kv_max});
@@ -174,7 +169,7 @@ std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
   const Inputs in = write_inputs(batch);
   const auto rows = static_cast<int64_t>(batch.ids.size());
   Activations a = a_.slice(rows);
-  if (other_y_ && be_.sum_type(rows) == other_y_.dtype) a.y = other_y_.slice(0, rows);
+  if (w_.split.world > 1) a.y.dtype = be_.sum_type(rows);  // no wider than a product's
   logits_ = all_logits_.slice(0, in.logit_index.rows());
   if (batch.ids.size() <= kReplayRowsMax && batch.soft.empty() && !tap) {
     be_.replay(replay_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });

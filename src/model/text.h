@@ -47,9 +47,7 @@ class TextModel {
   Tensor pages_[kKinds];  // I32 [sequences, pages of a sequence]
   std::vector<Kv> kv_;    // [layers]
   Activations a_;
-  Tensor other_y_;  // [other_rows_, hidden], y where sums over ranks have another type than that of the most rows
-  int64_t other_rows_ = 0;  // rows that it may have
-  Tensor out_x_, out_h_;    // [logits_max, hidden]
+  Tensor out_x_, out_h_;  // [logits_max, hidden]
   Tensor all_logits_, logits_;
   Tensor sampled_;                // I32 [logits_max]
   Tensor inputs_;                 // I32, every integer of a batch in one piece: one copy a step

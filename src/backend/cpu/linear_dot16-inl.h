@@ -243,18 +243,19 @@ void dot16_rows(const Context& ctx, const Tensor& out, const Tensor& x, const Pa
   }
 }
 
-// Groups of rows as even as their sizes allow.
+// Groups of rows as even as their sizes allow. A kernel for each size where processors of today are; elsewhere three,
+// and rows up to the next size in vain.
 template <class Codes>
 void dot16_groups(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   constexpr int64_t kMost = kLanes >= 16 ? 12 : 8;
+  constexpr bool kEachSize = !kFewKernels && (Codes::kVnni || HWY_TARGET == HWY_AVX2);
   const int64_t groups = (x.rows() + kMost - 1) / kMost, rows = (x.rows() + groups - 1) / groups;
   if (rows == 1) return dot16_rows<Codes, 1>(ctx, out, x, w);
-  if constexpr (!kFewKernels) {
+  if constexpr (kEachSize) {
     if (rows == 2) return dot16_rows<Codes, 2>(ctx, out, x, w);
-    if (rows == 3) return dot16_rows<Codes, 3>(ctx, out, x, w);
   }
   if (rows <= 4) return dot16_rows<Codes, 4>(ctx, out, x, w);
-  if constexpr (!kFewKernels) {
+  if constexpr (kEachSize) {
     if (rows <= 6) return dot16_rows<Codes, 6>(ctx, out, x, w);
     if (kMost > 8 && rows <= 8) return dot16_rows<Codes, 8>(ctx, out, x, w);
   }

@@ -9,7 +9,6 @@ HWY_BEFORE_NAMESPACE();
 namespace gemma4::cpu::HWY_NAMESPACE {
 namespace {
 
-template <class Scale>
 struct Int4 {
   struct Scales {
     VF scale, offset;  // w = code * scale + offset; offset = -zero * scale is exact for 8-bit mantissas
@@ -17,9 +16,12 @@ struct Int4 {
   static HWY_INLINE const uint8_t* codes(const Packed& w, const uint8_t* group, int64_t k) {
     return group + w.header_bytes + k / 2 * kPanel;
   }
-  static HWY_INLINE Scales scales(const Packed&, const uint8_t* group, int64_t, size_t lane) {
-    const VF scale = load_as_float(group, lane, Scale());
-    const VF zero = load_as_float(group, kPanel + lane, Scale());
+  static HWY_INLINE Scales scales(const Packed& w, const uint8_t* group, int64_t, size_t lane) {
+    const bool bf16 = w.scale_type == DType::kBF16;  // asked once for 32 columns; another kernel is not faster
+    const auto load = [&](size_t at) GEMMA4_INLINE {
+      return bf16 ? load_as_float(group, at, hwy::bfloat16_t()) : load_as_float(group, at, hwy::float16_t());
+    };
+    const VF scale = load(lane), zero = load(kPanel + lane);
     return {scale, hn::Neg(hn::Mul(zero, scale))};
   }
 };
@@ -27,8 +29,7 @@ struct Int4 {
 }  // namespace
 
 void Linear4(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
-  if (w.scale_type == DType::kBF16) return linear_dot16<Int4<hwy::bfloat16_t>>(ctx, out, x, w);
-  return linear_dot16<Int4<hwy::float16_t>>(ctx, out, x, w);
+  return linear_dot16<Int4>(ctx, out, x, w);
 }
 
 }  // namespace gemma4::cpu::HWY_NAMESPACE
