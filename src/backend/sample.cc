@@ -54,7 +54,7 @@ void order_candidates(const float* logits, int64_t vocab, int top_k, std::vector
   float least = kForbidden;
   candidates.clear();
   for (int64_t id = 0; id < vocab; ++id) {
-    if (!(logits[id] >= least) || logits[id] == kForbidden) continue;
+    if (!(logits[id] > least)) continue;  // of equals the lowest ids are there already
     candidates.push_back(static_cast<int32_t>(id));
     if (candidates.size() < most + kFew) continue;
     keep_most();

@@ -130,8 +130,6 @@ TEST_P(SampleTest, TopKOfManyIsTheWholeSortsPrefix) {
     Floats cut(kVocab, -std::numeric_limits<float>::infinity());
     for (int i = 0; i < k; ++i) cut[sorted[i]] = logits[sorted[i]];
     for (const auto order : {0, 1, 2}) {  // as drawn; ascending, so that each is better than those before; descending
-      Sampling s;
-      s.seed = 5, s.top_k = k, s.step = static_cast<uint64_t>(order);
       Floats all = logits, few = cut;
       if (order > 0) {
         for (Floats* f : {&all, &few}) {
@@ -140,13 +138,21 @@ TEST_P(SampleTest, TopKOfManyIsTheWholeSortsPrefix) {
           *f = moved;
         }
       }
-      const int32_t got = one(all, s);
-      s.top_k = 0;
-      // Ascending, equals lie in the other order, and the cut between them with it: what counts is the logit.
-      const int32_t want = one(few, s);
-      EXPECT_EQ(all[got], few[want]) << k << " " << order;
-      if (order != 1) {
-        EXPECT_EQ(got, want) << k << " " << order;
+      std::vector<Sampling> whole(40), masked;
+      for (size_t i = 0; i < whole.size(); ++i) {
+        whole[i].seed = 5, whole[i].step = i, whole[i].top_k = k;
+        whole[i].temperature =
+            1e4f;  // every candidate is as likely as another: one too many or too few moves all draws
+      }
+      masked = whole;
+      for (Sampling& s : masked) s.top_k = 0;
+      for (size_t i = 0; i < whole.size(); ++i) {
+        const int32_t got = one(all, whole[i]), want = one(few, masked[i]);
+        // Ascending, equals lie in the other order, and the cut between them with it: what counts is the logit.
+        EXPECT_EQ(all[got], few[want]) << k << " " << order;
+        if (order != 1) {
+          EXPECT_EQ(got, want) << k << " " << order;
+        }
       }
     }
   }
