@@ -173,8 +173,9 @@ Link::Bytes Link::gather(Message kind, std::span<const std::byte> mine) {
 void Link::end() {
   {
     const std::lock_guard lock(mutex_);
-    if (failed_ || (ended_ && rank() == 0)) return;
-    ended_ = true;
+    const bool heard = rank() == 0 || ended_;  // whoever goes before rank 0 has said so has failed
+    if (failed_ || answered_ || !heard) return;
+    answered_ = ended_ = true;
   }
   try {
     if (rank() > 0) return send(0, Message::kEnd, {});

@@ -64,7 +64,8 @@ class Link {
 
   // Ends the others: they end with this exit code (base/check.h). The first reason counts.
   void fail(int code, const std::string& why);
-  // All is done: on rank 0 tells the others and waits until each has answered; elsewhere is that answer.
+  // All is done: on rank 0 tells the others and waits until each has answered; elsewhere is that answer, and nothing as
+  // long as next_call() has not heard the end.
   void end();
 
  private:
@@ -93,7 +94,8 @@ class Link {
   int wake_ = -1;             // an eventfd: the watching thread is to end
   std::timed_mutex sending_;  // one message at a time
   std::mutex mutex_;
-  bool ended_ = false;             // under mutex_
+  bool ended_ = false;             // under mutex_: whoever goes now may
+  bool answered_ = false;          // under mutex_: end() has been called, once
   std::optional<Failure> failed_;  // under mutex_
   std::mutex calling_;             // held while then_ runs
   std::function<void(const std::string&)> then_;

@@ -81,6 +81,7 @@ TEST(Link, GatherGivesAllWhatEachHolds) {
       const std::byte mine[] = {std::byte(10 + rank), std::byte(200 - rank)};
       for (int round = 0; round < 3; ++round)
         got[static_cast<size_t>(rank)] = link->gather(Link::Message::kPeers, mine);
+      EXPECT_TRUE(rank == 0 || !link->next_call());
       link->end();
     });
     EXPECT_EQ(thrown, std::vector<std::string>(static_cast<size_t>(world)));
@@ -164,6 +165,15 @@ TEST(Link, WhoeverFailsTellsAllTheOthers) {
       EXPECT_EQ(thrown[static_cast<size_t>(r)], want) << r;
     }
   }
+}
+
+// As where an exception takes a process out: its end() must not pass for the answer to one that nobody has asked for.
+TEST(Link, WhoeverEndsBeforeRank0HasFailed) {
+  const auto thrown = run_linked(2, [&](int r, const std::shared_ptr<Link>& link) {
+    r == 0 ? link->wait_ready() : link->end();
+  });
+  EXPECT_EQ(thrown[0], "rank 1 has ended before its time; its own message says why");
+  EXPECT_EQ(thrown[1], "");
 }
 
 // Nobody reads when rank 1 goes: the watching thread says so.
