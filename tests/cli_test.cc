@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "cli/answer_printer.h"
 #include "program.h"
 

@@ -3,9 +3,10 @@
 // .cc files and by server/json.h only (nlohmann's header is heavy).
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+
+#include "base/json.h"
 
 namespace gemma4 {
 

@@ -2,9 +2,10 @@
 // errors that name the file, never a silent choice. Included by .cc files only (nlohmann's header is heavy).
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+
+#include "base/json.h"
 
 namespace gemma4 {
 

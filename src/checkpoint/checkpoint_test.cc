@@ -1,9 +1,8 @@
 #include "checkpoint/checkpoint.h"
+#include "base/json.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <nlohmann/json.hpp>
 
 #include "base/bf16.h"
 #include "checkpoint/names.h"

@@ -1,4 +1,5 @@
 #include "checkpoint/quantize_checkpoint.h"
+#include "base/json.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -6,7 +7,6 @@
 
 #include <cmath>
 #include <csignal>
-#include <nlohmann/json.hpp>
 
 #include "base/bf16.h"
 #include "checkpoint/names.h"

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <tuple>
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "base/json.h"
 #include "base/json_text.h"
 
 namespace gemma4 {

@@ -1,9 +1,8 @@
 #include "checkpoint/torchao.h"
+#include "base/json.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <nlohmann/json.hpp>
 
 #include "checkpoint/testing.h"
 #include "quant/pack.h"

@@ -5,7 +5,8 @@
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
+
+#include "base/json.h"
 
 namespace gemma4 {
 namespace {

@@ -1,18 +1,17 @@
 // gemma4 bench: how fast a checkpoint runs here. Prompts of several lengths, decode at several depths and batch sizes,
 // pictures of several budgets; beside each decode the share of what the machine can do at most, measured in the same
 // run: on a cpu the roofline of read bandwidth and multiply-adds, on a GPU the bandwidth of copies.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 
 #include "backend/roofline.h"
 #include "base/check.h"
+#include "base/json.h"
 #include "checkpoint/safetensors.h"
 #include "cli/bench_load.h"
 #include "cli/cli.h"
@@ -353,28 +352,28 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
   return lines;
 }
 
-void add_flags(CLI::App& app, Flags& flags) {
+void add_flags(CommandLine& line, Flags& flags) {
   flags.engine.backend = "cuda";
-  app.add_option("--model", flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
-      ->required();
-  add_mmproj_flag(app, flags.engine.mmproj);
-  app.add_option("--backend", flags.engine.backend, "cuda, cpu or ref")->capture_default_str();
-  app.add_option("--threads", flags.engine.threads, "threads of the cpu backend (0: all cores)");
-  add_gpus_flag(app, flags.engine.gpus);
-  add_processes_flag(app, flags.processes);
-  app.add_option("--prompts", flags.prompts, "prompt lengths")->delimiter(',')->capture_default_str();
-  app.add_option("--depths", flags.depths, "tokens before the decoded ones")->delimiter(',')->capture_default_str();
-  app.add_option("--batches", flags.batches, "sequences decoded together")->delimiter(',')->capture_default_str();
-  app.add_option("--images", flags.images, "image budgets in soft tokens (0: no images)")
-      ->delimiter(',')
-      ->capture_default_str();
-  app.add_option("--chunk", flags.chunk, "prompt tokens computed at once")->capture_default_str();
-  app.add_option("--steps", flags.steps, "decode steps of a measurement")->capture_default_str();
-  app.add_option("--repeat", flags.repeat, "measurements, of which the median counts")->capture_default_str();
-  app.add_flag("--profile", flags.profile, "instead: the time of each verb, waiting for the device around it");
-  app.add_flag("--load", flags.load, "instead: the time to the first token and whose memory the weights are in");
-  app.add_flag("--json", flags.json, "results as JSON on stdout");
-  app.add_option("--dump", flags.dump, "write the last logits of each line to FILE as safetensors, to compare runs");
+  line.option("--model", flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
+      .required();
+  add_mmproj_flag(line, flags.engine.mmproj);
+  line.option("--backend", flags.engine.backend, "cuda, cpu or ref").show_default();
+  line.option("--threads", flags.engine.threads, "threads of the cpu backend (0: all cores)");
+  add_gpus_flag(line, flags.engine.gpus);
+  add_processes_flag(line, flags.processes);
+  line.option("--prompts", flags.prompts, "prompt lengths").separated_by_commas().show_default();
+  line.option("--depths", flags.depths, "tokens before the decoded ones").separated_by_commas().show_default();
+  line.option("--batches", flags.batches, "sequences decoded together").separated_by_commas().show_default();
+  line.option("--images", flags.images, "image budgets in soft tokens (0: no images)")
+      .separated_by_commas()
+      .show_default();
+  line.option("--chunk", flags.chunk, "prompt tokens computed at once").show_default();
+  line.option("--steps", flags.steps, "decode steps of a measurement").show_default();
+  line.option("--repeat", flags.repeat, "measurements, of which the median counts").show_default();
+  line.flag("--profile", flags.profile, "instead: the time of each verb, waiting for the device around it");
+  line.flag("--load", flags.load, "instead: the time to the first token and whose memory the weights are in");
+  line.flag("--json", flags.json, "results as JSON on stdout");
+  line.option("--dump", flags.dump, "write the last logits of each line to FILE as safetensors, to compare runs");
 }
 
 // Where the time of one thing goes, the costly first.
@@ -465,14 +464,10 @@ int bench(const Flags& flags) {
 }  // namespace
 
 int bench_command(int argc, char** argv) {
-  CLI::App app("Measure how fast a checkpoint runs here.", "gemma4 bench");
+  CommandLine line("gemma4 bench", "Measure how fast a checkpoint runs here.");
   Flags flags;
-  add_flags(app, flags);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
-  }
+  add_flags(line, flags);
+  if (const auto code = line.parse(argc, argv)) return *code;
   if (flags.batches.empty()) flags.batches = {1};
   std::erase(flags.images, 0);
   if (flags.load) {

@@ -3,10 +3,10 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "model/model.h"
 
 namespace gemma4 {

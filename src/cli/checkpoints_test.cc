@@ -3,8 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/testing.h"
 

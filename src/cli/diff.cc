@@ -1,16 +1,16 @@
 // gemma4 diff A B: how far B's weights are from A's. Both may be of any format; weights are compared as the floats they
 // stand for.
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "base/progress.h"
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/cli.h"
+#include "cli/command_line.h"
 #include "quant/pack.h"
 
 namespace gemma4 {
@@ -154,22 +154,18 @@ void print_text(const Difference& difference) {
 }  // namespace
 
 int diff_command(int argc, char** argv) {
-  CLI::App app(
+  CommandLine line(
+      "gemma4 diff",
       "Measure how far B's weights are from A's: max |a - b|, mean |a - b| / mean |a|, cosine, and A's power over the "
-      "error's in dB. Exit code 1 where a tensor has no counterpart of the same size.",
-      "gemma4 diff");
+      "error's in dB. Exit code 1 where a tensor has no counterpart of the same size.");
   std::string path_a, path_b;
   bool as_json = false;
   int threads = 0;
-  app.add_option("A", path_a, "the reference: a model directory, or one file of weights")->required();
-  app.add_option("B", path_b, "what is compared with it")->required();
-  app.add_flag("--json", as_json, "print one JSON object");
-  app.add_option("--threads", threads, "threads (0: all cores)")->check(CLI::Range(0, 1024));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
-  }
+  line.option("A", path_a, "the reference: a model directory, or one file of weights").required();
+  line.option("B", path_b, "what is compared with it").required();
+  line.flag("--json", as_json, "print one JSON object");
+  line.option("--threads", threads, "threads (0: all cores)").between(0, 1024);
+  if (const auto code = line.parse(argc, argv)) return *code;
   const Checkpoint a = open_source(path_a), b = open_source(path_b);
   const Difference difference = compare(a, b, threads);
   if (as_json) {

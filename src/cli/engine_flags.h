@@ -1,27 +1,19 @@
-// The flags that every verb with an Engine shares, and how a command line is read.
+// The flags that every verb with an Engine shares.
 #pragma once
 
-#include <optional>
-
+#include "cli/command_line.h"
 #include "engine/engine.h"
-
-namespace CLI {
-class App;
-}
 
 namespace gemma4 {
 
 // --mmproj, of every verb that opens one checkpoint.
-void add_mmproj_flag(CLI::App& app, std::filesystem::path& mmproj);
+void add_mmproj_flag(CommandLine& line, std::filesystem::path& mmproj);
 
 // --model (--prequantized, --bf16), --mmproj, --backend, --threads, --gpus, --max-seq-len, --max-vision-soft-tokens,
 // --prefill-chunk.
-void add_engine_flags(CLI::App& app, EngineOptions& options);
+void add_engine_flags(CommandLine& line, EngineOptions& options);
 
 // --gpus alone, for the verbs that have no Engine.
-void add_gpus_flag(CLI::App& app, int& gpus);
-
-// Nothing where the flags were read; else the exit code, with help or one line about the mistake printed.
-std::optional<int> parse_flags(CLI::App& app, int argc, char** argv);
+void add_gpus_flag(CommandLine& line, int& gpus);
 
 }  // namespace gemma4

@@ -1,16 +1,15 @@
 // gemma4 eval: runs the cases of a golden folder and says how far this program is from the reference that made it.
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "backend/backend.h"
 #include "base/bf16.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "cli/cli.h"
@@ -303,9 +302,10 @@ int Evaluation::run() {
   }
   if (count == 0) throw Error("eval: no case to run in " + options_.golden);
   if (!options_.dump.empty()) dump(options_.dump, dumped_, config_.vocab);
-  const std::string limit = tolerance.logit > 0 ? ", logits within " + CLI::detail::to_string(tolerance.logit) : "";
-  std::printf("%s: %d cases, backend %s, tolerance: KL %.0e at every position%s, top-1 equal where clear\n",
-              good ? "PASS" : "FAIL", count, options_.engine.backend.c_str(), tolerance.kl, limit.c_str());
+  std::printf("%s: %d cases, backend %s, tolerance: KL %.0e at every position", good ? "PASS" : "FAIL", count,
+              options_.engine.backend.c_str(), tolerance.kl);
+  if (tolerance.logit > 0) std::printf(", logits within %g", tolerance.logit);
+  std::printf(", top-1 equal where clear\n");
   return good ? kExitOk : kExitFailed;
 }
 
@@ -313,29 +313,24 @@ int Evaluation::run() {
 
 int eval_command(int argc, char** argv) {
   Options options;
-  CLI::App app{"Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden"};
-  app.name("gemma4 eval");
-  app.add_option("--model", options.engine.model, "checkpoint: a directory or a .gguf file")->required();
-  add_mmproj_flag(app, options.engine.mmproj);
-  app.add_option("--golden", options.golden, "folder with cases.json and one .safetensors a case");
+  CommandLine line("gemma4 eval",
+                   "Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden");
+  line.option("--model", options.engine.model, "checkpoint: a directory or a .gguf file").required();
+  add_mmproj_flag(line, options.engine.mmproj);
+  line.option("--golden", options.golden, "folder with cases.json and one .safetensors a case");
   QuestionsOptions questions;
-  app.add_option("--questions", questions.questions, "instead: ask every question of this file, count right answers");
-  app.add_option("--images", questions.images, "folder of the questions' pictures; default: images/ beside the file");
-  app.add_option("--equal-min", questions.equal_min, "fail below this share of answers equal to the reference's");
-  app.add_option("--right-min", questions.right_min, "fail below this share of right answers");
-  app.add_option("--backend", options.engine.backend, "ref, cpu or cuda")->capture_default_str();
-  app.add_option("--threads", options.engine.threads, "threads of the cpu backend; 0: all cores");
-  add_gpus_flag(app, options.engine.gpus);
-  add_processes_flag(app, options.processes);
-  app.add_option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--case", options.only, "run only this case (repeatable)");
-  app.add_option("--dump", options.dump, "write this program's logits to FILE as safetensors (CASE.logits)");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
-  }
+  line.option("--questions", questions.questions, "instead: ask every question of this file, count right answers");
+  line.option("--images", questions.images, "folder of the questions' pictures; default: images/ beside the file");
+  line.option("--equal-min", questions.equal_min, "fail below this share of answers equal to the reference's");
+  line.option("--right-min", questions.right_min, "fail below this share of right answers");
+  line.option("--backend", options.engine.backend, "ref, cpu or cuda").show_default();
+  line.option("--threads", options.engine.threads, "threads of the cpu backend; 0: all cores");
+  add_gpus_flag(line, options.engine.gpus);
+  add_processes_flag(line, options.processes);
+  line.option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole").not_negative();
+  line.option("--case", options.only, "run only this case (repeatable)");
+  line.option("--dump", options.dump, "write this program's logits to FILE as safetensors (CASE.logits)");
+  if (const auto code = line.parse(argc, argv)) return *code;
   if (options.golden.empty() == questions.questions.empty()) throw Error("eval: give one of --golden and --questions");
   return in_processes(options.processes, options.engine, [&] {
     if (!options.golden.empty()) return Evaluation(options).run();

@@ -1,10 +1,10 @@
 #include "cli/eval_case.h"
 
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "checkpoint/safetensors.h"
 
 namespace gemma4 {

@@ -1,7 +1,6 @@
 // gemma4 export: a checkpoint in another program's format, or as a program of its own.
 #include "cli/export.h"
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 
 #include "base/check.h"
@@ -10,6 +9,7 @@
 #include "checkpoint/mlx.h"
 #include "checkpoint/names.h"
 #include "cli/cli.h"
+#include "cli/command_line.h"
 #include "model/weights.h"
 #include "program/export.h"
 #include "quant/blocks.h"
@@ -134,29 +134,23 @@ void write_format(const ExportFlags& flags) {
 
 int export_command(int argc, char** argv) {
   ExportFlags flags;
-  CLI::App app(kAbout, "gemma4 export");
-  app.add_option("--format", flags.format, "What to write: gguf, mlx or program")->required();
-  app.add_option("--model-dir,--model", flags.model, "The checkpoint to read: a directory or a .gguf file")->required();
-  app.add_option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
-  app.add_option("--output,--output-dir", flags.output, "The file or directory to write")->required();
-  app.add_option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)");
-  app.add_option("--embedding-type", flags.embedding_type, "gguf: type of the embedding table");
-  app.add_flag("--mmproj", flags.with_vision, "gguf: write the vision half as well");
-  app.add_option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8");
-  app.add_option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128");
-  app.add_option("--backend", flags.backend, "program: the backend that will run it: cpu, cuda or ref")
-      ->capture_default_str();
-  app.add_option("--max-seq-len", flags.max_seq_len, "program: tokens of prompt and answer together (default: 4096)")
-      ->check(CLI::Range(3, 1 << 30));
-  app.add_flag(
-      "--no-vision", flags.no_vision,
-      "Leave the vision tower out: what is written reads text alone (gguf: so it is unless --mmproj is given)");
-  app.add_option("--threads", flags.threads, "Threads to convert with; 0: one a core")->check(CLI::NonNegativeNumber);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
-  }
+  CommandLine line("gemma4 export", kAbout);
+  line.option("--format", flags.format, "What to write: gguf, mlx or program").required();
+  line.option("--model-dir,--model", flags.model, "The checkpoint to read: a directory or a .gguf file").required();
+  line.option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
+  line.option("--output,--output-dir", flags.output, "The file or directory to write").required();
+  line.option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)");
+  line.option("--embedding-type", flags.embedding_type, "gguf: type of the embedding table");
+  line.flag("--mmproj", flags.with_vision, "gguf: write the vision half as well");
+  line.option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8");
+  line.option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128");
+  line.option("--backend", flags.backend, "program: the backend that will run it: cpu, cuda or ref").show_default();
+  line.option("--max-seq-len", flags.max_seq_len, "program: tokens of prompt and answer together (default: 4096)")
+      .between(3, 1 << 30);
+  line.flag("--no-vision", flags.no_vision,
+            "Leave the vision tower out: what is written reads text alone (gguf: so it is unless --mmproj is given)");
+  line.option("--threads", flags.threads, "Threads to convert with; 0: one a core").not_negative();
+  if (const auto code = line.parse(argc, argv)) return *code;
   write_format(flags);
   return kExitOk;
 }

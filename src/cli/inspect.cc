@@ -1,9 +1,8 @@
-#include <CLI/CLI.hpp>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "checkpoint/program_file.h"
 #include "cli/cli.h"
 #include "cli/engine_flags.h"
@@ -229,18 +228,15 @@ void print_text(const Findings& found) {
 }  // namespace
 
 int inspect_command(int argc, char** argv) {
-  CLI::App app("Show what a checkpoint holds and whether it can run; exit code 1 where it cannot.", "gemma4 inspect");
+  CommandLine line("gemma4 inspect",
+                   "Show what a checkpoint holds and whether it can run; exit code 1 where it cannot.");
   std::string path;
   std::filesystem::path mmproj;
   bool as_json = false;
-  app.add_option("PATH", path, "a model directory, or one file of weights")->required();
-  add_mmproj_flag(app, mmproj);
-  app.add_flag("--json", as_json, "print one JSON object");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
-  }
+  line.option("PATH", path, "a model directory, or one file of weights").required();
+  add_mmproj_flag(line, mmproj);
+  line.flag("--json", as_json, "print one JSON object");
+  if (const auto code = line.parse(argc, argv)) return *code;
   const Findings found = look(path, mmproj);
   if (as_json) {
     std::printf("%s\n", to_json(found).dump(2).c_str());

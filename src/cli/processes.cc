@@ -1,6 +1,5 @@
 #include "cli/processes.h"
 
-#include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdlib>
 
@@ -25,11 +24,11 @@ int follow_rank_0(const EngineOptions& options) {
 
 }  // namespace
 
-void add_processes_flag(CLI::App& app, bool& wanted) {
-  app.add_flag("--one-process-per-gpu", wanted,
-               "This process is one of several that mpirun, srun or torchrun starts with the same options, each with "
-               "a GPU; on several hosts they find rank 0 by the variables MASTER_ADDR and MASTER_PORT")
-      ->excludes("--gpus");
+void add_processes_flag(CommandLine& line, bool& wanted) {
+  line.flag("--one-process-per-gpu", wanted,
+            "This process is one of several that mpirun, srun or torchrun starts with the same options, each with "
+            "a GPU; on several hosts they find rank 0 by the variables MASTER_ADDR and MASTER_PORT")
+      .excludes("--gpus");
 }
 
 int in_processes(bool wanted, EngineOptions& options, FunctionRef<int()> verb) {

@@ -3,16 +3,13 @@
 #pragma once
 
 #include "base/function_ref.h"
+#include "cli/command_line.h"
 #include "engine/engine.h"
-
-namespace CLI {
-class App;
-}
 
 namespace gemma4 {
 
 // --one-process-per-gpu, which excludes --gpus.
-void add_processes_flag(CLI::App& app, bool& wanted);
+void add_processes_flag(CommandLine& line, bool& wanted);
 
 // Calls `verb` and returns its exit code, on rank 0 and where `wanted` is false. Elsewhere follows rank 0, with the
 // model, backend and threads of `options`, and returns kExitOk when that has ended in order. Sets options.link. What is

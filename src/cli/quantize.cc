@@ -1,11 +1,11 @@
 #include <sys/resource.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 
 #include "base/check.h"
 #include "checkpoint/quantize_checkpoint.h"
 #include "cli/cli.h"
+#include "cli/command_line.h"
 #include "model/weights.h"
 
 namespace gemma4 {
@@ -28,21 +28,17 @@ std::string recipe_help() {
 }  // namespace
 
 int quantize_command(int argc, char** argv) {
-  CLI::App app("Turn a Hugging Face checkpoint into a quantised one, once.", "gemma4 quantize");
+  CommandLine line("gemma4 quantize", "Turn a Hugging Face checkpoint into a quantised one, once.");
   std::string model_dir, output = "./gemma4_31b_int4", recipe_name = "default", hqq = "f32";
   QuantizeOptions options;
-  app.add_option("--model-dir", model_dir, "Hugging Face directory")->required();
-  app.add_option("--output", output, "directory to write")->capture_default_str();
-  app.add_option("--quant-recipe", recipe_name, recipe_help())->capture_default_str();
-  app.add_option("--threads", options.threads, "threads (0: all cores)")->check(CLI::Range(0, 1024));
-  app.add_option("--hqq", hqq, "arithmetic of HQQ: f32, or f16 as the original has it on a GPU")
-      ->check(CLI::IsMember({"f32", "f16"}))
-      ->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
-  }
+  line.option("--model-dir", model_dir, "Hugging Face directory").required();
+  line.option("--output", output, "directory to write").show_default();
+  line.option("--quant-recipe", recipe_name, recipe_help()).show_default();
+  line.option("--threads", options.threads, "threads (0: all cores)").between(0, 1024);
+  line.option("--hqq", hqq, "arithmetic of HQQ: f32, or f16 as the original has it on a GPU")
+      .one_of({"f32", "f16"})
+      .show_default();
+  if (const auto code = line.parse(argc, argv)) return *code;
   options.hqq = hqq == "f16" ? HqqArithmetic::kF16 : HqqArithmetic::kF32;
   const auto start = std::chrono::steady_clock::now();
   if (!std::filesystem::is_directory(model_dir)) throw Error("there is no model directory " + model_dir);

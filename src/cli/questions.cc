@@ -2,9 +2,9 @@
 
 #include <cstdio>
 #include <future>
-#include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "engine/event_queue.h"
 #include "image/decode.h"
 

@@ -2,11 +2,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/utf8.h"
 #include "cli/answer_printer.h"
 #include "cli/chat.h"
@@ -35,28 +34,27 @@ constexpr const char* kAbout =
     "error.\n"
     "Exit codes: 0 answered, 2 bad input, 3 the device failed.";
 
-void add_flags(CLI::App& app, RunFlags& flags) {
-  add_engine_flags(app, flags.engine);
-  add_processes_flag(app, flags.processes);
-  app.add_option("--image,--image-path", flags.images,
-                 "A picture (JPEG, PNG, WebP), before the prompt; may be repeated")
-      ->take_all();
-  auto* prompt = app.add_option("--prompt", flags.prompt, "What to ask");
-  app.add_option("--prompt-file", flags.prompt_file, "A file that holds what to ask; - is standard input")
-      ->excludes(prompt);
-  app.add_option("--system", flags.system, "A system message");
-  app.add_option("--tools", flags.tools_file, "A JSON file with an array of tools, as OpenAI's API takes them");
-  app.add_flag("--think", flags.think, "Let the model think first; thoughts go to standard error");
-  app.add_flag("--raw-prompt", flags.raw,
-               "The prompt is the model's input as it stands: control tokens in it count, <|image|> is a picture");
-  app.add_option("--max-new-tokens", flags.max_new_tokens, "Stop after this many; 0: when the context is full")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--temperature", flags.sampling.temperature, "0: always the likeliest token");
-  app.add_option("--top-k", flags.sampling.top_k, "Choose among this many; 0: all");
-  app.add_option("--top-p", flags.sampling.top_p, "Choose among the likeliest that make up this share");
-  app.add_option("--seed", flags.sampling.seed, "Of the random choices; without it one is drawn and reported");
-  app.add_flag("--ignore-eos", flags.ignore_eos, "Do not stop at end tokens (for benchmarks)");
-  app.add_flag("--json", flags.json, "Report as one line of JSON (on standard error)");
+void add_flags(CommandLine& line, RunFlags& flags) {
+  add_engine_flags(line, flags.engine);
+  add_processes_flag(line, flags.processes);
+  line.option("--image,--image-path", flags.images, "A picture (JPEG, PNG, WebP), before the prompt; may be repeated")
+      .may_repeat();
+  line.option("--prompt", flags.prompt, "What to ask");
+  line.option("--prompt-file", flags.prompt_file, "A file that holds what to ask; - is standard input")
+      .excludes("--prompt");
+  line.option("--system", flags.system, "A system message");
+  line.option("--tools", flags.tools_file, "A JSON file with an array of tools, as OpenAI's API takes them");
+  line.flag("--think", flags.think, "Let the model think first; thoughts go to standard error");
+  line.flag("--raw-prompt", flags.raw,
+            "The prompt is the model's input as it stands: control tokens in it count, <|image|> is a picture");
+  line.option("--max-new-tokens", flags.max_new_tokens, "Stop after this many; 0: when the context is full")
+      .not_negative();
+  line.option("--temperature", flags.sampling.temperature, "0: always the likeliest token");
+  line.option("--top-k", flags.sampling.top_k, "Choose among this many; 0: all");
+  line.option("--top-p", flags.sampling.top_p, "Choose among the likeliest that make up this share");
+  line.option("--seed", flags.sampling.seed, "Of the random choices; without it one is drawn and reported");
+  line.flag("--ignore-eos", flags.ignore_eos, "Do not stop at end tokens (for benchmarks)");
+  line.flag("--json", flags.json, "Report as one line of JSON (on standard error)");
 }
 
 std::string checked_utf8(std::string text, const std::string& what) {
@@ -188,9 +186,9 @@ int run(RunFlags& flags) {
 
 int run_command(int argc, char** argv) {
   RunFlags flags;
-  CLI::App app(kAbout, "gemma4 run");
-  add_flags(app, flags);
-  if (const auto code = parse_flags(app, argc, argv)) return *code;
+  CommandLine line("gemma4 run", kAbout);
+  add_flags(line, flags);
+  if (const auto code = line.parse(argc, argv)) return *code;
   return in_processes(flags.processes, flags.engine, [&] { return run(flags); });
 }
 

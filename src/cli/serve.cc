@@ -1,7 +1,6 @@
 // gemma4 serve: the HTTP server.
 #include <sys/resource.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
 #include <csignal>
@@ -33,54 +32,48 @@ constexpr const char* kAbout =
     "get\n503, running answers may finish; a second signal ends them at once.\n"
     "Exit codes: 0 stopped, 2 bad input, 3 the device failed.";
 
-void add_flags(CLI::App& app, ServeFlags& flags) {
+void add_flags(CommandLine& line, ServeFlags& flags) {
   flags.engine.max_seqs = 16;
-  add_engine_flags(app, flags.engine);
-  add_processes_flag(app, flags.processes);
+  add_engine_flags(line, flags.engine);
+  add_processes_flag(line, flags.processes);
   ServerOptions& server = flags.server;
-  app.add_option("--host", server.http.host, "The address to listen on; 0.0.0.0 is every one of this machine")
-      ->capture_default_str();
-  app.add_option("--port", server.http.port, "0: any that is free")->check(CLI::Range(0, 65535))->capture_default_str();
-  app.add_option("--model-name", server.models, "A name for requests' `model`; may be repeated; the first is reported")
-      ->take_all();
-  app.add_option("--max-seqs", flags.engine.max_seqs, "Answers that are computed at a time; others wait")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  app.add_option("--max-queue", flags.engine.max_queue, "Requests that wait at a time; one more gets 429")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  app.add_option("--cache-tokens", flags.engine.cache_tokens,
-                 "Tokens that the key-value cache holds; 0: max-seqs times max-seq-len")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--api-key", flags.api_key,
-                 "Requests must carry it. Other users of this machine can see it here; "
-                 "prefer --api-key-file or GEMMA4_API_KEY");
-  app.add_option("--api-key-file", flags.api_key_file, "A file with one key on each line");
-  app.add_option("--cors-origin", server.cors_origins,
-                 "An origin (https://example.com) whose pages may use this server; * is all; may be repeated")
-      ->take_all();
-  app.add_option("--allow-host", server.allowed_hosts,
-                 "A host name under which a server on a loopback address may be asked; may be repeated")
-      ->take_all();
-  app.add_option("--allow-image-host", server.fetch.hosts,
-                 "A host that image URLs may name (pictures.example, pictures.example:8080, 10.0.0.7:9000); a private "
-                 "address only where it is named itself; no redirects; may be repeated")
-      ->take_all();
-  app.add_option("--max-body-mb", flags.body_mb, "Largest request body")
-      ->check(CLI::Range(0.001, 4096.0))
-      ->capture_default_str();
-  app.add_option("--max-connections", server.http.connections, "Open at a time; one more gets 503")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
-  app.add_option("--max-images", flags.engine.images_max, "Images of one request")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  app.add_option("--timeout", server.request_seconds, "Seconds for one answer")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  app.add_option("--grace", flags.grace, "Seconds that running answers have after a signal to stop")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  line.option("--host", server.http.host, "The address to listen on; 0.0.0.0 is every one of this machine")
+      .show_default();
+  line.option("--port", server.http.port, "0: any that is free").between(0, 65535).show_default();
+  line.option("--model-name", server.models, "A name for requests' `model`; may be repeated; the first is reported")
+      .may_repeat();
+  line.option("--max-seqs", flags.engine.max_seqs, "Answers that are computed at a time; others wait")
+      .positive()
+      .show_default();
+  line.option("--max-queue", flags.engine.max_queue, "Requests that wait at a time; one more gets 429")
+      .positive()
+      .show_default();
+  line.option("--cache-tokens", flags.engine.cache_tokens,
+              "Tokens that the key-value cache holds; 0: max-seqs times max-seq-len")
+      .not_negative();
+  line.option("--api-key", flags.api_key,
+              "Requests must carry it. Other users of this machine can see it here; "
+              "prefer --api-key-file or GEMMA4_API_KEY");
+  line.option("--api-key-file", flags.api_key_file, "A file with one key on each line");
+  line.option("--cors-origin", server.cors_origins,
+              "An origin (https://example.com) whose pages may use this server; * is all; may be repeated")
+      .may_repeat();
+  line.option("--allow-host", server.allowed_hosts,
+              "A host name under which a server on a loopback address may be asked; may be repeated")
+      .may_repeat();
+  line.option("--allow-image-host", server.fetch.hosts,
+              "A host that image URLs may name (pictures.example, pictures.example:8080, 10.0.0.7:9000); a private "
+              "address only where it is named itself; no redirects; may be repeated")
+      .may_repeat();
+  line.option("--max-body-mb", flags.body_mb, "Largest request body").between(0.001, 4096.0).show_default();
+  line.option("--max-connections", server.http.connections, "Open at a time; one more gets 503")
+      .between(1, 65536)
+      .show_default();
+  line.option("--max-images", flags.engine.images_max, "Images of one request").not_negative().show_default();
+  line.option("--timeout", server.request_seconds, "Seconds for one answer").positive().show_default();
+  line.option("--grace", flags.grace, "Seconds that running answers have after a signal to stop")
+      .not_negative()
+      .show_default();
 }
 
 void read_keys(const ServeFlags& flags, std::vector<std::string>& keys) {
@@ -182,9 +175,9 @@ int serve(ServeFlags& flags) {
 
 int serve_command(int argc, char** argv) {
   ServeFlags flags;
-  CLI::App app(kAbout, "gemma4 serve");
-  add_flags(app, flags);
-  if (const auto code = parse_flags(app, argc, argv)) return *code;
+  CommandLine line("gemma4 serve", kAbout);
+  add_flags(line, flags);
+  if (const auto code = line.parse(argc, argv)) return *code;
   return in_processes(flags.processes, flags.engine, [&] { return serve(flags); });
 }
 

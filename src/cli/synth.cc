@@ -1,22 +1,22 @@
 // gemma4 synth: a checkpoint of full size with plausible random weights, so that size and speed can be measured where
 // the real weights are not. Its answers mean nothing.
-#include <CLI/CLI.hpp>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 
 #include "base/bf16.h"
 #include "base/check.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/threads.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torchao.h"
 #include "cli/cli.h"
+#include "cli/command_line.h"
 #include "cli/synth_gguf.h"
 #include "model/weights.h"
 #include "quant/recipe.h"
@@ -326,22 +326,18 @@ uint64_t write_all(const fs::path& path, const std::vector<Stored>& plan,
 }  // namespace
 
 int synth_command(int argc, char** argv) {
-  CLI::App app("Write a checkpoint with plausible random weights, to measure size and speed.", "gemma4 synth");
+  CommandLine line("gemma4 synth", "Write a checkpoint with plausible random weights, to measure size and speed.");
   std::string like = "31b", output, format = "default", tokenizer;
   int layers = 0, thread_count = 0;
   bool config_only = false;
-  app.add_option("--like", like, "31b, or a directory with the config.json to follow")->capture_default_str();
-  app.add_option("--output", output, "directory to write")->required();
-  app.add_option("--format", format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe")->capture_default_str();
-  app.add_option("--layers", layers, "text layers (0: as many as the model has)")->check(CLI::Range(0, 1000));
-  app.add_option("--tokenizer", tokenizer, "tokenizer.json to put beside it; without one it can be measured, not run");
-  app.add_flag("--config-only", config_only, "write no weights");
-  app.add_option("--threads", thread_count, "threads (0: all cores)")->check(CLI::Range(0, 1024));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitBadInput;
-  }
+  line.option("--like", like, "31b, or a directory with the config.json to follow").show_default();
+  line.option("--output", output, "directory to write").required();
+  line.option("--format", format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe").show_default();
+  line.option("--layers", layers, "text layers (0: as many as the model has)").between(0, 1000);
+  line.option("--tokenizer", tokenizer, "tokenizer.json to put beside it; without one it can be measured, not run");
+  line.flag("--config-only", config_only, "write no weights");
+  line.option("--threads", thread_count, "threads (0: all cores)").between(0, 1024);
+  if (const auto code = line.parse(argc, argv)) return *code;
   const auto start = std::chrono::steady_clock::now();
   const std::string config_text = make_config(like, layers).dump(2);
   const Config config = parse_config(config_text);

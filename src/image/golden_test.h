@@ -3,13 +3,13 @@
 
 #include <cstring>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "image/decode.h"
 
 namespace gemma4 {

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "base/bf16.h"
 #include "base/check.h"
+#include "base/json.h"
 
 namespace gemma4 {
 namespace {

@@ -1,9 +1,8 @@
 #include "model/config.h"
+#include "base/json.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <nlohmann/json.hpp>
 
 #include "base/check.h"
 #include "base/file.h"

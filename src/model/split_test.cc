@@ -1,11 +1,11 @@
 // How the network is shared out, and the decoder over N ranks against the decoder on one: the same logits, whatever the
 // weights are stored in. Hugging Face's outputs over N ranks are in tests/golden_test.cc, answers in engine/ranks_test.
 #include "model/split.h"
+#include "base/json.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 

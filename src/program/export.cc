@@ -1,9 +1,9 @@
 #include "program/export.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "base/progress.h"
 #include "checkpoint/program_file.h"
 #include "model/config.h"

@@ -1,13 +1,13 @@
 // An exported program computes what the checkpoint it was made of computes, from the bytes of the mapped file; what is
 // not this backend's, not whole or not sane is refused.
 #include "program/export.h"
+#include "base/json.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <cstring>
 #include <functional>
-#include <nlohmann/json.hpp>
 
 #include "base/bf16.h"
 #include "checkpoint/names.h"

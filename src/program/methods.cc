@@ -1,8 +1,7 @@
 #include "program/methods.h"
 
-#include <nlohmann/json.hpp>
-
 #include "base/check.h"
+#include "base/json.h"
 
 namespace gemma4 {
 namespace {

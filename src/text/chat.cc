@@ -1,10 +1,10 @@
 #include "text/chat.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "base/utf8.h"
 #include "text/piece_writer.h"
 #include "text/tool_format.h"

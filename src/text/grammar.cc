@@ -1,10 +1,10 @@
 #include "text/grammar.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "text/grammar_mask.h"
 #include "text/grammar_schema.h"
 #include "text/tool_format.h"

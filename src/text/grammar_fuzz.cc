@@ -1,12 +1,12 @@
 // Fuzz targets: a JSON schema, a pattern, the text of a tool call, and tools with messages. What a schema's grammar
 // lets through must be JSON, and what a tool grammar lets through must parse as calls.
-#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mutate_fuzz.h"
 #include "text/chat.h"
 #include "text/grammar.h"

@@ -5,10 +5,10 @@
 #pragma once
 
 #include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "text/automaton.h"
 #include "text/grammar_text.h"
 

@@ -5,11 +5,11 @@
 
 #include <cstdio>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "text/tokenizer.h"
 
 namespace gemma4::test {

@@ -1,6 +1,6 @@
 // tokenizer.json, as the `tokenizers` library writes it (its src/tokenizer/serialization.rs and models/bpe).
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "text/json_scan.h"
 #include "text/tokenizer_state.h"
 

@@ -1,7 +1,7 @@
 // Gemma's tool-call syntax to JSON.
-#include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/json.h"
 #include "base/utf8.h"
 #include "text/output.h"
 

@@ -5,11 +5,11 @@
 #include <clocale>
 #include <cmath>
 #include <cwctype>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "base/check.h"
 #include "base/exact_json.h"
+#include "base/json.h"
 #include "base/utf8.h"
 
 namespace gemma4 {

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/json.h"
 #include "text/piece_writer.h"
 
 namespace gemma4 {

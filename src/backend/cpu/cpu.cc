@@ -5,6 +5,7 @@
 
 #include "backend/cpu/kernels.h"
 #include "backend/sample.h"
+#include "base/check.h"
 
 namespace gemma4 {
 namespace cpu {
@@ -273,6 +274,13 @@ class CpuBackend final : public Backend {
 }  // namespace
 }  // namespace cpu
 
-std::unique_ptr<Backend> make_cpu(int threads) { return std::make_unique<cpu::CpuBackend>(threads); }
+std::unique_ptr<Backend> make_cpu(int threads) {
+#if defined(__x86_64__)  // what CMakeLists.txt lets the compiler use in all of this folder
+  if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("pclmul")) {
+    throw Error("the cpu backend needs a processor with SSE4.2, as all since 2010 have; --backend ref runs anywhere");
+  }
+#endif
+  return std::make_unique<cpu::CpuBackend>(threads);
+}
 
 }  // namespace gemma4

@@ -1,0 +1,108 @@
+// CommandLine: what each kind of option takes, and the sentence for what it does not.
+#include "cli/command_line.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <vector>
+
+#include "base/check.h"
+
+namespace gemma4 {
+namespace {
+
+struct Values {
+  std::string name = "default";
+  std::filesystem::path path;
+  int count = 7, places = 1;
+  double share = 0.5;
+  std::optional<float> heat;
+  std::vector<std::string> many;
+  std::vector<int> sizes = {1, 2};
+  bool on = false;
+};
+
+struct Outcome {
+  std::optional<int> code;
+  Values values;
+  std::string out, err;
+};
+
+Outcome parse(std::vector<std::string> words) {
+  Outcome outcome;
+  Values& v = outcome.values;
+  CommandLine line("gemma4 test", "About it.");
+  line.option("FILE", v.path, "a file").required();
+  line.option("--name,--other-name", v.name, "a name").one_of({"default", "a", "b"}).show_default();
+  line.option("--count", v.count, "a count").not_negative();
+  line.option("--places", v.places, "places").positive().excludes("--count");
+  line.option("--share", v.share, "a share").between(0.0, 1.0);
+  line.option("--heat", v.heat, "heat");
+  line.option("--many", v.many, "many").may_repeat();
+  line.option("--sizes", v.sizes, "sizes").separated_by_commas();
+  line.flag("--on", v.on, "on");
+  words.insert(words.begin(), "test");
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  outcome.code = line.parse(static_cast<int>(argv.size()), argv.data());
+  outcome.out = testing::internal::GetCapturedStdout();
+  outcome.err = testing::internal::GetCapturedStderr();
+  return outcome;
+}
+
+TEST(CommandLine, ReadsEachKind) {
+  const Outcome got = parse({"x.gguf", "--other-name", "b", "--count", "0", "--share", "0.25", "--heat", "1.5",
+                             "--many", "p", "--many", "q,r", "--sizes", "3,4,5", "--on"});
+  ASSERT_FALSE(got.code) << got.err;
+  EXPECT_EQ(got.values.path, "x.gguf");
+  EXPECT_EQ(got.values.name, "b");
+  EXPECT_EQ(got.values.count, 0);
+  EXPECT_EQ(got.values.share, 0.25);
+  EXPECT_EQ(got.values.heat, 1.5f);
+  EXPECT_EQ(got.values.many, (std::vector<std::string>{"p", "q,r"}));
+  EXPECT_EQ(got.values.sizes, (std::vector<int>{3, 4, 5}));
+  EXPECT_TRUE(got.values.on);
+}
+
+TEST(CommandLine, WhatIsNotGivenKeepsItsValue) {
+  const Outcome got = parse({"x"});
+  ASSERT_FALSE(got.code);
+  EXPECT_EQ(got.values.name, "default");
+  EXPECT_EQ(got.values.count, 7);
+  EXPECT_FALSE(got.values.heat);
+  EXPECT_EQ(got.values.sizes, (std::vector<int>{1, 2}));
+  EXPECT_FALSE(got.values.on);
+}
+
+TEST(CommandLine, MistakesAreOneSentenceAndExitCode2) {
+  const auto refused = [](const std::vector<std::string>& words, const std::string& sentence) {
+    const Outcome got = parse(words);
+    EXPECT_EQ(got.code, kExitBadInput);
+    EXPECT_EQ(got.err, "gemma4 test: " + sentence + "\n");
+    EXPECT_EQ(got.out, "");
+  };
+  refused({}, "FILE is required");
+  refused({"x", "--nope"}, "The following argument was not expected: --nope");
+  refused({"x", "--name", "c"}, "--name: c not in {default,a,b}");
+  refused({"x", "--count", "-1"}, "--count: -1 is not zero or more");
+  refused({"x", "--count", "many"}, "Could not convert: --count = many");
+  refused({"x", "--count", "99999999999"}, "Could not convert: --count = 99999999999");
+  refused({"x", "--count", "nan"}, "--count: nan is not zero or more");
+  refused({"x", "--places", "0"}, "--places: 0 is not above zero");
+  refused({"x", "--places", "1", "--count", "1"}, "--count excludes --places");
+  refused({"x", "--share", "1.5"}, "--share: 1.5 is not from 0 to 1");
+  refused({"x", "--share", "nan"}, "--share: nan is not from 0 to 1");
+}
+
+TEST(CommandLine, HelpGoesToStandardOutput) {
+  const Outcome got = parse({"--help"});
+  EXPECT_EQ(got.code, kExitOk);
+  EXPECT_EQ(got.err, "");
+  EXPECT_EQ(got.out.substr(0, 10), "About it.\n");
+  EXPECT_NE(got.out.find("gemma4 test [OPTIONS] FILE"), std::string::npos) << got.out;
+}
+
+}  // namespace
+}  // namespace gemma4
