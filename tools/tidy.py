@@ -53,6 +53,10 @@ def check(path, problems):
                 problems.append(f"{relative}: {header} is sealed inside its backend")
         if re.search(r"\bvirtual\b", re.sub(r"//.*", "", text)) and str(relative) != "backend/backend.h":
             problems.append(f"{relative}: Backend's are the only virtual functions")
+        if "<nlohmann/json.hpp>" in text and str(relative) != "base/json.h":
+            problems.append(f"{relative}: only base/json.h includes nlohmann's header; include that")
+        if "<CLI/" in text and str(relative) != "cli/command_line.cc":
+            problems.append(f"{relative}: only cli/command_line.cc includes CLI11")
         if "hwy/" in text and not str(relative).startswith("backend/cpu/"):
             problems.append(f"{relative}: only backend/cpu includes Highway")
         if re.search(r"#include <(cuda|cublas)", text) and not str(relative).startswith("backend/cuda/"):

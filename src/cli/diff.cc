@@ -43,13 +43,13 @@ struct Sums {
   double snr_db() const { return 10 * std::log10(aa / squared_error); }  // infinite where equal
 };
 
-struct Row {
+struct TensorRow {
   std::string name, format_a, format_b;
   Sums sums;
 };
 
 struct Difference {
-  std::vector<Row> rows;
+  std::vector<TensorRow> rows;
   std::vector<std::string> problems;  // tensors that have no counterpart of the same size
   Sums total;
 };
@@ -125,7 +125,7 @@ ordered_json sums_json(const Sums& sums) {
 
 void print_json(const Checkpoint& a, const Checkpoint& b, const Difference& difference) {
   ordered_json out = {{"a", a.path.string()}, {"b", b.path.string()}, {"tensors", ordered_json::array()}};
-  for (const Row& row : difference.rows) {
+  for (const TensorRow& row : difference.rows) {
     ordered_json line = {{"name", row.name}, {"format_a", row.format_a}, {"format_b", row.format_b}};
     line.update(sums_json(row.sums));
     out["tensors"].push_back(line);
@@ -146,7 +146,7 @@ void print_row(const std::string& name, const std::string& formats, const Sums& 
 
 void print_text(const Difference& difference) {
   std::printf("%-64s %-18s %11s %11s %11s %9s\n", "tensor", "A -> B", "max", "relative", "cosine", "SNR dB");
-  for (const Row& row : difference.rows) print_row(row.name, row.format_a + " -> " + row.format_b, row.sums);
+  for (const TensorRow& row : difference.rows) print_row(row.name, row.format_a + " -> " + row.format_b, row.sums);
   print_row("total", "", difference.total);
   for (const std::string& problem : difference.problems) std::printf("%s\n", problem.c_str());
 }

@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kAbout =
+constexpr const char* kExportAbout =
     "Writes a checkpoint in another program's format, or as a program that starts without laying out weights.\n\n"
     "gguf: a file for llama.cpp. Its matrices become --type; ggml blocks of a .gguf source stay as they are unless "
     "--type is given.\n"
@@ -134,7 +134,7 @@ void write_format(const ExportFlags& flags) {
 
 int export_command(int argc, char** argv) {
   ExportFlags flags;
-  CommandLine line("gemma4 export", kAbout);
+  CommandLine line("gemma4 export", kExportAbout);
   line.option("--format", flags.format, "What to write: gguf, mlx or program").required();
   line.option("--model-dir,--model", flags.model, "The checkpoint to read: a directory or a .gguf file").required();
   line.option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");

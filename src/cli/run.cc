@@ -27,7 +27,7 @@ struct RunFlags {
   SamplingRequest sampling;
 };
 
-constexpr const char* kAbout =
+constexpr const char* kRunAbout =
     "Answers one prompt, or chats where there is no prompt and standard input is a terminal.\n\n"
     "Standard output carries the answer and nothing else: its text, and each tool call as one line of JSON\n"
     "({\"tool_call\": {\"name\": ..., \"arguments\": {...}}}). Thoughts, progress and the report go to standard "
@@ -186,7 +186,7 @@ int run(RunFlags& flags) {
 
 int run_command(int argc, char** argv) {
   RunFlags flags;
-  CommandLine line("gemma4 run", kAbout);
+  CommandLine line("gemma4 run", kRunAbout);
   add_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
   return in_processes(flags.processes, flags.engine, [&] { return run(flags); });

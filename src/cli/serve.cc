@@ -25,7 +25,7 @@ struct ServeFlags {
   bool processes = false;
 };
 
-constexpr const char* kAbout =
+constexpr const char* kServeAbout =
     "Serves OpenAI's API (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models) and Anthropic's\n"
     "(/v1/messages), /tokenize, /detokenize, /health, /metrics, and a page to chat on at /.\n"
     "Prints one line with its address on standard output when it is ready. SIGINT or SIGTERM stops it: new requests "
@@ -175,7 +175,7 @@ int serve(ServeFlags& flags) {
 
 int serve_command(int argc, char** argv) {
   ServeFlags flags;
-  CommandLine line("gemma4 serve", kAbout);
+  CommandLine line("gemma4 serve", kServeAbout);
   add_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
   return in_processes(flags.processes, flags.engine, [&] { return serve(flags); });

@@ -13,8 +13,8 @@
 namespace gemma4 {
 namespace {
 
-constexpr float kDeviation = 0.02f;  // of weights
-constexpr size_t kTile = 4096;       // random blocks; a matrix repeats them
+constexpr float kGgufDeviation = 0.02f;  // of weights
+constexpr size_t kTile = 4096;           // random blocks; a matrix repeats them
 
 // One random block of about the deviation wanted.
 void random_block(Format format, std::minstd_rand& random, uint8_t* block) {
@@ -24,11 +24,11 @@ void random_block(Format format, std::minstd_rand& random, uint8_t* block) {
     const uint16_t bits = float_to_f16(value * (0.7f + static_cast<float>(random() % 1000) * 6e-4f));
     std::memcpy(block + at, &bits, 2);
   };
-  if (format == Format::kQ4_0) return half(0, kDeviation / 4.6f);  // the nibbles are uniform in -8 .. 7
+  if (format == Format::kQ4_0) return half(0, kGgufDeviation / 4.6f);  // the nibbles are uniform in -8 .. 7
   CHECK(format == Format::kQ6_K);
   constexpr size_t kScales = 192, kStep = 208;  // after 128 + 64 bytes of codes, uniform in -32 .. 31
   for (size_t i = 0; i < 16; ++i) block[kScales + i] = static_cast<uint8_t>(40 + random() % 40);
-  half(kStep, kDeviation / (18.5f * 60));
+  half(kStep, kGgufDeviation / (18.5f * 60));
 }
 
 // Bytes that every matrix of a format points to, as many as the largest needs.

@@ -11,8 +11,9 @@ namespace {
 template <typename T>
 void put(CallBytes& out, const T& value) {
   static_assert(std::is_trivially_copyable_v<T>);
-  const auto* at = reinterpret_cast<const std::byte*>(&value);
-  out.insert(out.end(), at, at + sizeof(T));
+  const size_t at = out.size();
+  out.resize(at + sizeof(T));
+  std::memcpy(out.data() + at, &value, sizeof(T));  // inserted from pointers, it makes GCC 12 warn of what is not so
 }
 
 template <typename T>
@@ -53,8 +54,10 @@ Batch take_batch(Reader& in) {
   batch.ids = take_all<int32_t>(in);
   for (auto& rows : batch.rows) rows = take_all<Row>(in);
   batch.soft_index = take_all<int32_t>(in);
-  for (const int64_t rows : take_all<int64_t>(in))
+  for (const int64_t rows : take_all<int64_t>(in)) {
+    if (rows < 0) throw Error(in.what() + " has a picture of fewer rows than none");
     batch.soft.emplace_back(nullptr, DType::kF32, std::initializer_list{rows});
+  }
   batch.logit_rows = take_all<int32_t>(in);
   return batch;
 }

@@ -9,7 +9,7 @@ namespace gemma4 {
 namespace {
 
 constexpr size_t kNodesMax = 1 << 20;
-constexpr uint32_t kDepthMax = 512;  // frames; deeper nesting is not offered
+constexpr uint32_t kFramesMax = 512;  // frames; deeper nesting is not offered
 
 size_t combine(size_t hash, size_t value) { return (hash ^ (value + 0x9e3779b97f4a7c15u + (hash << 6) + (hash >> 2))); }
 
@@ -189,7 +189,7 @@ class Automaton::Closure {
 
   void follow(const Item& item) {
     const Node& node = a_.node(item.node);
-    const bool deep = item.stack && item.stack->depth >= kDepthMax;
+    const bool deep = item.stack && item.stack->depth >= kFramesMax;
     switch (node.op) {
       case kBytes:
       case kSymbol:

@@ -9,7 +9,7 @@
 namespace gemma4 {
 namespace {
 
-constexpr int kDepthMax = 100;
+constexpr int kPatternDepthMax = 100;
 constexpr uint32_t kRepeatMax = 100000;
 constexpr uint32_t kLastPoint = 0x10ffff;
 
@@ -106,7 +106,7 @@ class RegexParser {
   }
 
   Regex sequence(int depth) {
-    if (depth > kDepthMax) fail("so deep a nesting");
+    if (depth > kPatternDepthMax) fail("so deep a nesting");
     Regex all{Regex::kSequence};
     while (more() && peek() != '|' && peek() != ')' && peek() != '$') {
       Regex one = atom(depth);

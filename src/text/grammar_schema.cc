@@ -14,7 +14,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kDepthMax = 100;
+constexpr int kSchemaDepthMax = 100;
 constexpr int kMergesMax = 10000;
 constexpr size_t kNamesMax = 1000;  // members of one object
 
@@ -139,7 +139,7 @@ int SchemaGrammar::rule(const Json& schema, const std::string& path) {
   if (!schema.is_object()) refuse(path, "is neither an object nor true");
   const std::string text = schema.dump();
   if (const auto found = rules_.find(text); found != rules_.end()) return found->second;
-  if (++depth_ > kDepthMax) refuse(path, "is nested too deep");
+  if (++depth_ > kSchemaDepthMax) refuse(path, "is nested too deep");
   const int rule = rules_[text] = a_.new_rule();
   std::vector<int> choices;
   alternatives(schema, path, a_.finish(), choices);
@@ -182,7 +182,7 @@ Json SchemaGrammar::merged(const Json& schema, const std::string& path, int dept
     }
   };
   while (result.contains("$ref") || result.contains("allOf")) {
-    if (depth > kDepthMax || ++merges_ > kMergesMax) refuse(path, "$ref and allOf go on too long");
+    if (depth > kSchemaDepthMax || ++merges_ > kMergesMax) refuse(path, "$ref and allOf go on too long");
     if (result.contains("$ref")) {
       const Json& target = resolve(result["$ref"], path);
       result.erase("$ref");

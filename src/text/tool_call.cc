@@ -10,7 +10,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kDepthMax = 100;
+constexpr int kArgumentDepthMax = 100;
 
 std::string_view strip(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\n";
@@ -101,7 +101,7 @@ class CallReader {
   }
 
   bool object(std::string& out, int depth) {
-    if (depth > kDepthMax || !accept('{')) return false;
+    if (depth > kArgumentDepthMax || !accept('{')) return false;
     out += '{';
     std::set<std::string> keys;
     if (accept('}')) return out += '}', true;
@@ -117,7 +117,7 @@ class CallReader {
   }
 
   bool array(std::string& out, int depth) {
-    if (depth > kDepthMax || !accept('[')) return false;
+    if (depth > kArgumentDepthMax || !accept('[')) return false;
     out += '[';
     if (accept(']')) return out += ']', true;
     bool first = true;
