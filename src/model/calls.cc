@@ -39,7 +39,7 @@ Kind take_kind(Reader& in) {
   return static_cast<Kind>(kind);
 }
 
-CallBytes begin(Call::What what) { return {static_cast<std::byte>(what)}; }
+CallBytes begin(RankCall::What what) { return {static_cast<std::byte>(what)}; }
 
 ModelOptions take_options(Reader& in) {
   ModelOptions o;
@@ -66,7 +66,7 @@ Batch take_batch(Reader& in) {
 
 CallBytes pack_open(uint64_t mark, const ModelOptions& o) {
   static_assert(kKinds == 2);
-  CallBytes out = begin(Call::kOpen);
+  CallBytes out = begin(RankCall::kOpen);
   put(out, mark);
   for (const int value : {o.rows_max, o.logits_max, o.seqs_max, o.page}) put(out, int32_t{value});
   for (const int value : {o.pages[0], o.pages[1], o.pages_per_seq[0], o.pages_per_seq[1]}) put(out, int32_t{value});
@@ -74,10 +74,10 @@ CallBytes pack_open(uint64_t mark, const ModelOptions& o) {
   return out;
 }
 
-CallBytes pack_close() { return begin(Call::kClose); }
+CallBytes pack_close() { return begin(RankCall::kClose); }
 
 CallBytes pack_set_pages(Kind kind, int seq, std::span<const int32_t> pages) {
-  CallBytes out = begin(Call::kSetPages);
+  CallBytes out = begin(RankCall::kSetPages);
   put(out, static_cast<uint8_t>(kind));
   put(out, int32_t{seq});
   put_all(out, pages);
@@ -85,7 +85,7 @@ CallBytes pack_set_pages(Kind kind, int seq, std::span<const int32_t> pages) {
 }
 
 CallBytes pack_copy_page(Kind kind, int32_t from, int32_t to) {
-  CallBytes out = begin(Call::kCopyPage);
+  CallBytes out = begin(RankCall::kCopyPage);
   put(out, static_cast<uint8_t>(kind));
   put(out, from);
   put(out, to);
@@ -93,7 +93,7 @@ CallBytes pack_copy_page(Kind kind, int32_t from, int32_t to) {
 }
 
 CallBytes pack_forward(const Batch& batch) {
-  CallBytes out = begin(Call::kForward);
+  CallBytes out = begin(RankCall::kForward);
   put_all(out, std::span<const int32_t>(batch.ids));
   for (const auto& rows : batch.rows) put_all(out, std::span<const Row>(rows));
   put_all(out, std::span<const int32_t>(batch.soft_index));
@@ -104,28 +104,28 @@ CallBytes pack_forward(const Batch& batch) {
   return out;
 }
 
-Call unpack(std::span<const std::byte> bytes) {
+RankCall unpack(std::span<const std::byte> bytes) {
   Reader in(bytes, "a call of rank 0");
-  Call call;
-  call.what = static_cast<Call::What>(in.read<uint8_t>());
+  RankCall call;
+  call.what = static_cast<RankCall::What>(in.read<uint8_t>());
   switch (call.what) {
-    case Call::kOpen:
+    case RankCall::kOpen:
       call.model = in.read<uint64_t>();
       call.options = take_options(in);
       break;
-    case Call::kClose:
+    case RankCall::kClose:
       break;
-    case Call::kSetPages:
+    case RankCall::kSetPages:
       call.kind = take_kind(in);
       call.seq = in.read<int32_t>();
       call.pages = take_all<int32_t>(in);
       break;
-    case Call::kCopyPage:
+    case RankCall::kCopyPage:
       call.kind = take_kind(in);
       call.from = in.read<int32_t>();
       call.to = in.read<int32_t>();
       break;
-    case Call::kForward:
+    case RankCall::kForward:
       call.batch = take_batch(in);
       break;
     default:
@@ -147,18 +147,18 @@ uint64_t model_mark(const Checkpoint& checkpoint, const std::string& backend) {
 void follow(const Checkpoint& checkpoint, const Ranks& ranks) {
   std::unique_ptr<Model> model;
   while (const auto bytes = ranks.link()->next_call()) {
-    const Call call = unpack(*bytes);
-    if (call.what == Call::kClose || call.what == Call::kOpen) model.reset();
-    if (call.what == Call::kOpen) {
+    const RankCall call = unpack(*bytes);
+    if (call.what == RankCall::kClose || call.what == RankCall::kOpen) model.reset();
+    if (call.what == RankCall::kOpen) {
       if (call.model != model_mark(checkpoint, ranks[0].name())) {
         throw Error(checkpoint.path.string() + " holds another model than rank 0's, or is run by another backend");
       }
       model = std::make_unique<Model>(checkpoint, ranks, call.options);
-    } else if (call.what != Call::kClose) {
+    } else if (call.what != RankCall::kClose) {
       if (!model) throw Error("rank 0 calls a model that it has not opened");
-      if (call.what == Call::kSetPages) model->set_pages(call.kind, call.seq, call.pages);
-      if (call.what == Call::kCopyPage) model->copy_page(call.kind, call.from, call.to);
-      if (call.what == Call::kForward) model->forward(call.batch);
+      if (call.what == RankCall::kSetPages) model->set_pages(call.kind, call.seq, call.pages);
+      if (call.what == RankCall::kCopyPage) model->copy_page(call.kind, call.from, call.to);
+      if (call.what == RankCall::kForward) model->forward(call.batch);
     }
   }
   ranks[0].sync();

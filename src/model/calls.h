@@ -13,7 +13,7 @@ namespace gemma4 {
 
 using CallBytes = std::vector<std::byte>;
 
-struct Call {
+struct RankCall {
   enum What : uint8_t { kOpen = 1, kClose, kSetPages, kCopyPage, kForward };
   What what = kClose;
   uint64_t model = 0;  // kOpen: model_mark() of rank 0's
@@ -30,7 +30,7 @@ CallBytes pack_close();
 CallBytes pack_set_pages(Kind kind, int seq, std::span<const int32_t> pages);
 CallBytes pack_copy_page(Kind kind, int32_t from, int32_t to);
 CallBytes pack_forward(const Batch& batch);
-Call unpack(std::span<const std::byte> bytes);  // throws Error where they are none of these
+RankCall unpack(std::span<const std::byte> bytes);  // throws Error where they are none of these
 
 // The same in every process that opened the same model for the same backend.
 uint64_t model_mark(const Checkpoint& checkpoint, const std::string& backend);

@@ -1,5 +1,5 @@
-// Fuzz target: what rank 0's process sends the others, as far as it becomes a Call. What is taken packs into the same
-// bytes again: nothing of a call is lost or made up.
+// Fuzz target: what rank 0's process sends the others, as far as it becomes a RankCall. What is taken packs into the
+// same bytes again: nothing of a call is lost or made up.
 #include "base/check.h"
 #include "base/mutate_fuzz.h"
 #include "model/calls.h"
@@ -23,24 +23,24 @@ std::vector<std::string> seeds() {
           text(pack_copy_page(kSliding, 8, 9)), text(pack_forward(batch))};
 }
 
-CallBytes pack(const Call& call) {
+CallBytes pack(const RankCall& call) {
   switch (call.what) {
-    case Call::kOpen:
+    case RankCall::kOpen:
       return pack_open(call.model, call.options);
-    case Call::kClose:
+    case RankCall::kClose:
       return pack_close();
-    case Call::kSetPages:
+    case RankCall::kSetPages:
       return pack_set_pages(call.kind, call.seq, call.pages);
-    case Call::kCopyPage:
+    case RankCall::kCopyPage:
       return pack_copy_page(call.kind, call.from, call.to);
-    case Call::kForward:
+    case RankCall::kForward:
       return pack_forward(call.batch);
   }
   return {};
 }
 
 void run(const std::string& input) {
-  const Call call = unpack(std::as_bytes(std::span(input)));
+  const RankCall call = unpack(std::as_bytes(std::span(input)));
   const CallBytes once = pack(call);  // one byte may differ: any value but 0 is true
   CHECK(once.size() == input.size() && text(pack(unpack(once))) == text(once));
 }

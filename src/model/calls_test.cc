@@ -29,8 +29,8 @@ Batch some_batch() {
 
 TEST(Calls, ABatchComesOut) {
   const Batch in = some_batch();
-  const Call call = unpack(pack_forward(in));
-  EXPECT_EQ(call.what, Call::kForward);
+  const RankCall call = unpack(pack_forward(in));
+  EXPECT_EQ(call.what, RankCall::kForward);
   const Batch& out = call.batch;
   EXPECT_EQ(out.ids, in.ids);
   for (const Kind kind : {kSliding, kFull}) {
@@ -44,7 +44,7 @@ TEST(Calls, ABatchComesOut) {
   EXPECT_FALSE(out.soft[0]) << "values stay with rank 0";
   EXPECT_EQ(out.logit_rows, in.logit_rows);
   EXPECT_TRUE(out.sampling.empty()) << "rank 0 chooses";
-  const Call empty = unpack(pack_forward(Batch()));
+  const RankCall empty = unpack(pack_forward(Batch()));
   EXPECT_TRUE(empty.batch.ids.empty());
 }
 
@@ -55,8 +55,8 @@ TEST(Calls, TheOthersComeOut) {
   int next = 1;
   for (int* number : numbers) *number = next++;
   options.vision = false;
-  const Call open = unpack(pack_open(0x123456789abcdef0, options));
-  EXPECT_EQ(open.what, Call::kOpen);
+  const RankCall open = unpack(pack_open(0x123456789abcdef0, options));
+  EXPECT_EQ(open.what, RankCall::kOpen);
   EXPECT_EQ(open.model, 0x123456789abcdef0u);
   const ModelOptions& got = open.options;
   EXPECT_EQ((std::vector{got.rows_max, got.logits_max, got.seqs_max, got.page, got.pages[0], got.pages[1],
@@ -65,19 +65,19 @@ TEST(Calls, TheOthersComeOut) {
   EXPECT_FALSE(got.vision);
 
   const std::vector<int32_t> pages = {9, 3, 7};
-  const Call set = unpack(pack_set_pages(kFull, 4, pages));
-  EXPECT_EQ(set.what, Call::kSetPages);
+  const RankCall set = unpack(pack_set_pages(kFull, 4, pages));
+  EXPECT_EQ(set.what, RankCall::kSetPages);
   EXPECT_EQ(set.kind, kFull);
   EXPECT_EQ(set.seq, 4);
   EXPECT_EQ(set.pages, pages);
 
-  const Call copy = unpack(pack_copy_page(kSliding, 11, 12));
-  EXPECT_EQ(copy.what, Call::kCopyPage);
+  const RankCall copy = unpack(pack_copy_page(kSliding, 11, 12));
+  EXPECT_EQ(copy.what, RankCall::kCopyPage);
   EXPECT_EQ(copy.kind, kSliding);
   EXPECT_EQ(copy.from, 11);
   EXPECT_EQ(copy.to, 12);
 
-  EXPECT_EQ(unpack(pack_close()).what, Call::kClose);
+  EXPECT_EQ(unpack(pack_close()).what, RankCall::kClose);
 }
 
 TEST(Calls, DamageIsRefused) {
