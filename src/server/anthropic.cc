@@ -329,10 +329,10 @@ std::string message_whole(MessageStream stream, const Choice& choice) {
   return dump(json);
 }
 
-Spelling message_spelling(const std::string& model) {
+StreamSpelling message_spelling(const std::string& model) {
   auto stream = std::make_shared<MessageStream>();
   stream->model = model;
-  Spelling spelling;
+  StreamSpelling spelling;
   spelling.whole = [stream](const std::vector<Choice>& choices) { return message_whole(*stream, choices.front()); };
   spelling.begin = [stream] { return event_of("message_start", {{"message", message_json(*stream)}}); };
   spelling.piece = [stream](int, const Event& event) { return message_piece(*stream, event); };

@@ -31,7 +31,7 @@ struct Choice {
   Usage usage;
 };
 
-struct Spelling {
+struct StreamSpelling {
   std::function<std::string(const std::vector<Choice>&)> whole;  // the body of an answer that is not streamed
 
   // Pieces of a stream, as server-sent events.
@@ -46,7 +46,7 @@ struct Call {
   std::vector<Request> requests;  // one for each choice
   bool stream = false;
   bool one_tool_call = false;  // parallel calls are not wanted: the answer ends with the first
-  Spelling spelling;
+  StreamSpelling spelling;
 };
 
 void check_model(Fields& body, const ApiContext& context);  // throws ApiError 404

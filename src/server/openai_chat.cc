@@ -263,9 +263,9 @@ std::string chat_end(const ChatStream& stream) {
   return out + "data: [DONE]\n\n";
 }
 
-Spelling chat_spelling(ChatStream made) {
+StreamSpelling chat_spelling(ChatStream made) {
   auto stream = std::make_shared<ChatStream>(std::move(made));
-  Spelling spelling;
+  StreamSpelling spelling;
   spelling.whole = [stream](const std::vector<Choice>& choices) {
     Json json = stream->object("chat.completion");
     json["choices"] = Json::array();

@@ -82,9 +82,9 @@ std::string text_whole(const TextStream& stream, const std::vector<Choice>& choi
   return dump(json);
 }
 
-Spelling text_spelling(TextStream made) {
+StreamSpelling text_spelling(TextStream made) {
   auto stream = std::make_shared<TextStream>(std::move(made));
-  Spelling spelling;
+  StreamSpelling spelling;
   spelling.whole = [stream](const std::vector<Choice>& choices) { return text_whole(*stream, choices); };
   spelling.begin = [] { return std::string(); };
   spelling.piece = [stream](int index, const Event& event) {

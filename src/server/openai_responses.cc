@@ -347,10 +347,10 @@ std::string response_whole(Json response, const Choice& choice) {
   return dump(response);
 }
 
-Spelling response_spelling(Json response) {
+StreamSpelling response_spelling(Json response) {
   auto stream = std::make_shared<ResponseStream>();
   stream->response = std::move(response);
-  Spelling spelling;
+  StreamSpelling spelling;
   spelling.whole = [stream](const std::vector<Choice>& choices) {
     return response_whole(stream->response, choices.front());
   };

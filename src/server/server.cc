@@ -85,7 +85,7 @@ struct Server::Impl {
   auto prepared(const Read& read);
   HttpResponse generate(HttpRequest& request, Call (*parse)(const Json&, const ApiContext&));
   std::vector<Choice> collect(Answers& answers, size_t count, const HttpRequest& request);
-  void stream(const Spelling& spelling, Answers& answers, HttpWriter& writer);
+  void stream(const StreamSpelling& spelling, Answers& answers, HttpWriter& writer);
   void check_end(const Event& event);
   const Route* find_route(const HttpRequest& request, bool any_method) const;
   Json model_json(const std::string& name, bool anthropic) const;
@@ -300,7 +300,7 @@ std::vector<Choice> Server::Impl::collect(Answers& answers, size_t count, const 
   return choices;
 }
 
-void Server::Impl::stream(const Spelling& spelling, Answers& answers, HttpWriter& writer) {
+void Server::Impl::stream(const StreamSpelling& spelling, Answers& answers, HttpWriter& writer) {
   ++metrics->streams;
   const std::shared_ptr<void> count(nullptr, [this](void*) { --metrics->streams; });
   const auto deadline = Clock::now() + seconds(options.request_seconds);
