@@ -28,6 +28,22 @@ def included(path):
     return re.findall(r'^#include "([^"]+)"', path.read_text(), re.M)
 
 
+def check_names(headers, problems):
+    """Two types of one name and namespace, in two headers: the linker takes one's functions for both."""
+    seen = {}
+    for path in headers:
+        namespace = []
+        for line in path.read_text().splitlines():
+            if opened := re.match(r"namespace ([\w:]+) \{", line):
+                namespace.append(opened[1])
+            elif line.startswith("}  // namespace") and namespace:
+                namespace.pop()
+            elif named := re.match(r"(?:struct|class|enum class|enum) (?:alignas\(\d+\) )?(\w+)(?: final)?(?: :[^:].*)? \{", line):
+                name = "::".join(namespace + [named[1]])
+                if namespace and seen.setdefault(name, path) != path:
+                    problems.append(f"{path.relative_to(ROOT)}: {seen[name].relative_to(ROOT)} has a {name} too")
+
+
 def check(path, problems):
     relative = path.relative_to(SRC)
     room = relative.parts[0]
@@ -80,6 +96,7 @@ def check_seed_tests(problems):
 def main():
     problems = []
     check_seed_tests(problems)
+    check_names(sorted(p for p in SRC.rglob("*") if p.suffix in (".h", ".cuh")), problems)
     for path in sorted(SRC.rglob("*")):
         if path.suffix in (".h", ".cc", ".cu", ".cuh"):
             check(path, problems)
