@@ -276,8 +276,8 @@ class CpuBackend final : public Backend {
 
 std::unique_ptr<Backend> make_cpu(int threads) {
 #if defined(__x86_64__)  // what CMakeLists.txt lets the compiler use in all of this folder
-  if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("pclmul")) {
-    throw Error("the cpu backend needs a processor with SSE4.2, as all since 2010 have; --backend ref runs anywhere");
+  if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("pclmul") || !__builtin_cpu_supports("aes")) {
+    throw Error("the cpu backend needs SSE4.2, PCLMULQDQ and AES instructions, which this processor does not have");
   }
 #endif
   return std::make_unique<cpu::CpuBackend>(threads);
