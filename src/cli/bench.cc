@@ -358,18 +358,22 @@ void add_flags(CommandLine& line, Flags& flags) {
       .required();
   add_mmproj_flag(line, flags.engine.mmproj);
   line.option("--backend", flags.engine.backend, "cuda, cpu or ref").show_default();
-  line.option("--threads", flags.engine.threads, "threads of the cpu backend (0: all cores)");
+  line.option("--threads", flags.engine.threads, "threads of the cpu backend (0: all cores)").between(0, 1024);
   add_gpus_flag(line, flags.engine.gpus);
   add_processes_flag(line, flags.processes);
-  line.option("--prompts", flags.prompts, "prompt lengths").separated_by_commas().show_default();
-  line.option("--depths", flags.depths, "tokens before the decoded ones").separated_by_commas().show_default();
-  line.option("--batches", flags.batches, "sequences decoded together").separated_by_commas().show_default();
-  line.option("--images", flags.images, "image budgets in soft tokens (0: no images)")
+  line.option("--prompts", flags.prompts, "prompt lengths").not_negative().separated_by_commas().show_default();
+  line.option("--depths", flags.depths, "tokens before the decoded ones")
+      .not_negative()
       .separated_by_commas()
       .show_default();
-  line.option("--chunk", flags.chunk, "prompt tokens computed at once").show_default();
-  line.option("--steps", flags.steps, "decode steps of a measurement").show_default();
-  line.option("--repeat", flags.repeat, "measurements, of which the median counts").show_default();
+  line.option("--batches", flags.batches, "sequences decoded together").positive().separated_by_commas().show_default();
+  line.option("--images", flags.images, "image budgets in soft tokens (0: no images)")
+      .not_negative()
+      .separated_by_commas()
+      .show_default();
+  line.option("--chunk", flags.chunk, "prompt tokens computed at once").positive().show_default();
+  line.option("--steps", flags.steps, "decode steps of a measurement").positive().show_default();
+  line.option("--repeat", flags.repeat, "measurements, of which the median counts").positive().show_default();
   line.flag("--profile", flags.profile, "instead: the time of each verb, waiting for the device around it");
   line.flag("--load", flags.load, "instead: the time to the first token and whose memory the weights are in");
   line.flag("--json", flags.json, "results as JSON on stdout");

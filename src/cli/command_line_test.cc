@@ -39,7 +39,7 @@ Outcome parse(std::vector<std::string> words) {
   line.option("--share", v.share, "a share").between(0.0, 1.0);
   line.option("--heat", v.heat, "heat");
   line.option("--many", v.many, "many").may_repeat();
-  line.option("--sizes", v.sizes, "sizes").separated_by_commas();
+  line.option("--sizes", v.sizes, "sizes").positive().separated_by_commas();
   line.flag("--on", v.on, "on");
   words.insert(words.begin(), "test");
   std::vector<char*> argv;
@@ -92,6 +92,7 @@ TEST(CommandLine, MistakesAreOneSentenceAndExitCode2) {
   refused({"x", "--count", "nan"}, "--count: nan is not zero or more");
   refused({"x", "--places", "0"}, "--places: 0 is not above zero");
   refused({"x", "--places", "1", "--count", "1"}, "--count excludes --places");
+  refused({"x", "--sizes", "3,0"}, "--sizes: 0 is not above zero");
   refused({"x", "--share", "1.5"}, "--share: 1.5 is not from 0 to 1");
   refused({"x", "--share", "nan"}, "--share: nan is not from 0 to 1");
 }

@@ -324,7 +324,7 @@ int eval_command(int argc, char** argv) {
   line.option("--equal-min", questions.equal_min, "fail below this share of answers equal to the reference's");
   line.option("--right-min", questions.right_min, "fail below this share of right answers");
   line.option("--backend", options.engine.backend, "ref, cpu or cuda").show_default();
-  line.option("--threads", options.engine.threads, "threads of the cpu backend; 0: all cores");
+  line.option("--threads", options.engine.threads, "threads of the cpu backend; 0: all cores").between(0, 1024);
   add_gpus_flag(line, options.engine.gpus);
   add_processes_flag(line, options.processes);
   line.option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole").not_negative();
