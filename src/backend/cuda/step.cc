@@ -93,7 +93,8 @@ bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix
   if (geglu != w.paired || !aligned(x.data) || w.cols % kChunkCols != 0) return false;
   const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows, chunks = w.cols / kChunkCols;
   const int64_t each = panels * chunks / workspace_.decode.blocks + 1;  // units of a block
-  if (panels * chunks >= (int64_t{1} << 31) || (chunks > kStepChunks && each > kStepChunks)) return false;
+  // Where units * chunks stays below 2^32, unit * of_a_chunk / 2^32 is the panel exactly.
+  if (panels * chunks * chunks >= (int64_t{1} << 32) || (chunks > kStepChunks && each > kStepChunks)) return false;
   const bool from_norm = !ops_.empty() && ops_.back().kind == StepKind::kNorm;
   if (!ops_.empty() && ops_.back().kind == StepKind::kLinear && ops_.back().linear.sum) return false;
   if (from_norm && (ops_.back().norm.out != x.data || ops_.back().norm.dim != w.cols)) return false;
@@ -104,6 +105,9 @@ bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix
   op.weights = static_cast<const uint8_t*>(w.data);
   op.x = x.data, op.out = out.data;
   op.rows = static_cast<int>(w.rows), op.chunks = static_cast<int>(chunks), op.panels = static_cast<int>(panels);
+  op.each = static_cast<int>(panels * chunks / workspace_.decode.blocks);
+  op.more = static_cast<int>(panels * chunks % workspace_.decode.blocks);
+  op.of_a_chunk = ((uint64_t{1} << 32) + static_cast<uint64_t>(chunks) - 1) / static_cast<uint64_t>(chunks);
   op.x_f32 = x.dtype == DType::kF32, op.out_f32 = out.dtype == DType::kF32;
   op.paired = w.paired, op.geglu = geglu, op.from_norm = from_norm;
   layout_ = w.layout;

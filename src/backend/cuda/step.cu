@@ -17,7 +17,7 @@ template <typename Codec>
 __device__ void copy_all(const StepProgram& program, const Ring& ring, int lane) {
   const uint64_t policy = policy_evict_first();
   CopyState state;
-  SeenRow sliding, full;
+  SeenShare sliding = {}, full = {};
   bool waited = false;
   for (int i = 0; i < program.count; ++i) {
     const StepOp& op = program.ops[i];
@@ -32,11 +32,16 @@ __device__ void copy_all(const StepProgram& program, const Ring& ring, int lane)
   grid_release();
 }
 
-__device__ __forceinline__ void bring_op(StepOp* to, const StepOp* from) {
+// Operations on their way into shared memory, two ahead of the one that is worked on.
+constexpr int kOpSlots = 3;
+__device__ __forceinline__ void bring_op(StepOp (&slots)[kOpSlots], const StepProgram& program, int i) {
   constexpr int kWords = sizeof(StepOp) / 16;
   static_assert(sizeof(StepOp) % 16 == 0 && kWords <= 32);
-  if (threadIdx.x < kWords)
-    reinterpret_cast<uint4*>(to)[threadIdx.x] = reinterpret_cast<const uint4*>(from)[threadIdx.x];
+  if (i < program.count && threadIdx.x < kWords) {
+    copy16_async(reinterpret_cast<uint4*>(&slots[i % kOpSlots]) + threadIdx.x,
+                 reinterpret_cast<const uint4*>(program.ops + i) + threadIdx.x, true);
+  }
+  copy_commit();
 }
 
 // What the computing warps keep in shared memory besides.
@@ -44,17 +49,17 @@ struct Kept {
   AttendFacts<Sliding> sliding;
   AttendFacts<Full> full;
   uint32_t before[kStepRegions + 1];  // Numbers
-  float sums[2 * kStreamWarps];
+  alignas(16) float sums[2 * kStreamWarps];
   int last;
 };
 
-// The computing warps. `slots`: this operation and the next.
+// The computing warps.
 template <typename Codec>
 __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, const Ring& ring, uint8_t* scratch,
-                            const Residual& residual, StepOp (&slots)[2], Kept& kept) {
+                            const Residual& residual, StepOp (&slots)[kOpSlots], Kept& kept) {
   RingState state;
   GridBarrier barrier{w.barrier};
-  bring_op(&slots[0], program.ops);
+  bring_op(slots, program, 0), bring_op(slots, program, 1);
   grid_wait();
   if (threadIdx.x <= kStepRegions) {
     kept.before[threadIdx.x] =
@@ -62,10 +67,12 @@ __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, 
   }
   const Numbers numbers = {kept.before};
   const Sums ranks = {w.peers, numbers};
+  copy_wait<1>();
   compute_barrier();
   for (int i = 0; i < program.count; ++i) {
-    const StepOp& op = slots[i % 2];
-    if (i + 1 < program.count) bring_op(&slots[(i + 1) % 2], program.ops + i + 1);  // seen after the next barrier
+    const StepOp& op = slots[i % kOpSlots];
+    bring_op(slots, program, i + 2);
+    copy_wait<1>();  // the next one is there, and seen by all after the barrier at the end of this one
     if (op.kind == StepKind::kNorm) {
       run_norm(op.norm, ranks, barrier, residual, scratch, kept.sums);
     } else if (op.kind == StepKind::kAttend) {
@@ -75,13 +82,14 @@ __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, 
                                                  state, scratch, &kept.last);
     } else {
       const StepLinear& product = op.linear;
+      const Units units(product);
       if (!product.from_norm) {
         if (!product.from.at) barrier.wait();
-        bring_input(product, range_of(product), numbers.of(product.from), scratch);
+        bring_input(product, units, numbers.of(product.from), scratch);
         compute_barrier();
       }
       const int64_t half = product.second ? step_parts(gridDim.x) / 2 : 0;
-      run_linear<Codec>(product, {ranks, w.parts + half, numbers.of(product.to), numbers.of_op(i)}, ring, state,
+      run_linear<Codec>(product, units, {ranks, w.parts + half, numbers.of(product.to), numbers.of_op(i)}, ring, state,
                         scratch);
     }
     op.arrive ? barrier.arrive() : compute_barrier();
@@ -109,7 +117,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kStepStages], empty[kStepStages];
-  __shared__ __align__(16) uint8_t slot_bytes[2 * sizeof(StepOp)];
+  __shared__ __align__(16) uint8_t slot_bytes[kOpSlots * sizeof(StepOp)];
   __shared__ __align__(16) uint8_t kept_bytes[sizeof(Kept)];
   Kept& kept = *reinterpret_cast<Kept*>(kept_bytes);
   if (threadIdx.x == 0) {
@@ -123,7 +131,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   if (threadIdx.x >= kComputeThreads) {
     copy_all<Codec>(program, ring, threadIdx.x % 32);
   } else {
-    auto& slots = *reinterpret_cast<StepOp(*)[2]>(slot_bytes);
+    auto& slots = *reinterpret_cast<StepOp(*)[kOpSlots]>(slot_bytes);
     compute_all<Codec>(program, w, ring, scratch, {reinterpret_cast<float4*>(scratch + kScratchBytes)}, slots, kept);
     leave(program, w);
   }

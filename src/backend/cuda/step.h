@@ -38,6 +38,8 @@ struct StepLinear {
   void* out;           // BF16 or F32
   StepWords from, to;  // instead of x and out
   int rows, chunks, panels;
+  int each, more;       // units (panel, column chunk) of a block; the first `more` blocks have one more
+  uint64_t of_a_chunk;  // 2^32 / chunks, rounded up: to find a unit's panel without a division
   bool x_f32, out_f32, paired, geglu;
   bool from_norm;  // x is what the StepNorm before made
   bool second;     // parts of panels go through the second half of the workspace's

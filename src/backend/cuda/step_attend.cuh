@@ -50,20 +50,10 @@ struct AttendLayout {
   static_assert(kEnd <= kScratchBytes && kFresh % 16 == 0);
 };
 
-// The row of a step, which all layers of a kind share: asked for once.
-struct SeenRow {
-  const int32_t* row = nullptr;
-  int4 see;
-  __device__ __forceinline__ const int4& of(const StepAttend& op) {
-    if (row != op.row) row = op.row, see = __ldcg(reinterpret_cast<const int4*>(op.row));
-    return see;
-  }
-};
-
 template <typename H>
-__device__ __forceinline__ void copy_tiles(const StepAttend& op, SeenRow& seen, const Ring& ring, CopyState& state,
+__device__ __forceinline__ void copy_tiles(const StepAttend& op, SeenShare& seen, const Ring& ring, CopyState& state,
                                            int lane) {
-  const KeyShare share(op, seen.of(op));
+  const KeyShare& share = seen.of(op);
   constexpr int kRowBytes = H::kElements * 2, kRows = (H::kRotated ? 1 : 2) * kTileKeys;
   for (int tile = share.begin; tile < share.end; ++tile, state.next()) {
     const int64_t place = kv_place(op.kv, share.see.x, tile * kTileKeys + lane % kTileKeys, share.kv_head);
@@ -167,13 +157,13 @@ __device__ __noinline__ float2 turn_by(float angle) {
 // What is the same in all layers of a kind: made at the first of them.
 template <typename H>
 struct AttendFacts {
-  SeenRow seen;
+  SeenShare seen;
   const int32_t* pos;
   const float* inv_freq;
   float2 turns[H::kHalf];  // cosines and sines
   __device__ __forceinline__ void forget() { seen.row = nullptr, pos = nullptr, inv_freq = nullptr; }
   __device__ __forceinline__ void make(const StepAttend& op) {
-    if (seen.row == op.row && pos == op.pos && inv_freq == op.inv_freq) return;
+    if (seen.fits(op) && pos == op.pos && inv_freq == op.inv_freq) return;
     compute_barrier();  // all threads have looked
     const float angle = static_cast<float>(__ldcg(op.pos));
     for (int i = threadIdx.x; i < H::kHalf; i += kComputeThreads) turns[i] = turn_by(angle * op.inv_freq[i]);
@@ -420,13 +410,12 @@ __device__ __forceinline__ void run_attend(const StepAttend& op, const GridBarri
   using L = AttendLayout<H>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   facts.make(op);
-  const KeyShare share(op, facts.seen.see);
+  const KeyShare share = facts.seen.share;
   const uint32_t number = numbers.of(op.from);
   const int items = op.group + (share.owns_newest() ? (H::kRotated ? 1 : 2) : 0);
-  HeadWeights<H> weights;
-  if (share.mine() && warp < items) weights = head_weights<H>(op, warp, lane);
   if (!op.from.at) barrier.wait();
   if (!share.mine()) return;
+  HeadWeights<H> weights = head_weights<H>(op, min(warp, items - 1), lane);  // not waited for yet
   attend_t *query = reinterpret_cast<attend_t*>(scratch + L::kQuery),
            *fresh = reinterpret_cast<attend_t*>(scratch + L::kFresh);
   for (int item = warp; item < items; item += kStreamWarps) {

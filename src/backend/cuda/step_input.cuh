@@ -4,6 +4,7 @@
 #include "backend/cuda/device/convert.cuh"
 #include "backend/cuda/device/fixed.cuh"
 #include "backend/cuda/device/reduce.cuh"
+#include "backend/cuda/device/tile.cuh"
 #include "backend/cuda/step_words.cuh"
 
 namespace gemma4::cuda {
@@ -18,10 +19,13 @@ struct Eight {
   __device__ __forceinline__ int column() const { return step * 16 + 4 * h; }
 };
 
+__device__ __forceinline__ void split(const float4& a, const float4& b, float (&x)[8]) {
+  x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+}
+
 // Eight values of a row, in the order above, past the first level of cache: other blocks wrote them.
 __device__ __forceinline__ void load_eight(const float* from, float (&x)[8]) {
-  const float4 a = __ldcg(reinterpret_cast<const float4*>(from)), b = __ldcg(reinterpret_cast<const float4*>(from + 8));
-  x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+  split(__ldcg(reinterpret_cast<const float4*>(from)), __ldcg(reinterpret_cast<const float4*>(from + 8)), x);
 }
 __device__ __forceinline__ void load_eight(const __nv_bfloat16* from, float (&x)[8]) {
   const uint2 a = __ldcg(reinterpret_cast<const uint2*>(from)), b = __ldcg(reinterpret_cast<const uint2*>(from + 8));
@@ -40,10 +44,17 @@ __device__ __forceinline__ void load_eight(const void* from, bool f32, int at, f
 // 1.5 * 2^23: what is added to it is rounded to a whole number, which the sum's bits then hold, modulo 2^22.
 constexpr float kRounding = 12582912;
 
-// Digits and facts of a thread's eights of x, eight `pass` at place `pass * 32 + e.chunk` of the block's `count` chunks
+// What a group of 32 has besides its digits, in each of its threads: minus their sum, and what one of them stands for.
+template <int kPasses>
+struct Facts {
+  int minus[kPasses];
+  float unit[kPasses];
+};
+
+// Digits of a thread's eights of x, eight `pass` at place `pass * 32 + e.chunk` of the block's `count` chunks
 // (linear_fixed.cu tells what they are). Step by step for all of them: one alone would wait for its shuffles.
 template <int kPasses>
-__device__ __forceinline__ void put_eights(uint8_t* input, int count, const float (&x)[kPasses][8]) {
+__device__ __forceinline__ Facts<kPasses> put_digits(uint8_t* input, int count, const float (&x)[kPasses][8]) {
   uint32_t bits[kPasses], value[kPasses][8];
   int sum[kPasses];
 #pragma unroll
@@ -89,47 +100,72 @@ __device__ __forceinline__ void put_eights(uint8_t* input, int count, const floa
       *reinterpret_cast<uint32_t*>(to) = next_bytes(a + 128, b + 128, c + 128, d + 128);
       *reinterpret_cast<uint32_t*>(to + 32) = low_bytes(a, b, c, d);
     }
-    if (threadIdx.x % 4 == 0) {  // infinity and NaN (exponent 255) make the row NaN
-      const uint32_t exponent = max(bits[pass] >> 23, 14u);
-      const float unit = exponent == 255 ? __uint_as_float(0x7fffffff) : __uint_as_float((exponent - 13) << 23);
-      *reinterpret_cast<int2*>(input + kDigitsBytes + e.chunk * kFactBytes + e.step / 2 * 8) =
-          make_int2(-sum[pass], __float_as_int(unit));
-    }
+  }
+  Facts<kPasses> facts;
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {  // infinity and NaN (exponent 255) make the row NaN
+    const uint32_t exponent = max(bits[pass] >> 23, 14u);
+    facts.minus[pass] = -sum[pass];
+    facts.unit[pass] = exponent == 255 ? __uint_as_float(0x7fffffff) : __uint_as_float((exponent - 13) << 23);
+  }
+  return facts;
+}
+
+// `factor`: of the whole row, whose digits are those of the row without it.
+template <int kPasses>
+__device__ __forceinline__ void put_facts(uint8_t* input, int count, const Facts<kPasses>& facts, float factor) {
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const Eight e(pass);
+    if (e.chunk >= count || threadIdx.x % 4 != 0) continue;
+    *reinterpret_cast<int2*>(input + kDigitsBytes + e.chunk * kFactBytes + e.step / 2 * 8) =
+        make_int2(facts.minus[pass], __float_as_int(facts.unit[pass] * factor));
   }
 }
 
-// Whether a chunk's place is its column; else its distance from the block's first unit.
-__device__ __forceinline__ bool by_column(const StepLinear& op) { return op.chunks <= kStepChunks; }
+// Whether a chunk's place is its column; else its distance from the block's first unit, where a block has less than a
+// panel.
+__device__ __forceinline__ bool by_column(const StepLinear& op) { return op.from_norm || op.each >= op.chunks; }
 
-// The chunks of x that this block multiplies; of words, `number` says which are new.
-__device__ __forceinline__ void bring_input(const StepLinear& op, const Range& range, uint32_t number, uint8_t* input) {
-  constexpr int kPasses = (kStepChunks + kComputeThreads / 8 - 1) / (kComputeThreads / 8);
-  const bool whole = by_column(op);
-  const int count = whole ? op.chunks : range.end - range.begin, first = whole ? 0 : range.begin % op.chunks;
+// `count` chunks of x from chunk `first` on, around the end; of words, `number` says which are new.
+template <int kPasses>
+__device__ __forceinline__ void bring_chunks(const StepLinear& op, int first, int count, uint32_t number,
+                                             uint8_t* input) {
   float x[kPasses][8] = {};
-  const auto column = [&](int pass) {
+  int columns[kPasses];  // of a chunk past the end, which is not put: the last one's
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {
     const Eight e(pass);
-    int chunk = first + e.chunk;
+    int chunk = first + min(e.chunk, count - 1);
     if (chunk >= op.chunks) chunk -= op.chunks;  // the range goes on in the next panel
-    return e.chunk < count ? chunk * kChunkCols + e.column() : -1;
-  };
+    columns[pass] = max(chunk, 0) * kChunkCols + e.column();
+  }
   if (op.from.at) {
     uint4 words[2 * kPasses];
-    const auto place = [&](int i) {
-      const int at = column(i / 2);
-      return at < 0 ? nullptr : op.from.at + at + i % 2 * 8;
-    };
-    await(place, number, words);
+    const uint32_t* from = op.from.at;
+    await([&](int i) { return from + columns[i / 2] + i % 2 * 8; }, number, words);
 #pragma unroll
     for (int i = 0; i < 2 * kPasses; ++i) add_values(words[i], x[i / 2] + i % 2 * 4);
   } else {
 #pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const int at = column(pass);
-      if (at >= 0) load_eight(op.x, op.x_f32, at, x[pass]);
-    }
+    for (int pass = 0; pass < kPasses; ++pass) load_eight(op.x, op.x_f32, columns[pass], x[pass]);
   }
-  put_eights(input, min(count, kStepChunks), x);
+  put_facts(input, count, put_digits(input, count, x), 1.0f);
+}
+
+// The chunks of x that this block multiplies.
+__device__ __forceinline__ void bring_input(const StepLinear& op, const Units& units, uint32_t number, uint8_t* input) {
+  constexpr int kEach = kComputeThreads / 8;  // chunks of a pass
+  static_assert(kStepChunks <= 4 * kEach);
+  const bool whole = by_column(op);
+  const int count = whole ? op.chunks : units.end - units.begin, first = whole ? 0 : units.col;
+  if (count <= kEach) {
+    bring_chunks<1>(op, first, count, number, input);
+  } else if (count <= 2 * kEach) {
+    bring_chunks<2>(op, first, count, number, input);
+  } else {
+    bring_chunks<4>(op, first, count, number, input);
+  }
 }
 
 // The residual stream in shared memory: each thread finds its own eights, as two rows of float4.
@@ -139,17 +175,22 @@ struct Residual {
   __device__ __forceinline__ float4& at(int pass, int half) const {
     return values[half * kEights + pass * kComputeThreads + threadIdx.x];
   }
-  __device__ __forceinline__ void load(int pass, float (&x)[8]) const {
-    const float4 a = at(pass, 0), b = at(pass, 1);
-    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
-  }
+  __device__ __forceinline__ void load(int pass, float (&x)[8]) const { split(at(pass, 0), at(pass, 1), x); }
   __device__ __forceinline__ void store(int pass, const float (&x)[8]) const {
     at(pass, 0) = make_float4(x[0], x[1], x[2], x[3]), at(pass, 1) = make_float4(x[4], x[5], x[6], x[7]);
   }
   __device__ __forceinline__ void write(float* to, int dim) const;
 };
 
+__device__ __forceinline__ float squares_of(const float (&x)[8]) {
+  return ((x[0] * x[0] + x[1] * x[1]) + (x[2] * x[2] + x[3] * x[3])) +
+         ((x[4] * x[4] + x[5] * x[5]) + (x[6] * x[6] + x[7] * x[7]));
+}
+
 constexpr int kNormPasses = (kStepDim / kChunkCols + kComputeThreads / 8 - 1) / (kComputeThreads / 8);
+
+constexpr int kParked = kScratchBytes / (kComputeThreads * 32);  // passes of a norm's second weights
+static_assert(kParked <= kNormPasses);
 
 __device__ __forceinline__ void Residual::write(float* to, int dim) const {
 #pragma unroll
@@ -167,79 +208,82 @@ __device__ __forceinline__ float compute_sum(float value, float* sums) {
   value = warp_sum(value);
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
   compute_barrier();
-  float total = 0;
-#pragma unroll
-  for (int i = 0; i < kStreamWarps; ++i) total += sums[i];
-  return total;
+  static_assert(kStreamWarps == 8);
+  const float4 a = reinterpret_cast<const float4*>(sums)[0], b = reinterpret_cast<const float4*>(sums)[1];
+  return ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
 }
 
-// Eight weights of a norm for each pass; zero past the end.
-__device__ __forceinline__ void load_weights(const float* weights, int dim, float (&to)[kNormPasses][8]) {
+// The norms; `barrier` is waited for once weights are under way. The result becomes the next product's input: its
+// digits before its factor is known, which only facts have.
+__device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, const GridBarrier& barrier,
+                                         const Residual& residual, uint8_t* input, float* sums) {
+  float post[kNormPasses][8], next[kNormPasses][8], x[kNormPasses][8] = {}, y[kNormPasses][8] = {};
+  const int chunks = op.dim / kChunkCols;
+  const float share = 1.0f / static_cast<float>(op.dim);
+  int places[kNormPasses];  // of eights past the end: the last chunk's
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) {
     const Eight e(pass);
-    const int at = e.chunk * kChunkCols + e.column();
-#pragma unroll
-    for (int i = 0; i < 8; ++i) to[pass][i] = 0;
-    if (at < dim) load_eight(weights + at, to[pass]);
+    places[pass] = min(e.chunk, chunks - 1) * kChunkCols + e.column();
+    load_eight(op.post + places[pass], post[pass]);
   }
-}
-
-// The norms; `barrier` is waited for once weights are under way. The result becomes the next product's input.
-__device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, const GridBarrier& barrier,
-                                         const Residual& residual, uint8_t* input, float* sums) {
-  float post[kNormPasses][8], next[kNormPasses][8], y[kNormPasses][8] = {}, squares = 0;
-  const int chunks = op.dim / kChunkCols;
-  load_weights(op.post, op.dim, post);
-  if (op.next) load_weights(op.next, op.dim, next);
+  // The other weights wait where digits come later, as far as there is room: registers are full of words meanwhile, and
+  // to ask for them after the words would be on everybody's way.
+  const float* next_weights = op.next ? op.next : op.post;
+  const auto parked = [&](int pass, int half) {
+    return reinterpret_cast<float4*>(input) + (2 * pass + half) * kComputeThreads + threadIdx.x;
+  };
+#pragma unroll
+  for (int pass = 0; pass < kParked; ++pass) {
+    copy16_async(parked(pass, 0), next_weights + places[pass], true);
+    copy16_async(parked(pass, 1), next_weights + places[pass] + 8, true);
+  }
+  copy_commit();
+#pragma unroll
+  for (int pass = kParked; pass < kNormPasses; ++pass) load_eight(next_weights + places[pass], next[pass]);
   if (op.sum) {
     ranks.wait(op.sum, min(static_cast<int>(threadIdx.x) / 32 * 4, chunks - 1) * kChunkCols);
-    const Eight e(0);
-    ranks.take(op.sum, e.chunk * kChunkCols + e.column(), kComputeThreads / 8 * kChunkCols, op.dim, y);
+    ranks.take(op.sum, places, y);
   } else {
     barrier.wait();
 #pragma unroll
-    for (int pass = 0; pass < kNormPasses; ++pass) {
-      const Eight e(pass);
-      const int at = e.chunk * kChunkCols + e.column();
-      if (at < op.dim) load_eight(op.y, op.y_f32, at, y[pass]);
-    }
+    for (int pass = 0; pass < kNormPasses; ++pass) load_eight(op.y, op.y_f32, places[pass], y[pass]);
   }
-  float x[kNormPasses][8];
+  copy_wait<0>();
 #pragma unroll
-  for (int i = 0; i < kNormPasses * 8; ++i) squares += y[i / 8][i % 8] * y[i / 8][i % 8];
-  const float factor = rsqrtf(compute_sum(squares, sums) / op.dim + op.eps);
+  for (int pass = 0; pass < kParked; ++pass) split(*parked(pass, 0), *parked(pass, 1), next[pass]);
+  float squares = 0;
+#pragma unroll
+  for (int pass = 0; pass < kNormPasses; ++pass) {
+    if (Eight(pass).chunk >= chunks) continue;
+    squares += squares_of(y[pass]);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) y[pass][i] *= post[pass][i];
+    op.load_x ? load_eight(op.x + places[pass], x[pass]) : residual.load(pass, x[pass]);
+  }
+  const float factor = rsqrtf(compute_sum(squares, sums) * share + op.eps);
   squares = 0;
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) {
-    const Eight e(pass);
-    const int at = e.chunk * kChunkCols + e.column();
+    if (Eight(pass).chunk >= chunks) continue;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) x[pass][i] = 0;
-    if (at >= op.dim) continue;
-    if (op.load_x) {
-      load_eight(op.x + at, x[pass]);
-    } else {
-      residual.load(pass, x[pass]);
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      x[pass][i] = (x[pass][i] + y[pass][i] * factor * post[pass][i]) * op.scale;
-      squares += x[pass][i] * x[pass][i];
-    }
+    for (int i = 0; i < 8; ++i) x[pass][i] = (x[pass][i] + y[pass][i] * factor) * op.scale;
+    squares += squares_of(x[pass]);
     residual.store(pass, x[pass]);
   }
   if (!op.out) return;
-  const float next_factor = rsqrtf(compute_sum(squares, sums + kStreamWarps) / op.dim + op.eps);
 #pragma unroll
-  for (int i = 0; i < kNormPasses * 8; ++i) x[i / 8][i % 8] *= next_factor * next[i / 8][i % 8];
-  put_eights(input, min(chunks, kStepChunks), x);
+  for (int i = 0; i < kNormPasses * 8; ++i) x[i / 8][i % 8] *= next[i / 8][i % 8];
+  const Facts<kNormPasses> facts = put_digits(input, min(chunks, kStepChunks), x);
+  const float next_factor = rsqrtf(compute_sum(squares, sums + kStreamWarps) * share + op.eps);
+  put_facts(input, min(chunks, kStepChunks), facts, next_factor);
   if (blockIdx.x != 0) return;
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) {
-    const Eight e(pass);
-    if (e.chunk >= chunks) continue;
-    __nv_bfloat16* out = op.out + e.chunk * kChunkCols + e.column();
+    if (Eight(pass).chunk >= chunks) continue;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[pass][i] *= next_factor;
+    __nv_bfloat16* out = op.out + places[pass];
     *reinterpret_cast<uint2*>(out) =
         make_uint2(pack_bf16x2(x[pass][0], x[pass][1]), pack_bf16x2(x[pass][2], x[pass][3]));
     *reinterpret_cast<uint2*>(out + 8) =

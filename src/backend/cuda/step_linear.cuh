@@ -10,7 +10,7 @@ template <typename Codec>
 __device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ring, CopyState& state, int lane,
                                             uint64_t policy) {
   constexpr int kUnit = kPanelChunks * Codec::kBytes;
-  for (Pieces at(range_of(op), op.chunks); at.more(); at.next(), state.next()) {
+  for (Pieces at(Units(op), op.chunks); at.more(); at.next(), state.next()) {
     ring.wait_turn(state);
     if (lane == 0) {
       const uint32_t bytes = at.length * kUnit;
@@ -22,42 +22,74 @@ __device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ri
   }
 }
 
-// `count` (1 or 2) chunks. The two digits of each of four groups (two chunks) stand in columns of their own of the B
-// operand, the rest of it is zero: lane 4 g + c holds the digits of group g / 2 and gives zero to the other groups'
-// products. What follows a product is then done once for four groups, by lanes c. Row g takes whole bytes, its codes
-// and 16 times those of row g + 8, whose products are then taken off: that spares every other mask.
+// A pair of chunks. The two digits of each of its four groups stand in columns of their own of the B operand, the rest
+// of it is zero: lane 4 g + c holds the digits of group g / 2 and gives zero to the other groups' products. What
+// follows a product is then done once for four groups, by lanes c. Row g takes whole bytes, its codes and 16 times
+// those of row g
+// + 8, whose products are then taken off: that spares every other mask.
 template <typename Codec>
-__device__ __forceinline__ void multiply_pair(const uint8_t* chunk, const uint8_t* digits, const uint8_t* facts,
-                                              int count, int lane, float (&sum)[1][4]) {
-  constexpr int kUnit = kPanelChunks * Codec::kBytes;
-  const int g = lane / 4, c = lane % 4, mine = lane / 8;
-  const uint2 b = words2(digits + lane * 8);
-  int d[4] = {};
-#pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    if (k == count) break;
-    const uint4 w = words4(chunk + k * kUnit + lane * 16);
-    const uint32_t a0[4] = {w.x, w.x & 0xf0f0f0f0u, w.y, w.y & 0xf0f0f0f0u};
-    const uint32_t a1[4] = {w.z, w.z & 0xf0f0f0f0u, w.w, w.w & 0xf0f0f0f0u};
-    const bool first = mine == 2 * k, second = mine == 2 * k + 1;
-    mma_bytes(d, a0, first ? b.x : 0, first ? b.y : 0);
-    mma_bytes(d, a1, second ? b.x : 0, second ? b.y : 0);
+struct Pair {
+  static constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  uint4 codes[2];
+  uint2 digits;
+  GroupFacts of;
+  // `second`: the second chunk's distance from the first.
+  __device__ __forceinline__ void load(const uint8_t* chunk, const uint8_t* digits_at, const uint8_t* facts, int lane,
+                                       int second = kUnit) {
+    codes[0] = words4(chunk + lane * 16), codes[1] = words4(chunk + second + lane * 16);
+    digits = words2(digits_at + lane * 8);
+    const int g = lane / 4, c = lane % 4;
+    of.load(Codec{}, chunk + c / 2 * second, facts + c * 8, g, c % 2);
   }
-  if (c / 2 >= count) return;
-  const int both[4] = {d[0] - d[2], d[1] - d[3], d[2], d[3]};
-  add_group(Codec{}, chunk + c / 2 * kUnit, facts + c * 8, g, c % 2, both, sum[0]);
-}
+  // d += the products of group `group`, 0 to 3.
+  __device__ __forceinline__ void multiply(int group, int lane, int (&d)[4]) const {
+    const uint4& w = codes[group / 2];
+    const uint32_t x = group % 2 ? w.z : w.x, y = group % 2 ? w.w : w.y;
+    const uint32_t a[4] = {x, x & 0xf0f0f0f0u, y, y & 0xf0f0f0f0u};
+    const bool mine = lane / 8 == group;
+    mma_bytes(d, a, mine ? digits.x : 0, mine ? digits.y : 0);
+  }
+  __device__ __forceinline__ void add(const int (&d)[4], float (&sum)[1][4]) const {
+    const int both[4] = {d[0] - d[2], d[1] - d[3], d[2], d[3]};
+    add_group(of, both, sum[0]);
+  }
+};
 
-// Whole stages, whose columns follow each other.
+// Whole stages, whose columns follow each other. All that comes from shared memory is asked for first, and the pairs'
+// products take turns: one after the other, a warp would wait for each of them.
 template <typename Codec, int kStages>
 __device__ __forceinline__ void multiply_stages(const uint8_t* const (&chunks)[kStages], const uint8_t* digits,
                                                 const uint8_t* facts, int lane, float (&sum)[1][4]) {
-  constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  constexpr int kPairs = kStages * kStageChunks / 2;
+  Pair<Codec> pairs[kPairs];
 #pragma unroll
-  for (int k = 0; k < kStages * kStageChunks; k += 2) {
-    multiply_pair<Codec>(chunks[k / kStageChunks] + k % kStageChunks * kUnit, digits + k * kDigitBytes,
-                         facts + k * kFactBytes, 2, lane, sum);
+  for (int i = 0; i < kPairs; ++i) {
+    const int k = 2 * i;
+    pairs[i].load(chunks[k / kStageChunks] + k % kStageChunks * Pair<Codec>::kUnit, digits + k * kDigitBytes,
+                  facts + k * kFactBytes, lane);
   }
+  int d[kPairs][4] = {};
+#pragma unroll
+  for (int group = 0; group < 4; ++group) {
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) pairs[i].multiply(group, lane, d[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) pairs[i].add(d[i], sum);
+}
+
+// One or two chunks; of one, what stands for the second adds nothing.
+template <typename Codec>
+__device__ __forceinline__ void multiply_some(const uint8_t* chunk, const uint8_t* digits, const uint8_t* facts,
+                                              int count, int lane, float (&sum)[1][4]) {
+  Pair<Codec> pair;
+  pair.load(chunk, digits, facts, lane, count > 1 ? Pair<Codec>::kUnit : 0);
+  int d[4] = {};
+#pragma unroll
+  for (int group = 0; group < 4; ++group) {
+    if (group / 2 < count) pair.multiply(group, lane, d);
+  }
+  if (lane % 4 / 2 < count) pair.add(d, sum);
 }
 
 // The lanes of a row hold sums of different groups; afterwards each has the whole.
@@ -117,14 +149,13 @@ __device__ __forceinline__ void give_part(const Sending& sending, int warp, int 
                : "memory");
 }
 
-// Adds the shares of those of `blocks` blocks before this one that hold units from `panel_begin` on, in their order.
-__device__ __forceinline__ void take_parts(const StepLinear& op, const Sending& sending, int blocks, int panel_begin,
-                                           int warp, int lane, float (&sum)[1][4]) {
+// Adds the shares of the blocks before this one that hold units from `panel_begin` on, in their order.
+__device__ __forceinline__ void take_parts(const StepLinear& op, const Sending& sending, int panel_begin, int warp,
+                                           int lane, float (&sum)[1][4]) {
   constexpr int kAtOnce = 4;  // each answer takes most of a microsecond
-  const uint32_t units = static_cast<uint32_t>(op.panels) * op.chunks;
   const int last = static_cast<int>(blockIdx.x);
   int first = last;
-  while (first > 0 && Range(first - 1, blocks, units).end > panel_begin) --first;
+  while (first > 0 && first_unit(op, first) > panel_begin) --first;
   const auto ask = [&](int block, uint64_t(&words)[2]) {
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
                  : "=l"(words[0]), "=l"(words[1])
@@ -150,58 +181,75 @@ __device__ __forceinline__ void take_parts(const StepLinear& op, const Sending& 
   }
 }
 
+// The products of `count` units of a panel, as their stages come. Stages that are there already are taken two at a
+// time, and while they are computed the warp looks whether the next two are: to look only then would take a third of
+// the time.
 template <typename Codec>
-__device__ __forceinline__ void run_linear(const StepLinear& op, const Sending& sending, const Ring& ring,
-                                           RingState& state, const uint8_t* input) {
-  constexpr int kUnit = kPanelChunks * Codec::kBytes;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const Range range = range_of(op);
-  float sum[1][4] = {}, shared_sum[1][4] = {};
-  int shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
-  bool whole = range.begin % op.chunks == 0;
-  const bool columns = by_column(op);
-  int place = columns ? range.begin % op.chunks : 0;
-  for (Pieces at(range, op.chunks); at.more(); at.next(), state.next()) {
-    const uint8_t* chunk = ring.at(state) + warp * Codec::kBytes;
-    const uint8_t *digits = input + place * kDigitBytes, *facts = input + kDigitsBytes + place * kFactBytes;
-    ring.wait_full(state);
-    if (at.length == kStageChunks) {
-      RingState second = state;
-      second.next();
-      if (at.two_whole() && ring.is_full(second)) {  // together: each has gaps that the other fills
-        multiply_stages<Codec>({chunk, ring.at(second) + warp * Codec::kBytes}, digits, facts, lane, sum);
-        ring.release(state);
-        at.next(), state.next(), place += kStageChunks;
-      } else {
-        multiply_stages<Codec>({chunk}, digits, facts, lane, sum);
-      }
-    } else {
-#pragma unroll 1
-      for (int k = 0; k < at.length; k += 2) {
-        multiply_pair<Codec>(chunk + k * kUnit, digits + k * kDigitBytes, facts + k * kFactBytes, min(2, at.length - k),
-                             lane, sum);
-      }
+__device__ __forceinline__ void multiply_run(const Ring& ring, RingState& state, int count, int warp, int lane,
+                                             const uint8_t* digits, const uint8_t* facts, float (&sum)[1][4]) {
+  const auto chunk = [&](const RingState& at) { return ring.at(at) + warp * Codec::kBytes; };
+  const auto skip = [&](int stages) {
+    digits += stages * kStageChunks * kDigitBytes, facts += stages * kStageChunks * kFactBytes;
+    count -= stages * kStageChunks;
+  };
+  bool ready = false;  // the next two stages are there
+  while (count >= kStageChunks) {
+    RingState second = state, next;
+    second.next();
+    next = second, next.next();
+    if (!ready) {
+      ring.wait_full(state);
+      ready = count >= 2 * kStageChunks && ring.is_full(second);
     }
-    ring.release(state);
-    place += at.length;
-    if (!at.ends_panel()) continue;
-    if (columns) place = 0;
-    join_groups(sum);
-    if (whole) {
-      write_panel(op, sending, at.panel, warp, lane, sum);
+    if (ready) {
+      RingState last = next;
+      last.next();
+      ready = count >= 4 * kStageChunks && ring.is_full(next) && ring.is_full(last);
+      multiply_stages<Codec>({chunk(state), chunk(second)}, digits, facts, lane, sum);
+      ring.release(state), ring.release(second);
+      state = next, skip(2);
     } else {
-      shared_panel = at.panel;
+      multiply_stages<Codec>({chunk(state)}, digits, facts, lane, sum);
+      ring.release(state);
+      state = second, skip(1);
+    }
+  }
+  if (count == 0) return;
+  ring.wait_full(state);
+#pragma unroll 1
+  for (int k = 0; k < count; k += 2) {
+    multiply_some<Codec>(chunk(state) + k * Pair<Codec>::kUnit, digits + k * kDigitBytes, facts + k * kFactBytes,
+                         min(2, count - k), lane, sum);
+  }
+  ring.release(state), state.next();
+}
+
+template <typename Codec>
+__device__ __forceinline__ void run_linear(const StepLinear& op, const Units& units, const Sending& sending,
+                                           const Ring& ring, RingState& state, const uint8_t* input) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const bool columns = by_column(op);
+  float shared_sum[1][4] = {};
+  int shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
+  int col = units.col, panel = units.panel, place = columns ? col : 0;
+  for (int left = units.end - units.begin; left > 0; ++panel) {
+    const int count = min(left, op.chunks - col);
+    float sum[1][4] = {};
+    multiply_run<Codec>(ring, state, count, warp, lane, input + place * kDigitBytes,
+                        input + kDigitsBytes + place * kFactBytes, sum);
+    join_groups(sum);
+    if (col + count < op.chunks) {
+      give_part(sending, warp, lane, sum);
+    } else if (col == 0) {
+      write_panel(op, sending, panel, warp, lane, sum);
+    } else {
+      shared_panel = panel;
       shared_sum[0][0] = sum[0][0], shared_sum[0][2] = sum[0][2];
     }
-    whole = true;
-    sum[0][0] = sum[0][2] = 0;
-  }
-  if (range.end % op.chunks != 0 && range.begin < range.end) {
-    join_groups(sum);
-    give_part(sending, warp, lane, sum);
+    left -= count, col = 0, place = columns ? 0 : place + count;
   }
   if (shared_panel >= 0) {
-    take_parts(op, sending, working_blocks(op), shared_panel * op.chunks, warp, lane, shared_sum);
+    take_parts(op, sending, shared_panel * op.chunks, warp, lane, shared_sum);
     write_panel(op, sending, shared_panel, warp, lane, shared_sum);
   }
 }

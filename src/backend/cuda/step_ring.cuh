@@ -76,20 +76,30 @@ struct Ring {
 // Among the computing warps.
 __device__ __forceinline__ void compute_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kComputeThreads) : "memory"); }
 
-// Units (panel, column chunk) of a product that fall to this block, in pieces of a stage.
+// What falls to a block is worked out without divisions: between one product and the next they would be waited for.
+__device__ __forceinline__ int first_unit(const StepLinear& op, int block) {
+  return block * op.each + min(block, op.more);
+}
+
+// Units begin .. end-1 of a product, this block's; the first is column chunk `col` of panel `panel`.
+struct Units {
+  int begin, end, panel, col;
+  __device__ __forceinline__ explicit Units(const StepLinear& op)
+      : begin(first_unit(op, blockIdx.x)),
+        end(first_unit(op, blockIdx.x + 1)),
+        panel(static_cast<int>(static_cast<uint32_t>(begin) * op.of_a_chunk >> 32)),
+        col(begin - panel * op.chunks) {}
+};
+
+// These in pieces of a stage.
 struct Pieces {
   int left, chunks, panel, col, length;
-  __device__ __forceinline__ Pieces(const Range& range, int chunks_)
-      : left(range.end - range.begin),
-        chunks(chunks_),
-        panel(range.begin / chunks_),
-        col(range.begin - panel * chunks_) {
+  __device__ __forceinline__ Pieces(const Units& units, int chunks_)
+      : left(units.end - units.begin), chunks(chunks_), panel(units.panel), col(units.col) {
     measure();
   }
   __device__ __forceinline__ void measure() { length = min(min(left, chunks - col), kStageChunks); }
   __device__ __forceinline__ bool more() const { return left > 0; }
-  __device__ __forceinline__ bool two_whole() const { return min(left, chunks - col) >= 2 * kStageChunks; }
-  __device__ __forceinline__ bool ends_panel() const { return col + length == chunks; }
   __device__ __forceinline__ void next() {
     left -= length, col += length;
     if (col == chunks) col = 0, ++panel;
@@ -97,21 +107,11 @@ struct Pieces {
   }
 };
 
-// A product of fewer units than blocks leaves the last blocks without.
-__device__ __forceinline__ int working_blocks(const StepLinear& op) {
-  return static_cast<int>(min(gridDim.x, static_cast<unsigned>(op.panels) * op.chunks));
-}
-__device__ __forceinline__ Range range_of(const StepLinear& op) {
-  const int blocks = working_blocks(op), block = min(static_cast<int>(blockIdx.x), blocks);
-  Range range(block, blocks, static_cast<uint32_t>(op.panels) * op.chunks);
-  if (block == blocks) range.end = range.begin;
-  return range;
-}
-
 // The tiles of keys that fall to this block: begin .. end-1 of `active` equal shares; none where begin == end.
 struct KeyShare {
   int4 see;  // Row
   int kv_head, split, active, begin, end;
+  KeyShare() = default;
   __device__ __forceinline__ KeyShare(const StepAttend& op, const int4& see_) : see(see_) {
     // Tiles a block takes before others share the work: to merge costs as much, more of full layers' heads of 512.
     const int least = op.kv.rotated ? 8 : 4;
@@ -125,6 +125,23 @@ struct KeyShare {
   }
   __device__ __forceinline__ bool mine() const { return begin < end; }
   __device__ __forceinline__ bool owns_newest() const { return mine() && split == active - 1; }
+};
+
+// The share of a step, which all layers of a kind have alike: worked out once.
+struct SeenShare {
+  const int32_t* row;  // null: none yet
+  int heads, splits;
+  KeyShare share;
+  __device__ __forceinline__ bool fits(const StepAttend& op) const {
+    return row == op.row && heads == op.kv.heads && splits == op.splits;
+  }
+  __device__ __forceinline__ const KeyShare& of(const StepAttend& op) {
+    if (!fits(op)) {
+      row = op.row, heads = op.kv.heads, splits = op.splits;
+      share = KeyShare(op, __ldcg(reinterpret_cast<const int4*>(op.row)));
+    }
+    return share;
+  }
 };
 #endif
 

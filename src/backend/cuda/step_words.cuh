@@ -72,12 +72,12 @@ __device__ __forceinline__ void put_words(uint32_t* at, const float4& values, ui
 }
 
 // Asks for all fours of words at once, then again for those that have not come, until `give_up(looks)`. `place(i)`:
-// where the thread's four `i` is; null where it has none, which then reads as zeros.
+// where the thread's four `i` is. A thread that needs fewer names some twice: asked for in a branch, one would be
+// waited for before the next.
 template <int kFours, typename Place, typename GiveUp>
 __device__ __forceinline__ void await(Place place, uint32_t number, uint4 (&words)[kFours], GiveUp give_up) {
-  const uint32_t none = number & 3;
 #pragma unroll
-  for (int i = 0; i < kFours; ++i) words[i] = place(i) ? look(place(i)) : make_uint4(none, none, none, none);
+  for (int i = 0; i < kFours; ++i) words[i] = look(place(i));
   for (int looks = 1;; ++looks) {
     bool missing = false;
 #pragma unroll
@@ -135,26 +135,26 @@ struct Sums {
     __syncwarp();
   }
 
-  // y[pass] = the sum over the ranks, in their order, of values at .. at + 3 and at + 8 .. at + 11, at = first + pass *
-  // stride, for those below `dim`; two ranks at a time. Gives up where the group has ended.
+  // y[pass] += the sum over the ranks, in their order, of values at .. at + 3 and at + 8 .. at + 11, at = places[pass];
+  // two ranks at a time. Gives up where the group has ended.
   template <int kPasses>
-  __device__ __forceinline__ void take(int sum, int first, int stride, int dim, float (&y)[kPasses][8]) const {
+  __device__ __forceinline__ void take(int sum, const int (&places)[kPasses], float (&y)[kPasses][8]) const {
+    int from = 0;
+#pragma unroll 1
+    for (; from + 2 <= peers.world; from += 2) take_ranks<2>(sum, from, places, y);
+    if (from < peers.world) take_ranks<1>(sum, from, places, y);
+  }
+  template <int kRanks, int kPasses>
+  __device__ __forceinline__ void take_ranks(int sum, int from, const int (&places)[kPasses],
+                                             float (&y)[kPasses][8]) const {
     constexpr int kEach = 2 * kPasses;  // fours of a rank
     const uint32_t number = numbers.of_sum(sum);
-#pragma unroll 1
-    for (int from = 0; from < peers.world; from += 2) {
-      uint4 words[2 * kEach];
-      const uint32_t* mine = half(peers.rank, from, number) + first;
-      const bool two = from + 1 < peers.world;
-      const auto place = [&](int i) -> const uint32_t* {
-        const int at = i % kEach / 2 * stride;
-        if (first + at >= dim || (i >= kEach && !two)) return nullptr;
-        return mine + i / kEach * kStepDim + at + i % 2 * 8;
-      };
-      await(place, number, words, [&](int looks) { return ended(looks); });
+    const uint32_t* words_of = half(peers.rank, from, number);
+    uint4 words[kRanks * kEach];
+    const auto place = [&](int i) { return words_of + i / kEach * kStepDim + places[i % kEach / 2] + i % 2 * 8; };
+    await(place, number, words, [&](int looks) { return ended(looks); });
 #pragma unroll
-      for (int i = 0; i < 2 * kEach; ++i) add_values(words[i], y[i % kEach / 2] + i % 2 * 4);
-    }
+    for (int i = 0; i < kRanks * kEach; ++i) add_values(words[i], y[i % kEach / 2] + i % 2 * 4);
   }
 };
 #endif

@@ -40,16 +40,29 @@ __device__ __forceinline__ int2 zeros_in(const Int4Codec<kGroups>&, const uint8_
 }
 __device__ __forceinline__ int2 zeros_in(const Q40Codec&, const uint8_t*, int, int) { return make_int2(8, 128); }
 
-// The products d of one group of 32 for rows g and g + 8 (times 16): sum[0] and sum[2] grow by them, scaled. `fact`:
-// minus the sum of x over the group, and what one of its integers stands for.
+// What the products of one group of 32 need besides, for rows g and g + 8. `fact`: minus the sum of x over the group,
+// and what one of its integers stands for.
+struct GroupFacts {
+  float2 scale;
+  int2 zero, fact;
+  template <typename Codec>
+  __device__ __forceinline__ void load(const Codec& codec, const uint8_t* chunk, const uint8_t* at, int g, int half) {
+    scale = scale_in(codec, chunk, g, half), zero = zeros_in(codec, chunk, g, half);
+    fact = *reinterpret_cast<const int2*>(at);
+  }
+};
+
+// The products d of the group for rows g and g + 8 (times 16): sum[0] and sum[2] grow by them, scaled.
+__device__ __forceinline__ void add_group(const GroupFacts& of, const int (&d)[4], float (&sum)[4]) {
+  const float unit = __int_as_float(of.fact.y);
+  const int low = d[0] * 256 + d[1] + of.zero.x * of.fact.x, high = d[2] * 256 + d[3] + of.zero.y * of.fact.x;
+  sum[0] = fmaf(unit * of.scale.x, static_cast<float>(low), sum[0]);
+  sum[2] = fmaf(unit * of.scale.y, static_cast<float>(high), sum[2]);
+}
 template <typename Codec>
 __device__ __forceinline__ void add_group(const Codec& codec, const uint8_t* chunk, const uint8_t* fact, int g,
                                           int half, const int (&d)[4], float (&sum)[4]) {
-  const float2 scale = scale_in(codec, chunk, g, half);
-  const int2 zero = zeros_in(codec, chunk, g, half);
-  const int2 of = *reinterpret_cast<const int2*>(fact);
-  const float unit = __int_as_float(of.y);
-  const int low = d[0] * 256 + d[1] + zero.x * of.x, high = d[2] * 256 + d[3] + zero.y * of.x;
-  sum[0] = fmaf(unit * scale.x, static_cast<float>(low), sum[0]);
-  sum[2] = fmaf(unit * scale.y, static_cast<float>(high), sum[2]);
+  GroupFacts of;
+  of.load(codec, chunk, fact, g, half);
+  add_group(of, d, sum);
 }
