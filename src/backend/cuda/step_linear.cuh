@@ -182,44 +182,47 @@ __device__ __forceinline__ void take_parts(const StepLinear& op, const Sending& 
 }
 
 // The products of `count` units of a panel, as their stages come. Stages that are there already are taken two at a
-// time, and while they are computed the warp looks whether the next two are: to look only then would take a third of
-// the time.
+// time, and before they are computed the warp asks whether the next two are, to read the answer afterwards: to ask only
+// then would take a third of the time.
 template <typename Codec>
 __device__ __forceinline__ void multiply_run(const Ring& ring, RingState& state, int count, int warp, int lane,
                                              const uint8_t* digits, const uint8_t* facts, float (&sum)[1][4]) {
   const auto chunk = [&](const RingState& at) { return ring.at(at) + warp * Codec::kBytes; };
-  const auto skip = [&](int stages) {
-    digits += stages * kStageChunks * kDigitBytes, facts += stages * kStageChunks * kFactBytes;
-    count -= stages * kStageChunks;
+  int stages = count / kStageChunks;  // whole ones
+  const auto skip = [&](int done) {
+    stages -= done;
+    digits += done * kStageChunks * kDigitBytes, facts += done * kStageChunks * kFactBytes;
   };
-  bool ready = false;  // the next two stages are there
-  while (count >= kStageChunks) {
-    RingState second = state, next;
+  bool ready = false;  // the next two are there
+  while (stages > 0) {
+    RingState second = state;
     second.next();
-    next = second, next.next();
     if (!ready) {
       ring.wait_full(state);
-      ready = count >= 2 * kStageChunks && ring.is_full(second);
+      if (stages > 1) ready = warp_all(ring.peek(second));
     }
     if (ready) {
-      RingState last = next;
-      last.next();
-      ready = count >= 4 * kStageChunks && ring.is_full(next) && ring.is_full(last);
+      RingState third = second, fourth;
+      third.next();
+      fourth = third, fourth.next();
+      const uint32_t next = ring.peek(third), last = ring.peek(fourth);
       multiply_stages<Codec>({chunk(state), chunk(second)}, digits, facts, lane, sum);
       ring.release(state), ring.release(second);
-      state = next, skip(2);
+      state = third, skip(2);
+      ready = warp_all(next & last & static_cast<uint32_t>(stages > 1));
     } else {
       multiply_stages<Codec>({chunk(state)}, digits, facts, lane, sum);
       ring.release(state);
       state = second, skip(1);
     }
   }
-  if (count == 0) return;
+  const int rest = count % kStageChunks;
+  if (rest == 0) return;
   ring.wait_full(state);
 #pragma unroll 1
-  for (int k = 0; k < count; k += 2) {
+  for (int k = 0; k < rest; k += 2) {
     multiply_some<Codec>(chunk(state) + k * Pair<Codec>::kUnit, digits + k * kDigitBytes, facts + k * kFactBytes,
-                         min(2, count - k), lane, sum);
+                         min(2, rest - k), lane, sum);
   }
   ring.release(state), state.next();
 }

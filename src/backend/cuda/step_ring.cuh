@@ -65,8 +65,9 @@ struct Ring {
   }
   __device__ __forceinline__ uint8_t* at(const RingState& s) const { return stages + s.stage * kStageBytes; }
   __device__ __forceinline__ void wait_full(const RingState& s) const { barrier_wait(full_at + 8 * s.stage, s.phase); }
-  __device__ __forceinline__ bool is_full(const RingState& s) const {
-    return barrier_passed(full_at + 8 * s.stage, s.phase);
+  // 1 where the stage is there, 0 where it is not yet: for warp_all(), best some time later.
+  __device__ __forceinline__ uint32_t peek(const RingState& s) const {
+    return barrier_peek(full_at + 8 * s.stage, s.phase);
   }
   __device__ __forceinline__ void release(const RingState& s) const {  // by each computing thread
     barrier_arrive(empty_at + 8 * s.stage);

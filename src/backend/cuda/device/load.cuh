@@ -45,8 +45,8 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
       "r"(parity)
       : "memory");
 }
-// Whether barrier_wait() would return at once; the same for the whole warp.
-__device__ __forceinline__ bool barrier_passed(uint32_t barrier, uint32_t parity) {
+// 1 where barrier_wait() would return at once, else 0. Lanes may differ: take warp_all() of it.
+__device__ __forceinline__ uint32_t barrier_peek(uint32_t barrier, uint32_t parity) {
   uint32_t passed;
   asm volatile(
       "{\n"
@@ -57,8 +57,10 @@ __device__ __forceinline__ bool barrier_passed(uint32_t barrier, uint32_t parity
       : "=r"(passed)
       : "r"(barrier), "r"(parity)
       : "memory");
-  return __all_sync(0xffffffffu, passed);
+  return passed;
 }
+__device__ __forceinline__ bool warp_all(uint32_t value) { return __all_sync(0xffffffffu, value != 0); }
+
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
   barrier_wait(shared_address(barrier), parity);
 }
