@@ -10,15 +10,21 @@ template <typename Codec>
 __device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ring, CopyState& state, int lane,
                                             uint64_t policy) {
   constexpr int kUnit = kPanelChunks * Codec::kBytes;
-  for (Pieces at(Units(op), op.chunks); at.more(); at.next(), state.next()) {
-    ring.wait_turn(state);
-    if (lane == 0) {
-      const uint32_t bytes = at.length * kUnit;
-      barrier_expect(&ring.full[state.stage], bytes);
-      bulk_load(ring.at(state), op.weights + (static_cast<int64_t>(at.panel) * op.chunks + at.col) * kUnit, bytes,
-                &ring.full[state.stage], policy);
+  const Units units(op);
+  const int tail = units.tail(op);
+#pragma unroll 1
+  for (int from = tail, to = units.end;; to = from, from = units.begin) {
+    for (Pieces at(Units(op, from, to), op.chunks); at.more(); at.next(), state.next()) {
+      ring.wait_turn(state);
+      if (lane == 0) {
+        const uint32_t bytes = at.length * kUnit;
+        barrier_expect(&ring.full[state.stage], bytes);
+        bulk_load(ring.at(state), op.weights + (static_cast<int64_t>(at.panel) * op.chunks + at.col) * kUnit, bytes,
+                  &ring.full[state.stage], policy);
+      }
+      __syncwarp();
     }
-    __syncwarp();
+    if (from == units.begin) return;
   }
 }
 
@@ -234,9 +240,11 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, const Units& un
   const bool columns = by_column(op);
   float shared_sum[1][4] = {};
   int shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
-  int col = units.col, panel = units.panel, place = columns ? col : 0;
-  for (int left = units.end - units.begin; left > 0; ++panel) {
-    const int count = min(left, op.chunks - col);
+  const int tail = units.tail(op);
+#pragma unroll 1
+  for (int at = tail, end = units.end; end > units.begin;) {
+    const int panel = Units::panel_of(op, at), col = at - panel * op.chunks, count = min(end - at, op.chunks - col);
+    const int place = columns ? col : at - units.begin;
     float sum[1][4] = {};
     multiply_run<Codec>(ring, state, count, warp, lane, input + place * kDigitBytes,
                         input + kDigitsBytes + place * kFactBytes, sum);
@@ -249,7 +257,8 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, const Units& un
       shared_panel = panel;
       shared_sum[0][0] = sum[0][0], shared_sum[0][2] = sum[0][2];
     }
-    left -= count, col = 0, place = columns ? 0 : place + count;
+    at += count;
+    if (at == end) end = at > tail ? tail : units.begin, at = units.begin;
   }
   if (shared_panel >= 0) {
     take_parts(op, sending, shared_panel * op.chunks, warp, lane, shared_sum);
