@@ -93,7 +93,7 @@ bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix
   if (geglu != w.paired || !aligned(x.data) || w.cols % kChunkCols != 0) return false;
   const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows, chunks = w.cols / kChunkCols;
   const int64_t each = panels * chunks / workspace_.decode.blocks + 1;  // units of a block
-  // Where units * chunks stays below 2^32, unit * of_a_chunk / 2^32 is the panel exactly.
+  // StepLinear::panel_of() is exact below that.
   if (panels * chunks * chunks >= (int64_t{1} << 32) || (chunks > kStepChunks && each > kStepChunks)) return false;
   const bool from_norm = !ops_.empty() && ops_.back().kind == StepKind::kNorm;
   if (!ops_.empty() && ops_.back().kind == StepKind::kLinear && ops_.back().linear.sum) return false;

@@ -38,12 +38,19 @@ struct StepLinear {
   void* out;           // BF16 or F32
   StepWords from, to;  // instead of x and out
   int rows, chunks, panels;
+  // What falls to a block is worked out without divisions: between one product and the next they would be waited for.
   int each, more;       // units (panel, column chunk) of a block; the first `more` blocks have one more
-  uint64_t of_a_chunk;  // 2^32 / chunks, rounded up: to find a unit's panel without a division
+  uint64_t of_a_chunk;  // 2^32 / chunks, rounded up
   bool x_f32, out_f32, paired, geglu;
   bool from_norm;  // x is what the StepNorm before made
   bool second;     // parts of panels go through the second half of the workspace's
   int sum;         // 1, 2, ..: the result is only sent, this rank's part of that sum of the step; 0: it is written
+
+  __host__ __device__ int first_unit(int block) const { return block * each + (block < more ? block : more); }
+  // Exact while unit * chunks is below 2^32.
+  __host__ __device__ int panel_of(int unit) const {
+    return static_cast<int>(static_cast<uint32_t>(unit) * of_a_chunk >> 32);
+  }
 };
 
 // x = (x + norm(y) * post) * scale; out = norm(x) * next. Every block does all of it, for itself.

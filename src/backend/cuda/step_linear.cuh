@@ -161,7 +161,7 @@ __device__ __forceinline__ void take_parts(const StepLinear& op, const Sending& 
   constexpr int kAtOnce = 4;  // each answer takes most of a microsecond
   const int last = static_cast<int>(blockIdx.x);
   int first = last;
-  while (first > 0 && first_unit(op, first) > panel_begin) --first;
+  while (first > 0 && op.first_unit(first) > panel_begin) --first;
   const auto ask = [&](int block, uint64_t(&words)[2]) {
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
                  : "=l"(words[0]), "=l"(words[1])
@@ -243,7 +243,7 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, const Units& un
   const int tail = units.tail(op);
 #pragma unroll 1
   for (int at = tail, end = units.end; end > units.begin;) {
-    const int panel = Units::panel_of(op, at), col = at - panel * op.chunks, count = min(end - at, op.chunks - col);
+    const int panel = op.panel_of(at), col = at - panel * op.chunks, count = min(end - at, op.chunks - col);
     const int place = columns ? col : at - units.begin;
     float sum[1][4] = {};
     multiply_run<Codec>(ring, state, count, warp, lane, input + place * kDigitBytes,

@@ -203,5 +203,37 @@ TEST_F(CudaRecorder, NormsOfAFewBlocksProductsWaitForAllBlocks) {
   EXPECT_EQ(recorder_.operations()[1].norm.sum, 0);
 }
 
+// Every unit falls to one block, shares differ by one at most, and a unit's panel is found without a division.
+TEST_F(CudaRecorder, SharesOutEveryProduct) {
+  const std::vector<std::pair<int64_t, int64_t>> shapes = {
+      {16384, 5376}, {18432, 5376}, {5376, 16384}, {43008, 5376}, {5376, 21504}, {5376, 10752}, {262144, 5376},
+      {8192, 5376},  {5376, 4096},  {128, 64},     {200, 64},     {16896, 64},   {16, 6912},    {5376, 5376}};
+  for (const auto& [rows, cols] : shapes) {
+    SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(cols));
+    recorder_.begin();
+    ASSERT_TRUE(
+        recorder_.linear(tensor(DType::kF32, rows), tensor(DType::kBF16, cols), matrix(rows, cols), false, mark(0)));
+    const StepLinear op = recorder_.operations().back().linear;
+    recorder_.drop();
+    const int units = op.panels * op.chunks;
+    EXPECT_EQ(op.first_unit(0), 0);
+    EXPECT_EQ(op.first_unit(132), units);
+    for (int block = 0; block < 132; ++block) {
+      const int count = op.first_unit(block + 1) - op.first_unit(block);
+      ASSERT_GE(count, units / 132);
+      ASSERT_LE(count, units / 132 + 1);
+    }
+    for (int unit = 0; unit <= units; ++unit) ASSERT_EQ(op.panel_of(unit), unit / op.chunks) << unit;
+  }
+}
+
+// Past what panel_of() is exact for, a product is left to its own kernel.
+TEST_F(CudaRecorder, LeavesProductsThatAreTooLarge) {
+  recorder_.begin();
+  const int64_t rows = 450000 * 128, cols = 100 * 64;  // 45 million units times 100 chunks: more than 2^32
+  EXPECT_FALSE(
+      recorder_.linear(tensor(DType::kF32, rows), tensor(DType::kBF16, cols), matrix(rows, cols), false, mark(0)));
+}
+
 }  // namespace
 }  // namespace gemma4::cuda

@@ -77,27 +77,18 @@ struct Ring {
 // Among the computing warps.
 __device__ __forceinline__ void compute_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kComputeThreads) : "memory"); }
 
-// What falls to a block is worked out without divisions: between one product and the next they would be waited for.
-__device__ __forceinline__ int first_unit(const StepLinear& op, int block) {
-  return block * op.each + min(block, op.more);
-}
-
-constexpr bool kTailFirst = true;
 // Units begin .. end-1 of a product, this block's; the first is column chunk `col` of panel `panel`.
 struct Units {
   int begin, end, panel, col;
   __device__ __forceinline__ explicit Units(const StepLinear& op)
-      : Units(op, first_unit(op, blockIdx.x), first_unit(op, blockIdx.x + 1)) {}
+      : Units(op, op.first_unit(blockIdx.x), op.first_unit(blockIdx.x + 1)) {}
   __device__ __forceinline__ Units(const StepLinear& op, int begin_, int end_)
-      : begin(begin_), end(end_), panel(panel_of(op, begin)), col(begin - panel * op.chunks) {}
-  static __device__ __forceinline__ int panel_of(const StepLinear& op, int unit) {
-    return static_cast<int>(static_cast<uint32_t>(unit) * op.of_a_chunk >> 32);
-  }
+      : begin(begin_), end(end_), panel(op.panel_of(begin)), col(begin - panel * op.chunks) {}
   // Where the part of a panel begins that another block ends, if panels end before it: it comes first, so that it is
   // there when that block asks for it. Else `begin`.
   __device__ __forceinline__ int tail(const StepLinear& op) const {
-    const int border = panel_of(op, end) * op.chunks;
-    return kTailFirst && border > begin && border < end ? border : begin;
+    const int border = op.panel_of(end) * op.chunks;
+    return border > begin && border < end ? border : begin;
   }
 };
 
