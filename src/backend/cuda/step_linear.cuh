@@ -30,9 +30,8 @@ __device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ri
 
 // A pair of chunks. The two digits of each of its four groups stand in columns of their own of the B operand, the rest
 // of it is zero: lane 4 g + c holds the digits of group g / 2 and gives zero to the other groups' products. What
-// follows a product is then done once for four groups, by lanes c. Row g takes whole bytes, its codes and 16 times
-// those of row g
-// + 8, whose products are then taken off: that spares every other mask.
+// follows a product is then done once for four groups, by lanes c. For row g whole bytes are taken, its codes plus 16
+// times those of row g + 8, whose products come off afterwards: that spares every other mask.
 template <typename Codec>
 struct Pair {
   static constexpr int kUnit = kPanelChunks * Codec::kBytes;
