@@ -93,6 +93,31 @@ TEST(Synth, ItsOwn31bIsThePublishedConfig) {
   }
 }
 
+// Numbers with which nothing would be measured; what is refused comes before the model is looked at.
+TEST(BenchCommand, RefusesNumbersThatMeanNothing) {
+  using Words = std::vector<std::string>;
+  const Words bench = {"bench", "--model", "/nowhere"}, eval = {"eval", "--model", "/nowhere"};
+  const std::vector<std::tuple<Words, Words, std::string>> cases = {
+      {bench, {"--steps", "-3"}, "--steps: -3 is not above zero"},
+      {bench, {"--repeat", "0"}, "--repeat: 0 is not above zero"},
+      {bench, {"--batches", "1,0"}, "--batches: 0 is not above zero"},
+      {bench, {"--prompts", "0"}, "--prompts: 0 is not above zero"},
+      {bench, {"--depths", "0,-1"}, "--depths: -1 is not zero or more"},
+      {bench, {"--images", "-70"}, "--images: -70 is not zero or more"},
+      {bench, {"--chunk", "0"}, "--chunk: 0 is not above zero"},
+      {bench, {"--threads", "-1"}, "--threads: -1 is not from 0 to 1024"},
+      {eval, {"--threads", "-1"}, "--threads: -1 is not from 0 to 1024"},
+      {eval, {"--equal-min", "7"}, "--equal-min: 7 is not from 0 to 1"},
+      {eval, {"--right-min", "nan"}, "--right-min: nan is not from 0 to 1"},
+  };
+  for (auto [words, flag, sentence] : cases) {
+    words.insert(words.end(), flag.begin(), flag.end());
+    const Ran ran = run_gemma4(words);
+    EXPECT_EQ(ran.code, 2) << sentence;
+    EXPECT_NE(ran.err.find(sentence), std::string::npos) << ran.err;
+  }
+}
+
 TEST(Synth, RefusesWhatItCannotWrite) {
   const Scratch scratch;
   const std::string out = scratch.path / "model";

@@ -361,7 +361,7 @@ void add_flags(CommandLine& line, Flags& flags) {
   line.option("--threads", flags.engine.threads, "threads of the cpu backend (0: all cores)").between(0, 1024);
   add_gpus_flag(line, flags.engine.gpus);
   add_processes_flag(line, flags.processes);
-  line.option("--prompts", flags.prompts, "prompt lengths").not_negative().separated_by_commas().show_default();
+  line.option("--prompts", flags.prompts, "prompt lengths").positive().separated_by_commas().show_default();
   line.option("--depths", flags.depths, "tokens before the decoded ones")
       .not_negative()
       .separated_by_commas()

@@ -321,8 +321,9 @@ int eval_command(int argc, char** argv) {
   QuestionsOptions questions;
   line.option("--questions", questions.questions, "instead: ask every question of this file, count right answers");
   line.option("--images", questions.images, "folder of the questions' pictures; default: images/ beside the file");
-  line.option("--equal-min", questions.equal_min, "fail below this share of answers equal to the reference's");
-  line.option("--right-min", questions.right_min, "fail below this share of right answers");
+  line.option("--equal-min", questions.equal_min, "fail below this share of answers equal to the reference's")
+      .between(0.0, 1.0);
+  line.option("--right-min", questions.right_min, "fail below this share of right answers").between(0.0, 1.0);
   line.option("--backend", options.engine.backend, "ref, cpu or cuda").show_default();
   line.option("--threads", options.engine.threads, "threads of the cpu backend; 0: all cores").between(0, 1024);
   add_gpus_flag(line, options.engine.gpus);
