@@ -92,10 +92,12 @@ bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix
   if (!known || (!ops_.empty() && layout_ != Layout::kBF16 && layout_ != w.layout)) return false;
   if (geglu != w.paired || !aligned(x.data) || w.cols % kChunkCols != 0) return false;
   const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows, chunks = w.cols / kChunkCols;
-  const int64_t each = panels * chunks / workspace_.decode.blocks + 1;  // units of a block
-  // StepLinear::panel_of() is exact below that.
-  if (panels * chunks * chunks >= (int64_t{1} << 32) || (chunks > kStepChunks && each > kStepChunks)) return false;
-  const bool from_norm = !ops_.empty() && ops_.back().kind == StepKind::kNorm;
+  if (panels * chunks * chunks >= (int64_t{1} << 32)) return false;  // StepLinear::quotient() is exact below that
+  const int64_t blocks = workspace_.decode.blocks, even = panels * chunks / blocks;  // units of a block
+  const int64_t spare = even < chunks ? step_spare(even) : 0;
+  const int64_t each = panels * (chunks - spare) / blocks, most = each + 1 + spare * (each / (chunks - spare) + 1);
+  const bool from_norm = !ops_.empty() && ops_.back().kind == StepKind::kNorm, whole = from_norm || most >= chunks;
+  if ((whole ? chunks : most) > kStepChunks) return false;
   if (!ops_.empty() && ops_.back().kind == StepKind::kLinear && ops_.back().linear.sum) return false;
   if (from_norm && (ops_.back().norm.out != x.data || ops_.back().norm.dim != w.cols)) return false;
   const StepWords from = from_norm ? StepWords() : words_to_product(x, w.cols);
@@ -105,9 +107,12 @@ bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix
   op.weights = static_cast<const uint8_t*>(w.data);
   op.x = x.data, op.out = out.data;
   op.rows = static_cast<int>(w.rows), op.chunks = static_cast<int>(chunks), op.panels = static_cast<int>(panels);
-  op.each = static_cast<int>(panels * chunks / workspace_.decode.blocks);
-  op.more = static_cast<int>(panels * chunks % workspace_.decode.blocks);
-  op.of_a_chunk = ((uint64_t{1} << 32) + static_cast<uint64_t>(chunks) - 1) / static_cast<uint64_t>(chunks);
+  const auto inverse = [](int64_t n) {
+    return ((uint64_t{1} << 32) + static_cast<uint64_t>(n) - 1) / static_cast<uint64_t>(n);
+  };
+  op.each = static_cast<int>(each), op.more = static_cast<int>(panels * (chunks - spare) % blocks);
+  op.spare = static_cast<int>(spare), op.whole = whole;
+  op.of_a_chunk = inverse(chunks), op.of_a_share = inverse(chunks - spare);
   op.x_f32 = x.dtype == DType::kF32, op.out_f32 = out.dtype == DType::kF32;
   op.paired = w.paired, op.geglu = geglu, op.from_norm = from_norm;
   layout_ = w.layout;
@@ -174,7 +179,7 @@ bool StepRecorder::make_sum(const Tensor& x) {
   if (size > kStepDim || size % kChunkRows != 0 || (sum_dim_ && sum_dim_ != size)) return false;
   // Blocks without a part would not be waited for. Ranks decide alike: their shares differ by a group of columns at
   // most.
-  if (op.panels * op.chunks < workspace_.decode.blocks) return false;
+  if (op.each == 0) return false;
   sum_dim_ = size;
   op.sum = ++uses_[0];
   return true;

@@ -56,7 +56,7 @@ struct Kept {
 // The computing warps.
 template <typename Codec>
 __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, const Ring& ring, uint8_t* scratch,
-                            const Residual& residual, StepOp (&slots)[kOpSlots], Kept& kept) {
+                            const Residual& residual, Adding adding, StepOp (&slots)[kOpSlots], Kept& kept) {
   RingState state;
   GridBarrier barrier{w.barrier};
   bring_op(slots, program, 0), bring_op(slots, program, 1);
@@ -88,9 +88,8 @@ __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, 
         bring_input(product, units, numbers.of(product.from), scratch);
         compute_barrier();
       }
-      const int64_t half = product.second ? step_parts(gridDim.x) / 2 : 0;
-      run_linear<Codec>(product, units, {ranks, w.parts + half, numbers.of(product.to), numbers.of_op(i)}, ring, state,
-                        scratch);
+      const Parts parts(w, product, numbers.of_op(i));
+      run_linear<Codec>(product, units, {ranks, adding, parts, numbers.of(product.to)}, ring, state, scratch);
     }
     op.arrive ? barrier.arrive() : compute_barrier();
   }
@@ -116,23 +115,29 @@ __global__ void __launch_bounds__(kStepThreads, 1)
     step_kernel(const __grid_constant__ StepProgram program, const __grid_constant__ StepWorkspace w) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ uint64_t full[kStepStages], empty[kStepStages];
+  __shared__ uint64_t full[kStepStages], empty[kStepStages], wanted, added;
+  __shared__ __align__(16) float added_rows[kPanelRows];
   __shared__ __align__(16) uint8_t slot_bytes[kOpSlots * sizeof(StepOp)];
   __shared__ __align__(16) uint8_t kept_bytes[sizeof(Kept)];
   Kept& kept = *reinterpret_cast<Kept*>(kept_bytes);
   if (threadIdx.x == 0) {
     kept.sliding.forget(), kept.full.forget();
     for (int i = 0; i < kStepStages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kComputeThreads);
+    barrier_init(&wanted, kStreamWarps), barrier_init(&added, 32);
     barrier_init_done();
   }
   __syncthreads();
   const Ring ring(shared, full, empty);
   uint8_t* scratch = shared + kStepStages * kStageBytes;
-  if (threadIdx.x >= kComputeThreads) {
+  const Adding adding = {&wanted, &added, added_rows};
+  if (threadIdx.x >= kComputeThreads + 32) {
+    add_all(program, w, adding, threadIdx.x % 32);
+  } else if (threadIdx.x >= kComputeThreads) {
     copy_all<Codec>(program, ring, threadIdx.x % 32);
   } else {
     auto& slots = *reinterpret_cast<StepOp(*)[kOpSlots]>(slot_bytes);
-    compute_all<Codec>(program, w, ring, scratch, {reinterpret_cast<float4*>(scratch + kScratchBytes)}, slots, kept);
+    compute_all<Codec>(program, w, ring, scratch, {reinterpret_cast<float4*>(scratch + kScratchBytes)}, adding, slots,
+                       kept);
     leave(program, w);
   }
 #endif

@@ -24,7 +24,7 @@ inline constexpr int kStepRegions = 8;      // of words; region 0 stands for the
 inline constexpr int kRegionWords = 32768;  // 31B: 16,384 and 18,432 of queries, keys, values; 21,504 of GeGLU
 
 // Where values pass from one operation to the next without a barrier: float32 words that say by themselves whether they
-// have come (step_words.cuh).
+// have come (step_words.cuh). What a product takes lies in word_place()'s order.
 struct StepWords {
   uint32_t* at;  // [kRegionWords]; null: values pass through memory, and every block waits for all others
   int region;
@@ -38,18 +38,26 @@ struct StepLinear {
   void* out;           // BF16 or F32
   StepWords from, to;  // instead of x and out
   int rows, chunks, panels;
-  // What falls to a block is worked out without divisions: between one product and the next they would be waited for.
-  int each, more;       // units (panel, column chunk) of a block; the first `more` blocks have one more
-  uint64_t of_a_chunk;  // 2^32 / chunks, rounded up
+  // Blocks have equal shares of the units (panel, column chunk), in their order, but that the last `spare` of a panel
+  // count for nothing: who has a panel's end adds up the parts of other blocks, and should find them there when its own
+  // is done. Worked out without divisions: between one product and the next they would be waited for.
+  int each, more;  // units that count of a block; the first `more` blocks have one more
+  int spare;
+  uint64_t of_a_chunk, of_a_share;  // 2^32 / chunks and 2^32 / (chunks - spare), rounded up
   bool x_f32, out_f32, paired, geglu;
+  bool whole;      // the block holds all of x, not what it multiplies
   bool from_norm;  // x is what the StepNorm before made
   bool second;     // parts of panels go through the second half of the workspace's
   int sum;         // 1, 2, ..: the result is only sent, this rank's part of that sum of the step; 0: it is written
 
-  __host__ __device__ int first_unit(int block) const { return block * each + (block < more ? block : more); }
-  // Exact while unit * chunks is below 2^32.
-  __host__ __device__ int panel_of(int unit) const {
-    return static_cast<int>(static_cast<uint32_t>(unit) * of_a_chunk >> 32);
+  __host__ __device__ int first_unit(int block) const {
+    const int counted = block * each + (block < more ? block : more);
+    return counted + quotient(counted, of_a_share) * spare;
+  }
+  __host__ __device__ int panel_of(int unit) const { return quotient(unit, of_a_chunk); }
+  // value / n by 2^32 / n, rounded up: exact while value * n is below 2^32.
+  __host__ __device__ static int quotient(int value, uint64_t inverse) {
+    return static_cast<int>(static_cast<uint32_t>(value) * inverse >> 32);
   }
 };
 
@@ -125,13 +133,17 @@ struct StepWorkspace {
   StepPeers peers;
 };
 
-constexpr int64_t step_parts(int blocks) { return int64_t{2} * blocks * kPanelRows * 4; }
+constexpr int64_t step_parts(int blocks) { return int64_t{2} * blocks * kPanelRows; }
 bool step_fits(const DecodeWorkspace& workspace);
 void run_step(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream);
 
 // Most columns of x that a block may hold as fixed-point numbers, in chunks of 64: what `down` of the 31B needs where
 // 132 blocks share it.
-inline constexpr int kStepChunks = 108;
+inline constexpr int kStepChunks = 116;
+
+// StepLinear::spare of a product whose panels several blocks share: a block with a panel's end should multiply 0.7 us
+// longer than others, until their parts have come; a fifth of the work where that is less.
+constexpr int64_t step_spare(int64_t even) { return even / 5 < 7 ? even / 5 : 7; }  // of `even` units a block
 
 // Collects verbs and launches them. Between begin() and end() the backend offers each verb; what is taken runs at
 // flush(), which must come before anything else is put on the stream.

@@ -346,7 +346,7 @@ __device__ __forceinline__ void merge_shares(const StepAttend& op, const KeyShar
       sum.x += weight * x.x, sum.y += weight * x.y, sum.z += weight * x.z, sum.w += weight * x.w;
     }
     if (op.to.at) {
-      put_words(op.to.at + base + 4 * i, sum, number);
+      put_words(op.to.at + word_place(base + 4 * i), sum, number);
     } else {
       *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(op.out) + base + 4 * i) =
           make_uint2(pack_bf16x2(sum.x, sum.y), pack_bf16x2(sum.z, sum.w));
@@ -375,7 +375,7 @@ __device__ __forceinline__ void finish_share(const StepAttend& op, const KeyShar
       const int e = warp * (H::kColumns * 8) + t * 8 + lane % 4 * 2;
       const float x = sum[t][0] * factor, y = sum[t][1] * factor;
       if (share.active == 1 && op.to.at) {
-        put_words(op.to.at + base + e, x, y, number);
+        put_words(op.to.at + word_place(base + e), x, y, number);
       } else if (share.active == 1) {
         *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(op.out) + base + e) = pack_bf16x2(x, y);
       } else {

@@ -123,10 +123,6 @@ __device__ __forceinline__ void put_facts(uint8_t* input, int count, const Facts
   }
 }
 
-// Whether a chunk's place is its column; else its distance from the block's first unit, where a block has less than a
-// panel.
-__device__ __forceinline__ bool by_column(const StepLinear& op) { return op.from_norm || op.each >= op.chunks; }
-
 // `count` chunks of x from chunk `first` on, around the end; of words, `number` says which are new.
 template <int kPasses>
 __device__ __forceinline__ void bring_chunks(const StepLinear& op, int first, int count, uint32_t number,
@@ -143,7 +139,7 @@ __device__ __forceinline__ void bring_chunks(const StepLinear& op, int first, in
   if (op.from.at) {
     uint4 words[2 * kPasses];
     const uint32_t* from = op.from.at;
-    await([&](int i) { return from + columns[i / 2] + i % 2 * 8; }, number, words);
+    await([&](int i) { return from + word_place(columns[i / 2]) + i % 2 * kOtherFour; }, number, words);
 #pragma unroll
     for (int i = 0; i < 2 * kPasses; ++i) add_values(words[i], x[i / 2] + i % 2 * 4);
   } else {
@@ -157,7 +153,7 @@ __device__ __forceinline__ void bring_chunks(const StepLinear& op, int first, in
 __device__ __forceinline__ void bring_input(const StepLinear& op, const Units& units, uint32_t number, uint8_t* input) {
   constexpr int kEach = kComputeThreads / 8;  // chunks of a pass
   static_assert(kStepChunks <= 4 * kEach);
-  const bool whole = by_column(op);
+  const bool whole = op.whole;
   const int count = whole ? op.chunks : units.end - units.begin, first = whole ? 0 : units.col;
   if (count <= kEach) {
     bring_chunks<1>(op, first, count, number, input);

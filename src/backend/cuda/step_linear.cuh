@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backend/cuda/step_input.cuh"
+#include "backend/cuda/step_parts.cuh"
 
 namespace gemma4::cuda {
 
@@ -28,6 +29,17 @@ __device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ri
   }
 }
 
+// sum += a * b where `yes`, without a branch.
+__device__ __forceinline__ void add_where(bool yes, float a, float b, float& sum) {
+  asm("{\n"
+      ".reg .pred yes;\n"
+      "setp.ne.u32 yes, %3, 0;\n"
+      "@yes fma.rn.f32 %0, %1, %2, %0;\n"
+      "}\n"
+      : "+f"(sum)
+      : "f"(a), "f"(b), "r"(static_cast<uint32_t>(yes)));
+}
+
 // A pair of chunks. The two digits of each of its four groups stand in columns of their own of the B operand, the rest
 // of it is zero: lane 4 g + c holds the digits of group g / 2 and gives zero to the other groups' products. What
 // follows a product is then done once for four groups, by lanes c. For row g whole bytes are taken, its codes plus 16
@@ -38,13 +50,11 @@ struct Pair {
   uint4 codes[2];
   uint2 digits;
   GroupFacts of;
-  // `second`: the second chunk's distance from the first.
-  __device__ __forceinline__ void load(const uint8_t* chunk, const uint8_t* digits_at, const uint8_t* facts, int lane,
-                                       int second = kUnit) {
-    codes[0] = words4(chunk + lane * 16), codes[1] = words4(chunk + second + lane * 16);
+  __device__ __forceinline__ void load(const uint8_t* chunk, const uint8_t* digits_at, const uint8_t* facts, int lane) {
+    codes[0] = words4(chunk + lane * 16), codes[1] = words4(chunk + kUnit + lane * 16);
     digits = words2(digits_at + lane * 8);
     const int g = lane / 4, c = lane % 4;
-    of.load(Codec{}, chunk + c / 2 * second, facts + c * 8, g, c % 2);
+    of.load(Codec{}, chunk + c / 2 * kUnit, facts + c * 8, g, c % 2);
   }
   // d += the products of group `group`, 0 to 3.
   __device__ __forceinline__ void multiply(int group, int lane, int (&d)[4]) const {
@@ -54,17 +64,20 @@ struct Pair {
     const bool mine = lane / 8 == group;
     mma_bytes(d, a, mine ? digits.x : 0, mine ? digits.y : 0);
   }
-  __device__ __forceinline__ void add(const int (&d)[4], float (&sum)[1][4]) const {
+  __device__ __forceinline__ void add(const int (&d)[4], float (&sum)[1][4], bool real) const {
     const int both[4] = {d[0] - d[2], d[1] - d[3], d[2], d[3]};
-    add_group(of, both, sum[0]);
+    const GroupTerms terms(of, both);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) add_where(real, terms.factor[i], static_cast<float>(terms.value[i]), sum[0][2 * i]);
   }
 };
 
-// Whole stages, whose columns follow each other. All that comes from shared memory is asked for first, and the pairs'
-// products take turns: one after the other, a warp would wait for each of them.
+// Stages, whose columns follow each other; of the last, what lies beyond `count` chunks in all is not this product's
+// and adds nothing. All that comes from shared memory is asked for first, and the pairs' products take turns: one after
+// the other, a warp would wait for each of them.
 template <typename Codec, int kStages>
 __device__ __forceinline__ void multiply_stages(const uint8_t* const (&chunks)[kStages], const uint8_t* digits,
-                                                const uint8_t* facts, int lane, float (&sum)[1][4]) {
+                                                const uint8_t* facts, int count, int lane, float (&sum)[1][4]) {
   constexpr int kPairs = kStages * kStageChunks / 2;
   Pair<Codec> pairs[kPairs];
 #pragma unroll
@@ -79,22 +92,9 @@ __device__ __forceinline__ void multiply_stages(const uint8_t* const (&chunks)[k
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) pairs[i].multiply(group, lane, d[i]);
   }
+  const int mine = count - lane % 4 / 2;  // the lane has a group of the first chunk of a pair, or of the second
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) pairs[i].add(d[i], sum);
-}
-
-// One or two chunks; of one, what stands for the second adds nothing.
-template <typename Codec>
-__device__ __forceinline__ void multiply_some(const uint8_t* chunk, const uint8_t* digits, const uint8_t* facts,
-                                              int count, int lane, float (&sum)[1][4]) {
-  Pair<Codec> pair;
-  pair.load(chunk, digits, facts, lane, count > 1 ? Pair<Codec>::kUnit : 0);
-  int d[4] = {};
-#pragma unroll
-  for (int group = 0; group < 4; ++group) {
-    if (group / 2 < count) pair.multiply(group, lane, d);
-  }
-  if (lane % 4 / 2 < count) pair.add(d, sum);
+  for (int i = 0; i < kPairs; ++i) pairs[i].add(d[i], sum, 2 * i < mine);
 }
 
 // The lanes of a row hold sums of different groups; afterwards each has the whole.
@@ -106,12 +106,12 @@ __device__ __forceinline__ void join_groups(float (&sum)[1][4]) {
   }
 }
 
-// What a product needs to know besides: how its results are sent, and what it tells other blocks in `parts`.
+// What a product needs to know besides: how its results are sent, and how parts of a panel are added up.
 struct Sending {
   const Sums& sums;
-  uint64_t* parts;  // [blocks, 8 warps, 32 lanes, 2]
+  Adding& adding;
+  Parts parts;
   uint32_t number;  // of the results' words
-  uint32_t op;      // of the parts
 };
 
 __device__ __forceinline__ void write_value(const StepLinear& op, const Sending& sending, int row, float value) {
@@ -135,134 +135,92 @@ __device__ __forceinline__ void write_panel(const StepLinear& op, const Sending&
   }
   const int half = op.rows / 2, pair = place / 2 + g;  // of a paired matrix: the row of each part
   if (op.geglu) {
-    if (e == 0 && pair < half) write_value(op, sending, pair, gelu_tanh(low) * high);
+    if (e != 0 || pair >= half) return;
+    const float value = gelu_tanh(low) * high;
+    if (op.to.at) {
+      put_word(op.to.at + word_place(pair), value, sending.number);
+    } else {
+      write_value(op, sending, pair, value);
+    }
     return;
   }
   const int row = place + g + 8 * e;
   if (e < 2 && row < op.rows) write_value(op, sending, row, e ? high : low);
 }
 
-// Hands this block's share of a panel to the block that has the panel's end: each value with the operation's number
-// above it.
-__device__ __forceinline__ uint64_t* part_of(const Sending& sending, int block, int warp, int lane) {
-  return sending.parts + ((static_cast<int64_t>(block) * kStreamWarps + warp) * 32 + lane) * 2;
-}
-__device__ __forceinline__ void give_part(const Sending& sending, int warp, int lane, const float (&sum)[1][4]) {
-  const auto word = [&](float value) { return static_cast<uint64_t>(sending.op) << 32 | __float_as_uint(value); };
-  asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(part_of(sending, blockIdx.x, warp, lane)),
-               "l"(word(sum[0][0])), "l"(word(sum[0][2]))
-               : "memory");
-}
-
-// Adds the shares of the blocks before this one that hold units from `panel_begin` on, in their order.
-__device__ __forceinline__ void take_parts(const StepLinear& op, const Sending& sending, int panel_begin, int warp,
-                                           int lane, float (&sum)[1][4]) {
-  constexpr int kAtOnce = 4;  // each answer takes most of a microsecond
-  const int last = static_cast<int>(blockIdx.x);
-  int first = last;
-  while (first > 0 && op.first_unit(first) > panel_begin) --first;
-  const auto ask = [&](int block, uint64_t(&words)[2]) {
-    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
-                 : "=l"(words[0]), "=l"(words[1])
-                 : "l"(part_of(sending, block, warp, lane))
-                 : "memory");
-  };
-  const auto missing = [&](const uint64_t(&words)[2]) {
-    return static_cast<uint32_t>(words[0] >> 32) != sending.op || static_cast<uint32_t>(words[1] >> 32) != sending.op;
-  };
-  for (int block = first; block < last; block += kAtOnce) {
-    uint64_t words[kAtOnce][2];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (block + i < last) ask(block + i, words[i]);
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (block + i >= last) continue;
-      while (missing(words[i])) ask(block + i, words[i]);
-      sum[0][0] += __uint_as_float(static_cast<uint32_t>(words[i][0]));
-      sum[0][2] += __uint_as_float(static_cast<uint32_t>(words[i][1]));
-    }
-  }
+// This block's part of a panel, to the block that has the panel's end.
+__device__ __forceinline__ void give_part(const Parts& parts, int warp, int lane, const float (&sum)[1][4]) {
+  const int e = lane % 4;
+  if (e < 2) parts.give(warp * kChunkRows + lane / 4 + 8 * e, e ? sum[0][2] : sum[0][0]);
 }
 
 // The products of `count` units of a panel, as their stages come. Stages that are there already are taken two at a
 // time, and before they are computed the warp asks whether the next two are, to read the answer afterwards: to ask only
-// then would take a third of the time.
+// then would take a third of the time. `ready`: that they are.
 template <typename Codec>
-__device__ __forceinline__ void multiply_run(const Ring& ring, RingState& state, int count, int warp, int lane,
-                                             const uint8_t* digits, const uint8_t* facts, float (&sum)[1][4]) {
+__device__ __forceinline__ void multiply_run(const Ring& ring, RingState& state, bool& ready, int count, int warp,
+                                             int lane, const uint8_t* digits, const uint8_t* facts,
+                                             float (&sum)[1][4]) {
   const auto chunk = [&](const RingState& at) { return ring.at(at) + warp * Codec::kBytes; };
-  int stages = count / kStageChunks;  // whole ones
-  const auto skip = [&](int done) {
-    stages -= done;
-    digits += done * kStageChunks * kDigitBytes, facts += done * kStageChunks * kFactBytes;
-  };
-  bool ready = false;  // the next two are there
-  while (stages > 0) {
-    RingState second = state;
+#pragma unroll 1
+  while (count > 0) {
+    RingState second = state, third;
     second.next();
+    third = second, third.next();
     if (!ready) {
       ring.wait_full(state);
-      if (stages > 1) ready = warp_all(ring.peek(second));
+      ready = warp_all(ring.peek(second));
     }
-    if (ready) {
-      RingState third = second, fourth;
-      third.next();
-      fourth = third, fourth.next();
+    int done = kStageChunks;
+    if (ready && count > kStageChunks) {
+      RingState fourth = third;
+      fourth.next();
       const uint32_t next = ring.peek(third), last = ring.peek(fourth);
-      multiply_stages<Codec>({chunk(state), chunk(second)}, digits, facts, lane, sum);
+      multiply_stages<Codec>({chunk(state), chunk(second)}, digits, facts, count, lane, sum);
       ring.release(state), ring.release(second);
-      state = third, skip(2);
-      ready = warp_all(next & last & static_cast<uint32_t>(stages > 1));
+      state = third, done += kStageChunks;
+      ready = warp_all(next & last);
     } else {
-      multiply_stages<Codec>({chunk(state)}, digits, facts, lane, sum);
+      const uint32_t next = ring.peek(second), last = ring.peek(third);
+      multiply_stages<Codec>({chunk(state)}, digits, facts, count, lane, sum);
       ring.release(state);
-      state = second, skip(1);
+      state = second;
+      ready = warp_all(next & last);
     }
+    count -= done, digits += done * kDigitBytes, facts += done * kFactBytes;
   }
-  const int rest = count % kStageChunks;
-  if (rest == 0) return;
-  ring.wait_full(state);
-#pragma unroll 1
-  for (int k = 0; k < rest; k += 2) {
-    multiply_some<Codec>(chunk(state) + k * Pair<Codec>::kUnit, digits + k * kDigitBytes, facts + k * kFactBytes,
-                         min(2, rest - k), lane, sum);
-  }
-  ring.release(state), state.next();
 }
 
 template <typename Codec>
 __device__ __forceinline__ void run_linear(const StepLinear& op, const Units& units, const Sending& sending,
                                            const Ring& ring, RingState& state, const uint8_t* input) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const bool columns = by_column(op);
-  float shared_sum[1][4] = {};
-  int shared_panel = -1;  // a panel that began in an earlier block: summed last, when that block is done
-  const int tail = units.tail(op);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tail = units.tail(op);
+  const bool takes = takes_parts(op, units);  // for a panel that began in an earlier block; written last
+  float taking[1][4] = {};
+  bool ready = false;
 #pragma unroll 1
   for (int at = tail, end = units.end; end > units.begin;) {
     const int panel = op.panel_of(at), col = at - panel * op.chunks, count = min(end - at, op.chunks - col);
-    const int place = columns ? col : at - units.begin;
+    const int place = op.whole ? col : at - units.begin;
+    if (takes && at + count == end && (at < tail || tail == units.begin)) sending.adding.want(lane);
     float sum[1][4] = {};
-    multiply_run<Codec>(ring, state, count, warp, lane, input + place * kDigitBytes,
+    multiply_run<Codec>(ring, state, ready, count, warp, lane, input + place * kDigitBytes,
                         input + kDigitsBytes + place * kFactBytes, sum);
     join_groups(sum);
     if (col + count < op.chunks) {
-      give_part(sending, warp, lane, sum);
+      give_part(sending.parts, warp, lane, sum);
     } else if (col == 0) {
       write_panel(op, sending, panel, warp, lane, sum);
     } else {
-      shared_panel = panel;
-      shared_sum[0][0] = sum[0][0], shared_sum[0][2] = sum[0][2];
+      taking[0][0] = sum[0][0], taking[0][2] = sum[0][2];
     }
     at += count;
     if (at == end) end = at > tail ? tail : units.begin, at = units.begin;
   }
-  if (shared_panel >= 0) {
-    take_parts(op, sending, shared_panel * op.chunks, warp, lane, shared_sum);
-    write_panel(op, sending, shared_panel, warp, lane, shared_sum);
-  }
+  if (!takes) return;
+  const float* rows = sending.adding.take() + warp * kChunkRows + lane / 4;
+  taking[0][0] += rows[0], taking[0][2] += rows[8];
+  write_panel(op, sending, units.panel, warp, lane, taking);
 }
 #endif
 

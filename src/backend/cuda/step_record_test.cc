@@ -203,7 +203,8 @@ TEST_F(CudaRecorder, NormsOfAFewBlocksProductsWaitForAllBlocks) {
   EXPECT_EQ(recorder_.operations()[1].norm.sum, 0);
 }
 
-// Every unit falls to one block, shares differ by one at most, and a unit's panel is found without a division.
+// Every unit falls to one block, shares of units that count differ by one at most, the input of every share fits, and a
+// unit's panel is found without a division.
 TEST_F(CudaRecorder, SharesOutEveryProduct) {
   const std::vector<std::pair<int64_t, int64_t>> shapes = {
       {16384, 5376}, {18432, 5376}, {5376, 16384}, {43008, 5376}, {5376, 21504}, {5376, 10752}, {262144, 5376},
@@ -216,12 +217,17 @@ TEST_F(CudaRecorder, SharesOutEveryProduct) {
     const StepLinear op = recorder_.operations().back().linear;
     recorder_.drop();
     const int units = op.panels * op.chunks;
+    // Panels that several blocks share leave who ends them something to do while parts come.
+    EXPECT_EQ(op.spare, units / 132 < op.chunks ? step_spare(units / 132) : 0);
     EXPECT_EQ(op.first_unit(0), 0);
     EXPECT_EQ(op.first_unit(132), units);
     for (int block = 0; block < 132; ++block) {
-      const int count = op.first_unit(block + 1) - op.first_unit(block);
-      ASSERT_GE(count, units / 132);
-      ASSERT_LE(count, units / 132 + 1);
+      const int begin = op.first_unit(block), end = op.first_unit(block + 1);
+      const int counted = end - begin - op.spare * (end / op.chunks - begin / op.chunks);
+      ASSERT_GE(counted, op.each);
+      ASSERT_LE(counted, op.each + (block < op.more ? 1 : 0));
+      ASSERT_LE(op.whole ? op.chunks : end - begin, kStepChunks);
+      ASSERT_TRUE(op.whole || end - begin <= op.chunks) << "of a part of x each column is held once";
     }
     for (int unit = 0; unit <= units; ++unit) ASSERT_EQ(op.panel_of(unit), unit / op.chunks) << unit;
   }

@@ -7,7 +7,7 @@
 
 namespace gemma4::cuda {
 
-constexpr int kStepThreads = (kStreamWarps + 1) * 32;  // eight warps compute, one copies
+constexpr int kStepThreads = (kStreamWarps + 2) * 32;  // eight warps compute, one copies, one adds up parts
 constexpr int kComputeThreads = kStreamWarps * 32;
 constexpr int kStageChunks = 4;  // column chunks of a panel in a stage
 constexpr int kTileKeys = 16;    // keys in a stage
@@ -20,8 +20,9 @@ static_assert(kStageBytes % 128 == 0 && kStageBytes >= kStageChunks * kPanelChun
 
 // Of x, a chunk of 64: digits [half][high, low][lane c][8 bytes], then facts [half] of {minus the sum, unit}.
 constexpr int kDigitBytes = 128, kFactBytes = 16;
-constexpr int kDigitsBytes = kStepChunks * kDigitBytes + kDigitBytes;  // lanes of a last odd chunk read one further
-constexpr int kInputBytes = kDigitsBytes + kStepChunks * kFactBytes;
+// Stages are multiplied whole, so what would follow the last chunk is read too, and not used.
+constexpr int kDigitsBytes = kStepChunks * kDigitBytes;
+constexpr int kInputBytes = kDigitsBytes + (kStepChunks + kStageChunks - 1) * kFactBytes;
 
 // Shared memory: the ring, then x as digits and facts or attention's scratch (never both), then the residual stream.
 constexpr int kScratchBytes = 16896;

@@ -37,7 +37,8 @@ struct Numbers {
   const uint32_t* before;  // [kStepRegions + 1]
   __device__ __forceinline__ uint32_t of(const StepWords& words) const { return before[words.region] + words.turn; }
   __device__ __forceinline__ uint32_t of_sum(int turn) const { return before[0] + turn; }
-  __device__ __forceinline__ uint32_t of_op(int index) const { return before[kStepRegions] + index + 1; }
+  __device__ __forceinline__ uint32_t of_op(int index) const { return of_op(before[kStepRegions], index); }
+  __device__ __forceinline__ static uint32_t of_op(uint32_t before, int index) { return before + index + 1; }
 };
 
 __device__ __forceinline__ uint32_t word_of(float value, uint32_t number) {
@@ -70,6 +71,15 @@ __device__ __forceinline__ void put_words(uint32_t* at, const float4& values, ui
                "r"(word_of(values.y, number)), "r"(word_of(values.z, number)), "r"(word_of(values.w, number))
                : "memory");
 }
+
+// Where column `column` of a product's or a norm's input lies among its words. A thread takes, of 16 columns, four and
+// the four that are eight further on (Eight in step_input.cuh): in this order the fours that the threads of a warp ask
+// for at once fill whole lines of 128 bytes. In the columns' own order each line would be asked for twice, for half of
+// it, and a value seen 0.5 us later.
+__device__ __forceinline__ int word_place(int column) {
+  return (column & ~63) | (column & 8) << 2 | (column & 48) >> 1 | (column & 7);
+}
+constexpr int kOtherFour = 32;  // words between a thread's two fours
 
 // Asks for all fours of words at once, then again for those that have not come, until `give_up(looks)`. `place(i)`:
 // where the thread's four `i` is. A thread that needs fewer names some twice: asked for in a branch, one would be
@@ -118,8 +128,8 @@ struct Sums {
 #pragma unroll
     for (int i = 0; i < 4; ++i) four[i] = __shfl_sync(0xffffffffu, value, first + 4 * i);
     if (to >= peers.world) return;
-    put_words(half(to, peers.rank, number) + place + quarter * 4, make_float4(four[0], four[1], four[2], four[3]),
-              number);
+    put_words(half(to, peers.rank, number) + word_place(place + quarter * 4),
+              make_float4(four[0], four[1], four[2], four[3]), number);
   }
 
   // The whole warp, of one GPU: until values i .. i + 3, which stand for the rest, are there. One lane looks: if all
@@ -151,7 +161,9 @@ struct Sums {
     const uint32_t number = numbers.of_sum(sum);
     const uint32_t* words_of = half(peers.rank, from, number);
     uint4 words[kRanks * kEach];
-    const auto place = [&](int i) { return words_of + i / kEach * kStepDim + places[i % kEach / 2] + i % 2 * 8; };
+    const auto place = [&](int i) {
+      return words_of + i / kEach * kStepDim + word_place(places[i % kEach / 2]) + i % 2 * kOtherFour;
+    };
     await(place, number, words, [&](int looks) { return ended(looks); });
 #pragma unroll
     for (int i = 0; i < kRanks * kEach; ++i) add_values(words[i], y[i % kEach / 2] + i % 2 * 4);

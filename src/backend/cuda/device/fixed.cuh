@@ -52,17 +52,24 @@ struct GroupFacts {
   }
 };
 
-// The products d of the group for rows g and g + 8 (times 16): sum[0] and sum[2] grow by them, scaled.
-__device__ __forceinline__ void add_group(const GroupFacts& of, const int (&d)[4], float (&sum)[4]) {
-  const float unit = __int_as_float(of.fact.y);
-  const int low = d[0] * 256 + d[1] + of.zero.x * of.fact.x, high = d[2] * 256 + d[3] + of.zero.y * of.fact.x;
-  sum[0] = fmaf(unit * of.scale.x, static_cast<float>(low), sum[0]);
-  sum[2] = fmaf(unit * of.scale.y, static_cast<float>(high), sum[2]);
-}
+// By what the products d of the group for rows g and g + 8 (times 16) are scaled, and the whole numbers that are.
+struct GroupTerms {
+  float factor[2];
+  int value[2];
+  __device__ __forceinline__ GroupTerms(const GroupFacts& of, const int (&d)[4]) {
+    const float unit = __int_as_float(of.fact.y);
+    factor[0] = unit * of.scale.x, factor[1] = unit * of.scale.y;
+    value[0] = d[0] * 256 + d[1] + of.zero.x * of.fact.x, value[1] = d[2] * 256 + d[3] + of.zero.y * of.fact.x;
+  }
+};
+
+// sum[0] and sum[2] grow by them.
 template <typename Codec>
 __device__ __forceinline__ void add_group(const Codec& codec, const uint8_t* chunk, const uint8_t* fact, int g,
                                           int half, const int (&d)[4], float (&sum)[4]) {
   GroupFacts of;
   of.load(codec, chunk, fact, g, half);
-  add_group(of, d, sum);
+  const GroupTerms terms(of, d);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) sum[2 * i] = fmaf(terms.factor[i], static_cast<float>(terms.value[i]), sum[2 * i]);
 }
