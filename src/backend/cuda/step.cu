@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   if (threadIdx.x == 0) {
     kept.sliding.forget(), kept.full.forget();
     for (int i = 0; i < kStepStages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kComputeThreads);
-    barrier_init(&wanted, kStreamWarps), barrier_init(&added, 32);
+    barrier_init(&wanted, kComputeThreads), barrier_init(&added, 32);
     barrier_init_done();
   }
   __syncthreads();

@@ -202,7 +202,7 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, const Units& un
   for (int at = tail, end = units.end; end > units.begin;) {
     const int panel = op.panel_of(at), col = at - panel * op.chunks, count = min(end - at, op.chunks - col);
     const int place = op.whole ? col : at - units.begin;
-    if (takes && at + count == end && (at < tail || tail == units.begin)) sending.adding.want(lane);
+    if (takes && at + count == end && (at < tail || tail == units.begin)) sending.adding.want();
     float sum[1][4] = {};
     multiply_run<Codec>(ring, state, ready, count, warp, lane, input + place * kDigitBytes,
                         input + kDigitsBytes + place * kFactBytes, sum);

@@ -45,9 +45,7 @@ struct Adding {
   uint64_t *wanted, *added;
   float* rows;  // [128]
   int phase = 0;
-  __device__ __forceinline__ void want(int lane) const {  // by each computing warp
-    if (lane == 0) barrier_arrive(wanted);
-  }
+  __device__ __forceinline__ void want() const { barrier_arrive(wanted); }  // by each computing thread
   __device__ __forceinline__ const float* take() {
     barrier_wait(added, phase);
     phase ^= 1;
