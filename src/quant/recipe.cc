@@ -132,17 +132,10 @@ Rule parse_rule(const json& value, const RecipeModel& model, const std::string& 
 }  // namespace
 
 Recipe::Recipe(std::vector<Rule> rules) : rules_(std::move(rules)) {
-  // A matcher that backtracks takes exponential time on patterns like (x+x+)+y; libstdc++'s other one is polynomial, at
-  // the price of back-references, which it refuses.
-  constexpr auto kSyntax = std::regex_constants::ECMAScript | std::regex_constants::__polynomial;
   for (const Rule& rule : rules_) {
     const std::string whose = "the recipe's pattern \"" + printable(rule.pattern) + "\"";
     if (rule.pattern.size() > kPatternMax) throw Error(whose + " is longer than " + std::to_string(kPatternMax));
-    try {
-      patterns_.emplace_back(rule.pattern, kSyntax);
-    } catch (const std::regex_error& error) {
-      throw Error(whose + " is no regular expression (" + error.what() + ")");
-    }
+    patterns_.emplace_back(rule.pattern, whose);
   }
 }
 
@@ -150,7 +143,7 @@ std::optional<QuantConfig> Recipe::find(const std::string& name) const {
   const int layer = layer_in(name);
   for (size_t i = 0; i < rules_.size(); ++i) {
     if (rules_[i].layers && !rules_[i].layers->contains(layer)) continue;
-    if (std::regex_match(name, patterns_[i])) return rules_[i].config;
+    if (patterns_[i].matches(name)) return rules_[i].config;
   }
   return std::nullopt;
 }

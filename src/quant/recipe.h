@@ -3,12 +3,12 @@
 #pragma once
 
 #include <optional>
-#include <regex>
 #include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "quant/pattern.h"
 #include "quant/quantize.h"
 
 namespace gemma4 {
@@ -34,7 +34,7 @@ class Recipe {
 
  private:
   std::vector<Rule> rules_;
-  std::vector<std::regex> patterns_;
+  std::vector<Pattern> patterns_;
 };
 
 // The first and the last floor(layers / 4) layers.
