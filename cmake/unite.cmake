@@ -1,11 +1,15 @@
-# unite(list room count): the sources of src/<room>/ in `list` become `count` files that include them, one after the other,
-# so that a compiler reads what they share once. For builds that begin from nothing: it takes a third off. UNITED_<room>
-# names the files. Left alone is what has options of its own. Two sources of one file must not name things alike: they
-# are dealt out in turns, because neighbours by name are alike.
-function(unite list room count)
+# unite(list name pattern count): the sources in `list` that match `pattern` become `count` files that include them, one
+# after the other, so that a compiler reads what they share once. For builds that begin from nothing: it takes a third
+# off. UNITED_<name> names the files. Left alone is what has options of its own. Two sources of one file must not name
+# things alike: they are dealt out in turns, because neighbours by name are alike.
+function(unite list name pattern count)
   set(mine ${${list}})
-  list(FILTER mine INCLUDE REGEX "/src/${room}/[^/]*\\.cc$")
-  list(FILTER mine EXCLUDE REGEX "/(ref|resize|json_plain|json_ordered|quantize|hqq|blocks_pack|synth|command_line)\\.cc$")
+  list(FILTER mine INCLUDE REGEX "${pattern}")
+  list(FILTER mine EXCLUDE REGEX
+       "/(ref|resize|json_plain|json_ordered|pattern|quantize|hqq|blocks_pack|synth|command_line)\\.cc$")
+  if(NOT mine)
+    return()
+  endif()
   set(rest ${${list}})
   list(REMOVE_ITEM rest ${mine})
   math(EXPR last "${count} - 1")
@@ -20,10 +24,10 @@ function(unite list room count)
   endforeach()
   set(united "")
   foreach(group RANGE ${last})
-    set(file ${CMAKE_CURRENT_BINARY_DIR}/united/${room}_${group}.cc)
+    set(file ${CMAKE_CURRENT_BINARY_DIR}/united/${name}_${group}.cc)
     file(CONFIGURE OUTPUT ${file} CONTENT "${text_${group}}" @ONLY)
     list(APPEND united ${file})
   endforeach()
   set(${list} ${rest} ${united} PARENT_SCOPE)
-  set(UNITED_${room} ${united} PARENT_SCOPE)
+  set(UNITED_${name} ${united} PARENT_SCOPE)
 endfunction()

@@ -15,7 +15,6 @@
 namespace gemma4 {
 namespace {
 
-const std::string kTiny = std::string(SOURCE_DIR) + "/tests/golden/tiny";
 const std::string kBig = std::string(SOURCE_DIR) + "/tests/golden/config_31b";
 
 // Same names and shapes as the needs of its own config.
@@ -198,14 +197,14 @@ TEST(BenchCommand, ProfilesVerbs) {
 // A program's weights stay in its file; a checkpoint's are laid out in memory of the process.
 TEST(BenchCommand, SaysWhoseMemoryTheWeightsAreIn) {
   const Scratch scratch;
-  const std::string demo = std::string(SOURCE_DIR) + "/models/demo", program = scratch.path / "program";
-  ASSERT_EQ(run_gemma4({"export", "--format", "program", "--model-dir", demo, "--output-dir", program}).code, 0);
+  const std::string program = scratch.path / "program";
+  ASSERT_EQ(run_gemma4({"export", "--format", "program", "--model-dir", kDemo, "--output-dir", program}).code, 0);
   const auto load = [](const std::string& model) {
     const Ran ran = run_gemma4({"bench", "--load", "--model", model, "--backend", "cpu", "--threads", "1", "--json"});
     EXPECT_EQ(ran.code, 0) << ran.err;
     return nlohmann::json::parse(ran.out);
   };
-  const auto laid_out = load(demo), mapped = load(program);
+  const auto laid_out = load(kDemo), mapped = load(program);
   const int64_t weights = mapped.at("file_bytes");
   EXPECT_EQ(mapped.at("kind"), "program");
   EXPECT_GT(laid_out.at("own_bytes_loaded").get<int64_t>(), weights);

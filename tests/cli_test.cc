@@ -13,11 +13,6 @@
 namespace gemma4 {
 namespace {
 
-const std::string kRoot = SOURCE_DIR;
-const std::string kDemo = kRoot + "/models/demo";
-const std::string kTiny = kRoot + "/tests/golden/tiny";
-const std::string kImages = kRoot + "/tests/golden/demo_eval/images/";
-
 std::vector<std::string> run_demo(std::vector<std::string> more) {
   more.insert(more.begin(), {"run", "--model", kDemo, "--temperature", "0", "--max-seq-len", "512"});
   return more;
@@ -351,7 +346,7 @@ TEST(BadInput, Images) {
   expect_bad(run_demo({"--image", "/no/such/image.png", "--prompt", "What is this?"}), "/no/such/image.png");
   expect_bad(run_demo({"--image", kImages + "002.png", "--prompt", "Hi", "--max-vision-soft-tokens", "71"}), "71");
   // 1120 soft tokens of a square need more positions than the demo's table has... of a strip they do.
-  expect_bad(run_demo({"--image", kRoot + "/tests/golden/preprocess/images/07_3000x7.png", "--prompt", "Hi",
+  expect_bad(run_demo({"--image", SOURCE_DIR "/tests/golden/preprocess/images/07_3000x7.png", "--prompt", "Hi",
                        "--max-vision-soft-tokens", "1120"}),
              "image 1");
 }
@@ -364,7 +359,7 @@ TEST(BadInput, ImagesThatAreNoRegularFileOrTooLarge) {
   spill(large, "\xff\xd8\xff");
   std::filesystem::resize_file(large, (uint64_t{1} << 28) + 1);  // a hole
   const auto ask = [&](const std::string& path) { return run_demo({"--image", path, "--prompt", "What is this?"}); };
-  for (const std::string path : {pipe, std::string("/dev/zero"), std::string("/dev/urandom")}) {
+  for (const std::string& path : {pipe, std::string("/dev/zero"), std::string("/dev/urandom")}) {
     expect_bad(ask(path), "cannot read " + path + ": it is not a regular file");
   }
   expect_bad(ask(scratch.path), "cannot read " + scratch.path.string() + ": it is a directory");

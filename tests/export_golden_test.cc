@@ -7,13 +7,13 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/models_test.h"
 #include "cli/cli.h"
 
 namespace gemma4 {
 namespace {
 
 namespace fs = std::filesystem;
-const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
 
 int call(int (*verb)(int, char**), std::vector<std::string> words) {
   std::vector<char*> argv;

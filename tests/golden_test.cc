@@ -9,13 +9,13 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/models_test.h"
 #include "cli/cli.h"
 
 namespace gemma4 {
 namespace {
 
 namespace fs = std::filesystem;
-const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
 
 int eval(const std::string& model, const std::string& backend, std::vector<std::string> more = {},
          const std::string& golden = kTiny) {

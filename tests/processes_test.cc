@@ -10,11 +10,6 @@
 namespace gemma4 {
 namespace {
 
-const std::string kRoot = SOURCE_DIR;
-const std::string kDemo = kRoot + "/models/demo";
-const std::string kTiny = kRoot + "/tests/golden/tiny";
-const std::string kImages = kRoot + "/tests/golden/demo_eval/images/";
-
 using Arguments = std::vector<std::string>;
 using Variables = std::vector<std::pair<std::string, std::string>>;
 

@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "base/models_test.h"
+
 namespace gemma4 {
 
 struct Ran {

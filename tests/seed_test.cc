@@ -8,14 +8,13 @@
 
 #include "backend/backend.h"
 #include "base/file.h"
+#include "base/models_test.h"
 #include "image/decode.h"
 #include "image/patches.h"
 #include "model/model.h"
 
 namespace gemma4 {
 namespace {
-
-const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
 
 // The original quantiser's weights beside the files that go with them.
 std::string quantised_tiny() {

@@ -17,7 +17,7 @@
 namespace gemma4 {
 namespace {
 
-const std::string kDemo = std::filesystem::absolute(kRoot / "models/demo").string();
+const std::string kServed = std::filesystem::absolute(kDemo).string();
 
 // A child that serves; its standard output is read until it says its address.
 class Serving {
@@ -39,7 +39,7 @@ class Serving {
       : Serving([&]() -> int {
           const std::string binary = std::filesystem::absolute(GEMMA4_BINARY).string();
           options.insert(options.begin(),
-                         {binary, "serve", "--model", kDemo, "--threads", "1", "--max-seq-len", "1024"});
+                         {binary, "serve", "--model", kServed, "--threads", "1", "--max-seq-len", "1024"});
           std::vector<char*> argv;
           for (std::string& option : options) argv.push_back(option.data());
           argv.push_back(nullptr);
@@ -124,11 +124,11 @@ TEST(ServeProcess, AFailedDeviceIsExitCode3) {
 TEST(ServeProcess, BadInputIsExitCode2) {
   Serving first({"--port", "0"});
   const std::string port = std::to_string(first.port());
-  const Ran taken = run_gemma4({"serve", "--model", kDemo, "--port", port});
+  const Ran taken = run_gemma4({"serve", "--model", kServed, "--port", port});
   EXPECT_EQ(taken.code, 2);
   EXPECT_NE(taken.err.find("cannot listen on 127.0.0.1 port " + port), std::string::npos) << taken.err;
   EXPECT_EQ(run_gemma4({"serve", "--model", "/no/such/folder"}).code, 2);
-  EXPECT_EQ(run_gemma4({"serve", "--model", kDemo, "--api-key-file", "/no/such/file"}).code, 2);
+  EXPECT_EQ(run_gemma4({"serve", "--model", kServed, "--api-key-file", "/no/such/file"}).code, 2);
 }
 
 std::map<std::string, std::string> contents(const std::filesystem::path& folder) {
@@ -143,7 +143,7 @@ std::map<std::string, std::string> contents(const std::filesystem::path& folder)
 // answers as ever, and no file is there or different that was not.
 TEST(ServeProcess, KilledAtAnyTimeLeavesNothingToRepair) {
   const Scratch folder;
-  const auto before = contents(kDemo);
+  const auto before = contents(kServed);
   const auto next_port = [&] {
     Serving serving({"--port", "0"}, folder.path);
     const int port = serving.port();
@@ -175,7 +175,7 @@ TEST(ServeProcess, KilledAtAnyTimeLeavesNothingToRepair) {
   last.send(SIGTERM);
   EXPECT_EQ(last.code(), 0);
   EXPECT_TRUE(contents(folder.path).empty());
-  EXPECT_TRUE(contents(kDemo) == before) << "a file of the checkpoint changed";
+  EXPECT_TRUE(contents(kServed) == before) << "a file of the checkpoint changed";
 }
 
 }  // namespace

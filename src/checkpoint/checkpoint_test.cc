@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/bf16.h"
+#include "checkpoint/golden_test.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/testing.h"
@@ -14,15 +15,11 @@
 namespace gemma4 {
 namespace {
 
+using namespace testing_files;
+
 namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
-using testing_files::container;
-using testing_files::Folder;
-
-const fs::path kRoot = SOURCE_DIR;
-const fs::path kTiny = kRoot / "tests/golden/tiny";
-const fs::path kQuantised = kRoot / "tests/golden/quantised";
 
 // Opens a directory with `header` and `data`; returns the message of the Error, or "opened".
 std::string refusal(const std::string& file) {
@@ -38,14 +35,6 @@ std::string refusal(const std::string& file) {
 }
 
 std::string refusal(const std::string& header, const std::string& data) { return refusal(container(header, data)); }
-
-std::vector<float> row_of(const Checkpoint& checkpoint, const std::string& name, int64_t row) {
-  const Weight* weight = checkpoint.find(name);
-  EXPECT_NE(weight, nullptr) << name;
-  std::vector<float> values(static_cast<size_t>(weight->matrix.cols));
-  unpack_row(weight->matrix, row, values.data());
-  return values;
-}
 
 TEST(OpenCheckpoint, HuggingFaceDirectoryWithEveryName) {
   for (const fs::path& directory : {kTiny, kRoot / "models/demo"}) {

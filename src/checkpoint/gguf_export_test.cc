@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/json_text.h"
 #include "checkpoint/gguf.h"
+#include "checkpoint/golden_test.h"
 #include "model/config.h"
 #include "quant/blocks.h"
 #include "quant/pack.h"
@@ -19,9 +20,9 @@
 namespace gemma4 {
 namespace {
 
-namespace fs = std::filesystem;
+using namespace testing_files;
 
-fs::path golden(const std::string& name) { return fs::path(SOURCE_DIR) / "tests/golden" / name; }
+namespace fs = std::filesystem;
 
 TokenizerData arrays_of(const Checkpoint& checkpoint) {
   TokenizerArrays a = Tokenizer::from_json(checkpoint.tokenizer.json).to_arrays();
@@ -46,12 +47,6 @@ class GgufExportTest : public ::testing::Test {
   fs::path folder_;
   Checkpoint original_ = open_checkpoint(golden("tiny"));
 };
-
-std::vector<float> floats_of(const Matrix& m) {
-  std::vector<float> all(static_cast<size_t>(m.rows * m.cols));
-  for (int64_t row = 0; row < m.rows; ++row) unpack_row(m, row, all.data() + row * m.cols);
-  return all;
-}
 
 TEST_F(GgufExportTest, Bf16ComesBackAsItWas) {
   const Checkpoint back = exported({});

@@ -12,16 +12,17 @@
 #include "base/file.h"
 #include "base/json_text.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/golden_test.h"
 #include "model/config.h"
 #include "quant/pack.h"
 
 namespace gemma4 {
 namespace {
 
+using namespace testing_files;
+
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-
-fs::path golden(const std::string& name) { return fs::path(SOURCE_DIR) / "tests/golden" / name; }
 
 // Writes a GGUF file field by field, right or wrong as told.
 struct Bytes {

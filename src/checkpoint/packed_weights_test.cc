@@ -8,6 +8,7 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "base/json_text.h"
+#include "checkpoint/golden_test.h"
 #include "checkpoint/mlx.h"
 #include "checkpoint/testing.h"
 #include "model/config.h"
@@ -16,17 +17,11 @@
 namespace gemma4 {
 namespace {
 
+using namespace testing_files;
+
 namespace fs = std::filesystem;
 using nlohmann::json;
 using ::testing::HasSubstr;
-
-fs::path golden(const std::string& name) { return fs::path(SOURCE_DIR) / "tests/golden" / name; }
-
-std::vector<float> floats_of(const Matrix& m) {
-  std::vector<float> all(static_cast<size_t>(m.rows * m.cols));
-  for (int64_t row = 0; row < m.rows; ++row) unpack_row(m, row, all.data() + row * m.cols);
-  return all;
-}
 
 // Compares every weight with expected.safetensors; `limit` by format, relative to the weight's largest value.
 void compare(const std::string& folder, const std::function<double(Format)>& limit, size_t weights) {

@@ -9,6 +9,7 @@
 #include <csignal>
 
 #include "base/bf16.h"
+#include "checkpoint/golden_test.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/testing.h"
@@ -18,16 +19,11 @@
 namespace gemma4 {
 namespace {
 
+using namespace testing_files;
+
 namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
-using testing_files::Folder;
-using testing_files::sha256;
-
-const fs::path kRoot = SOURCE_DIR;
-const fs::path kTiny = kRoot / "tests/golden/tiny";
-const fs::path kDemo = kRoot / "models/demo";
-const fs::path kQuantised = kRoot / "tests/golden/quantised";
 
 TEST(Sha256, KnownAnswer) {
   EXPECT_EQ(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

@@ -4,16 +4,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "checkpoint/golden_test.h"
 #include "checkpoint/testing.h"
 #include "quant/pack.h"
 
 namespace gemma4 {
 namespace {
 
+using namespace testing_files;
+
 using nlohmann::json;
 using testing::HasSubstr;
-using testing_files::container;
-using testing_files::Folder;
 
 // The worked example of the format's description: one tensor of each kind (tests/golden/safetensors).
 struct Example {
@@ -53,13 +54,6 @@ struct Example {
     return "opened";
   }
 };
-
-std::vector<float> row_of(const Checkpoint& checkpoint, const std::string& name, int64_t row) {
-  const Matrix& m = checkpoint.find(name)->matrix;
-  std::vector<float> values(static_cast<size_t>(m.cols));
-  unpack_row(m, row, values.data());
-  return values;
-}
 
 TEST(Torchao, WorkedExample) {
   const Folder folder;

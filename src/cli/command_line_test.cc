@@ -22,14 +22,14 @@ struct Values {
   bool on = false;
 };
 
-struct Outcome {
+struct Parsed {
   std::optional<int> code;
   Values values;
   std::string out, err;
 };
 
-Outcome parse(std::vector<std::string> words) {
-  Outcome outcome;
+Parsed parse(std::vector<std::string> words) {
+  Parsed outcome;
   Values& v = outcome.values;
   CommandLine line("gemma4 test", "About it.");
   line.option("FILE", v.path, "a file").required();
@@ -53,8 +53,8 @@ Outcome parse(std::vector<std::string> words) {
 }
 
 TEST(CommandLine, ReadsEachKind) {
-  const Outcome got = parse({"x.gguf", "--other-name", "b", "--count", "0", "--share", "0.25", "--heat", "1.5",
-                             "--many", "p", "--many", "q,r", "--sizes", "3,4,5", "--on"});
+  const Parsed got = parse({"x.gguf", "--other-name", "b", "--count", "0", "--share", "0.25", "--heat", "1.5", "--many",
+                            "p", "--many", "q,r", "--sizes", "3,4,5", "--on"});
   ASSERT_FALSE(got.code) << got.err;
   EXPECT_EQ(got.values.path, "x.gguf");
   EXPECT_EQ(got.values.name, "b");
@@ -67,7 +67,7 @@ TEST(CommandLine, ReadsEachKind) {
 }
 
 TEST(CommandLine, WhatIsNotGivenKeepsItsValue) {
-  const Outcome got = parse({"x"});
+  const Parsed got = parse({"x"});
   ASSERT_FALSE(got.code);
   EXPECT_EQ(got.values.name, "default");
   EXPECT_EQ(got.values.count, 7);
@@ -78,7 +78,7 @@ TEST(CommandLine, WhatIsNotGivenKeepsItsValue) {
 
 TEST(CommandLine, MistakesAreOneSentenceAndExitCode2) {
   const auto refused = [](const std::vector<std::string>& words, const std::string& sentence) {
-    const Outcome got = parse(words);
+    const Parsed got = parse(words);
     EXPECT_EQ(got.code, kExitBadInput);
     EXPECT_EQ(got.err, "gemma4 test: " + sentence + "\n");
     EXPECT_EQ(got.out, "");
@@ -98,7 +98,7 @@ TEST(CommandLine, MistakesAreOneSentenceAndExitCode2) {
 }
 
 TEST(CommandLine, HelpGoesToStandardOutput) {
-  const Outcome got = parse({"--help"});
+  const Parsed got = parse({"--help"});
   EXPECT_EQ(got.code, kExitOk);
   EXPECT_EQ(got.err, "");
   EXPECT_EQ(got.out.substr(0, 10), "About it.\n");

@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/models_test.h"
 #include "engine/engine.h"
 #include "engine/event_queue.h"
 
@@ -16,7 +17,7 @@ namespace gemma4 {
 
 inline EngineOptions tiny_options() {
   EngineOptions options;
-  options.model = SOURCE_DIR "/tests/golden/tiny";
+  options.model = kTiny;
   options.backend = "ref";
   options.max_seq_len = 400;
   options.image_budget_max = 70;
@@ -26,7 +27,7 @@ inline EngineOptions tiny_options() {
 
 inline EngineOptions demo_options() {
   EngineOptions options;
-  options.model = SOURCE_DIR "/models/demo";
+  options.model = kDemo;
   options.backend = "cpu";
   options.threads = 2;
   options.max_seq_len = 1024;

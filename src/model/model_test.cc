@@ -11,12 +11,13 @@
 #include <numeric>
 
 #include "base/file.h"
+#include "base/models_test.h"
 #include "checkpoint/safetensors.h"
+#include "model/difference_test.h"
 
 namespace gemma4 {
 namespace {
 
-const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
 const std::string kQuantised = SOURCE_DIR "/tests/golden/quantised/";
 
 std::vector<int32_t> some_ids(int count, int vocab) {
@@ -62,13 +63,6 @@ struct Session {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Model> model;
 };
-
-double max_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::fabs(double{a[i]} - double{b[i]}));
-  return worst;
-}
 
 class ModelOn : public testing::TestWithParam<const char*> {};
 

@@ -11,18 +11,17 @@
 
 #include "backend/ranks.h"
 #include "base/file.h"
+#include "base/models_test.h"
 #include "checkpoint/quantize_checkpoint.h"
 #include "checkpoint/testing.h"
 #include "engine/watched_backend.h"
+#include "model/difference_test.h"
 #include "model/model.h"
 #include "quant/blocks.h"
 #include "quant/pack.h"
 
 namespace gemma4 {
 namespace {
-
-const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
-const std::string kDemo = SOURCE_DIR "/models/demo";
 
 constexpr int kRow = -1;  // a group as wide as its row
 
@@ -129,16 +128,6 @@ std::vector<float> logits(const Checkpoint& checkpoint, const Ranks& ranks, int 
     model.read_logits(all.data() + static_cast<size_t>(begin) * config.vocab);
   }
   return all;
-}
-
-double max_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double difference = std::fabs(double{a[i]} - double{b[i]});
-    worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
-  }
-  return worst;
 }
 
 // Partial sums are rounded to float32 before they are added: a few units in the last place of a block's output, which

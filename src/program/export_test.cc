@@ -25,9 +25,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-const std::string kDemo = SOURCE_DIR "/models/demo";
-const std::string kTiny = SOURCE_DIR "/tests/golden/tiny";
-
 int call(int (*verb)(int, char**), std::vector<std::string> words) {
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

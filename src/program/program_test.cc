@@ -20,7 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-const std::string kDemo = SOURCE_DIR "/models/demo";
 const std::vector<float> kGreedy = {0};
 
 std::vector<int64_t> range(int64_t first, int64_t count) {

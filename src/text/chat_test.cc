@@ -11,6 +11,7 @@ namespace {
 
 using nlohmann::json;
 using test::demo;
+using test::error_of;
 using ::testing::HasSubstr;
 
 Message message_of(const json& in) {
@@ -34,15 +35,6 @@ Message message_of(const json& in) {
     message.tool_calls.push_back({call["id"], function["name"], function["arguments"].dump()});
   }
   return message;
-}
-
-std::string error_of(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
 }
 
 std::string render(std::vector<Message> messages, ChatOptions options = {}, const std::string& tools = "") {

@@ -19,6 +19,7 @@ namespace {
 
 using nlohmann::json;
 using test::demo;
+using test::error_of;
 using ::testing::HasSubstr;
 
 const Grammar::Vocabulary& vocabulary() {
@@ -38,15 +39,6 @@ bool accepts(Grammar grammar, const std::string& text) {
     if (!grammar.advance(id)) return false;
   }
   return grammar.complete() && grammar.advance(demo().require("<turn|>")) && grammar.ended();
-}
-
-std::string error_of(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
 }
 
 // A random output: any allowed token, ending when that is allowed with a chance that grows.

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <string>
 
 #include "base/check.h"
@@ -15,6 +16,16 @@
 namespace gemma4::test {
 
 inline std::filesystem::path source(const std::string& path) { return std::filesystem::path(SOURCE_DIR) / path; }
+
+// The message of the Error that `run` throws; empty where it throws none.
+inline std::string error_of(const std::function<void()>& run) {
+  try {
+    run();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
 
 inline nlohmann::json golden(const std::string& path) {
   return nlohmann::json::parse(read_file(source("tests/golden/" + path)));

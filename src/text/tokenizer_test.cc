@@ -16,6 +16,7 @@ namespace {
 
 using nlohmann::json;
 using test::demo;
+using test::error_of;
 using test::gemma3;
 using ::testing::HasSubstr;
 using Ids = std::vector<int32_t>;
@@ -78,15 +79,6 @@ class PlainMerges {
   Tokenizer tokenizer_;
   std::map<std::pair<std::string, std::string>, size_t> ranks_;
 };
-
-std::string error_of(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 
 // A small tokenizer.json to change one thing in.
 json small() {
