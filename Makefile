@@ -61,9 +61,9 @@ test-replicas: build
 	@tests/replicas.sh $(BUILD)/gemma4
 
 bench: setup-test
-	@cmake --preset test >/dev/null
-	@cmake --build --preset test --target benchmarks
-	@build/test/benchmarks
+	@cmake --preset bench >/dev/null
+	@cmake --build --preset bench
+	@build/bench/benchmarks
 
 format:
 	@clang-format -i $$(git ls-files 'src/*.h' 'src/*.cc' 'tests/*.cc')
