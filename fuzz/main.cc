@@ -8,7 +8,7 @@
 #include <ctime>
 
 #include "base/file.h"
-#include "base/mutate_fuzz.h"
+#include "base/mutate_testing.h"
 
 namespace {
 

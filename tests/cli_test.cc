@@ -7,7 +7,7 @@
 #include <functional>
 
 #include "base/json.h"
-#include "cli/answer_printer.h"
+#include "cli/commands/answer_printer.h"
 #include "program.h"
 
 namespace gemma4 {

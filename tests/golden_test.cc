@@ -9,7 +9,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "base/models_test.h"
+#include "base/models_testing.h"
 #include "cli/cli.h"
 
 namespace gemma4 {

@@ -4,7 +4,7 @@
 #include <memory>
 #include <thread>
 
-#include "backend/free_port_test.h"
+#include "distributed/free_port_testing.h"
 #include "program.h"
 
 namespace gemma4 {

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "base/models_test.h"
+#include "base/models_testing.h"
 
 namespace gemma4 {
 

@@ -8,7 +8,7 @@
 
 #include "backend/backend.h"
 #include "base/file.h"
-#include "base/models_test.h"
+#include "base/models_testing.h"
 #include "image/decode.h"
 #include "image/patches.h"
 #include "model/model.h"

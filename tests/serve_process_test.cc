@@ -9,8 +9,8 @@
 #include <thread>
 
 #include "cli/exit_code.h"
-#include "cli/serve.h"
-#include "engine/watched_backend.h"
+#include "cli/commands/serve.h"
+#include "engine/watched_backend_testing.h"
 #include "program.h"
 #include "serving.h"
 

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <thread>
 
-#include "engine/watched_backend.h"
+#include "engine/watched_backend_testing.h"
 #include "serving.h"
 
 namespace gemma4 {

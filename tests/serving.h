@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "server/server.h"
-#include "server/testing.h"
+#include "server/server_testing.h"
 
 namespace gemma4 {
 

@@ -13,12 +13,13 @@ ROOMS = {
     "text": ["base"],
     "image": ["base"],
     "checkpoint": ["base", "quant"],
-    "backend": ["base", "quant"],
-    "model": ["base", "quant", "checkpoint", "backend"],
-    "program": ["base", "quant", "checkpoint", "backend", "model"],
-    "engine": ["base", "text", "image", "checkpoint", "backend", "model"],
+    "distributed": ["base"],
+    "backend": ["base", "quant", "distributed"],
+    "model": ["base", "quant", "checkpoint", "distributed", "backend"],
+    "program": ["base", "quant", "checkpoint", "distributed", "backend", "model"],
+    "engine": ["base", "text", "image", "checkpoint", "distributed", "backend", "model"],
     "server": ["base", "text", "engine"],
-    "cli": ["base", "quant", "text", "image", "checkpoint", "backend", "model", "engine", "server", "program"],
+    "cli": ["base", "quant", "text", "image", "checkpoint", "distributed", "backend", "model", "engine", "server", "program"],
 }
 FILE_LINES = 600
 LINE_LENGTH = 120
@@ -47,7 +48,7 @@ def check_names(headers, problems):
 def check(path, problems):
     relative = path.relative_to(SRC)
     room = relative.parts[0]
-    test = re.search(r"_(test|bench|fuzz)\.", path.name)
+    test = re.search(r"_(test|bench|fuzz|testing)\.", path.name)
     text = path.read_text()
     lines = text.splitlines()
     if len(lines) > FILE_LINES:

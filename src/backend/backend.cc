@@ -1,6 +1,6 @@
 #include "backend/backend.h"
 
-#include "backend/group.h"
+#include "distributed/process_group.h"
 
 namespace gemma4 {
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "backend/verb_test.h"
+#include "backend/op_testing.h"
 
 namespace gemma4 {
 namespace {

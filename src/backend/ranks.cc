@@ -4,7 +4,7 @@
 #include <exception>
 #include <mutex>
 
-#include "backend/group.h"
+#include "distributed/process_group.h"
 
 namespace gemma4 {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "backend/link.h"
+#include "distributed/control_channel.h"
 #include "base/function_ref.h"
 #include "base/threads.h"
 

@@ -1,4 +1,4 @@
-#include "backend/roofline_bench.h"
+#include "backend/roofline_testing.h"
 
 #include <chrono>
 

@@ -7,7 +7,7 @@
 #include <map>
 #include <numeric>
 
-#include "backend/verb_test.h"
+#include "backend/op_testing.h"
 
 namespace gemma4 {
 namespace {

@@ -1,7 +1,7 @@
 // A short run of every fuzz target, always the same inputs. Long runs: build/asan/fuzzer (fuzz/main.cc).
 #include <gtest/gtest.h>
 
-#include "base/mutate_fuzz.h"
+#include "base/mutate_testing.h"
 
 namespace gemma4 {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "checkpoint/gguf.h"
-#include "checkpoint/gguf_checkpoint.h"
+#include "checkpoint/gguf/gguf.h"
+#include "checkpoint/gguf/gguf_checkpoint.h"
 #include "checkpoint/huggingface.h"
 #include "checkpoint/program_file.h"
 

@@ -54,7 +54,7 @@ struct Checkpoint {
 
 // `path`: a directory (Hugging Face, quantised, or an exported program), a .gguf file, or one .safetensors file (config
 // and tokenizer are then taken from beside it, and empty where absent). `vision`: where a .gguf file's vision half is
-// (checkpoint/gguf_checkpoint.h); empty for every other kind. Throws Error that names what is wrong.
+// (checkpoint/gguf/gguf_checkpoint.h); empty for every other kind. Throws Error that names what is wrong.
 Checkpoint open_checkpoint(const std::filesystem::path& path, const std::filesystem::path& vision = {});
 
 // The same for whoever reads the elements of weights: refuses an exported program, whose matrices are laid out for one

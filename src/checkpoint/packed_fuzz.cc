@@ -5,7 +5,7 @@
 #include <fstream>
 
 #include "base/file.h"
-#include "base/mutate_fuzz.h"
+#include "base/mutate_testing.h"
 #include "checkpoint/checkpoint.h"
 #include "quant/pack.h"
 

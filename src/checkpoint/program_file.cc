@@ -7,9 +7,9 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/json_text.h"
-#include "checkpoint/gguf.h"
-#include "checkpoint/gguf_config.h"
-#include "checkpoint/gguf_writer.h"
+#include "checkpoint/gguf/gguf.h"
+#include "checkpoint/gguf/gguf_config.h"
+#include "checkpoint/gguf/gguf_writer.h"
 #include "checkpoint/huggingface.h"
 #include "checkpoint/names.h"
 

@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "base/file.h"
-#include "base/mutate_fuzz.h"
+#include "base/mutate_testing.h"
 #include "checkpoint/huggingface.h"
 #include "quant/pack.h"
 #include "quant/recipe.h"

@@ -5,7 +5,7 @@
 
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/testing.h"
+#include "checkpoint/checkpoint_testing.h"
 
 namespace gemma4 {
 namespace {

@@ -5,10 +5,10 @@
 #include <mutex>
 #include <thread>
 
-#include "engine/answer.h"
+#include "engine/output_processor.h"
 #include "engine/open.h"
-#include "engine/prepare.h"
-#include "engine/stepper.h"
+#include "engine/input_processor.h"
+#include "engine/engine_core.h"
 
 namespace gemma4 {
 namespace {

@@ -11,7 +11,7 @@
 #include "checkpoint/checkpoint.h"
 #include "engine/request.h"
 #include "model/config.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace gemma4 {
 

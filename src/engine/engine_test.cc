@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "engine/prompt.h"
-#include "engine/test_support.h"
+#include "engine/engine_testing.h"
 
 namespace gemma4 {
 namespace {

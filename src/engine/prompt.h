@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "engine/hash.h"
-#include "engine/pages.h"
+#include "engine/prefix_cache.h"
 #include "engine/request.h"
 #include "image/patches.h"
 #include "model/config.h"
 #include "model/model.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace gemma4 {
 

@@ -4,9 +4,9 @@
 
 #include "backend/ranks.h"
 #include "checkpoint/quantize_checkpoint.h"
-#include "checkpoint/testing.h"
-#include "engine/test_support.h"
-#include "engine/watched_backend.h"
+#include "checkpoint/checkpoint_testing.h"
+#include "engine/engine_testing.h"
+#include "engine/watched_backend_testing.h"
 
 namespace gemma4 {
 namespace {

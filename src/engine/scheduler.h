@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "engine/pages.h"
+#include "engine/prefix_cache.h"
 #include "engine/sequence.h"
 
 namespace gemma4 {

@@ -11,7 +11,7 @@
 #include <random>
 
 #include "base/file.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace gemma4 {
 namespace {

@@ -10,12 +10,12 @@
 #include <utility>
 #include <vector>
 
-#include "engine/pages.h"
+#include "engine/prefix_cache.h"
 #include "engine/prompt.h"
 #include "engine/request.h"
 #include "model/model.h"
-#include "text/grammar.h"
-#include "text/output.h"
+#include "text/grammar/grammar.h"
+#include "text/chat/output.h"
 
 namespace gemma4 {
 
@@ -27,7 +27,7 @@ struct Sequence {
   uint64_t id = 0;
   int priority = 0;
 
-  // The timeline: prompt, then what was generated. keys[i] says what stands at position i (engine/pages.h).
+  // The timeline: prompt, then what was generated. keys[i] says what stands at position i (engine/prefix_cache.h).
   std::vector<int32_t> ids;
   std::vector<TokenKey> keys;
   std::vector<PromptImage> images;  // in order of position

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <random>
 
-#include "image/golden_test.h"
+#include "image/golden_testing.h"
 
 namespace gemma4 {
 namespace {

@@ -2,7 +2,7 @@
 #include <filesystem>
 
 #include "base/file.h"
-#include "base/mutate_fuzz.h"
+#include "base/mutate_testing.h"
 #include "image/patches.h"
 
 namespace gemma4 {

@@ -2,7 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "image/golden_test.h"
+#include "image/golden_testing.h"
 #include "image/patches.h"
 #include "image/resize.h"
 

@@ -1,6 +1,6 @@
 // Fuzz target: config.json and the two files beside it, as far as the model reads them.
 #include "base/file.h"
-#include "base/mutate_fuzz.h"
+#include "base/mutate_testing.h"
 #include "model/config.h"
 
 namespace gemma4 {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "model/calls.h"
+#include "model/rank_commands.h"
 #include "model/text.h"
 #include "model/vision.h"
 #include "model/weights.h"

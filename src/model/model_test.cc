@@ -11,9 +11,9 @@
 #include <numeric>
 
 #include "base/file.h"
-#include "base/models_test.h"
+#include "base/models_testing.h"
 #include "checkpoint/safetensors.h"
-#include "model/difference_test.h"
+#include "model/difference_testing.h"
 
 namespace gemma4 {
 namespace {

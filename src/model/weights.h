@@ -12,7 +12,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/config.h"
 #include "model/owned.h"
-#include "model/split.h"
+#include "model/tensor_parallel.h"
 
 namespace gemma4 {
 

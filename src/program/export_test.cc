@@ -14,8 +14,8 @@
 #include "checkpoint/program_file.h"
 #include "checkpoint/safetensors.h"
 #include "cli/cli.h"
-#include "engine/test_support.h"
-#include "engine/watched_backend.h"
+#include "engine/engine_testing.h"
+#include "engine/watched_backend_testing.h"
 #include "model/weights.h"
 #include "quant/pack.h"
 

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <random>
 
-#include "engine/test_support.h"
+#include "engine/engine_testing.h"
 #include "image/decode.h"
 #include "image/patches.h"
 #include "program/export.h"

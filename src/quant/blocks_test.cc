@@ -39,7 +39,7 @@ INSTANTIATE_TEST_SUITE_P(All, Blocks,
                                            Case{Format::kQ5_K, "q5_k"}, Case{Format::kQ6_K, "q6_k"}),
                          [](const auto& info) { return std::string(info.param.file); });
 
-// Packing is checked against the gguf package through whole files in checkpoint/gguf_export_test.cc; here: what it
+// Packing is checked against the gguf package through whole files in checkpoint/gguf/gguf_export_test.cc; here: what it
 // makes of values that are easy to get wrong.
 TEST(PackBlocks, KeepsTheLargestValueAndZero) {
   std::vector<float> in(32, 0.f), out(32);

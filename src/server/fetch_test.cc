@@ -9,7 +9,7 @@
 
 #include "server/http.h"
 #include "server/json.h"
-#include "server/testing.h"
+#include "server/server_testing.h"
 
 namespace gemma4 {
 namespace {

@@ -7,7 +7,7 @@
 #include <future>
 #include <thread>
 
-#include "server/testing.h"
+#include "server/server_testing.h"
 
 namespace gemma4 {
 namespace {

@@ -9,8 +9,8 @@
 
 #include "server/access.h"
 #include "server/answers.h"
-#include "server/anthropic.h"
-#include "server/openai.h"
+#include "server/api/anthropic.h"
+#include "server/api/openai.h"
 #include "server/page.h"
 
 namespace gemma4 {

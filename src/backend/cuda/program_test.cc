@@ -1,7 +1,7 @@
 // What an exported program needs of the CUDA backend: an uploaded matrix read back and taken again is the same matrix.
 #include <cstring>
 
-#include "backend/cuda/test_pair.h"
+#include "backend/cuda/backend_pair_testing.h"
 
 namespace gemma4 {
 namespace {

@@ -1,0 +1,284 @@
+// Attention with a running softmax (Milakov and Gimelshein 2018; Dao et al. 2022): keys come in blocks, and scores
+// never leave the cache. A task is one KV head and a block of rows of one sequence, so that all query heads that share
+// the KV head, and all rows of the block, read each key once. Both products are register tiles of small matmuls: keys
+// are kept with 32 keys side by side, as weights are (kernels.h), so q k^T needs neither a transpose nor horizontal
+// sums.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/attention.cc"  // NOLINT
+#include "hwy/foreach_target.h"                     // IWYU pragma: keep
+
+#include <algorithm>
+#include <cmath>
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/simd-inl.h"
+
+#ifndef GEMMA4_CPU_ATTEND_ONCE
+#define GEMMA4_CPU_ATTEND_ONCE
+namespace gemma4::cpu {
+
+constexpr int64_t kTileKeys = 32;                  // keys side by side
+constexpr int64_t kBlockKeys = 128;                // keys of one softmax step
+constexpr int64_t kQueries = 48;                   // query vectors of a task: 4 register tiles of 12
+constexpr int64_t kScoreStride = kBlockKeys + 16;  // not a power of two: rows of scores fall in different cache sets
+
+inline int64_t slot_of(const Kv& kv, int32_t seq, int64_t pos) {
+  if (!kv.pages) return pos;
+  const int32_t* pages = kv.pages.row<const int32_t>(seq);
+  return pages[(pos / kv.page) % kv.pages.row_size()] * static_cast<int64_t>(kv.page) + pos % kv.page;
+}
+
+// The scratch of one task.
+struct AttendScratch {
+  float *q, *scores, *out, *top, *total, *keys, *values;
+  static int64_t floats(int64_t queries, int64_t dim, int64_t value_dim) {
+    return queries * (dim + kScoreStride + value_dim + 2) + kBlockKeys * (dim + value_dim);
+  }
+  AttendScratch(float* at, int64_t queries, int64_t dim, int64_t value_dim) {
+    q = at;                                 // tiles of [dim] [rows of the tile]
+    scores = q + queries * dim;             // [queries] [kScoreStride]
+    out = scores + queries * kScoreStride;  // [queries] [value_dim]
+    keys = out + queries * value_dim;       // [kBlockKeys / 32] [dim] [32], where pages are not whole tiles
+    values = keys + kBlockKeys * dim;       // [kBlockKeys] [value_dim]
+    top = values + kBlockKeys * value_dim;  // [queries] largest score so far
+    total = top + queries;                  // [queries] sum of exp(score - top)
+  }
+};
+
+}  // namespace gemma4::cpu
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace gemma4::cpu::HWY_NAMESPACE {
+namespace {
+
+struct Task {
+  const KvLayout& cache;
+  const Kv& kv;
+  std::span<const Row> rows;  // of one sequence
+  int64_t head, share;        // KV head; query heads that read it
+  int64_t queries() const { return static_cast<int64_t>(rows.size()) * share; }
+};
+
+using ScoreTile = void (*)(int64_t dim, const float* q, const float* keys, float* scores);
+using ValueTile = void (*)(int64_t keys, const float* scores, const float* values, int64_t value_dim, float* out);
+
+template <size_t MR>
+HWY_NOINLINE void score_tile(int64_t dim, const float* q, const float* keys, float* scores) {
+  constexpr size_t NV = std::min<size_t>(2, kTileKeys / kLanes);
+  for (size_t col = 0; col < kTileKeys; col += NV * kLanes) {
+    tile<MR, NV, 1, MR>(dim, q, keys + col, kTileKeys, scores + col, kScoreStride, false);
+  }
+}
+
+template <size_t MR>
+HWY_NOINLINE void value_tile(int64_t keys, const float* scores, const float* values, int64_t value_dim, float* out) {
+  int64_t col = 0;
+  for (; col + 2 * static_cast<int64_t>(kLanes) <= value_dim; col += 2 * kLanes) {
+    tile<MR, 2, kScoreStride, 1>(keys, scores, values + col, value_dim, out + col, value_dim, true);
+  }
+  for (; col < value_dim; col += kLanes) {
+    tile<MR, 1, kScoreStride, 1>(keys, scores, values + col, value_dim, out + col, value_dim, true);
+  }
+}
+
+constexpr ScoreTile kScoreTiles[] = {score_tile<1>, score_tile<2>,  score_tile<3>,  score_tile<4>,
+                                     score_tile<5>, score_tile<6>,  score_tile<7>,  score_tile<8>,
+                                     score_tile<9>, score_tile<10>, score_tile<11>, score_tile<12>};
+constexpr ValueTile kValueTiles[] = {value_tile<1>, value_tile<2>,  value_tile<3>,  value_tile<4>,
+                                     value_tile<5>, value_tile<6>,  value_tile<7>,  value_tile<8>,
+                                     value_tile<9>, value_tile<10>, value_tile<11>, value_tile<12>};
+
+int64_t tile_rows(int64_t queries, int64_t first) { return std::min<int64_t>(kTileRows, queries - first); }
+
+void pack_queries(const Task& t, const Tensor& q, const AttendScratch& s) {
+  const int64_t dim = t.cache.dim, queries = t.queries();
+  for (int64_t first = 0; first < queries; first += kTileRows) {
+    const int64_t count = tile_rows(queries, first);
+    float* to = s.q + first * dim;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = (first + i) / t.share, head = t.head * t.share + (first + i) % t.share;
+      const float* from = q.row<float>(row) + head * dim;
+      for (int64_t k = 0; k < dim; ++k) to[k * count + i] = from[k];
+    }
+  }
+}
+
+// A tile of 32 keys from position `pos`, a multiple of 32: where its page holds it whole, in place; else copied.
+struct KeyTile {
+  const float *keys, *values;
+};
+KeyTile find_tile(const Task& t, const AttendScratch& s, int64_t pos, int64_t last, int64_t index) {
+  const KvLayout& c = t.cache;
+  const float* keys = c.keys + t.head * c.slots * c.dim;
+  const float* values = c.values + t.head * c.slots * c.value_dim;
+  const int32_t seq = t.rows[0].seq;
+  if (!t.kv.pages || t.kv.page % kTileKeys == 0) {
+    const int64_t slot = slot_of(t.kv, seq, pos);
+    return {keys + slot * c.dim, values + slot * c.value_dim};
+  }
+  float* own_keys = s.keys + index * kTileKeys * c.dim;
+  float* own_values = s.values + index * kTileKeys * c.value_dim;
+  for (int64_t i = 0; i < kTileKeys; ++i) {
+    const int64_t slot = slot_of(t.kv, seq, std::min(pos + i, last));
+    const float* from = keys + slot / kTileKeys * kTileKeys * c.dim + slot % kTileKeys;
+    for (int64_t k = 0; k < c.dim; ++k) own_keys[k * kTileKeys + i] = from[k * kTileKeys];
+    std::copy_n(values + slot * c.value_dim, c.value_dim, own_values + i * c.value_dim);
+  }
+  return {own_keys, own_values};
+}
+
+// Scores of one query over positions begin .. begin + count - 1 (count a multiple of 32) become exp(score - top), those
+// the row may not see 0; what was summed before is scaled to the new top.
+HWY_INLINE void softmax_step(const Row& row, int64_t begin, int64_t count, float* scores, float* top, float* total,
+                             float* out, int64_t value_dim) {
+  const DF d;
+  const int64_t from = std::clamp<int64_t>(row.first - begin, 0, count);
+  const int64_t to = std::clamp<int64_t>(int64_t{row.last} + 1 - begin, 0, count);
+  if (from >= to) {
+    std::fill(scores, scores + count, 0.0f);
+    return;
+  }
+  constexpr float kUnseen = -1e30f;
+  std::fill(scores, scores + from, kUnseen);
+  std::fill(scores + to, scores + count, kUnseen);
+  VF most = hn::Set(d, kUnseen);
+  for (int64_t i = 0; i < count; i += kLanes) most = hn::Max(most, hn::LoadU(d, scores + i));
+  const float high = std::max(*top, hn::GetLane(hn::MaxOfLanes(d, most)));
+  const VF minus = hn::Set(d, -high);
+  VF added = hn::Zero(d);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const VF p = hn::Exp(d, hn::Add(hn::LoadU(d, scores + i), minus));
+    hn::StoreU(p, d, scores + i);
+    added = hn::Add(added, p);
+  }
+  float scale = 1;
+  if (high > *top) {
+    scale = std::exp(*top - high);
+    const VF by = hn::Set(d, scale);
+    map(
+        value_dim, out, [&](VF v) GEMMA4_INLINE { return hn::Mul(v, by); }, out);
+    *top = high;
+  }
+  *total = *total * scale + hn::GetLane(hn::SumOfLanes(d, added));
+}
+
+// One softmax step over positions begin .. end - 1, at most kBlockKeys of them; begin is a multiple of 32.
+void attend_keys(const Task& t, const AttendScratch& s, int64_t begin, int64_t end) {
+  const int64_t dim = t.cache.dim, value_dim = t.cache.value_dim, queries = t.queries();
+  const int64_t tiles = (end - begin + kTileKeys - 1) / kTileKeys;
+  KeyTile key_tiles[kBlockKeys / kTileKeys];
+  for (int64_t i = 0; i < tiles; ++i) {
+    key_tiles[i] = find_tile(t, s, begin + i * kTileKeys, end - 1, i);
+    for (int64_t first = 0; first < queries; first += kTileRows) {
+      kScoreTiles[tile_rows(queries, first) - 1](dim, s.q + first * dim, key_tiles[i].keys,
+                                                 s.scores + first * kScoreStride + i * kTileKeys);
+    }
+  }
+  for (int64_t i = 0; i < queries; ++i) {
+    softmax_step(t.rows[i / t.share], begin, tiles * kTileKeys, s.scores + i * kScoreStride, s.top + i, s.total + i,
+                 s.out + i * value_dim, value_dim);
+  }
+  for (int64_t i = 0; i < tiles;) {  // tiles whose values lie one after the other in one go
+    int64_t run = 1;
+    while (i + run < tiles && key_tiles[i + run].values == key_tiles[i].values + run * kTileKeys * value_dim) ++run;
+    const int64_t keys = std::min(run * kTileKeys, end - begin - i * kTileKeys);
+    for (int64_t first = 0; first < queries; first += kTileRows) {
+      kValueTiles[tile_rows(queries, first) - 1](keys, s.scores + first * kScoreStride + i * kTileKeys,
+                                                 key_tiles[i].values, value_dim, s.out + first * value_dim);
+    }
+    i += run;
+  }
+}
+
+void attend_task(const Task& t, const Tensor& out, const Tensor& q, float* scratch) {
+  const int64_t dim = t.cache.dim, value_dim = t.cache.value_dim, queries = t.queries();
+  const AttendScratch s(scratch, queries, dim, value_dim);
+  pack_queries(t, q, s);
+  std::fill_n(s.out, queries * value_dim, 0.0f);
+  std::fill_n(s.top, queries, -INFINITY);
+  std::fill_n(s.total, queries, 0.0f);
+  int64_t first = t.rows[0].first, last = t.rows[0].last;
+  for (const Row& row : t.rows) {
+    first = std::min<int64_t>(first, row.first);
+    last = std::max<int64_t>(last, row.last);
+  }
+  for (int64_t begin = first / kTileKeys * kTileKeys; begin <= last;) {
+    const int64_t end = std::min(last + 1, begin / kBlockKeys * kBlockKeys + kBlockKeys);
+    attend_keys(t, s, begin, end);
+    begin = end;
+  }
+  for (int64_t i = 0; i < queries; ++i) {
+    const VF by = hn::Set(DF(), s.total[i] > 0 ? 1.0f / s.total[i] : 0.0f);
+    float* to = out.row<float>(i / t.share) + (t.head * t.share + i % t.share) * dim;
+    map(
+        dim, to, [&](VF v) GEMMA4_INLINE { return hn::Mul(v, by); }, s.out + i * value_dim);
+  }
+}
+
+}  // namespace
+
+void Attend(const Context& ctx, const Tensor& out, const Tensor& q, const KvLayout& cache, const Kv& kv,
+            std::span<const Row> rows) {
+  const int64_t share = q.shape[1] / cache.heads;
+  const int64_t block = std::max<int64_t>(1, kQueries / share), count = rows.size();
+  std::vector<int32_t>& plan = ctx.scratch.plan;
+  plan.clear();
+  for (int64_t i = 0; i < count; ++i) {
+    if (plan.empty() || i - plan.back() == block || rows[i].seq != rows[i - 1].seq) plan.push_back(i);
+  }
+  plan.push_back(count);
+  const int64_t blocks = static_cast<int64_t>(plan.size()) - 1;
+  const int64_t floats = AttendScratch::floats(block * share, cache.dim, cache.value_dim);
+  ctx.scratch.reserve_local(floats);
+  ctx.pool.parallel_tasks(blocks * cache.heads, [&](int thread, int64_t task) {
+    const int64_t begin = plan[task % blocks], length = plan[task % blocks + 1] - begin;
+    const Task t{cache, kv, rows.subspan(begin, length), task / blocks, share};
+    attend_task(t, out.slice(begin, length), q.slice(begin, length), ctx.scratch.local(thread));
+  });
+}
+
+}  // namespace gemma4::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace gemma4::cpu {
+
+HWY_EXPORT(Attend);
+void attend(const Context& c, const Tensor& out, const Tensor& q, const KvLayout& cache, const Kv& kv,
+            std::span<const Row> rows) {
+  HWY_DYNAMIC_DISPATCH(Attend)(c, out, q, cache, kv, rows);
+}
+
+void kv_copy_slot(const KvLayout& c, int64_t from, int64_t to) {
+  CHECK(from >= 0 && to >= 0 && from < c.slots && to < c.slots);
+  const auto key = [&](int64_t head, int64_t slot) {
+    return c.keys + (head * c.slots + slot / kTileKeys * kTileKeys) * c.dim + slot % kTileKeys;
+  };
+  for (int64_t head = 0; head < c.heads; ++head) {
+    for (int64_t j = 0; j < c.dim; ++j) key(head, to)[j * kTileKeys] = key(head, from)[j * kTileKeys];
+    std::copy_n(c.values + (head * c.slots + from) * c.value_dim, c.value_dim,
+                c.values + (head * c.slots + to) * c.value_dim);
+  }
+}
+
+void kv_write(const Context& c, const KvLayout& cache, const Kv& kv, const Tensor& k, const Tensor& v,
+              std::span<const Row> rows) {
+  const int64_t dim = cache.dim, count = rows.size();
+  const int64_t grain = std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, count * dim));
+  c.pool.parallel_for(cache.heads, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t head = begin; head < end; ++head) {
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t slot = slot_of(kv, rows[i].seq, rows[i].pos);
+        CHECK(slot >= 0 && slot < cache.slots);
+        const float* from = k.row<float>(i) + head * dim;
+        float* to = cache.keys + (head * cache.slots + slot / kTileKeys * kTileKeys) * dim + slot % kTileKeys;
+        for (int64_t j = 0; j < dim; ++j) to[j * kTileKeys] = from[j];
+        std::copy_n(v.row<float>(i) + head * dim, dim, cache.values + (head * cache.slots + slot) * cache.value_dim);
+      }
+    }
+  });
+}
+
+}  // namespace gemma4::cpu
+#endif

@@ -1,0 +1,102 @@
+// Time of attention at 31B's shapes on the GPU: bytes a second for decode, FLOP a second for prefill (counting only the
+// pairs that the mask admits), beside what a device-to-device copy moves.
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "backend/cuda/runtime/bench_gpu.h"
+
+namespace gemma4 {
+namespace {
+
+struct Shape {
+  int heads, kv_heads, dim, rotated;
+};
+constexpr Shape kSliding = {32, 16, 256, 0}, kFull = {32, 4, 512, 64}, kVision = {16, 16, 72, 0};
+
+// `rows` queries at the end of `length` keys, each seeing `window` back, or all where `whole`.
+void attend(benchmark::State& state, Shape s, int rows, int length, int window, bool whole) {
+  if (!gpu()) return state.SkipWithError("NOT MEASURED: there is no GPU");
+  Backend& b = *gpu();
+  constexpr int kCalls = 16;
+  const int page = whole ? 1 : 64, pages = (length + page - 1) / page;
+  KvConfig config = {int64_t{pages} * page, page, s.kv_heads, s.dim, s.rotated};
+  Kv kv = b.kv_alloc(config);
+  const Tensor norm = b.alloc(DType::kF32, {s.dim});
+  std::vector<float> ones(static_cast<size_t>(s.dim), 1.0f);
+  b.write(norm, ones.data());
+  kv.k_norm = norm;
+  std::vector<uint16_t> noise(static_cast<size_t>(std::max(kv.v.size(), int64_t{rows} * s.heads * s.dim)));
+  uint32_t seed = 1;
+  for (auto& x : noise) {  // float16 of about +-0.01 .. 0.03
+    seed = seed * 1664525u + 1013904223u;
+    x = static_cast<uint16_t>(0x2000u | (seed >> 16 & 0x87ffu));
+  }
+  b.write(kv.v, noise.data());
+  if (kv.k) b.write(kv.k, noise.data());
+  Tensor table;
+  if (!whole) {
+    std::vector<int32_t> order(static_cast<size_t>(pages));
+    for (int i = 0; i < pages; ++i) order[static_cast<size_t>(i)] = i;
+    kv.pages = table = b.alloc(DType::kI32, {1, pages});
+    b.write(kv.pages, order.data());
+  }
+  std::vector<Row> list;
+  double pairs = 0;
+  for (int i = 0; i < rows; ++i) {
+    const int pos = whole ? i : length - rows + i, first = whole ? 0 : std::max(0, pos - window + 1);
+    list.push_back({0, pos, first, whole ? length - 1 : pos});
+    pairs += list.back().last - first + 1;
+  }
+  const Tensor device = b.alloc(DType::kI32, {rows, 4}), q = b.alloc(b.query_type(), {rows, s.heads, s.dim}),
+               out = b.alloc(DType::kBF16, {rows, s.heads, s.dim});
+  b.write(device, list.data());
+  b.write(q, noise.data());
+  static uint64_t key = 1;
+  ++key;
+  const auto issue = [&] {
+    for (int i = 0; i < kCalls; ++i) b.attend(out, q, kv, {device, {list.data(), list.size()}});
+  };
+  for (int i = 0; i < 3; ++i) b.replay(key, issue);
+  b.sync();
+  for (auto _ : state) {
+    b.replay(key, issue);
+    b.sync();
+  }
+  const double calls = static_cast<double>(state.iterations()) * kCalls;
+  state.counters["us"] = benchmark::Counter(calls / 1e6, benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  const double row_bytes = 2.0 * s.kv_heads * (s.rotated ? s.dim + 2 * s.rotated : 2 * s.dim);
+  if (rows == 1) {
+    state.counters["GB/s"] = benchmark::Counter(calls * pairs * row_bytes / 1e9, benchmark::Counter::kIsRate);
+  } else {
+    state.counters["TFLOP/s"] =
+        benchmark::Counter(calls * pairs * s.heads * 4.0 * s.dim / 1e12, benchmark::Counter::kIsRate);
+  }
+  for (const Tensor& t : {kv.k, kv.v, norm, table, device, q, out}) {
+    if (t) b.release(t);
+  }
+}
+
+void register_all() {
+  const auto add = [](const std::string& name, Shape s, int rows, int length, int window, bool whole = false) {
+    benchmark::RegisterBenchmark(name.c_str(), attend, s, rows, length, window, whole)->MinTime(0.1)->UseRealTime();
+  };
+  constexpr int kAll = 1 << 20;
+  for (const int length : {64, 1024, 4096}) add("decode/sliding/" + std::to_string(length), kSliding, 1, length, 1024);
+  for (const int length : {64, 2048, 16384, 65536, 131072}) {
+    add("decode/full/" + std::to_string(length), kFull, 1, length, kAll);
+  }
+  for (const int length : {2048, 32768}) {
+    add("prefill/sliding/2048 of " + std::to_string(length), kSliding, 2048, length, 1024);
+    add("prefill/full/2048 of " + std::to_string(length), kFull, 2048, length, kAll);
+  }
+  for (const int patches : {2520, 10080})
+    add("vision/" + std::to_string(patches), kVision, patches, patches, kAll, true);
+}
+
+const bool kRegistered = (register_all(), true);
+
+}  // namespace
+}  // namespace gemma4

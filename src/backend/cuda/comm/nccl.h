@@ -1,0 +1,58 @@
+// Communicator: one GPU's end of the collective verbs, by NCCL and, for small sums, by peers.h. libnccl.so.2 is opened
+// with dlopen when several GPUs are first asked for, so that builds and single GPUs do without it. Calls are put on the
+// rank's stream and return at once; they may be captured in a graph.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/cuda/megakernel/recorder.h"
+#include "distributed/control_channel.h"
+#include "base/tensor.h"
+
+namespace gemma4::cuda {
+
+class Communicator {
+ public:
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int world() const;
+
+  // As the verbs in backend.h; contiguous x of F32 or BF16 (gather_columns: any stride).
+  void all_reduce(Tensor x, cudaStream_t stream);
+  void broadcast(Tensor x, cudaStream_t stream);
+  void gather_columns(Tensor x, std::span<const int64_t> begins, cudaStream_t stream);
+
+  StepPeers step_peers() const;  // world 1 where sums are NCCL's alone
+
+  void check();                        // throws DeviceError once leave() was called
+  void leave(const std::string& why);  // from any thread: ends what all ranks of the group wait for
+
+ private:
+  friend std::vector<std::unique_ptr<Communicator>> connect_gpus(int count);
+  friend std::unique_ptr<Communicator> connect_process(Link& link, int device);
+  struct Shared;
+  Communicator(std::shared_ptr<Shared> shared, int rank) : shared_(std::move(shared)), rank_(rank) {}
+  template <typename Call>
+  void enqueue(const Call& call);
+
+  std::shared_ptr<Shared> shared_;
+  int rank_;
+};
+
+// Ranks 0 .. count-1 on GPUs 0 .. count-1, which exist. Throws Error where NCCL is missing, DeviceError where it fails.
+// NVLink multicast (NVLS) is left off unless NCCL_NVLS_ENABLE is set: where containers or the fabric manager do not
+// allow it, NCCL fails to start instead of doing without (github.com/pytorch/pytorch/pull/177472).
+std::vector<std::unique_ptr<Communicator>> connect_gpus(int count);
+
+// This process's GPU `device` as the rank of `link`; all its processes call it. Throws as connect_gpus().
+std::unique_ptr<Communicator> connect_process(Link& link, int device);
+
+}  // namespace gemma4::cuda

@@ -1,0 +1,152 @@
+#include "backend/cuda/gemm/select_kernel.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "base/bf16.h"
+#include "base/check.h"
+
+namespace gemma4::cuda {
+namespace {
+
+constexpr const char* kPaired = ", paired";  // after the layout's name in a program
+
+// Min-max quantisation has whole zero points 0..15, which fit 4 bits; HQQ's are fractional.
+bool whole_zeros(const Tensor& zero) {
+  if (zero.dtype != DType::kBF16) return false;
+  for (int64_t row = 0; row < zero.rows(); ++row) {
+    const uint16_t* values = zero.row<const uint16_t>(row);
+    int bad = 0;  // counted without a branch, so that the loop becomes vector instructions
+    for (int64_t i = 0; i < zero.row_size(); ++i) {
+      const float value = bf16_to_float(values[i]);
+      bad += !(value >= 0 && value <= 15 && value == static_cast<float>(static_cast<int>(value)));
+    }
+    if (bad > 0) return false;
+  }
+  return true;
+}
+
+Layout choose_int4(std::span<const Matrix> parts) {
+  const int group = parts[0].group;
+  if (group != 32 && group % 64 != 0) return Layout::kBF16;
+  for (const Matrix& part : parts) {
+    if (part.scale.dtype != DType::kBF16 || part.zero.dtype != DType::kBF16) return Layout::kBF16;
+  }
+  const bool whole = std::ranges::all_of(parts, [](const Matrix& part) { return whole_zeros(part.zero); });
+  if (group == 32) return whole ? Layout::kInt4G32 : Layout::kInt4G32Frac;
+  return whole ? Layout::kInt4G64 : Layout::kInt4G64Frac;
+}
+
+Layout choose_int8(const Matrix& part) {
+  const bool bf16 = part.scale.dtype == DType::kBF16;
+  if (!bf16 && part.scale.dtype != DType::kF32) return Layout::kBF16;
+  if (part.group % 64 == 0) return Layout::kInt8G64;
+  return part.group == 32 && bf16 ? Layout::kInt8G32 : Layout::kBF16;
+}
+
+}  // namespace
+
+int chunk_bytes(Layout layout) {
+  switch (layout) {
+    case Layout::kBF16:
+      return 0;
+    case Layout::kInt4G32:
+      return 592;
+    case Layout::kInt4G64:
+      return 560;
+    case Layout::kInt4G32Frac:
+      return 640;
+    case Layout::kInt4G64Frac:
+    case Layout::kQ4_0:
+      return 576;
+    case Layout::kQ4_K:
+      return 640;
+    case Layout::kQ6_K:
+      return 864;
+    case Layout::kInt8G32:
+    case Layout::kInt8G64:
+    case Layout::kQ8_0:
+      return 1088;
+  }
+  return 0;
+}
+
+const char* layout_name(Layout layout) {
+  constexpr const char* kNames[] = {"bf16", "int4 g32", "int4 g64", "int4 g32 frac", "int4 g64 frac", "q4_0",
+                                    "q4_K", "q6_K",     "int8 g32", "int8 g64",      "q8_0"};
+  return kNames[static_cast<int>(layout)];
+}
+
+Layout choose_layout(std::span<const Matrix> parts) {
+  const Matrix& first = parts[0];
+  if (first.cols % 64 != 0) return Layout::kBF16;
+  switch (first.format) {
+    case Format::kInt4:
+      return choose_int4(parts);
+    case Format::kInt8:
+      return choose_int8(first);
+    case Format::kQ4_0:
+      return Layout::kQ4_0;
+    case Format::kQ8_0:
+      return Layout::kQ8_0;
+    case Format::kQ4_K:
+      return Layout::kQ4_K;
+    case Format::kQ6_K:
+      return Layout::kQ6_K;
+    default:
+      return Layout::kBF16;
+  }
+}
+
+void set_size(DeviceMatrix& w) {
+  if (w.layout == Layout::kBF16) {
+    w.pitch = (w.cols + 7) / 8 * 8;
+    w.bytes = w.rows * w.pitch * 2;
+  } else {
+    const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows;
+    w.bytes = panels * (w.cols / kChunkCols) * kPanelChunks * chunk_bytes(w.layout);
+  }
+}
+
+StoredMatrix describe(const DeviceMatrix& w, int group) {
+  return {w.format, w.rows, w.cols, group, std::string(layout_name(w.layout)) + (w.paired ? kPaired : ""), {}, nullptr};
+}
+
+DeviceMatrix described(const StoredMatrix& stored) {
+  constexpr int64_t kMost = INT32_MAX;  // keeps the products of set_size() within 63 bits
+  DeviceMatrix w;
+  w.format = stored.format, w.rows = stored.rows, w.cols = stored.cols;
+  std::string name = stored.layout;
+  w.paired = name.ends_with(kPaired);
+  if (w.paired) name.resize(name.size() - std::string(kPaired).size());
+  bool good = false;
+  for (int i = 0; i <= static_cast<int>(Layout::kQ8_0); ++i) {
+    if (name == layout_name(static_cast<Layout>(i))) w.layout = static_cast<Layout>(i), good = true;
+  }
+  const bool packed = w.layout != Layout::kBF16;
+  good = good && w.rows > 0 && w.cols > 0 && w.rows <= kMost && w.cols <= kMost && (!packed || w.cols % 64 == 0) &&
+         (!w.paired || (packed && w.rows % 16 == 0));
+  if (good) set_size(w);
+  if (!good || static_cast<uint64_t>(w.bytes) != stored.bytes.size()) {
+    throw Error("a weight of a program for cuda claims to be " + std::to_string(w.rows) + " x " +
+                std::to_string(w.cols) + " in the layout '" + stored.layout + "' in " +
+                std::to_string(stored.bytes.size()) + " bytes, which cannot be");
+  }
+  return w;
+}
+
+Kernel choose_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device) {
+  if (!aligned || w.cols % 8 != 0) return Kernel::kPlain;
+  const bool packed = w.layout != Layout::kBF16;
+  if (device.major >= 9 && packed && n <= kDecodeRows) return Kernel::kDecode;  // needs bulk copies and mbarriers
+  if (w.rows % (w.paired ? 16 : 8) != 0) return Kernel::kPlain;
+  if (device.major == 9 && device.mixed && packed) return Kernel::kMixed;  // wgmma is Hopper's alone
+  return Kernel::kLibrary;
+}
+
+int64_t scratch_rows(int64_t elements, int64_t cols) {
+  return std::clamp<int64_t>(elements / cols / 128, 1, 511) * 128;  // 511: a grid's second dimension ends at 65535
+}
+
+}  // namespace gemma4::cuda

@@ -1,0 +1,217 @@
+// A decode step as one launch, over both kinds of layer, at 31B's shapes and others: it must come as close to the cpu
+// backend's float32 as the same verbs one by one.
+#include <algorithm>
+#include <numeric>
+
+#include "backend/cuda/backend_pair_testing.h"
+#include "model/layer.h"
+
+namespace gemma4 {
+namespace {
+
+struct Sizes {
+  int64_t hidden, inner;
+  int64_t heads, kv_heads[2];  // of sliding and full layers
+};
+
+constexpr int kDim[2] = {256, 512}, kPage = 64, kWindow = 1024, kTurning = 64, kAtOnce = 500;
+
+// One way to compute: a backend, and what it needs for the two layers.
+struct Side {
+  Backend* be;
+  LayerWeights layers[2];
+  Rope rope[2];
+  Kv kv[2];
+  Activations a;
+  Tensor rows, pos;
+};
+
+class CudaStep : public CudaTest {
+ protected:
+  struct Packed {  // random int4 weights; the cpu backend reads them where they are
+    std::vector<std::vector<uint64_t>> codes;
+    std::vector<std::vector<uint16_t>> scales, zeros;
+    std::vector<Matrix> views;
+  };
+
+  Packed pack(int64_t rows, int64_t cols, int parts) {
+    Packed p;
+    const int64_t each = rows / parts, groups = cols / 32;
+    for (int part = 0; part < parts; ++part) {
+      auto& c = p.codes.emplace_back(static_cast<size_t>(each * cols / 16));
+      for (uint64_t& word : c) word = uint64_t{random_()} << 32 | random_();
+      auto& s = p.scales.emplace_back(static_cast<size_t>(groups * each));
+      auto& z = p.zeros.emplace_back(s.size());
+      const float unit = 0.25f / std::sqrt(static_cast<float>(cols));
+      for (uint16_t& scale : s) scale = float_to_bf16(unit * (0.5f + static_cast<float>(random_() % 1024) / 1024));
+      for (uint16_t& zero : z) zero = float_to_bf16(static_cast<float>(6 + random_() % 4));
+      Matrix m;
+      m.format = Format::kInt4, m.rows = each, m.cols = cols, m.group = 32;
+      m.codes = Tensor(c.data(), DType::kU8, {each, cols / 2});
+      m.scale = Tensor(s.data(), DType::kBF16, {groups, each}), m.zero = Tensor(z.data(), DType::kBF16, {groups, each});
+      p.views.push_back(m);
+    }
+    return p;
+  }
+  void linear(Matrix LayerWeights::*where, int kind, int64_t rows, int64_t cols) {
+    packed_.push_back(std::make_unique<Packed>(pack(rows, cols, 1)));
+    const Matrix on_gpu = gpu().upload(packed_.back()->views), on_cpu = cpu_->upload(packed_.back()->views);
+    for (Side& side : sides_) side.layers[kind].*where = side.be == &gpu() ? on_gpu : on_cpu;
+  }
+  void linear(Fused LayerWeights::*where, int kind, int64_t rows, int64_t cols, int parts) {
+    packed_.push_back(std::make_unique<Packed>(pack(rows, cols, parts)));
+    const Matrix on_gpu = gpu().upload(packed_.back()->views), on_cpu = cpu_->upload(packed_.back()->views);
+    for (Side& side : sides_) side.layers[kind].*where = {{{side.be == &gpu() ? on_gpu : on_cpu, 0}}, rows};
+  }
+  // `about` 0.1 for queries: scores of some units, as trained models have; with larger ones a softmax is one key's.
+  std::vector<float> weight(Tensor LayerWeights::*where, int kind, int64_t size, float about = 1) {
+    std::vector<float> values = normal(size, 0.1f);
+    for (float& value : values) value = round_to_bf16(about * (1 + value));
+    for (Side& side : sides_) side.layers[kind].*where = put(*side.be, DType::kF32, {size}, values);
+    return values;
+  }
+
+  // Keys and values of `tokens` earlier positions, the same in all caches.
+  void remember(int kind, int tokens, const std::vector<float>& k_norm) {
+    const int64_t heads = sizes_.kv_heads[kind], dim = kDim[kind], half = dim / 2;
+    for (int begin = 0; begin < tokens; begin += kAtOnce) {
+      const int64_t count = std::min(kAtOnce, tokens - begin);
+      const std::vector<float> v = normal(count * heads * dim, 1);
+      std::vector<float> k = normal(count * heads * dim, 1);
+      for (size_t i = 0; kind == 1 && i < k.size(); ++i) {  // there K is V times its norm's weight where it never turns
+        const size_t e = i % static_cast<size_t>(dim);
+        if (static_cast<int64_t>(e) % half >= kTurning) k[i] = v[i] * k_norm[e];
+      }
+      std::vector<Row> rows;
+      for (int i = 0; i < count; ++i) rows.push_back({0, begin + i, 0, begin + i});
+      for (Side& side : sides_) {
+        const DType type = side.be->activation_type();
+        const Tensor device = side.be->alloc(DType::kI32, {count, 4});
+        side.be->write(device, rows.data());
+        const Tensor kt = put(*side.be, type, {count, heads, dim}, k), vt = put(*side.be, type, {count, heads, dim}, v);
+        side.be->kv_write(side.kv[kind], kt, vt, {device, rows});
+        side.be->sync();
+        for (const Tensor& t : {device, kt, vt}) side.be->release(t);
+      }
+    }
+  }
+
+  void make(const Sizes& sizes, int tokens) {
+    if (!cpu_) cpu_ = make_cpu(0);
+    sizes_ = sizes;
+    packed_.clear();
+    sides_[0].be = sides_[1].be = &gpu(), sides_[2].be = cpu_.get();
+    const int64_t hidden = sizes.hidden;
+    const int pages = (tokens + kPage - 1) / kPage + 1;
+    std::vector<int32_t> order(static_cast<size_t>(pages));
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random_);
+    int64_t qkv_max = 0;
+    for (int kind = 0; kind < 2; ++kind) {
+      const int64_t q = sizes.heads * kDim[kind], kv = sizes.kv_heads[kind] * kDim[kind];
+      const int64_t qkv = q + kv * (kind ? 1 : 2);
+      qkv_max = std::max(qkv_max, qkv);
+      linear(&LayerWeights::qkv, kind, qkv, hidden, 1);
+      linear(&LayerWeights::o, kind, hidden, q);
+      linear(&LayerWeights::gate_up, kind, 2 * sizes.inner, hidden, 2);
+      linear(&LayerWeights::down, kind, hidden, sizes.inner);
+      for (auto where : {&LayerWeights::input_norm, &LayerWeights::post_attention_norm,
+                         &LayerWeights::pre_feedforward_norm, &LayerWeights::post_feedforward_norm}) {
+        weight(where, kind, hidden);
+      }
+      weight(&LayerWeights::q_norm, kind, kDim[kind], 0.1f);
+      const std::vector<float> k_norm = weight(&LayerWeights::k_norm, kind, kDim[kind]);
+      std::vector<float> inv(static_cast<size_t>(kDim[kind] / 2), 0.0f);
+      for (int i = 0; i < (kind ? kTurning : kDim[kind] / 2); ++i) {
+        inv[static_cast<size_t>(i)] = std::pow(1e4f, -2.0f * static_cast<float>(i) / static_cast<float>(kDim[kind]));
+      }
+      for (Side& side : sides_) {
+        side.layers[kind].scalar = 0.7f;
+        side.rope[kind] = {put(*side.be, DType::kF32, {1, kDim[kind] / 2}, inv), kDim[kind]};
+        side.kv[kind] = side.be->kv_alloc(
+            {int64_t{pages} * kPage, kPage, static_cast<int>(sizes.kv_heads[kind]), kDim[kind], kind ? kTurning : 0});
+        side.kv[kind].pages = side.be->alloc(DType::kI32, {1, pages});
+        side.be->write(side.kv[kind].pages, order.data());
+        if (kind) side.kv[kind].k_norm = side.layers[kind].k_norm;
+      }
+      remember(kind, tokens, k_norm);
+    }
+    for (Side& side : sides_) {
+      Backend& be = *side.be;
+      const DType act = be.activation_type();
+      Activations& a = side.a;
+      a.x = be.alloc(be.residual_type(), {1, hidden});
+      const DType product = be.product_type();
+      a.h = be.alloc(act, {1, hidden}), a.y = be.alloc(product, {1, hidden});
+      a.qkv = be.alloc(product, {1, qkv_max}), a.values = be.alloc(product, {1, 512 * sizes.kv_heads[0]});
+      if (be.query_type() != product) a.query = be.alloc(be.query_type(), {1, sizes.heads * 512});
+      a.o = be.alloc(act, {1, sizes.heads * 512});
+      a.gate_up = be.alloc(act, {1, 2 * sizes.inner}), a.act = be.alloc(act, {1, sizes.inner});
+      side.rows = be.alloc(DType::kI32, {2, 4}), side.pos = be.alloc(DType::kI32, {1, 1});
+    }
+  }
+
+  void issue(Side& side) {  // both layers, twice
+    side.be->norm(attention_input(*side.be, side.a, side.layers[0]), side.a.x, side.layers[0].input_norm, 1e-6f);
+    for (int i = 0; i < 4; ++i) {
+      const int kind = i % 2;
+      const Rows rows{side.rows.slice(kind, 1), std::span(host_ + kind, 1)};
+      const LayerShape shape{sizes_.heads, sizes_.kv_heads[kind], kDim[kind], kind == 0};
+      run_layer(*side.be, side.a, side.layers[kind], {shape, side.pos, &side.rope[kind], &side.kv[kind], &rows, 1e-6f},
+                i == 3 ? nullptr : &side.layers[1 - kind]);
+    }
+  }
+
+  void expect_close(int pos, uint64_t key) {
+    host_[0] = {0, pos, std::max(0, pos - kWindow + 1), pos}, host_[1] = {0, pos, 0, pos};
+    const std::vector<float> x = normal(sizes_.hidden, 1);
+    std::vector<float> got[3];
+    for (int i = 0; i < 3; ++i) {
+      Side& side = sides_[i];
+      side.be->write(side.rows, host_), side.be->write(side.pos, &pos), side.be->write(side.a.x, x.data());
+      i == 0 ? side.be->replay(key, [&] { issue(side); }) : issue(side);
+      got[i] = get(*side.be, side.a.x);
+    }
+    const double plain = distance(got[1], got[2]), step = distance(got[0], got[2]);
+    EXPECT_LT(step, 1.2 * plain + 1e-3) << "position " << pos;
+    EXPECT_LT(plain, 0.05) << "position " << pos;
+    EXPECT_NE(got[0], got[1]) << "rounded alike: the verbs ran one by one, not as a step";
+    EXPECT_GT(distance(got[2], x), 0.1) << "the layers did nothing";
+    worst_[0] = std::max(worst_[0], step), worst_[1] = std::max(worst_[1], plain);
+  }
+
+  Sizes sizes_;
+  std::unique_ptr<Backend> cpu_;
+  std::vector<std::unique_ptr<Packed>> packed_;
+  Side sides_[3];  // the step as one launch, the verbs one by one, the cpu backend
+  Row host_[2];
+  double worst_[2] = {};
+};
+
+TEST_F(CudaStep, EqualsTheVerbsAt31B) {
+  make({5376, 21504, 32, {16, 4}}, 5000);
+  // A key is run as it is, captured, then replayed. Then every edge of a tile, a page, a share and the window.
+  for (const int pos : {0, 1, 2, 15, 16, 17, 63, 64, 127, 128, 129, 700, 1023, 1024, 1025, 1501, 4095, 4999}) {
+    expect_close(pos, 77);
+  }
+  RecordProperty("step", std::to_string(worst_[0])), RecordProperty("verbs", std::to_string(worst_[1]));
+  std::printf("31B shapes, distance to float32: step %.1e, verbs %.1e\n", worst_[0], worst_[1]);
+}
+
+TEST_F(CudaStep, EqualsTheVerbsAtASmallShape) {  // small enough for compute-sanitizer
+  make({640, 1280, 4, {4, 2}}, 150);
+  for (const int pos : {0, 131, 132}) expect_close(pos, 76);
+}
+
+TEST_F(CudaStep, EqualsTheVerbsAtOtherShapes) {
+  uint64_t key = 78;
+  for (const Sizes& sizes :
+       {Sizes{1024, 2048, 8, {4, 1}}, Sizes{640, 1280, 4, {4, 2}}, Sizes{1920, 6912, 16, {2, 2}}}) {
+    make(sizes, 3000);
+    for (const int pos : {0, 5, 130, 131, 132, 2999}) expect_close(pos, key);
+    ++key;
+  }
+}
+
+}  // namespace
+}  // namespace gemma4

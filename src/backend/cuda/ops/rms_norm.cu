@@ -1,0 +1,252 @@
+// norm and residual_norm: RMS over the last dimension, in float32. HBM-bound: each element is read once into registers.
+#include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/device/reduce.cuh"
+#include "backend/cuda/runtime/dispatch.cuh"
+#include "backend/cuda/runtime/launch.cuh"
+#include "backend/cuda/ops/ops.h"
+
+namespace gemma4::cuda {
+namespace {
+
+// One vector to normalise for each (row, item): at row * stride + item * dim.
+struct Items {
+  int64_t x_stride, out_stride;  // elements between rows
+  int per_row, dim;
+};
+
+// A block for each vector; each thread keeps kChunks groups of 8 elements. dim % 8 == 0, everything 16-byte aligned.
+template <typename X, typename Out, int kChunks>
+__global__ void norm_block(Out* out, const X* x, const float* weight, Items items, float eps) {
+  __shared__ float scratch[32];
+  grid_release();
+  grid_wait();
+  const int64_t row = blockIdx.x / items.per_row, item = blockIdx.x % items.per_row;
+  x += row * items.x_stride + item * items.dim;
+  out += row * items.out_stride + item * items.dim;
+  float value[kChunks][8];
+  float squares = 0;
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const int at = (c * blockDim.x + threadIdx.x) * 8;
+    if (at < items.dim) {
+      load8(x + at, value[c]);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) squares += value[c][i] * value[c][i];
+    }
+  }
+  const float factor = rsqrtf(block_sum(squares, scratch) / items.dim + eps);
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const int at = (c * blockDim.x + threadIdx.x) * 8;
+    if (at >= items.dim) continue;
+    float w[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    if (weight) load8(weight + at, w);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) w[i] *= value[c][i] * factor;
+    store8(out + at, w);
+  }
+}
+
+// A warp for each vector, any dim and alignment.
+template <typename X, typename Out>
+__global__ void norm_warp(Out* out, const X* x, const float* weight, Items items, int64_t count, float eps) {
+  grid_release();
+  grid_wait();
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+  if (index >= count) return;
+  const int lane = threadIdx.x % 32;
+  x += index / items.per_row * items.x_stride + index % items.per_row * items.dim;
+  out += index / items.per_row * items.out_stride + index % items.per_row * items.dim;
+  float squares = 0;
+  for (int i = lane; i < items.dim; i += 32) squares += to_float(x[i]) * to_float(x[i]);
+  const float factor = rsqrtf(warp_sum(squares) / items.dim + eps);
+  for (int i = lane; i < items.dim; i += 32) {
+    out[i] = from_float<Out>(to_float(x[i]) * factor * (weight ? weight[i] : 1.0f));
+  }
+}
+
+constexpr int kBlock = 1024;  // threads at most
+
+int block_threads(int dim) {
+  const int wanted = (dim / 8 + 31) / 32 * 32;
+  return wanted < kBlock ? wanted : kBlock;
+}
+
+template <typename X, typename Out>
+void norm_typed(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float eps) {
+  const int dim = static_cast<int>(last_dim(x));
+  const Items items = {x.stride, out.stride, static_cast<int>(x.row_size() / dim), dim};
+  const int64_t count = x.size() / dim;
+  const float* w = data<float>(weight);
+  const bool vectors = dim % 8 == 0 && dim >= 512 && dim <= 2 * 8 * kBlock && aligned8(x) && aligned8(out) &&
+                       (!w || reinterpret_cast<uintptr_t>(w) % 16 == 0);
+  const unsigned blocks = static_cast<unsigned>(count);
+  if (vectors && dim <= 8 * kBlock) {
+    launch(stream, blocks, block_threads(dim), 0, norm_block<X, Out, 1>, data<Out>(out), data<X>(x), w, items, eps);
+  } else if (vectors) {
+    launch(stream, blocks, kBlock, 0, norm_block<X, Out, 2>, data<Out>(out), data<X>(x), w, items, eps);
+  } else {
+    launch(stream, static_cast<unsigned>((count + 7) / 8), 256, 0, norm_warp<X, Out>, data<Out>(out), data<X>(x), w,
+           items, count, eps);
+  }
+}
+
+struct Residual {
+  int64_t out_stride, x_stride, y_stride;
+  int dim;
+  float scale, eps;
+};
+
+// A block for each row; thread t keeps elements 8t .. 8t+7, so dim <= 8 * threads.
+template <typename X, typename Y, typename Out>
+__global__ void residual_norm_block(Out* out, X* x, const Y* y, const float* post, const float* next, Residual p) {
+  __shared__ float scratch[32];
+  const int at = threadIdx.x * 8;
+  const bool mine = at < p.dim;
+  float w_post[8], w_next[8];
+  if (mine) {  // weights: no kernel writes them, so they are fetched before the wait
+    load8(post + at, w_post);
+    if (out) load8(next + at, w_next);
+  }
+  grid_release();
+  grid_wait();
+  x += blockIdx.x * p.x_stride;
+  y += blockIdx.x * p.y_stride;
+  float a[8], b[8];
+  float squares = 0;
+  if (mine) {
+    load8(y + at, b);
+    load8(x + at, a);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) squares += b[i] * b[i];
+  }
+  const float factor = rsqrtf(block_sum(squares, scratch) / p.dim + p.eps);
+  squares = 0;
+  if (mine) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      a[i] = (a[i] + b[i] * factor * w_post[i]) * p.scale;
+      squares += a[i] * a[i];
+    }
+    store8(x + at, a);
+  }
+  if (!out) return;
+  const float next_factor = rsqrtf(block_sum(squares, scratch) / p.dim + p.eps);
+  if (!mine) return;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) a[i] *= next_factor * w_next[i];
+  store8(out + blockIdx.x * p.out_stride + at, a);
+}
+
+__device__ __forceinline__ float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
+__device__ __forceinline__ float4 load4(const __nv_bfloat16* from) {
+  const uint2 raw = *reinterpret_cast<const uint2*>(from);
+  const float2 low = unpack_bf16x2(raw.x), high = unpack_bf16x2(raw.y);
+  return make_float4(low.x, low.y, high.x, high.y);
+}
+__device__ __forceinline__ void store4(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
+__device__ __forceinline__ void store4(__nv_bfloat16* to, float4 x) {
+  *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16x2(x.x, x.y), pack_bf16x2(x.z, x.w));
+}
+__device__ __forceinline__ void store4(__half* to, float4 x) {
+  *reinterpret_cast<uint2*>(to) = make_uint2(pack_f16x2(x.x, x.y), pack_f16x2(x.z, x.w));
+}
+__device__ __forceinline__ float squared(float4 x) { return x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w; }
+
+constexpr int kRowsOfBlock = 4;  // of the kernel below
+
+// A warp for each row of 128 * kParts: no barrier, and all of a row's loads in flight. For many short rows.
+template <typename X, typename Y, typename Out, int kParts>
+__global__ void __launch_bounds__(kRowsOfBlock * 32)
+    residual_norm_warp(Out* out, X* x, const Y* y, const float* post, const float* next, Residual p, int rows) {
+  grid_release();
+  grid_wait();
+  const int row = blockIdx.x * kRowsOfBlock + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (row >= rows) return;
+  x += row * p.x_stride + lane * 4;
+  y += row * p.y_stride + lane * 4;
+  post += lane * 4;
+  float4 a[kParts], b[kParts];
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) b[i] = load4(y + i * 128);
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) a[i] = load4(x + i * 128);
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) squares += squared(b[i]);
+  const float factor = rsqrtf(warp_sum(squares) / p.dim + p.eps);
+  squares = 0;
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) {
+    const float4 w = load4(post + i * 128);
+    a[i].x = (a[i].x + b[i].x * factor * w.x) * p.scale;
+    a[i].y = (a[i].y + b[i].y * factor * w.y) * p.scale;
+    a[i].z = (a[i].z + b[i].z * factor * w.z) * p.scale;
+    a[i].w = (a[i].w + b[i].w * factor * w.w) * p.scale;
+    squares += squared(a[i]);
+    store4(x + i * 128, a[i]);
+  }
+  if (!out) return;
+  const float next_factor = rsqrtf(warp_sum(squares) / p.dim + p.eps);
+  out += row * p.out_stride + lane * 4;
+  next += lane * 4;
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) {
+    const float4 w = load4(next + i * 128);
+    store4(out + i * 128, make_float4(a[i].x * next_factor * w.x, a[i].y * next_factor * w.y,
+                                      a[i].z * next_factor * w.z, a[i].w * next_factor * w.w));
+  }
+}
+
+// The vision tower's rows: 1152 elements, many of them.
+constexpr int kParts = 9, kWarpRowsMin = 64;
+
+}  // namespace
+
+void norm(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float eps) {
+  CHECK(out.size() == x.size() && last_dim(out) == last_dim(x) && out.rows() == x.rows());
+  CHECK(!weight || (weight.dtype == DType::kF32 && weight.size() == last_dim(x)));
+  with_type(x.dtype, [&](auto* xt) {
+    with_wider_type(out.dtype, [&](auto* ot) {
+      norm_typed<std::remove_pointer_t<decltype(xt)>, std::remove_pointer_t<decltype(ot)>>(stream, out, x, weight, eps);
+    });
+  });
+}
+
+void residual_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next,
+                   float eps) {
+  const int dim = static_cast<int>(x.row_size());
+  CHECK(y.rows() == x.rows() && y.row_size() == dim);
+  const auto plain = [&](const Tensor& w) {
+    return w && w.dtype == DType::kF32 && w.size() == dim && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
+  };
+  const bool fused = dim % 8 == 0 && dim <= 8 * kBlock && aligned8(x) && aligned8(y) && plain(post) &&
+                     (!out || (aligned8(out) && plain(next) && out.dtype != DType::kF32));
+  if (!fused) {
+    norm(stream, y, y, post, eps);
+    add(stream, x, y, scale);
+    if (out) norm(stream, out, x, next, eps);
+    return;
+  }
+  const Residual p = {out.stride, x.stride, y.stride, dim, scale, eps};
+  with_type(x.dtype, [&](auto* xt) {
+    with_type(y.dtype, [&](auto* yt) {
+      using X = std::remove_pointer_t<decltype(xt)>;
+      using Y = std::remove_pointer_t<decltype(yt)>;
+      const auto start = [&](auto* to) {
+        using Out = std::remove_pointer_t<decltype(to)>;
+        if (dim == 128 * kParts && x.rows() >= kWarpRowsMin) {
+          launch(stream, static_cast<unsigned>((x.rows() + kRowsOfBlock - 1) / kRowsOfBlock), kRowsOfBlock * 32, 0,
+                 residual_norm_warp<X, Y, Out, kParts>, to, data<X>(x), data<Y>(y), data<float>(post),
+                 data<float>(next), p, static_cast<int>(x.rows()));
+          return;
+        }
+        launch(stream, static_cast<unsigned>(x.rows()), block_threads(dim), 0, residual_norm_block<X, Y, Out>, to,
+               data<X>(x), data<Y>(y), data<float>(post), data<float>(next), p);
+      };
+      out&& out.dtype == DType::kF16 ? start(data<__half>(out)) : start(data<__nv_bfloat16>(out));
+    });
+  });
+}
+
+}  // namespace gemma4::cuda

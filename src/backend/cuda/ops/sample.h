@@ -1,0 +1,69 @@
+// Choosing tokens on the device. backend/sample.h is the definition; the kernels keep the 64 best of each row in order,
+// which decides greedy choice, top_k up to 64, and nearly every draw without top_k. What they cannot decide (a larger
+// top_k, a nucleus or a draw past the 64 best) goes through the host's definition, with one wait.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cuda/runtime/memory.h"
+#include "backend/sample.h"
+
+namespace gemma4::cuda {
+
+// One row's wishes, as the kernels read them.
+struct SampleRow {
+  double uniform;  // in [0, 1)
+  float temperature, top_p, min_p;
+  int top_k;  // 0: all
+  int greedy;
+  int weigh_all;  // the total over all logits is needed (no top_k)
+  int edited;     // row of the edit buffer, or -1: the logits as they are
+  float repetition, presence, frequency;
+  int bias_begin, bias_end, counts_begin, counts_end;  // pairs in the edit words
+  int allowed_begin, allowed_words;                    // words; 0: all ids allowed
+};
+
+inline constexpr int kSampleBlock = 4096;  // logits a block sorts
+inline constexpr int kSampleKept = 64;     // of which it keeps the best
+
+struct SampleCall {
+  int32_t* ids;        // [rows]
+  const void* logits;  // [rows, vocab], BF16 or F32
+  bool bf16;
+  int64_t stride;
+  int rows, vocab;
+  const SampleRow* wishes;  // [rows]
+  const uint32_t* words;    // biases, counts and masks
+  float* edited;            // [edited rows, vocab]
+  uint64_t* best;           // [rows, blocks, kSampleKept]
+  double* totals;           // [rows, blocks]
+  int* undecided;           // [rows]: 1 where the host must choose
+};
+
+void launch_sample(cudaStream_t stream, const SampleCall& call, bool edits);
+
+class DeviceSampler {
+ public:
+  explicit DeviceSampler(Memory* memory) : memory_(memory) {}
+  void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling, Staging& staging, cudaStream_t stream);
+
+ private:
+  void* grow(int which, int64_t bytes);
+  void choose_on_host(Tensor ids, Tensor logits, std::span<const Sampling> sampling, const std::vector<int>& rows,
+                      Staging& staging, cudaStream_t stream);
+
+  Memory* memory_;
+  void* buffers_[6] = {};  // device: wishes, words, edited, best, totals, undecided
+  int64_t sizes_[6] = {};
+  std::vector<SampleRow> wishes_;
+  std::vector<uint32_t> words_;
+  std::vector<float> row_;
+  std::vector<uint16_t> raw_;
+  std::vector<int32_t> candidates_;
+};
+
+}  // namespace gemma4::cuda

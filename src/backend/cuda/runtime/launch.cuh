@@ -1,0 +1,79 @@
+// Launching kernels with programmatic dependent launch: the next kernel of the stream may be set up, and may prefetch
+// what no kernel of this pass writes (weights), while this one drains. The rule that makes it safe: every kernel
+// launched with launch() calls grid_wait() before it touches anything that an earlier kernel wrote or still reads, in
+// every thread that touches such a thing; grid_wait() returns when all earlier grids are complete and visible.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <atomic>
+#include <cstdint>
+#include <utility>
+
+#include "backend/cuda/runtime/error.h"
+
+namespace gemma4::cuda {
+
+// Waits for every earlier kernel of the stream. A no-op below sm_90 and for a plain launch.
+__device__ __forceinline__ void grid_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel be set up once every block of this grid has called it (or ended). Says nothing about memory.
+__device__ __forceinline__ void grid_release() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Whether the device knows programmatic dependent launch.
+inline bool overlaps_launches() {
+  static const bool yes = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  }();
+  return yes;
+}
+
+template <typename... Params, typename... Args>
+void launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(Params...),
+            Args&&... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlaps_launches() ? 1 : 0;
+  CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...));
+}
+
+// Raises a kernel's limit of dynamic shared memory; call before a launch that needs more than 48 KB.
+template <typename Kernel>
+void allow_shared(Kernel* kernel, size_t bytes) {
+  CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(bytes)));
+}
+
+// The same, once for each device; `done` is a static of the caller, one for each kernel.
+struct AllowedOn {
+  std::atomic<uint64_t> devices{0};  // bit d: device d
+};
+template <typename Kernel>
+void allow_shared_once(Kernel* kernel, size_t bytes, AllowedOn& done) {
+  int device = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  const uint64_t bit = uint64_t{1} << (device % 64);
+  if (done.devices.load(std::memory_order_relaxed) & bit) return;
+  allow_shared(kernel, bytes);
+  done.devices.fetch_or(bit, std::memory_order_relaxed);
+}
+
+}  // namespace gemma4::cuda

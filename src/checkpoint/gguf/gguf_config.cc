@@ -1,0 +1,283 @@
+#include "checkpoint/gguf/gguf_config.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/json_text.h"
+
+namespace gemma4 {
+namespace {
+
+using nlohmann::json;
+
+// Where the value of a key is a number or one number for each layer: that of each layer.
+std::vector<int64_t> per_layer(const Gguf& gguf, const std::string& key, int64_t layers) {
+  const GgufValue* value = gguf.find(key);
+  if (value == nullptr || value->type != GgufType::kArray) {
+    return std::vector<int64_t>(static_cast<size_t>(layers), gguf.integer(key));
+  }
+  std::vector<int64_t> numbers = gguf.integers(key);
+  if (static_cast<int64_t>(numbers.size()) < layers) {
+    throw Error(gguf.what + ": " + key + " has " + std::to_string(numbers.size()) + " values for " +
+                std::to_string(layers) + " layers");
+  }
+  numbers.resize(static_cast<size_t>(layers));
+  return numbers;
+}
+
+// The one value that all layers of a kind have; `kind` selects by is_sliding. 0 where there is no such layer.
+int64_t of_kind(const Gguf& gguf, const std::string& key, const std::vector<int64_t>& values,
+                const std::vector<int64_t>& is_sliding, bool kind) {
+  int64_t found = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    if ((is_sliding[i] != 0) != kind) continue;
+    if (found != 0 && values[i] != found) {
+      throw Error(gguf.what + ": " + key + " differs between layers of one kind; that is not supported");
+    }
+    found = values[i];
+  }
+  return found;
+}
+
+// Leading ones of rope_freqs are the pairs that rotate; the others are divided by something huge, so that they do not.
+double rotated_share(const Gguf& gguf, int64_t head_dim) {
+  const GgufTensor* tensor = gguf.tensor(kRopeFreqs);
+  if (tensor == nullptr) throw Error(gguf.what + " lacks the tensor " + kRopeFreqs);
+  if (tensor->format != Format::kF32 || tensor->shape != std::vector<int64_t>{head_dim / 2}) {
+    throw Error(gguf.what + ": " + kRopeFreqs + " is not F32 with half a head's size");
+  }
+  std::vector<float> factors(static_cast<size_t>(head_dim / 2));
+  std::memcpy(factors.data(), tensor->data.data(), tensor->data.size());
+  const size_t rotated = static_cast<size_t>(std::count(factors.begin(), factors.end(), 1.f));
+  for (size_t i = 0; i < factors.size(); ++i) {
+    if (i < rotated ? factors[i] != 1 : !(factors[i] > 1e20f)) {
+      throw Error(gguf.what + ": " + kRopeFreqs + " is not ones followed by huge numbers");
+    }
+  }
+  return static_cast<double>(rotated) / static_cast<double>(factors.size());
+}
+
+// On full layers without a V projection, V is K's.
+bool k_is_v(const Gguf& gguf, const std::vector<int64_t>& is_sliding) {
+  int64_t with = 0, without = 0;
+  for (size_t i = 0; i < is_sliding.size(); ++i) {
+    if (is_sliding[i]) continue;
+    ++(gguf.tensor("blk." + std::to_string(i) + ".attn_v.weight") ? with : without);
+  }
+  if (with && without) throw Error(gguf.what + ": some full-attention layers have attn_v and some have not");
+  return without > 0;
+}
+
+// What would change the positions' arithmetic and has no counterpart in config.json.
+void check_rope(const Gguf& gguf, int64_t head_dim, int64_t head_dim_swa) {
+  const auto scaling = gguf.string("gemma4.rope.scaling.type", "none");
+  if (scaling != "none" && gguf.real("gemma4.rope.scaling.factor", 1) != 1) {
+    throw Error(gguf.what + ": its positions are scaled (gemma4.rope.scaling.type " + printable(scaling) +
+                "); that is not supported");
+  }
+  if (gguf.integer("gemma4.rope.dimension_count", head_dim) != head_dim ||
+      gguf.integer("gemma4.rope.dimension_count_swa", head_dim_swa) != head_dim_swa) {
+    throw Error(gguf.what + ": gemma4.rope.dimension_count is not a whole head; that is not supported");
+  }
+}
+
+json text_config(const Gguf& gguf) {
+  const auto integer = [&](const char* key) { return gguf.integer(std::string("gemma4.") + key); };
+  const int64_t layers = integer("block_count");
+  // Layers beyond any model's would make arrays of any size.
+  if (layers < 1 || layers > 10'000) throw Error(gguf.what + ": gemma4.block_count is out of range");
+  const auto list = [&](const char* key) { return per_layer(gguf, std::string("gemma4.") + key, layers); };
+  const auto sliding = list("attention.sliding_window_pattern");
+  const auto kind = [&](const char* key, bool is_sliding) {
+    return of_kind(gguf, key, list(key), sliding, is_sliding);
+  };
+  const int64_t head_dim = integer("attention.key_length"), head_dim_swa = integer("attention.key_length_swa");
+  if (head_dim < 2 || head_dim > 65536) throw Error(gguf.what + ": gemma4.attention.key_length is out of range");
+  if (integer("attention.value_length") != head_dim || integer("attention.value_length_swa") != head_dim_swa) {
+    throw Error(gguf.what + ": keys and values have different sizes");
+  }
+  check_rope(gguf, head_dim, head_dim_swa);
+  const auto heads = list("attention.head_count"), widths = list("feed_forward_length");
+  if (std::count(heads.begin(), heads.end(), heads[0]) != layers ||
+      std::count(widths.begin(), widths.end(), widths[0]) != layers) {
+    throw Error(gguf.what + ": head_count or feed_forward_length differs between layers; that is not supported");
+  }
+  const int64_t kv_sliding = kind("attention.head_count_kv", true), kv_full = kind("attention.head_count_kv", false);
+  json types = json::array();
+  for (const int64_t s : sliding) types.push_back(s ? "sliding_attention" : "full_attention");
+  const GgufTensor* embedding = gguf.tensor("token_embd.weight");
+  if (embedding == nullptr || embedding->shape.size() != 2) throw Error(gguf.what + " lacks token_embd.weight");
+  const bool shared = k_is_v(gguf, sliding);
+  json config = {
+      {"model_type", "gemma4_text"},
+      {"vocab_size", embedding->shape[0]},
+      {"hidden_size", integer("embedding_length")},
+      {"intermediate_size", widths[0]},
+      {"num_hidden_layers", layers},
+      {"layer_types", types},
+      {"num_attention_heads", heads[0]},
+      {"num_key_value_heads", kv_sliding ? kv_sliding : kv_full},
+      {"num_global_key_value_heads", kv_full ? kv_full : kv_sliding},
+      {"head_dim", head_dim_swa},
+      {"global_head_dim", head_dim},
+      {"attention_k_eq_v", shared},
+      {"sliding_window", integer("attention.sliding_window")},
+      {"rms_norm_eps", gguf.real("gemma4.attention.layer_norm_rms_epsilon")},
+      {"hidden_activation", "gelu_pytorch_tanh"},
+      {"max_position_embeddings", integer("context_length")},
+      {"attention_bias", false},
+      {"use_bidirectional_attention", "vision"},  // llama.cpp takes it for granted; E2B and E4B are refused below
+      {"hidden_size_per_layer_input", gguf.integer("gemma4.embedding_length_per_layer_input", 0)},
+      {"num_kv_shared_layers", gguf.integer("gemma4.attention.shared_kv_layers", 0)},
+      {"enable_moe_block", gguf.integer("gemma4.expert_count", 0) > 0},
+      {"use_double_wide_mlp", false},
+      {"tie_word_embeddings", gguf.tensor("output.weight") == nullptr},
+      {"final_logit_softcapping", gguf.real("gemma4.final_logit_softcapping", 0)},
+  };
+  if (config["final_logit_softcapping"] == 0.0) config["final_logit_softcapping"] = nullptr;
+  if (!shared && kv_full && kv_full != kv_sliding) {
+    throw Error(gguf.what + ": full layers with attn_v and their own number of KV heads are not supported");
+  }
+  config["rope_parameters"] = {
+      {"sliding_attention",
+       {{"rope_type", "default"}, {"rope_theta", gguf.real("gemma4.rope.freq_base_swa", 10000.0)}}},
+      {"full_attention",
+       {{"rope_type", "proportional"},
+        {"rope_theta", gguf.real("gemma4.rope.freq_base")},
+        {"partial_rotary_factor", kv_full ? rotated_share(gguf, head_dim) : 1.0}}},
+  };
+  return config;
+}
+
+json vision_config(const Gguf& gguf, int64_t hidden) {
+  const auto integer = [&](const char* key) { return gguf.integer(std::string("clip.vision.") + key); };
+  const auto kind = gguf.string("clip.vision.projector_type", gguf.string("clip.projector_type", ""));
+  if (kind != "gemma4v") throw Error(gguf.what + ": its projector is '" + printable(kind) + "', not gemma4v");
+  if (integer("projection_dim") != hidden) {
+    throw Error(gguf.what + " belongs to a model of another size: it makes embeddings of " +
+                std::to_string(integer("projection_dim")) + ", the text model's are " + std::to_string(hidden));
+  }
+  const GgufTensor* table = gguf.tensor("v.position_embd.weight");
+  if (table == nullptr || table->shape.size() != 3 || table->shape[0] != 2) {
+    throw Error(gguf.what + ": v.position_embd.weight is missing or not [2, positions, width]");
+  }
+  const int64_t width = integer("embedding_length"), heads = integer("attention.head_count");
+  const int64_t patch = integer("patch_size"), pool = gguf.integer("clip.vision.projector.scale_factor", 3);
+  if (heads < 1 || width < 1 || width % heads != 0) throw Error(gguf.what + ": its heads do not divide its width");
+  if (patch < 1 || patch > 1024 || pool < 1 || pool > 1024) throw Error(gguf.what + ": bad patch or pooling size");
+  // Most files do not say how many soft tokens the model was trained for; Gemma 4's is 280.
+  const int64_t pixels = gguf.integer("clip.vision.image_max_pixels", 0);
+  const int64_t budget = pixels > 0 ? pixels / (patch * patch * pool * pool) : 280;
+  return {
+      {"model_type", "gemma4_vision"},
+      {"hidden_size", width},
+      {"intermediate_size", integer("feed_forward_length")},
+      {"num_hidden_layers", integer("block_count")},
+      {"num_attention_heads", heads},
+      {"num_key_value_heads", heads},
+      {"head_dim", width / heads},
+      {"hidden_activation", "gelu_pytorch_tanh"},
+      {"rms_norm_eps", gguf.real("clip.vision.attention.layer_norm_epsilon")},
+      {"patch_size", patch},
+      {"pooling_kernel_size", pool},
+      {"position_embedding_size", table->shape[1]},
+      {"default_output_length", budget},
+      {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 100.0}}},  // fixed in llama.cpp too
+      {"standardize", gguf.tensor("v.std_bias") != nullptr},
+      {"use_clipped_linears", false},
+      {"attention_bias", false},
+  };
+}
+
+int64_t token_id(const Gguf& gguf, std::string_view text) {
+  const auto& tokens = gguf.strings("tokenizer.ggml.tokens");
+  const auto it = std::find(tokens.begin(), tokens.end(), text);
+  return it == tokens.end() ? -1 : it - tokens.begin();
+}
+
+void add_token(json& config, const char* key, const Gguf& gguf, std::string_view text) {
+  if (const int64_t id = token_id(gguf, text); id >= 0) config[key] = id;
+}
+
+json stop_ids(const Gguf& gguf, bool tool_response) {
+  json ids = json::array({gguf.integer("tokenizer.ggml.eos_token_id", 1)});
+  const auto add = [&](std::string_view text) {
+    const int64_t id = token_id(gguf, text);
+    if (id >= 0 && std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+  };
+  add("<eos>");
+  add("<turn|>");
+  if (tool_response) add("<|tool_response>");
+  return ids;
+}
+
+}  // namespace
+
+bool is_vision_gguf(const Gguf& gguf) {
+  return gguf.string("general.architecture", "") == "clip" || gguf.string("general.type", "") == "mmproj";
+}
+
+std::string config_from_gguf(const Gguf& text, const Gguf* vision) {
+  const auto architecture = text.string("general.architecture");
+  if (architecture != "gemma4") {
+    throw Error(text.what + " holds a model of the architecture '" + printable(architecture) + "', not gemma4");
+  }
+  json config = {{"architectures", {"Gemma4ForConditionalGeneration"}},
+                 {"model_type", "gemma4"},
+                 {"dtype", "bfloat16"},
+                 {"audio_config", nullptr},
+                 {"text_config", text_config(text)}};
+  json& inner = config["text_config"];
+  inner["pad_token_id"] = text.integer("tokenizer.ggml.padding_token_id", 0);
+  inner["bos_token_id"] = text.integer("tokenizer.ggml.bos_token_id", 2);
+  inner["eos_token_id"] = text.integer("tokenizer.ggml.eos_token_id", 1);
+  config["tie_word_embeddings"] = inner["tie_word_embeddings"];
+  config["eos_token_id"] = stop_ids(text, false);
+  add_token(config, "image_token_id", text, "<|image|>");
+  add_token(config, "boi_token_id", text, "<|image>");
+  add_token(config, "eoi_token_id", text, "<image|>");
+  add_token(config, "audio_token_id", text, "<|audio|>");
+  add_token(config, "video_token_id", text, "<|video|>");
+  if (vision != nullptr) {
+    config["vision_config"] = vision_config(*vision, inner["hidden_size"].get<int64_t>());
+    config["vision_soft_tokens_per_image"] = config["vision_config"]["default_output_length"];
+  } else {
+    config["vision_config"] = nullptr;  // said, not left out: parse_config() asks for one or the other
+  }
+  return config.dump(2);
+}
+
+std::string generation_config_from_gguf(const Gguf& text) {
+  // The published generation_config.json of all Gemma 4 chat models, where the file does not say otherwise.
+  const json config = {{"do_sample", true},
+                       {"temperature", text.real("general.sampling.temp", 1.0)},
+                       {"top_k", text.integer("general.sampling.top_k", 64)},
+                       {"top_p", text.real("general.sampling.top_p", 0.95)},
+                       {"bos_token_id", text.integer("tokenizer.ggml.bos_token_id", 2)},
+                       {"pad_token_id", text.integer("tokenizer.ggml.padding_token_id", 0)},
+                       {"eos_token_id", stop_ids(text, true)}};
+  return config.dump(2);
+}
+
+TokenizerData tokenizer_from_gguf(const Gguf& text) {
+  TokenizerData data;
+  const auto model = text.string("tokenizer.ggml.model");
+  if (model != "gemma4") {
+    throw Error(text.what + ": its tokenizer is of the kind '" + printable(model) + "'; gemma4 is read");
+  }
+  const auto& tokens = text.strings("tokenizer.ggml.tokens");
+  data.tokens.assign(tokens.begin(), tokens.end());
+  if (text.find("tokenizer.ggml.scores")) data.scores = text.floats("tokenizer.ggml.scores");
+  for (const int64_t type : text.integers("tokenizer.ggml.token_type")) {
+    data.types.push_back(static_cast<int32_t>(std::clamp<int64_t>(type, 0, INT32_MAX)));
+  }
+  const auto& merges = text.strings("tokenizer.ggml.merges");
+  data.merges.assign(merges.begin(), merges.end());
+  if (data.types.size() != data.tokens.size() || (!data.scores.empty() && data.scores.size() != data.tokens.size())) {
+    throw Error(text.what + ": its tokens, types and scores are not equally many");
+  }
+  return data;
+}
+
+}  // namespace gemma4

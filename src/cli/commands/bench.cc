@@ -1,0 +1,484 @@
+// gemma4 bench: how fast a checkpoint runs here. Prompts of several lengths, decode at several depths and batch sizes,
+// pictures of several budgets; beside each decode the share of what the machine can do at most, measured in the same
+// run: on a cpu the roofline of read bandwidth and multiply-adds, on a GPU the bandwidth of copies.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <numeric>
+#include <random>
+
+#include "backend/roofline.h"
+#include "base/check.h"
+#include "base/json.h"
+#include "checkpoint/safetensors.h"
+#include "cli/commands/bench_load.h"
+#include "cli/cli.h"
+#include "cli/engine_flags.h"
+#include "cli/commands/processes.h"
+#include "cli/commands/profiled_backend.h"
+#include "image/patches.h"
+#include "image/resize.h"
+#include "model/model.h"
+
+namespace gemma4 {
+namespace {
+
+using nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+struct Flags {
+  EngineOptions engine;  // where it runs
+  std::string dump;
+  int chunk = 2048, steps = 32, repeat = 3;
+  std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
+                   images = {280, 1120};
+  bool json = false, profile = false, load = false, processes = false;
+};
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+bool is_image_budget(int budget) { return std::ranges::find(kImageBudgets, budget) != std::end(kImageBudgets); }
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// One model, and sequences of random tokens on it. Sequence 0 may grow to the greatest depth, the others stay short.
+class Bench {
+ public:
+  Bench(const Flags& flags, const Checkpoint& checkpoint, const Ranks& ranks)
+      : flags_(flags), config_(parse_config(checkpoint.config)), backend_(ranks[0]) {
+    const int seqs = *std::max_element(flags.batches.begin(), flags.batches.end());
+    int longest = flags.chunk;
+    for (int n : flags.prompts) longest = std::max(longest, n);
+    for (int n : flags.depths) longest = std::max(longest, n);
+    longest += 2 * flags.steps + 16;
+    options_ = options_for(config_, longest, flags.chunk, seqs);
+    options_.vision = config_.has_vision && !flags.images.empty();
+    const int shorter =
+        std::min(flat_pages(kBatchDepth + 2 * flags.steps + 16, options_.page), options_.pages_per_seq[kFull]);
+    options_.pages[kFull] = options_.pages_per_seq[kFull] + (seqs - 1) * shorter;
+    model_ = std::make_unique<Model>(checkpoint, ranks, options_);
+    const Stored stored = stored_weights(checkpoint);
+    step_bytes_ = model_->step_bytes() > 0 ? model_->step_bytes() : stored.bytes;
+    step_weights_ = stored.count;
+    int next[kKinds] = {0, 0};
+    for (int s = 0; s < seqs; ++s) {
+      for (const Kind kind : {kSliding, kFull}) {
+        const int count = kind == kFull && s > 0 ? shorter : options_.pages_per_seq[kind];
+        std::vector<int32_t> pages(static_cast<size_t>(count));
+        std::iota(pages.begin(), pages.end(), next[kind]);
+        next[kind] += count;
+        model_->set_pages(kind, s, pages);
+      }
+    }
+  }
+
+  // Computes positions begin .. end-1 of sequence `seq` in chunks; the last one chooses a token.
+  double prefill(int seq, int begin, int end) {
+    backend_.sync();
+    const auto start = Clock::now();
+    for (int at = begin; at < end; at += flags_.chunk) {
+      Batch batch;
+      for (int p = at; p < std::min(at + flags_.chunk, end); ++p) append_row(batch, config_, token(), seq, p, -1);
+      if (at + flags_.chunk >= end) want(batch, static_cast<int32_t>(batch.ids.size()) - 1);
+      model_->forward(batch);
+    }
+    backend_.sync();
+    return seconds_since(start);
+  }
+
+  // Mean seconds of a step that adds one token to each of `seqs` sequences at position `depth`.
+  double decode(int seqs, int depth) {
+    const auto step = [&](int pos) {
+      Batch batch;
+      for (int s = 0; s < seqs; ++s) {
+        append_row(batch, config_, token(), s, pos, -1);
+        want(batch, s);
+      }
+      model_->forward(batch);
+    };
+    for (int i = 0; i < 3; ++i) step(depth);  // records the graph
+    std::vector<double> times;
+    for (int r = 0; r < flags_.repeat; ++r) {
+      backend_.sync();
+      const auto start = Clock::now();
+      for (int i = 0; i < flags_.steps; ++i) step(depth + i);
+      times.push_back(seconds_since(start) / flags_.steps);
+    }
+    return median(times);
+  }
+
+  // An image that fills `budget` soft tokens, pixels given: all of it, and the tower alone with the pixels on the
+  // device.
+  struct ImageTimes {
+    int patches;
+    double encode_s, tower_s;
+  };
+  ImageTimes image(int budget) {
+    const int pool = config_.vision.pool, side = static_cast<int>(std::sqrt(budget));
+    int width = side;
+    while (budget % width != 0) --width;
+    const int cols = width * pool, rows = budget / width * pool;
+    const int patches = rows * cols;
+    std::vector<float> values(static_cast<size_t>(patches) * static_cast<size_t>(config_.vision.patch_dim()));
+    for (float& v : values) v = std::uniform_real_distribution<float>(0, 1)(random_);
+    std::vector<int32_t> xy;
+    for (int y = 0; y < rows; ++y) {
+      for (int x = 0; x < cols; ++x) xy.insert(xy.end(), {x, y});
+    }
+    const bool graphs = backend_.name() == std::string("cuda");  // the second and third run of a size record one
+    const auto timed = [&](int warm_ups, const auto& work) {
+      std::vector<double> times;
+      for (int r = 0; r < flags_.repeat + warm_ups; ++r) {
+        backend_.sync();
+        const auto start = Clock::now();
+        work();
+        backend_.sync();
+        if (r >= warm_ups) times.push_back(seconds_since(start));
+      }
+      return median(times);
+    };
+    std::vector<Model::Soft> results;  // given back only when the clock stands
+    const double encode = timed(graphs ? 3 : 1, [&] {
+      results.push_back(model_->encode({values.data(), xy.data(), patches}));
+    });
+    return {patches, encode, timed(0, [&] { model_->encode_again(); })};
+  }
+
+  // Seconds from the pixels of a picture of 1600 x 1200 to patches, on one thread of the host.
+  double preprocess(int budget) {
+    Image image{1600, 1200, std::vector<uint8_t>(size_t{1600} * 1200 * 3)};
+    for (uint8_t& v : image.rgb) v = static_cast<uint8_t>(random_());
+    std::vector<double> times;
+    for (int r = 0; r < flags_.repeat; ++r) {
+      const auto start = Clock::now();
+      preprocess_image(image, budget, config_.vision.patch, config_.vision.pool);
+      times.push_back(seconds_since(start));
+    }
+    return median(times);
+  }
+
+  // Bytes a second, read plus written, of a copy between two large pages of a cache.
+  double copy_bandwidth() {
+    const int page = backend_.name() == std::string("cuda") ? 1 << 16 : 1 << 12;
+    const Kv kv = backend_.kv_alloc({2 * int64_t{page}, page, 8, 512, 0});
+    std::vector<double> times;
+    for (int r = 0; r < 6; ++r) {
+      backend_.sync();
+      const auto start = Clock::now();
+      for (int i = 0; i < 4; ++i) backend_.kv_copy(kv, i % 2, 1 - i % 2);
+      backend_.sync();
+      times.push_back(seconds_since(start) / 4);
+    }
+    const double bytes = 2.0 * static_cast<double>(kv.k.bytes() + kv.v.bytes()) / 2;
+    backend_.kv_release(kv);
+    return bytes / median(times);
+  }
+
+  // Keeps the logits of the last pass under `name` for dump(). Tokens are the same in every run with these flags, so
+  // two runs' logits can be compared.
+  void keep_logits(const std::string& name, int rows) {
+    if (flags_.dump.empty()) return;
+    std::vector<float>& logits = logits_[name];
+    logits.resize(static_cast<size_t>(rows) * static_cast<size_t>(config_.vocab));
+    model_->read_logits(logits.data());
+  }
+
+  void dump() const {
+    std::vector<SafetensorsEntry> entries;
+    for (const auto& [name, values] : logits_) {
+      entries.push_back({name, DType::kF32, {static_cast<int64_t>(values.size()) / config_.vocab, config_.vocab}});
+    }
+    SafetensorsWriter writer(flags_.dump, entries, {});
+    for (const auto& [name, values] : logits_) writer.write(name, 0, values.data(), values.size() * sizeof(float));
+    writer.commit();
+  }
+
+  const Config& config() const { return config_; }
+  // Bytes of weights that a step reads on one device: as the backend stores them where it says, else as the checkpoint
+  // does (all devices' then).
+  int64_t step_bytes() const { return step_bytes_; }
+  // How many weights a step multiplies each of its rows by.
+  int64_t step_weights() const { return step_weights_; }
+  static constexpr int kBatchDepth = 64;  // where batches of several sequences are measured
+
+ private:
+  int32_t token() { return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab)); }
+
+  struct Stored {
+    int64_t count = 0, bytes = 0;
+  };
+  static Stored stored_weights(const Checkpoint& checkpoint) {
+    Stored all;
+    const auto add = [&](const Weight& weight) {
+      all.count += std::accumulate(weight.shape.begin(), weight.shape.end(), int64_t{1}, std::multiplies<>());
+      all.bytes += static_cast<int64_t>(weight.bytes);
+    };
+    for (const auto& [name, weight] : checkpoint.weights) {
+      if (name.starts_with("layers.") && name.ends_with("_proj.weight")) add(weight);
+    }
+    const Weight* head = checkpoint.find("lm_head.weight");
+    if (!head) head = checkpoint.find("embed_tokens.weight");
+    if (head) add(*head);
+    return all;
+  }
+
+  static void want(Batch& batch, int32_t row) {
+    batch.logit_rows.push_back(row);
+    Sampling sampling;
+    sampling.top_k = 64, sampling.top_p = 0.95f, sampling.seed = 1;
+    batch.sampling.push_back(sampling);
+  }
+
+  Flags flags_;
+  Config config_;
+  Backend& backend_;  // of rank 0
+  ModelOptions options_;
+  std::unique_ptr<Model> model_;
+  int64_t step_bytes_ = 0, step_weights_ = 0;
+  std::mt19937_64 random_{7};
+  std::map<std::string, std::vector<float>> logits_;  // [rows, vocabulary] each
+};
+
+// A line of the table and its twin in the JSON.
+struct Line {
+  std::string what;
+  double ms, per_second;
+  const char* unit;
+  double gbytes = 0, share = 0;  // weights read a second, and the share of the limit
+  double gflops = 0;             // on a cpu
+  double times_one = 0;          // several sequences: tokens a second over those of one
+  Roofline roof = {};            // on a cpu: measured beside this line
+};
+
+void print(const std::vector<Line>& lines, bool roofline) {
+  std::printf("%-28s %10s %12s %8s %10s", "what", "ms", "a second", "", "GB/s");
+  if (roofline) {
+    std::printf(" %10s %8s %12s %11s", "GFLOP/s", "of roof", "read at most", "FMA at most");
+  } else {
+    std::printf(" %8s", "of copy");
+  }
+  std::printf(" %7s\n", "x one");
+  for (const Line& line : lines) {
+    std::printf("%-28s %10.2f %12.1f %-8s", line.what.c_str(), line.ms, line.per_second, line.unit);
+    if (line.gbytes > 0) std::printf(" %10.1f", line.gbytes);
+    if (line.gbytes > 0 && roofline) {
+      std::printf(" %10.1f %7.1f%% %12.1f %11.1f", line.gflops, 100 * line.share, line.roof.bytes_per_second / 1e9,
+                  line.roof.flops_per_second / 1e9);
+    } else if (line.gbytes > 0) {
+      std::printf(" %7.1f%%", 100 * line.share);
+    }
+    if (line.times_one > 0) std::printf(" %7.2f", line.times_one);
+    std::printf("\n");
+  }
+}
+
+// Compares decode steps with what the machine can do at most.
+class Limits {
+ public:
+  Limits(const Flags& flags, const Bench& bench, double copy) : bench_(bench), copy_(copy) {
+    if (flags.engine.backend == "cpu") meter_ = std::make_unique<RooflineMeter>(flags.engine.threads);
+  }
+
+  // `measure` gives the seconds of a step for `seqs` sequences. The roofline is the better of before and after.
+  Line line(const std::string& what, int seqs, const std::function<double()>& measure) {
+    const Roofline before = meter_ ? meter_->measure() : Roofline();
+    const double seconds = measure();
+    const Roofline after = meter_ ? meter_->measure() : Roofline();
+    const auto bytes = static_cast<double>(bench_.step_bytes());
+    Line line{what, 1e3 * seconds, seqs / seconds, "tokens", bytes / seconds / 1e9, bytes / seconds / copy_};
+    if (!meter_) return line;
+    line.roof = {std::max(before.bytes_per_second, after.bytes_per_second),
+                 std::max(before.flops_per_second, after.flops_per_second)};
+    const double flops = 2.0 * seqs * static_cast<double>(bench_.step_weights());
+    line.gflops = flops / seconds / 1e9;
+    line.share = line.roof.least_seconds(bytes, flops) / seconds;
+    return line;
+  }
+
+ private:
+  const Bench& bench_;
+  double copy_;
+  std::unique_ptr<RooflineMeter> meter_;
+};
+
+std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
+  std::vector<Line> lines;
+  const auto say = [&](const Line& line) {
+    lines.push_back(line);
+    std::fprintf(stderr, "%s: %.2f ms, %.1f %s a second\n", line.what.c_str(), line.ms, line.per_second, line.unit);
+  };
+  Limits limits(flags, bench, copy);
+  bench.prefill(0, 0, std::min(flags.chunk, 512));  // sets up kernels
+  for (int n : flags.prompts) {
+    double seconds = bench.prefill(0, 0, n);
+    if (n <= 8192) seconds = std::min(seconds, bench.prefill(0, 0, n));
+    bench.keep_logits("prompt." + std::to_string(n), 1);
+    say({"prompt of " + std::to_string(n), 1e3 * seconds, n / seconds, "tokens"});
+  }
+  int filled = 0;  // of sequence 0
+  for (int depth : flags.depths) {
+    if (depth > filled) bench.prefill(0, filled, depth);
+    filled = std::max(filled, depth);
+    say(limits.line("decode at " + std::to_string(depth), 1, [&] { return bench.decode(1, depth); }));
+    bench.keep_logits("decode." + std::to_string(depth), 1);
+  }
+  double one = 0;  // tokens a second of one sequence
+  for (int seqs : flags.batches) {
+    if (flags.batches.size() == 1 && seqs == 1) break;
+    for (int s = 0; s < seqs; ++s) bench.prefill(s, 0, Bench::kBatchDepth);
+    Line line = limits.line("decode, batch of " + std::to_string(seqs), seqs,
+                            [&] { return bench.decode(seqs, Bench::kBatchDepth); });
+    if (seqs == 1) one = line.per_second;
+    if (seqs > 1 && one > 0) line.times_one = line.per_second / one;
+    say(line);
+    bench.keep_logits("batch." + std::to_string(seqs), seqs);
+  }
+  for (int budget : flags.images) {
+    if (!bench.config().has_vision) break;
+    const Bench::ImageTimes times = bench.image(budget);
+    const std::string of = " of " + std::to_string(budget);
+    const auto image = [&](const std::string& what, double seconds) {
+      say({what, 1e3 * seconds, 1 / seconds, "images"});
+    };
+    image("image" + of + " (" + std::to_string(times.patches) + ")", times.encode_s);
+    image("its tower" + of, times.tower_s);
+    if (is_image_budget(budget)) image("preprocessing" + of, bench.preprocess(budget));
+  }
+  return lines;
+}
+
+void add_flags(CommandLine& line, Flags& flags) {
+  flags.engine.backend = "cuda";
+  line.option("--model", flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
+      .required();
+  add_mmproj_flag(line, flags.engine.mmproj);
+  line.option("--backend", flags.engine.backend, "cuda, cpu or ref").show_default();
+  line.option("--threads", flags.engine.threads, "threads of the cpu backend (0: all cores)").between(0, 1024);
+  add_gpus_flag(line, flags.engine.gpus);
+  add_processes_flag(line, flags.processes);
+  line.option("--prompts", flags.prompts, "prompt lengths").positive().separated_by_commas().show_default();
+  line.option("--depths", flags.depths, "tokens before the decoded ones")
+      .not_negative()
+      .separated_by_commas()
+      .show_default();
+  line.option("--batches", flags.batches, "sequences decoded together").positive().separated_by_commas().show_default();
+  line.option("--images", flags.images, "image budgets in soft tokens (0: no images)")
+      .not_negative()
+      .separated_by_commas()
+      .show_default();
+  line.option("--chunk", flags.chunk, "prompt tokens computed at once").positive().show_default();
+  line.option("--steps", flags.steps, "decode steps of a measurement").positive().show_default();
+  line.option("--repeat", flags.repeat, "measurements, of which the median counts").positive().show_default();
+  line.flag("--profile", flags.profile, "instead: the time of each verb, waiting for the device around it");
+  line.flag("--load", flags.load, "instead: the time to the first token and whose memory the weights are in");
+  line.flag("--json", flags.json, "results as JSON on stdout");
+  line.option("--dump", flags.dump, "write the last logits of each line to FILE as safetensors, to compare runs");
+}
+
+// Where the time of one thing goes, the costly first.
+void print_profile(const std::string& what, ProfiledBackend& profiled) {
+  const auto totals = profiled.take();
+  std::vector<std::pair<std::string, ProfiledBackend::Total>> lines(totals.begin(), totals.end());
+  std::sort(lines.begin(), lines.end(),
+            [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  double all = 0;
+  for (const auto& line : lines) all += line.second.seconds;
+  std::printf("\n%s: %.2f ms in verbs\n", what.c_str(), 1e3 * all);
+  for (const auto& [verb, total] : lines) {
+    std::printf("  %-28s %6lld calls %10.1f us each %10.2f ms %6.1f%%\n", verb.c_str(),
+                static_cast<long long>(total.calls), 1e6 * total.seconds / static_cast<double>(total.calls),
+                1e3 * total.seconds, 100 * total.seconds / all);
+  }
+}
+
+// Of rank 0; its collective verbs count the time that others let it wait.
+void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
+  ProfiledBackend profiled(ranks[0]);
+  ranks.replace(profiled);
+  Flags short_flags = flags;
+  short_flags.steps = 1, short_flags.repeat = 1;
+  Bench bench(short_flags, checkpoint, ranks);
+  const int n = flags.prompts.empty() ? flags.chunk : flags.prompts[std::min<size_t>(1, flags.prompts.size() - 1)];
+  bench.prefill(0, 0, std::min(n, 2 * flags.chunk));
+  profiled.take();
+  bench.prefill(0, 0, n);
+  print_profile("prompt of " + std::to_string(n), profiled);
+  bench.decode(1, n);
+  profiled.take();
+  bench.decode(1, n);
+  print_profile("4 decode steps at " + std::to_string(n), profiled);
+  for (int budget : flags.images) {
+    if (!bench.config().has_vision) break;
+    bench.image(budget);
+    print_profile("images of " + std::to_string(budget), profiled);
+  }
+}
+
+int bench(const Flags& flags) {
+  const auto start = Clock::now();
+  const Checkpoint checkpoint = open_checkpoint(flags.engine.model, flags.engine.mmproj);
+  const Ranks ranks = make_ranks(flags.engine.backend, flags.engine.threads, flags.engine.gpus, flags.engine.link);
+  if (flags.profile) {
+    profile(flags, checkpoint, ranks);
+    return kExitOk;
+  }
+  Bench bench(flags, checkpoint, ranks);
+  ranks[0].sync();
+  const double load = seconds_since(start), memory = static_cast<double>(ranks.memory_used()) / 1e9;
+  const double copy = bench.copy_bandwidth();
+  const std::string where = ranks.world() > 1 ? " on each of " + std::to_string(ranks.world()) + " devices" : "";
+  std::fprintf(stderr,
+               "loaded in %.2f s, %.2f GB of memory; a step reads %.2f GB of weights%s; copies move %.0f GB/s\n", load,
+               memory, static_cast<double>(bench.step_bytes()) / 1e9, where.c_str(), copy / 1e9);
+  const std::vector<Line> lines = measure(flags, bench, copy);
+  if (!flags.dump.empty()) bench.dump();
+  if (!flags.json) {
+    print(lines, flags.engine.backend == "cpu");
+    return kExitOk;
+  }
+  ordered_json out = {{"model", flags.engine.model.string()},
+                      {"backend", ranks[0].name()},
+                      {"gpus", ranks.world()},
+                      {"load_s", load},
+                      {"memory_bytes", ranks.memory_used()},
+                      {"weights_bytes_per_step", bench.step_bytes()},
+                      {"copy_bytes_per_s", copy},
+                      {"results", ordered_json::array()}};
+  for (const Line& line : lines) {
+    ordered_json result = {{"what", line.what}, {"ms", line.ms}, {std::string(line.unit) + "_per_s", line.per_second}};
+    const bool roofline = line.roof.bytes_per_second > 0;
+    if (line.gbytes > 0) result["gb_per_s"] = line.gbytes, result[roofline ? "of_roofline" : "of_copy"] = line.share;
+    if (roofline) {
+      result["gflop_per_s"] = line.gflops;
+      result["read_gb_per_s_at_most"] = line.roof.bytes_per_second / 1e9;
+      result["gflop_per_s_at_most"] = line.roof.flops_per_second / 1e9;
+    }
+    if (line.times_one > 0) result["times_one"] = line.times_one;
+    out["results"].push_back(result);
+  }
+  std::printf("%s\n", out.dump(2).c_str());
+  return kExitOk;
+}
+
+}  // namespace
+
+int bench_command(int argc, char** argv) {
+  CommandLine line("gemma4 bench", "Measure how fast a checkpoint runs here.");
+  Flags flags;
+  add_flags(line, flags);
+  if (const auto code = line.parse(argc, argv)) return *code;
+  if (flags.batches.empty()) flags.batches = {1};
+  std::erase(flags.images, 0);
+  if (flags.load) {
+    if (flags.processes) throw Error("bench --load measures one GPU; leave --one-process-per-gpu away");
+    return bench_load({flags.engine.model, flags.engine.backend, flags.engine.threads, flags.json});
+  }
+  return in_processes(flags.processes, flags.engine, [&] { return bench(flags); });
+}
+
+}  // namespace gemma4

@@ -1,0 +1,158 @@
+// gemma4 export: a checkpoint in another program's format, or as a program of its own.
+#include "cli/commands/export.h"
+
+#include <cstdio>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "checkpoint/gguf/gguf_export.h"
+#include "checkpoint/mlx.h"
+#include "checkpoint/names.h"
+#include "cli/cli.h"
+#include "cli/command_line.h"
+#include "model/weights.h"
+#include "program/export.h"
+#include "quant/blocks.h"
+#include "text/tokenizer/tokenizer.h"
+
+namespace gemma4 {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kExportAbout =
+    "Writes a checkpoint in another program's format, or as a program that starts without laying out weights.\n\n"
+    "gguf: a file for llama.cpp. Its matrices become --type; ggml blocks of a .gguf source stay as they are unless "
+    "--type is given.\n"
+    "With --mmproj the vision half is written beside it as mmproj-NAME; --no-vision, in any format, leaves it out.\n"
+    "mlx: a directory for mlx-lm and mlx-vlm, its text matrices quantised to --bits in groups of --group columns.\n"
+    "program: a directory for gemma4 itself, its weights as the kernels of --backend read them: run, serve and\n"
+    "applications (program.h) map it. The checkpoint may be of any kind; its weights keep their formats.\n"
+    "Exit codes: 0 written, 2 bad input.";
+
+// The type that a flag names; kNone for an empty one.
+Format type_named(const std::string& name, const char* flag) {
+  if (name.empty()) return Format::kNone;
+  std::string known;
+  for (int i = 1; i < static_cast<int>(std::size(kFormats)); ++i) {
+    const auto format = static_cast<Format>(i);
+    const bool plain = format == Format::kF32 || format == Format::kF16 || format == Format::kBF16;
+    if (!plain && !can_pack_blocks(format)) continue;
+    if (info(format).name == name) return format;
+    known += (known.empty() ? "" : ", ") + std::string(info(format).name);
+  }
+  throw Error(std::string(flag) + " is one of " + known + ", not " + name);
+}
+
+TokenizerData tokenizer_arrays(const Checkpoint& checkpoint) {
+  if (!checkpoint.tokenizer.tokens.empty()) return checkpoint.tokenizer;
+  if (checkpoint.tokenizer.json.empty()) throw Error(checkpoint.path.string() + " has no tokenizer.json");
+  TokenizerArrays arrays = Tokenizer::from_json(checkpoint.tokenizer.json).to_arrays();
+  return {"", std::move(arrays.tokens), std::move(arrays.scores), std::move(arrays.types), std::move(arrays.merges)};
+}
+
+// Refuses what could be exported but run nowhere, before anything is written.
+void check_source(const Checkpoint& checkpoint, bool with_vision) {
+  const Config config = parse_config(checkpoint.config);
+  require_weights(checkpoint, config);
+  if (with_vision && !config.has_vision) throw Error(checkpoint.path.string() + " has no vision tower to export");
+}
+
+void drop_vision(Checkpoint& checkpoint) {
+  checkpoint.config = without_vision(checkpoint.config);
+  std::erase_if(checkpoint.order, [](const std::string& name) { return is_vision_tensor(name); });
+  std::erase_if(checkpoint.weights, [](const auto& weight) { return is_vision_tensor(weight.first); });
+}
+
+void export_gguf(const ExportFlags& flags) {
+  if (flags.no_vision && flags.with_vision) throw Error("--mmproj and --no-vision contradict each other");
+  const Checkpoint checkpoint = open_source(flags.model, flags.vision);
+  GgufExport options;
+  const Format type = type_named(flags.type, "--type");
+  options.keep_blocks = type == Format::kNone;
+  if (type != Format::kNone) options.type = type;
+  options.embedding = type_named(flags.embedding_type, "--embedding-type");
+  std::error_code ignored;
+  const fs::path chat_template = flags.model / "chat_template.jinja";
+  if (fs::exists(chat_template, ignored)) options.chat_template = read_file(chat_template);
+  check_source(checkpoint, flags.with_vision);
+  ThreadPool pool(flags.threads);
+  export_gguf_text(checkpoint, tokenizer_arrays(checkpoint), options, flags.output, pool);
+  std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
+  if (!flags.with_vision) return;
+  const fs::path vision = flags.output.parent_path() / ("mmproj-" + flags.output.filename().string());
+  export_gguf_vision(checkpoint, options, vision, pool);
+  std::fprintf(stderr, "wrote %s\n", vision.c_str());
+}
+
+void write_mlx(const ExportFlags& flags) {
+  Checkpoint checkpoint = open_source(flags.model, flags.vision);
+  if (checkpoint.tokenizer.json.empty()) {
+    throw Error(checkpoint.path.string() + " has no tokenizer.json, which an MLX directory needs");
+  }
+  check_source(checkpoint, false);
+  if (flags.no_vision) drop_vision(checkpoint);
+  ThreadPool pool(flags.threads);
+  export_mlx(checkpoint, {flags.bits, flags.group}, flags.model, flags.output, pool);
+  std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
+}
+
+void write_program(const ExportFlags& flags) {
+  const Checkpoint checkpoint = open_source(flags.model, flags.vision);
+  export_program(checkpoint,
+                 {.backend = flags.backend,
+                  .threads = flags.threads,
+                  .max_seq_len = flags.max_seq_len,
+                  .vision = !flags.no_vision,
+                  .source = flags.model,
+                  .source_vision = flags.vision},
+                 flags.output);
+  std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
+}
+
+struct ExportFormat {
+  const char* name;
+  void (*write)(const ExportFlags&);
+};
+
+constexpr ExportFormat kExportFormats[] = {
+    {"gguf", export_gguf},
+    {"mlx", write_mlx},
+    {"program", write_program},
+};
+
+void write_format(const ExportFlags& flags) {
+  std::string known;
+  for (const ExportFormat& format : kExportFormats) {
+    if (flags.format == format.name) return format.write(flags);
+    known += (known.empty() ? "" : ", ") + std::string(format.name);
+  }
+  throw Error("--format is one of " + known + ", not " + flags.format);
+}
+
+}  // namespace
+
+int export_command(int argc, char** argv) {
+  ExportFlags flags;
+  CommandLine line("gemma4 export", kExportAbout);
+  line.option("--format", flags.format, "What to write: gguf, mlx or program").required();
+  line.option("--model-dir,--model", flags.model, "The checkpoint to read: a directory or a .gguf file").required();
+  line.option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
+  line.option("--output,--output-dir", flags.output, "The file or directory to write").required();
+  line.option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)");
+  line.option("--embedding-type", flags.embedding_type, "gguf: type of the embedding table");
+  line.flag("--mmproj", flags.with_vision, "gguf: write the vision half as well");
+  line.option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8");
+  line.option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128");
+  line.option("--backend", flags.backend, "program: the backend that will run it: cpu, cuda or ref").show_default();
+  line.option("--max-seq-len", flags.max_seq_len, "program: tokens of prompt and answer together (default: 4096)")
+      .between(3, 1 << 30);
+  line.flag("--no-vision", flags.no_vision,
+            "Leave the vision tower out: what is written reads text alone (gguf: so it is unless --mmproj is given)");
+  line.option("--threads", flags.threads, "Threads to convert with; 0: one a core").not_negative();
+  if (const auto code = line.parse(argc, argv)) return *code;
+  write_format(flags);
+  return kExitOk;
+}
+
+}  // namespace gemma4

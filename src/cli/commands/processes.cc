@@ -1,0 +1,53 @@
+#include "cli/commands/processes.h"
+
+#include <csignal>
+#include <cstdlib>
+
+#include "base/check.h"
+#include "distributed/launcher_env.h"
+#include "model/rank_commands.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr std::chrono::seconds kMeeting{60};
+
+// A launcher sends its signals to every process: what they mean is rank 0's to say.
+int follow_rank_0(const EngineOptions& options) {
+  std::signal(SIGINT, SIG_IGN);
+  std::signal(SIGTERM, SIG_IGN);
+  const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj);
+  const Ranks ranks = make_ranks(options.backend, options.threads, 1, options.link);
+  follow(checkpoint, ranks);
+  return kExitOk;
+}
+
+}  // namespace
+
+void add_processes_flag(CommandLine& line, bool& wanted) {
+  line.flag("--one-process-per-gpu", wanted,
+            "This process is one of several that mpirun, srun or torchrun starts with the same options, each with "
+            "a GPU; on several hosts they find rank 0 by the variables MASTER_ADDR and MASTER_PORT")
+      .excludes("--gpus");
+}
+
+int in_processes(bool wanted, EngineOptions& options, FunctionRef<int()> verb) {
+  if (!wanted) return verb();
+  const Place place = place_from([](const char* name) -> const char* { return std::getenv(name); });
+  if (place.world == 1) return verb();
+  const std::shared_ptr<Link> link = Link::meet(place, kMeeting);
+  options.link = link;
+  try {
+    const int code = place.rank == 0 ? verb() : follow_rank_0(options);
+    link->end();
+    return code;
+  } catch (const DeviceError& error) {
+    link->fail(kExitDevice, error.what());
+    throw;
+  } catch (const std::exception& error) {
+    link->fail(kExitBadInput, error.what());
+    throw;
+  }
+}
+
+}  // namespace gemma4

@@ -1,0 +1,184 @@
+// gemma4 serve: the HTTP server.
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cctype>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <sstream>
+
+#include "base/file.h"
+#include "cli/cli.h"
+#include "cli/engine_flags.h"
+#include "cli/commands/processes.h"
+#include "cli/commands/serve.h"
+
+namespace gemma4 {
+namespace {
+
+struct ServeFlags {
+  EngineOptions engine;
+  ServerOptions server;
+  std::string api_key, api_key_file;
+  double body_mb = 32, grace = 30;
+  bool processes = false;
+};
+
+constexpr const char* kServeAbout =
+    "Serves OpenAI's API (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models) and Anthropic's\n"
+    "(/v1/messages), /tokenize, /detokenize, /health, /metrics, and a page to chat on at /.\n"
+    "Prints one line with its address on standard output when it is ready. SIGINT or SIGTERM stops it: new requests "
+    "get\n503, running answers may finish; a second signal ends them at once.\n"
+    "Exit codes: 0 stopped, 2 bad input, 3 the device failed.";
+
+void add_flags(CommandLine& line, ServeFlags& flags) {
+  flags.engine.max_seqs = 16;
+  add_engine_flags(line, flags.engine);
+  add_processes_flag(line, flags.processes);
+  ServerOptions& server = flags.server;
+  line.option("--host", server.http.host, "The address to listen on; 0.0.0.0 is every one of this machine")
+      .show_default();
+  line.option("--port", server.http.port, "0: any that is free").between(0, 65535).show_default();
+  line.option("--model-name", server.models, "A name for requests' `model`; may be repeated; the first is reported")
+      .may_repeat();
+  line.option("--max-seqs", flags.engine.max_seqs, "Answers that are computed at a time; others wait")
+      .positive()
+      .show_default();
+  line.option("--max-queue", flags.engine.max_queue, "Requests that wait at a time; one more gets 429")
+      .positive()
+      .show_default();
+  line.option("--cache-tokens", flags.engine.cache_tokens,
+              "Tokens that the key-value cache holds; 0: max-seqs times max-seq-len")
+      .not_negative();
+  line.option("--api-key", flags.api_key,
+              "Requests must carry it. Other users of this machine can see it here; "
+              "prefer --api-key-file or GEMMA4_API_KEY");
+  line.option("--api-key-file", flags.api_key_file, "A file with one key on each line");
+  line.option("--cors-origin", server.cors_origins,
+              "An origin (https://example.com) whose pages may use this server; * is all; may be repeated")
+      .may_repeat();
+  line.option("--allow-host", server.allowed_hosts,
+              "A host name under which a server on a loopback address may be asked; may be repeated")
+      .may_repeat();
+  line.option("--allow-image-host", server.fetch.hosts,
+              "A host that image URLs may name (pictures.example, pictures.example:8080, 10.0.0.7:9000); a private "
+              "address only where it is named itself; no redirects; may be repeated")
+      .may_repeat();
+  line.option("--max-body-mb", flags.body_mb, "Largest request body").between(0.001, 4096.0).show_default();
+  line.option("--max-connections", server.http.connections, "Open at a time; one more gets 503")
+      .between(1, 65536)
+      .show_default();
+  line.option("--max-images", flags.engine.images_max, "Images of one request").not_negative().show_default();
+  line.option("--timeout", server.request_seconds, "Seconds for one answer").positive().show_default();
+  line.option("--grace", flags.grace, "Seconds that running answers have after a signal to stop")
+      .not_negative()
+      .show_default();
+}
+
+void read_keys(const ServeFlags& flags, std::vector<std::string>& keys) {
+  if (!flags.api_key.empty()) keys.push_back(flags.api_key);
+  if (const char* key = std::getenv("GEMMA4_API_KEY"); key != nullptr && *key != '\0') keys.emplace_back(key);
+  if (flags.api_key_file.empty()) return;
+  std::istringstream lines(read_file_or_pipe(flags.api_key_file));
+  const size_t before = keys.size();
+  for (std::string line; std::getline(lines, line);) {
+    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.pop_back();
+    if (!line.empty()) keys.push_back(line);
+  }
+  if (keys.size() == before) throw Error(flags.api_key_file + " holds no API key");
+}
+
+// Each connection is a descriptor; the usual 1024 are few.
+void raise_descriptor_limit(int connections) {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const rlim_t wanted = static_cast<rlim_t>(connections) + 256;
+  if (limit.rlim_cur >= wanted) return;
+  limit.rlim_cur = std::min(wanted, limit.rlim_max);
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+std::string default_name(const std::filesystem::path& model) {
+  const std::filesystem::path whole = std::filesystem::absolute(model).lexically_normal();
+  return (whole.has_filename() ? whole : whole.parent_path()).stem().string();
+}
+
+sigset_t stop_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  return set;
+}
+
+// Waits until a signal comes (true) or the device fails (false).
+bool wait_for_signal(const Engine& engine, const Server& server) {
+  const sigset_t signals = stop_signals();
+  const timespec tick = {0, 200'000'000};
+  while (sigtimedwait(&signals, nullptr, &tick) < 0) {
+    if (server.device_failed() || engine.stats().dead) return false;
+  }
+  return true;
+}
+
+// Gives running answers their time; a second signal ends it.
+void finish_answers(Engine& engine, double seconds) {
+  const sigset_t signals = stop_signals();
+  const timespec tick = {0, 100'000'000};
+  for (double waited = 0; waited < seconds; waited += 0.1) {
+    const EngineStats stats = engine.stats();
+    if (stats.dead || (stats.waiting == 0 && stats.running == 0)) return;
+    if (sigtimedwait(&signals, nullptr, &tick) >= 0) return;
+  }
+}
+
+}  // namespace
+
+void block_stop_signals() {
+  const sigset_t signals = stop_signals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+int serve_until_stopped(Engine& engine, const ServerOptions& options, double grace) {
+  Server server(engine, options);
+  const bool v6 = options.http.host.find(':') != std::string::npos;
+  std::printf("gemma4 serves %s at http://%s:%d/\n", options.models.front().c_str(),
+              (v6 ? "[" + options.http.host + "]" : options.http.host).c_str(), server.port());
+  std::fflush(stdout);
+  if (!wait_for_signal(engine, server)) {
+    server.stop(0);
+    throw DeviceError("the device failed; the server has stopped");
+  }
+  std::fprintf(stderr, "gemma4: stopping; running answers have %g s, a second signal ends them\n", grace);
+  server.refuse_new();
+  finish_answers(engine, grace);
+  server.stop(0);
+  return kExitOk;
+}
+
+namespace {
+
+int serve(ServeFlags& flags) {
+  ServerOptions& options = flags.server;
+  read_keys(flags, options.api_keys);
+  if (options.models.empty()) options.models.push_back(default_name(flags.engine.model));
+  options.http.body_bytes = static_cast<size_t>(flags.body_mb * (1 << 20));
+  options.http.bodies_bytes = 8 * options.http.body_bytes;
+  raise_descriptor_limit(options.http.connections);
+  block_stop_signals();
+  Engine engine(flags.engine);
+  return serve_until_stopped(engine, options, flags.grace);
+}
+
+}  // namespace
+
+int serve_command(int argc, char** argv) {
+  ServeFlags flags;
+  CommandLine line("gemma4 serve", kServeAbout);
+  add_flags(line, flags);
+  if (const auto code = line.parse(argc, argv)) return *code;
+  return in_processes(flags.processes, flags.engine, [&] { return serve(flags); });
+}
+
+}  // namespace gemma4

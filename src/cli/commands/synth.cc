@@ -1,0 +1,378 @@
+// gemma4 synth: a checkpoint of full size with plausible random weights, so that size and speed can be measured where
+// the real weights are not. Its answers mean nothing.
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <set>
+
+#include "base/bf16.h"
+#include "base/check.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/threads.h"
+#include "checkpoint/names.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/torchao.h"
+#include "cli/cli.h"
+#include "cli/command_line.h"
+#include "cli/commands/synth_gguf.h"
+#include "model/weights.h"
+#include "quant/recipe.h"
+
+namespace gemma4 {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+constexpr float kDeviation = 0.02f;     // of weights: config.json's initializer_range
+constexpr size_t kPoolMost = 64 << 20;  // bytes of random numbers, of which every tensor takes pieces
+constexpr uint64_t kPiece = 16 << 20;   // bytes written at once
+
+// config.json of google/gemma-4-31B-it, as far as arithmetic depends on it.
+ordered_json config_31b() {
+  ordered_json text = {
+      {"model_type", "gemma4_text"},
+      {"attention_bias", false},
+      {"attention_k_eq_v", true},
+      {"bos_token_id", 2},
+      {"dtype", "bfloat16"},
+      {"enable_moe_block", false},
+      {"eos_token_id", 1},
+      {"final_logit_softcapping", 30.0},
+      {"global_head_dim", 512},
+      {"head_dim", 256},
+      {"hidden_activation", "gelu_pytorch_tanh"},
+      {"hidden_size", 5376},
+      {"hidden_size_per_layer_input", 0},
+      {"initializer_range", 0.02},
+      {"intermediate_size", 21504},
+      {"max_position_embeddings", 262144},
+      {"num_attention_heads", 32},
+      {"num_global_key_value_heads", 4},
+      {"num_hidden_layers", 60},
+      {"num_key_value_heads", 16},
+      {"num_kv_shared_layers", 0},
+      {"pad_token_id", 0},
+      {"rms_norm_eps", 1e-06},
+      {"rope_parameters",
+       {{"full_attention", {{"partial_rotary_factor", 0.25}, {"rope_theta", 1e6}, {"rope_type", "proportional"}}},
+        {"sliding_attention", {{"rope_theta", 1e4}, {"rope_type", "default"}}}}},
+      {"sliding_window", 1024},
+      {"tie_word_embeddings", true},
+      {"use_bidirectional_attention", "vision"},
+      {"use_double_wide_mlp", false},
+      {"vocab_size", 262144}};
+  const ordered_json vision = {{"model_type", "gemma4_vision"},
+                               {"attention_bias", false},
+                               {"default_output_length", 280},
+                               {"dtype", "bfloat16"},
+                               {"head_dim", 72},
+                               {"hidden_activation", "gelu_pytorch_tanh"},
+                               {"hidden_size", 1152},
+                               {"intermediate_size", 4304},
+                               {"num_attention_heads", 16},
+                               {"num_hidden_layers", 27},
+                               {"num_key_value_heads", 16},
+                               {"patch_size", 16},
+                               {"pooling_kernel_size", 3},
+                               {"position_embedding_size", 10240},
+                               {"rms_norm_eps", 1e-06},
+                               {"rope_parameters", {{"rope_theta", 100.0}, {"rope_type", "default"}}},
+                               {"standardize", true},
+                               {"use_clipped_linears", false}};
+  return {{"architectures", {"Gemma4ForConditionalGeneration"}},
+          {"audio_config", nullptr},
+          {"boi_token_id", 255999},
+          {"dtype", "bfloat16"},
+          {"eoi_token_id", 258882},
+          {"eos_token_id", {1, 106}},
+          {"image_token_id", 258880},
+          {"model_type", "gemma4"},
+          {"text_config", text},
+          {"tie_word_embeddings", true},
+          {"vision_config", vision},
+          {"vision_soft_tokens_per_image", 280}};
+}
+
+// `like`: "31b", or a directory or file with a config.json. `layers` > 0: that many text layers, in the same pattern.
+ordered_json make_config(const std::string& like, int layers) {
+  ordered_json config;
+  if (like == "31b") {
+    config = config_31b();
+  } else {
+    const fs::path path = fs::is_directory(like) ? fs::path(like) / "config.json" : fs::path(like);
+    config = ordered_json::parse(read_file(path), nullptr, false);
+    if (!config.is_object() || !config.contains("text_config")) throw Error(path.string() + " is not a config.json");
+  }
+  ordered_json& text = config["text_config"];
+  const int had = text["num_hidden_layers"].get<int>();
+  const int count = layers > 0 ? layers : had;
+  ordered_json types = ordered_json::array();
+  for (int i = 0; i < count; ++i) {
+    if (text.contains("layer_types") && !text["layer_types"].empty()) {
+      types.push_back(text["layer_types"][static_cast<size_t>(i) % text["layer_types"].size()]);
+    } else {
+      types.push_back(i % 6 == 5 ? "full_attention" : "sliding_attention");
+    }
+  }
+  types.back() = "full_attention";  // as every reader takes it, whatever the list says (transformers)
+  text["num_hidden_layers"] = count;
+  text["layer_types"] = types;
+  return config;
+}
+
+// What the bytes of a stored tensor are made of.
+enum class Content { kWeights, kOnes, kInt4Codes, kInt8Codes, kScale4, kZero4, kScale8, kZero8, kScaleF32 };
+
+struct Stored {
+  SafetensorsEntry entry;
+  Content content;
+  float deviation;  // of the weights
+};
+
+// Random numbers of each kind, made once; a tensor's bytes are pieces of them from a place that depends on its name.
+class Pools {
+ public:
+  Pools(size_t size, ThreadPool& threads) : normal_(size / 2), ones_(size / 8), nibbles_(size), codes_(size) {
+    const int64_t blocks = 64;
+    threads.parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) fill(b, blocks);
+    });
+  }
+
+  // `size` bytes, at least `align` aligned in the pool, or fewer where the pool ends.
+  std::pair<const void*, uint64_t> piece(Content content, uint64_t place, uint64_t size) const {
+    const auto from = [&](const auto& pool) {
+      const uint64_t bytes = pool.size() * sizeof(pool[0]), at = place % bytes / 64 * 64;
+      return std::pair<const void*, uint64_t>(reinterpret_cast<const char*>(pool.data()) + at,
+                                              std::min(size, bytes - at));
+    };
+    switch (content) {
+      case Content::kInt4Codes:
+        return from(nibbles_);
+      case Content::kInt8Codes:
+        return from(codes_);
+      case Content::kOnes:
+        return from(ones_);
+      default:
+        return from(normal_);
+    }
+  }
+
+ private:
+  void fill(int64_t block, int64_t blocks) {
+    std::minstd_rand random(static_cast<unsigned>(block + 1));
+    const auto draw = [&] {  // the sum of four uniforms is near enough to a normal
+      float sum = 0;
+      for (int i = 0; i < 4; ++i) sum += static_cast<float>(random()) * 0x1p-31f - 0.5f;
+      return sum * 1.732f;
+    };
+    const auto part = [&](size_t size) {
+      return std::pair(size * static_cast<size_t>(block) / static_cast<size_t>(blocks),
+                       size * static_cast<size_t>(block + 1) / static_cast<size_t>(blocks));
+    };
+    const auto code = [&](float scale, int low, int high) {
+      return std::min(std::max(static_cast<int>(std::lrint(draw() * scale)), low), high);
+    };
+    for (auto [i, end] = part(normal_.size()); i < end; ++i) normal_[i] = float_to_bf16(draw() * kDeviation);
+    for (auto [i, end] = part(ones_.size()); i < end; ++i) ones_[i] = float_to_bf16(1.0f + draw() * 0.1f);
+    for (auto [i, end] = part(nibbles_.size()); i < end; ++i) {
+      nibbles_[i] = static_cast<uint8_t>((code(3.4f, -8, 7) + 8) | (code(3.4f, -8, 7) + 8) << 4);
+    }
+    for (auto [i, end] = part(codes_.size()); i < end; ++i) codes_[i] = static_cast<int8_t>(code(40, -127, 127));
+  }
+
+  std::vector<uint16_t> normal_, ones_;
+  std::vector<uint8_t> nibbles_;
+  std::vector<int8_t> codes_;
+};
+
+// Everything that is not taken from a pool: scales and zero points, around what min-max gives for these weights.
+void fill_small(const Stored& stored, uint64_t offset, std::vector<std::byte>& out) {
+  std::minstd_rand random(static_cast<unsigned>(offset + stored.entry.name.size() * 7919 + 1));
+  const auto around = [&](float middle, float spread) {
+    return middle * (1 + spread * (static_cast<float>(random()) * 0x1p-30f - 1));
+  };
+  const float deviation = stored.deviation;
+  if (stored.content == Content::kZero8) return std::fill(out.begin(), out.end(), std::byte(0));
+  if (stored.content == Content::kScaleF32) {
+    auto* to = reinterpret_cast<float*>(out.data());
+    for (size_t i = 0; i < out.size() / 4; ++i) to[i] = around(deviation / 40, 0.3f);
+    return;
+  }
+  auto* to = reinterpret_cast<uint16_t*>(out.data());
+  for (size_t i = 0; i < out.size() / 2; ++i) {
+    if (stored.content == Content::kScale4) {
+      to[i] = float_to_bf16(around(deviation / 3.4f, 0.3f));
+    } else if (stored.content == Content::kZero4) {
+      to[i] = float_to_bf16(7 + static_cast<float>(random() % 3));
+    } else {
+      to[i] = float_to_bf16(around(deviation / 40, 0.3f));
+    }
+  }
+}
+
+bool from_pool(Content content) {
+  return content == Content::kWeights || content == Content::kOnes || content == Content::kInt4Codes ||
+         content == Content::kInt8Codes;
+}
+
+uint64_t bytes_of(const SafetensorsEntry& entry) {
+  uint64_t bytes = dtype_size(entry.dtype);
+  for (int64_t dim : entry.shape) bytes *= static_cast<uint64_t>(dim);
+  return bytes;
+}
+
+Content plain_content(const std::string& name) {
+  return name.find("norm") != std::string::npos || name.find("scalar") != std::string::npos ||
+                 name.find("std_scale") != std::string::npos
+             ? Content::kOnes
+             : Content::kWeights;
+}
+
+// The tensors of a bf16 checkpoint, by Hugging Face's names.
+void plan_bf16(const std::vector<TensorNeed>& needs, std::vector<Stored>& out) {
+  for (const TensorNeed& need : needs) {
+    if (need.optional) continue;
+    out.push_back({{to_huggingface_name(need.name), DType::kBF16, need.shape}, plain_content(need.name), kDeviation});
+  }
+}
+
+// The tensors of a quantised checkpoint, as `gemma4 quantize` lays them out for this recipe.
+void plan_torchao(const std::vector<TensorNeed>& needs, const Recipe& recipe, std::vector<Stored>& out,
+                  std::map<std::string, std::string>& metadata) {
+  std::vector<std::string> logical;
+  const auto add = [&](const std::string& name, DType type, std::vector<int64_t> shape, Content content) {
+    out.push_back({{name, type, std::move(shape)}, content, kDeviation});
+  };
+  for (const TensorNeed& need : needs) {
+    const auto config = need.shape.size() == 2 ? recipe.find(need.name) : std::nullopt;
+    if (need.name == kPositionTable) {
+      add(kPositionCodes, DType::kI8, need.shape, Content::kInt8Codes);
+      add(kPositionScale, DType::kF32, {need.shape[0], need.shape[1], 1}, Content::kScaleF32);
+      metadata[kPositionCodes] = metadata[kPositionScale] = torchao_plain_metadata();
+      logical.push_back(kPositionCodes);
+      logical.push_back(kPositionScale);
+      continue;
+    }
+    logical.push_back(need.name);
+    if (!config || is_buffer(need.name)) {
+      add(need.name, DType::kBF16, need.shape, plain_content(need.name));
+      metadata[need.name] = torchao_plain_metadata();
+      continue;
+    }
+    const int64_t rows = need.shape[0], cols = need.shape[1], group = config->group == 0 ? cols : config->group;
+    check_quantizable(*config, cols, need.name);
+    const std::string codes = torchao_part(need.name, "qdata"), scale = torchao_part(need.name, "scale"),
+                      zero = torchao_part(need.name, "zero_point");
+    if (config->bits == 4) {
+      add(codes, DType::kU8, {rows, cols / 2}, Content::kInt4Codes);
+      add(scale, DType::kBF16, {cols / group, rows}, Content::kScale4);
+      add(zero, DType::kBF16, {cols / group, rows}, Content::kZero4);
+      metadata[need.name] = torchao_int4_metadata(rows, cols, group);
+    } else {
+      add(codes, DType::kI8, {rows, cols}, Content::kInt8Codes);
+      add(scale, DType::kBF16, {rows, cols / group}, Content::kScale8);
+      add(zero, DType::kI8, {rows, cols / group}, Content::kZero8);
+      metadata[need.name] = torchao_int8_metadata(group);
+    }
+  }
+  metadata[kTensorNames] = torchao_names_metadata(logical);
+}
+
+uint64_t write_all(const fs::path& path, const std::vector<Stored>& plan,
+                   const std::map<std::string, std::string>& metadata, ThreadPool& threads) {
+  struct Piece {
+    const Stored* stored;
+    uint64_t offset, size;
+  };
+  std::vector<SafetensorsEntry> entries;
+  std::vector<Piece> pieces;
+  for (const Stored& stored : plan) {
+    entries.push_back(stored.entry);
+    const uint64_t bytes = bytes_of(stored.entry);
+    for (uint64_t at = 0; at < bytes; at += kPiece) pieces.push_back({&stored, at, std::min(kPiece, bytes - at)});
+  }
+  SafetensorsWriter writer(path, entries, metadata);
+  const Pools pools(std::min<uint64_t>(kPoolMost, std::max<uint64_t>(writer.data_bytes(), 1 << 16)), threads);
+  std::mt19937_64 places(1);
+  std::vector<uint64_t> place(pieces.size());
+  for (uint64_t& p : place) p = places();
+  threads.parallel_for(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
+    std::vector<std::byte> small;
+    for (int64_t i = begin; i < end; ++i) {
+      const Piece& piece = pieces[static_cast<size_t>(i)];
+      if (!from_pool(piece.stored->content)) {
+        small.resize(piece.size);
+        fill_small(*piece.stored, piece.offset, small);
+        writer.write(piece.stored->entry.name, piece.offset, small.data(), piece.size);
+        continue;
+      }
+      for (uint64_t done = 0; done < piece.size;) {
+        const auto [data, size] =
+            pools.piece(piece.stored->content, place[static_cast<size_t>(i)] + done, piece.size - done);
+        writer.write(piece.stored->entry.name, piece.offset + done, data, size);
+        done += size;
+      }
+    }
+  });
+  writer.commit();
+  return writer.data_bytes();
+}
+
+}  // namespace
+
+int synth_command(int argc, char** argv) {
+  CommandLine line("gemma4 synth", "Write a checkpoint with plausible random weights, to measure size and speed.");
+  std::string like = "31b", output, format = "default", tokenizer;
+  int layers = 0, thread_count = 0;
+  bool config_only = false;
+  line.option("--like", like, "31b, or a directory with the config.json to follow").show_default();
+  line.option("--output", output, "directory to write").required();
+  line.option("--format", format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe").show_default();
+  line.option("--layers", layers, "text layers (0: as many as the model has)").between(0, 1000);
+  line.option("--tokenizer", tokenizer, "tokenizer.json to put beside it; without one it can be measured, not run");
+  line.flag("--config-only", config_only, "write no weights");
+  line.option("--threads", thread_count, "threads (0: all cores)").between(0, 1024);
+  if (const auto code = line.parse(argc, argv)) return *code;
+  const auto start = std::chrono::steady_clock::now();
+  const std::string config_text = make_config(like, layers).dump(2);
+  const Config config = parse_config(config_text);
+  const std::vector<TensorNeed> needs = needed_tensors(config, config.has_vision);
+  std::vector<Stored> plan;
+  std::map<std::string, std::string> metadata;
+  if (format == "bf16") {
+    plan_bf16(needs, plan);
+  } else if (format != "q4_0") {
+    RecipeModel model{config.layers, {}};
+    for (int i = 0; i < config.layers; ++i) {
+      if (config.kinds[static_cast<size_t>(i)] == kFull) model.full.insert(i);
+    }
+    plan_torchao(needs, load_recipe(format, model), plan, metadata);
+  }
+  std::error_code error;
+  fs::create_directories(output, error);
+  if (error) throw Error("cannot create the directory " + output + ": " + error.message());
+  const std::string generation =
+      R"({"do_sample": true, "temperature": 1.0, "top_k": 64, "top_p": 0.95, "eos_token_id": [1, 106, 50]})";
+  uint64_t bytes = 0;
+  ThreadPool threads(thread_count);
+  if (format == "q4_0") {
+    bytes = synth_gguf(config_text, config, generation, fs::path(output) / "model.gguf", threads);
+  } else {
+    write_file(fs::path(output) / "config.json", config_text);
+    write_file(fs::path(output) / "generation_config.json", generation);
+    if (!tokenizer.empty()) write_file(fs::path(output) / "tokenizer.json", read_file(tokenizer));
+    if (config_only) return kExitOk;
+    bytes = write_all(fs::path(output) / "model.safetensors", plan, metadata, threads);
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::fprintf(stderr, "wrote %.2f GB of random weights to %s in %.1f s (%.2f GB/s)\n",
+               static_cast<double>(bytes) / 1e9, output.c_str(), seconds, static_cast<double>(bytes) / 1e9 / seconds);
+  return kExitOk;
+}
+
+}  // namespace gemma4

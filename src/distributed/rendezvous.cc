@@ -1,0 +1,220 @@
+// Link::meet: rank 0 listens, the others come and say who they are. Whoever else connects is sent away.
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "distributed/control_channel.h"
+#include "base/check.h"
+
+namespace gemma4 {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Hello {
+  uint64_t magic = 0x346b6e696c346d67;  // "gm4link4"
+  uint32_t version = 1, rank = 0, world = 0, zero = 0;
+};
+
+struct Descriptor {
+  explicit Descriptor(int descriptor) : fd(descriptor) {}
+  Descriptor(Descriptor&& other) noexcept : fd(std::exchange(other.fd, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept { return std::swap(fd, other.fd), *this; }
+  ~Descriptor() {
+    if (fd >= 0) close(fd);
+  }
+  int release() { return std::exchange(fd, -1); }
+  int fd;
+};
+
+std::string where(const Place& place) { return place.address + " port " + std::to_string(place.port); }
+
+std::shared_ptr<addrinfo> resolve(const char* host, int port, std::string* why) {
+  addrinfo hints = {}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICSERV | (host == nullptr ? AI_PASSIVE : 0);
+  const int code = getaddrinfo(host, std::to_string(port).c_str(), &hints, &found);
+  if (code != 0) *why = gai_strerror(code);
+  return {code == 0 ? found : nullptr, [](addrinfo* list) {
+            if (list != nullptr) freeaddrinfo(list);
+          }};
+}
+
+Descriptor socket_for(const addrinfo& at) {
+  return Descriptor(socket(at.ai_family, at.ai_socktype | SOCK_CLOEXEC, at.ai_protocol));
+}
+
+void set(int fd, int level, int option, int value) { setsockopt(fd, level, option, &value, sizeof(value)); }
+
+void limit_waits(int fd, std::chrono::milliseconds wait) {
+  const timeval limit = {wait.count() / 1000, wait.count() % 1000 * 1000};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+}
+
+// As it stays: messages leave at once, and a host that is gone without a word is noticed within half a minute.
+void prepare(int fd) {
+  limit_waits(fd, std::chrono::milliseconds(0));
+  set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(fd, IPPROTO_TCP, TCP_KEEPIDLE, 10);
+  set(fd, IPPROTO_TCP, TCP_KEEPINTVL, 5);
+  set(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
+  set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
+}
+
+bool send_hello(int fd, const Place& place) {
+  Hello hello;
+  hello.rank = static_cast<uint32_t>(place.rank), hello.world = static_cast<uint32_t>(place.world);
+  return send(fd, &hello, sizeof(hello), MSG_NOSIGNAL) == sizeof(hello);
+}
+
+// Who is at the other end: nothing where it says nothing, or what this program does not say.
+std::optional<Hello> read_hello(int fd) {
+  Hello hello;
+  if (recv(fd, &hello, sizeof(hello), MSG_WAITALL) != sizeof(hello)) return std::nullopt;
+  const Hello ours;
+  if (hello.magic != ours.magic || hello.version != ours.version) return std::nullopt;
+  return hello;
+}
+
+bool is_loopback(const sockaddr* address) {
+  if (address->sa_family == AF_INET) {
+    return ntohl(reinterpret_cast<const sockaddr_in*>(address)->sin_addr.s_addr) >> 24 == 127;
+  }
+  return address->sa_family == AF_INET6 &&
+         IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr);
+}
+
+// On the loopback address where that is rank 0's, else on all: the address may be a name that others know it by.
+Descriptor listen_at(const Place& place) {
+  std::string why;
+  auto found = resolve(place.address.c_str(), place.port, &why);
+  if (!found || !is_loopback(found->ai_addr)) found = resolve(nullptr, place.port, &why);
+  for (const addrinfo* at = found.get(); at != nullptr; at = at->ai_next) {
+    Descriptor fd = socket_for(*at);
+    if (fd.fd < 0) continue;
+    set(fd.fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    if (at->ai_family == AF_INET6) set(fd.fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
+    if (bind(fd.fd, at->ai_addr, at->ai_addrlen) == 0 && listen(fd.fd, 128) == 0) return fd;
+    why = std::strerror(errno);
+  }
+  throw Error("rank 0 cannot listen at " + where(place) + ": " + why +
+              "; choose another port by the variable MASTER_PORT, for all processes");
+}
+
+std::string absent(const std::vector<int>& sockets) {
+  std::string ranks;
+  int count = 0;
+  for (size_t r = 1; r < sockets.size(); ++r) {
+    if (sockets[r] >= 0) continue;
+    ranks += (count++ > 0 ? ", " : "") + std::to_string(r);
+  }
+  return (count > 1 ? "ranks " : "rank ") + ranks;
+}
+
+// Takes one connection into its place among `sockets`.
+void admit(Descriptor from, const Place& place, std::vector<int>& sockets) {
+  if (from.fd < 0) return;
+  limit_waits(from.fd, std::chrono::seconds(2));
+  const std::optional<Hello> hello = read_hello(from.fd);
+  if (!hello) return;  // a stranger
+  const std::string name = "rank " + std::to_string(hello->rank);
+  if (hello->world != static_cast<uint32_t>(place.world)) {
+    throw Error(name + " says that there are " + std::to_string(hello->world) +
+                " processes, and rank 0 that there are " + std::to_string(place.world));
+  }
+  if (hello->rank == 0 || hello->rank >= hello->world || sockets[hello->rank] >= 0) {
+    throw Error("two processes say that they are " + name);
+  }
+  prepare(from.fd);
+  sockets[hello->rank] = from.release();
+}
+
+struct Sockets {
+  explicit Sockets(int count) : fds(static_cast<size_t>(count), -1) {}
+  ~Sockets() {
+    for (const int fd : fds) Descriptor{fd};
+  }
+  std::vector<int> fds;
+};
+
+std::shared_ptr<Link> meet_others(const Place& place, std::chrono::milliseconds patience) {
+  const Descriptor listener = listen_at(place);
+  Sockets sockets(place.world);
+  const Clock::time_point end = Clock::now() + patience;
+  while (std::count(sockets.fds.begin(), sockets.fds.end(), -1) > 1) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
+    if (left <= 0) {
+      throw Error(absent(sockets.fds) + " of " + std::to_string(place.world) + " did not come to rank 0 at " +
+                  where(place) + " within " + std::to_string(patience.count() / 1000) + " s");
+    }
+    pollfd wait = {listener.fd, POLLIN, 0};
+    if (poll(&wait, 1, static_cast<int>(left)) <= 0) continue;
+    admit(Descriptor(accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC)), place, sockets.fds);
+  }
+  for (int r = 1; r < place.world; ++r) send_hello(sockets.fds[static_cast<size_t>(r)], place);
+  return std::make_shared<Link>(place, std::exchange(sockets.fds, {}));
+}
+
+// Without a listener, a connection within one host may find its own port.
+bool met_itself(int fd) {
+  sockaddr_storage here = {}, there = {};
+  socklen_t here_size = sizeof(here), there_size = sizeof(there);
+  return getsockname(fd, reinterpret_cast<sockaddr*>(&here), &here_size) == 0 &&
+         getpeername(fd, reinterpret_cast<sockaddr*>(&there), &there_size) == 0 && here_size == there_size &&
+         std::memcmp(&here, &there, here_size) == 0;
+}
+
+Descriptor connect_once(const Place& place, std::string* why) {
+  const auto found = resolve(place.address.c_str(), place.port, why);
+  for (const addrinfo* at = found.get(); at != nullptr; at = at->ai_next) {
+    Descriptor fd = socket_for(*at);
+    if (fd.fd < 0) continue;
+    limit_waits(fd.fd, std::chrono::seconds(5));
+    if (connect(fd.fd, at->ai_addr, at->ai_addrlen) == 0 && !met_itself(fd.fd)) return fd;
+    *why = std::strerror(errno);
+  }
+  return Descriptor(-1);
+}
+
+std::shared_ptr<Link> meet_rank_0(const Place& place, std::chrono::milliseconds patience) {
+  const Clock::time_point end = Clock::now() + patience;
+  std::string why;
+  Descriptor fd = connect_once(place, &why);
+  while (fd.fd < 0) {
+    if (Clock::now() > end) {
+      throw Error("rank 0 is not at " + where(place) + " (" + why + "), for " +
+                  std::to_string(patience.count() / 1000) + " s");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    fd = connect_once(place, &why);
+  }
+  // Rank 0 answers when all have come, and gives up before this one does.
+  limit_waits(fd.fd, patience + std::chrono::seconds(5));
+  if (!send_hello(fd.fd, place) || !read_hello(fd.fd)) {
+    throw Error("what listens at " + where(place) + " did not take this process as rank " + std::to_string(place.rank) +
+                " of " + std::to_string(place.world) + "; if it is rank 0, its own message says why");
+  }
+  prepare(fd.fd);
+  return std::make_shared<Link>(place, std::vector<int>{fd.release()});
+}
+
+}  // namespace
+
+std::shared_ptr<Link> Link::meet(const Place& place, std::chrono::milliseconds patience) {
+  return place.rank == 0 ? meet_others(place, patience) : meet_rank_0(place, patience);
+}
+
+}  // namespace gemma4

@@ -1,0 +1,53 @@
+// Stepper: the engine thread's side of the Engine. It owns the scheduler and the pages, and takes the model through one
+// step after another: schedule -> encode images -> forward -> commit. Not thread-safe.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/output_processor.h"
+#include "engine/engine.h"
+#include "engine/prefix_cache.h"
+#include "engine/scheduler.h"
+#include "model/model.h"
+
+namespace gemma4 {
+
+class Stepper {
+ public:
+  Stepper(Model& model, const Answerer& answerer, const EngineOptions& options);
+
+  void add(std::unique_ptr<Sequence> sequence);
+  void cancel(uint64_t id);  // nothing, where the request is over
+  void cancel_all();
+  void fail_all(const std::string& message, bool device);
+
+  bool busy() const { return scheduler_.waiting() + scheduler_.running() > 0; }
+  void step();  // throws what the device throws; the engine is dead then
+  EngineStats stats() const;
+  void check() const { scheduler_.check(); }
+
+ private:
+  void encode_images(Step& step);
+  bool encode(Sequence& sequence, PromptImage& image);
+  void fill_batch(const Step& step);
+  void append(const Step::Part& part);
+  void place(Sequence& sequence);
+  void commit(const Step& step, const std::vector<int32_t>& tokens);
+  void end(Sequence* sequence, Finish how);
+  void fail(Sequence* sequence, const std::string& message, bool device);
+
+  Model& model_;
+  const Answerer& answerer_;
+  PageCache pages_;
+  Scheduler scheduler_;
+  Batch batch_;
+  std::vector<float> logits_;       // [logit rows, vocabulary], where a sequence wants logprobs
+  std::vector<int32_t> page_list_;  // scratch
+  std::vector<std::pair<uint64_t, Model::Soft>> recent_images_;  // the last used first
+  EngineStats stats_;
+};
+
+}  // namespace gemma4

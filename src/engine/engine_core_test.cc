@@ -1,0 +1,215 @@
+// No bleed: whatever runs beside it, whatever is preempted, cancelled, shared or forked, a request's answer is the one
+// it has alone. A seeded driver takes the engine's inside through thousands of mixed steps without a thread, so a
+// failure can be run again. Also: what a failing device does, and that steps allocate nothing.
+#include "engine/engine_core.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <random>
+
+#include "engine/open.h"
+#include "engine/input_processor.h"
+#include "engine/engine_testing.h"
+#include "engine/watched_backend_testing.h"
+
+namespace gemma4 {
+namespace {
+
+struct Inside {
+  explicit Inside(const EngineOptions& options)
+      : opened(open_model(options, Ranks())),
+        answerer(opened.tokenizer, opened.end_ids),
+        preparer(opened, answerer),
+        stepper(*opened.model, answerer, opened.options) {}
+
+  uint64_t add(const Request& request, Heard& heard) {
+    auto sequence = preparer.make(request, [&heard](const Event& event) { heard.hear(event); });
+    sequence->id = ++last_id;
+    stepper.add(std::move(sequence));
+    return last_id;
+  }
+
+  Heard alone(const Request& request) {
+    Heard heard;
+    add(request, heard);
+    while (stepper.busy()) stepper.step();
+    return heard;
+  }
+
+  OpenedModel opened;
+  Answerer answerer;
+  Preparer preparer;
+  Stepper stepper;
+  uint64_t last_id = 0;
+};
+
+// Requests that share beginnings, some with images, some sampled.
+std::vector<Request> mixed_requests(const std::vector<std::string>& images, std::mt19937& random, int count) {
+  const char* words[] = {" the", " red", " square", " circle", " left", " at", " of", " 7"};
+  std::vector<Request> requests;
+  for (int i = 0; i < count; ++i) {
+    std::string prompt = "<bos><|turn>user\n";
+    Request request;
+    for (int image = random() % 3 == 0 ? 1 + random() % 2 : 0; image > 0; --image) {
+      prompt += "<|image|>";
+      request.images.push_back(read_file(images[random() % images.size()]));
+    }
+    for (int word = 1 + random() % 40; word > 0; --word) prompt += words[random() % (word > 20 ? 1 : 8)];
+    request.raw = prompt + "<turn|>\n<|turn>model\n";
+    request.max_new_tokens = 1 + random() % 12;
+    request.ignore_eos = random() % 2;
+    request.sampling.temperature = random() % 2 ? 1.0f : 0.0f;
+    request.sampling.seed = random() % 100;
+    request.sampling.frequency_penalty = random() % 3 == 0 ? 0.5f : 0;
+    request.logprobs = 0;
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+// Runs `requests` in random order, some twice, some cancelled, and compares each answer with the one it has alone.
+// Returns how many steps it took, each another mixture.
+uint64_t drive(const EngineOptions& options, const std::vector<Request>& requests, const std::vector<Heard>& expected,
+               uint32_t seed, int starts) {
+  std::mt19937 random(seed);
+  Inside inside(options);
+  struct Running {
+    size_t which;
+    Heard heard;
+    bool cancelled = false;
+  };
+  std::map<uint64_t, std::unique_ptr<Running>> runs;
+  while (starts > 0 || inside.stepper.busy()) {
+    if (starts > 0 && random() % 3 == 0) {
+      auto run = std::make_unique<Running>();
+      run->which = random() % requests.size();
+      const uint64_t id = inside.add(requests[run->which], run->heard);
+      runs[id] = std::move(run);
+      --starts;
+    }
+    if (random() % 25 == 0 && !runs.empty()) {
+      const uint64_t id = 1 + random() % inside.last_id;
+      runs[id]->cancelled = true;
+      inside.stepper.cancel(id);
+    }
+    inside.stepper.step();
+    inside.stepper.check();
+  }
+  for (const auto& [id, run] : runs) {
+    const Heard& want = expected[run->which];
+    EXPECT_EQ(run->heard.ends, 1);
+    if (run->heard.finish == Finish::kCancelled) {
+      EXPECT_TRUE(run->cancelled);
+      const auto n = std::min(run->heard.ids.size(), want.ids.size());
+      EXPECT_EQ(run->heard.ids, std::vector<int32_t>(want.ids.begin(), want.ids.begin() + static_cast<int>(n)));
+      continue;
+    }
+    EXPECT_EQ(run->heard.ids, want.ids) << "request " << run->which << " as number " << id << ", seed " << seed;
+    EXPECT_EQ(run->heard.text, want.text);
+  }
+  const EngineStats stats = inside.stepper.stats();
+  for (const Kind kind : {kSliding, kFull}) EXPECT_EQ(stats.pages_used[kind], 0) << "pages leaked";
+  return stats.steps;
+}
+
+std::vector<Heard> answers_alone(EngineOptions options, const std::vector<Request>& requests) {
+  options.prefix_cache = false;
+  options.max_seqs = 1;
+  Inside inside(options);
+  std::vector<Heard> answers;
+  for (const Request& request : requests) answers.push_back(inside.alone(request));
+  return answers;
+}
+
+TEST(NoBleed, TinyOnRef) {
+  EngineOptions options = tiny_options();
+  options.max_seq_len = 250;
+  std::mt19937 random(11);
+  const std::string root = SOURCE_DIR "/tests/golden/tiny/images/";
+  const auto requests = mixed_requests({root + "00_200x120.png", root + "01_97x301.png"}, random, 12);
+  const auto expected = answers_alone(options, requests);
+  uint64_t steps = 0;
+  for (uint32_t seed = 1; seed <= 4; ++seed) {
+    options.max_seqs = 2 + seed;
+    options.chunk = 4 + 9 * seed;
+    options.page = 3 + seed;
+    options.cache_tokens = seed % 2 ? 300 : 0;  // preemption
+    options.cache_windows = 2;
+    steps += drive(options, requests, expected, seed, 40);
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(steps, 100u);
+}
+
+// cpu computes a row alike whatever stands beside it (LinearTest and AttendTest, AloneAsInABatch): so here too answers
+// are equal to the token.
+TEST(NoBleed, DemoOnCpu) {
+  EngineOptions options = demo_options();
+  options.max_seq_len = 500;
+  std::mt19937 random(12);
+  const auto requests = mixed_requests({demo_image("002.png"), demo_image("006.png")}, random, 16);
+  const auto expected = answers_alone(options, requests);
+  uint64_t steps = 0;
+  for (uint32_t seed = 1; seed <= 2; ++seed) {
+    options.max_seqs = 3 + 2 * seed;
+    options.chunk = 20 * seed;
+    options.page = 8 + 5 * seed;
+    options.cache_tokens = seed % 2 ? 600 : 0;
+    options.cache_windows = 2;
+    steps += drive(options, requests, expected, seed, 60);
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(steps, 100u);
+}
+
+TEST(NoBleed, SharedPagesAreFoundAndCounted) {
+  EngineOptions options = tiny_options();
+  Inside inside(options);
+  const Request request = tiny_cases()[2].request;  // an image first
+  const Heard first = inside.alone(request);
+  const Heard second = inside.alone(request);
+  EXPECT_EQ(first.ids, second.ids);
+  EXPECT_EQ(first.usage.cached_tokens, 0);
+  EXPECT_EQ(second.usage.cached_tokens, second.usage.prompt_tokens - 1);
+  Request other = request;
+  other.images = tiny_cases()[3].request.images;
+  other.images.resize(1);  // another picture, in the same place
+  EXPECT_LE(inside.alone(other).usage.cached_tokens, 5);
+}
+
+TEST(Stepper, AFailingDeviceEndsEveryStreamAndTheEngine) {
+  const auto watch = std::make_shared<Watch>();
+  watch->fail_at_sample = 5;
+  EngineOptions options = tiny_options();
+  options.max_seqs = 2;
+  Engine engine(options, Ranks(std::make_unique<WatchedBackend>(make_ref(), watch)));
+  std::vector<std::unique_ptr<Ask>> asks;
+  for (int i = 0; i < 4; ++i) asks.push_back(std::make_unique<Ask>(engine, tiny_cases()[0].request));
+  for (auto& ask : asks) {
+    const Heard heard = ask->get();
+    EXPECT_TRUE(heard.device);
+    EXPECT_EQ(heard.error, "the device fell off the bus");
+  }
+  EXPECT_THROW(Ask(engine, tiny_cases()[0].request), DeviceError);
+}
+
+TEST(Stepper, AllocatesNothingWhileStepping) {
+  const auto watch = std::make_shared<Watch>();
+  EngineOptions options = tiny_options();
+  options.max_seqs = 3;
+  Engine engine(options, Ranks(std::make_unique<WatchedBackend>(make_ref(), watch)));
+  Ask(engine, tiny_cases()[2].request).get();  // an image allocates, when it arrives
+  const int64_t before = watch->allocations;
+  std::vector<std::unique_ptr<Ask>> asks;
+  for (const int which : {0, 1, 0, 1, 2}) {
+    asks.push_back(std::make_unique<Ask>(engine, tiny_cases()[which].request));
+  }
+  for (auto& ask : asks) ask->get();
+  EXPECT_GE(watch->samples, 50);  // steps that chose tokens
+  EXPECT_EQ(watch->allocations, before);
+}
+
+}  // namespace
+}  // namespace gemma4

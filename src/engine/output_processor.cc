@@ -1,0 +1,160 @@
+#include "engine/output_processor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace gemma4 {
+namespace {
+
+double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
+
+}  // namespace
+
+const char* finish_name(Finish finish) {
+  switch (finish) {
+    case Finish::kStop:
+      return "stop";
+    case Finish::kLength:
+      return "length";
+    case Finish::kToolCalls:
+      return "tool_calls";
+    case Finish::kCancelled:
+      return "cancelled";
+  }
+  return "?";
+}
+
+TokenLogprobs token_logprobs(const Tokenizer& tokenizer, std::span<const float> logits, int32_t token, int top) {
+  const float peak = *std::ranges::max_element(logits);
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit - peak));
+  const double log_sum = peak + std::log(sum);
+  const auto entry = [&](int32_t id) {
+    return TokenLogprob{id, std::string(tokenizer.piece(id)), static_cast<float>(logits[id] - log_sum)};
+  };
+  TokenLogprobs out{entry(token), {}};
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto end = order.begin() + std::min<size_t>(top, order.size());
+  std::partial_sort(order.begin(), end, order.end(),
+                    [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+  for (auto it = order.begin(); it != end; ++it) out.top.push_back(entry(*it));
+  return out;
+}
+
+Answerer::Answerer(const Tokenizer& tokenizer, std::vector<int32_t> end_ids)
+    : tokenizer_(tokenizer),
+      end_ids_(std::move(end_ids)),
+      channel_begin_(tokenizer.find("<|channel>").value_or(-1)),
+      channel_end_(tokenizer.find("<channel|>").value_or(-1)) {}
+
+void Answerer::begin(Sequence& sequence, const SamplingRequest& sampling) const {
+  // A prompt may end inside a thought (the template opens one after a tool's result): the answer goes on there.
+  const auto& ids = sequence.ids;
+  const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
+  const auto close = std::ranges::find(ids.rbegin(), ids.rend(), channel_end_);
+  if (open < close) {
+    for (auto it = open.base() - 1; it != ids.end(); ++it) sequence.parser.push(*it);
+    sequence.thinking = true;
+  }
+  sequence.counting =
+      sampling.repetition_penalty != 1 || sampling.presence_penalty != 0 || sampling.frequency_penalty != 0;
+  if (!sequence.counting) return;
+  for (const int32_t id : ids) count(sequence, id, 0);
+}
+
+// `counts` is sorted by id. Zero times means: in the prompt alone.
+void Answerer::count(Sequence& sequence, int32_t token, int times) const {
+  auto& counts = sequence.counts;
+  const auto it = std::ranges::lower_bound(counts, token, {}, &std::pair<int32_t, int32_t>::first);
+  if (it != counts.end() && it->first == token) {
+    it->second += times;
+  } else {
+    counts.insert(it, {token, times});
+  }
+}
+
+std::optional<Finish> Answerer::accept(Sequence& sequence, int32_t token, std::span<const float> logits) const {
+  sequence.last_token = Clock::now();
+  if (sequence.usage.generated_tokens == 0) {
+    sequence.first_token = sequence.last_token;
+    sequence.usage.first_token_ms = milliseconds(sequence.first_token - sequence.submitted);
+  } else {
+    ++sequence.usage.decode_steps;
+  }
+  const bool end = std::ranges::find(end_ids_, token) != end_ids_.end();
+  if (end && !sequence.ignore_eos) return sequence.tool_calls > 0 ? Finish::kToolCalls : Finish::kStop;
+
+  ++sequence.usage.generated_tokens;
+  sequence.ids.push_back(token);
+  sequence.keys.push_back(static_cast<TokenKey>(token));
+  if (sequence.counting) count(sequence, token, 1);
+  if (!logits.empty()) {
+    sequence.logprobs_held.push_back(token_logprobs(tokenizer_, logits, token, sequence.logprobs));
+  }
+  if (token == channel_begin_) sequence.thinking = true;
+  sequence.usage.thinking_tokens += sequence.thinking;
+  if (token == channel_end_) sequence.thinking = false;
+  if (sequence.grammar) sequence.grammar->advance(token);
+
+  emit(sequence, sequence.parser.push(token));
+  if (sequence.parser.stopped()) return Finish::kStop;
+  if (sequence.grammar && sequence.grammar->ended()) return Finish::kStop;
+  if (static_cast<int>(sequence.ids.size()) >= sequence.limit) return Finish::kLength;
+  return std::nullopt;
+}
+
+void Answerer::emit(Sequence& sequence, std::vector<OutputEvent> outputs) const {
+  for (OutputEvent& output : outputs) {
+    Event event;
+    switch (output.kind) {
+      case OutputEvent::kContent:
+      case OutputEvent::kThinking:
+        if (output.text.empty()) continue;
+        event.kind = output.kind == OutputEvent::kContent ? Event::kText : Event::kThinking;
+        event.text = std::move(output.text);
+        break;
+      case OutputEvent::kToolCall:
+        event.kind = Event::kToolCall;
+        event.tool_call.name = std::move(output.text);
+        event.tool_call.arguments = std::move(output.arguments);
+        event.tool_index = sequence.tool_calls++;
+        break;
+    }
+    event.logprobs = std::exchange(sequence.logprobs_held, {});
+    sequence.sink(event);
+  }
+}
+
+void Answerer::finish(Sequence& sequence, Finish how) const {
+  if (std::exchange(sequence.over, true)) return;
+  if (!sequence.parser.stopped()) emit(sequence, sequence.parser.finish());
+  // What the parser held back may complete a stop string, or a call.
+  if (how != Finish::kCancelled && sequence.parser.stopped()) how = Finish::kStop;
+  if (how == Finish::kStop && sequence.tool_calls > 0 && !sequence.parser.stopped()) how = Finish::kToolCalls;
+  Usage& usage = sequence.usage;
+  if (sequence.started) usage.queue_ms = milliseconds(sequence.scheduled - sequence.submitted);
+  if (usage.generated_tokens > 0 || sequence.first_token != Clock::time_point()) {
+    usage.prefill_ms = milliseconds(sequence.first_token - sequence.scheduled) - usage.image_ms;
+    usage.decode_ms = milliseconds(sequence.last_token - sequence.first_token);
+  }
+  Event event;
+  event.kind = Event::kDone;
+  event.finish = how;
+  event.usage = usage;
+  event.logprobs = std::exchange(sequence.logprobs_held, {});
+  if (sequence.parser.stopped()) event.stop = sequence.parser.stop();
+  sequence.sink(event);
+}
+
+void Answerer::fail(Sequence& sequence, const std::string& message, bool device) const {
+  if (std::exchange(sequence.over, true)) return;
+  Event event;
+  event.kind = Event::kError;
+  event.text = message;
+  event.device = device;
+  sequence.sink(event);
+}
+
+}  // namespace gemma4

@@ -1,0 +1,43 @@
+// Answerer: what a chosen token means. It grows the sequence, turns tokens into events for the sink, and knows when an
+// answer is over.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/sequence.h"
+#include "text/tokenizer/tokenizer.h"
+
+namespace gemma4 {
+
+class Answerer {
+ public:
+  Answerer(const Tokenizer& tokenizer, std::vector<int32_t> end_ids);
+
+  // Sets up parser, grammar-independent state and penalties for a prompt that is ready to be computed.
+  void begin(Sequence& sequence, const SamplingRequest& sampling) const;
+
+  // The token chosen after ids. `logits` [vocabulary] where the sequence wants logprobs, else empty. Says how the
+  // answer ended, where it did; then call finish().
+  std::optional<Finish> accept(Sequence& sequence, int32_t token, std::span<const float> logits) const;
+
+  void finish(Sequence& sequence, Finish how) const;                             // the last event
+  void fail(Sequence& sequence, const std::string& message, bool device) const;  // the last event
+
+  const std::vector<int32_t>& end_ids() const { return end_ids_; }
+
+ private:
+  void emit(Sequence& sequence, std::vector<OutputEvent> events) const;
+  void count(Sequence& sequence, int32_t token, int times) const;
+
+  Tokenizer tokenizer_;
+  std::vector<int32_t> end_ids_;
+  int32_t channel_begin_, channel_end_;
+};
+
+// Natural log of softmax(logits) of `token`, and of the `top` likeliest.
+TokenLogprobs token_logprobs(const Tokenizer& tokenizer, std::span<const float> logits, int32_t token, int top);
+
+}  // namespace gemma4

@@ -1,0 +1,318 @@
+#include "engine/prefix_cache.h"
+
+#include <algorithm>
+#include <random>
+
+#include "base/check.h"
+
+namespace gemma4 {
+
+HashKey HashKey::random() {
+  std::random_device device;
+  const auto word = [&] { return uint64_t{device()} << 32 | device(); };
+  return {word(), word()};
+}
+
+PageCache::PageCache(const PageCacheOptions& options) : options_(options), key_(HashKey::random()) {
+  CHECK(options.page > 0 && options.window > 0);
+  for (int kind = 0; kind < kKinds; ++kind) {
+    Pool& pool = pools_[kind];
+    pool.pages.resize(options.pages[kind]);
+    for (int i = options.pages[kind]; i-- > 0;) pool.free.push_back(i);
+  }
+}
+
+PageCache::Hash PageCache::hash(const Hash& parent, std::span<const TokenKey> keys) const {
+  Hasher a(key_), b({key_.b, key_.a});
+  a.add(parent.a), b.add(parent.b);
+  for (const TokenKey key : keys) a.add(key), b.add(key);
+  return {a.finish(), b.finish()};
+}
+
+PageCache::Entry* PageCache::find(const Hash& hash) {
+  const auto it = entries_.find(hash);
+  return it == entries_.end() ? nullptr : &it->second;
+}
+
+// References.
+
+int32_t PageCache::take(Kind kind) {
+  Pool& pool = pools_[kind];
+  if (pool.free.empty()) {
+    if (pool.cached.empty()) return -1;
+    const int32_t page = pool.cached.begin()->page;
+    disown(kind, page);
+  }
+  const int32_t page = pool.free.back();
+  pool.free.pop_back();
+  CHECK(pool.pages[page].refs == 0 && !pool.pages[page].owned);
+  pool.pages[page].refs = 1;
+  return page;
+}
+
+void PageCache::hold(Kind kind, int32_t page) {
+  Page& p = pools_[kind].pages[page];
+  if (p.refs++ == 0) CHECK(p.owned && pools_[kind].cached.erase(p.rank) == 1);
+}
+
+void PageCache::drop(Kind kind, int32_t page) {
+  Pool& pool = pools_[kind];
+  Page& p = pool.pages[page];
+  CHECK(p.refs > 0);
+  if (--p.refs > 0) return;
+  if (!p.owned) return pool.free.push_back(page);
+  const Entry* entry = find(p.owner);
+  CHECK(entry);
+  p.rank = {entry->keep || kind == kFull, clock_, -entry->depth, page};
+  pool.cached.insert(p.rank);
+}
+
+void PageCache::own(const Hash& hash, Entry& entry, Kind kind, int32_t page) {
+  Page& p = pools_[kind].pages[page];
+  CHECK(!p.owned && p.refs > 0 && entry.pages[kind] < 0);
+  p.owned = true;
+  p.owner = hash;
+  entry.pages[kind] = page;
+}
+
+void PageCache::disown(Kind kind, int32_t page) {
+  Pool& pool = pools_[kind];
+  Page& p = pool.pages[page];
+  CHECK(p.owned);
+  Entry* entry = find(p.owner);
+  CHECK(entry && entry->pages[kind] == page);
+  entry->pages[kind] = -1;
+  p.owned = false;
+  if (p.refs == 0) {
+    CHECK(pool.cached.erase(p.rank) == 1);
+    pool.free.push_back(page);
+  }
+  if (entry->pages[kSliding] < 0 && entry->pages[kFull] < 0) erase(p.owner);
+}
+
+void PageCache::erase(const Hash& hash) {
+  const auto it = entries_.find(hash);
+  const auto siblings = children_.find(it->second.parent);
+  std::erase(siblings->second, hash);
+  if (siblings->second.empty()) children_.erase(siblings);
+  entries_.erase(it);
+}
+
+// Reuse.
+
+// Hashes of the stretches that match keys[0, length): whole ones, then perhaps one that matches at its beginning.
+std::vector<PageCache::Hash> PageCache::path(std::span<const TokenKey> keys, int& length) {
+  std::vector<Hash> path;
+  const size_t page = options_.page;
+  Hash parent;
+  length = 0;
+  while (length + page <= keys.size()) {
+    const auto part = keys.subspan(length, page);
+    const Hash next = hash(parent, part);
+    const Entry* entry = find(next);
+    if (!entry || entry->pages[kFull] < 0 || !std::ranges::equal(entry->keys, part)) break;
+    path.push_back(next);
+    parent = next;
+    length += options_.page;
+  }
+  const auto rest = keys.subspan(length);
+  const auto children = children_.find(parent);
+  if (children == children_.end()) return path;
+  size_t best = 0;
+  Hash best_hash;
+  for (const Hash& child : children->second) {
+    const Entry& entry = *find(child);
+    if (entry.pages[kFull] < 0) continue;
+    const size_t most = std::min(rest.size(), entry.keys.size());
+    const size_t same = std::mismatch(rest.begin(), rest.begin() + most, entry.keys.begin()).first - rest.begin();
+    if (same > best) best = same, best_hash = child;
+  }
+  if (best > 0) path.push_back(best_hash), length += static_cast<int>(best);
+  return path;
+}
+
+// The largest end of reuse, at most `length`, that lies inside no image and whose window is still there.
+int PageCache::usable(std::span<const Hash> path, int length, std::span<const Blocked> blocked) {
+  for (bool changed = true; changed && length > 0;) {
+    changed = false;
+    for (const Blocked& block : blocked) {
+      if (block.begin < length && length < block.end) length = block.begin, changed = true;
+    }
+    const int first = std::max(0, length - options_.window + 1);
+    for (int i = first / options_.page; i * options_.page < length; ++i) {
+      if (find(path[i])->pages[kSliding] >= 0) continue;
+      length = i * options_.page;
+      changed = true;
+      break;
+    }
+  }
+  return length;
+}
+
+int PageCache::attach(PageTable& table, std::span<const TokenKey> keys, int limit, std::span<const Blocked> blocked,
+                      std::vector<PageCopy>& copies) {
+  CHECK(table.pages[kFull].empty() && table.hashes.empty());
+  if (!options_.keep) return 0;
+  int length;
+  const std::vector<Hash> found = path(keys, length);
+  length = usable(found, std::min(length, limit), blocked);
+  if (length == 0) return 0;
+  const int whole = length / options_.page;
+  const bool part = length % options_.page > 0;
+  const int first = std::max(0, length - options_.window + 1) / options_.page;
+  int32_t source[kKinds] = {-1, -1};
+  for (const Kind kind : {kSliding, kFull}) {
+    table.pages[kind].assign(whole, -1);
+    for (int i = kind == kSliding ? first : 0; i < whole; ++i) {
+      table.pages[kind][i] = find(found[i])->pages[kind];
+      hold(kind, table.pages[kind][i]);
+    }
+    if (part) hold(kind, source[kind] = find(found[whole])->pages[kind]);
+  }
+  table.first_sliding = std::min(first, whole);
+  table.hashes.assign(found.begin(), found.begin() + whole);
+  table.changed = true;
+  if (!part) return length;
+  const bool grown = grow(table, length);
+  for (const Kind kind : {kSliding, kFull}) {
+    if (grown) copies.push_back({kind, source[kind], table.pages[kind][whole]});
+    drop(kind, source[kind]);
+  }
+  if (grown) return length;
+  release(table);
+  return 0;
+}
+
+bool PageCache::grow(PageTable& table, int end) {
+  const size_t want = (end + options_.page - 1) / options_.page;
+  const size_t have = table.pages[kFull].size();
+  for (size_t i = have; i < want; ++i) {
+    int32_t page[kKinds];
+    for (const Kind kind : {kSliding, kFull}) page[kind] = take(kind);
+    const bool enough = page[kSliding] >= 0 && page[kFull] >= 0;
+    for (const Kind kind : {kSliding, kFull}) {
+      if (page[kind] < 0) continue;
+      if (enough) table.pages[kind].push_back(page[kind]);
+      if (!enough) drop(kind, page[kind]);
+    }
+    if (enough) continue;
+    for (const Kind kind : {kSliding, kFull}) {
+      for (size_t j = have; j < i; ++j) drop(kind, table.pages[kind][j]);
+      table.pages[kind].resize(have);
+    }
+    return false;
+  }
+  table.changed = table.changed || want > have;
+  return true;
+}
+
+void PageCache::slide(PageTable& table, int next) {
+  const int first = std::max(0, next - options_.window + 1) / options_.page;
+  ++clock_;
+  for (; table.first_sliding < std::min<int>(first, table.pages[kSliding].size()); ++table.first_sliding) {
+    int32_t& page = table.pages[kSliding][table.first_sliding];
+    drop(kSliding, page);
+    page = -1;
+  }
+}
+
+void PageCache::publish(PageTable& table, std::span<const TokenKey> keys, int computed, bool last, int keep_begin,
+                        int keep_end) {
+  if (!options_.keep) return;
+  const int page = options_.page;
+  for (int i = static_cast<int>(table.hashes.size()); i * page < computed; ++i) {
+    const int count = std::min(page, computed - i * page);
+    if (count < page && !last) break;
+    const auto part = keys.subspan(static_cast<size_t>(i) * page, count);
+    const Hash parent = i > 0 ? table.hashes[i - 1] : Hash{};
+    const Hash next = hash(parent, part);
+    insert(table, i, parent, next, part, last || (i * page < keep_end && i * page + count > keep_begin));
+    if (count == page) table.hashes.push_back(next);
+  }
+  for (size_t i = table.first_sliding; last && i < table.hashes.size(); ++i) {
+    if (Entry* entry = find(table.hashes[i])) entry->keep = true;
+  }
+}
+
+void PageCache::insert(PageTable& table, int index, const Hash& parent, const Hash& hash,
+                       std::span<const TokenKey> keys, bool keep) {
+  drop_beginnings(parent, keys);
+  Entry* entry = find(hash);
+  if (!entry) {
+    entry = &entries_[hash];
+    entry->parent = parent;
+    entry->keys.assign(keys.begin(), keys.end());
+    entry->depth = index;
+    children_[parent].push_back(hash);
+  }
+  entry->keep = entry->keep || keep;
+  for (const Kind kind : {kSliding, kFull}) {
+    const int32_t page = table.pages[kind][index];
+    if (page >= 0 && entry->pages[kind] < 0 && !pools_[kind].pages[page].owned) own(hash, *entry, kind, page);
+  }
+  if (entry->pages[kSliding] < 0 && entry->pages[kFull] < 0) erase(hash);
+}
+
+// Forgets unfinished stretches that `keys` begins with: whoever would find them finds `keys`.
+void PageCache::drop_beginnings(const Hash& parent, std::span<const TokenKey> keys) {
+  const auto children = children_.find(parent);
+  if (children == children_.end()) return;
+  std::vector<Hash> shorter;
+  for (const Hash& child : children->second) {
+    const Entry& entry = *find(child);
+    if (entry.keys.size() < keys.size() && std::equal(entry.keys.begin(), entry.keys.end(), keys.begin())) {
+      shorter.push_back(child);
+    }
+  }
+  for (const Hash& child : shorter) {
+    for (const Kind kind : {kSliding, kFull}) {
+      const Entry* entry = find(child);
+      if (entry && entry->pages[kind] >= 0) disown(kind, entry->pages[kind]);
+    }
+  }
+}
+
+void PageCache::release(PageTable& table) {
+  ++clock_;
+  for (const Kind kind : {kSliding, kFull}) {
+    for (const int32_t page : table.pages[kind]) {
+      if (page >= 0) drop(kind, page);
+    }
+  }
+  table = {};
+}
+
+bool PageCache::available(Kind kind, int pages) const { return free(kind) + cached(kind) >= pages; }
+
+void PageCache::clear() {
+  for (const Kind kind : {kSliding, kFull}) {
+    while (!pools_[kind].cached.empty()) disown(kind, pools_[kind].cached.begin()->page);
+  }
+}
+
+void PageCache::check(std::span<const PageTable* const> tables) const {
+  for (const Kind kind : {kSliding, kFull}) {
+    const Pool& pool = pools_[kind];
+    std::vector<int> refs(pool.pages.size());
+    for (const PageTable* table : tables) {
+      for (const int32_t page : table->pages[kind]) {
+        if (page >= 0) ++refs[page];
+      }
+    }
+    size_t idle = 0;
+    for (size_t i = 0; i < refs.size(); ++i) {
+      const Page& page = pool.pages[i];
+      CHECK(page.refs == refs[i]);
+      CHECK(page.owned == (page.owned && entries_.at(page.owner).pages[kind] == static_cast<int32_t>(i)));
+      CHECK((page.refs == 0 && page.owned) == pool.cached.contains(page.rank));
+      idle += page.refs == 0;
+    }
+    CHECK(idle == pool.free.size() + pool.cached.size());
+  }
+  for (const auto& [hash, entry] : entries_) {
+    CHECK(entry.pages[kSliding] >= 0 || entry.pages[kFull] >= 0);
+    CHECK(std::ranges::count(children_.at(entry.parent), hash) == 1);
+  }
+}
+
+}  // namespace gemma4

@@ -1,0 +1,125 @@
+#include "server/api/content.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+
+namespace gemma4 {
+namespace {
+
+constexpr int8_t kSpace = -2, kBad = -1;
+
+constexpr std::array<int8_t, 256> make_digits() {
+  std::array<int8_t, 256> digits = {};
+  digits.fill(kBad);
+  const std::string_view alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  for (size_t i = 0; i < alphabet.size(); ++i) digits[static_cast<uint8_t>(alphabet[i])] = static_cast<int8_t>(i);
+  digits['-'] = 62;
+  digits['_'] = 63;
+  for (const char c : {' ', '\n', '\r', '\t'}) digits[static_cast<uint8_t>(c)] = kSpace;
+  return digits;
+}
+constexpr std::array<int8_t, 256> kDigits = make_digits();
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  std::ranges::transform(out, out.begin(), [](unsigned char c) { return std::tolower(c); });
+  return out;
+}
+
+}  // namespace
+
+std::string decode_base64(std::string_view text, const std::string& path) {
+  std::string out;
+  out.reserve(text.size() / 4 * 3);
+  while (!text.empty() && (text.back() == '=' || kDigits[static_cast<uint8_t>(text.back())] == kSpace)) {
+    text.remove_suffix(1);
+  }
+  uint32_t bits = 0;
+  int count = 0;
+  for (const char c : text) {
+    const int8_t digit = kDigits[static_cast<uint8_t>(c)];
+    if (digit == kSpace) continue;
+    if (digit == kBad) fail_at(path, "is not base64");
+    bits = bits << 6 | static_cast<uint32_t>(digit);
+    if (++count % 4 != 0) continue;
+    out += static_cast<char>(bits >> 16);
+    out += static_cast<char>(bits >> 8);
+    out += static_cast<char>(bits);
+  }
+  if (count % 4 == 1) fail_at(path, "is not base64");
+  if (count % 4 == 2) out += static_cast<char>(bits >> 4);
+  if (count % 4 == 3) {
+    out += static_cast<char>(bits >> 10);
+    out += static_cast<char>(bits >> 2);
+  }
+  if (out.empty()) fail_at(path, "holds no data");
+  return out;
+}
+
+std::string image_of_url(const std::string& url, const ApiContext& context, const std::string& path) {
+  const std::string head = lower(url.substr(0, 8));
+  if (head.starts_with("http://") || head.starts_with("https://")) return context.fetch(url, path);
+  if (!head.starts_with("data:")) fail_at(path, "must be a data: URL (data:image/png;base64,...)");
+  const size_t comma = url.find(',');
+  if (comma == std::string::npos) fail_at(path, "is a data: URL without a comma");
+  const std::string kind = lower(std::string_view(url).substr(5, std::min<size_t>(comma - 5, 200)));
+  if (!kind.ends_with(";base64")) fail_at(path, "must be a data: URL in base64 (data:image/png;base64,...)");
+  // Which of the formats it is the bytes themselves say.
+  if (!kind.starts_with("image/") && !kind.starts_with("application/octet-stream") && !kind.starts_with(";")) {
+    fail_at(path, "must be a data: URL of an image, not of " + kind.substr(0, kind.find(';')));
+  }
+  return decode_base64(std::string_view(url).substr(comma + 1), path);
+}
+
+void want_detail(Request& request, const std::string& detail, const ApiContext& context, const std::string& path) {
+  if (detail == "auto") return;
+  if (detail != "low" && detail != "high") fail_at(path, "must be one of auto, low, high");
+  const int most = context.image_budget_max > 0 ? context.image_budget_max : 1120;
+  request.image_budget = std::max(request.image_budget, detail == "low" ? 70 : most);
+}
+
+Message& add_message(Request& request, std::string role) {
+  request.messages.emplace_back().role = std::move(role);
+  return request.messages.back();
+}
+
+void add_text(Message& message, std::string text) {
+  ContentPart part;
+  part.text = std::move(text);
+  message.content.push_back(std::move(part));
+}
+
+void add_image(Request& request, Message& message, std::string bytes) {
+  ContentPart part;
+  part.kind = ContentPart::kImage;
+  message.content.push_back(std::move(part));
+  request.images.push_back(std::move(bytes));
+}
+
+Json make_tool(const std::string& name, const Json* description, const Json* parameters, const std::string& path) {
+  if (name.empty() || name.size() > 128) fail_at(path + ".name", "must have 1 to 128 characters");
+  for (const unsigned char c : name) {
+    if (!std::isalnum(c) && c != '_' && c != '-' && c != '.') {
+      fail_at(path + ".name", "may hold letters, digits, '_', '-' and '.' only");
+    }
+  }
+  Json function = {{"name", name}};
+  if (description != nullptr) function["description"] = expect_string(*description, path + ".description");
+  if (parameters != nullptr) {
+    if (!parameters->is_object()) fail_at(path + ".parameters", "must be an object (a JSON schema)");
+    function["parameters"] = *parameters;
+  } else {
+    function["parameters"] = {{"type", "object"}, {"properties", Json::object()}};
+  }
+  return {{"type", "function"}, {"function", std::move(function)}};
+}
+
+void check_tool_name(const Json& tools, const std::string& name, const std::string& path) {
+  for (const Json& tool : tools) {
+    if (tool["function"]["name"] == name) return;
+  }
+  fail_at(path, "names '" + name.substr(0, 128) + "', which is none of the tools");
+}
+
+}  // namespace gemma4

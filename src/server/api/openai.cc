@@ -1,0 +1,83 @@
+#include "server/api/openai.h"
+
+#include <charconv>
+
+#include "base/utf8.h"
+
+namespace gemma4 {
+namespace {
+
+const char* error_type(int status) {
+  switch (status) {
+    case 401:
+    case 403:
+      return "authentication_error";
+    case 404:
+      return "not_found_error";
+    case 429:
+      return "rate_limit_error";
+    default:
+      return status >= 500 ? "server_error" : "invalid_request_error";
+  }
+}
+
+std::vector<std::pair<int32_t, float>> parse_logit_bias(const Json& value) {
+  if (!value.is_object()) fail_at("logit_bias", "must be an object from token ids to numbers");
+  std::vector<std::pair<int32_t, float>> all;
+  for (const auto& [key, bias] : value.items()) {
+    int32_t id = 0;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (error != std::errc() || end != key.data() + key.size()) {
+      fail_at("logit_bias", "has the key '" + key.substr(0, 40) + "', which is no token id");
+    }
+    if (!bias.is_number()) fail_at("logit_bias." + key, "must be a number");
+    all.emplace_back(id, bias.get<float>());
+  }
+  return all;
+}
+
+}  // namespace
+
+Json openai_error(const ApiError& error) {
+  return {{"error",
+           {{"message", error.what()},
+            {"type", error_type(error.status)},
+            {"param", error.param.empty() ? Json() : Json(error.param)},
+            {"code", error.code.empty() ? Json() : Json(error.code)}}}};
+}
+
+void parse_sampling(Fields& body, Request& request) {
+  SamplingRequest& s = request.sampling;
+  if (const auto v = body.number("temperature", 0, 2)) s.temperature = static_cast<float>(*v);
+  if (const auto v = body.number("top_p", 0, 1)) s.top_p = static_cast<float>(*v);
+  if (const auto v = body.integer("top_k", -1, INT32_MAX)) s.top_k = static_cast<int>(std::max<int64_t>(*v, 0));
+  if (const auto v = body.number("min_p", 0, 1)) s.min_p = static_cast<float>(*v);
+  if (const auto v = body.number("repetition_penalty", 0, 100)) s.repetition_penalty = static_cast<float>(*v);
+  if (const auto v = body.number("presence_penalty", -2, 2)) s.presence_penalty = static_cast<float>(*v);
+  if (const auto v = body.number("frequency_penalty", -2, 2)) s.frequency_penalty = static_cast<float>(*v);
+  if (const auto v = body.integer("seed", INT64_MIN, INT64_MAX)) s.seed = static_cast<uint64_t>(*v);
+  if (const Json* bias = body.find("logit_bias")) s.logit_bias = parse_logit_bias(*bias);
+  if (const auto v = body.integer("image_budget", 1, 1 << 20)) request.image_budget = static_cast<int>(*v);
+  request.stop = body.strings("stop");
+}
+
+bool thinking_wanted(const std::string& effort, const std::string& path) {
+  if (effort == "none") return false;
+  for (const char* some : {"minimal", "low", "medium", "high", "xhigh", "max"}) {
+    if (effort == some) return true;
+  }
+  fail_at(path, "must be one of none, minimal, low, medium, high, xhigh, max (all but none let the model think)");
+}
+
+Json logprob_entry(const TokenLogprob& token) {
+  Json bytes = Json::array();
+  for (const unsigned char c : token.bytes) bytes.push_back(c);
+  return {{"token", utf8_repair(token.bytes)}, {"logprob", token.logprob}, {"bytes", std::move(bytes)}};
+}
+
+std::string schema_text(const Json& schema, const std::string& path) {
+  if (!schema.is_object()) fail_at(path, "must be a JSON schema (an object)");
+  return dump(schema);
+}
+
+}  // namespace gemma4

@@ -1,0 +1,324 @@
+#include "text/chat/chat.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "base/utf8.h"
+#include "text/chat/piece_writer.h"
+#include "text/chat/tool_format.h"
+
+namespace gemma4 {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// What Python's str.strip() takes away.
+bool is_space(uint32_t c) {
+  return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
+std::string_view trim(std::string_view text) {
+  while (!text.empty()) {
+    const size_t length = utf8_length(text);
+    if (length == 0 || !is_space(utf8_point(text))) break;
+    text.remove_prefix(length);
+  }
+  while (!text.empty()) {
+    size_t begin = text.size() - 1;
+    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xc0) == 0x80) --begin;
+    if (utf8_length(text.substr(begin)) != text.size() - begin || !is_space(utf8_point(text.substr(begin)))) break;
+    text = text.substr(0, begin);
+  }
+  return text;
+}
+
+// Without <|channel>...<channel|>: a model is not shown the thoughts of its earlier answers. One left open goes to the
+// end of the text.
+std::string strip_thinking(std::string_view text) {
+  constexpr std::string_view kOpen = "<|channel>", kClose = "<channel|>";
+  std::string result;
+  while (true) {
+    const size_t close = text.find(kClose);
+    const std::string_view part = text.substr(0, close);
+    result += part.substr(0, part.find(kOpen));
+    if (close == std::string_view::npos) return std::string(trim(result));
+    text.remove_prefix(close + kClose.size());
+  }
+}
+
+std::string joined_text(const Message& message) {
+  std::string text;
+  for (const ContentPart& part : message.content) {
+    if (part.kind == ContentPart::kText) text += part.text;
+  }
+  return text;
+}
+
+class ChatRenderer {
+ public:
+  ChatRenderer(std::span<const Message> messages, std::string_view tools, const ChatOptions& options)
+      : messages_(messages), options_(options) {
+    for (const Message& message : messages) {
+      roles_.push_back(role_of(message));
+      first_image_.push_back(images_);
+      for (const ContentPart& part : message.content) images_ += part.kind == ContentPart::kImage;
+    }
+    if (!trim(tools).empty()) tools_ = parse_json(tools, "tools");
+    if (!tools_.is_null() && !tools_.is_array()) throw Error("tools: not a JSON array");
+  }
+
+  std::vector<Piece> render() {
+    out_.control("<bos>");
+    const bool system_first = !messages_.empty() && roles_[0] == "system";
+    if (options_.enable_thinking || !tools_.empty() || system_first) write_head(system_first);
+    for (size_t i = 0; i < messages_.size(); ++i) {
+      if (roles_[i] == "user") last_user_ = static_cast<int>(i);
+    }
+    for (size_t i = system_first ? 1 : 0; i < messages_.size(); ++i) {
+      if (roles_[i] != "tool") {
+        write_message(i);
+      } else if (i == 0 || !answered(i)) {
+        throw Error("messages: message " + std::to_string(i) + " has the role tool but follows no tool call");
+      }
+    }
+    if (options_.add_generation_prompt && !open_) {
+      out_.control("<|turn>");
+      out_.text("model\n");
+      if (!options_.enable_thinking) {
+        out_.control("<|channel>");
+        out_.text("thought\n");
+        out_.control("<channel|>");
+      }
+    }
+    return out_.take();
+  }
+
+ private:
+  static std::string role_of(const Message& message) {
+    if (message.role == "assistant") return "model";
+    if (message.role == "developer") return "system";
+    for (const char* role : {"system", "user", "model", "tool"}) {
+      if (message.role == role) return role;
+    }
+    throw Error("messages: the role '" + message.role + "' is none of system, developer, user, assistant, tool");
+  }
+
+  // Whether tool message i directly follows, after other tool messages, a model message with calls.
+  bool answered(size_t i) const {
+    while (i > 0 && roles_[i] == "tool") --i;
+    return roles_[i] == "model" && !messages_[i].tool_calls.empty() && messages_[i].tool_responses.empty();
+  }
+
+  void write_head(bool system_first) {
+    out_.control("<|turn>");
+    out_.text("system\n");
+    if (options_.enable_thinking) {
+      out_.control("<|think|>");
+      out_.text("\n");
+    }
+    if (system_first) {
+      const std::vector<ContentPart>& parts = messages_[0].content;
+      for (const ContentPart& part : parts) {
+        if (part.kind == ContentPart::kImage) throw Error("messages: the system message cannot hold an image");
+        out_.text(trim(part.text));
+        if (parts.size() > 1) out_.text(" ");
+      }
+    }
+    for (const Json& tool : tools_) {
+      out_.control("<|tool>");
+      write_declaration(tool, out_);
+      out_.control("<tool|>");
+    }
+    out_.control("<turn|>");
+    out_.text("\n");
+  }
+
+  void write_message(size_t i) {
+    const Message& message = messages_[i];
+    const bool model = roles_[i] == "model";
+    if (!model && (!message.tool_calls.empty() || !message.tool_responses.empty())) {
+      throw Error("messages: only the assistant can call tools, not " + message.role);
+    }
+    if (!model || !follows_model(i)) {
+      out_.control("<|turn>");
+      out_.text(roles_[i] + "\n");
+    }
+    const bool kept = static_cast<int>(i) > last_user_ || options_.preserve_thinking;
+    if (!message.tool_calls.empty() && !message.reasoning.empty() && kept) {
+      out_.control("<|channel>");
+      out_.text("thought\n" + message.reasoning + "\n");
+      out_.control("<channel|>");
+    }
+    for (const ToolCall& call : message.tool_calls) write_call(call);
+    const bool responses = write_responses(i);
+    write_content(i);
+    close(message, responses);
+  }
+
+  // Ends the turn, or leaves it open for a tool's result or for the answer that follows one. What is written beside a
+  // call ends the turn too, and yet no generation prompt follows: that is how the template has it.
+  void close(const Message& message, bool responses) {
+    const bool calls = !message.tool_calls.empty();
+    open_ = calls || responses;
+    if (calls && !responses) {
+      out_.control("<|tool_response>");
+    } else if (!responses || has_content(message)) {
+      out_.control("<turn|>");
+      out_.text("\n");
+    }
+  }
+
+  static bool has_content(const Message& message) {
+    return std::ranges::any_of(message.content, [](const ContentPart& part) {
+      return part.kind == ContentPart::kImage || !part.text.empty();
+    });
+  }
+
+  bool follows_model(size_t i) const {
+    while (i-- > 0) {
+      if (roles_[i] != "tool") return roles_[i] == "model";
+    }
+    return false;
+  }
+
+  void write_call(const ToolCall& call) {
+    if (call.name.empty()) throw Error("messages: a tool call has no name");
+    const Json arguments = trim(call.arguments).empty() ? Json::object() : parse_json(call.arguments, call.name);
+    if (!arguments.is_object()) throw Error("messages: the arguments of " + call.name + " are not a JSON object");
+    out_.control("<|tool_call>");
+    out_.text("call:" + call.name + "{");
+    write_members(arguments, false, out_);
+    out_.text("}");
+    out_.control("<tool_call|>");
+  }
+
+  bool write_responses(size_t i) {
+    const Message& message = messages_[i];
+    for (const ToolResponse& response : message.tool_responses) {
+      write_response(response.name, parse_json(response.response, "the response of " + response.name));
+    }
+    if (!message.tool_responses.empty() || message.tool_calls.empty()) return !message.tool_responses.empty();
+    size_t k = i + 1;
+    for (; k < messages_.size() && roles_[k] == "tool"; ++k) {
+      std::string name = messages_[k].name;
+      for (const ToolCall& call : message.tool_calls) {
+        if (call.id == messages_[k].tool_call_id) name = call.name;
+      }
+      write_response(name, joined_text(messages_[k]));
+      int image = first_image_[k];
+      for (const ContentPart& part : messages_[k].content) {
+        if (part.kind == ContentPart::kImage) out_.image(image++);
+      }
+    }
+    return k > i + 1;
+  }
+
+  void write_response(const std::string& name, const Json& response) {
+    out_.control("<|tool_response>");
+    out_.text("response:" + (name.empty() ? "unknown" : name) + "{");
+    if (response.is_object()) {
+      write_members(response, false, out_);
+    } else {
+      out_.text("value:");
+      write_value(response, false, out_);
+    }
+    out_.text("}");
+    out_.control("<tool_response|>");
+  }
+
+  void write_content(size_t i) {
+    int image = first_image_[i];
+    for (const ContentPart& part : messages_[i].content) {
+      if (part.kind == ContentPart::kImage) {
+        out_.image(image++);
+      } else if (roles_[i] == "model") {
+        out_.text(strip_thinking(part.text));
+      } else {
+        out_.text(trim(part.text));
+      }
+    }
+  }
+
+  std::span<const Message> messages_;
+  ChatOptions options_;
+  Json tools_;
+  std::vector<std::string> roles_;  // [messages] system, user, model or tool
+  std::vector<int> first_image_;    // [messages] the number of its first image
+  int images_ = 0;
+  int last_user_ = -1;
+  bool open_ = false;  // the last turn goes on: the model continues it
+  PieceWriter out_;
+};
+
+}  // namespace
+
+Message Message::text(std::string role, std::string text) {
+  Message message;
+  message.role = std::move(role);
+  message.content.push_back({ContentPart::kText, std::move(text)});
+  return message;
+}
+
+std::vector<Piece> render_chat(std::span<const Message> messages, std::string_view tools, const ChatOptions& options) {
+  return ChatRenderer(messages, tools, options).render();
+}
+
+std::vector<Piece> parse_raw(std::string_view prompt, const Tokenizer& tokenizer) {
+  PieceWriter out;
+  int images = 0;
+  for (const Tokenizer::Part& part : tokenizer.split_control(prompt)) {
+    if (out.empty() && !(part.control && part.text == "<bos>")) out.control("<bos>");
+    if (!part.control) {
+      out.text(part.text);
+    } else if (part.text == "<|image|>") {
+      out.image(images++);
+    } else {
+      out.control(part.text);
+    }
+  }
+  if (out.empty()) out.control("<bos>");
+  return out.take();
+}
+
+std::string to_text(std::span<const Piece> pieces) {
+  std::string text;
+  for (const Piece& piece : pieces) text += piece.kind == Piece::kImage ? "<|image|>" : piece.text;
+  return text;
+}
+
+int count_images(std::span<const Piece> pieces) {
+  return static_cast<int>(
+      std::count_if(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.kind == Piece::kImage; }));
+}
+
+Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, std::span<const int> soft_tokens) {
+  if (count_images(pieces) != static_cast<int>(soft_tokens.size())) {
+    throw Error("the prompt has places for " + std::to_string(count_images(pieces)) + " images but " +
+                std::to_string(soft_tokens.size()) + " came with it");
+  }
+  Prompt prompt;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const Piece& piece = pieces[i];
+    if (piece.kind == Piece::kControl) {
+      prompt.ids.push_back(tokenizer.require(piece.text));
+    } else if (piece.kind == Piece::kImage) {
+      CHECK(piece.image >= 0 && piece.image < static_cast<int>(soft_tokens.size()));
+      prompt.ids.push_back(tokenizer.require("<|image>"));
+      const auto begin = static_cast<int>(prompt.ids.size());
+      prompt.ids.insert(prompt.ids.end(), soft_tokens[piece.image], tokenizer.require("<|image|>"));
+      prompt.images.push_back({piece.image, begin, static_cast<int>(prompt.ids.size())});
+      prompt.ids.push_back(tokenizer.require("<image|>"));
+    } else {
+      std::string text = piece.text;  // neighbours merge as one text
+      while (i + 1 < pieces.size() && pieces[i + 1].kind == Piece::kText) text += pieces[++i].text;
+      const std::vector<int32_t> ids = tokenizer.encode(text, false);
+      prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
+    }
+  }
+  return prompt;
+}
+
+}  // namespace gemma4

@@ -1,0 +1,86 @@
+// Chat: what the model is told. Messages, tool declarations and images become pieces; pieces become token ids. The
+// format is the published Gemma 4 31B chat template (large models: an empty thought closes the generation prompt when
+// thinking is off); tests/golden/chat holds what that template renders. Text that came from outside is never parsed for
+// control tokens: a user who writes <turn|> sends six characters, not an end of turn.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/tokenizer/tokenizer.h"
+
+namespace gemma4 {
+
+struct ContentPart {
+  enum Kind { kText, kImage } kind = kText;
+  std::string text;  // kText
+  // Images carry no data here: they are numbered 0, 1, ... in the order in which they stand in the messages.
+};
+
+struct ToolCall {
+  std::string id, name;
+  std::string arguments;  // a JSON object as text; empty: no arguments
+};
+
+struct ToolResponse {
+  std::string name;
+  std::string response;  // JSON as text: an object's members are listed, anything else becomes {value:...}
+};
+
+struct Message {
+  std::string role;  // system, developer, user, assistant (or model), tool
+  std::vector<ContentPart> content;
+  std::string reasoning;                     // assistant: the thought before the answer
+  std::vector<ToolCall> tool_calls;          // assistant
+  std::vector<ToolResponse> tool_responses;  // assistant: answers held in the same message
+  std::string tool_call_id, name;            // tool: which call it answers; the tool's name where no call has the id
+
+  static Message text(std::string role, std::string text);
+};
+
+struct ChatOptions {
+  bool enable_thinking = false;
+  bool preserve_thinking = false;  // keep the thoughts of earlier turns that called tools
+  bool add_generation_prompt = true;
+};
+
+struct Piece {
+  enum Kind {
+    kText,     // text, never parsed for control tokens
+    kControl,  // the name of one control token
+    kImage,    // the place of an image
+  } kind = kText;
+  std::string text;  // kText, kControl
+  int image = -1;    // kImage: which
+};
+
+// `tools`: a JSON array of {"type": "function", "function": {name, description, parameters}} as text, or empty.
+// Throws Error: a role or a JSON text that cannot be used.
+std::vector<Piece> render_chat(std::span<const Message> messages, std::string_view tools, const ChatOptions& options);
+
+// A prompt written by hand: control tokens spelled in it are control tokens, <|image|> is the next image, and <bos> is
+// put in front where it is missing.
+std::vector<Piece> parse_raw(std::string_view prompt, const Tokenizer& tokenizer);
+
+std::string to_text(std::span<const Piece> pieces);  // as the template renders it: an image is <|image|>
+
+int count_images(std::span<const Piece> pieces);
+
+struct ImageSpan {
+  int image = 0;           // which image
+  int begin = 0, end = 0;  // its soft tokens are ids[begin, end); the marks around it lie outside
+};
+
+struct Prompt {
+  std::vector<int32_t> ids;
+  std::vector<ImageSpan> images;
+};
+
+// An image becomes <|image>, soft_tokens[image] times <|image|>, <image|>. Throws Error where the number of images and
+// of soft-token counts differ, on invalid UTF-8, and where the vocabulary lacks a control token that a piece names.
+Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, std::span<const int> soft_tokens);
+
+}  // namespace gemma4

@@ -1,0 +1,273 @@
+#include "text/chat/tool_format.h"
+
+#include <algorithm>
+#include <charconv>
+#include <clocale>
+#include <cmath>
+#include <cwctype>
+#include <vector>
+
+#include "base/check.h"
+#include "base/exact_json.h"
+#include "base/json.h"
+#include "base/utf8.h"
+
+namespace gemma4 {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr int kDepthMax = 100;  // writing recurses; a request must not be able to exhaust the stack
+
+std::string upper(std::string text) {  // ASCII alone: types are English
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < 128) c = static_cast<char>(std::toupper(c));
+  }
+  return text;
+}
+
+// As Python's lower(), letter by letter; `text` is valid UTF-8. libc's table, whatever locale the program runs in.
+std::string lower(std::string_view text) {
+  static const locale_t unicode = newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
+  std::string result;
+  for (; !text.empty(); text.remove_prefix(utf8_length(text))) {
+    const wint_t letter = utf8_point(text);
+    utf8_append(result, unicode ? towlower_l(letter, unicode) : towlower(letter));
+  }
+  return result;
+}
+
+// As Python's repr(float), which is what the template prints: the shortest digits that read back the same, with an
+// exponent below 1e-4 and from 1e16 on.
+std::string python_float(double value) {
+  if (!std::isfinite(value)) return std::isnan(value) ? "nan" : value < 0 ? "-inf" : "inf";
+  char buffer[400];
+  const double size = std::fabs(value);
+  const bool exponent = size != 0 && (size < 1e-4 || size >= 1e16);
+  const auto format = exponent ? std::chars_format::scientific : std::chars_format::fixed;
+  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value, format).ptr;
+  std::string text(buffer, end);
+  if (!exponent && text.find('.') == std::string::npos) text += ".0";
+  return text;
+}
+
+// As Python's str() of a JSON scalar.
+std::string python_text(const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_boolean()) return value.get<bool>() ? "True" : "False";
+  if (value.is_null()) return "None";
+  if (value.is_number_float()) return python_float(value.get<double>());
+  return dump_exact_json(value);
+}
+
+const Json& member(const Json& value, const char* key) {  // null where there is none
+  static const Json kNone;
+  if (!value.is_object()) return kNone;
+  const auto found = value.find(key);
+  return found == value.end() ? kNone : *found;
+}
+
+bool truthy(const Json& value) {
+  if (value.is_null() || value == false) return false;
+  if (value.is_string()) return !value.get_ref<const std::string&>().empty();
+  if (value.is_number()) return value.get<double>() != 0;
+  return !value.is_structured() || !value.empty();
+}
+
+std::vector<std::pair<std::string, const Json*>> sorted_members(const Json& object) {
+  std::vector<std::pair<std::string, const Json*>> members;
+  if (!object.is_object()) return members;
+  for (const auto& [key, value] : object.items()) members.emplace_back(key, &value);
+  std::stable_sort(members.begin(), members.end(),
+                   [](const auto& a, const auto& b) { return lower(a.first) < lower(b.first); });
+  return members;
+}
+
+std::string upper_type(const Json& schema) {
+  const Json& type = member(schema, "type");
+  if (type.is_null()) return "";
+  if (!type.is_array()) return upper(python_text(type));
+  std::string text;  // a list prints as Python prints it
+  for (const Json& one : type) text += (text.empty() ? "'" : ", '") + upper(python_text(one)) + "'";
+  return "[" + text + "]";
+}
+
+// Writes commas between parts, none before the first.
+class Commas {
+ public:
+  explicit Commas(PieceWriter& out) : out_(out) {}
+  PieceWriter& next() {
+    if (!first_) out_.text(",");
+    first_ = false;
+    return out_;
+  }
+
+ private:
+  PieceWriter& out_;
+  bool first_ = true;
+};
+
+void write_required(const Json& required, PieceWriter& out) {
+  out.text("required:[");
+  Commas commas(out);
+  if (required.is_array()) {
+    for (const Json& name : required) commas.next().quoted(python_text(name));
+  }
+  out.text("]");
+}
+
+void write_properties(const Json& properties, bool skip_keywords, PieceWriter& out);
+
+// An array's `items`: every keyword is kept, sorted among the others.
+void write_items(const Json& items, PieceWriter& out) {
+  out.text("items:{");
+  Commas commas(out);
+  for (const auto& [key, value] : sorted_members(items)) {
+    if (value->is_null()) continue;
+    commas.next();
+    if (key == "properties") {
+      out.text("properties:{");
+      write_properties(*value, false, out);
+      out.text("}");
+    } else if (key == "required") {
+      write_required(*value, out);
+    } else if (key == "type") {
+      out.text("type:");
+      Json types = value->is_array() ? *value : Json::array({*value});
+      for (Json& one : types) one = upper(python_text(one));
+      write_value(value->is_array() ? types : types[0], true, out);
+    } else {
+      out.text(key + ":");
+      write_value(*value, true, out);
+    }
+  }
+  out.text("}");
+}
+
+void write_property(const Json& schema, PieceWriter& out) {
+  const std::string type = upper_type(schema);
+  Commas commas(out);
+  out.text("{");
+  if (const Json& description = member(schema, "description"); truthy(description)) {
+    commas.next().text("description:");
+    out.quoted(python_text(description));
+  }
+  if (const Json& choices = member(schema, "enum"); type == "STRING" && truthy(choices)) {
+    commas.next().text("enum:");
+    write_value(choices, true, out);
+  }
+  if (const Json& items = member(schema, "items"); type == "ARRAY" && items.is_object() && !items.empty()) {
+    write_items(items, commas.next());
+  }
+  if (truthy(member(schema, "nullable"))) commas.next().text("nullable:true");
+  if (type == "OBJECT") {
+    const Json& properties = member(schema, "properties");
+    commas.next().text("properties:{");
+    // A schema without `properties` lists its members that are no keywords.
+    write_properties(properties.is_object() ? properties : schema, !properties.is_object(), out);
+    out.text("}");
+    if (const Json& required = member(schema, "required"); truthy(required)) write_required(required, commas.next());
+  }
+  commas.next().text("type:");
+  out.quoted(type);
+  out.text("}");
+}
+
+void write_properties(const Json& properties, bool skip_keywords, PieceWriter& out) {
+  static const std::vector<std::string> kKeywords = {"description", "type", "properties", "required", "nullable"};
+  Commas commas(out);
+  for (const auto& [key, schema] : sorted_members(properties)) {
+    if (skip_keywords && std::find(kKeywords.begin(), kKeywords.end(), key) != kKeywords.end()) continue;
+    commas.next().text(key + ":");
+    write_property(*schema, out);
+  }
+}
+
+void write_parameters(const Json& parameters, PieceWriter& out) {
+  out.text(",parameters:{");
+  if (const Json& properties = member(parameters, "properties"); truthy(properties)) {
+    out.text("properties:{");
+    write_properties(properties, false, out);
+    out.text("},");
+  }
+  if (const Json& required = member(parameters, "required"); truthy(required)) {
+    write_required(required, out);
+    out.text(",");
+  }
+  // The template leaves the brace open where the type is missing; parameters are always an object.
+  const std::string type = upper_type(parameters);
+  out.text("type:");
+  out.quoted(type.empty() ? "OBJECT" : type);
+  out.text("}");
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, const std::string& what) {
+  try {
+    return parse_exact_json(text, kDepthMax);
+  } catch (const Json::exception& e) {
+    throw Error(what + ": not JSON: " + e.what());
+  } catch (const Error& e) {
+    throw Error(what + ": " + e.what());
+  }
+}
+
+void write_members(const Json& object, bool quote_keys, PieceWriter& out) {
+  Commas commas(out);
+  for (const auto& [key, value] : sorted_members(object)) {
+    commas.next();
+    if (quote_keys) {
+      out.quoted(key);
+    } else {
+      out.text(key);
+    }
+    out.text(":");
+    write_value(*value, quote_keys, out);
+  }
+}
+
+void write_value(const Json& value, bool quote_keys, PieceWriter& out) {
+  if (value.is_string()) {
+    out.quoted(value.get_ref<const std::string&>());
+  } else if (value.is_boolean()) {
+    out.text(value.get<bool>() ? "true" : "false");
+  } else if (value.is_object()) {
+    out.text("{");
+    write_members(value, quote_keys, out);
+    out.text("}");
+  } else if (value.is_array()) {
+    out.text("[");
+    Commas commas(out);
+    for (const Json& one : value) write_value(one, quote_keys, commas.next());
+    out.text("]");
+  } else {
+    out.text(python_text(value));  // a null prints as None, as in the template's own rendering
+  }
+}
+
+void write_declaration(const Json& tool, PieceWriter& out) {
+  const Json& wrapped = member(tool, "function");
+  const Json& function = wrapped.is_object() ? wrapped : tool;
+  const Json& name = member(function, "name");
+  if (!name.is_string() || !truthy(name)) throw Error("tools: a tool has no name");
+  out.text("declaration:" + name.get<std::string>() + "{description:");
+  const Json& description = member(function, "description");
+  out.quoted(description.is_null() ? "" : python_text(description));
+  if (const Json& parameters = member(function, "parameters"); truthy(parameters)) write_parameters(parameters, out);
+  if (const Json& response = member(function, "response"); response.is_object()) {
+    out.text(",response:{");
+    Commas commas(out);
+    if (const Json& text = member(response, "description"); truthy(text)) {
+      commas.next().text("description:");
+      out.quoted(python_text(text));
+    }
+    if (upper_type(response) == "OBJECT") {
+      commas.next().text("type:");
+      out.quoted("OBJECT");
+    }
+    out.text("}");
+  }
+  out.text("}");
+}
+
+}  // namespace gemma4

@@ -1,0 +1,23 @@
+// How Gemma writes structured values: tool declarations, call arguments and tool results. Strings stand between <|"|>
+// tokens and need no escapes; keys are bare; members are sorted as Jinja's dictsort does, without regard to case.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+
+#include "base/json.h"
+#include "text/chat/piece_writer.h"
+
+namespace gemma4 {
+
+// Throws Error, naming `what`, where the text is not JSON.
+nlohmann::ordered_json parse_json(std::string_view text, const std::string& what);
+
+void write_value(const nlohmann::ordered_json& value, bool quote_keys, PieceWriter& out);
+void write_members(const nlohmann::ordered_json& object, bool quote_keys, PieceWriter& out);  // without the braces
+
+// `tool` is {"type": "function", "function": {...}} or the inner object alone.
+void write_declaration(const nlohmann::ordered_json& tool, PieceWriter& out);
+
+}  // namespace gemma4

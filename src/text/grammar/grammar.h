@@ -1,0 +1,67 @@
+// Grammar: which tokens may come next, so that the output is what was asked for. Three kinds: any JSON object, JSON
+// that a schema describes (grammar_schema.h says which part of JSON Schema), and Gemma tool calls
+// (<|tool_call>call:NAME{...}<tool_call|>). End tokens are allowed exactly where the value is complete. Whatever is not
+// implemented is an Error that names it.
+// Why not a library: XGrammar and llguidance are neither in Debian nor plain C++ packages (the latter needs Rust), and
+// neither knows Gemma's call syntax, whose string delimiter is a token that no bytes spell.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/tokenizer/tokenizer.h"
+
+namespace gemma4 {
+
+struct GrammarOptions {
+  std::vector<int32_t> end_ids;  // tokens that end a turn (generation_config's eos ids); at least one
+  bool allow_thinking = false;   // a <|channel>...<channel|> may come first
+};
+
+// The tokens that a mask chooses from, arranged by their bytes. Build one for each tokenizer and share it.
+class GrammarVocabulary {
+ public:
+  explicit GrammarVocabulary(const Tokenizer& tokenizer);
+  struct State;
+  const State& state() const { return *state_; }
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+
+ private:
+  Tokenizer tokenizer_;
+  std::shared_ptr<const State> state_;
+};
+
+// One output being written: a compiled grammar, which copies share, and a place in it. Copy it to look ahead, to roll
+// back, or to start another output. One object is for one thread at a time; copies are independent.
+class Grammar {
+ public:
+  using Vocabulary = std::shared_ptr<const GrammarVocabulary>;
+  static Grammar json_object(const Vocabulary& vocabulary, const GrammarOptions& options);
+  static Grammar json_schema(const Vocabulary& vocabulary, std::string_view schema, const GrammarOptions& options);
+  // `tools` as render_chat takes them; `name`: only that tool, empty: any of them. parallel: one call or more.
+  static Grammar tool_calls(const Vocabulary& vocabulary, std::string_view tools, std::string_view name, bool parallel,
+                            const GrammarOptions& options);
+
+  // Bit id % 32 of word id / 32 says whether `id` may come next: [(vocab_size + 31) / 32]. Never all zero before an end
+  // token was taken. Valid until this object changes or goes.
+  std::span<const uint32_t> mask() const;
+  bool advance(int32_t token);  // false, and nothing changes, where the mask forbids it
+  bool complete() const;        // an end token may come
+  bool ended() const { return ended_; }
+
+  struct Compiled;
+
+ private:
+  struct Place;
+  explicit Grammar(std::shared_ptr<Compiled> compiled);
+  std::shared_ptr<Compiled> compiled_;
+  std::shared_ptr<const Place> place_;
+  mutable std::shared_ptr<const std::vector<uint32_t>> mask_;  // of place_, once asked for
+  bool ended_ = false;
+};
+
+}  // namespace gemma4

@@ -1,0 +1,132 @@
+// Fuzz targets: a JSON schema, a pattern, the text of a tool call, and tools with messages. What a schema's grammar
+// lets through must be JSON, and what a tool grammar lets through must parse as calls.
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mutate_testing.h"
+#include "text/chat/chat.h"
+#include "text/grammar/grammar.h"
+#include "text/chat/output.h"
+
+namespace gemma4 {
+namespace {
+
+using nlohmann::json;
+
+const Tokenizer& tokenizer() {
+  static const Tokenizer instance =
+      Tokenizer::from_json(read_file(std::string(SOURCE_DIR) + "/models/demo/tokenizer.json"));
+  return instance;
+}
+
+const Grammar::Vocabulary& vocabulary() {
+  static const auto instance = std::make_shared<const GrammarVocabulary>(tokenizer());
+  return instance;
+}
+
+GrammarOptions options() { return {{tokenizer().require("<turn|>")}}; }
+
+// Some tokens that the grammar allows; true where it came to its end.
+bool walk(Grammar grammar, std::vector<int32_t>& ids) {
+  std::mt19937 random(1);
+  for (int step = 0; step < 25; ++step) {
+    const auto mask = grammar.mask();
+    const size_t words = mask.size();
+    const int32_t end = tokenizer().require("<turn|>");
+    int32_t id = end;
+    if (!grammar.complete() || random() % 4 != 0) {
+      const size_t start = random() % words;
+      for (size_t i = 0; i < words; ++i) {
+        const size_t word = (start + i) % words;
+        if (mask[word] == 0) continue;
+        id = static_cast<int32_t>(word * 32) + __builtin_ctz(mask[word]);
+        break;
+      }
+    }
+    const bool complete = grammar.complete();
+    CHECK(grammar.advance(id));
+    if (grammar.ended()) return complete;
+    ids.push_back(id);
+  }
+  return false;
+}
+
+std::vector<std::string> schema_seeds() {
+  return {
+      R"({"type":"object","properties":{"a":{"type":"string","maxLength":3},"b":{"enum":[1,"x",null]}},
+          "required":["a"]})",
+      R"({"$ref":"#/$defs/n","$defs":{"n":{"type":"array","items":{"anyOf":[{"$ref":"#/$defs/n"},{"type":"integer",
+          "minimum":-3,"maximum":120}]},"maxItems":3}}})",
+      R"({"allOf":[{"type":"object"},{"additionalProperties":{"type":"number","exclusiveMinimum":0.25}}]})",
+      R"({"type":"string","pattern":"^(ab|[^c-d]{1,3}\\d)+$"})"};
+}
+
+void run_schema(const std::string& input) {
+  std::vector<int32_t> ids;
+  if (walk(Grammar::json_schema(vocabulary(), input, options()), ids)) {
+    CHECK(json::accept(tokenizer().decode(ids, false)));
+  }
+}
+
+std::vector<std::string> pattern_seeds() {
+  return {"^(ab|[^c-d]{1,3}\\d)+$", "(?:x?){2,}\\u00e9|^.*[\\w\\]-]$", "a{0,3}b*?"};
+}
+
+void run_pattern(const std::string& input) {
+  json schema = {{"type", "string"}, {"pattern", input}};
+  run_schema(schema.dump(-1, ' ', false, json::error_handler_t::replace));
+}
+
+constexpr const char* kTools = R"([{"name":"f","description":"d","parameters":{"type":"object","properties":{
+  "a":{"type":"string","enum":["x","y"]},"b":{"type":"array","items":{"type":"object",
+  "properties":{"c":{"type":"number"}}}}},
+  "required":["a"]}},{"type":"function","function":{"name":"g","parameters":{}}}])";
+
+std::vector<std::string> tools_seeds() { return {kTools}; }
+
+void run_tools(const std::string& input) {
+  const Message message = Message::text("user", "hi");
+  const auto pieces = render_chat(std::span(&message, 1), input, {});
+  encode_pieces(tokenizer(), pieces, {});
+  std::vector<int32_t> ids;
+  if (!walk(Grammar::tool_calls(vocabulary(), input, "", true, options()), ids)) return;
+  OutputParser parser(tokenizer());
+  for (const int32_t id : ids) {
+    for (const OutputEvent& event : parser.push(id)) {
+      CHECK(event.kind == OutputEvent::kToolCall && json::accept(event.arguments));
+    }
+  }
+}
+
+std::vector<std::string> call_seeds() {
+  return {R"(<|tool_call>call:f{a:<|"|>x, {}<|"|>,b:[{c:-1.5e3},true,None],"k":"v\\n",w: bare }<tool_call|>ok)",
+          "<|channel>thought\nx\n<channel|>y<turn|>"};
+}
+
+void run_call(const std::string& input) {
+  OutputParser parser(tokenizer(), {"stop", "\n\n"});
+  const auto check = [](const std::vector<OutputEvent>& events) {
+    for (const OutputEvent& event : events)
+      CHECK(event.kind != OutputEvent::kToolCall || json::accept(event.arguments));
+  };
+  for (const int32_t id : tokenizer().encode(input, true)) check(parser.push(id));
+  check(parser.finish());
+}
+
+const RegisterFuzz kSchema({"schema",
+                            schema_seeds,
+                            run_schema,
+                            {"\"$ref\":\"#\"", "\"maxLength\":1", "\"oneOf\":[", "\"nullable\":true", "\"not\"",
+                             "false"}});
+const RegisterFuzz kPattern(
+    {"pattern", pattern_seeds, run_pattern, {"(", ")", "[", "]", "{2}", "\\", "|", "^", "$", "*"}});
+const RegisterFuzz kToolsTarget({"tools", tools_seeds, run_tools, {"\"type\":\"object\"", "\"enum\":[\"x\"]", "null"}});
+const RegisterFuzz kCall(
+    {"tool_call", call_seeds, run_call, {"<|\"|>", "{", "}", "<tool_call|>", "<|tool_call>", ":"}});
+
+}  // namespace
+}  // namespace gemma4

@@ -1,0 +1,185 @@
+#include "text/grammar/text.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/utf8.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr uint32_t kIndentMax = 40;
+constexpr uint32_t kDigitsMax = 18;  // more do not fit 64 bits
+constexpr const char* kHex = "0123456789abcdef";
+
+ByteSet one_of_bytes(std::string_view bytes) {
+  ByteSet set;
+  for (const char c : bytes) set.set(static_cast<unsigned char>(c));
+  return set;
+}
+
+std::string spell(uint32_t point) {
+  std::string text;
+  utf8_append(text, point);
+  return text;
+}
+
+}  // namespace
+
+int TextGrammar::space(int next) {
+  if (spelling_ == Spelling::kGemma) return next;
+  const int indent = a_.loop(a_.bytes(one_of_bytes(" \t"), a_.finish()), 0, kIndentMax, next);
+  return a_.split({next, a_.byte(' ', next), a_.byte('\n', indent)});
+}
+
+int TextGrammar::open_quote(int next) {
+  return spelling_ == Spelling::kGemma ? a_.symbol(kQuote, next) : a_.byte('"', next);
+}
+
+// Code points of one UTF-8 length, as sequences of byte ranges: cut where a continuation byte would wrap.
+int TextGrammar::utf8(uint32_t first, uint32_t last, int next) {
+  std::vector<int> choices;
+  const auto add = [&](const auto& self, uint32_t low, uint32_t high) -> void {
+    const std::string a = spell(low), b = spell(high);
+    for (size_t i = 1; i < a.size(); ++i) {  // the tails of low must be lowest and of high highest, or alike before
+      const uint32_t tail = (1u << (6 * i)) - 1;
+      if ((low & ~tail) == (high & ~tail)) continue;
+      if ((low & tail) != 0) return self(self, low, low | tail), self(self, (low | tail) + 1, high);
+      if ((high & tail) != tail) return self(self, low, (high & ~tail) - 1), self(self, high & ~tail, high);
+    }
+    int node = next;
+    for (size_t i = a.size(); i-- > 0;) {
+      node = a_.bytes(byte_range(static_cast<unsigned char>(a[i]), static_cast<unsigned char>(b[i])), node);
+    }
+    choices.push_back(node);
+  };
+  constexpr PointRange kLengths[] = {{0, 0x7f}, {0x80, 0x7ff}, {0x800, 0xd7ff}, {0xe000, 0xffff}, {0x10000, 0x10ffff}};
+  for (const auto& [low, high] : kLengths) {
+    if (first <= high && last >= low) add(add, std::max(first, low), std::min(last, high));
+  }
+  CHECK(!choices.empty());
+  return a_.split(std::move(choices));
+}
+
+// After a backslash. Surrogates are left out, so that every string is valid Unicode.
+int TextGrammar::escape(int next) {
+  const ByteSet hex = one_of_bytes("0123456789abcdefABCDEF");
+  const int two = a_.bytes(hex, a_.bytes(hex, next));
+  const int plain = a_.bytes(one_of_bytes("0123456789abcefABCEF"), a_.bytes(hex, two));
+  const int below = a_.bytes(one_of_bytes("dD"), a_.bytes(one_of_bytes("01234567"), two));
+  return a_.split({a_.bytes(one_of_bytes("\"\\/bfnrt"), next), a_.byte('u', a_.split({plain, below}))});
+}
+
+int TextGrammar::character(int next) {
+  if (spelling_ == Spelling::kGemma) return utf8(0, 0x10ffff, next);
+  const int above = utf8(0x80, 0x10ffff, next);
+  const ByteSet ascii = byte_range(0x20, 0x7f) & ~one_of_bytes("\"\\");
+  return a_.split({a_.bytes(ascii, next), above, a_.byte('\\', escape(next))});
+}
+
+int TextGrammar::characters(const std::vector<PointRange>& ranges, int next) {
+  std::vector<int> choices;
+  for (auto [first, last] : ranges) {
+    if (first >= 0xd800 && first <= 0xdfff) first = 0xe000;  // surrogates are no characters
+    if (last >= 0xd800 && last <= 0xdfff) last = 0xd7ff;
+    if (first > last) continue;
+    if (spelling_ == Spelling::kGemma || first >= 0x80) {
+      choices.push_back(utf8(first, last, next));
+      continue;
+    }
+    ByteSet ascii = byte_range(static_cast<int>(first), static_cast<int>(std::min<uint32_t>(last, 0x7f)));
+    for (uint32_t c = 0; c < 0x80; ++c) {
+      if (!ascii[c] || (c >= 0x20 && c != '"' && c != '\\')) continue;
+      ascii.reset(c);  // JSON writes these as escapes
+      const size_t short_form = std::string_view("\"\\\b\f\n\r\t").find(static_cast<char>(c));
+      std::string written = "\\u00";
+      if (short_form != std::string_view::npos) {
+        written = std::string("\\") + "\"\\bfnrt"[short_form];
+      } else {
+        written += {kHex[c >> 4], kHex[c & 15]};
+      }
+      choices.push_back(a_.literal(written, next));
+    }
+    if (ascii.any()) choices.push_back(a_.bytes(ascii, next));
+    if (last >= 0x80) choices.push_back(utf8(0x80, last, next));
+  }
+  if (choices.empty()) throw Error("a pattern allows no character at one place");
+  return a_.split(std::move(choices));
+}
+
+int TextGrammar::string(uint32_t least, uint32_t most, int next) {
+  const int close = close_quote(next);
+  if (least == 0 && most == kUnbounded) {
+    const int again = a_.reserve();
+    a_.set(again, a_.split({close, character(again)}));
+    return open_quote(again);
+  }
+  return open_quote(a_.loop(character(a_.finish()), least, most, close));
+}
+
+std::vector<int> TextGrammar::quoted(std::string_view text) const {
+  std::vector<int> inputs;
+  const auto put = [&](std::string_view part) {
+    for (const char c : part) inputs.push_back(static_cast<unsigned char>(c));
+  };
+  const bool gemma = spelling_ == Spelling::kGemma;
+  inputs.push_back(gemma ? static_cast<int>(kQuote) : '"');
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    const size_t short_form = std::string_view("\"\\\b\f\n\r\t").find(c);
+    if (gemma || (byte >= 0x20 && c != '"' && c != '\\')) {
+      inputs.push_back(byte);
+    } else if (short_form != std::string_view::npos) {
+      put(std::string("\\") + "\"\\bfnrt"[short_form]);
+    } else {
+      put(std::string("\\u00") + kHex[byte >> 4] + kHex[byte & 15]);
+    }
+  }
+  inputs.push_back(gemma ? static_cast<int>(kQuote) : '"');
+  return inputs;
+}
+
+int TextGrammar::key_other_than(const std::vector<std::string>& names, int next) {
+  const bool gemma = spelling_ == Spelling::kGemma;
+  // Gemma's keys are bare words, so they cannot hold what ends one.
+  const std::string_view kEnds = gemma ? std::string_view(":,{}[]\" \t\r\n<>") : std::string_view("\"\\");
+  std::vector<PointRange> allowed;
+  for (uint32_t c = 0x20; c < 0x80; ++c) {
+    if (kEnds.find(static_cast<char>(c)) == std::string_view::npos) allowed.emplace_back(c, c);
+  }
+  ByteSet ascii;
+  for (const auto& range : allowed) ascii.set(range.first);
+  const int end = gemma ? next : close_quote(next);
+  const int free = a_.reserve();
+  const int more = a_.split({a_.bytes(ascii, free), utf8(0x80, 0x10ffff, free)});
+  a_.set(free, a_.split({end, more}));
+
+  // Along the names: at each place a character that no name goes on with leads to freedom.
+  std::vector<std::string> sorted(names);
+  std::sort(sorted.begin(), sorted.end());
+  const auto build = [&](const auto& self, size_t begin, size_t stop, size_t at, bool first) -> int {
+    std::vector<int> choices;
+    const bool is_name = begin < stop && sorted[begin].size() == at;
+    if (!is_name && !(gemma && first)) choices.push_back(end);
+    while (begin < stop && sorted[begin].size() == at) ++begin;
+    ByteSet left = ascii;
+    bool wide = false;  // a name goes on with a character past ASCII
+    while (begin < stop) {
+      const std::string_view rest = std::string_view(sorted[begin]).substr(at);
+      const std::string character(rest.substr(0, std::max<size_t>(utf8_length(rest), 1)));
+      size_t to = begin;
+      while (to < stop && std::string_view(sorted[to]).substr(at).starts_with(character)) ++to;
+      choices.push_back(a_.literal(character, self(self, begin, to, at + character.size(), false)));
+      if (character.size() == 1) left.reset(static_cast<unsigned char>(character[0]));
+      wide |= character.size() > 1;
+      begin = to;
+    }
+    if (left.any()) choices.push_back(a_.bytes(left, free));
+    if (!wide) choices.push_back(utf8(0x80, 0x10ffff, free));
+    return a_.split(std::move(choices));
+  };
+  const int start = build(build, 0, sorted.size(), 0, true);
+  return gemma ? start : open_quote(start);
+}
+
+}  // namespace gemma4

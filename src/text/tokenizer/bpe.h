@@ -1,0 +1,60 @@
+// Merges: byte-pair merging of one stretch of text. Which two neighbours join first is their rank in the merge list;
+// among equals the leftmost. The result is that of merging the whole text at once: it is cut only between two
+// characters that no merge can ever join.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "text/tokenizer/packed_strings.h"
+
+namespace gemma4 {
+
+class Merges {
+ public:
+  struct Merge {
+    int32_t left, right, result;  // token ids
+  };
+  struct Vocabulary {
+    const PackedStrings* tokens;
+    const StringTable* table;
+    const int32_t* byte_ids;  // [256], -1 where there is none
+    const uint8_t* barred;    // [tokens] no character becomes this token: it is a control token, or added alone
+    int32_t unknown;          // -1: none
+    bool byte_fallback, fuse_unknown;
+  };
+
+  // `merges` in order of rank; of two with the same pair the later counts.
+  void build(const Vocabulary& vocabulary, const std::vector<Merge>& merges);
+
+  // Appends the ids of `text`, which is valid UTF-8.
+  void encode(std::string_view text, std::vector<int32_t>& ids) const;
+
+  std::vector<Merge> list() const;  // in order of rank
+
+ private:
+  struct Slot {
+    uint64_t key = kEmpty;  // left << 32 | right
+    int32_t rank = 0, result = 0;
+  };
+  static constexpr uint64_t kEmpty = ~uint64_t{0};
+
+  const Slot* find(int32_t left, int32_t right) const;
+  bool may_join(uint32_t before, uint32_t after) const;
+  void add_character(std::string_view character, uint32_t point, std::vector<int32_t>& symbols) const;
+  void merge_short(std::vector<int32_t>& symbols) const;
+  void merge_long(std::vector<int32_t>& symbols) const;
+  void finish(std::vector<int32_t>& symbols, std::vector<int32_t>& ids) const;
+
+  std::vector<Slot> slots_;
+  std::vector<uint64_t> joints_;       // open-addressed set of (last character of left, first of right)
+  std::vector<uint8_t> ascii_joints_;  // [128 * 128], the same for pairs of ASCII characters
+  std::vector<int32_t> characters_;    // [0x110000]: id + 1 of the character's own token, 0 for none
+  bool cut_ = false;
+  int32_t byte_ids_[256] = {};
+  int32_t unknown_ = -1;
+  bool byte_fallback_ = false, fuse_unknown_ = false;
+};
+
+}  // namespace gemma4
