@@ -85,7 +85,7 @@ TEST(Synth, ItsOwn31bIsThePublishedConfig) {
   EXPECT_EQ(mine.eos_ids, published.eos_ids);
   EXPECT_EQ(mine.image_blocks, published.image_blocks);
   EXPECT_EQ(mine.image_id, published.image_id);
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     EXPECT_EQ(mine.attention[kind].rope_theta, published.attention[kind].rope_theta);
     EXPECT_EQ(mine.attention[kind].rotated_pairs, published.attention[kind].rotated_pairs);
     EXPECT_EQ(mine.attention[kind].k_is_v, published.attention[kind].k_is_v);

@@ -15,10 +15,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-int call(int (*verb)(int, char**), std::vector<std::string> words) {
+int call(int (*command)(int, char**), std::vector<std::string> words) {
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
-  return verb(static_cast<int>(argv.size()), argv.data());
+  return command(static_cast<int>(argv.size()), argv.data());
 }
 
 class ExportGolden : public ::testing::Test {

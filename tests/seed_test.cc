@@ -35,7 +35,7 @@ struct Session {
     ModelOptions options = options_for(parse_config(checkpoint.config), 256, rows_max, 1);
     options.logits_max = rows_max;
     model = std::make_unique<Model>(checkpoint, *backend, options);
-    for (const Kind kind : {kSliding, kFull}) {
+    for (const AttentionKind kind : {kSliding, kFull}) {
       std::vector<int32_t> pages(options.pages_per_seq[kind]);
       std::iota(pages.begin(), pages.end(), 0);
       model->set_pages(kind, 0, pages);
@@ -63,7 +63,8 @@ struct Session {
     const VisionConfig& vision = model->config().vision;
     const Patches patches =
         preprocess_image(decode_image(std::as_bytes(std::span(bytes))), 70, vision.patch, vision.pool);
-    const Model::Soft soft = model->encode({patches.values.data(), patches.xy.data(), patches.grid_w * patches.grid_h});
+    const Model::ImageEmbeddings soft =
+        model->encode({patches.values.data(), patches.xy.data(), patches.grid_w * patches.grid_h});
     EXPECT_EQ(soft.rows.rows(), patches.soft_tokens);
     EXPECT_EQ(soft.rows.dtype, DType::kF32);
     std::vector<float> out(soft.rows.size());
@@ -102,10 +103,10 @@ TEST(SeedTest, EmbeddingsGivenAsRowsGiveTheSameLogitsAsTheirIds) {
   ASSERT_TRUE(embeddings);
   Batch batch = session.batch(std::vector<int32_t>(ids.size(), 0));  // other ids, all of whose rows are replaced
   batch.soft = {embeddings};
-  for (size_t i = 0; i < ids.size(); ++i) batch.soft_index.push_back(static_cast<int32_t>(i));
+  for (size_t i = 0; i < ids.size(); ++i) batch.image_index.push_back(static_cast<int32_t>(i));
   EXPECT_EQ(session.logits(batch), by_id);
   batch.soft.clear();
-  batch.soft_index.clear();
+  batch.image_index.clear();
   EXPECT_NE(session.logits(batch), by_id);
   session.backend->release(embeddings);
 }
@@ -154,7 +155,7 @@ struct Ring {
   }
 
   std::unique_ptr<Backend> backend;
-  Kv kv;
+  KvCache kv;
 };
 
 TEST(SeedTest, RingSequentialWriteRead) {

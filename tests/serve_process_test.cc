@@ -8,8 +8,8 @@
 #include <map>
 #include <thread>
 
-#include "cli/exit_code.h"
 #include "cli/commands/serve.h"
+#include "cli/exit_code.h"
 #include "engine/watched_backend_testing.h"
 #include "program.h"
 #include "serving.h"

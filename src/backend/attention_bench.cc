@@ -2,8 +2,8 @@
 // over the keys each row may see.
 #include <algorithm>
 
-#include "backend/roofline_testing.h"
 #include "backend/op_data_testing.h"
+#include "backend/roofline_testing.h"
 
 namespace gemma4 {
 namespace {
@@ -14,14 +14,14 @@ struct Shape {
 constexpr Shape kSliding{32, 16, 256, 1024}, kFull{32, 4, 512, 1 << 30}, kVision{16, 16, 72, 0};
 
 // `rows` rows of each of `seqs` sequences, the last of which sees `keys` keys or its window of them.
-void attend(benchmark::State& state, Shape s) {
+void attention(benchmark::State& state, Shape s) {
   const auto seqs = static_cast<int32_t>(state.range(0)), rows = static_cast<int32_t>(state.range(1)),
              keys = static_cast<int32_t>(state.range(2));
   const auto be = make_cpu(kBenchThreads);
   Random random(1);
   constexpr int kPage = 64;
   const int pages = (keys + kPage - 1) / kPage;
-  Kv kv = be->kv_alloc({int64_t{seqs} * pages * kPage, kPage, s.kv_heads, s.dim, 0});
+  KvCache kv = be->kv_alloc({int64_t{seqs} * pages * kPage, kPage, s.kv_heads, s.dim, 0});
   std::vector<int32_t> table(static_cast<size_t>(seqs * pages));
   for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
   kv.pages = put_ints(*be, table, {seqs, pages});
@@ -45,20 +45,20 @@ void attend(benchmark::State& state, Shape s) {
     for (const Row& row : one) be->kv_write(kv, k, k, {Tensor(), {&row, 1}});
   }
   const Rows all{Tensor(), host};
-  be->attend(out, q, kv, all);
-  for (auto _ : state) be->attend(out, q, kv, all);
+  be->attention(out, q, kv, all);
+  for (auto _ : state) be->attention(out, q, kv, all);
   const double bytes = rows == 1 ? pairs * 2 * s.kv_heads * s.dim * 4 : 0;
   report(state, bytes, pairs * 4 * s.q_heads * s.dim);
 }
 
 void decode(benchmark::internal::Benchmark* b) { b->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(0.1); }
-BENCHMARK_CAPTURE(attend, sliding, kSliding)
+BENCHMARK_CAPTURE(attention, sliding, kSliding)
     ->Args({1, 1, 2048})
     ->Args({16, 1, 2048})
     ->Args({1, 512, 2048})
     ->Apply(decode);
-BENCHMARK_CAPTURE(attend, full, kFull)->Args({1, 1, 8192})->Args({16, 1, 2048})->Args({1, 256, 2048})->Apply(decode);
-BENCHMARK_CAPTURE(attend, vision, kVision)->Args({1, 2520, 2520})->Apply(decode);
+BENCHMARK_CAPTURE(attention, full, kFull)->Args({1, 1, 8192})->Args({16, 1, 2048})->Args({1, 256, 2048})->Apply(decode);
+BENCHMARK_CAPTURE(attention, vision, kVision)->Args({1, 2520, 2520})->Apply(decode);
 
 }  // namespace
 }  // namespace gemma4

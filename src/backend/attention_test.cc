@@ -28,12 +28,12 @@ class AttendTest : public VerbTest {
     return pages;
   }
 
-  static Kv make_kv(Backend& b, const Case& c) {
-    KvConfig config;
+  static KvCache make_kv(Backend& b, const Case& c) {
+    KvCacheConfig config;
     config.slots = c.page ? int64_t{c.page} * c.pages_per_seq * c.seqs : c.written;
     config.page = std::max(1, c.page);
     config.heads = c.kv_heads, config.dim = c.dim;
-    Kv kv = b.kv_alloc(config);
+    KvCache kv = b.kv_alloc(config);
     if (c.page) kv.pages = put_ints(b, page_table(c), {c.seqs, c.pages_per_seq});
     return kv;
   }
@@ -45,7 +45,7 @@ class AttendTest : public VerbTest {
   }
 
   // k and v of position p of sequence s are the same numbers for every backend.
-  static void fill(Backend& b, const Case& c, const Kv& kv) {
+  static void fill(Backend& b, const Case& c, const KvCache& kv) {
     const int64_t step = c.chunk ? c.chunk : c.written;
     for (int32_t seq = 0; seq < c.seqs; ++seq) {
       Random random(100 + static_cast<uint32_t>(seq));
@@ -67,14 +67,14 @@ class AttendTest : public VerbTest {
   }
 
   static Floats run(Backend& b, const Case& c) {
-    const Kv kv = make_kv(b, c);
+    const KvCache kv = make_kv(b, c);
     fill(b, c, kv);
     Random random(5);
     const auto n = static_cast<int64_t>(c.rows.size());
     const float size = 3.0f / std::sqrt(static_cast<float>(c.dim));  // scores of a few units, as q and k norms give
     const Tensor q = put(b, random.values(n * c.q_heads * c.dim, -size, size), {n, c.q_heads, c.dim});
     const Tensor out = b.alloc(b.activation_type(), {n, c.q_heads, c.dim});
-    b.attend(out, q, kv, put_rows(b, c.rows));
+    b.attention(out, q, kv, put_rows(b, c.rows));
     return get(b, out);
   }
 
@@ -176,13 +176,13 @@ TEST_P(AttendTest, CopiedPageIsRead) {
     for (int i = 0; i < 2; ++i) {
       Backend& b = i == 0 ? *be : *ref;
       Case c{2, 1, 24, page, 2, 2, causal(1, 2 * page - 1, 1, 100), 2 * page};
-      const Kv kv = make_kv(b, c);
+      const KvCache kv = make_kv(b, c);
       fill(b, c, kv);
       const std::vector<int32_t> pages = page_table(c);
       b.kv_copy(kv, pages[0], pages[2]);  // sequence 1 now begins as sequence 0 does
       const Tensor q = put(b, Random(5).values(48), {1, 2, 24});
       const Tensor out = b.alloc(b.activation_type(), {1, 2, 24});
-      b.attend(out, q, kv, put_rows(b, c.rows));
+      b.attention(out, q, kv, put_rows(b, c.rows));
       results[i] = get(b, out);
     }
     EXPECT_LE(relative_error(results[0], results[1]), tolerance(*be, 2e-6)) << page;

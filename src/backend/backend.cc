@@ -4,23 +4,23 @@
 
 namespace gemma4 {
 
-StoredMatrix Backend::save(const Matrix&) {
+PrepackedWeight Backend::serialize(const Matrix&) {
   throw Error("the " + std::string(name()) + " backend cannot save its weights to a program");
 }
 
-Matrix Backend::adopt(const StoredMatrix&) {
+Matrix Backend::load_prepacked(const PrepackedWeight&) {
   throw Error("the " + std::string(name()) + " backend cannot take its weights from a program");
 }
 
-Kv Backend::kv_alloc(const KvConfig& config) {
-  Kv kv;
+KvCache Backend::kv_alloc(const KvCacheConfig& config) {
+  KvCache kv;
   kv.k = alloc(activation_type(), {config.slots, config.heads, config.dim});
   kv.v = alloc(activation_type(), {config.slots, config.heads, config.dim});
   kv.page = config.page;
   return kv;
 }
 
-void Backend::kv_copy(const Kv& kv, int32_t from, int32_t to) {
+void Backend::kv_copy(const KvCache& kv, int32_t from, int32_t to) {
   for (const Tensor& part : {kv.k, kv.v}) {
     if (!part) continue;
     const Tensor source = part.slice(int64_t{from} * kv.page, kv.page);
@@ -30,15 +30,15 @@ void Backend::kv_copy(const Kv& kv, int32_t from, int32_t to) {
   }
 }
 
-void Backend::kv_release(const Kv& kv) {
+void Backend::kv_release(const KvCache& kv) {
   if (kv.k) release(kv.k);
   if (kv.v) release(kv.v);
 }
 
-void Backend::residual_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) {
-  norm(y, y, post, eps);
+void Backend::add_rms_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) {
+  rms_norm(y, y, post, eps);
   add(x, y, scale);
-  if (out) norm(out, x, next, eps);
+  if (out) rms_norm(out, x, next, eps);
 }
 
 void Backend::linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) {
@@ -46,12 +46,12 @@ void Backend::linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor s
   geglu(out, scratch);
 }
 
-void Backend::heads(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos,
-                    const Rope& rope_by, const Kv& kv, const Rows& rows) {
+void Backend::qk_norm_rope_cache(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const QkNorms& norms,
+                                 Tensor pos, const Rope& rope_by, const KvCache& kv, const Rows& rows) {
   const Tensor values = v ? v : scratch;
-  norm(values, v ? v : k, Tensor(), norms.eps);  // V = K on full layers, read before K's own norm
-  norm(query, q, norms.q, norms.eps);
-  norm(k, k, norms.k, norms.eps);
+  rms_norm(values, v ? v : k, Tensor(), norms.eps);  // V = K on full layers, read before K's own norm
+  rms_norm(query, q, norms.q, norms.eps);
+  rms_norm(k, k, norms.k, norms.eps);
   rope(query, pos, rope_by);
   rope(k, pos, rope_by);
   kv_write(kv, k, values, rows);
@@ -71,8 +71,8 @@ void Backend::gather_columns(Tensor x, std::span<const int64_t> begins) {
   if (group_) group_->gather_columns(rank_, x, begins);
 }
 
-void Backend::leave(const std::string& why) {
-  if (group_) group_->leave(why);
+void Backend::abort(const std::string& why) {
+  if (group_) group_->abort(why);
 }
 
 std::unique_ptr<Backend> make_backend(const std::string& name, int threads) {

@@ -1,6 +1,6 @@
 // linear at 31B's shapes on two threads: decode (1 to 16 rows, weights from memory) and prefill (many rows).
-#include "backend/roofline_testing.h"
 #include "backend/op_data_testing.h"
+#include "backend/roofline_testing.h"
 
 namespace gemma4 {
 namespace {

@@ -11,6 +11,6 @@ std::vector<std::unique_ptr<Backend>> make_cuda_ranks(int) {
   return {};
 }
 
-std::unique_ptr<Backend> make_cuda_rank(Link&) { return make_cuda(0); }
+std::unique_ptr<Backend> make_cuda_rank(ControlChannel&) { return make_cuda(0); }
 
 }  // namespace gemma4

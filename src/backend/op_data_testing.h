@@ -1,4 +1,4 @@
-// Random values, random weights in any format, and tensors in and out of a backend, for verb tests and benchmarks.
+// Random values, random weights in any format, and tensors in and out of a backend, for op tests and benchmarks.
 #pragma once
 
 #include <cstring>

@@ -1,4 +1,4 @@
-// What every verb test shares: the backends under test, the data (verb_data_test.h), and the comparison. Each verb is
+// What every op test shares: the backends under test, the data (verb_data_test.h), and the comparison. Each op is
 // compared with `ref`; tolerances are docs/NUMERICS.md's.
 #pragma once
 

@@ -20,13 +20,13 @@ Ranks::Ranks(std::vector<std::unique_ptr<Backend>> backends) {
   if (size() > 1) threads_ = std::make_shared<ThreadPool>(size());
 }
 
-Ranks::Ranks(std::unique_ptr<Backend> backend, std::shared_ptr<Link> link) : link_(std::move(link)) {
-  CHECK(backend->rank() == link_->rank() && backend->world() == link_->world());
+Ranks::Ranks(std::unique_ptr<Backend> backend, std::shared_ptr<ControlChannel> channel) : channel_(std::move(channel)) {
+  CHECK(backend->rank() == channel_->rank() && backend->world() == channel_->world());
   // Backends of different processes go at one time: so NCCL asks.
-  link_->on_lost([watched = backend.get()](const std::string& why) { watched->leave(why); });
-  backends_.push_back({backend.release(), [link = link_](Backend* last) {
-                         link->end();
-                         link->on_lost(nullptr);
+  channel_->on_lost([watched = backend.get()](const std::string& why) { watched->abort(why); });
+  backends_.push_back({backend.release(), [channel = channel_](Backend* last) {
+                         channel->end();
+                         channel->on_lost(nullptr);
                          delete last;
                        }});
 }
@@ -40,7 +40,7 @@ int64_t Ranks::memory_used() const {
 void Ranks::replace(Backend& first) { backends_[0] = {std::shared_ptr<Backend>(backends_[0]), &first}; }
 
 void Ranks::run(FunctionRef<void(int rank)> work) const {
-  if (link_) return run_linked(work);
+  if (channel_) return run_linked(work);
   if (!threads_) return work(0);
   std::mutex mutex;
   std::exception_ptr first;
@@ -53,15 +53,15 @@ void Ranks::run(FunctionRef<void(int rank)> work) const {
         if (first) return;  // the others end because the first one did
         first = std::current_exception();
       }
-      for (const auto& backend : backends_) backend->leave(error.what());
+      for (const auto& backend : backends_) backend->abort(error.what());
     }
   });
   if (first) std::rethrow_exception(first);
 }
 
 void Ranks::fail(int code, const std::string& why) const {
-  if (link_) link_->fail(code, why);
-  for (const auto& backend : backends_) backend->leave(why);
+  if (channel_) channel_->fail(code, why);
+  for (const auto& backend : backends_) backend->abort(why);
 }
 
 void Ranks::run_linked(FunctionRef<void(int rank)> work) const {
@@ -77,7 +77,7 @@ void Ranks::run_linked(FunctionRef<void(int rank)> work) const {
 }
 
 void join_ranks(const std::vector<std::unique_ptr<Backend>>& backends) {
-  const auto group = std::make_shared<Group>(static_cast<int>(backends.size()));
+  const auto group = std::make_shared<ProcessGroup>(static_cast<int>(backends.size()));
   for (size_t i = 0; i < backends.size(); ++i) backends[i]->join(group, static_cast<int>(i));
 }
 
@@ -92,13 +92,13 @@ Ranks make_ranks(const std::string& name, int threads, int count) {
   return Ranks(std::move(backends));
 }
 
-Ranks make_ranks(const std::string& name, int threads, int count, const std::shared_ptr<Link>& link) {
-  if (!link) return make_ranks(name, threads, count);
-  if (name == "cuda") return {make_cuda_rank(*link), link};
-  if (threads == 0) threads = std::max(1, ThreadPool::threads_for(0) / link->place().local_world);
+Ranks make_ranks(const std::string& name, int threads, int count, const std::shared_ptr<ControlChannel>& channel) {
+  if (!channel) return make_ranks(name, threads, count);
+  if (name == "cuda") return {make_cuda_rank(*channel), channel};
+  if (threads == 0) threads = std::max(1, ThreadPool::threads_for(0) / channel->process().local_world);
   std::unique_ptr<Backend> backend = make_backend(name, threads);
-  backend->join(std::make_shared<Group>(link), link->rank());
-  return {std::move(backend), link};
+  backend->join(std::make_shared<ProcessGroup>(channel), channel->rank());
+  return {std::move(backend), channel};
 }
 
 }  // namespace gemma4

@@ -1,4 +1,4 @@
-// RefBackend: every verb in naive loops, float32 values with float64 sums. The definition that the faster backends are
+// RefBackend: every op in naive loops, float32 values with float64 sums. The definition that the faster backends are
 // tested against; written to be read.
 #include <algorithm>
 #include <cmath>
@@ -21,7 +21,7 @@ int32_t int_at(const Tensor& t, int64_t i) { return static_cast<const int32_t*>(
 // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), Hendrycks & Gimpel 2016.
 double gelu_tanh(double x) { return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
 
-int64_t slot_of(const Kv& kv, int32_t seq, int64_t pos) {
+int64_t slot_of(const KvCache& kv, int32_t seq, int64_t pos) {
   if (!kv.pages) return pos;
   const int64_t n = kv.pages.row_size();
   return int64_t{kv.pages.row<int32_t>(seq)[pos / kv.page % n]} * kv.page + pos % kv.page;
@@ -50,7 +50,7 @@ class RefBackend : public Backend {
 
   int64_t memory_used() const override { return used_; }
 
-  // Keeps the float32 values, so that a verb needs no knowledge of formats.
+  // Keeps the float32 values, so that a op needs no knowledge of formats.
   Matrix upload(std::span<const Matrix> parts) override {
     Matrix out;
     out.format = Format::kF32;
@@ -66,17 +66,18 @@ class RefBackend : public Backend {
     }
     out.codes = Tensor(values->data(), DType::kF32, {out.rows, out.cols});
     out.uploaded = values;
+    out.device_bytes = out.codes.bytes();
     return out;
   }
 
   std::string layout() const override { return "float32 rows, version 1"; }
 
-  StoredMatrix save(const Matrix& m) override {
+  PrepackedWeight serialize(const Matrix& m) override {
     const auto* bytes = static_cast<const std::byte*>(m.codes.data);
     return {m.format, m.rows, m.cols, 0, "rows", {bytes, static_cast<size_t>(m.codes.bytes())}, m.uploaded};
   }
 
-  Matrix adopt(const StoredMatrix& stored) override {
+  Matrix load_prepacked(const PrepackedWeight& stored) override {
     const int64_t size = checked_mul(checked_mul(stored.rows, stored.cols, "a weight"), 4, "a weight");
     if (stored.format != Format::kF32 || stored.layout != "rows" ||
         static_cast<uint64_t>(size) != stored.bytes.size()) {
@@ -87,6 +88,7 @@ class RefBackend : public Backend {
     out.rows = stored.rows, out.cols = stored.cols;
     out.codes = Tensor(const_cast<std::byte*>(stored.bytes.data()), DType::kF32, {out.rows, out.cols});
     out.uploaded = stored.hold;
+    out.device_bytes = size;
     return out;
   }
 
@@ -124,7 +126,7 @@ class RefBackend : public Backend {
     }
   }
 
-  void norm(Tensor out, Tensor x, Tensor weight, float eps) override {
+  void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) override {
     const int64_t dim = x.shape[static_cast<size_t>(x.rank - 1)];
     const int64_t count = x.row_size() / dim;
     for (int64_t i = 0; i < x.rows(); ++i) {
@@ -178,7 +180,7 @@ class RefBackend : public Backend {
     }
   }
 
-  void kv_write(const Kv& kv, Tensor k, Tensor v, const Rows& rows) override {
+  void kv_write(const KvCache& kv, Tensor k, Tensor v, const Rows& rows) override {
     for (int64_t i = 0; i < k.rows(); ++i) {
       const int64_t slot = slot_of(kv, rows.host[static_cast<size_t>(i)].seq, rows.host[static_cast<size_t>(i)].pos);
       std::copy_n(row(k, i), k.row_size(), row(kv.k, slot));
@@ -186,7 +188,7 @@ class RefBackend : public Backend {
     }
   }
 
-  void attend(Tensor out, Tensor q, const Kv& kv, const Rows& rows) override {
+  void attention(Tensor out, Tensor q, const KvCache& kv, const Rows& rows) override {
     const int64_t heads = q.shape[1], dim = q.shape[2], shared = heads / kv.k.shape[1];
     std::vector<double> score, sum;
     std::vector<int64_t> slot;
@@ -216,6 +218,11 @@ class RefBackend : public Backend {
         for (int64_t d = 0; d < dim; ++d) to[d] = static_cast<float>(sum[static_cast<size_t>(d)] / total);
       }
     }
+  }
+
+  void convert(Tensor out, Tensor x) override {
+    CHECK(out.rows() == x.rows() && out.row_size() == x.row_size());
+    for (int64_t i = 0; i < x.rows(); ++i) std::copy_n(row(x, i), x.row_size(), row(out, i));
   }
 
   void gather(Tensor out, Tensor x, Tensor index) override {

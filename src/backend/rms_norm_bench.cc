@@ -1,7 +1,7 @@
-// The verbs that touch each element once, for one row and for a chunk of 31B, and the price of handing a loop to the
+// The ops that touch each element once, for one row and for a chunk of 31B, and the price of handing a loop to the
 // pool: a decode step of 31B has some 500 such calls.
-#include "backend/roofline_testing.h"
 #include "backend/op_data_testing.h"
+#include "backend/roofline_testing.h"
 #include "base/threads.h"
 
 namespace gemma4 {
@@ -9,18 +9,18 @@ namespace {
 
 constexpr int64_t kHidden = 5376, kInner = 21504;
 
-void norm(benchmark::State& state) {
+void rms_norm(benchmark::State& state) {
   const auto be = make_cpu(kBenchThreads);
   const int64_t rows = state.range(0);
   Random random(1);
   const Tensor x = put(*be, random.values(rows * kHidden), {rows, kHidden});
   const Tensor weight = put(*be, random.values(kHidden), {1, kHidden});
   const Tensor out = be->alloc(DType::kF32, {rows, kHidden});
-  for (auto _ : state) be->norm(out, x, weight, 1e-6f);
+  for (auto _ : state) be->rms_norm(out, x, weight, 1e-6f);
   report(state, static_cast<double>(rows * kHidden * 4 * 2), 0);
 }
 
-void residual_norm(benchmark::State& state) {
+void add_rms_norm(benchmark::State& state) {
   const auto be = make_cpu(kBenchThreads);
   const int64_t rows = state.range(0);
   Random random(2);
@@ -28,7 +28,7 @@ void residual_norm(benchmark::State& state) {
   const Tensor y = put(*be, random.values(rows * kHidden), {rows, kHidden});
   const Tensor weight = put(*be, random.values(kHidden), {1, kHidden});
   const Tensor out = be->alloc(DType::kF32, {rows, kHidden});
-  for (auto _ : state) be->residual_norm(out, x, y, weight, 0.5f, weight, 1e-6f);
+  for (auto _ : state) be->add_rms_norm(out, x, y, weight, 0.5f, weight, 1e-6f);
   report(state, static_cast<double>(rows * kHidden * 4 * 4), 0);
 }
 
@@ -42,7 +42,7 @@ void geglu(benchmark::State& state) {
   report(state, static_cast<double>(rows * kInner * 4 * 3), 0);
 }
 
-void heads(benchmark::State& state) {
+void qk_norm_rope_cache(benchmark::State& state) {
   const auto be = make_cpu(kBenchThreads);
   const int64_t rows = state.range(0);
   Random random(4);
@@ -51,13 +51,13 @@ void heads(benchmark::State& state) {
                v = qkv.columns(48 * 256, 16 * 256).split(16, 256);
   const Tensor weight = put(*be, random.values(256), {1, 256});
   const Rope rope{put(*be, random.values(128, 0.1f, 1), {1, 128}), 256};
-  const Kv kv = be->kv_alloc({rows, 1, 16, 256, 0});
+  const KvCache kv = be->kv_alloc({rows, 1, 16, 256, 0});
   std::vector<int32_t> pos;
   std::vector<Row> host;
   for (int32_t i = 0; i < rows; ++i) pos.push_back(i), host.push_back({0, i, 0, i});
   const Tensor positions = put_ints(*be, pos, {rows, 1});
   for (auto _ : state) {
-    be->heads(q, q, k, v, Tensor(), {weight, weight, 1e-6f}, positions, rope, kv, {Tensor(), host});
+    be->qk_norm_rope_cache(q, q, k, v, Tensor(), {weight, weight, 1e-6f}, positions, rope, kv, {Tensor(), host});
   }
   report(state, static_cast<double>(rows * 64 * 256 * 4 * 2), 0);
 }
@@ -74,10 +74,10 @@ void empty_loop(benchmark::State& state) {
   for (auto _ : state) pool.run([](int) {});
 }
 
-BENCHMARK(norm)->Arg(1)->Arg(512)->UseRealTime()->MinTime(0.05);
-BENCHMARK(residual_norm)->Arg(1)->Arg(512)->UseRealTime()->MinTime(0.05);
+BENCHMARK(rms_norm)->Arg(1)->Arg(512)->UseRealTime()->MinTime(0.05);
+BENCHMARK(add_rms_norm)->Arg(1)->Arg(512)->UseRealTime()->MinTime(0.05);
 BENCHMARK(geglu)->Arg(1)->Arg(512)->UseRealTime()->MinTime(0.05);
-BENCHMARK(heads)->Arg(1)->Arg(512)->UseRealTime()->MinTime(0.05);
+BENCHMARK(qk_norm_rope_cache)->Arg(1)->Arg(512)->UseRealTime()->MinTime(0.05);
 BENCHMARK(softcap)->Arg(1)->Arg(16)->UseRealTime()->MinTime(0.05);
 BENCHMARK(empty_loop)->UseRealTime()->MinTime(0.05);
 

@@ -1,4 +1,4 @@
-// norm, the elementwise verbs, rope, rows moved about, and the fused verbs, against ref.
+// norm, the elementwise ops, rope, rows moved about, and the fused ops, against ref.
 #include <cmath>
 #include <functional>
 
@@ -30,7 +30,7 @@ TEST_P(NormTest, Norm) {
               const Tensor weight =
                   weighted ? put_as(b, DType::kF32, random.values(width, 0, 3), {1, width}) : Tensor();
               const Tensor out = b.alloc(b.activation_type(), {rows, width});
-              b.norm(out, x, weight, 1e-6f);
+              b.rms_norm(out, x, weight, 1e-6f);
               return get(b, out);
             },
             std::to_string(width));
@@ -46,7 +46,7 @@ TEST_P(NormTest, NormOfHeadsInPlaceInAView) {
       Random random(2);
       const Tensor wide = put(b, random.values(5 * 6 * dim), {5, 6 * dim});
       const Tensor x = wide.columns(dim, 4 * dim).split(4, dim);
-      b.norm(x, x, put_as(b, DType::kF32, random.values(dim, 0, 2), {1, dim}), 1e-6f);
+      b.rms_norm(x, x, put_as(b, DType::kF32, random.values(dim, 0, 2), {1, dim}), 1e-6f);
       return get(b, wide);
     });
   }
@@ -56,7 +56,7 @@ TEST_P(NormTest, TinyAndHugeValues) {
   for (const float size : {1e-6f, 1e-3f, 1e4f}) {
     expect_equal(1e-6, [&](Backend& b) {
       const Tensor x = put(b, Random(3).values(2 * 96, -size, size), {2, 96});
-      b.norm(x, x, Tensor(), 1e-6f);
+      b.rms_norm(x, x, Tensor(), 1e-6f);
       return get(b, x);
     });
   }
@@ -204,7 +204,7 @@ TEST_P(NormTest, ResidualNorm) {
         const Tensor post = put_as(b, DType::kF32, random.values(width, 0, 2), {1, width});
         const Tensor next = last ? Tensor() : put_as(b, DType::kF32, random.values(width, 0, 2), {1, width});
         const Tensor out = last ? Tensor() : b.alloc(b.activation_type(), {3, width});
-        b.residual_norm(out, x, y, post, 0.7f, next, 1e-6f);
+        b.add_rms_norm(out, x, y, post, 0.7f, next, 1e-6f);
         Floats result = get(b, x);
         if (out) {
           const Floats normed = get(b, out);
@@ -251,14 +251,15 @@ TEST_P(NormTest, Heads) {
         const Tensor device = b.alloc(DType::kI32, {n, 4});
         b.write(device, host.data());
         const Rows rows{device, host};
-        KvConfig config;
+        KvCacheConfig config;
         config.slots = n, config.heads = c.heads / 2, config.dim = c.dim, config.rotated_pairs = has_v ? 0 : c.rotated;
-        Kv kv = b.kv_alloc(config);
+        KvCache kv = b.kv_alloc(config);
         kv.k_norm = k_norm;
-        b.heads(q, q, k, v, b.alloc(b.activation_type(), {n, c.heads / 2, c.dim}), {q_norm, k_norm, 1e-6f},
-                put_ints(b, positions(n, axes), {n, axes}), make_rope(b, c.block, c.rotated, c.theta), kv, rows);
+        b.qk_norm_rope_cache(q, q, k, v, b.alloc(b.activation_type(), {n, c.heads / 2, c.dim}), {q_norm, k_norm, 1e-6f},
+                             put_ints(b, positions(n, axes), {n, axes}), make_rope(b, c.block, c.rotated, c.theta), kv,
+                             rows);
         const Tensor out = b.alloc(b.activation_type(), {n, c.heads, c.dim});
-        b.attend(out, q, kv, rows);
+        b.attention(out, q, kv, rows);
         return get(b, out);
       });
     }
@@ -270,7 +271,7 @@ TEST_P(NormTest, SeesAWrongEpsilon) {
   const Floats values = Random(14).values(96, -0.01f, 0.01f);
   const auto body = [&](Backend& b, float eps) {
     const Tensor out = b.alloc(b.activation_type(), {1, 96});
-    b.norm(out, put(b, values, {1, 96}), Tensor(), eps);
+    b.rms_norm(out, put(b, values, {1, 96}), Tensor(), eps);
     return get(b, out);
   };
   EXPECT_GT(relative_error(body(*be, 2e-6f), body(*ref, 1e-6f)), 1e-6);

@@ -1,4 +1,4 @@
-// Choosing one token from one row of logits, on the host. The definition of the verb `sample`: ref and cpu call it, and
+// Choosing one token from one row of logits, on the host. The definition of the op `sample`: ref and cpu call it, and
 // other backends draw the same token from the same logits.
 #pragma once
 

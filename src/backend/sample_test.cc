@@ -192,14 +192,14 @@ TEST(UniformDraw, SpreadsOverSeedsAndSteps) {
 
 GEMMA4_FOR_EACH_BACKEND(SampleTest);
 
-// A verb that has run once reuses its memory: stepping allocates nothing.
+// A op that has run once reuses its memory: stepping allocates nothing.
 TEST(CpuBackend, SecondStepAllocatesNothing) {
   const auto be = make_cpu(2);
   Random random(3);
   const HostMatrix host = random_matrix(Format::kInt4, 96, 64, 32, random);
   const Matrix w = be->upload({&host.matrix, 1});
   const Tensor x = put(*be, random.values(40 * 64), {40, 64}), out = be->alloc(DType::kF32, {40, 96});
-  Kv kv = be->kv_alloc({64, 1, 1, 16, 0});
+  KvCache kv = be->kv_alloc({64, 1, 1, 16, 0});
   std::vector<Row> host_rows;
   for (int32_t i = 0; i < 40; ++i) host_rows.push_back({0, i, 0, i});
   const Rows rows{Tensor(), host_rows};
@@ -207,7 +207,7 @@ TEST(CpuBackend, SecondStepAllocatesNothing) {
   const auto step = [&] {
     be->linear(out, x, w);
     be->kv_write(kv, k, k, rows);
-    be->attend(q, q, kv, rows);
+    be->attention(q, q, kv, rows);
   };
   step();
   const int64_t used = be->memory_used();

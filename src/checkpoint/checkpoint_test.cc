@@ -5,10 +5,10 @@
 #include <gtest/gtest.h>
 
 #include "base/bf16.h"
+#include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/golden_testing.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors.h"
-#include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/torchao.h"
 #include "quant/pack.h"
 

@@ -8,9 +8,9 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "base/json_text.h"
+#include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/golden_testing.h"
 #include "checkpoint/mlx.h"
-#include "checkpoint/checkpoint_testing.h"
 #include "model/config.h"
 #include "quant/pack.h"
 

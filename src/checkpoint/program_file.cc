@@ -92,7 +92,7 @@ class WeightReader {
     if (!entry.is_object() || !entry.contains("parts") || !entry["parts"].is_array() || entry["parts"].empty()) {
       throw Error(what_ + ": an entry of its weights has no parts");
     }
-    StoredMatrix stored;
+    PrepackedWeight stored;
     std::vector<std::string> names;
     for (const json& part : entry["parts"]) names.push_back(add_part(part, stored));
     const std::string whose = what_ + ": weight " + names.front();
@@ -111,7 +111,7 @@ class WeightReader {
 
  private:
   // Adds a weight of the part's name and shape; its rows and cols go to `stored`.
-  std::string add_part(const json& part, StoredMatrix& stored) {
+  std::string add_part(const json& part, PrepackedWeight& stored) {
     if (!part.is_object() || !part.contains("shape") || !part["shape"].is_array()) {
       throw Error(what_ + ": a part of a weight has no shape");
     }
@@ -152,7 +152,7 @@ class WeightReader {
     return all.subspan(offset, size);
   }
 
-  void describe(const std::vector<std::string>& names, const StoredMatrix& stored) {
+  void describe(const std::vector<std::string>& names, const PrepackedWeight& stored) {
     for (const std::string& name : names) {
       Weight& weight = checkpoint_.weights[name];
       weight.matrix.format = stored.format;
@@ -162,7 +162,7 @@ class WeightReader {
     }
   }
 
-  void add_vector(const std::vector<std::string>& names, const StoredMatrix& stored, const std::string& whose) {
+  void add_vector(const std::vector<std::string>& names, const PrepackedWeight& stored, const std::string& whose) {
     const int64_t bytes = checked_mul(checked_mul(stored.rows, stored.cols, whose), 4, whose);
     if (names.size() != 1 || stored.format != Format::kF32 || static_cast<uint64_t>(bytes) != stored.bytes.size()) {
       throw Error(whose + " has no layout and is not float32 of its shape either");
@@ -287,7 +287,7 @@ void ProgramWriter::append(const void* data, size_t size) {
   bytes_ = begin + size;
 }
 
-void ProgramWriter::add(const std::vector<Part>& parts, const StoredMatrix& stored) {
+void ProgramWriter::add(const std::vector<Part>& parts, const PrepackedWeight& stored) {
   append(stored.bytes.data(), stored.bytes.size());
   nlohmann::ordered_json entry = {{"parts", parts_of(parts)}, {"format", info(stored.format).name}};
   if (stored.group > 0) entry["group"] = stored.group;

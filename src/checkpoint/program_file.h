@@ -29,7 +29,7 @@ struct ProgramHeader {
 // One matrix of the model, or a stack of some that the model multiplies by at once.
 struct ProgramMatrix {
   std::vector<std::string> parts;  // names, in the order of their rows
-  StoredMatrix stored;
+  PrepackedWeight stored;
 };
 
 struct ProgramFile {
@@ -59,7 +59,7 @@ class ProgramWriter {
   explicit ProgramWriter(const std::filesystem::path& directory);  // throws Error: it holds something else
   ~ProgramWriter();
 
-  void add(const std::vector<Part>& parts, const StoredMatrix& stored);
+  void add(const std::vector<Part>& parts, const PrepackedWeight& stored);
   void add(const Part& vector, const std::vector<float>& values);
 
   // `config`: config.json of the program. The other files are those of `source`.

@@ -9,10 +9,10 @@
 #include <csignal>
 
 #include "base/bf16.h"
+#include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/golden_testing.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors.h"
-#include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/torchao.h"
 #include "quant/pack.h"
 

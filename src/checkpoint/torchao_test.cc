@@ -4,8 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "checkpoint/golden_testing.h"
 #include "checkpoint/checkpoint_testing.h"
+#include "checkpoint/golden_testing.h"
 #include "quant/pack.h"
 
 namespace gemma4 {

@@ -1,5 +1,5 @@
-// The verbs of the command line, one file each. argv[0] is the verb's name. Each returns an exit code of base/check.h
-// or throws Error.
+// The commands of the command line, one file each. argv[0] is the command's name. Each returns an exit code of
+// base/check.h or throws Error.
 #pragma once
 
 namespace gemma4 {

@@ -1,4 +1,4 @@
-// The command line of a verb: what it takes, and how it is read. CLI11 does the work, in command_line.cc alone:
+// The command line of a command: what it takes, and how it is read. CLI11 does the work, in command_line.cc alone:
 // wherever its header is included it takes the compiler ten seconds.
 #pragma once
 

@@ -7,9 +7,9 @@
 
 namespace gemma4 {
 
-int exit_code_of(FunctionRef<int()> verb) {
+int exit_code_of(FunctionRef<int()> command) {
   try {
-    return verb();
+    return command();
   } catch (const DeviceError& error) {
     std::fprintf(stderr, "gemma4: %s\n", error.what());
     return kExitDevice;

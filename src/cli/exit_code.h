@@ -5,6 +5,6 @@
 
 namespace gemma4 {
 
-int exit_code_of(FunctionRef<int()> verb);
+int exit_code_of(FunctionRef<int()> command);
 
 }  // namespace gemma4

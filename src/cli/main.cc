@@ -1,4 +1,4 @@
-// gemma4: the table of verbs.
+// gemma4: the table of commands.
 #include <cstdio>
 #include <string_view>
 
@@ -9,13 +9,13 @@
 namespace gemma4 {
 namespace {
 
-struct Verb {
+struct Command {
   std::string_view name;
   const char* what;
   int (*run)(int argc, char** argv);
 };
 
-constexpr Verb kVerbs[] = {
+constexpr Command kCommands[] = {
     {"run", "answer a prompt, with or without pictures, or chat", run_command},
     {"serve", "serve OpenAI's and Anthropic's APIs over HTTP, and a page to chat on", serve_command},
     {"quantize", "turn a Hugging Face checkpoint into a quantised one, once", quantize_command},
@@ -28,9 +28,9 @@ constexpr Verb kVerbs[] = {
 };
 
 int usage(FILE* out) {
-  std::fprintf(out, "gemma4: run Google's Gemma 4 31B on one machine\n\nusage: gemma4 VERB [OPTIONS]\n\n");
-  for (const Verb& verb : kVerbs) std::fprintf(out, "  %-10s %s\n", verb.name.data(), verb.what);
-  std::fprintf(out, "\n`gemma4 VERB --help` lists the options of a verb.\n");
+  std::fprintf(out, "gemma4: run Google's Gemma 4 31B on one machine\n\nusage: gemma4 COMMAND [OPTIONS]\n\n");
+  for (const Command& command : kCommands) std::fprintf(out, "  %-10s %s\n", command.name.data(), command.what);
+  std::fprintf(out, "\n`gemma4 COMMAND --help` lists the options of a command.\n");
   return out == stdout ? kExitOk : kExitBadInput;
 }
 
@@ -38,10 +38,10 @@ int dispatch(int argc, char** argv) {
   if (argc < 2) return usage(stderr);
   const std::string_view name = argv[1];
   if (name == "--help" || name == "-h" || name == "help") return usage(stdout);
-  for (const Verb& verb : kVerbs) {
-    if (verb.name == name) return verb.run(argc - 1, argv + 1);
+  for (const Command& command : kCommands) {
+    if (command.name == name) return command.run(argc - 1, argv + 1);
   }
-  std::fprintf(stderr, "gemma4: there is no verb '%s'\n\n", argv[1]);
+  std::fprintf(stderr, "gemma4: there is no command '%s'\n\n", argv[1]);
   return usage(stderr);
 }
 

@@ -43,13 +43,13 @@ std::vector<std::byte> sentence(int code, const std::string& why) {
 
 }  // namespace
 
-Link::Link(const Place& place, std::vector<int> sockets)
-    : place_(place), sockets_(std::move(sockets)), wake_(eventfd(0, EFD_CLOEXEC)) {
+ControlChannel::ControlChannel(const ProcessInfo& process, std::vector<int> sockets)
+    : process_(process), sockets_(std::move(sockets)), wake_(eventfd(0, EFD_CLOEXEC)) {
   if (wake_ < 0) throw Error("there is no descriptor left to watch the other processes with");
   watcher_ = quiet_thread([this] { watch(); });
 }
 
-Link::~Link() {
+ControlChannel::~ControlChannel() {
   const uint64_t one = 1;
   if (::write(wake_, &one, sizeof(one)) != sizeof(one)) std::abort();  // an eventfd takes it
   watcher_.join();
@@ -61,17 +61,17 @@ Link::~Link() {
 
 // Messages.
 
-void Link::throw_failure(const Failure& failure) {
+void ControlChannel::throw_failure(const Failure& failure) {
   if (failure.code == kExitBadInput) throw Error(failure.why);
   throw DeviceError(failure.why);
 }
 
-void Link::throw_gone(int rank) {
+void ControlChannel::throw_gone(int rank) {
   const std::lock_guard lock(mutex_);
   throw_failure(failed_ ? *failed_ : peek_failure(rank));
 }
 
-void Link::read(int from, void* to, size_t size) {
+void ControlChannel::read(int from, void* to, size_t size) {
   for (size_t at = 0; at < size;) {
     const ssize_t got = recv(socket_of(from), static_cast<char*>(to) + at, size - at, 0);
     if (got < 0 && errno == EINTR) continue;
@@ -80,7 +80,7 @@ void Link::read(int from, void* to, size_t size) {
   }
 }
 
-void Link::write(int to, const void* from, size_t size) {
+void ControlChannel::write(int to, const void* from, size_t size) {
   for (size_t at = 0; at < size;) {
     const ssize_t sent = ::send(socket_of(to), static_cast<const char*>(from) + at, size - at, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
@@ -89,7 +89,7 @@ void Link::write(int to, const void* from, size_t size) {
   }
 }
 
-void Link::send(int to, Message kind, std::span<const std::byte> bytes) {
+void ControlChannel::send(int to, Message kind, std::span<const std::byte> bytes) {
   const std::lock_guard lock(sending_);
   const Header header = {static_cast<uint32_t>(kind), static_cast<uint32_t>(bytes.size())};
   CHECK(header.length == bytes.size());
@@ -97,11 +97,11 @@ void Link::send(int to, Message kind, std::span<const std::byte> bytes) {
   write(to, bytes.data(), bytes.size());
 }
 
-void Link::send_all(Message kind, std::span<const std::byte> bytes) {
+void ControlChannel::send_all(Message kind, std::span<const std::byte> bytes) {
   for (int to = 1; to < world(); ++to) send(to, kind, bytes);
 }
 
-Link::Failure Link::failure_of(int from, std::span<const std::byte> text) const {
+ControlChannel::Failure ControlChannel::failure_of(int from, std::span<const std::byte> text) const {
   if (text.empty()) return {kExitDevice, gone(from)};
   Failure failure;
   failure.code = static_cast<int>(text[0]) == kExitBadInput ? kExitBadInput : kExitDevice;
@@ -111,7 +111,7 @@ Link::Failure Link::failure_of(int from, std::span<const std::byte> text) const 
 }
 
 // Of a message of that kind and at most that many bytes, or of kEnd where a call is waited for.
-Link::Header Link::receive_header(int from, Message kind, size_t most) {
+ControlChannel::Header ControlChannel::receive_header(int from, Message kind, size_t most) {
   Header header;
   read(from, &header, sizeof(header));
   if (header.kind == static_cast<uint32_t>(Message::kFailed)) {
@@ -119,7 +119,7 @@ Link::Header Link::receive_header(int from, Message kind, size_t most) {
     read(from, text.data(), text.size());
     throw_failure(failure_of(from, text));
   }
-  if (kind == Message::kCall && header.kind == static_cast<uint32_t>(Message::kEnd)) return {header.kind, 0};
+  if (kind == Message::kCommand && header.kind == static_cast<uint32_t>(Message::kEnd)) return {header.kind, 0};
   if (header.kind == static_cast<uint32_t>(kind) && header.length <= most) return header;
   throw DeviceError(name_of(from) + " sent a message of kind " + std::to_string(header.kind) + " and " +
                     std::to_string(header.length) + " bytes where one of kind " +
@@ -127,7 +127,7 @@ Link::Header Link::receive_header(int from, Message kind, size_t most) {
                     " was expected; do all ranks run the same program with the same options?");
 }
 
-void Link::receive(int from, Message kind, std::span<std::byte> bytes) {
+void ControlChannel::receive(int from, Message kind, std::span<std::byte> bytes) {
   const Header header = receive_header(from, kind, bytes.size());
   if (header.length != bytes.size()) {
     throw DeviceError(name_of(from) + " sent " + std::to_string(header.length) + " bytes where " +
@@ -136,8 +136,8 @@ void Link::receive(int from, Message kind, std::span<std::byte> bytes) {
   read(from, bytes.data(), bytes.size());
 }
 
-std::optional<Link::Bytes> Link::next_call() {
-  const Header header = receive_header(0, Message::kCall, kCallMost);
+std::optional<ControlChannel::Bytes> ControlChannel::next_command() {
+  const Header header = receive_header(0, Message::kCommand, kCommandMost);
   if (header.kind == static_cast<uint32_t>(Message::kEnd)) {
     const std::lock_guard lock(mutex_);
     ended_ = true;  // from now on rank 0 may go
@@ -148,11 +148,11 @@ std::optional<Link::Bytes> Link::next_call() {
   return bytes;
 }
 
-void Link::wait_ready() {
+void ControlChannel::wait_ready() {
   for (int from = 1; from < world(); ++from) receive(from, Message::kReady, {});
 }
 
-Link::Bytes Link::gather(Message kind, std::span<const std::byte> mine) {
+ControlChannel::Bytes ControlChannel::gather(Message kind, std::span<const std::byte> mine) {
   const size_t size = mine.size();
   Bytes all(size * static_cast<size_t>(world()));
   if (rank() > 0) {
@@ -170,7 +170,7 @@ Link::Bytes Link::gather(Message kind, std::span<const std::byte> mine) {
 
 // Ends.
 
-void Link::end() {
+void ControlChannel::end() {
   {
     const std::lock_guard lock(mutex_);
     const bool heard = rank() == 0 || ended_;  // whoever goes before rank 0 has said so has failed
@@ -191,7 +191,7 @@ void Link::end() {
 }
 
 // The others are told, unless one of them does not take a message that is under way, and no call waits any longer.
-void Link::lose(const Failure& failure, int directions) {
+void ControlChannel::lose(const Failure& failure, int directions) {
   {
     const std::lock_guard lock(mutex_);
     if (ended_ || failed_) return;
@@ -212,18 +212,18 @@ void Link::lose(const Failure& failure, int directions) {
 }
 
 // What comes in is still taken: refusing it would make the others' systems drop the sentence unread.
-void Link::fail(int code, const std::string& why) { lose({code, why}, SHUT_WR); }
+void ControlChannel::fail(int code, const std::string& why) { lose({code, why}, SHUT_WR); }
 
 // Watching.
 
-void Link::on_lost(std::function<void(const std::string&)> then) {
+void ControlChannel::on_lost(std::function<void(const std::string&)> then) {
   const std::lock_guard lock(calling_);
   then_ = std::move(then);
   if (lost_why_ && then_) then_(*lost_why_);  // it came first
 }
 
 // What `from` said before it ended, should nobody have read it: over NCCL nobody waits for messages.
-Link::Failure Link::peek_failure(int from) const {
+ControlChannel::Failure ControlChannel::peek_failure(int from) const {
   Header header;
   Bytes bytes(sizeof(header) + kSentenceMost);
   const ssize_t got = recv(socket_of(from), bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT);
@@ -236,7 +236,7 @@ Link::Failure Link::peek_failure(int from) const {
 }
 
 // The rank whose connection has ended; nothing where this process is done.
-std::optional<int> Link::wait_for_loss() const {
+std::optional<int> ControlChannel::wait_for_loss() const {
   std::vector<pollfd> watched = {{wake_, POLLIN, 0}};
   for (const int fd : sockets_) watched.push_back({fd, POLLRDHUP, 0});  // poll() passes over -1
   while (poll(watched.data(), watched.size(), -1) < 0 && errno == EINTR) {
@@ -248,7 +248,7 @@ std::optional<int> Link::wait_for_loss() const {
   return std::nullopt;
 }
 
-void Link::watch() {
+void ControlChannel::watch() {
   const std::optional<int> from = wait_for_loss();
   if (!from) return;
   lose(peek_failure(*from), SHUT_RDWR);

@@ -1,7 +1,8 @@
-// Link: how the processes that compute one model together talk: a star of TCP connections around rank 0, made once at
-// the start (meet()). It carries rank 0's calls to the others, what NCCL needs to begin, and, where tensors lie in the
-// host's memory, their sums (link_sums.h). One thread at a time sends and receives; another watches that all processes
-// are there. A process that ends before its time ends the others: what waits for it throws DeviceError.
+// ControlChannel: how the processes that compute one model together talk: a star of TCP connections around rank 0, made
+// once at the start (rendezvous()). It carries rank 0's calls to the others, what NCCL needs to begin, and, where
+// tensors lie in the host's memory, their sums (host_collectives.h). One thread at a time sends and receives; another
+// watches that all processes are there. A process that ends before its time ends the others: what waits for it throws
+// DeviceError.
 #pragma once
 
 #include <chrono>
@@ -18,38 +19,38 @@
 namespace gemma4 {
 
 // Which of the processes this one is, and where rank 0 listens.
-struct Place {
+struct ProcessInfo {
   int rank = 0, world = 1;
   int local_rank = 0, local_world = 1;  // among those of this host
   std::string address = "127.0.0.1";
   int port = 0;
 };
 
-class Link {
+class ControlChannel {
  public:
   using Bytes = std::vector<std::byte>;
   // kFailed: an exit code and a sentence, instead of what was expected. kEnd: rank 0 has no more calls, and the answer.
-  enum class Message : uint32_t { kReady = 1, kNcclId, kPeers, kCall, kTensor, kFailed, kEnd };
-  static constexpr size_t kCallMost = size_t{256} << 20;  // bytes of one call
+  enum class Message : uint32_t { kReady = 1, kNcclId, kPeers, kCommand, kTensor, kFailed, kEnd };
+  static constexpr size_t kCommandMost = size_t{256} << 20;  // bytes of one call
 
   // Returns when all processes have come. Throws Error where they contradict each other or one stays away.
-  static std::shared_ptr<Link> meet(const Place& place, std::chrono::milliseconds patience);
+  static std::shared_ptr<ControlChannel> rendezvous(const ProcessInfo& process, std::chrono::milliseconds patience);
 
   // `sockets`: by rank and -1 for itself on rank 0; elsewhere the one to rank 0.
-  Link(const Place& place, std::vector<int> sockets);
-  ~Link();
-  Link(const Link&) = delete;
-  Link& operator=(const Link&) = delete;
+  ControlChannel(const ProcessInfo& process, std::vector<int> sockets);
+  ~ControlChannel();
+  ControlChannel(const ControlChannel&) = delete;
+  ControlChannel& operator=(const ControlChannel&) = delete;
 
-  const Place& place() const { return place_; }
-  int rank() const { return place_.rank; }
-  int world() const { return place_.world; }
+  const ProcessInfo& process() const { return process_; }
+  int rank() const { return process_.rank; }
+  int world() const { return process_.world; }
 
   // Between rank 0 and another one. All throw where the other has ended: what it said, or DeviceError.
   void send(int to, Message kind, std::span<const std::byte> bytes);
   void send_all(Message kind, std::span<const std::byte> bytes);     // to all but itself
   void receive(int from, Message kind, std::span<std::byte> bytes);  // a message of exactly that size
-  std::optional<Bytes> next_call();                                  // from rank 0; nothing at the end
+  std::optional<Bytes> next_command();                               // from rank 0; nothing at the end
 
   void send_ready() { send(0, Message::kReady, {}); }
   void wait_ready();  // for send_ready() of all others
@@ -65,7 +66,7 @@ class Link {
   // Ends the others: they end with this exit code (base/check.h). The first reason counts.
   void fail(int code, const std::string& why);
   // All is done: on rank 0 tells the others and waits until each has answered; elsewhere is that answer, and nothing as
-  // long as next_call() has not heard the end.
+  // long as next_command() has not heard the end.
   void end();
 
  private:
@@ -89,7 +90,7 @@ class Link {
   void watch();
   void lose(const Failure& failure, int directions);
 
-  const Place place_;
+  const ProcessInfo process_;
   std::vector<int> sockets_;
   int wake_ = -1;             // an eventfd: the watching thread is to end
   std::timed_mutex sending_;  // one message at a time

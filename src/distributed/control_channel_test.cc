@@ -1,5 +1,5 @@
-// Link: how processes meet and part, here as threads that each hold one end; and sums over it, which must equal those
-// within one process to the bit.
+// ControlChannel: how processes meet and part, here as threads that each hold one end; and sums over it, which must
+// equal those within one process to the bit.
 #include "distributed/control_channel.h"
 
 #include <arpa/inet.h>
@@ -14,16 +14,16 @@
 #include <cstring>
 #include <thread>
 
+#include "backend/ranks.h"
 #include "distributed/free_port_testing.h"
 #include "distributed/process_group.h"
-#include "backend/ranks.h"
 
 namespace gemma4 {
 namespace {
 
 using std::chrono::seconds;
 
-Place place(int rank, int world, int port) { return {rank, world, rank, world, "127.0.0.1", port}; }
+ProcessInfo process(int rank, int world, int port) { return {rank, world, rank, world, "127.0.0.1", port}; }
 
 // A stranger's connection, open until it goes. Waits for the listener.
 class Stranger {
@@ -55,7 +55,7 @@ std::vector<std::string> run_linked(int world, const Work& work) {
   for (int r = world - 1; r >= 0; --r) {
     threads.emplace_back([&, r] {
       try {
-        work(r, Link::meet(place(r, world, port), seconds(30)));
+        work(r, ControlChannel::rendezvous(process(r, world, port), seconds(30)));
       } catch (const std::exception& error) {
         thrown[static_cast<size_t>(r)] = error.what();
       }
@@ -74,20 +74,20 @@ std::vector<float> values_of(int rank, int round, size_t count) {
   return values;
 }
 
-TEST(Link, GatherGivesAllWhatEachHolds) {
+TEST(ControlChannel, GatherGivesAllWhatEachHolds) {
   for (const int world : {2, 4}) {
-    std::vector<Link::Bytes> got(static_cast<size_t>(world));
-    const auto thrown = run_linked(world, [&](int rank, const std::shared_ptr<Link>& link) {
+    std::vector<ControlChannel::Bytes> got(static_cast<size_t>(world));
+    const auto thrown = run_linked(world, [&](int rank, const std::shared_ptr<ControlChannel>& channel) {
       const std::byte mine[] = {std::byte(10 + rank), std::byte(200 - rank)};
       for (int round = 0; round < 3; ++round)
-        got[static_cast<size_t>(rank)] = link->gather(Link::Message::kPeers, mine);
-      EXPECT_TRUE(rank == 0 || !link->next_call());
-      link->end();
+        got[static_cast<size_t>(rank)] = channel->gather(ControlChannel::Message::kPeers, mine);
+      EXPECT_TRUE(rank == 0 || !channel->next_command());
+      channel->end();
     });
     EXPECT_EQ(thrown, std::vector<std::string>(static_cast<size_t>(world)));
-    Link::Bytes want;
+    ControlChannel::Bytes want;
     for (int rank = 0; rank < world; ++rank) want.insert(want.end(), {std::byte(10 + rank), std::byte(200 - rank)});
-    for (const Link::Bytes& all : got) EXPECT_EQ(all, want);
+    for (const ControlChannel::Bytes& all : got) EXPECT_EQ(all, want);
   }
 }
 
@@ -115,18 +115,18 @@ std::vector<float> exchange(Backend& be, int rank, int world) {
   return all;
 }
 
-TEST(Link, ExchangesEqualThoseOfOneProcessToTheBit) {
+TEST(ControlChannel, ExchangesEqualThoseOfOneProcessToTheBit) {
   for (const int world : {2, 4}) {
     std::vector<std::vector<float>> within(static_cast<size_t>(world)), over = within;
     const Ranks ranks = make_ranks("ref", 0, world);
     ranks.run([&](int r) { within[static_cast<size_t>(r)] = exchange(ranks[r], r, world); });
-    const auto thrown = run_linked(world, [&](int r, const std::shared_ptr<Link>& link) {
-      const Ranks one = make_ranks("ref", 0, 1, link);
+    const auto thrown = run_linked(world, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
+      const Ranks one = make_ranks("ref", 0, 1, channel);
       EXPECT_EQ(one.size(), 1);
       EXPECT_EQ(one.world(), world);
       EXPECT_EQ(one[0].rank(), r);
       over[static_cast<size_t>(r)] = exchange(one[0], r, world);
-      EXPECT_TRUE(r == 0 || !link->next_call());
+      EXPECT_TRUE(r == 0 || !channel->next_command());
     });
     for (size_t r = 0; r < within.size(); ++r) {
       EXPECT_EQ(thrown[r], "");
@@ -138,27 +138,28 @@ TEST(Link, ExchangesEqualThoseOfOneProcessToTheBit) {
   }
 }
 
-TEST(Link, CallsArriveInOrderAndEnd) {
+TEST(ControlChannel, CallsArriveInOrderAndEnd) {
   std::atomic<int> heard{0};
-  const auto thrown = run_linked(3, [&](int r, const std::shared_ptr<Link>& link) {
+  const auto thrown = run_linked(3, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
     if (r == 0) {
-      for (const size_t size : {0, 5, 1 << 20}) link->send_all(Link::Message::kCall, std::vector<std::byte>(size));
-      return link->end();
+      for (const size_t size : {0, 5, 1 << 20})
+        channel->send_all(ControlChannel::Message::kCommand, std::vector<std::byte>(size));
+      return channel->end();
     }
-    for (const size_t size : {0, 5, 1 << 20}) EXPECT_EQ(link->next_call()->size(), size);
-    EXPECT_FALSE(link->next_call());
-    link->end();
+    for (const size_t size : {0, 5, 1 << 20}) EXPECT_EQ(channel->next_command()->size(), size);
+    EXPECT_FALSE(channel->next_command());
+    channel->end();
     ++heard;
   });
   EXPECT_EQ(thrown, std::vector<std::string>(3));
   EXPECT_EQ(heard, 2);
 }
 
-TEST(Link, WhoeverFailsTellsAllTheOthers) {
+TEST(ControlChannel, WhoeverFailsTellsAllTheOthers) {
   for (const int bad : {0, 2}) {
-    const auto thrown = run_linked(4, [&](int r, const std::shared_ptr<Link>& link) {
-      if (r == bad) return link->fail(kExitDevice, "it fell off the bus");
-      r == 0 ? link->wait_ready() : (void)link->next_call();
+    const auto thrown = run_linked(4, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
+      if (r == bad) return channel->fail(kExitDevice, "it fell off the bus");
+      r == 0 ? channel->wait_ready() : (void)channel->next_command();
     });
     for (int r = 0; r < 4; ++r) {
       const std::string want = r == bad ? "" : "rank " + std::to_string(bad) + ": it fell off the bus";
@@ -168,22 +169,22 @@ TEST(Link, WhoeverFailsTellsAllTheOthers) {
 }
 
 // As where an exception takes a process out: its end() must not pass for the answer to one that nobody has asked for.
-TEST(Link, WhoeverEndsBeforeRank0HasFailed) {
-  const auto thrown = run_linked(2, [&](int r, const std::shared_ptr<Link>& link) {
-    r == 0 ? link->wait_ready() : link->end();
+TEST(ControlChannel, WhoeverEndsBeforeRank0HasFailed) {
+  const auto thrown = run_linked(2, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
+    r == 0 ? channel->wait_ready() : channel->end();
   });
   EXPECT_EQ(thrown[0], "rank 1 has ended before its time; its own message says why");
   EXPECT_EQ(thrown[1], "");
 }
 
 // Nobody reads when rank 1 goes: the watching thread says so.
-TEST(Link, OneThatGoesIsNoticedWithoutReading) {
-  run_linked(3, [&](int r, const std::shared_ptr<Link>& link) {
+TEST(ControlChannel, OneThatGoesIsNoticedWithoutReading) {
+  run_linked(3, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
     if (r == 1) return;
     std::string why;
     std::mutex mutex;
     std::condition_variable wake;
-    link->on_lost([&](const std::string& reason) {
+    channel->on_lost([&](const std::string& reason) {
       const std::lock_guard lock(mutex);
       why = reason;
       wake.notify_all();
@@ -192,16 +193,16 @@ TEST(Link, OneThatGoesIsNoticedWithoutReading) {
     EXPECT_TRUE(wake.wait_for(lock, seconds(8), [&] { return !why.empty(); })) << r;
     EXPECT_EQ(why, "rank 1 has ended before its time; its own message says why") << r;
     lock.unlock();
-    link->on_lost(nullptr);
+    channel->on_lost(nullptr);
   });
 }
 
-TEST(Link, StrangersAreSentAway) {
+TEST(ControlChannel, StrangersAreSentAway) {
   const int port = free_port();
-  std::shared_ptr<Link> first, second;
-  std::thread rank_0([&] { first = Link::meet(place(0, 2, port), seconds(30)); });
+  std::shared_ptr<ControlChannel> first, second;
+  std::thread rank_0([&] { first = ControlChannel::rendezvous(process(0, 2, port), seconds(30)); });
   const Stranger http(port, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"), silent(port, ""), brief(port, "gm4");
-  second = Link::meet(place(1, 2, port), seconds(30));
+  second = ControlChannel::rendezvous(process(1, 2, port), seconds(30));
   rank_0.join();
   char byte;
   EXPECT_EQ(recv(http.descriptor(), &byte, 1, MSG_DONTWAIT) > 0, false);
@@ -209,24 +210,24 @@ TEST(Link, StrangersAreSentAway) {
   EXPECT_NO_THROW(first->wait_ready());
 }
 
-TEST(Link, ContradictionsAndAbsenceAreRefused) {
+TEST(ControlChannel, ContradictionsAndAbsenceAreRefused) {
   const int port = free_port();
-  const auto refused = [&](const Place& a, const Place& b, seconds patience) {
+  const auto refused = [&](const ProcessInfo& a, const ProcessInfo& b, seconds patience) {
     std::string first;
-    std::thread other([&] { EXPECT_THROW(Link::meet(b, patience), Error); });
+    std::thread other([&] { EXPECT_THROW(ControlChannel::rendezvous(b, patience), Error); });
     try {
-      Link::meet(a, patience);
+      ControlChannel::rendezvous(a, patience);
     } catch (const Error& error) {
       first = error.what();
     }
     other.join();
     return first;
   };
-  EXPECT_EQ(refused(place(0, 2, port), place(1, 4, port), seconds(20)),
+  EXPECT_EQ(refused(process(0, 2, port), process(1, 4, port), seconds(20)),
             "rank 1 says that there are 4 processes, and rank 0 that there are 2");
-  EXPECT_EQ(refused(place(0, 3, free_port()), place(1, 3, free_port()), seconds(1)).substr(0, 32),
+  EXPECT_EQ(refused(process(0, 3, free_port()), process(1, 3, free_port()), seconds(1)).substr(0, 32),
             "ranks 1, 2 of 3 did not come to ");
-  Place same = place(0, 2, port);
+  ProcessInfo same = process(0, 2, port);
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in at = {};
   at.sin_family = AF_INET, at.sin_port = htons(static_cast<uint16_t>(port));
@@ -235,32 +236,32 @@ TEST(Link, ContradictionsAndAbsenceAreRefused) {
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
   ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&at), sizeof(at)), 0);
   ASSERT_EQ(listen(fd, 1), 0);
-  EXPECT_THROW(Link::meet(same, seconds(1)), Error);
+  EXPECT_THROW(ControlChannel::rendezvous(same, seconds(1)), Error);
   close(fd);
 }
 
 // Two ends of one connection; the far one says what no rank says.
-TEST(Link, AbsurdMessagesAreErrorsNotAllocations) {
+TEST(ControlChannel, AbsurdMessagesAreErrorsNotAllocations) {
   const auto receive = [](std::vector<uint32_t> words, const auto& read) {
     int ends[2];
     ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-    Link link(place(1, 2, 0), {ends[0]});
+    ControlChannel channel(process(1, 2, 0), {ends[0]});
     ASSERT_EQ(send(ends[1], words.data(), 4 * words.size(), 0), static_cast<ssize_t>(4 * words.size()));
-    EXPECT_THROW(read(link), DeviceError);
+    EXPECT_THROW(read(channel), DeviceError);
     close(ends[1]);
   };
-  const auto call = [](Link& link) { link.next_call(); };
-  const auto tensor = [](Link& link) {
+  const auto call = [](ControlChannel& channel) { channel.next_command(); };
+  const auto tensor = [](ControlChannel& channel) {
     std::byte bytes[16];
-    link.receive(0, Link::Message::kTensor, bytes);
+    channel.receive(0, ControlChannel::Message::kTensor, bytes);
   };
-  const auto code = [](Link::Message kind) { return static_cast<uint32_t>(kind); };
-  receive({code(Link::Message::kCall), 0xffffffff}, call);
-  receive({code(Link::Message::kTensor), 4, 0}, call);
+  const auto code = [](ControlChannel::Message kind) { return static_cast<uint32_t>(kind); };
+  receive({code(ControlChannel::Message::kCommand), 0xffffffff}, call);
+  receive({code(ControlChannel::Message::kTensor), 4, 0}, call);
   receive({77, 4, 0}, call);
-  receive({code(Link::Message::kTensor), 12, 0, 0, 0}, tensor);
-  receive({code(Link::Message::kTensor), 20, 0, 0, 0, 0, 0}, tensor);
-  receive({code(Link::Message::kFailed), 0}, call);
+  receive({code(ControlChannel::Message::kTensor), 12, 0, 0, 0}, tensor);
+  receive({code(ControlChannel::Message::kTensor), 20, 0, 0, 0, 0, 0}, tensor);
+  receive({code(ControlChannel::Message::kFailed), 0}, call);
 }
 
 }  // namespace

@@ -24,9 +24,9 @@ void unpack(const Tensor& x, const Bytes& bytes) {
   }
 }
 
-void receive(Link& link, int from, const Tensor& x) {
+void receive(ControlChannel& channel, int from, const Tensor& x) {
   Bytes bytes(static_cast<size_t>(x.bytes()));
-  link.receive(from, Link::Message::kTensor, bytes);
+  channel.receive(from, ControlChannel::Message::kTensor, bytes);
   unpack(x, bytes);
 }
 
@@ -40,17 +40,17 @@ void add_rows(std::vector<double>& sum, const Bytes& bytes) {
 
 }  // namespace
 
-void all_reduce(Link& link, Tensor x) {
+void all_reduce(ControlChannel& channel, Tensor x) {
   CHECK(x.dtype == DType::kF32);
   Bytes bytes = packed(x);
-  if (link.rank() > 0) {
-    link.send(0, Link::Message::kTensor, bytes);
-    return receive(link, 0, x);
+  if (channel.rank() > 0) {
+    channel.send(0, ControlChannel::Message::kTensor, bytes);
+    return receive(channel, 0, x);
   }
   std::vector<double> sum(static_cast<size_t>(x.size()), 0.0);
   add_rows(sum, bytes);
-  for (int from = 1; from < link.world(); ++from) {
-    link.receive(from, Link::Message::kTensor, bytes);
+  for (int from = 1; from < channel.world(); ++from) {
+    channel.receive(from, ControlChannel::Message::kTensor, bytes);
     add_rows(sum, bytes);
   }
   for (size_t i = 0; i < sum.size(); ++i) {
@@ -58,22 +58,22 @@ void all_reduce(Link& link, Tensor x) {
     std::memcpy(bytes.data() + i * sizeof(value), &value, sizeof(value));
   }
   unpack(x, bytes);
-  link.send_all(Link::Message::kTensor, bytes);
+  channel.send_all(ControlChannel::Message::kTensor, bytes);
 }
 
-void broadcast(Link& link, Tensor x) {
-  if (link.rank() > 0) return receive(link, 0, x);
-  link.send_all(Link::Message::kTensor, packed(x));
+void broadcast(ControlChannel& channel, Tensor x) {
+  if (channel.rank() > 0) return receive(channel, 0, x);
+  channel.send_all(ControlChannel::Message::kTensor, packed(x));
 }
 
-void gather_columns(Link& link, Tensor x, std::span<const int64_t> begins) {
-  CHECK(begins.size() == static_cast<size_t>(link.world()) + 1);
+void gather_columns(ControlChannel& channel, Tensor x, std::span<const int64_t> begins) {
+  CHECK(begins.size() == static_cast<size_t>(channel.world()) + 1);
   const auto share = [&](int rank) {
     const int64_t begin = begins[static_cast<size_t>(rank)];
     return x.columns(begin, begins[static_cast<size_t>(rank) + 1] - begin);
   };
-  if (link.rank() > 0) return link.send(0, Link::Message::kTensor, packed(share(link.rank())));
-  for (int from = 1; from < link.world(); ++from) receive(link, from, share(from));
+  if (channel.rank() > 0) return channel.send(0, ControlChannel::Message::kTensor, packed(share(channel.rank())));
+  for (int from = 1; from < channel.world(); ++from) receive(channel, from, share(from));
 }
 
 }  // namespace gemma4

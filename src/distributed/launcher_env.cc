@@ -85,34 +85,34 @@ int port_of(Variable variable) {
 
 }  // namespace
 
-Place place_from(Variable variable) {
+ProcessInfo process_info_from_environment(Variable variable) {
   const Launcher& launcher = find_launcher(variable);
   const auto world = number(variable, launcher.world, 1, kWorldMost);
   if (!world) throw Error("the variable " + std::string(launcher.rank) + " is set, but " + launcher.world + " is not");
-  Place place;
-  place.world = *world;
-  place.rank = *number(variable, launcher.rank, 0, kWorldMost);
-  need_below(launcher.rank, place.rank, launcher.world, place.world);
+  ProcessInfo process;
+  process.world = *world;
+  process.rank = *number(variable, launcher.rank, 0, kWorldMost);
+  need_below(launcher.rank, process.rank, launcher.world, process.world);
   const char* address = set_or_null(variable, "MASTER_ADDR");
-  if (address != nullptr) place.address = address;
-  place.port = port_of(variable);
+  if (address != nullptr) process.address = address;
+  process.port = port_of(variable);
 
   auto local_rank = number(variable, launcher.local_rank, 0, kWorldMost);
   if (!local_rank) local_rank = number(variable, "SLURM_LOCALID", 0, kWorldMost);
-  const auto here = local_world(variable, launcher, place.world);
-  const bool several_hosts = here ? *here < place.world : local_rank && *local_rank != place.rank;
-  if (several_hosts && is_loopback(place.address)) {
+  const auto here = local_world(variable, launcher, process.world);
+  const bool several_hosts = here ? *here < process.world : local_rank && *local_rank != process.rank;
+  if (several_hosts && is_loopback(process.address)) {
     throw Error("the processes lie on several hosts, and the variable MASTER_ADDR " +
-                (address == nullptr ? std::string("is missing") : "is " + place.address) +
+                (address == nullptr ? std::string("is missing") : "is " + process.address) +
                 ": set it to the name or address of rank 0's host, for all processes");
   }
-  if (!local_rank && !is_loopback(place.address)) {
+  if (!local_rank && !is_loopback(process.address)) {
     throw Error("the variable " + std::string(launcher.local_rank) + " is missing, which says the GPU of this process");
   }
-  place.local_rank = local_rank.value_or(place.rank);
-  need_below(launcher.local_rank, place.local_rank, launcher.world, place.world);
-  place.local_world = here.value_or(several_hosts ? 1 : place.world);
-  return place;
+  process.local_rank = local_rank.value_or(process.rank);
+  need_below(launcher.local_rank, process.local_rank, launcher.world, process.world);
+  process.local_world = here.value_or(several_hosts ? 1 : process.world);
+  return process;
 }
 
 }  // namespace gemma4

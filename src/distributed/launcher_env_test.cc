@@ -13,15 +13,15 @@ namespace {
 
 using Variables = std::map<std::string, std::string>;
 
-Place place_of(const Variables& variables) {
-  return place_from([&](const char* name) -> const char* {
+ProcessInfo place_of(const Variables& variables) {
+  return process_info_from_environment([&](const char* name) -> const char* {
     const auto at = variables.find(name);
     return at == variables.end() ? nullptr : at->second.c_str();
   });
 }
 
 std::string describe(const Variables& variables) {
-  const Place p = place_of(variables);
+  const ProcessInfo p = place_of(variables);
   return std::to_string(p.rank) + "/" + std::to_string(p.world) + ", here " + std::to_string(p.local_rank) + "/" +
          std::to_string(p.local_world) + ", " + p.address + ":" + std::to_string(p.port);
 }
@@ -46,7 +46,7 @@ Variables with(Variables variables, const Variables& more) {
   return variables;
 }
 
-TEST(Place, OfEachLauncher) {
+TEST(ProcessInfo, OfEachLauncher) {
   EXPECT_EQ(describe(kTorch), "1/2, here 1/2, 127.0.0.1:29500");
   EXPECT_EQ(describe(with(kTorch, {{"TORCHELASTIC_USE_AGENT_STORE", "True"}})), "1/2, here 1/2, 127.0.0.1:29501");
   EXPECT_EQ(describe({{"RANK", "3"}, {"WORLD_SIZE", "4"}}), "3/4, here 3/4, 127.0.0.1:29400");
@@ -70,7 +70,7 @@ TEST(Place, OfEachLauncher) {
             "1/2, here 1/2, 127.0.0.1:29400");
 }
 
-TEST(Place, SeveralHostsNeedAnAddress) {
+TEST(ProcessInfo, SeveralHostsNeedAnAddress) {
   const Variables slurm = {
       {"SLURM_PROCID", "3"}, {"SLURM_NTASKS", "4"}, {"SLURM_LOCALID", "1"}, {"SLURM_JOB_NUM_NODES", "2"}};
   const std::string missing =
@@ -86,7 +86,7 @@ TEST(Place, SeveralHostsNeedAnAddress) {
   EXPECT_EQ(refusal({{"RANK", "2"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "0"}}), missing);
 }
 
-TEST(Place, RefusesWhatIsMissingOrContradictsItself) {
+TEST(ProcessInfo, RefusesWhatIsMissingOrContradictsItself) {
   EXPECT_EQ(refusal({}).substr(0, 55), "--one-process-per-gpu is for processes that mpirun, sru");
   EXPECT_EQ(refusal({{"WORLD_SIZE", "2"}}).substr(0, 22), "--one-process-per-gpu ");
   EXPECT_EQ(refusal({{"RANK", "0"}}), "the variable RANK is set, but WORLD_SIZE is not");

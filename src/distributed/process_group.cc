@@ -16,22 +16,22 @@ void copy_rows(const Tensor& to, const Tensor& from) {
 
 }  // namespace
 
-void Group::meet() {
+void ProcessGroup::barrier() {
   std::unique_lock lock(mutex_);
   if (left_) throw DeviceError(why_);
-  const uint64_t meeting = meetings_;
+  const uint64_t meeting = generation_;
   if (++waiting_ == size()) {
     waiting_ = 0;
-    ++meetings_;
+    ++generation_;
     wake_.notify_all();
     return;
   }
-  wake_.wait(lock, [&] { return meetings_ != meeting || left_; });
-  if (meetings_ == meeting) throw DeviceError(why_);
+  wake_.wait(lock, [&] { return generation_ != meeting || left_; });
+  if (generation_ == meeting) throw DeviceError(why_);
 }
 
-void Group::leave(const std::string& why) {
-  if (link_) link_->fail(kExitDevice, why);
+void ProcessGroup::abort(const std::string& why) {
+  if (channel_) channel_->fail(kExitDevice, why);
   const std::lock_guard lock(mutex_);
   if (left_) return;
   left_ = true;
@@ -40,11 +40,11 @@ void Group::leave(const std::string& why) {
 }
 
 // Each rank sums a share of every row and writes it to all ranks' tensors.
-void Group::all_reduce(int rank, Tensor x) {
-  if (link_) return gemma4::all_reduce(*link_, x);
+void ProcessGroup::all_reduce(int rank, Tensor x) {
+  if (channel_) return gemma4::all_reduce(*channel_, x);
   CHECK(x.dtype == DType::kF32);
   tensors_[static_cast<size_t>(rank)] = x;
-  meet();
+  barrier();
   for (const Tensor& t : tensors_) CHECK(t.rows() == x.rows() && t.row_size() == x.row_size());
   const int64_t begin = x.row_size() * rank / size(), end = x.row_size() * (rank + 1) / size();
   for (int64_t i = 0; i < x.rows(); ++i) {
@@ -54,27 +54,27 @@ void Group::all_reduce(int rank, Tensor x) {
       for (const Tensor& t : tensors_) t.row<float>(i)[c] = static_cast<float>(sum);
     }
   }
-  meet();
+  barrier();
 }
 
-void Group::broadcast(int rank, Tensor x) {
-  if (link_) return gemma4::broadcast(*link_, x);
+void ProcessGroup::broadcast(int rank, Tensor x) {
+  if (channel_) return gemma4::broadcast(*channel_, x);
   tensors_[static_cast<size_t>(rank)] = x;
-  meet();
+  barrier();
   if (rank > 0) copy_rows(x, tensors_[0]);
-  meet();
+  barrier();
 }
 
-void Group::gather_columns(int rank, Tensor x, std::span<const int64_t> begins) {
-  if (link_) return gemma4::gather_columns(*link_, x, begins);
+void ProcessGroup::gather_columns(int rank, Tensor x, std::span<const int64_t> begins) {
+  if (channel_) return gemma4::gather_columns(*channel_, x, begins);
   CHECK(begins.size() == tensors_.size() + 1);
   tensors_[static_cast<size_t>(rank)] = x;
-  meet();
+  barrier();
   for (size_t from = 1; rank == 0 && from < tensors_.size(); ++from) {
     const int64_t begin = begins[from], count = begins[from + 1] - begin;
     copy_rows(x.columns(begin, count), tensors_[from].columns(begin, count));
   }
-  meet();
+  barrier();
 }
 
 }  // namespace gemma4

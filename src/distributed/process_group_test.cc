@@ -1,4 +1,4 @@
-// The collective verbs of ranks in one process: what they compute, and that nobody waits for a rank that failed.
+// The collective ops of ranks in one process: what they compute, and that nobody waits for a rank that failed.
 #include "distributed/process_group.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-// Link::meet: rank 0 listens, the others come and say who they are. Whoever else connects is sent away.
+// ControlChannel::rendezvous: rank 0 listens, the others come and say who they are. Whoever else connects is sent away.
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -14,8 +14,8 @@
 #include <thread>
 #include <utility>
 
-#include "distributed/control_channel.h"
 #include "base/check.h"
+#include "distributed/control_channel.h"
 
 namespace gemma4 {
 namespace {
@@ -38,7 +38,7 @@ struct Descriptor {
   int fd;
 };
 
-std::string where(const Place& place) { return place.address + " port " + std::to_string(place.port); }
+std::string where(const ProcessInfo& process) { return process.address + " port " + std::to_string(process.port); }
 
 std::shared_ptr<addrinfo> resolve(const char* host, int port, std::string* why) {
   addrinfo hints = {}, *found = nullptr;
@@ -74,9 +74,9 @@ void prepare(int fd) {
   set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
 }
 
-bool send_hello(int fd, const Place& place) {
+bool send_hello(int fd, const ProcessInfo& process) {
   Hello hello;
-  hello.rank = static_cast<uint32_t>(place.rank), hello.world = static_cast<uint32_t>(place.world);
+  hello.rank = static_cast<uint32_t>(process.rank), hello.world = static_cast<uint32_t>(process.world);
   return send(fd, &hello, sizeof(hello), MSG_NOSIGNAL) == sizeof(hello);
 }
 
@@ -98,10 +98,10 @@ bool is_loopback(const sockaddr* address) {
 }
 
 // On the loopback address where that is rank 0's, else on all: the address may be a name that others know it by.
-Descriptor listen_at(const Place& place) {
+Descriptor listen_at(const ProcessInfo& process) {
   std::string why;
-  auto found = resolve(place.address.c_str(), place.port, &why);
-  if (!found || !is_loopback(found->ai_addr)) found = resolve(nullptr, place.port, &why);
+  auto found = resolve(process.address.c_str(), process.port, &why);
+  if (!found || !is_loopback(found->ai_addr)) found = resolve(nullptr, process.port, &why);
   for (const addrinfo* at = found.get(); at != nullptr; at = at->ai_next) {
     Descriptor fd = socket_for(*at);
     if (fd.fd < 0) continue;
@@ -110,7 +110,7 @@ Descriptor listen_at(const Place& place) {
     if (bind(fd.fd, at->ai_addr, at->ai_addrlen) == 0 && listen(fd.fd, 128) == 0) return fd;
     why = std::strerror(errno);
   }
-  throw Error("rank 0 cannot listen at " + where(place) + ": " + why +
+  throw Error("rank 0 cannot listen at " + where(process) + ": " + why +
               "; choose another port by the variable MASTER_PORT, for all processes");
 }
 
@@ -124,16 +124,16 @@ std::string absent(const std::vector<int>& sockets) {
   return (count > 1 ? "ranks " : "rank ") + ranks;
 }
 
-// Takes one connection into its place among `sockets`.
-void admit(Descriptor from, const Place& place, std::vector<int>& sockets) {
+// Takes one connection into its process among `sockets`.
+void admit(Descriptor from, const ProcessInfo& process, std::vector<int>& sockets) {
   if (from.fd < 0) return;
   limit_waits(from.fd, std::chrono::seconds(2));
   const std::optional<Hello> hello = read_hello(from.fd);
   if (!hello) return;  // a stranger
   const std::string name = "rank " + std::to_string(hello->rank);
-  if (hello->world != static_cast<uint32_t>(place.world)) {
+  if (hello->world != static_cast<uint32_t>(process.world)) {
     throw Error(name + " says that there are " + std::to_string(hello->world) +
-                " processes, and rank 0 that there are " + std::to_string(place.world));
+                " processes, and rank 0 that there are " + std::to_string(process.world));
   }
   if (hello->rank == 0 || hello->rank >= hello->world || sockets[hello->rank] >= 0) {
     throw Error("two processes say that they are " + name);
@@ -150,22 +150,22 @@ struct Sockets {
   std::vector<int> fds;
 };
 
-std::shared_ptr<Link> meet_others(const Place& place, std::chrono::milliseconds patience) {
-  const Descriptor listener = listen_at(place);
-  Sockets sockets(place.world);
+std::shared_ptr<ControlChannel> meet_others(const ProcessInfo& process, std::chrono::milliseconds patience) {
+  const Descriptor listener = listen_at(process);
+  Sockets sockets(process.world);
   const Clock::time_point end = Clock::now() + patience;
   while (std::count(sockets.fds.begin(), sockets.fds.end(), -1) > 1) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
     if (left <= 0) {
-      throw Error(absent(sockets.fds) + " of " + std::to_string(place.world) + " did not come to rank 0 at " +
-                  where(place) + " within " + std::to_string(patience.count() / 1000) + " s");
+      throw Error(absent(sockets.fds) + " of " + std::to_string(process.world) + " did not come to rank 0 at " +
+                  where(process) + " within " + std::to_string(patience.count() / 1000) + " s");
     }
     pollfd wait = {listener.fd, POLLIN, 0};
     if (poll(&wait, 1, static_cast<int>(left)) <= 0) continue;
-    admit(Descriptor(accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC)), place, sockets.fds);
+    admit(Descriptor(accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC)), process, sockets.fds);
   }
-  for (int r = 1; r < place.world; ++r) send_hello(sockets.fds[static_cast<size_t>(r)], place);
-  return std::make_shared<Link>(place, std::exchange(sockets.fds, {}));
+  for (int r = 1; r < process.world; ++r) send_hello(sockets.fds[static_cast<size_t>(r)], process);
+  return std::make_shared<ControlChannel>(process, std::exchange(sockets.fds, {}));
 }
 
 // Without a listener, a connection within one host may find its own port.
@@ -177,8 +177,8 @@ bool met_itself(int fd) {
          std::memcmp(&here, &there, here_size) == 0;
 }
 
-Descriptor connect_once(const Place& place, std::string* why) {
-  const auto found = resolve(place.address.c_str(), place.port, why);
+Descriptor connect_once(const ProcessInfo& process, std::string* why) {
+  const auto found = resolve(process.address.c_str(), process.port, why);
   for (const addrinfo* at = found.get(); at != nullptr; at = at->ai_next) {
     Descriptor fd = socket_for(*at);
     if (fd.fd < 0) continue;
@@ -189,32 +189,34 @@ Descriptor connect_once(const Place& place, std::string* why) {
   return Descriptor(-1);
 }
 
-std::shared_ptr<Link> meet_rank_0(const Place& place, std::chrono::milliseconds patience) {
+std::shared_ptr<ControlChannel> meet_rank_0(const ProcessInfo& process, std::chrono::milliseconds patience) {
   const Clock::time_point end = Clock::now() + patience;
   std::string why;
-  Descriptor fd = connect_once(place, &why);
+  Descriptor fd = connect_once(process, &why);
   while (fd.fd < 0) {
     if (Clock::now() > end) {
-      throw Error("rank 0 is not at " + where(place) + " (" + why + "), for " +
+      throw Error("rank 0 is not at " + where(process) + " (" + why + "), for " +
                   std::to_string(patience.count() / 1000) + " s");
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    fd = connect_once(place, &why);
+    fd = connect_once(process, &why);
   }
   // Rank 0 answers when all have come, and gives up before this one does.
   limit_waits(fd.fd, patience + std::chrono::seconds(5));
-  if (!send_hello(fd.fd, place) || !read_hello(fd.fd)) {
-    throw Error("what listens at " + where(place) + " did not take this process as rank " + std::to_string(place.rank) +
-                " of " + std::to_string(place.world) + "; if it is rank 0, its own message says why");
+  if (!send_hello(fd.fd, process) || !read_hello(fd.fd)) {
+    throw Error("what listens at " + where(process) + " did not take this process as rank " +
+                std::to_string(process.rank) + " of " + std::to_string(process.world) +
+                "; if it is rank 0, its own message says why");
   }
   prepare(fd.fd);
-  return std::make_shared<Link>(place, std::vector<int>{fd.release()});
+  return std::make_shared<ControlChannel>(process, std::vector<int>{fd.release()});
 }
 
 }  // namespace
 
-std::shared_ptr<Link> Link::meet(const Place& place, std::chrono::milliseconds patience) {
-  return place.rank == 0 ? meet_others(place, patience) : meet_rank_0(place, patience);
+std::shared_ptr<ControlChannel> ControlChannel::rendezvous(const ProcessInfo& process,
+                                                           std::chrono::milliseconds patience) {
+  return process.rank == 0 ? meet_others(process, patience) : meet_rank_0(process, patience);
 }
 
 }  // namespace gemma4

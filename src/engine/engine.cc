@@ -5,10 +5,10 @@
 #include <mutex>
 #include <thread>
 
-#include "engine/output_processor.h"
-#include "engine/open.h"
-#include "engine/input_processor.h"
 #include "engine/engine_core.h"
+#include "engine/input_processor.h"
+#include "engine/open.h"
+#include "engine/output_processor.h"
 
 namespace gemma4 {
 namespace {

@@ -22,7 +22,7 @@ struct EngineOptions {
   std::string backend = "cpu";  // "ref", "cpu", "cuda"
   int threads = 0;              // cpu: 0 means all cores
   int gpus = 1;                 // devices the model is split over; ref and cpu: ranks in this process
-  std::shared_ptr<Link> link;   // set: instead, this process is one rank of several processes
+  std::shared_ptr<ControlChannel> channel;  // set: instead, this process is one rank of several processes
   int max_seq_len = 0;       // tokens of one prompt and answer together; 0: 4096, or the model's most if that is less
   int max_seqs = 1;          // requests that run at a time; the others wait
   int max_queue = 256;       // requests that wait at a time; beyond it submit() throws BusyError
@@ -50,9 +50,9 @@ struct EngineStats {
   uint64_t images = 0, images_encoded = 0;  // those encoded were not in the cache
   uint64_t steps = 0;
   double forward_ms = 0, image_ms = 0;
-  int pages_total[kKinds] = {}, pages_used[kKinds] = {};  // used: by running requests
-  int pages_cached[kKinds] = {};                          // kept for prefixes, taken back when needed
-  int64_t memory_bytes = 0;                               // allocated on the backends
+  int pages_total[kAttentionKinds] = {}, pages_used[kAttentionKinds] = {};  // used: by running requests
+  int pages_cached[kAttentionKinds] = {};                                   // kept for prefixes, taken back when needed
+  int64_t memory_bytes = 0;                                                 // allocated on the backends
   double load_ms = 0;
   bool dead = false;  // the device failed
 };

@@ -59,7 +59,7 @@ void Stepper::fail_all(const std::string& message, bool device) {
 // Images.
 
 bool Stepper::encode(Sequence& sequence, PromptImage& image) {
-  const auto known = std::ranges::find(recent_images_, image.hash, &std::pair<uint64_t, Model::Soft>::first);
+  const auto known = std::ranges::find(recent_images_, image.hash, &std::pair<uint64_t, Model::ImageEmbeddings>::first);
   if (known != recent_images_.end()) {
     std::rotate(recent_images_.begin(), known, known + 1);
     image.soft = recent_images_.front().second;
@@ -133,7 +133,7 @@ void Stepper::append(const Step::Part& part) {
     const bool soft = image != sequence.images.end() && image->begin <= pos;
     if (soft) {
       if (pos == image->begin) batch_.soft.push_back(image->soft.rows);
-      batch_.soft_index.push_back(static_cast<int32_t>(batch_.ids.size()));
+      batch_.image_index.push_back(static_cast<int32_t>(batch_.ids.size()));
     }
     append_row(batch_, config, sequence.ids[pos], sequence.slot, pos, soft ? image->end - 1 : -1);
   }
@@ -150,7 +150,7 @@ void Stepper::append(const Step::Part& part) {
 void Stepper::fill_batch(const Step& step) {
   batch_.ids.clear();
   for (auto& rows : batch_.rows) rows.clear();
-  batch_.soft_index.clear();
+  batch_.image_index.clear();
   batch_.soft.clear();
   batch_.logit_rows.clear();
   batch_.sampling.clear();
@@ -199,7 +199,7 @@ EngineStats Stepper::stats() const {
   stats.waiting = scheduler_.waiting();
   stats.running = scheduler_.running();
   stats.preemptions = scheduler_.preemptions();
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     stats.pages_total[kind] = pages_.total(kind);
     stats.pages_used[kind] = pages_.used(kind);
     stats.pages_cached[kind] = pages_.cached(kind);

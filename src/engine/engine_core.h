@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/output_processor.h"
 #include "engine/engine.h"
+#include "engine/output_processor.h"
 #include "engine/prefix_cache.h"
 #include "engine/scheduler.h"
 #include "model/model.h"
@@ -46,7 +46,7 @@ class Stepper {
   Batch batch_;
   std::vector<float> logits_;       // [logit rows, vocabulary], where a sequence wants logprobs
   std::vector<int32_t> page_list_;  // scratch
-  std::vector<std::pair<uint64_t, Model::Soft>> recent_images_;  // the last used first
+  std::vector<std::pair<uint64_t, Model::ImageEmbeddings>> recent_images_;  // the last used first
   EngineStats stats_;
 };
 

@@ -9,9 +9,9 @@
 #include <map>
 #include <random>
 
-#include "engine/open.h"
-#include "engine/input_processor.h"
 #include "engine/engine_testing.h"
+#include "engine/input_processor.h"
+#include "engine/open.h"
 #include "engine/watched_backend_testing.h"
 
 namespace gemma4 {
@@ -110,7 +110,7 @@ uint64_t drive(const EngineOptions& options, const std::vector<Request>& request
     EXPECT_EQ(run->heard.text, want.text);
   }
   const EngineStats stats = inside.stepper.stats();
-  for (const Kind kind : {kSliding, kFull}) EXPECT_EQ(stats.pages_used[kind], 0) << "pages leaked";
+  for (const AttentionKind kind : {kSliding, kFull}) EXPECT_EQ(stats.pages_used[kind], 0) << "pages leaked";
   return stats.steps;
 }
 

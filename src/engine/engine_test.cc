@@ -9,8 +9,8 @@
 #include <future>
 #include <thread>
 
-#include "engine/prompt.h"
 #include "engine/engine_testing.h"
+#include "engine/prompt.h"
 
 namespace gemma4 {
 namespace {

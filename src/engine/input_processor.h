@@ -5,8 +5,8 @@
 #include <memory>
 #include <mutex>
 
-#include "engine/output_processor.h"
 #include "engine/open.h"
+#include "engine/output_processor.h"
 #include "engine/prompt.h"
 #include "engine/sequence.h"
 

@@ -103,7 +103,7 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
     options.image_budget = default_image_budget(config, checkpoint.processor_config);
   }
   const ModelOptions model_options = plan_memory(options, config);
-  if (!backends) backends = make_ranks(options.backend, options.threads, options.gpus, options.link);
+  if (!backends) backends = make_ranks(options.backend, options.threads, options.gpus, options.channel);
   auto model = std::make_unique<Model>(checkpoint, backends, model_options);
   std::vector<int32_t> ends = end_ids(config, generation, tokenizer);
   return {std::move(options),   checkpoint.kind, std::move(config),   std::move(generation),

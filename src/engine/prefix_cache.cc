@@ -15,7 +15,7 @@ HashKey HashKey::random() {
 
 PageCache::PageCache(const PageCacheOptions& options) : options_(options), key_(HashKey::random()) {
   CHECK(options.page > 0 && options.window > 0);
-  for (int kind = 0; kind < kKinds; ++kind) {
+  for (int kind = 0; kind < kAttentionKinds; ++kind) {
     Pool& pool = pools_[kind];
     pool.pages.resize(options.pages[kind]);
     for (int i = options.pages[kind]; i-- > 0;) pool.free.push_back(i);
@@ -36,7 +36,7 @@ PageCache::Entry* PageCache::find(const Hash& hash) {
 
 // References.
 
-int32_t PageCache::take(Kind kind) {
+int32_t PageCache::take(AttentionKind kind) {
   Pool& pool = pools_[kind];
   if (pool.free.empty()) {
     if (pool.cached.empty()) return -1;
@@ -50,12 +50,12 @@ int32_t PageCache::take(Kind kind) {
   return page;
 }
 
-void PageCache::hold(Kind kind, int32_t page) {
+void PageCache::hold(AttentionKind kind, int32_t page) {
   Page& p = pools_[kind].pages[page];
   if (p.refs++ == 0) CHECK(p.owned && pools_[kind].cached.erase(p.rank) == 1);
 }
 
-void PageCache::drop(Kind kind, int32_t page) {
+void PageCache::drop(AttentionKind kind, int32_t page) {
   Pool& pool = pools_[kind];
   Page& p = pool.pages[page];
   CHECK(p.refs > 0);
@@ -67,7 +67,7 @@ void PageCache::drop(Kind kind, int32_t page) {
   pool.cached.insert(p.rank);
 }
 
-void PageCache::own(const Hash& hash, Entry& entry, Kind kind, int32_t page) {
+void PageCache::own(const Hash& hash, Entry& entry, AttentionKind kind, int32_t page) {
   Page& p = pools_[kind].pages[page];
   CHECK(!p.owned && p.refs > 0 && entry.pages[kind] < 0);
   p.owned = true;
@@ -75,7 +75,7 @@ void PageCache::own(const Hash& hash, Entry& entry, Kind kind, int32_t page) {
   entry.pages[kind] = page;
 }
 
-void PageCache::disown(Kind kind, int32_t page) {
+void PageCache::disown(AttentionKind kind, int32_t page) {
   Pool& pool = pools_[kind];
   Page& p = pool.pages[page];
   CHECK(p.owned);
@@ -160,8 +160,8 @@ int PageCache::attach(PageTable& table, std::span<const TokenKey> keys, int limi
   const int whole = length / options_.page;
   const bool part = length % options_.page > 0;
   const int first = std::max(0, length - options_.window + 1) / options_.page;
-  int32_t source[kKinds] = {-1, -1};
-  for (const Kind kind : {kSliding, kFull}) {
+  int32_t source[kAttentionKinds] = {-1, -1};
+  for (const AttentionKind kind : {kSliding, kFull}) {
     table.pages[kind].assign(whole, -1);
     for (int i = kind == kSliding ? first : 0; i < whole; ++i) {
       table.pages[kind][i] = find(found[i])->pages[kind];
@@ -174,7 +174,7 @@ int PageCache::attach(PageTable& table, std::span<const TokenKey> keys, int limi
   table.changed = true;
   if (!part) return length;
   const bool grown = grow(table, length);
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     if (grown) copies.push_back({kind, source[kind], table.pages[kind][whole]});
     drop(kind, source[kind]);
   }
@@ -187,16 +187,16 @@ bool PageCache::grow(PageTable& table, int end) {
   const size_t want = (end + options_.page - 1) / options_.page;
   const size_t have = table.pages[kFull].size();
   for (size_t i = have; i < want; ++i) {
-    int32_t page[kKinds];
-    for (const Kind kind : {kSliding, kFull}) page[kind] = take(kind);
+    int32_t page[kAttentionKinds];
+    for (const AttentionKind kind : {kSliding, kFull}) page[kind] = take(kind);
     const bool enough = page[kSliding] >= 0 && page[kFull] >= 0;
-    for (const Kind kind : {kSliding, kFull}) {
+    for (const AttentionKind kind : {kSliding, kFull}) {
       if (page[kind] < 0) continue;
       if (enough) table.pages[kind].push_back(page[kind]);
       if (!enough) drop(kind, page[kind]);
     }
     if (enough) continue;
-    for (const Kind kind : {kSliding, kFull}) {
+    for (const AttentionKind kind : {kSliding, kFull}) {
       for (size_t j = have; j < i; ++j) drop(kind, table.pages[kind][j]);
       table.pages[kind].resize(have);
     }
@@ -246,7 +246,7 @@ void PageCache::insert(PageTable& table, int index, const Hash& parent, const Ha
     children_[parent].push_back(hash);
   }
   entry->keep = entry->keep || keep;
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     const int32_t page = table.pages[kind][index];
     if (page >= 0 && entry->pages[kind] < 0 && !pools_[kind].pages[page].owned) own(hash, *entry, kind, page);
   }
@@ -265,7 +265,7 @@ void PageCache::drop_beginnings(const Hash& parent, std::span<const TokenKey> ke
     }
   }
   for (const Hash& child : shorter) {
-    for (const Kind kind : {kSliding, kFull}) {
+    for (const AttentionKind kind : {kSliding, kFull}) {
       const Entry* entry = find(child);
       if (entry && entry->pages[kind] >= 0) disown(kind, entry->pages[kind]);
     }
@@ -274,7 +274,7 @@ void PageCache::drop_beginnings(const Hash& parent, std::span<const TokenKey> ke
 
 void PageCache::release(PageTable& table) {
   ++clock_;
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     for (const int32_t page : table.pages[kind]) {
       if (page >= 0) drop(kind, page);
     }
@@ -282,16 +282,16 @@ void PageCache::release(PageTable& table) {
   table = {};
 }
 
-bool PageCache::available(Kind kind, int pages) const { return free(kind) + cached(kind) >= pages; }
+bool PageCache::available(AttentionKind kind, int pages) const { return free(kind) + cached(kind) >= pages; }
 
 void PageCache::clear() {
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     while (!pools_[kind].cached.empty()) disown(kind, pools_[kind].cached.begin()->page);
   }
 }
 
 void PageCache::check(std::span<const PageTable* const> tables) const {
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     const Pool& pool = pools_[kind];
     std::vector<int> refs(pool.pages.size());
     for (const PageTable* table : tables) {

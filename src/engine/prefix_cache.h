@@ -26,21 +26,21 @@ using TokenKey = uint64_t;
 
 struct PageCacheOptions {
   int page = 64;
-  int window = 0;          // sliding window, in tokens
-  int pages[kKinds] = {};  // in each pool
-  bool keep = true;        // false: pages let go are forgotten at once
+  int window = 0;                   // sliding window, in tokens
+  int pages[kAttentionKinds] = {};  // in each pool
+  bool keep = true;                 // false: pages let go are forgotten at once
 };
 
 struct PageCopy {
-  Kind kind;
+  AttentionKind kind;
   int32_t from, to;
 };
 
 // One sequence's hold on pages. Opaque to all but PageCache and whoever tells the model where the pages are.
 struct PageTable {
-  std::vector<int32_t> pages[kKinds];  // [page index in the sequence]; -1: let go or not there yet
-  int first_sliding = 0;               // sliding pages below this were let go
-  bool changed = false;                // since the model last heard
+  std::vector<int32_t> pages[kAttentionKinds];  // [page index in the sequence]; -1: let go or not there yet
+  int first_sliding = 0;                        // sliding pages below this were let go
+  bool changed = false;                         // since the model last heard
   struct Hash {
     uint64_t a = 0, b = 0;
     bool operator==(const Hash&) const = default;
@@ -72,11 +72,11 @@ class PageCache {
 
   void release(PageTable& table);  // lets go of everything; the table is empty again
 
-  bool available(Kind kind, int pages) const;  // free or cached
-  int total(Kind kind) const { return static_cast<int>(pools_[kind].pages.size()); }
-  int used(Kind kind) const { return total(kind) - free(kind) - cached(kind); }
-  int free(Kind kind) const { return static_cast<int>(pools_[kind].free.size()); }
-  int cached(Kind kind) const { return static_cast<int>(pools_[kind].cached.size()); }
+  bool available(AttentionKind kind, int pages) const;  // free or cached
+  int total(AttentionKind kind) const { return static_cast<int>(pools_[kind].pages.size()); }
+  int used(AttentionKind kind) const { return total(kind) - free(kind) - cached(kind); }
+  int free(AttentionKind kind) const { return static_cast<int>(pools_[kind].free.size()); }
+  int cached(AttentionKind kind) const { return static_cast<int>(pools_[kind].cached.size()); }
   int window() const { return options_.window; }
   int page() const { return options_.page; }
   int pages_for(int tokens) const { return (tokens + options_.page - 1) / options_.page; }
@@ -93,7 +93,7 @@ class PageCache {
   struct Entry {
     Hash parent;
     std::vector<TokenKey> keys;  // [1 .. page]
-    int32_t pages[kKinds] = {-1, -1};
+    int32_t pages[kAttentionKinds] = {-1, -1};
     int depth = 0;
     bool keep = false;
   };
@@ -121,11 +121,11 @@ class PageCache {
   Entry* find(const Hash& hash);
   std::vector<Hash> path(std::span<const TokenKey> keys, int& length);
   int usable(std::span<const Hash> path, int length, std::span<const Blocked> blocked);
-  int32_t take(Kind kind);  // a page with one reference, or -1
-  void hold(Kind kind, int32_t page);
-  void drop(Kind kind, int32_t page);
-  void own(const Hash& hash, Entry& entry, Kind kind, int32_t page);
-  void disown(Kind kind, int32_t page);  // its entry forgets it
+  int32_t take(AttentionKind kind);  // a page with one reference, or -1
+  void hold(AttentionKind kind, int32_t page);
+  void drop(AttentionKind kind, int32_t page);
+  void own(const Hash& hash, Entry& entry, AttentionKind kind, int32_t page);
+  void disown(AttentionKind kind, int32_t page);  // its entry forgets it
   void erase(const Hash& hash);
   void insert(PageTable& table, int index, const Hash& parent, const Hash& hash, std::span<const TokenKey> keys,
               bool keep);
@@ -133,7 +133,7 @@ class PageCache {
 
   PageCacheOptions options_;
   HashKey key_;
-  Pool pools_[kKinds];
+  Pool pools_[kAttentionKinds];
   std::unordered_map<Hash, Entry, HashHasher> entries_;
   std::unordered_map<Hash, std::vector<Hash>, HashHasher> children_;
   uint64_t clock_ = 0;

@@ -19,8 +19,8 @@ namespace gemma4 {
 struct PromptImage {
   int begin = 0, end = 0;
   std::shared_ptr<const Patches> patches;
-  uint64_t hash = 0;  // of the file's bytes and the budget
-  Model::Soft soft;   // empty until encoded
+  uint64_t hash = 0;            // of the file's bytes and the budget
+  Model::ImageEmbeddings soft;  // empty until encoded
 };
 
 struct PreparedPrompt {

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "backend/ranks.h"
-#include "checkpoint/quantize_checkpoint.h"
 #include "checkpoint/checkpoint_testing.h"
+#include "checkpoint/quantize_checkpoint.h"
 #include "engine/engine_testing.h"
 #include "engine/watched_backend_testing.h"
 

@@ -47,8 +47,8 @@ struct Request {
   // The prompt is one of: token ids, raw text, a conversation. The first that is there, in this order, is used.
   std::vector<int32_t> ids;        // as they are; image tokens among them are refused
   std::optional<std::string> raw;  // control tokens spelled in it are read as such; BOS is added where missing
-  std::vector<Message> messages;   // with `tools` and `chat`, rendered as the published template does (text/chat/chat.h)
-  std::string tools;               // JSON array of {"type": "function", "function": {...}} as text, or empty
+  std::vector<Message> messages;  // with `tools` and `chat`, rendered as the published template does (text/chat/chat.h)
+  std::string tools;              // JSON array of {"type": "function", "function": {...}} as text, or empty
   ChatOptions chat;
 
   // File bytes (JPEG, PNG, WebP) of the images, in the order of the image parts of `messages` or of the <|image|> in

@@ -38,7 +38,7 @@ class Memory {
   }
 
   void write(const Sequence& sequence, int pos) {
-    for (const Kind kind : {kSliding, kFull}) slot(kind, sequence, pos) = prefix(sequence, pos);
+    for (const AttentionKind kind : {kSliding, kFull}) slot(kind, sequence, pos) = prefix(sequence, pos);
   }
 
   // All that the token at `pos` may see, given the last position of its image (or pos).
@@ -52,8 +52,10 @@ class Memory {
   }
 
  private:
-  uint64_t& at(Kind kind, int page, int i) { return slots_[kind].at(static_cast<size_t>(page) * shape_.page + i); }
-  uint64_t& slot(Kind kind, const Sequence& sequence, int pos) {
+  uint64_t& at(AttentionKind kind, int page, int i) {
+    return slots_[kind].at(static_cast<size_t>(page) * shape_.page + i);
+  }
+  uint64_t& slot(AttentionKind kind, const Sequence& sequence, int pos) {
     const auto& pages = sequence.table.pages[kind];
     const int page = pages.at(pos / shape_.page);
     EXPECT_GE(page, 0);
@@ -67,7 +69,7 @@ class Memory {
   }
 
   Shape shape_;
-  std::vector<uint64_t> slots_[kKinds];
+  std::vector<uint64_t> slots_[kAttentionKinds];
 };
 
 struct World {

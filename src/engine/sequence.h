@@ -14,8 +14,8 @@
 #include "engine/prompt.h"
 #include "engine/request.h"
 #include "model/model.h"
-#include "text/grammar/grammar.h"
 #include "text/chat/output.h"
+#include "text/grammar/grammar.h"
 
 namespace gemma4 {
 

@@ -11,10 +11,10 @@
 namespace gemma4 {
 
 struct Batch {
-  std::vector<int32_t> ids;         // [rows]; at image rows: any id in range
-  std::vector<Row> rows[kKinds];    // [rows] what each row may see, for each kind of layer
-  std::vector<int32_t> soft_index;  // [soft] rows replaced by image embeddings, ascending
-  std::vector<Tensor> soft;         // image embeddings [n, hidden] on the backend, whose rows fill soft_index in order
+  std::vector<int32_t> ids;                // [rows]; at image rows: any id in range
+  std::vector<Row> rows[kAttentionKinds];  // [rows] what each row may see, for each kind of layer
+  std::vector<int32_t> image_index;        // [soft] rows replaced by image embeddings, ascending
+  std::vector<Tensor> soft;         // image embeddings [n, hidden] on the backend, whose rows fill image_index in order
   std::vector<int32_t> logit_rows;  // [out] rows whose logits are wanted, ascending
   std::vector<Sampling> sampling;   // [out], or empty: no token is chosen
 

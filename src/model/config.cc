@@ -16,7 +16,7 @@ using nlohmann::json;
 // int64.
 constexpr int64_t kSizeMax = 1 << 20;
 
-constexpr std::array<const char*, kKinds> kKindNames = {"sliding_attention", "full_attention"};
+constexpr std::array<const char*, kAttentionKinds> kKindNames = {"sliding_attention", "full_attention"};
 
 class Fields {
  public:
@@ -144,7 +144,7 @@ void read_ropes(const Fields& text, Config& config) {
       {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 1e4}}},
       {"full_attention", {{"rope_type", "proportional"}, {"rope_theta", 1e6}, {"partial_rotary_factor", 0.25}}}};
   const Fields ropes = child(text, "rope_parameters", usual);
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     const char* name = kKindNames[kind];
     const bool used = std::find(config.kinds.begin(), config.kinds.end(), kind) != config.kinds.end();
     if (used && !ropes.has(name)) throw Error(ropes.path(name) + " is missing");
@@ -157,10 +157,10 @@ void read_ropes(const Fields& text, Config& config) {
 void read_per_layer(const Fields& text, Config& config) {
   if (!text.has("per_layer_config")) return;
   const Fields layers(text.at("per_layer_config"), text.path("per_layer_config"));
-  std::array<bool, kKinds> seen{};
+  std::array<bool, kAttentionKinds> seen{};
   const AttentionConfig base = config.attention[kSliding];
   for (int i = 0; i < config.layers; ++i) {
-    const Kind kind = config.kinds[static_cast<size_t>(i)];
+    const AttentionKind kind = config.kinds[static_cast<size_t>(i)];
     const std::string key = std::to_string(i);
     const json empty = json::object();
     const Fields layer = child(layers, key.c_str(), empty);

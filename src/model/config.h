@@ -9,7 +9,7 @@
 
 namespace gemma4 {
 
-enum Kind { kSliding, kFull, kKinds };  // the two kinds of attention layer
+enum AttentionKind { kSliding, kFull, kAttentionKinds };  // the two kinds of attention layer
 
 struct AttentionConfig {
   int heads = 0, kv_heads = 0, head_dim = 0;
@@ -31,8 +31,8 @@ struct VisionConfig {
 
 struct Config {
   int vocab = 0, hidden = 0, intermediate = 0, layers = 0;
-  std::vector<Kind> kinds;  // [layers]
-  std::array<AttentionConfig, kKinds> attention;
+  std::vector<AttentionKind> kinds;  // [layers]
+  std::array<AttentionConfig, kAttentionKinds> attention;
   int window = 0;             // a token sees itself and window - 1 before it on sliding layers
   bool image_blocks = false;  // use_bidirectional_attention == "vision"
   float eps = 1e-6f;

@@ -22,8 +22,8 @@ Activations Activations::slice(int64_t rows) const {
 Tensor attention_input(Backend& be, const Activations& a, const LayerWeights& w) {
   Tensor h = a.h;
   if (a.qkv.dtype == a.h.dtype) return h;
-  const DType type = be.input_type(w.qkv.parts[0].w);
-  const auto takes = [&](const Fused::Part& part) { return be.input_type(part.w) == type; };
+  const DType type = be.gemm_input_type(w.qkv.parts[0].w);
+  const auto takes = [&](const Fused::Part& part) { return be.gemm_input_type(part.w) == type; };
   if (dtype_size(type) == dtype_size(h.dtype) && std::ranges::all_of(w.qkv.parts, takes)) h.dtype = type;
   return h;
 }
@@ -41,11 +41,11 @@ void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const L
   const Tensor o = a.o.columns(0, q_width);
 
   linear_fused(be, qkv, attention_input(be, a, w), w.qkv);
-  be.heads(query, q, k, v, values, {w.q_norm, w.k_norm, in.eps}, in.pos, *in.rope, *in.kv, *in.rows);
-  be.attend(o.split(s.heads, s.head_dim), query, *in.kv, *in.rows);
+  be.qk_norm_rope_cache(query, q, k, v, values, {w.q_norm, w.k_norm, in.eps}, in.pos, *in.rope, *in.kv, *in.rows);
+  be.attention(o.split(s.heads, s.head_dim), query, *in.kv, *in.rows);
   be.linear(a.y, o, w.o);
-  if (w.split) be.all_reduce(a.y);
-  be.residual_norm(a.h, a.x, a.y, w.post_attention_norm, 1.0f, w.pre_feedforward_norm, in.eps);
+  if (w.partial_sums) be.all_reduce(a.y);
+  be.add_rms_norm(a.h, a.x, a.y, w.post_attention_norm, 1.0f, w.pre_feedforward_norm, in.eps);
 
   if (w.gate_up.parts.size() == 1) {
     be.linear_geglu(a.act, a.h, w.gate_up.parts[0].w, a.gate_up);
@@ -54,9 +54,9 @@ void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const L
     be.geglu(a.act, a.gate_up);
   }
   be.linear(a.y, a.act, w.down);
-  if (w.split) be.all_reduce(a.y);
-  be.residual_norm(next ? attention_input(be, a, *next) : Tensor(), a.x, a.y, w.post_feedforward_norm, w.scalar,
-                   next ? next->input_norm : Tensor(), in.eps);
+  if (w.partial_sums) be.all_reduce(a.y);
+  be.add_rms_norm(next ? attention_input(be, a, *next) : Tensor(), a.x, a.y, w.post_feedforward_norm, w.scalar,
+                  next ? next->input_norm : Tensor(), in.eps);
 }
 
 }  // namespace gemma4

@@ -32,12 +32,13 @@ struct LayerInput {
   LayerShape shape;
   Tensor pos;  // I32 [rows, axes]
   const Rope* rope;
-  const Kv* kv;
+  const KvCache* kv;
   const Rows* rows;
   float eps;
 };
 
-// a.h as the q, k, v product of a layer takes it: of Backend::input_type() where the product is kept in a wider type.
+// a.h as the q, k, v product of a layer takes it: of Backend::gemm_input_type() where the product is kept in a wider
+// type.
 Tensor attention_input(Backend& be, const Activations& a, const LayerWeights& w);
 
 // On entry attention_input(w) = norm(a.x) * w.input_norm; on return a.x is the layer's output and the same holds for

@@ -20,7 +20,7 @@ ModelOptions options_for(const Config& config, int max_seq_len, int rows_max, in
   o.logits_max = std::max(seqs, 1);
   o.pages_per_seq[kFull] = flat_pages(max_seq_len, o.page);
   o.pages_per_seq[kSliding] = std::min(ring_pages(config, rows_max, o.page), o.pages_per_seq[kFull]);
-  for (int kind = 0; kind < kKinds; ++kind) o.pages[kind] = seqs * o.pages_per_seq[kind];
+  for (int kind = 0; kind < kAttentionKinds; ++kind) o.pages[kind] = seqs * o.pages_per_seq[kind];
   return o;
 }
 
@@ -34,27 +34,28 @@ struct Model::Impl {
 
   Impl(const Checkpoint& checkpoint, const Ranks& backends, const ModelOptions& options)
       : config(parse_config(checkpoint.config)), options(options), ranks(backends), parts(backends.size()) {
-    const CallBytes open = ranks.leads() ? pack_open(model_mark(checkpoint, ranks[0].name()), options) : CallBytes();
+    const CommandBytes open =
+        ranks.leads() ? pack_open(model_fingerprint(checkpoint, ranks[0].name()), options) : CommandBytes();
     run(open, [&](int r) {
       parts[r] = std::make_unique<Rank>(checkpoint, config, ranks[r], options);
       if (r == 0) vision = std::make_unique<VisionModel>(ranks[0], config, parts[0]->weights.vision);
-      if (!ranks.link()) return;
-      ranks.leads() ? ranks.link()->wait_ready() : ranks.link()->send_ready();
+      if (!ranks.channel()) return;
+      ranks.leads() ? ranks.channel()->wait_ready() : ranks.channel()->send_ready();
     });
   }
 
   ~Impl() {
     try {
-      if (ranks.leads()) ranks.link()->send_all(Link::Message::kCall, pack_close());
+      if (ranks.leads()) ranks.channel()->send_all(ControlChannel::Message::kCommand, pack_close());
     } catch (const Error&) {
       // The others have ended.
     }
   }
 
   // Runs on every rank of this process; the other processes are told before.
-  void run(const CallBytes& call, FunctionRef<void(int rank)> work) const {
+  void run(const CommandBytes& call, FunctionRef<void(int rank)> work) const {
     ranks.run([&](int r) {
-      if (ranks.leads()) ranks.link()->send_all(Link::Message::kCall, call);
+      if (ranks.leads()) ranks.channel()->send_all(ControlChannel::Message::kCommand, call);
       work(r);
     });
   }
@@ -85,19 +86,19 @@ Model::~Model() = default;
 const Config& Model::config() const { return impl_->config; }
 const ModelOptions& Model::options() const { return impl_->options; }
 
-void Model::set_pages(Kind kind, int seq, std::span<const int32_t> pages) {
-  const CallBytes call = impl_->ranks.leads() ? pack_set_pages(kind, seq, pages) : CallBytes();
+void Model::set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages) {
+  const CommandBytes call = impl_->ranks.leads() ? pack_set_pages(kind, seq, pages) : CommandBytes();
   impl_->run(call, [&](int r) { impl_->parts[r]->text.set_pages(kind, seq, pages); });
 }
 
-void Model::copy_page(Kind kind, int32_t from, int32_t to) {
-  const CallBytes call = impl_->ranks.leads() ? pack_copy_page(kind, from, to) : CallBytes();
+void Model::copy_page(AttentionKind kind, int32_t from, int32_t to) {
+  const CommandBytes call = impl_->ranks.leads() ? pack_copy_page(kind, from, to) : CommandBytes();
   impl_->run(call, [&](int r) { impl_->parts[r]->text.copy_page(kind, from, to); });
 }
 
 std::vector<int32_t> Model::forward(const Batch& batch) {
   std::vector<int32_t> ids;
-  const CallBytes call = impl_->ranks.leads() ? pack_forward(batch) : CallBytes();
+  const CommandBytes call = impl_->ranks.leads() ? pack_forward(batch) : CommandBytes();
   impl_->run(call, [&](int r) {
     const std::vector<int32_t> sampled = impl_->parts[r]->text.forward(batch, r == 0 ? tap : nullptr);
     if (r == 0) ids = sampled;
@@ -119,7 +120,7 @@ int64_t Model::step_bytes() const {
   return bytes;
 }
 
-Model::Soft Model::embed(std::span<const int32_t> ids) {
+Model::ImageEmbeddings Model::embed(std::span<const int32_t> ids) {
   Backend* be = &impl_->ranks[0];
   const auto count = static_cast<int64_t>(ids.size());
   Owned inputs(*be);
@@ -132,7 +133,7 @@ Model::Soft Model::embed(std::span<const int32_t> ids) {
   return {rows, hold};
 }
 
-Model::Soft Model::encode(const PatchView& patches) {
+Model::ImageEmbeddings Model::encode(const PatchView& patches) {
   if (impl_->parts[0]->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
   return impl_->run_first([&] { return impl_->vision->encode(patches, tap); });
 }

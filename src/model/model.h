@@ -18,13 +18,13 @@
 namespace gemma4 {
 
 struct ModelOptions {
-  int rows_max = 2048;         // rows of one forward pass; at least 1 and, with images, the largest image budget + 2
-  int logits_max = 8;          // rows whose logits one pass may want
-  int seqs_max = 1;            // sequences that may have pages at a time
-  int page = 64;               // tokens in a page
-  int pages[kKinds] = {0, 0};  // pages in each pool
-  int pages_per_seq[kKinds] = {0, 0};  // width of the page tables; see ring_pages()
-  bool vision = true;                  // false: the vision tower is not loaded
+  int rows_max = 2048;  // rows of one forward pass; at least 1 and, with images, the largest image budget + 2
+  int logits_max = 8;   // rows whose logits one pass may want
+  int seqs_max = 1;     // sequences that may have pages at a time
+  int page = 64;        // tokens in a page
+  int pages[kAttentionKinds] = {0, 0};          // pages in each pool
+  int pages_per_seq[kAttentionKinds] = {0, 0};  // width of the page tables; see ring_pages()
+  bool vision = true;                           // false: the vision tower is not loaded
 };
 
 // Pages one sequence needs: sliding layers keep a ring that holds the window and a whole chunk, so that no key a
@@ -51,10 +51,10 @@ class Model {
   const ModelOptions& options() const;
 
   // Gives sequence `seq` these pages in the pool of `kind`. Ring kinds must always be given the same number of pages.
-  void set_pages(Kind kind, int seq, std::span<const int32_t> pages);
+  void set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
 
   // Page `to` of the pool of `kind` becomes a copy of page `from`, in every layer of that kind.
-  void copy_page(Kind kind, int32_t from, int32_t to);
+  void copy_page(AttentionKind kind, int32_t from, int32_t to);
 
   // Computes all rows; returns the sampled ids [logit_rows] (empty where batch.sampling is). The logits of the last
   // call stay readable until the next.
@@ -62,15 +62,15 @@ class Model {
   void read_logits(float* out) const;  // [logit_rows, vocabulary], after softcap
 
   // Rows of the stream for these ids, as forward() makes them: [ids, hidden] on the backend, kept as encode()'s are.
-  struct Soft {
+  struct ImageEmbeddings {
     Tensor rows;
     std::shared_ptr<const void> hold;
   };
-  Soft embed(std::span<const int32_t> ids);
+  ImageEmbeddings embed(std::span<const int32_t> ids);
 
   // Embeddings of one image: [n / pool^2, hidden] on the backend, valid until the Tensor's owner drops `hold`.
   // Throws Error where a position lies outside the position table.
-  Soft encode(const PatchView& patches);
+  ImageEmbeddings encode(const PatchView& patches);
   void encode_again();  // runs the tower once more on the last image, already on the backend; for measuring
 
   // Bytes of the weights that one step of one row reads on rank 0, as the backend stores them (bench).

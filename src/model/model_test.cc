@@ -34,7 +34,7 @@ struct Session {
     options.logits_max = rows_max;
     options.vision = false;
     model = std::make_unique<Model>(checkpoint, *backend, options);
-    for (Kind kind : {kSliding, kFull}) {
+    for (AttentionKind kind : {kSliding, kFull}) {
       std::vector<int32_t> pages(static_cast<size_t>(options.pages_per_seq[kind]));
       std::iota(pages.rbegin(), pages.rend(), 0);  // backwards: a page's number is not its place
       model->set_pages(kind, 0, pages);

@@ -20,14 +20,14 @@ class Owned {
     return tensors_.back();
   }
 
-  Kv kv_alloc(const KvConfig& config) {
+  KvCache kv_alloc(const KvCacheConfig& config) {
     caches_.push_back(be_.kv_alloc(config));
     return caches_.back();
   }
 
   void clear() {
     for (const Tensor& t : tensors_) be_.release(t);
-    for (const Kv& kv : caches_) be_.kv_release(kv);
+    for (const KvCache& kv : caches_) be_.kv_release(kv);
     tensors_.clear();
     caches_.clear();
   }
@@ -35,7 +35,7 @@ class Owned {
  private:
   Backend& be_;
   std::vector<Tensor> tensors_;
-  std::vector<Kv> caches_;
+  std::vector<KvCache> caches_;
 };
 
 }  // namespace gemma4

@@ -9,7 +9,7 @@ namespace gemma4 {
 namespace {
 
 template <typename T>
-void put(CallBytes& out, const T& value) {
+void put(CommandBytes& out, const T& value) {
   static_assert(std::is_trivially_copyable_v<T>);
   const size_t at = out.size();
   out.resize(at + sizeof(T));
@@ -17,7 +17,7 @@ void put(CallBytes& out, const T& value) {
 }
 
 template <typename T>
-void put_all(CallBytes& out, std::span<const T> values) {
+void put_all(CommandBytes& out, std::span<const T> values) {
   put(out, static_cast<uint32_t>(values.size()));
   const auto bytes = std::as_bytes(values);
   out.insert(out.end(), bytes.begin(), bytes.end());
@@ -33,13 +33,13 @@ std::vector<T> take_all(Reader& in) {
   return values;
 }
 
-Kind take_kind(Reader& in) {
+AttentionKind take_kind(Reader& in) {
   const auto kind = in.read<uint8_t>();
-  if (kind >= kKinds) throw Error(in.what() + " names a kind of layer that there is not");
-  return static_cast<Kind>(kind);
+  if (kind >= kAttentionKinds) throw Error(in.what() + " names a kind of layer that there is not");
+  return static_cast<AttentionKind>(kind);
 }
 
-CallBytes begin(RankCall::What what) { return {static_cast<std::byte>(what)}; }
+CommandBytes begin(RankCommand::What what) { return {static_cast<std::byte>(what)}; }
 
 ModelOptions take_options(Reader& in) {
   ModelOptions o;
@@ -53,7 +53,7 @@ Batch take_batch(Reader& in) {
   Batch batch;
   batch.ids = take_all<int32_t>(in);
   for (auto& rows : batch.rows) rows = take_all<Row>(in);
-  batch.soft_index = take_all<int32_t>(in);
+  batch.image_index = take_all<int32_t>(in);
   for (const int64_t rows : take_all<int64_t>(in)) {
     if (rows < 0) throw Error(in.what() + " has a picture of fewer rows than none");
     batch.soft.emplace_back(nullptr, DType::kF32, std::initializer_list{rows});
@@ -64,39 +64,39 @@ Batch take_batch(Reader& in) {
 
 }  // namespace
 
-CallBytes pack_open(uint64_t mark, const ModelOptions& o) {
-  static_assert(kKinds == 2);
-  CallBytes out = begin(RankCall::kOpen);
-  put(out, mark);
+CommandBytes pack_open(uint64_t fingerprint, const ModelOptions& o) {
+  static_assert(kAttentionKinds == 2);
+  CommandBytes out = begin(RankCommand::kOpen);
+  put(out, fingerprint);
   for (const int value : {o.rows_max, o.logits_max, o.seqs_max, o.page}) put(out, int32_t{value});
   for (const int value : {o.pages[0], o.pages[1], o.pages_per_seq[0], o.pages_per_seq[1]}) put(out, int32_t{value});
   put(out, static_cast<uint8_t>(o.vision));
   return out;
 }
 
-CallBytes pack_close() { return begin(RankCall::kClose); }
+CommandBytes pack_close() { return begin(RankCommand::kClose); }
 
-CallBytes pack_set_pages(Kind kind, int seq, std::span<const int32_t> pages) {
-  CallBytes out = begin(RankCall::kSetPages);
+CommandBytes pack_set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages) {
+  CommandBytes out = begin(RankCommand::kSetPages);
   put(out, static_cast<uint8_t>(kind));
   put(out, int32_t{seq});
   put_all(out, pages);
   return out;
 }
 
-CallBytes pack_copy_page(Kind kind, int32_t from, int32_t to) {
-  CallBytes out = begin(RankCall::kCopyPage);
+CommandBytes pack_copy_page(AttentionKind kind, int32_t from, int32_t to) {
+  CommandBytes out = begin(RankCommand::kCopyPage);
   put(out, static_cast<uint8_t>(kind));
   put(out, from);
   put(out, to);
   return out;
 }
 
-CallBytes pack_forward(const Batch& batch) {
-  CallBytes out = begin(RankCall::kForward);
+CommandBytes pack_forward(const Batch& batch) {
+  CommandBytes out = begin(RankCommand::kForward);
   put_all(out, std::span<const int32_t>(batch.ids));
   for (const auto& rows : batch.rows) put_all(out, std::span<const Row>(rows));
-  put_all(out, std::span<const int32_t>(batch.soft_index));
+  put_all(out, std::span<const int32_t>(batch.image_index));
   std::vector<int64_t> soft_rows;
   for (const Tensor& soft : batch.soft) soft_rows.push_back(soft.rows());
   put_all(out, std::span<const int64_t>(soft_rows));
@@ -104,28 +104,28 @@ CallBytes pack_forward(const Batch& batch) {
   return out;
 }
 
-RankCall unpack(std::span<const std::byte> bytes) {
+RankCommand unpack(std::span<const std::byte> bytes) {
   Reader in(bytes, "a call of rank 0");
-  RankCall call;
-  call.what = static_cast<RankCall::What>(in.read<uint8_t>());
+  RankCommand call;
+  call.what = static_cast<RankCommand::What>(in.read<uint8_t>());
   switch (call.what) {
-    case RankCall::kOpen:
+    case RankCommand::kOpen:
       call.model = in.read<uint64_t>();
       call.options = take_options(in);
       break;
-    case RankCall::kClose:
+    case RankCommand::kClose:
       break;
-    case RankCall::kSetPages:
+    case RankCommand::kSetPages:
       call.kind = take_kind(in);
       call.seq = in.read<int32_t>();
       call.pages = take_all<int32_t>(in);
       break;
-    case RankCall::kCopyPage:
+    case RankCommand::kCopyPage:
       call.kind = take_kind(in);
       call.from = in.read<int32_t>();
       call.to = in.read<int32_t>();
       break;
-    case RankCall::kForward:
+    case RankCommand::kForward:
       call.batch = take_batch(in);
       break;
     default:
@@ -136,29 +136,29 @@ RankCall unpack(std::span<const std::byte> bytes) {
 }
 
 // FNV-1a.
-uint64_t model_mark(const Checkpoint& checkpoint, const std::string& backend) {
-  uint64_t mark = 0xcbf29ce484222325;
+uint64_t model_fingerprint(const Checkpoint& checkpoint, const std::string& backend) {
+  uint64_t fingerprint = 0xcbf29ce484222325;
   for (const std::string* text : {&checkpoint.config, &checkpoint.kind, &backend}) {
-    for (const char c : *text) mark = (mark ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    for (const char c : *text) fingerprint = (fingerprint ^ static_cast<unsigned char>(c)) * 0x100000001b3;
   }
-  return mark;
+  return fingerprint;
 }
 
-void follow(const Checkpoint& checkpoint, const Ranks& ranks) {
+void worker_loop(const Checkpoint& checkpoint, const Ranks& ranks) {
   std::unique_ptr<Model> model;
-  while (const auto bytes = ranks.link()->next_call()) {
-    const RankCall call = unpack(*bytes);
-    if (call.what == RankCall::kClose || call.what == RankCall::kOpen) model.reset();
-    if (call.what == RankCall::kOpen) {
-      if (call.model != model_mark(checkpoint, ranks[0].name())) {
+  while (const auto bytes = ranks.channel()->next_command()) {
+    const RankCommand call = unpack(*bytes);
+    if (call.what == RankCommand::kClose || call.what == RankCommand::kOpen) model.reset();
+    if (call.what == RankCommand::kOpen) {
+      if (call.model != model_fingerprint(checkpoint, ranks[0].name())) {
         throw Error(checkpoint.path.string() + " holds another model than rank 0's, or is run by another backend");
       }
       model = std::make_unique<Model>(checkpoint, ranks, call.options);
-    } else if (call.what != RankCall::kClose) {
+    } else if (call.what != RankCommand::kClose) {
       if (!model) throw Error("rank 0 calls a model that it has not opened");
-      if (call.what == RankCall::kSetPages) model->set_pages(call.kind, call.seq, call.pages);
-      if (call.what == RankCall::kCopyPage) model->copy_page(call.kind, call.from, call.to);
-      if (call.what == RankCall::kForward) model->forward(call.batch);
+      if (call.what == RankCommand::kSetPages) model->set_pages(call.kind, call.seq, call.pages);
+      if (call.what == RankCommand::kCopyPage) model->copy_page(call.kind, call.from, call.to);
+      if (call.what == RankCommand::kForward) model->forward(call.batch);
     }
   }
   ranks[0].sync();

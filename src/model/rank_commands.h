@@ -1,5 +1,5 @@
 // Calls: what rank 0's process asks of the processes of the other ranks: those calls of Model that need all ranks, as
-// bytes for a Link. Model packs them; follow() is the life of a process that is not rank 0.
+// bytes for a ControlChannel. Model packs them; worker_loop() is the life of a process that is not rank 0.
 #pragma once
 
 #include <span>
@@ -11,31 +11,31 @@
 
 namespace gemma4 {
 
-using CallBytes = std::vector<std::byte>;
+using CommandBytes = std::vector<std::byte>;
 
-struct RankCall {
+struct RankCommand {
   enum What : uint8_t { kOpen = 1, kClose, kSetPages, kCopyPage, kForward };
   What what = kClose;
-  uint64_t model = 0;  // kOpen: model_mark() of rank 0's
+  uint64_t model = 0;  // kOpen: model_fingerprint() of rank 0's
   ModelOptions options;
-  Kind kind = kSliding;  // kSetPages, kCopyPage
+  AttentionKind kind = kSliding;  // kSetPages, kCopyPage
   int seq = 0;
   std::vector<int32_t> pages;
   int32_t from = 0, to = 0;
   Batch batch;  // kForward: without the values of pictures and without sampling, which are rank 0's alone
 };
 
-CallBytes pack_open(uint64_t mark, const ModelOptions& options);
-CallBytes pack_close();
-CallBytes pack_set_pages(Kind kind, int seq, std::span<const int32_t> pages);
-CallBytes pack_copy_page(Kind kind, int32_t from, int32_t to);
-CallBytes pack_forward(const Batch& batch);
-RankCall unpack(std::span<const std::byte> bytes);  // throws Error where they are none of these
+CommandBytes pack_open(uint64_t fingerprint, const ModelOptions& options);
+CommandBytes pack_close();
+CommandBytes pack_set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
+CommandBytes pack_copy_page(AttentionKind kind, int32_t from, int32_t to);
+CommandBytes pack_forward(const Batch& batch);
+RankCommand unpack(std::span<const std::byte> bytes);  // throws Error where they are none of these
 
 // The same in every process that opened the same model for the same backend.
-uint64_t model_mark(const Checkpoint& checkpoint, const std::string& backend);
+uint64_t model_fingerprint(const Checkpoint& checkpoint, const std::string& backend);
 
-// Takes rank 0's calls until it has no more. `ranks` is this process's, over a Link. Throws Error.
-void follow(const Checkpoint& checkpoint, const Ranks& ranks);
+// Takes rank 0's calls until it has no more. `ranks` is this process's, over a ControlChannel. Throws Error.
+void worker_loop(const Checkpoint& checkpoint, const Ranks& ranks);
 
 }  // namespace gemma4

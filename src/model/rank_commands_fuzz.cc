@@ -1,4 +1,4 @@
-// Fuzz target: what rank 0's process sends the others, as far as it becomes a RankCall. What is taken packs into the
+// Fuzz target: what rank 0's process sends the others, as far as it becomes a RankCommand. What is taken packs into the
 // same bytes again: nothing of a call is lost or made up.
 #include "base/check.h"
 #include "base/mutate_testing.h"
@@ -7,7 +7,7 @@
 namespace gemma4 {
 namespace {
 
-std::string text(const CallBytes& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+std::string text(const CommandBytes& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 
 std::vector<std::string> seeds() {
   ModelOptions options;
@@ -15,7 +15,7 @@ std::vector<std::string> seeds() {
   Batch batch;
   batch.ids = {5, 6, 7};
   for (auto& rows : batch.rows) rows = {{0, 0, 0, 0}, {0, 1, 0, 1}, {1, 9, 2, 9}};
-  batch.soft_index = {1, 2};
+  batch.image_index = {1, 2};
   batch.soft.emplace_back(nullptr, DType::kF32, std::initializer_list<int64_t>{2});
   batch.logit_rows = {2};
   const std::vector<int32_t> pages = {3, 1, 2};
@@ -23,25 +23,25 @@ std::vector<std::string> seeds() {
           text(pack_copy_page(kSliding, 8, 9)), text(pack_forward(batch))};
 }
 
-CallBytes pack(const RankCall& call) {
+CommandBytes pack(const RankCommand& call) {
   switch (call.what) {
-    case RankCall::kOpen:
+    case RankCommand::kOpen:
       return pack_open(call.model, call.options);
-    case RankCall::kClose:
+    case RankCommand::kClose:
       return pack_close();
-    case RankCall::kSetPages:
+    case RankCommand::kSetPages:
       return pack_set_pages(call.kind, call.seq, call.pages);
-    case RankCall::kCopyPage:
+    case RankCommand::kCopyPage:
       return pack_copy_page(call.kind, call.from, call.to);
-    case RankCall::kForward:
+    case RankCommand::kForward:
       return pack_forward(call.batch);
   }
   return {};
 }
 
 void run(const std::string& input) {
-  const RankCall call = unpack(std::as_bytes(std::span(input)));
-  const CallBytes once = pack(call);  // one byte may differ: any value but 0 is true
+  const RankCommand call = unpack(std::as_bytes(std::span(input)));
+  const CommandBytes once = pack(call);  // one byte may differ: any value but 0 is true
   CHECK(once.size() == input.size() && text(pack(unpack(once))) == text(once));
 }
 

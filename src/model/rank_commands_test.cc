@@ -19,7 +19,7 @@ Batch some_batch() {
     batch.rows[kSliding].push_back({i % 2, i, i / 2, i});
     batch.rows[kFull].push_back({i % 2, i + 100, 0, i + 100});
   }
-  batch.soft_index = {1, 2, 4, 5, 6};
+  batch.image_index = {1, 2, 4, 5, 6};
   static float values[4 * 8];
   batch.soft = {Tensor(values, DType::kBF16, {2, 8}), Tensor(values, DType::kF32, {3, 8})};
   batch.logit_rows = {3, 6};
@@ -29,22 +29,22 @@ Batch some_batch() {
 
 TEST(Calls, ABatchComesOut) {
   const Batch in = some_batch();
-  const RankCall call = unpack(pack_forward(in));
-  EXPECT_EQ(call.what, RankCall::kForward);
+  const RankCommand call = unpack(pack_forward(in));
+  EXPECT_EQ(call.what, RankCommand::kForward);
   const Batch& out = call.batch;
   EXPECT_EQ(out.ids, in.ids);
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     EXPECT_TRUE(
         std::equal(out.rows[kind].begin(), out.rows[kind].end(), in.rows[kind].begin(), in.rows[kind].end(), same));
   }
-  EXPECT_EQ(out.soft_index, in.soft_index);
+  EXPECT_EQ(out.image_index, in.image_index);
   ASSERT_EQ(out.soft.size(), 2u);
   EXPECT_EQ(out.soft[0].rows(), 2);
   EXPECT_EQ(out.soft[1].rows(), 3);
   EXPECT_FALSE(out.soft[0]) << "values stay with rank 0";
   EXPECT_EQ(out.logit_rows, in.logit_rows);
   EXPECT_TRUE(out.sampling.empty()) << "rank 0 chooses";
-  const RankCall empty = unpack(pack_forward(Batch()));
+  const RankCommand empty = unpack(pack_forward(Batch()));
   EXPECT_TRUE(empty.batch.ids.empty());
 }
 
@@ -55,8 +55,8 @@ TEST(Calls, TheOthersComeOut) {
   int next = 1;
   for (int* number : numbers) *number = next++;
   options.vision = false;
-  const RankCall open = unpack(pack_open(0x123456789abcdef0, options));
-  EXPECT_EQ(open.what, RankCall::kOpen);
+  const RankCommand open = unpack(pack_open(0x123456789abcdef0, options));
+  EXPECT_EQ(open.what, RankCommand::kOpen);
   EXPECT_EQ(open.model, 0x123456789abcdef0u);
   const ModelOptions& got = open.options;
   EXPECT_EQ((std::vector{got.rows_max, got.logits_max, got.seqs_max, got.page, got.pages[0], got.pages[1],
@@ -65,39 +65,39 @@ TEST(Calls, TheOthersComeOut) {
   EXPECT_FALSE(got.vision);
 
   const std::vector<int32_t> pages = {9, 3, 7};
-  const RankCall set = unpack(pack_set_pages(kFull, 4, pages));
-  EXPECT_EQ(set.what, RankCall::kSetPages);
+  const RankCommand set = unpack(pack_set_pages(kFull, 4, pages));
+  EXPECT_EQ(set.what, RankCommand::kSetPages);
   EXPECT_EQ(set.kind, kFull);
   EXPECT_EQ(set.seq, 4);
   EXPECT_EQ(set.pages, pages);
 
-  const RankCall copy = unpack(pack_copy_page(kSliding, 11, 12));
-  EXPECT_EQ(copy.what, RankCall::kCopyPage);
+  const RankCommand copy = unpack(pack_copy_page(kSliding, 11, 12));
+  EXPECT_EQ(copy.what, RankCommand::kCopyPage);
   EXPECT_EQ(copy.kind, kSliding);
   EXPECT_EQ(copy.from, 11);
   EXPECT_EQ(copy.to, 12);
 
-  EXPECT_EQ(unpack(pack_close()).what, RankCall::kClose);
+  EXPECT_EQ(unpack(pack_close()).what, RankCommand::kClose);
 }
 
 TEST(Calls, DamageIsRefused) {
   const std::vector<int32_t> pages = {9, 3, 7};
-  for (const CallBytes& whole : {pack_forward(some_batch()), pack_open(1, {}), pack_set_pages(kFull, 4, pages),
-                                 pack_copy_page(kFull, 1, 2), pack_close()}) {
+  for (const CommandBytes& whole : {pack_forward(some_batch()), pack_open(1, {}), pack_set_pages(kFull, 4, pages),
+                                    pack_copy_page(kFull, 1, 2), pack_close()}) {
     EXPECT_NO_THROW(unpack(whole));
     for (size_t size = 0; size < whole.size(); ++size)
       EXPECT_THROW(unpack(std::span(whole).first(size)), Error) << size;
-    CallBytes longer = whole;
+    CommandBytes longer = whole;
     longer.push_back(std::byte{0});
     EXPECT_THROW(unpack(longer), Error);
   }
-  CallBytes unknown = pack_close();
+  CommandBytes unknown = pack_close();
   unknown[0] = std::byte{9};
   EXPECT_THROW(unpack(unknown), Error);
-  CallBytes kind = pack_copy_page(kFull, 1, 2);
+  CommandBytes kind = pack_copy_page(kFull, 1, 2);
   kind[1] = std::byte{2};
   EXPECT_THROW(unpack(kind), Error);
-  CallBytes many = pack_forward(some_batch());
+  CommandBytes many = pack_forward(some_batch());
   for (size_t i = 1; i < 5; ++i) many[i] = std::byte{0xff};  // 4 G ids
   EXPECT_THROW(unpack(many), Error);
 }

@@ -21,7 +21,7 @@ const Matrix& find(const Checkpoint& checkpoint, int layer, const char* name) {
 }
 
 // Each rank has as many query heads as the others, and they must read whole key-value heads of its own.
-void split_heads(Split& s, Kind kind, const AttentionConfig& a) {
+void shard_heads(TensorParallel& s, AttentionKind kind, const AttentionConfig& a) {
   if (a.heads % s.world != 0) refuse(s.world, "its " + std::to_string(a.heads) + " query heads do not divide");
   if (a.kv_heads % s.world != 0 && s.world % a.kv_heads != 0) {
     refuse(s.world, "its " + std::to_string(a.kv_heads) + " key-value heads neither divide nor repeat evenly");
@@ -31,8 +31,8 @@ void split_heads(Split& s, Kind kind, const AttentionConfig& a) {
   s.kv_heads[kind] = {int64_t{s.rank} * a.kv_heads / s.world, kv_heads};
 }
 
-void check_o(const Split& s, const Checkpoint& checkpoint, const Config& config, int layer) {
-  const Kind kind = config.kinds[static_cast<size_t>(layer)];
+void check_o(const TensorParallel& s, const Checkpoint& checkpoint, const Config& config, int layer) {
+  const AttentionKind kind = config.kinds[static_cast<size_t>(layer)];
   const Matrix& o = find(checkpoint, layer, "self_attn.o_proj.weight");
   const int64_t columns = s.heads[kind].count * config.attention[kind].head_dim;
   if (s.world == 1 || columns % column_block(o) == 0) return;
@@ -54,10 +54,10 @@ std::vector<int64_t> cuts(int64_t n, int64_t unit, int world, const std::string&
   return at;
 }
 
-Split split_model(const Checkpoint& checkpoint, const Config& config, int rank, int world) {
-  Split s;
+TensorParallel shard_model(const Checkpoint& checkpoint, const Config& config, int rank, int world) {
+  TensorParallel s;
   s.rank = rank, s.world = world;
-  for (const Kind kind : {kSliding, kFull}) split_heads(s, kind, config.attention[kind]);
+  for (const AttentionKind kind : {kSliding, kFull}) shard_heads(s, kind, config.attention[kind]);
   int64_t unit = world > 1 ? kMlpUnit : 1;
   for (int i = 0; i < config.layers; ++i) {
     check_o(s, checkpoint, config, i);

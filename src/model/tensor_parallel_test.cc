@@ -12,8 +12,8 @@
 #include "backend/ranks.h"
 #include "base/file.h"
 #include "base/models_testing.h"
-#include "checkpoint/quantize_checkpoint.h"
 #include "checkpoint/checkpoint_testing.h"
+#include "checkpoint/quantize_checkpoint.h"
 #include "engine/watched_backend_testing.h"
 #include "model/difference_testing.h"
 #include "model/model.h"
@@ -45,7 +45,7 @@ Checkpoint shapes_of_31b(Format format, int group) {
   return c;
 }
 
-TEST(Split, Of31bCoversEverythingOnceInWholeBlocks) {
+TEST(TensorParallel, Of31bCoversEverythingOnceInWholeBlocks) {
   struct Case {
     Format format;
     int group, block;
@@ -57,12 +57,12 @@ TEST(Split, Of31bCoversEverythingOnceInWholeBlocks) {
     for (const int world : {1, 2, 4, 8, 16}) {
       int64_t columns = 0;
       for (int rank = 0; rank < world; ++rank) {
-        const Split s = split_model(checkpoint, config, rank, world);
+        const TensorParallel s = shard_model(checkpoint, config, rank, world);
         EXPECT_EQ(s.mlp.begin, columns);
         columns += s.mlp.count;
         EXPECT_EQ(s.mlp.begin % c.block, 0);
         EXPECT_EQ(s.vocab.back(), config.vocab);
-        for (const Kind kind : {kSliding, kFull}) {
+        for (const AttentionKind kind : {kSliding, kFull}) {
           const AttentionConfig& a = config.attention[kind];
           const int64_t repeat = a.heads / a.kv_heads, local = s.heads[kind].count / s.kv_heads[kind].count;
           for (int64_t h = 0; h < s.heads[kind].count; ++h) {  // as attend() pairs them
@@ -72,7 +72,7 @@ TEST(Split, Of31bCoversEverythingOnceInWholeBlocks) {
       }
       EXPECT_EQ(columns, config.intermediate);
     }
-    const Split eighth = split_model(checkpoint, config, 7, 8);
+    const TensorParallel eighth = shard_model(checkpoint, config, 7, 8);
     EXPECT_EQ(eighth.kv_heads[kFull].begin, 3);  // of 4: ranks 6 and 7 hold the same
     EXPECT_EQ(eighth.kv_heads[kFull].count, 1);
     EXPECT_EQ(eighth.kv_heads[kSliding].count, 2);
@@ -81,14 +81,14 @@ TEST(Split, Of31bCoversEverythingOnceInWholeBlocks) {
 
 std::string refusal(const Checkpoint& checkpoint, int world) {
   try {
-    split_model(checkpoint, parse_config(checkpoint.config), 0, world);
+    shard_model(checkpoint, parse_config(checkpoint.config), 0, world);
   } catch (const Error& error) {
     return error.what();
   }
   return "";
 }
 
-TEST(Split, SaysWhatCannotBeSplit) {
+TEST(TensorParallel, SaysWhatCannotBeSplit) {
   const Checkpoint q4k = shapes_of_31b(Format::kQ4_K, 0);
   EXPECT_EQ(refusal(q4k, 3), "cannot split the model over 3 devices: its 32 query heads do not divide");
   EXPECT_EQ(refusal(q4k, 64), "cannot split the model over 64 devices: its 32 query heads do not divide");
@@ -112,7 +112,7 @@ std::vector<float> logits(const Checkpoint& checkpoint, const Ranks& ranks, int 
   ModelOptions options = options_for(config, count, chunk, 1);
   options.logits_max = chunk, options.vision = false;
   Model model(checkpoint, ranks, options);
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     std::vector<int32_t> pages(options.pages_per_seq[kind]);
     std::iota(pages.rbegin(), pages.rend(), 0);  // backwards: a page's number is not its place
     model.set_pages(kind, 0, pages);
@@ -149,7 +149,7 @@ void expect_equal(const Checkpoint& checkpoint, const std::string& backend, cons
 }
 
 // The twin that must fail: ranks that keep their partial sums to themselves.
-TEST(Split, WithoutAllReduceTheLogitsAreOthers) {
+TEST(TensorParallel, WithoutAllReduceTheLogitsAreOthers) {
   struct Deaf final : WatchedBackend {
     Deaf() : WatchedBackend(make_ref(), std::make_shared<Watch>()) {}
     void all_reduce(Tensor) override {}

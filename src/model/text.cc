@@ -33,9 +33,10 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
   const DType act = be_.activation_type();
   const int64_t rows = options_.rows_max, outs = options_.logits_max;
   int64_t q_max = 0, kv_max = 0, qkv_max = 0;
-  for (int kind = 0; kind < kKinds; ++kind) {
+  for (int kind = 0; kind < kAttentionKinds; ++kind) {
     const AttentionConfig& c = config_.attention[static_cast<size_t>(kind)];
-    shapes_[kind] = {w_.split.heads[kind].count, w_.split.kv_heads[kind].count, c.head_dim, !c.k_is_v};
+    shapes_[kind] = {w_.tensor_parallel.heads[kind].count, w_.tensor_parallel.kv_heads[kind].count, c.head_dim,
+                     !c.k_is_v};
     ropes_[kind] = make_rope(be_, owned_, c);
     pages_[kind] = owned_.alloc(DType::kI32, {options_.seqs_max, options_.pages_per_seq[kind]});
     const int64_t q = shapes_[kind].heads * c.head_dim, kv = shapes_[kind].kv_heads * c.head_dim;
@@ -43,10 +44,10 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
     qkv_max = std::max(qkv_max, q + kv * (c.k_is_v ? 1 : 2));
   }
   for (int i = 0; i < config_.layers; ++i) {
-    const Kind kind = config_.kinds[static_cast<size_t>(i)];
+    const AttentionKind kind = config_.kinds[static_cast<size_t>(i)];
     const AttentionConfig& c = config_.attention[kind];
-    KvConfig kv{int64_t{options_.pages[kind]} * options_.page, options_.page, static_cast<int>(shapes_[kind].kv_heads),
-                c.head_dim, c.k_is_v ? c.rotated_pairs : 0};
+    KvCacheConfig kv{int64_t{options_.pages[kind]} * options_.page, options_.page,
+                     static_cast<int>(shapes_[kind].kv_heads), c.head_dim, c.k_is_v ? c.rotated_pairs : 0};
     kv_.push_back(owned_.kv_alloc(kv));
     kv_.back().pages = pages_[kind];
     if (c.k_is_v) kv_.back().k_norm = w_.layers[static_cast<size_t>(i)].k_norm;
@@ -61,10 +62,10 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
 }
 
 void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max) {
-  const DType act = be_.activation_type(), product = be_.product_type(), query = be_.query_type();
-  const auto unrounded = [&](const LayerWeights& w) { return be_.input_type(w.gate_up.parts[0].w) != act; };
+  const DType act = be_.activation_type(), product = be_.gemm_output_type(), query = be_.attention_type();
+  const auto unrounded = [&](const LayerWeights& w) { return be_.gemm_input_type(w.gate_up.parts[0].w) != act; };
   const bool wide_mlp = std::ranges::any_of(w_.layers, unrounded);
-  const int64_t inner = w_.split.mlp.count;
+  const int64_t inner = w_.tensor_parallel.mlp.count;
   a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
   a_.h = owned_.alloc(act, {rows, config_.hidden});
   a_.y = owned_.alloc(product, {rows, config_.hidden});
@@ -76,14 +77,14 @@ void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, i
   a_.act = owned_.alloc(act, {rows, inner});
 }
 
-void TextModel::set_pages(Kind kind, int seq, std::span<const int32_t> pages) {
+void TextModel::set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages) {
   CHECK(static_cast<int64_t>(pages.size()) <= pages_[kind].row_size());
   std::vector<int32_t> row(static_cast<size_t>(pages_[kind].row_size()), 0);
   std::copy(pages.begin(), pages.end(), row.begin());
   be_.write(pages_[kind].slice(seq, 1), row.data());
 }
 
-void TextModel::copy_page(Kind kind, int32_t from, int32_t to) {
+void TextModel::copy_page(AttentionKind kind, int32_t from, int32_t to) {
   for (size_t i = 0; i < kv_.size(); ++i) {
     if (config_.kinds[i] == kind) be_.kv_copy(kv_[i], from, to);
   }
@@ -100,7 +101,7 @@ void TextModel::check(const Batch& b) const {
 // Rows first: their 16 bytes each stay aligned.
 TextModel::Inputs TextModel::write_inputs(const Batch& b) {
   const int64_t n = static_cast<int64_t>(b.ids.size()), outs = static_cast<int64_t>(b.logit_rows.size());
-  const int64_t soft = static_cast<int64_t>(b.soft_index.size());
+  const int64_t soft = static_cast<int64_t>(b.image_index.size());
   staging_.clear();
   for (const auto& rows : b.rows) {
     for (const Row& r : rows) staging_.insert(staging_.end(), {r.seq, r.pos, r.first, r.last});
@@ -108,7 +109,7 @@ TextModel::Inputs TextModel::write_inputs(const Batch& b) {
   for (const int32_t id : b.ids) staging_.push_back(config_.embedded_id(id));
   for (const Row& r : b.rows[kFull]) staging_.push_back(r.pos);
   staging_.insert(staging_.end(), b.logit_rows.begin(), b.logit_rows.end());
-  staging_.insert(staging_.end(), b.soft_index.begin(), b.soft_index.end());
+  staging_.insert(staging_.end(), b.image_index.begin(), b.image_index.end());
   be_.write(inputs_.slice(0, static_cast<int64_t>(staging_.size())), staging_.data());
 
   int32_t* at = static_cast<int32_t*>(inputs_.data);
@@ -118,11 +119,11 @@ TextModel::Inputs TextModel::write_inputs(const Batch& b) {
     return t;
   };
   Inputs in;
-  for (int kind = 0; kind < kKinds; ++kind) in.rows[kind] = {take(n, 4), b.rows[kind]};
+  for (int kind = 0; kind < kAttentionKinds; ++kind) in.rows[kind] = {take(n, 4), b.rows[kind]};
   in.ids = take(n, 1);
   in.pos = take(n, 1);
   in.logit_index = take(outs, 1);
-  in.soft_index = take(soft, 1);
+  in.image_index = take(soft, 1);
   return in;
 }
 
@@ -131,20 +132,20 @@ void TextModel::embed(const Batch& batch, const Activations& a, const Inputs& in
   if (batch.soft.empty()) return;
   int64_t begin = 0;
   for (const Tensor& soft : batch.soft) {  // image rows are not scaled
-    if (w_.split.rank == 0) be_.scatter(a.x, soft, in.soft_index.slice(begin, soft.rows()));
+    if (w_.tensor_parallel.rank == 0) be_.scatter(a.x, soft, in.image_index.slice(begin, soft.rows()));
     begin += soft.rows();
   }
-  CHECK(begin == static_cast<int64_t>(batch.soft_index.size()));
+  CHECK(begin == static_cast<int64_t>(batch.image_index.size()));
   be_.broadcast(a.x);  // rank 0 alone has the images
 }
 
 void TextModel::run(const Batch& batch, const Activations& a, const Inputs& in, const Tap& tap) {
   embed(batch, a, in);
   if (tap) tap("embed", 0, a.x);
-  be_.norm(attention_input(be_, a, w_.layers[0]), a.x, w_.layers[0].input_norm, config_.eps);
+  be_.rms_norm(attention_input(be_, a, w_.layers[0]), a.x, w_.layers[0].input_norm, config_.eps);
   for (int i = 0; i < config_.layers; ++i) {
     const size_t layer = static_cast<size_t>(i);
-    const Kind kind = config_.kinds[layer];
+    const AttentionKind kind = config_.kinds[layer];
     const bool last = i + 1 == config_.layers;
     run_layer(be_, a, w_.layers[layer],
               {shapes_[kind], in.pos, &ropes_[kind], &kv_[layer], &in.rows[kind], config_.eps},
@@ -155,13 +156,13 @@ void TextModel::run(const Batch& batch, const Activations& a, const Inputs& in, 
   if (outs == 0) return;
   const Tensor x = out_x_.slice(0, outs), h = out_h_.slice(0, outs);
   be_.gather(x, a.x, in.logit_index);
-  be_.norm(h, x, w_.norm, config_.eps);
+  be_.rms_norm(h, x, w_.norm, config_.eps);
   if (tap) tap("norm", 0, h);
-  const Share ids = w_.split.ids();
+  const ShardRange ids = w_.tensor_parallel.ids();
   const Tensor own = logits_.columns(ids.begin, ids.count);
   be_.linear(own, h, w_.head);
   if (config_.softcap > 0) be_.softcap(own, config_.softcap);
-  be_.gather_columns(logits_, w_.split.vocab);
+  be_.gather_columns(logits_, w_.tensor_parallel.vocab);
 }
 
 std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
@@ -169,14 +170,14 @@ std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
   const Inputs in = write_inputs(batch);
   const auto rows = static_cast<int64_t>(batch.ids.size());
   Activations a = a_.slice(rows);
-  if (w_.split.world > 1) a.y.dtype = be_.sum_type(rows);  // no wider than a product's
+  if (w_.tensor_parallel.world > 1) a.y.dtype = be_.reduce_type(rows);  // no wider than a product's
   logits_ = all_logits_.slice(0, in.logit_index.rows());
   if (batch.ids.size() <= kReplayRowsMax && batch.soft.empty() && !tap) {
     be_.replay(replay_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });
   } else {
     run(batch, a, in, tap);
   }
-  if (w_.split.rank > 0 || batch.sampling.empty()) return {};
+  if (w_.tensor_parallel.rank > 0 || batch.sampling.empty()) return {};
   std::vector<int32_t> ids(batch.sampling.size());
   const Tensor sampled = sampled_.slice(0, static_cast<int64_t>(ids.size()));
   be_.sample(sampled, logits_, batch.sampling);

@@ -1,4 +1,4 @@
-// TextModel: the decoder, or one rank's share of it. forward(Batch) embeds, runs every layer, and leaves the logits of
+// TextModel: the decoder, or one rank's shard of it. forward(Batch) embeds, runs every layer, and leaves the logits of
 // the rows that were asked for (all of them on rank 0, which also samples).
 #pragma once
 
@@ -20,15 +20,15 @@ class TextModel {
  public:
   TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options);
 
-  void set_pages(Kind kind, int seq, std::span<const int32_t> pages);
-  void copy_page(Kind kind, int32_t from, int32_t to);
+  void set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
+  void copy_page(AttentionKind kind, int32_t from, int32_t to);
   std::vector<int32_t> forward(const Batch& batch, const Tap& tap);
   Tensor logits() const { return logits_; }  // F32 [logit rows of the last batch, vocab]
 
  private:
   struct Inputs {  // of one batch, on the device
-    Rows rows[kKinds];
-    Tensor ids, pos, logit_index, soft_index;
+    Rows rows[kAttentionKinds];
+    Tensor ids, pos, logit_index, image_index;
   };
   void alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max);
   Inputs write_inputs(const Batch& batch);
@@ -42,10 +42,10 @@ class TextModel {
   const Weights& w_;
   ModelOptions options_;
   uint64_t replay_key_;  // of this model, in the upper half
-  LayerShape shapes_[kKinds];
-  Rope ropes_[kKinds];
-  Tensor pages_[kKinds];  // I32 [sequences, pages of a sequence]
-  std::vector<Kv> kv_;    // [layers]
+  LayerShape shapes_[kAttentionKinds];
+  Rope ropes_[kAttentionKinds];
+  Tensor pages_[kAttentionKinds];  // I32 [sequences, pages of a sequence]
+  std::vector<KvCache> kv_;        // [layers]
   Activations a_;
   Tensor out_x_, out_h_;  // [logits_max, hidden]
   Tensor all_logits_, logits_;

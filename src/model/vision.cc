@@ -47,7 +47,7 @@ void VisionModel::grow(int n) {
   a_.h = alloc(act, n, c_.hidden);
   a_.y = alloc(act, n, c_.hidden);
   a_.qkv = alloc(act, n, 3 * width);
-  a_.query = be_.query_type() == act ? Tensor() : alloc(be_.query_type(), n, width);
+  a_.query = be_.attention_type() == act ? Tensor() : alloc(be_.attention_type(), n, width);
   a_.values = alloc(act, n, width);
   a_.o = alloc(act, n, width);
   a_.gate_up = alloc(act, n, 2 * int64_t{c_.intermediate});
@@ -56,15 +56,11 @@ void VisionModel::grow(int n) {
   pixels_ = act == DType::kF32 ? raw_ : alloc(act, n, c_.patch_dim());
   xy_ = alloc(DType::kI32, n, 2);
   for (Tensor& ids : ids_) ids = alloc(DType::kI32, n, 1);
-  order_ = alloc(DType::kI32, n, 1);
   rows_ = alloc(DType::kI32, n, 4);
   group_ = alloc(DType::kI32, n, 1);
   pooled_ = alloc(residual, soft, c_.hidden);
   normed_ = alloc(act, soft, c_.hidden);
   kv_ = buffers_.kv_alloc({n, 1, c_.heads, c_.head_dim, 0});
-  std::vector<int32_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  be_.write(order_, order.data());
   rows_max_ = n;
   replay_key_ = next_replay_key();  // what was recorded reads the old buffers
 }
@@ -112,10 +108,10 @@ void VisionModel::write_inputs(const PatchView& patches, std::span<const int32_t
   const Tensor raw = raw_.slice(0, n);
   be_.write(raw, patches.values);
   be_.affine(raw, middle_, stretch_);
-  if (pixels_.dtype != DType::kF32) be_.gather(pixels_.slice(0, n), raw, order_.slice(0, n));
+  if (pixels_.dtype != DType::kF32) be_.convert(pixels_.slice(0, n), raw);
 }
 
-Model::Soft VisionModel::encode(const PatchView& patches, const Tap& tap) {
+Model::ImageEmbeddings VisionModel::encode(const PatchView& patches, const Tap& tap) {
   CHECK(patches.n > 0);
   const std::vector<int32_t> group = pool_groups(patches, &soft_rows_);
   grow(patches.n);
@@ -124,7 +120,8 @@ Model::Soft VisionModel::encode(const PatchView& patches, const Tap& tap) {
   run(again, tap);
   Backend* be = &be_;
   const Tensor soft = be_.alloc(be_.residual_type(), {soft_rows_, config_.hidden});
-  Model::Soft result{soft, std::shared_ptr<const void>(soft.data, [be, soft](const void*) { be->release(soft); })};
+  Model::ImageEmbeddings result{soft,
+                                std::shared_ptr<const void>(soft.data, [be, soft](const void*) { be->release(soft); })};
   be_.linear(soft, normed_.slice(0, soft_rows_), w_.projection);
   return result;
 }
@@ -151,7 +148,7 @@ void VisionModel::tower(const Tap& tap) {
   if (tap) tap("vision.embed", 0, a.x);
 
   const LayerShape shape{c_.heads, c_.heads, c_.head_dim, true};
-  be_.norm(a.h, a.x, w_.layers[0].input_norm, c_.eps);
+  be_.rms_norm(a.h, a.x, w_.layers[0].input_norm, c_.eps);
   for (size_t i = 0; i < w_.layers.size(); ++i) {
     const bool last = i + 1 == w_.layers.size();
     run_layer(be_, a, w_.layers[i], {shape, xy_.slice(0, n), &rope_, &kv_, &rows, c_.eps},
@@ -164,7 +161,7 @@ void VisionModel::tower(const Tap& tap) {
   const float cell = static_cast<float>(c_.pool * c_.pool);
   be_.pool(pooled, a.x, group_.slice(0, n), std::sqrt(static_cast<float>(c_.hidden)) / cell);
   if (c_.standardize) be_.affine(pooled, w_.std_bias, w_.std_scale);
-  be_.norm(normed_.slice(0, soft_rows_), pooled, Tensor(), c_.eps);
+  be_.rms_norm(normed_.slice(0, soft_rows_), pooled, Tensor(), c_.eps);
 }
 
 }  // namespace gemma4

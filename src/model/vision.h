@@ -13,7 +13,7 @@ class VisionModel {
  public:
   VisionModel(Backend& backend, const Config& config, const VisionWeights& weights);
 
-  Model::Soft encode(const PatchView& patches, const Tap& tap);
+  Model::ImageEmbeddings encode(const PatchView& patches, const Tap& tap);
   void encode_again();  // runs the tower on the last image, which is on the backend, and drops the result (bench)
 
  private:
@@ -33,10 +33,9 @@ class VisionModel {
   int rows_max_ = 0;
   uint64_t replay_key_ = 0;  // of the buffers below
   Activations a_;
-  Kv kv_;
+  KvCache kv_;
   Tensor raw_, pixels_;  // F32 and activation type [n, 3 * patch * patch]; one where the types are
   Tensor xy_, ids_[2];   // I32 [n, 2], [n, 1] of each axis
-  Tensor order_;         // I32 [n, 1]: 0, 1, 2, ...
   Tensor rows_, group_;  // I32 [n, 4], [n, 1]
   Tensor pooled_, normed_;
   std::vector<Row> host_rows_;  // of the last image

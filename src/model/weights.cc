@@ -30,17 +30,17 @@ Widths vision_widths(const VisionConfig& v) {
 }
 
 // The part of a layer that one rank holds: elements of its q, k or v, and columns of its MLP.
-struct LayerShare {
-  bool split = false;
-  Share q, kv, mlp;
+struct LayerShards {
+  bool partial_sums = false;
+  ShardRange q, kv, mlp;
 };
 
-LayerShare whole(const Widths& w) { return {false, {0, w.q}, {0, w.kv}, {0, w.intermediate}}; }
+LayerShards whole(const Widths& w) { return {false, {0, w.q}, {0, w.kv}, {0, w.intermediate}}; }
 
-LayerShare text_share(const Split& s, const Config& c, int i) {
-  const Kind kind = c.kinds[static_cast<size_t>(i)];
+LayerShards text_shards(const TensorParallel& s, const Config& c, int i) {
+  const AttentionKind kind = c.kinds[static_cast<size_t>(i)];
   const int64_t dim = c.attention[kind].head_dim;
-  const auto heads = [&](Share share) { return Share{share.begin * dim, share.count * dim}; };
+  const auto heads = [&](ShardRange range) { return ShardRange{range.begin * dim, range.count * dim}; };
   return {s.world > 1, heads(s.heads[kind]), heads(s.kv_heads[kind]), s.mlp};
 }
 
@@ -89,10 +89,10 @@ class Loader {
 
   // `parts`, stacked, as a matrix of the backend; `names` are theirs.
   Matrix place(std::span<const std::string> names, std::span<const Matrix> parts) const {
-    if (checkpoint_.program) return be_.adopt(stored(names).stored);
+    if (checkpoint_.program) return be_.load_prepacked(stored(names).stored);
     const Matrix m = be_.upload(parts);
     if (!sink_) return m;
-    sink_->matrix(names, be_.save(m));
+    sink_->matrix(names, be_.serialize(m));
     return Matrix();
   }
 
@@ -129,38 +129,38 @@ class Loader {
   }
 
   // This rank's rows, or columns; all of them as they are.
-  Matrix rows(const std::string& name, Share share) const {
+  Matrix rows(const std::string& name, ShardRange range) const {
     const Matrix& m = host(name);
-    return share.count == m.rows ? m : slice_rows(m, share.begin, share.count);
+    return range.count == m.rows ? m : slice_rows(m, range.begin, range.count);
   }
 
-  Matrix cols(const std::string& name, Share share) const {
+  Matrix cols(const std::string& name, ShardRange range) const {
     const Matrix& m = host(name);
-    return share.count == m.cols ? m : slice_cols(m, share.begin, share.count);
+    return range.count == m.cols ? m : slice_cols(m, range.begin, range.count);
   }
 
-  Matrix rows_of(const std::string& name, Share share) const {
-    const Matrix part = rows(name, share);
+  Matrix rows_of(const std::string& name, ShardRange range) const {
+    const Matrix part = rows(name, range);
     return place({&name, 1}, {&part, 1});
   }
 
-  Matrix cols_of(const std::string& name, Share share) const {
-    const Matrix part = cols(name, share);
+  Matrix cols_of(const std::string& name, ShardRange range) const {
+    const Matrix part = cols(name, range);
     return place({&name, 1}, {&part, 1});
   }
 
-  LayerWeights layer(const std::string& at, const Widths& widths, const LayerShare& share) const {
+  LayerWeights layer(const std::string& at, const Widths& widths, const LayerShards& shards) const {
     std::vector<std::string> qkv = {at + "self_attn.q_proj.weight", at + "self_attn.k_proj.weight"};
     if (widths.has_v) qkv.push_back(at + "self_attn.v_proj.weight");
     const std::vector<std::string> gate_up = {at + "mlp.gate_proj.weight", at + "mlp.up_proj.weight"};
     std::vector<Matrix> qkv_parts;
-    for (const std::string& name : qkv) qkv_parts.push_back(rows(name, name == qkv[0] ? share.q : share.kv));
+    for (const std::string& name : qkv) qkv_parts.push_back(rows(name, name == qkv[0] ? shards.q : shards.kv));
     LayerWeights w;
-    w.split = share.split;
+    w.partial_sums = shards.partial_sums;
     w.qkv = fused(qkv, qkv_parts);
-    w.o = cols_of(at + "self_attn.o_proj.weight", share.q);
-    w.gate_up = fused(gate_up, {rows(gate_up[0], share.mlp), rows(gate_up[1], share.mlp)});
-    w.down = cols_of(at + "mlp.down_proj.weight", share.mlp);
+    w.o = cols_of(at + "self_attn.o_proj.weight", shards.q);
+    w.gate_up = fused(gate_up, {rows(gate_up[0], shards.mlp), rows(gate_up[1], shards.mlp)});
+    w.down = cols_of(at + "mlp.down_proj.weight", shards.mlp);
     w.input_norm = vector(at + "input_layernorm.weight");
     w.post_attention_norm = vector(at + "post_attention_layernorm.weight");
     w.pre_feedforward_norm = vector(at + "pre_feedforward_layernorm.weight");
@@ -277,23 +277,23 @@ Weights place_weights(const Checkpoint& checkpoint, const Config& config, Backen
   if (checkpoint.program) check_program(checkpoint, backend);
   require_weights(checkpoint, config);
   Weights w;
-  w.split = split_model(checkpoint, config, backend.rank(), backend.world());
+  w.tensor_parallel = shard_model(checkpoint, config, backend.rank(), backend.world());
   w.vectors = std::make_shared<Owned>(backend);
   const Loader load(checkpoint, backend, *w.vectors, sink);
   w.embed = load.matrix("embed_tokens.weight");
   for (int i = 0; i < config.layers; ++i) {
     const std::string at = layer_name(kText, i);
-    w.layers.push_back(load.layer(at, text_widths(config, i), text_share(w.split, config, i)));
+    w.layers.push_back(load.layer(at, text_widths(config, i), text_shards(w.tensor_parallel, config, i)));
     w.layers.back().scalar = load.scalar(at + "layer_scalar");
   }
   w.norm = load.vector("norm.weight");
   // Where the checkpoint ties the head to the embedding, a backend alone keeps one copy and reads it both ways. Several
   // need the whole table for embedding and its share for the head.
   const bool own_head = checkpoint.find("lm_head.weight") != nullptr;
-  w.head = w.split.world == 1 && !own_head
+  w.head = w.tensor_parallel.world == 1 && !own_head
                ? w.embed
-               : load.rows_of(own_head ? "lm_head.weight" : "embed_tokens.weight", w.split.ids());
-  if (vision && config.has_vision && w.split.rank == 0) w.vision = load_vision(load, config);
+               : load.rows_of(own_head ? "lm_head.weight" : "embed_tokens.weight", w.tensor_parallel.ids());
+  if (vision && config.has_vision && w.tensor_parallel.rank == 0) w.vision = load_vision(load, config);
   return w;
 }
 

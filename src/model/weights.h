@@ -41,13 +41,13 @@ struct Fused {
   int64_t rows = 0;  // output columns in all
 };
 
-// The widths are those of this rank's share.
+// The widths are those of this rank's shard.
 struct LayerWeights {
-  bool split = false;  // o and down give this rank's part of a sum over all ranks
-  Fused qkv;           // [q | k | v, hidden]; no v where V is K
-  Matrix o;            // [hidden, heads * head_dim]
-  Fused gate_up;       // [gate | up, hidden]
-  Matrix down;         // [hidden, intermediate]
+  bool partial_sums = false;  // o and down give this rank's part of a sum over all ranks
+  Fused qkv;                  // [q | k | v, hidden]; no v where V is K
+  Matrix o;                   // [hidden, heads * head_dim]
+  Fused gate_up;              // [gate | up, hidden]
+  Matrix down;                // [hidden, intermediate]
   Tensor input_norm, post_attention_norm, pre_feedforward_norm, post_feedforward_norm;  // F32 [hidden]
   Tensor q_norm, k_norm;                                                                // F32 [head_dim]
   float scalar = 1;  // multiplies the residual stream after the layer; 1 in the vision tower
@@ -63,9 +63,9 @@ struct VisionWeights {
 
 struct Weights {
   std::shared_ptr<Owned> vectors;  // keeps the norms' tensors
-  Split split;
+  TensorParallel tensor_parallel;
   Matrix embed;  // [vocab, hidden]
-  Matrix head;   // [this rank's share of vocab, hidden]
+  Matrix head;   // [this rank's shard of vocab, hidden]
   Tensor norm;   // F32 [hidden]
   std::vector<LayerWeights> layers;
   VisionWeights vision;
@@ -73,13 +73,13 @@ struct Weights {
 
 // Where the weights go instead of staying on the backend: an exported program (program/export.h).
 struct WeightSink {
-  std::function<void(std::span<const std::string> parts, const StoredMatrix& stored)> matrix;
+  std::function<void(std::span<const std::string> parts, const PrepackedWeight& stored)> matrix;
   std::function<void(const std::string& name, const std::vector<float>& values)> vector;
 };
 
-// Throws Error with the first complaints of check_weights(). Loads this backend's share of the text decoder (split.h),
-// and the vision tower on rank 0.
-// The matrices of an exported program are adopted as they lie; its maker must have been a backend like this one.
+// Throws Error with the first complaints of check_weights(). Loads this backend's shard of the text decoder
+// (tensor_parallel.h), and the vision tower on rank 0. The matrices of an exported program are adopted as they lie; its
+// maker must have been a backend like this one.
 Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision);
 
 // Lays out each weight as load_weights() would and hands it to `sink`, one at a time.

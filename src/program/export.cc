@@ -60,7 +60,7 @@ void export_program(const Checkpoint& checkpoint, const ProgramExport& options, 
     return ProgramWriter::Part{name, weight.shape};
   };
   WeightSink sink;
-  sink.matrix = [&](std::span<const std::string> names, const StoredMatrix& stored) {
+  sink.matrix = [&](std::span<const std::string> names, const PrepackedWeight& stored) {
     std::vector<ProgramWriter::Part> parts;
     for (const std::string& name : names) parts.push_back(part_of(name));
     writer.add(parts, stored);

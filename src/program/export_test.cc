@@ -25,10 +25,10 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-int call(int (*verb)(int, char**), std::vector<std::string> words) {
+int call(int (*command)(int, char**), std::vector<std::string> words) {
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
-  return verb(static_cast<int>(argv.size()), argv.data());
+  return command(static_cast<int>(argv.size()), argv.data());
 }
 
 class ProgramExportTest : public ::testing::Test {
@@ -224,7 +224,7 @@ TEST_F(ProgramExportTest, WeightsAreUsedWhereTheyLie) {
     const Weights weights = load_weights(checkpoint, parse_config(checkpoint.config), *backend, true);
     const auto file = checkpoint.files[0]->bytes();
     const auto inside = [&](const Matrix& m) {
-      const auto bytes = backend->save(m).bytes;
+      const auto bytes = backend->serialize(m).bytes;
       return bytes.data() >= file.data() && bytes.data() + bytes.size() <= file.data() + file.size();
     };
     EXPECT_TRUE(inside(weights.embed));

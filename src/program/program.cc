@@ -123,7 +123,7 @@ Program::Impl::Impl(const std::string& directory, const ProgramOptions& options)
   model_options.vision = config.has_vision;
   backend = make_backend(checkpoint.program->header.backend, options.threads);
   model = std::make_unique<Model>(checkpoint, *backend, model_options);
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     std::vector<int32_t> pages(static_cast<size_t>(model_options.pages_per_seq[kind]));
     std::iota(pages.begin(), pages.end(), 0);
     model->set_pages(kind, 0, pages);
@@ -201,7 +201,7 @@ std::vector<Output> Program::Impl::prefill(const std::vector<Input>& inputs) {
     }
     append_row(batch, model->config(), tokens[static_cast<size_t>(i)], 0, static_cast<int32_t>(first + i),
                static_cast<int32_t>(image_end));
-    if (limits.soft_max > 0) batch.soft_index.push_back(static_cast<int32_t>(i));
+    if (limits.soft_max > 0) batch.image_index.push_back(static_cast<int32_t>(i));
   }
   if (limits.soft_max > 0) {
     batch.soft = {embeddings.slice(0, count)};
@@ -218,7 +218,7 @@ std::vector<Output> Program::Impl::decode(const std::vector<Input>& inputs) {
 }
 
 std::vector<Output> Program::Impl::embed_text(const std::vector<Input>& inputs) {
-  const Model::Soft soft = model->embed(ids("embed_text", inputs[0]));
+  const Model::ImageEmbeddings soft = model->embed(ids("embed_text", inputs[0]));
   return {float_output(*backend, soft.rows, soft.rows.rows())};
 }
 
@@ -238,7 +238,8 @@ std::vector<Output> Program::Impl::vision_encoder(const std::vector<Input>& inpu
     if (positions[i] != -1) refuse("vision_encoder", "padding (positions of -1) stands before a patch of the picture");
   }
   if (count == 0) refuse("vision_encoder", "all patches are padding");
-  const Model::Soft soft = model->encode({values.first(count * patch).data(), xy.data(), static_cast<int>(count)});
+  const Model::ImageEmbeddings soft =
+      model->encode({values.first(count * patch).data(), xy.data(), static_cast<int>(count)});
   const int64_t rows = inputs[0].shape[1] / (vision.pool * vision.pool);
   Output mask{ElementType::kBool, {1, rows}, {}, {}, {}};
   for (int64_t i = 0; i < rows; ++i) mask.flags.push_back(i < soft.rows.rows());

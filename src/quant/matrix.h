@@ -24,13 +24,15 @@ struct Matrix {
 
   // Set by Backend::upload() only; keeps the backend's copy alive and says what it is. Null on a host matrix.
   std::shared_ptr<const void> uploaded;
+  int64_t device_bytes = 0;  // of that copy, in the backend's layout
 
   explicit operator bool() const { return format != Format::kNone; }
 };
 
-// An uploaded matrix outside its backend: what it is, and one run of bytes in that backend's layout. Backend::save()
-// gives one and Backend::adopt() takes one; an exported program is a file of them (checkpoint/program_file.h).
-struct StoredMatrix {
+// An uploaded matrix outside its backend: what it is, and one run of bytes in that backend's layout.
+// Backend::serialize() gives one and Backend::load_prepacked() takes one; an exported program is a file of them
+// (checkpoint/program_file.h).
+struct PrepackedWeight {
   Format format = Format::kNone;
   int64_t rows = 0, cols = 0;
   int group = 0;                     // as Matrix::group
@@ -50,7 +52,10 @@ inline int64_t row_bytes(const Matrix& m) {  // of `codes`
   }
 }
 
-inline int64_t matrix_bytes(const Matrix& m) { return m.codes.bytes() + m.scale.bytes() + m.zero.bytes(); }
+// Bytes that a product reads: of the backend's copy, or of a host matrix.
+inline int64_t matrix_bytes(const Matrix& m) {
+  return m.uploaded ? m.device_bytes : m.codes.bytes() + m.scale.bytes() + m.zero.bytes();
+}
 
 // Columns that cannot be parted: a group or a block. A row that is one group may be: its parts keep its scale.
 int column_block(const Matrix& m);

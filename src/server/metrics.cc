@@ -24,9 +24,9 @@ std::string gauge(const std::string& name, const std::string& help, double value
   return head(name, "gauge", help) + name + " " + number(value) + "\n";
 }
 
-std::string pages(const std::string& name, const std::string& help, const int (&count)[kKinds]) {
+std::string pages(const std::string& name, const std::string& help, const int (&count)[kAttentionKinds]) {
   std::string out = head(name, "gauge", help);
-  for (int kind = 0; kind < kKinds; ++kind) {
+  for (int kind = 0; kind < kAttentionKinds; ++kind) {
     out += name + "{layers=\"" + (kind == kFull ? "full" : "sliding") + "\"} " + std::to_string(count[kind]) + "\n";
   }
   return out;

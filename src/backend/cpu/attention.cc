@@ -5,7 +5,7 @@
 // sums.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/attention.cc"  // NOLINT
-#include "hwy/foreach_target.h"                     // IWYU pragma: keep
+#include "hwy/foreach_target.h"                        // IWYU pragma: keep
 
 #include <algorithm>
 #include <cmath>
@@ -22,7 +22,7 @@ constexpr int64_t kBlockKeys = 128;                // keys of one softmax step
 constexpr int64_t kQueries = 48;                   // query vectors of a task: 4 register tiles of 12
 constexpr int64_t kScoreStride = kBlockKeys + 16;  // not a power of two: rows of scores fall in different cache sets
 
-inline int64_t slot_of(const Kv& kv, int32_t seq, int64_t pos) {
+inline int64_t slot_of(const KvCache& kv, int32_t seq, int64_t pos) {
   if (!kv.pages) return pos;
   const int32_t* pages = kv.pages.row<const int32_t>(seq);
   return pages[(pos / kv.page) % kv.pages.row_size()] * static_cast<int64_t>(kv.page) + pos % kv.page;
@@ -54,7 +54,7 @@ namespace {
 
 struct Task {
   const KvLayout& cache;
-  const Kv& kv;
+  const KvCache& kv;
   std::span<const Row> rows;  // of one sequence
   int64_t head, share;        // KV head; query heads that read it
   int64_t queries() const { return static_cast<int64_t>(rows.size()) * share; }
@@ -218,7 +218,7 @@ void attend_task(const Task& t, const Tensor& out, const Tensor& q, float* scrat
 
 }  // namespace
 
-void Attend(const Context& ctx, const Tensor& out, const Tensor& q, const KvLayout& cache, const Kv& kv,
+void Attend(const Context& ctx, const Tensor& out, const Tensor& q, const KvLayout& cache, const KvCache& kv,
             std::span<const Row> rows) {
   const int64_t share = q.shape[1] / cache.heads;
   const int64_t block = std::max<int64_t>(1, kQueries / share), count = rows.size();
@@ -245,8 +245,8 @@ HWY_AFTER_NAMESPACE();
 namespace gemma4::cpu {
 
 HWY_EXPORT(Attend);
-void attend(const Context& c, const Tensor& out, const Tensor& q, const KvLayout& cache, const Kv& kv,
-            std::span<const Row> rows) {
+void attention(const Context& c, const Tensor& out, const Tensor& q, const KvLayout& cache, const KvCache& kv,
+               std::span<const Row> rows) {
   HWY_DYNAMIC_DISPATCH(Attend)(c, out, q, cache, kv, rows);
 }
 
@@ -262,7 +262,7 @@ void kv_copy_slot(const KvLayout& c, int64_t from, int64_t to) {
   }
 }
 
-void kv_write(const Context& c, const KvLayout& cache, const Kv& kv, const Tensor& k, const Tensor& v,
+void kv_write(const Context& c, const KvLayout& cache, const KvCache& kv, const Tensor& k, const Tensor& v,
               std::span<const Row> rows) {
   const int64_t dim = cache.dim, count = rows.size();
   const int64_t grain = std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, count * dim));

@@ -81,13 +81,13 @@ class CpuBackend final : public Backend {
     CHECK(tensors_.erase(t.data) == 1);
   }
 
-  Kv kv_alloc(const KvConfig& config) override {
+  KvCache kv_alloc(const KvCacheConfig& config) override {
     auto layout = std::make_shared<cpu::KvLayout>();
     layout->slots = (config.slots + cpu::kPanel - 1) / cpu::kPanel * cpu::kPanel;
     layout->heads = config.heads;
     layout->dim = config.dim;
     layout->value_dim = (config.dim + 15) / 16 * 16;
-    Kv kv;
+    KvCache kv;
     kv.k = alloc(DType::kF32, {layout->slots, config.heads, layout->dim});
     kv.v = alloc(DType::kF32, {layout->slots, config.heads, layout->value_dim});
     layout->keys = static_cast<float*>(kv.k.data);
@@ -97,9 +97,9 @@ class CpuBackend final : public Backend {
     return kv;
   }
 
-  void kv_release(const Kv&) override {}  // the last Kv to go frees its storage
+  void kv_release(const KvCache&) override {}  // the last KvCache to go frees its storage
 
-  void kv_copy(const Kv& kv, int32_t from, int32_t to) override {
+  void kv_copy(const KvCache& kv, int32_t from, int32_t to) override {
     const cpu::KvLayout& c = layout(kv);
     for (int64_t i = 0; i < kv.page; ++i) {
       cpu::kv_copy_slot(c, int64_t{from} * kv.page + i, int64_t{to} * kv.page + i);
@@ -112,12 +112,14 @@ class CpuBackend final : public Backend {
 
   std::string layout() const override { return cpu::kLayoutName; }
 
-  StoredMatrix save(const Matrix& m) override {
+  PrepackedWeight serialize(const Matrix& m) override {
     CHECK(m.uploaded != nullptr);
     return cpu::store(std::static_pointer_cast<const cpu::Packed>(m.uploaded), m.group);
   }
 
-  Matrix adopt(const StoredMatrix& stored) override { return matrix_of(cpu::adopt(stored), stored.group); }
+  Matrix load_prepacked(const PrepackedWeight& stored) override {
+    return matrix_of(cpu::load_prepacked(stored), stored.group);
+  }
 
   void write(Tensor dst, const void* src) override {
     CHECK(dst.contiguous());
@@ -149,10 +151,10 @@ class CpuBackend final : public Backend {
     cpu::linear(context(), out, x, packed(w));
   }
 
-  void norm(Tensor out, Tensor x, Tensor weight, float eps) override {
+  void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) override {
     CHECK(is_f32(out) && is_f32(x) && out.rows() == x.rows() && out.row_size() == x.row_size());
     CHECK(!weight || (is_f32(weight) && weight.size() == x.shape[x.rank - 1]));
-    cpu::norm(context(), out, x, static_cast<const float*>(weight.data), eps);
+    cpu::rms_norm(context(), out, x, static_cast<const float*>(weight.data), eps);
   }
 
   void add(Tensor x, Tensor y, float scale) override {
@@ -174,19 +176,24 @@ class CpuBackend final : public Backend {
     cpu::rope(context(), x, pos, rope);
   }
 
-  void kv_write(const Kv& kv, Tensor k, Tensor v, const Rows& rows) override {
+  void kv_write(const KvCache& kv, Tensor k, Tensor v, const Rows& rows) override {
     const cpu::KvLayout& c = layout(kv);
     CHECK(is_f32(k) && is_f32(v) && k.rows() == v.rows() && k.rows() == static_cast<int64_t>(rows.host.size()));
     CHECK(k.row_size() == c.heads * c.dim && v.row_size() == k.row_size());
     cpu::kv_write(context(), c, kv, k, v, rows.host);
   }
 
-  void attend(Tensor out, Tensor q, const Kv& kv, const Rows& rows) override {
+  void attention(Tensor out, Tensor q, const KvCache& kv, const Rows& rows) override {
     const cpu::KvLayout& c = layout(kv);
     CHECK(is_f32(out) && is_f32(q) && q.rank == 3 && q.shape[2] == c.dim && q.shape[1] % c.heads == 0);
     CHECK(out.rows() == q.rows() && out.row_size() == q.row_size());
     CHECK(q.rows() == static_cast<int64_t>(rows.host.size()));
-    cpu::attend(context(), out, q, c, kv, rows.host);
+    cpu::attention(context(), out, q, c, kv, rows.host);
+  }
+
+  void convert(Tensor out, Tensor x) override {
+    CHECK(is_f32(out) && is_f32(x) && out.rows() == x.rows() && out.row_size() == x.row_size());
+    for (int64_t i = 0; i < x.rows(); ++i) std::copy_n(x.row<float>(i), x.row_size(), out.row<float>(i));
   }
 
   void gather(Tensor out, Tensor x, Tensor index) override {
@@ -246,6 +253,7 @@ class CpuBackend final : public Backend {
     m.cols = packed->cols;
     m.group = group;
     m.uploaded = packed;
+    m.device_bytes = packed->bytes();
     return m;
   }
 
@@ -254,7 +262,7 @@ class CpuBackend final : public Backend {
     return *static_cast<const cpu::Packed*>(m.uploaded.get());
   }
 
-  static const cpu::KvLayout& layout(const Kv& kv) {
+  static const cpu::KvLayout& layout(const KvCache& kv) {
     CHECK(kv.extra != nullptr);
     return *static_cast<const cpu::KvLayout*>(kv.extra.get());
   }

@@ -1,4 +1,4 @@
-// Norm and the verbs that touch each element once. All are bound by memory; a decode step's single rows are too short
+// Norm and the ops that touch each element once. All are bound by memory; a decode step's single rows are too short
 // to share, so that only long calls wake the pool.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/elementwise.cc"  // NOLINT
@@ -126,7 +126,7 @@ HWY_EXPORT(Affine);
 HWY_EXPORT(Softcap);
 HWY_EXPORT(Pool);
 
-void norm(const Context& ctx, const Tensor& out, const Tensor& x, const float* weight, float eps) {
+void rms_norm(const Context& ctx, const Tensor& out, const Tensor& x, const float* weight, float eps) {
   HWY_DYNAMIC_DISPATCH(Norm)(ctx, out, x, weight, eps);
 }
 void add(const Context& ctx, const Tensor& x, const Tensor& y, float scale) {

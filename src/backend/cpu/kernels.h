@@ -10,7 +10,7 @@
 
 namespace gemma4::cpu {
 
-// Memory that verbs reuse: it grows to the largest call and stays, so that stepping allocates nothing.
+// Memory that ops reuse: it grows to the largest call and stays, so that stepping allocates nothing.
 class Scratch {
  public:
   Scratch(int threads, std::shared_ptr<std::atomic<int64_t>> used);
@@ -49,7 +49,7 @@ struct KvLayout {
 
 void linear(const Context& c, const Tensor& out, const Tensor& x, const Packed& w);
 
-void norm(const Context& c, const Tensor& out, const Tensor& x, const float* weight, float eps);
+void rms_norm(const Context& c, const Tensor& out, const Tensor& x, const float* weight, float eps);
 void add(const Context& c, const Tensor& x, const Tensor& y, float scale);
 void geglu(const Context& c, const Tensor& out, const Tensor& gate_up);
 void rope(const Context& c, const Tensor& x, const Tensor& pos, const Rope& rope);
@@ -57,10 +57,10 @@ void pool(const Context& c, const Tensor& out, const Tensor& x, const int32_t* g
 void affine(const Context& c, const Tensor& x, const float* bias, const float* scale);
 void softcap(const Context& c, const Tensor& x, float cap);
 
-void kv_write(const Context& c, const KvLayout& cache, const Kv& kv, const Tensor& k, const Tensor& v,
+void kv_write(const Context& c, const KvLayout& cache, const KvCache& kv, const Tensor& k, const Tensor& v,
               std::span<const Row> rows);
 void kv_copy_slot(const KvLayout& cache, int64_t from, int64_t to);
-void attend(const Context& c, const Tensor& out, const Tensor& q, const KvLayout& cache, const Kv& kv,
-            std::span<const Row> rows);
+void attention(const Context& c, const Tensor& out, const Tensor& q, const KvLayout& cache, const KvCache& kv,
+               std::span<const Row> rows);
 
 }  // namespace gemma4::cpu

@@ -105,7 +105,7 @@ HWY_NOINLINE void direct_panels(const Packed& w, int64_t begin, int64_t end, con
   constexpr size_t NV = direct_vectors<M, G>();
   constexpr size_t P = M <= 3 && NV * kLanes == kPanel && NV < 4 ? 2 : 1;  // enough chains also for few rows
   constexpr int64_t size = M * kPanel;
-  const int64_t further = G > 1 ? w.panel_bytes - kAhead : 0;  // the same columns of the next panel
+  const int64_t further = G > 1 ? w.panel_bytes - kAhead : 0;                      // the same columns of the next panel
   const int64_t x_size = (w.cols + 7) / 8 * 8 * M, c_size = (end - begin) * size;  // of a group of rows
   for (int64_t first = 0; first < w.cols; first += direct_depth<M, G>()) {
     const int64_t depth = std::min(direct_depth<M, G>(), w.cols - first);

@@ -338,12 +338,12 @@ std::shared_ptr<const Packed> pack(std::span<const Matrix> parts, ThreadPool& po
   return p;
 }
 
-StoredMatrix store(const std::shared_ptr<const Packed>& w, int group) {
+PrepackedWeight store(const std::shared_ptr<const Packed>& w, int group) {
   const auto* bytes = reinterpret_cast<const std::byte*>(w->data);
   return {w->format, w->rows, w->cols, group, layout_word(*w), {bytes, static_cast<size_t>(w->bytes())}, w};
 }
 
-std::shared_ptr<const Packed> adopt(const StoredMatrix& stored) {
+std::shared_ptr<const Packed> load_prepacked(const PrepackedWeight& stored) {
   Matrix m;
   m.format = stored.format, m.rows = stored.rows, m.cols = stored.cols, m.group = stored.group;
   for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {

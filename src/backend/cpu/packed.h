@@ -70,8 +70,8 @@ inline constexpr const char* kLayoutName = "panels of 32, version 1";
 
 // A Packed as a program keeps it, and back: the bytes are used where they lie. Throws Error where the size does not
 // follow from the description.
-StoredMatrix store(const std::shared_ptr<const Packed>& w, int group);
-std::shared_ptr<const Packed> adopt(const StoredMatrix& stored);
+PrepackedWeight store(const std::shared_ptr<const Packed>& w, int group);
+std::shared_ptr<const Packed> load_prepacked(const PrepackedWeight& stored);
 
 // Row `row` in float32, as unpack_row() gives it.
 void unpack_packed_row(const Packed& w, int64_t row, float* out);

@@ -9,7 +9,7 @@
 namespace gemma4::cpu {
 namespace {
 
-// Without this the verb tests could compare one target with itself under many names.
+// Without this the op tests could compare one target with itself under many names.
 TEST(Targets, TheOneAskedForIsTheOneRunning) {
   ASSERT_FALSE(targets().empty());
   const std::string best = targets().front();

@@ -1,27 +1,27 @@
-// CudaBackend: memory, and which function serves which verb. The kernels are plain functions (verbs.h, linear.h).
+// CudaBackend: memory, and which function serves which op. The kernels are plain functions (ops.h, linear.h).
 #include <array>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
 
-#include "backend/cuda/gemm/select_kernel.h"
-#include "backend/cuda/runtime/error.h"
-#include "backend/cuda/runtime/graphs.h"
-#include "backend/cuda/gemm/linear.h"
-#include "backend/cuda/runtime/memory.h"
 #include "backend/cuda/comm/nccl.h"
-#include "backend/cuda/ops/sample.h"
+#include "backend/cuda/gemm/linear.h"
+#include "backend/cuda/gemm/select_kernel.h"
 #include "backend/cuda/megakernel/recorder.h"
 #include "backend/cuda/ops/ops.h"
+#include "backend/cuda/ops/sample.h"
+#include "backend/cuda/runtime/error.h"
+#include "backend/cuda/runtime/graphs.h"
+#include "backend/cuda/runtime/memory.h"
 
 namespace gemma4 {
 namespace {
 
 using cuda::DeviceMatrix;
 
-// What Kv::extra points to.
-struct KvExtra {
+// What KvCache::extra points to.
+struct KvCacheLayout {
   int page, row, rotated;
   bool tiled;
 };
@@ -60,12 +60,12 @@ class CudaBackend final : public Backend {
   const char* name() const override { return "cuda"; }
   DType activation_type() const override { return DType::kBF16; }
   DType residual_type() const override { return DType::kF32; }
-  DType query_type() const override { return DType::kF16; }
-  DType product_type() const override { return DType::kF32; }
-  DType input_type(const Matrix& w) const override { return linear_->input_type(device_matrix(w)); }
+  DType attention_type() const override { return DType::kF16; }
+  DType gemm_output_type() const override { return DType::kF32; }
+  DType gemm_input_type(const Matrix& w) const override { return linear_->gemm_input_type(device_matrix(w)); }
   // Few rows are written into the other GPUs' memory as BF16, or as words by the step kernel (peers.h); of many the
   // bytes count. Between them latency counts most, and a rounding of each rank's part is spared.
-  DType sum_type(int64_t rows) const override {
+  DType reduce_type(int64_t rows) const override {
     constexpr int64_t kPeerRows = 16, kExactRows = 512;
     return rows > kPeerRows && rows <= kExactRows ? DType::kF32 : DType::kBF16;
   }
@@ -84,12 +84,12 @@ class CudaBackend final : public Backend {
     memory_.release(t.data);
   }
 
-  Kv kv_alloc(const KvConfig& config) override;
-  void kv_copy(const Kv& kv, int32_t from, int32_t to) override;
+  KvCache kv_alloc(const KvCacheConfig& config) override;
+  void kv_copy(const KvCache& kv, int32_t from, int32_t to) override;
   Matrix upload(std::span<const Matrix> parts) override;
   std::string layout() const override { return "chunks of 16 x 64, version 1"; }
-  StoredMatrix save(const Matrix& uploaded) override;
-  Matrix adopt(const StoredMatrix& stored) override;
+  PrepackedWeight serialize(const Matrix& uploaded) override;
+  Matrix load_prepacked(const PrepackedWeight& stored) override;
 
   void write(Tensor dst, const void* src) override {
     use();
@@ -115,20 +115,23 @@ class CudaBackend final : public Backend {
     const auto plain = [=, this](cudaStream_t on) { linear_->linear(out, x, matrix, on); };
     if (!step_->linear(out, x, matrix, false, plain)) plain(stream());
   }
-  void norm(Tensor out, Tensor x, Tensor weight, float eps) override { cuda::norm(stream(), out, x, weight, eps); }
+  void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) override {
+    cuda::rms_norm(stream(), out, x, weight, eps);
+  }
   void add(Tensor x, Tensor y, float scale) override { cuda::add(stream(), x, y, scale); }
   void geglu(Tensor out, Tensor gate_up) override { cuda::geglu(stream(), out, gate_up); }
   void rope(Tensor x, Tensor pos, const Rope& by) override { cuda::rope(stream(), x, pos, by); }
-  void kv_write(const Kv& kv, Tensor k, Tensor v, const Rows& rows) override {
+  void kv_write(const KvCache& kv, Tensor k, Tensor v, const Rows& rows) override {
     cuda::kv_write(stream(), view(kv), k, v, rows.device);
   }
-  void attend(Tensor out, Tensor q, const Kv& kv, const Rows& rows) override {
+  void attention(Tensor out, Tensor q, const KvCache& kv, const Rows& rows) override {
     const std::span<const Row> host = graphs_.capturing() ? std::span<const Row>() : rows.host;
-    const cuda::KvView at = view(kv);
+    const cuda::KvCacheView at = view(kv);
     const Tensor device = rows.device;
-    const auto plain = [=, this](cudaStream_t on) { cuda::attend(on, out, q, at, device, host, scratch_); };
-    if (!step_->attend(out, q, at, device, plain)) plain(stream());
+    const auto plain = [=, this](cudaStream_t on) { cuda::attention(on, out, q, at, device, host, scratch_); };
+    if (!step_->attention(out, q, at, device, plain)) plain(stream());
   }
+  void convert(Tensor out, Tensor x) override { cuda::convert(stream(), out, x); }
   void gather(Tensor out, Tensor x, Tensor index) override { cuda::gather(stream(), out, x, index); }
   void scatter(Tensor x, Tensor rows, Tensor index) override { cuda::scatter(stream(), x, rows, index); }
   void pool(Tensor out, Tensor x, Tensor group, float scale) override { cuda::pool(stream(), out, x, group, scale); }
@@ -139,24 +142,26 @@ class CudaBackend final : public Backend {
     sampler_.sample(ids, logits, sampling, staging_, stream());
   }
 
-  void residual_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) override {
-    const auto plain = [=](cudaStream_t on) { cuda::residual_norm(on, out, x, y, post, scale, next, eps); };
-    if (!step_->norm(out, x, y, post, scale, next, eps, plain)) plain(stream());
+  void add_rms_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) override {
+    const auto plain = [=](cudaStream_t on) { cuda::add_rms_norm(on, out, x, y, post, scale, next, eps); };
+    if (!step_->add_rms_norm(out, x, y, post, scale, next, eps, plain)) plain(stream());
   }
   void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) override {
     const DeviceMatrix& matrix = device_matrix(gate_up);
     const auto plain = [=, this](cudaStream_t on) { linear_->linear_geglu(out, x, matrix, scratch, on); };
     if (!step_->linear(out, x, matrix, true, plain)) plain(stream());
   }
-  void heads(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const HeadNorms& norms, Tensor pos,
-             const Rope& rope_by, const Kv& kv, const Rows& rows) override {
-    if (!cuda::heads_fit(query, q, k, v)) {
-      return Backend::heads(query, q, k, v, scratch, norms, pos, rope_by, kv, rows);
+  void qk_norm_rope_cache(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const QkNorms& norms, Tensor pos,
+                          const Rope& rope_by, const KvCache& kv, const Rows& rows) override {
+    if (!cuda::qk_norm_rope_cache_fits(query, q, k, v)) {
+      return Backend::qk_norm_rope_cache(query, q, k, v, scratch, norms, pos, rope_by, kv, rows);
     }
-    const cuda::KvView at = view(kv);
+    const cuda::KvCacheView at = view(kv);
     const Tensor device = rows.device;
-    const auto plain = [=](cudaStream_t on) { cuda::heads(on, query, q, k, v, norms, pos, rope_by, at, device); };
-    if (!step_->heads(query, q, k, v, norms, pos, rope_by, at, device, plain)) plain(stream());
+    const auto plain = [=](cudaStream_t on) {
+      cuda::qk_norm_rope_cache(on, query, q, k, v, norms, pos, rope_by, at, device);
+    };
+    if (!step_->qk_norm_rope_cache(query, q, k, v, norms, pos, rope_by, at, device, plain)) plain(stream());
   }
 
   int rank() const override { return communicator_ ? communicator_->rank() : 0; }
@@ -172,8 +177,8 @@ class CudaBackend final : public Backend {
   void gather_columns(Tensor x, std::span<const int64_t> begins) override {
     if (communicator_) communicator_->gather_columns(x, begins, stream());
   }
-  void leave(const std::string& why) override {
-    if (communicator_) communicator_->leave(why);
+  void abort(const std::string& why) override {
+    if (communicator_) communicator_->abort(why);
   }
 
   void replay(uint64_t key, const std::function<void()>& issue) override {
@@ -251,7 +256,7 @@ class CudaBackend final : public Backend {
   }
 
   Matrix matrix_of(const DeviceMatrix& uploaded, int group);
-  static cuda::KvView view(const Kv& kv);
+  static cuda::KvCacheView view(const KvCache& kv);
 
   int device_;
   std::unique_ptr<cuda::Communicator> communicator_;  // outlives the graphs, which NCCL asks for
@@ -266,7 +271,7 @@ class CudaBackend final : public Backend {
   bool uploading_ = false;
 };
 
-Kv CudaBackend::kv_alloc(const KvConfig& config) {
+KvCache CudaBackend::kv_alloc(const KvCacheConfig& config) {
   // The vision tower's: attend_vision() copies 64 keys at a time.
   const bool tiled = config.page <= 1 && config.dim == 72 && config.rotated_pairs == 0;
   const int all = static_cast<int>(tiled ? (config.slots + 63) / 64 * 64 : config.slots);
@@ -274,18 +279,18 @@ Kv CudaBackend::kv_alloc(const KvConfig& config) {
   const int64_t slots = (config.slots + page - 1) / page * page;
   const bool compressed = config.rotated_pairs > 0 && (config.dim + 2 * config.rotated_pairs) % 8 == 0;
   const int rotated = compressed ? config.rotated_pairs : 0;
-  Kv kv;
+  KvCache kv;
   kv.page = config.page;
   kv.rotated_pairs = config.rotated_pairs;
-  kv.v = alloc(query_type(), {slots, config.heads, config.dim + 2 * rotated});
-  if (!compressed) kv.k = alloc(query_type(), {slots, config.heads, config.dim});
-  kv.extra = std::make_shared<KvExtra>(KvExtra{page, config.dim + 2 * rotated, rotated, tiled});
+  kv.v = alloc(attention_type(), {slots, config.heads, config.dim + 2 * rotated});
+  if (!compressed) kv.k = alloc(attention_type(), {slots, config.heads, config.dim});
+  kv.extra = std::make_shared<KvCacheLayout>(KvCacheLayout{page, config.dim + 2 * rotated, rotated, tiled});
   return kv;
 }
 
-void CudaBackend::kv_copy(const Kv& kv, int32_t from, int32_t to) {
+void CudaBackend::kv_copy(const KvCache& kv, int32_t from, int32_t to) {
   use();
-  const auto* extra = static_cast<const KvExtra*>(kv.extra.get());
+  const auto* extra = static_cast<const KvCacheLayout*>(kv.extra.get());
   CHECK(extra != nullptr && !extra->tiled);  // it has no pages
   for (const Tensor& part : {kv.k, kv.v}) {
     if (!part) continue;
@@ -305,13 +310,13 @@ void CudaBackend::kv_copy(const Kv& kv, int32_t from, int32_t to) {
   }
 }
 
-cuda::KvView CudaBackend::view(const Kv& kv) {
-  cuda::KvView v;
+cuda::KvCacheView CudaBackend::view(const KvCache& kv) {
+  cuda::KvCacheView v;
   v.k = kv.k.data;
   v.v = kv.v.data;
   v.heads = static_cast<int>(kv.v.shape[1]);
   v.row = static_cast<int>(kv.v.shape[2]);
-  const auto* extra = static_cast<const KvExtra*>(kv.extra.get());
+  const auto* extra = static_cast<const KvCacheLayout*>(kv.extra.get());
   CHECK(extra != nullptr);  // of kv_alloc()
   v.page = extra->page;
   v.tiled = extra->tiled;
@@ -341,20 +346,20 @@ Matrix CudaBackend::upload(std::span<const Matrix> parts) {
   return matrix_of(linear_->upload(parts, allocate, stream()), parts[0].group);
 }
 
-StoredMatrix CudaBackend::save(const Matrix& m) {
+PrepackedWeight CudaBackend::serialize(const Matrix& m) {
   use();
   const DeviceMatrix& w = device_matrix(m);
   const auto bytes = std::make_shared<const std::vector<std::byte>>(linear_->read_back(w, stream()));
-  StoredMatrix stored = cuda::describe(w, m.group);
+  PrepackedWeight stored = cuda::describe(w, m.group);
   stored.bytes = *bytes;
   stored.hold = bytes;
   return stored;
 }
 
-Matrix CudaBackend::adopt(const StoredMatrix& stored) {
+Matrix CudaBackend::load_prepacked(const PrepackedWeight& stored) {
   use();
   const auto allocate = [this](int64_t bytes) { return memory_.allocate(bytes); };
-  return matrix_of(linear_->adopt(cuda::described(stored), stored.bytes, allocate, stream()), stored.group);
+  return matrix_of(linear_->load_prepacked(cuda::described(stored), stored.bytes, allocate, stream()), stored.group);
 }
 
 Matrix CudaBackend::matrix_of(const DeviceMatrix& uploaded, int group) {
@@ -363,7 +368,7 @@ Matrix CudaBackend::matrix_of(const DeviceMatrix& uploaded, int group) {
   m.rows = uploaded.rows;
   m.cols = uploaded.cols;
   m.group = group;
-  m.codes = Tensor(uploaded.data, DType::kU8, {1, uploaded.bytes});  // its size is what a step reads
+  m.device_bytes = uploaded.bytes;
   m.uploaded = std::shared_ptr<const DeviceMatrix>(new DeviceMatrix(uploaded), [this](const DeviceMatrix* matrix) {
     memory_.release(matrix->data);
     delete matrix;
@@ -382,14 +387,14 @@ static int count_gpus() {
 }
 
 // A launcher may show each process one GPU, its own.
-std::unique_ptr<Backend> make_cuda_rank(Link& link) {
-  const int found = count_gpus(), local = link.place().local_rank;
+std::unique_ptr<Backend> make_cuda_rank(ControlChannel& channel) {
+  const int found = count_gpus(), local = channel.process().local_rank;
   if (found == 0 || (found > 1 && local >= found)) {
     throw Error("this is process " + std::to_string(local) + " of its host (they count from 0), and " +
                 std::to_string(found) + (found == 1 ? " GPU is" : " GPUs are") + " here");
   }
   const int device = found == 1 ? 0 : local;
-  return std::make_unique<CudaBackend>(device, cuda::connect_process(link, device));
+  return std::make_unique<CudaBackend>(device, cuda::connect_process(channel, device));
 }
 
 std::vector<std::unique_ptr<Backend>> make_cuda_ranks(int count) {

@@ -40,9 +40,9 @@ TEST_F(CudaProgram, AnAdoptedMatrixMultipliesAlike) {
       std::vector<Matrix> parts;
       for (size_t i = 0; i < count; ++i) parts.push_back(random_matrix(format, 128, 256));
       const Matrix first = gpu().upload(parts);
-      const StoredMatrix stored = gpu().save(first);
+      const PrepackedWeight stored = gpu().serialize(first);
       const int64_t used = gpu().memory_used();
-      const Matrix second = gpu().adopt(stored);
+      const Matrix second = gpu().load_prepacked(stored);
       EXPECT_EQ(gpu().memory_used(), used + static_cast<int64_t>(stored.bytes.size()));
       for (const int64_t rows : {1, 40}) {
         const int64_t outs = 128 * static_cast<int64_t>(count);
@@ -57,9 +57,9 @@ TEST_F(CudaProgram, AnAdoptedMatrixMultipliesAlike) {
 }
 
 TEST_F(CudaProgram, WhatCannotBeIsRefused) {
-  StoredMatrix stored = gpu().save(gpu().upload(std::vector{random_matrix(Format::kQ8_0, 128, 256)}));
+  PrepackedWeight stored = gpu().serialize(gpu().upload(std::vector{random_matrix(Format::kQ8_0, 128, 256)}));
   stored.rows = 256;
-  EXPECT_THROW(gpu().adopt(stored), Error);
+  EXPECT_THROW(gpu().load_prepacked(stored), Error);
 }
 
 }  // namespace

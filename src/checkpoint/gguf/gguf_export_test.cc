@@ -64,7 +64,7 @@ TEST_F(GgufExportTest, TheConfigMeansTheSame) {
   EXPECT_EQ(back.hidden, want.hidden);
   EXPECT_EQ(back.intermediate, want.intermediate);
   EXPECT_EQ(back.kinds, want.kinds);
-  for (int kind = 0; kind < kKinds; ++kind) {
+  for (int kind = 0; kind < kAttentionKinds; ++kind) {
     const AttentionConfig &a = back.attention[kind], &b = want.attention[kind];
     EXPECT_EQ(a.heads, b.heads);
     EXPECT_EQ(a.kv_heads, b.kv_heads);

@@ -13,11 +13,11 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "checkpoint/safetensors.h"
-#include "cli/commands/bench_load.h"
 #include "cli/cli.h"
-#include "cli/engine_flags.h"
+#include "cli/commands/bench_load.h"
 #include "cli/commands/processes.h"
 #include "cli/commands/profiled_backend.h"
+#include "cli/engine_flags.h"
 #include "image/patches.h"
 #include "image/resize.h"
 #include "model/model.h"
@@ -62,12 +62,11 @@ class Bench {
         std::min(flat_pages(kBatchDepth + 2 * flags.steps + 16, options_.page), options_.pages_per_seq[kFull]);
     options_.pages[kFull] = options_.pages_per_seq[kFull] + (seqs - 1) * shorter;
     model_ = std::make_unique<Model>(checkpoint, ranks, options_);
-    const Stored stored = stored_weights(checkpoint);
-    step_bytes_ = model_->step_bytes() > 0 ? model_->step_bytes() : stored.bytes;
-    step_weights_ = stored.count;
-    int next[kKinds] = {0, 0};
+    step_bytes_ = model_->step_bytes();
+    step_weights_ = weights_of_a_step(checkpoint);
+    int next[kAttentionKinds] = {0, 0};
     for (int s = 0; s < seqs; ++s) {
-      for (const Kind kind : {kSliding, kFull}) {
+      for (const AttentionKind kind : {kSliding, kFull}) {
         const int count = kind == kFull && s > 0 ? shorter : options_.pages_per_seq[kind];
         std::vector<int32_t> pages(static_cast<size_t>(count));
         std::iota(pages.begin(), pages.end(), next[kind]);
@@ -142,7 +141,7 @@ class Bench {
       }
       return median(times);
     };
-    std::vector<Model::Soft> results;  // given back only when the clock stands
+    std::vector<Model::ImageEmbeddings> results;  // given back only when the clock stands
     const double encode = timed(graphs ? 3 : 1, [&] {
       results.push_back(model_->encode({values.data(), xy.data(), patches}));
     });
@@ -165,7 +164,7 @@ class Bench {
   // Bytes a second, read plus written, of a copy between two large pages of a cache.
   double copy_bandwidth() {
     const int page = backend_.name() == std::string("cuda") ? 1 << 16 : 1 << 12;
-    const Kv kv = backend_.kv_alloc({2 * int64_t{page}, page, 8, 512, 0});
+    const KvCache kv = backend_.kv_alloc({2 * int64_t{page}, page, 8, 512, 0});
     std::vector<double> times;
     for (int r = 0; r < 6; ++r) {
       backend_.sync();
@@ -209,14 +208,11 @@ class Bench {
  private:
   int32_t token() { return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab)); }
 
-  struct Stored {
-    int64_t count = 0, bytes = 0;
-  };
-  static Stored stored_weights(const Checkpoint& checkpoint) {
-    Stored all;
+  // Weights that a decode step of one row multiplies by.
+  static int64_t weights_of_a_step(const Checkpoint& checkpoint) {
+    int64_t count = 0;
     const auto add = [&](const Weight& weight) {
-      all.count += std::accumulate(weight.shape.begin(), weight.shape.end(), int64_t{1}, std::multiplies<>());
-      all.bytes += static_cast<int64_t>(weight.bytes);
+      count += std::accumulate(weight.shape.begin(), weight.shape.end(), int64_t{1}, std::multiplies<>());
     };
     for (const auto& [name, weight] : checkpoint.weights) {
       if (name.starts_with("layers.") && name.ends_with("_proj.weight")) add(weight);
@@ -224,7 +220,7 @@ class Bench {
     const Weight* head = checkpoint.find("lm_head.weight");
     if (!head) head = checkpoint.find("embed_tokens.weight");
     if (head) add(*head);
-    return all;
+    return count;
   }
 
   static void want(Batch& batch, int32_t row) {
@@ -374,7 +370,7 @@ void add_flags(CommandLine& line, Flags& flags) {
   line.option("--chunk", flags.chunk, "prompt tokens computed at once").positive().show_default();
   line.option("--steps", flags.steps, "decode steps of a measurement").positive().show_default();
   line.option("--repeat", flags.repeat, "measurements, of which the median counts").positive().show_default();
-  line.flag("--profile", flags.profile, "instead: the time of each verb, waiting for the device around it");
+  line.flag("--profile", flags.profile, "instead: the time of each op, waiting for the device around it");
   line.flag("--load", flags.load, "instead: the time to the first token and whose memory the weights are in");
   line.flag("--json", flags.json, "results as JSON on stdout");
   line.option("--dump", flags.dump, "write the last logits of each line to FILE as safetensors, to compare runs");
@@ -388,15 +384,15 @@ void print_profile(const std::string& what, ProfiledBackend& profiled) {
             [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
   double all = 0;
   for (const auto& line : lines) all += line.second.seconds;
-  std::printf("\n%s: %.2f ms in verbs\n", what.c_str(), 1e3 * all);
-  for (const auto& [verb, total] : lines) {
-    std::printf("  %-28s %6lld calls %10.1f us each %10.2f ms %6.1f%%\n", verb.c_str(),
+  std::printf("\n%s: %.2f ms in ops\n", what.c_str(), 1e3 * all);
+  for (const auto& [op, total] : lines) {
+    std::printf("  %-28s %6lld calls %10.1f us each %10.2f ms %6.1f%%\n", op.c_str(),
                 static_cast<long long>(total.calls), 1e6 * total.seconds / static_cast<double>(total.calls),
                 1e3 * total.seconds, 100 * total.seconds / all);
   }
 }
 
-// Of rank 0; its collective verbs count the time that others let it wait.
+// Of rank 0; its collective ops count the time that others let it wait.
 void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
   ProfiledBackend profiled(ranks[0]);
   ranks.replace(profiled);
@@ -422,7 +418,7 @@ void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
 int bench(const Flags& flags) {
   const auto start = Clock::now();
   const Checkpoint checkpoint = open_checkpoint(flags.engine.model, flags.engine.mmproj);
-  const Ranks ranks = make_ranks(flags.engine.backend, flags.engine.threads, flags.engine.gpus, flags.engine.link);
+  const Ranks ranks = make_ranks(flags.engine.backend, flags.engine.threads, flags.engine.gpus, flags.engine.channel);
   if (flags.profile) {
     profile(flags, checkpoint, ranks);
     return kExitOk;

@@ -41,7 +41,7 @@ int64_t storage_bytes() {
 }
 
 void first_token(Model& model) {
-  for (const Kind kind : {kSliding, kFull}) {
+  for (const AttentionKind kind : {kSliding, kFull}) {
     std::vector<int32_t> pages(static_cast<size_t>(model.options().pages_per_seq[kind]));
     std::iota(pages.begin(), pages.end(), 0);
     model.set_pages(kind, 0, pages);

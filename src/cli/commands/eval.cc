@@ -13,10 +13,10 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "cli/cli.h"
-#include "cli/engine_flags.h"
 #include "cli/commands/eval_case.h"
 #include "cli/commands/processes.h"
 #include "cli/commands/questions.h"
+#include "cli/engine_flags.h"
 #include "image/decode.h"
 #include "image/patches.h"
 #include "model/model.h"
@@ -101,7 +101,7 @@ class Evaluation {
       : options_(options),
         checkpoint_(open_checkpoint(options.engine.model, options.engine.mmproj)),
         config_(parse_config(checkpoint_.config)),
-        ranks_(make_ranks(options.engine.backend, options.engine.threads, options.engine.gpus, options.engine.link)) {}
+        ranks_(make_ranks(options.engine.backend, options.engine.threads, options.engine.gpus, options.engine.channel)) {}
 
   int run();
 
@@ -123,7 +123,7 @@ class Evaluation {
   Config config_;
   Ranks ranks_;
   std::unique_ptr<Model> model_;
-  std::vector<Model::Soft> soft_;
+  std::vector<Model::ImageEmbeddings> soft_;
   std::vector<float> features_;
   std::map<std::string, std::vector<float>> dumped_;
 };
@@ -172,7 +172,7 @@ std::vector<float> Evaluation::prefill(const GoldenCase& golden) {
       append_row(batch, config_, ids[i], 0, static_cast<int32_t>(i), last_of_block[i]);
       batch.logit_rows.push_back(static_cast<int32_t>(i - begin));
       if (last_of_block[i] < 0) continue;
-      batch.soft_index.push_back(static_cast<int32_t>(i - begin));
+      batch.image_index.push_back(static_cast<int32_t>(i - begin));
       if (last_of_block[i] == static_cast<int32_t>(i)) batch.soft.push_back(soft_.at(image++).rows);
     }
     model_->forward(batch);
@@ -215,7 +215,7 @@ Report Evaluation::run_case(const GoldenCase& golden) {
   options.logits_max = options.rows_max;
   options.vision = config_.has_vision && !golden.images.empty();
   model_ = std::make_unique<Model>(checkpoint_, ranks_, options);
-  for (Kind kind : {kSliding, kFull}) {
+  for (AttentionKind kind : {kSliding, kFull}) {
     model_->set_pages(kind, 0, std::span(pages).first(static_cast<size_t>(options.pages_per_seq[kind])));
   }
 

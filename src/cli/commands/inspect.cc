@@ -53,7 +53,7 @@ Findings look(const std::string& path, const std::filesystem::path& mmproj) {
   return found;
 }
 
-int count(const Config& config, Kind kind) {
+int count(const Config& config, AttentionKind kind) {
   return static_cast<int>(std::count(config.kinds.begin(), config.kinds.end(), kind));
 }
 
@@ -64,7 +64,7 @@ double decimal(float value) {
   return std::atof(text);
 }
 
-ordered_json attention_json(const Config& config, Kind kind) {
+ordered_json attention_json(const Config& config, AttentionKind kind) {
   const AttentionConfig& a = config.attention[kind];
   return {{"layers", count(config, kind)},
           {"heads", a.heads},
@@ -165,7 +165,7 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-void print_attention(const Config& config, Kind kind, const char* name) {
+void print_attention(const Config& config, AttentionKind kind, const char* name) {
   const AttentionConfig& a = config.attention[kind];
   std::printf("  %-12s%d layers, %d heads of %d, %d KV heads%s, RoPE base %g on %d elements\n", name,
               count(config, kind), a.heads, a.head_dim, a.kv_heads, a.k_is_v ? " (V is K)" : "", a.rope_theta,

@@ -17,8 +17,8 @@ int follow_rank_0(const EngineOptions& options) {
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGTERM, SIG_IGN);
   const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj);
-  const Ranks ranks = make_ranks(options.backend, options.threads, 1, options.link);
-  follow(checkpoint, ranks);
+  const Ranks ranks = make_ranks(options.backend, options.threads, 1, options.channel);
+  worker_loop(checkpoint, ranks);
   return kExitOk;
 }
 
@@ -31,21 +31,22 @@ void add_processes_flag(CommandLine& line, bool& wanted) {
       .excludes("--gpus");
 }
 
-int in_processes(bool wanted, EngineOptions& options, FunctionRef<int()> verb) {
-  if (!wanted) return verb();
-  const Place place = place_from([](const char* name) -> const char* { return std::getenv(name); });
-  if (place.world == 1) return verb();
-  const std::shared_ptr<Link> link = Link::meet(place, kMeeting);
-  options.link = link;
+int in_processes(bool wanted, EngineOptions& options, FunctionRef<int()> command) {
+  if (!wanted) return command();
+  const ProcessInfo process =
+      process_info_from_environment([](const char* name) -> const char* { return std::getenv(name); });
+  if (process.world == 1) return command();
+  const std::shared_ptr<ControlChannel> channel = ControlChannel::rendezvous(process, kMeeting);
+  options.channel = channel;
   try {
-    const int code = place.rank == 0 ? verb() : follow_rank_0(options);
-    link->end();
+    const int code = process.rank == 0 ? command() : follow_rank_0(options);
+    channel->end();
     return code;
   } catch (const DeviceError& error) {
-    link->fail(kExitDevice, error.what());
+    channel->fail(kExitDevice, error.what());
     throw;
   } catch (const std::exception& error) {
-    link->fail(kExitBadInput, error.what());
+    channel->fail(kExitBadInput, error.what());
     throw;
   }
 }

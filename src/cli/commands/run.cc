@@ -7,11 +7,11 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/utf8.h"
+#include "cli/cli.h"
 #include "cli/commands/answer_printer.h"
 #include "cli/commands/chat.h"
-#include "cli/cli.h"
-#include "cli/engine_flags.h"
 #include "cli/commands/processes.h"
+#include "cli/engine_flags.h"
 #include "image/decode.h"
 
 namespace gemma4 {

@@ -10,9 +10,9 @@
 
 #include "base/file.h"
 #include "cli/cli.h"
-#include "cli/engine_flags.h"
 #include "cli/commands/processes.h"
 #include "cli/commands/serve.h"
+#include "cli/engine_flags.h"
 
 namespace gemma4 {
 namespace {

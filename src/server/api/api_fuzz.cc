@@ -1,8 +1,8 @@
 // Bodies of requests that somebody else wrote, for every API.
 #include "base/mutate_testing.h"
 #include "server/api/anthropic.h"
-#include "server/fetch.h"
 #include "server/api/openai.h"
+#include "server/fetch.h"
 
 namespace gemma4 {
 namespace {

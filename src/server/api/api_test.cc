@@ -3,8 +3,8 @@
 
 #include "server/api/anthropic.h"
 #include "server/api/content.h"
-#include "server/fetch.h"
 #include "server/api/openai.h"
+#include "server/fetch.h"
 
 namespace gemma4 {
 namespace {

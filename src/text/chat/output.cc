@@ -38,7 +38,7 @@ std::vector<OutputEvent> OutputParser::push(int32_t id) {
 
 std::vector<OutputEvent> OutputParser::finish() {
   Events events;
-  leave(events);
+  end_mode(events);
   return events;
 }
 
@@ -46,13 +46,13 @@ std::vector<OutputEvent> OutputParser::finish() {
 void OutputParser::push_control(int32_t id, Events& events) {
   channel_closed_ = id == channel_end_;
   call_closed_ = id == call_end_;
-  leave(events);
+  end_mode(events);
   if (stopped()) return;
   if (id == channel_begin_) mode_ = kInThinking;
   if (id == call_begin_) mode_ = kInCall;
 }
 
-void OutputParser::leave(Events& events) {
+void OutputParser::end_mode(Events& events) {
   if (mode_ == kInCall) {
     close_call(events);
   } else if (mode_ == kInThinking) {

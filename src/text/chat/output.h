@@ -37,7 +37,7 @@ class OutputParser {
   enum Mode { kInContent, kInThinking, kInCall };
   using Events = std::vector<OutputEvent>;
   void push_control(int32_t id, Events& events);
-  void leave(Events& events);  // ends the current mode; content follows
+  void end_mode(Events& events);  // ends the current mode; content follows
   void think(std::string_view text, Events& events);
   void close_call(Events& events);
 

@@ -5,9 +5,9 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "text/chat/tool_format.h"
 #include "text/grammar/mask.h"
 #include "text/grammar/schema.h"
-#include "text/chat/tool_format.h"
 
 namespace gemma4 {
 namespace {

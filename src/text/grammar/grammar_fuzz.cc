@@ -9,8 +9,8 @@
 #include "base/json.h"
 #include "base/mutate_testing.h"
 #include "text/chat/chat.h"
-#include "text/grammar/grammar.h"
 #include "text/chat/output.h"
+#include "text/grammar/grammar.h"
 
 namespace gemma4 {
 namespace {

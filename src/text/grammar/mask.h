@@ -11,8 +11,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "text/grammar/pushdown_automaton.h"
 #include "text/grammar/grammar.h"
+#include "text/grammar/pushdown_automaton.h"
 
 namespace gemma4 {
 

@@ -2,10 +2,10 @@
 #include <vector>
 
 #include "backend/cuda/attention/attention.h"
+#include "backend/cuda/attention/kv_cache.cuh"
 #include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/runtime/dispatch.cuh"
-#include "backend/cuda/attention/kv_cache.cuh"
 #include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
@@ -17,14 +17,14 @@ constexpr int kWarps = 4;
 constexpr int kPerLane = 512 / 32;
 
 // K's element e of one compressed row: rotated elements as kept, the others V times K's norm weight.
-__device__ __forceinline__ float key_element(const KvView& kv, const attend_t* k, const attend_t* v, int e) {
+__device__ __forceinline__ float key_element(const KvCacheView& kv, const attend_t* k, const attend_t* v, int e) {
   if (!kv.rotated) return to_float(k[kv_element(kv, e)]);
   const int at = kv_rotated_index(kv, e);
   return at >= 0 ? to_float(v[at]) : to_float(v[e]) * kv.k_norm[e];
 }
 
 // A block for (head, row). Each warp walks every fourth key with a running softmax; the four are merged at the end.
-__global__ void simple_kernel(AttendCall call, KvView kv) {
+__global__ void simple_kernel(AttendCall call, KvCacheView kv) {
   __shared__ float maxima[kWarps], sums[kWarps];
   __shared__ float partial[kWarps][kPerLane * 32];
   grid_release();
@@ -105,12 +105,12 @@ std::vector<Part> partition(std::span<const Row> rows) {
 
 }  // namespace
 
-void attend_simple(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
+void attend_simple(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv) {
   launch(stream, dim3(call.q_heads, call.count), kWarps * 32, 0, simple_kernel, call, kv);
 }
 
-void attend(cudaStream_t stream, Tensor out, Tensor q, const KvView& kv, Tensor rows, std::span<const Row> host,
-            const AttendScratch& scratch) {
+void attention(cudaStream_t stream, Tensor out, Tensor q, const KvCacheView& kv, Tensor rows, std::span<const Row> host,
+               const AttendScratch& scratch) {
   CHECK(q.rank == 3 && q.dtype == kAttendType && out.dtype == DType::kBF16 && out.rows() == q.rows());
   CHECK(q.shape[2] == kv.dim && q.shape[1] % kv.heads == 0 && kv.dim <= kPerLane * 32);
   CHECK(rows.dtype == DType::kI32 && rows.contiguous() && rows.rows() >= q.rows());

@@ -17,13 +17,13 @@ struct Shape {
 constexpr Shape kSliding = {32, 16, 256, 0}, kFull = {32, 4, 512, 64}, kVision = {16, 16, 72, 0};
 
 // `rows` queries at the end of `length` keys, each seeing `window` back, or all where `whole`.
-void attend(benchmark::State& state, Shape s, int rows, int length, int window, bool whole) {
+void attention(benchmark::State& state, Shape s, int rows, int length, int window, bool whole) {
   if (!gpu()) return state.SkipWithError("NOT MEASURED: there is no GPU");
   Backend& b = *gpu();
   constexpr int kCalls = 16;
   const int page = whole ? 1 : 64, pages = (length + page - 1) / page;
-  KvConfig config = {int64_t{pages} * page, page, s.kv_heads, s.dim, s.rotated};
-  Kv kv = b.kv_alloc(config);
+  KvCacheConfig config = {int64_t{pages} * page, page, s.kv_heads, s.dim, s.rotated};
+  KvCache kv = b.kv_alloc(config);
   const Tensor norm = b.alloc(DType::kF32, {s.dim});
   std::vector<float> ones(static_cast<size_t>(s.dim), 1.0f);
   b.write(norm, ones.data());
@@ -50,14 +50,14 @@ void attend(benchmark::State& state, Shape s, int rows, int length, int window, 
     list.push_back({0, pos, first, whole ? length - 1 : pos});
     pairs += list.back().last - first + 1;
   }
-  const Tensor device = b.alloc(DType::kI32, {rows, 4}), q = b.alloc(b.query_type(), {rows, s.heads, s.dim}),
+  const Tensor device = b.alloc(DType::kI32, {rows, 4}), q = b.alloc(b.attention_type(), {rows, s.heads, s.dim}),
                out = b.alloc(DType::kBF16, {rows, s.heads, s.dim});
   b.write(device, list.data());
   b.write(q, noise.data());
   static uint64_t key = 1;
   ++key;
   const auto issue = [&] {
-    for (int i = 0; i < kCalls; ++i) b.attend(out, q, kv, {device, {list.data(), list.size()}});
+    for (int i = 0; i < kCalls; ++i) b.attention(out, q, kv, {device, {list.data(), list.size()}});
   };
   for (int i = 0; i < 3; ++i) b.replay(key, issue);
   b.sync();

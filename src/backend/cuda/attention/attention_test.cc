@@ -24,7 +24,7 @@ struct Layout {
 class CudaAttention : public CudaTest {
  protected:
   struct Caches {
-    Kv ref, gpu;
+    KvCache ref, gpu;
     Layout layout;
     Twin k_norm;
     std::vector<float> inv_freq;
@@ -34,8 +34,8 @@ class CudaAttention : public CudaTest {
     Caches c;
     c.layout = l;
     const int64_t slots = l.page ? int64_t{l.seqs} * l.pages * l.page : l.slots;
-    const KvConfig plain = {slots, std::max(l.page, 1), l.kv_heads, l.dim, 0};
-    KvConfig mine = plain;
+    const KvCacheConfig plain = {slots, std::max(l.page, 1), l.kv_heads, l.dim, 0};
+    KvCacheConfig mine = plain;
     mine.rotated_pairs = l.rotated;
     c.ref = ref().kv_alloc(plain);
     c.gpu = gpu().kv_alloc(mine);
@@ -105,13 +105,13 @@ class CudaAttention : public CudaTest {
     const Twin wide = random(kF16, {n, (l.heads + 2 * l.kv_heads) * l.dim}, spread), at = device_rows(rows);
     const auto q = [&](Tensor t) { return t.columns(0, l.heads * l.dim).split(l.heads, l.dim); };
     const Twin out = poisoned(kBf16, {n, l.heads, l.dim});
-    ref().attend(out.ref, q(wide.ref), c.ref, view(at.ref, rows));
+    ref().attention(out.ref, q(wide.ref), c.ref, view(at.ref, rows));
     if (!captured) {
-      gpu().attend(out.gpu, q(wide.gpu), c.gpu, view(at.gpu, rows));
+      gpu().attention(out.gpu, q(wide.gpu), c.gpu, view(at.gpu, rows));
       return distance(out);
     }
     for (int i = 0; i < 3; ++i) {  // runs, is captured, is replayed
-      gpu().replay(key_, [&] { gpu().attend(out.gpu, q(wide.gpu), c.gpu, view(at.gpu, rows)); });
+      gpu().replay(key_, [&] { gpu().attention(out.gpu, q(wide.gpu), c.gpu, view(at.gpu, rows)); });
     }
     ++key_;
     return distance(out);
@@ -124,7 +124,7 @@ class CudaAttention : public CudaTest {
     const auto n = static_cast<int64_t>(rows.size());
     const Twin q = random(kF16, {n, l.heads, l.dim}, spread), at = device_rows(rows),
                out = poisoned(kBf16, {n, l.heads, l.dim});
-    gpu().attend(out.gpu, q.gpu, c.gpu, view(at.gpu, rows));
+    gpu().attention(out.gpu, q.gpu, c.gpu, view(at.gpu, rows));
     for (const float value : get(gpu(), out.gpu)) {
       if (!std::isfinite(value)) return NAN;
     }
@@ -133,8 +133,8 @@ class CudaAttention : public CudaTest {
     for (const int64_t begin : {int64_t{0}, n / 3, n / 2, n - count}) {
       if (begin + count > n) continue;
       const std::vector<Row> some(rows.begin() + begin, rows.begin() + begin + count);
-      ref().attend(out.ref.slice(begin, count), q.ref.slice(begin, count), c.ref,
-                   view(at.ref.slice(begin, count), some));
+      ref().attention(out.ref.slice(begin, count), q.ref.slice(begin, count), c.ref,
+                      view(at.ref.slice(begin, count), some));
       const Twin part = {out.ref.slice(begin, count), out.gpu.slice(begin, count)};
       worst = std::max(worst, distance(part));
     }
@@ -288,8 +288,8 @@ TEST_F(CudaAttention, VisionTowerWithScoresThatGrow) {
                q = twin(kF16, {patches, 16, 72}, queries), out = poisoned(kBf16, {patches, 16, 72});
     ref().kv_write(c.ref, k.ref, v.ref, view(at.ref, rows));
     gpu().kv_write(c.gpu, k.gpu, v.gpu, view(at.gpu, rows));
-    ref().attend(out.ref, q.ref, c.ref, view(at.ref, rows));
-    gpu().attend(out.gpu, q.gpu, c.gpu, view(at.gpu, rows));
+    ref().attention(out.ref, q.ref, c.ref, view(at.ref, rows));
+    gpu().attention(out.gpu, q.gpu, c.gpu, view(at.gpu, rows));
     EXPECT_LT(distance(out), kTolerance) << slope;
   }
 }
@@ -328,7 +328,7 @@ struct HeadsCase {
 
 class CudaHeads : public CudaAttention {
  protected:
-  // heads() against the small verbs of ref: the queries as they leave, and the cache through attend().
+  // heads() against the small ops of ref: the queries as they leave, and the cache through attend().
   void check(const HeadsCase& t) {
     const Layout& l = t.layout;
     Caches c = make(l);
@@ -344,10 +344,12 @@ class CudaHeads : public CudaAttention {
                k = random(t.type, {n, l.kv_heads, l.dim}), v = random(t.type, {n, l.kv_heads, l.dim}),
                scratch = random(t.type, {n, l.kv_heads, l.dim}), pos = ints({n, axes}, at),
                f = twin(kF32, {t.block / 2}, freq), q_norm = random(kF32, {l.dim}, 0.3f), device = device_rows(rows);
-    ref().heads(query.ref, q.ref, k.ref, t.v ? v.ref : Tensor(), scratch.ref, {q_norm.ref, c.k_norm.ref, 1e-6f},
-                pos.ref, Rope{f.ref, t.block}, c.ref, view(device.ref, rows));
-    gpu().heads(query.gpu, q.gpu, k.gpu, t.v ? v.gpu : Tensor(), scratch.gpu, {q_norm.gpu, c.k_norm.gpu, 1e-6f},
-                pos.gpu, Rope{f.gpu, t.block}, c.gpu, view(device.gpu, rows));
+    ref().qk_norm_rope_cache(query.ref, q.ref, k.ref, t.v ? v.ref : Tensor(), scratch.ref,
+                             {q_norm.ref, c.k_norm.ref, 1e-6f}, pos.ref, Rope{f.ref, t.block}, c.ref,
+                             view(device.ref, rows));
+    gpu().qk_norm_rope_cache(query.gpu, q.gpu, k.gpu, t.v ? v.gpu : Tensor(), scratch.gpu,
+                             {q_norm.gpu, c.k_norm.gpu, 1e-6f}, pos.gpu, Rope{f.gpu, t.block}, c.gpu,
+                             view(device.gpu, rows));
     EXPECT_LT(distance(query), kRoundedF16) << l.dim;
     std::vector<float> rounded = get(ref(), query.ref);
     for (float& value : rounded) value = round_to_bf16(value);
@@ -381,19 +383,19 @@ TEST_F(CudaHeads, Saturate) {
   const Twin device = device_rows(rows), pos = ints({2, 1}, {0, 1}), norm = twin(kF32, {16}, std::vector(16, 1e6f)),
              freq = twin(kF32, {8}, std::vector(8, 0.0f)), q = random(kF32, {2, 2, 16}), k = random(kF32, {2, 1, 16}),
              v = random(kF32, {2, 1, 16}), query = poisoned(kF16, {2, 2, 16}), out = poisoned(kBf16, {2, 2, 16});
-  gpu().heads(query.gpu, q.gpu, k.gpu, v.gpu, v.gpu, {norm.gpu, norm.gpu, 1e-6f}, pos.gpu, Rope{freq.gpu, 16}, c.gpu,
-              view(device.gpu, rows));
+  gpu().qk_norm_rope_cache(query.gpu, q.gpu, k.gpu, v.gpu, v.gpu, {norm.gpu, norm.gpu, 1e-6f}, pos.gpu,
+                           Rope{freq.gpu, 16}, c.gpu, view(device.gpu, rows));
   float most = 0;
   for (const float value : get(gpu(), query.gpu)) {
     EXPECT_LE(std::abs(value), 65504.0f);
     most = std::max(most, std::abs(value));
   }
   EXPECT_EQ(most, 65504.0f);
-  gpu().attend(out.gpu, query.gpu, c.gpu, view(device.gpu, rows));
+  gpu().attention(out.gpu, query.gpu, c.gpu, view(device.gpu, rows));
   for (const float value : get(gpu(), out.gpu)) EXPECT_LE(std::abs(value), 4.1f);  // |v| <= sqrt(dim): all finite
   const Twin large = twin(kF32, {2, 1, 16}, std::vector(32, -1e9f));
   gpu().kv_write(c.gpu, k.gpu, large.gpu, view(device.gpu, rows));
-  gpu().attend(out.gpu, query.gpu, c.gpu, view(device.gpu, rows));
+  gpu().attention(out.gpu, query.gpu, c.gpu, view(device.gpu, rows));
   for (const float value : get(gpu(), out.gpu)) EXPECT_EQ(value, round_to_bf16(-65504.0f));
 }
 

@@ -6,11 +6,11 @@
 #include <algorithm>
 
 #include "backend/cuda/attention/attention.h"
+#include "backend/cuda/attention/kv_cache.cuh"
 #include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/tile.cuh"
 #include "backend/cuda/runtime/dispatch.cuh"
-#include "backend/cuda/attention/kv_cache.cuh"
 #include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
@@ -23,7 +23,7 @@ constexpr int kGroup = 16;  // query heads, padded
 constexpr int kLeast = 2;   // tiles a block takes before others share the work
 constexpr int kPad = 8;     // elements; keeps fragment rows of a tile in different banks
 
-// kRotated 0: keys and values lie apart. Else one row of kDim + 2 * kRotated serves as both (KvView).
+// kRotated 0: keys and values lie apart. Else one row of kDim + 2 * kRotated serves as both (KvCacheView).
 template <int kDim_, int kRotated_, int kKeys_, int kStages_, int kWarps_>
 struct Shape {
   static constexpr int kDim = kDim_, kRotated = kRotated_, kKeys = kKeys_, kStages = kStages_, kWarps = kWarps_;
@@ -60,7 +60,7 @@ struct Shared {
 // Where this lane's key of tile `tile` (keys tile * kKeys ..) lies, or -1 outside of the row's interval. A warp takes
 // kKeys / kWarps keys of a tile.
 template <typename S>
-__device__ __forceinline__ int64_t place_in(const KvView& kv, const int4& see, int kv_head, int tile) {
+__device__ __forceinline__ int64_t place_in(const KvCacheView& kv, const int4& see, int kv_head, int tile) {
   constexpr int kPerWarp = S::kKeys / S::kWarps;
   static_assert(kPerWarp <= 32);
   const int mine = tile * S::kKeys + threadIdx.x / 32 * kPerWarp + threadIdx.x % 32 % kPerWarp;
@@ -70,7 +70,7 @@ __device__ __forceinline__ int64_t place_in(const KvView& kv, const int4& see, i
 // Starts the copy of tile `tile` into its stage, from the places that the lanes worked out together. Positions outside
 // the row's interval become zeros.
 template <typename S>
-__device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, int64_t place, int tile) {
+__device__ __forceinline__ void fetch(const Shared<S>& s, const KvCacheView& kv, int64_t place, int tile) {
   constexpr int kPerWarp = S::kKeys / S::kWarps;
   constexpr int kChunks = (S::kDim + 2 * S::kRotated) / 8;  // of 16 bytes in a row
   const int lane = threadIdx.x % 32, key0 = threadIdx.x / 32 * kPerWarp;
@@ -93,7 +93,7 @@ __device__ __forceinline__ void fetch(const Shared<S>& s, const KvView& kv, int6
 // The group's queries. Compressed cache: kDim elements that meet V (times K's norm weight, zero where K is kept), then
 // those that meet the kept elements of K. The rows past the group are zeros.
 template <typename S>
-__device__ __forceinline__ void load_query(const Shared<S>& s, const attend_t* q, const KvView& kv, int group) {
+__device__ __forceinline__ void load_query(const Shared<S>& s, const attend_t* q, const KvCacheView& kv, int group) {
   constexpr int kThreads = S::kWarps * 32, kChunks = S::kDim / 8, kHalf = S::kDim / 2;
   const uint4 zero = make_uint4(0, 0, 0, 0);
   for (int i = threadIdx.x; i < group * kChunks; i += kThreads) {
@@ -294,7 +294,7 @@ __device__ void finish(const Shared<S>& s, const float (&sum)[kTiles][4], const 
 // Grid: (splits, KV heads, rows). Rows and page tables, which no kernel of a pass writes, are read before the wait; a
 // block that then has no keys ends without it, but every row and KV head has one that waits.
 template <typename S>
-__global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call, KvView kv, Split split) {
+__global__ void __launch_bounds__(S::kWarps * 32) decode_kernel(AttendCall call, KvCacheView kv, Split split) {
   extern __shared__ __align__(16) char memory[];
   const Shared<S> s(memory);
   grid_release();
@@ -350,7 +350,7 @@ constexpr size_t kSharedLeast = std::max({SlidingSmall::kShared, FullSmall::kSha
 static_assert(kSharedLarge <= (227 << 10) && kSharedLeast <= (99 << 10));
 
 template <typename S>
-void run(cudaStream_t stream, const AttendCall& call, const KvView& kv, const AttendScratch& scratch, int blocks) {
+void run(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv, const AttendScratch& scratch, int blocks) {
   const int cells = kv.heads * call.count, group = call.q_heads / kv.heads;
   const int splits = std::max(1, std::min(64, blocks / cells));
   CHECK(cells <= kAttendCounters);
@@ -364,7 +364,7 @@ void run(cudaStream_t stream, const AttendCall& call, const KvView& kv, const At
 
 }  // namespace
 
-bool decode_fits(const AttendCall& call, const KvView& kv, const AttendScratch& scratch) {
+bool decode_fits(const AttendCall& call, const KvCacheView& kv, const AttendScratch& scratch) {
   const bool aligned = reinterpret_cast<uintptr_t>(call.out) % 16 == 0 && call.out_stride % 8 == 0 &&
                        reinterpret_cast<uintptr_t>(call.q) % 16 == 0 && call.q_stride % 8 == 0;
   const bool known = kv.dim == 256 ? kv.rotated == 0 : kv.dim == 512 && (kv.rotated == 0 || kv.rotated == 64);
@@ -372,7 +372,7 @@ bool decode_fits(const AttendCall& call, const KvView& kv, const AttendScratch& 
          scratch.shared_most >= static_cast<int64_t>(kSharedLeast);
 }
 
-void attend_decode(cudaStream_t stream, const AttendCall& call, const KvView& kv, const AttendScratch& scratch) {
+void attend_decode(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv, const AttendScratch& scratch) {
   const int blocks = scratch.multiprocessors;
   const bool large = scratch.shared_most >= static_cast<int64_t>(kSharedLarge);
   if (kv.dim == 256) {

@@ -27,8 +27,8 @@ struct Shape {
 // Starts the copy of keys base .. base+63 into `to`. A warp takes 8 keys at a time, 4 chunks of each in one
 // instruction: 64 bytes together in memory, and 8 keys side by side in shared memory.
 template <typename S>
-__device__ __forceinline__ void fetch(attend_t* to, const attend_t* from, const KvView& kv, const Run& run, int kv_head,
-                                      int base) {
+__device__ __forceinline__ void fetch(attend_t* to, const attend_t* from, const KvCacheView& kv, const Run& run,
+                                      int kv_head, int base) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int group = threadIdx.x / 32; group < kKeys / 8; group += S::kThreads / 32) {
@@ -99,8 +99,8 @@ struct Tiles {
 // All keys of one run, for the whole query tile. In step j: the products of tile j's values and of tile j + 1's keys
 // run while the copies of values j + 1 and keys j + 2 arrive.
 template <typename S>
-__device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, const Run& run, int kv_head, bool whole,
-                                           RowState (&state)[2], float (&sum)[S::kColumns][4]) {
+__device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvCacheView& kv, const Run& run, int kv_head,
+                                           bool whole, RowState (&state)[2], float (&sum)[S::kColumns][4]) {
   const int begin = run.first / kKeys, end = run.last / kKeys + 1;
   const attend_t* q = s.query + threadIdx.x / 128 * 64 * 8;
   const auto keys = [&](int tile) {
@@ -167,7 +167,7 @@ __device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, 
 
 // Grid: (KV heads, query tiles), the last tile of queries (the longest under a causal mask) first.
 template <typename S>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocks) prefill_kernel(AttendCall call, KvView kv) {
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks) prefill_kernel(AttendCall call, KvCacheView kv) {
   extern __shared__ __align__(128) char memory[];
   Tiles<S> s;
   s.query = reinterpret_cast<attend_t*>(memory);
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) prefill_kernel(Attend
 }
 
 template <typename S>
-void run(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
+void run(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv) {
   static AllowedOn allowed;
   allow_shared_once(prefill_kernel<S>, S::kShared, allowed);
   const int tokens = S::kRows / (call.q_heads / kv.heads);
@@ -231,7 +231,7 @@ void run(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
 
 }  // namespace
 
-bool prefill_fits(const AttendCall& call, const KvView& kv) {
+bool prefill_fits(const AttendCall& call, const KvCacheView& kv) {
   const auto aligned = [](const void* p, int64_t stride) {
     return reinterpret_cast<uintptr_t>(p) % 16 == 0 && stride % 8 == 0;
   };
@@ -241,7 +241,7 @@ bool prefill_fits(const AttendCall& call, const KvView& kv) {
   return (kv.dim == 72 || kv.dim == 256) && kv.rotated == 0 && !kv.tiled && 128 % group == 0;
 }
 
-void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
+void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv) {
   if (kv.dim == 72) return run<Shape<72, 2, 2>>(stream, call, kv);
   run<Shape<256, 2, 1>>(stream, call, kv);
 }

@@ -1,8 +1,8 @@
 // Attention of many rows at head size 512 (full layers): flash attention with warpgroup products. 512 float32 columns
 // do not fit one warpgroup's registers, so two share 64 rows: each multiplies half of the depth of q k^T, they add
 // their parts through shared memory, both compute the same softmax, and each keeps half of the output's columns. With a
-// compressed cache one tile is read as V and, with the kept elements beside it, as K (KvView). Softmax of the next tile
-// overlaps the products of this one, as in attend_prefill.cu.
+// compressed cache one tile is read as V and, with the kept elements beside it, as K (KvCacheView). Softmax of the next
+// tile overlaps the products of this one, as in attend_prefill.cu.
 #include "backend/cuda/attention/flash_tile.cuh"
 #include "backend/cuda/device/wgmma.cuh"
 #include "backend/cuda/runtime/launch.cuh"
@@ -42,7 +42,7 @@ struct Shape {
 // Queries in the order in which the steps of both halves meet them. Compressed: K's norm weight goes into the elements
 // that meet V.
 template <typename S>
-__device__ __forceinline__ void load_query(attend_t* to, const AttendCall& call, const KvView& kv, int token0,
+__device__ __forceinline__ void load_query(attend_t* to, const AttendCall& call, const KvCacheView& kv, int token0,
                                            int head0, int group) {
   for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
     const int m = i % kRows, chunk = i / kRows, token = token0 + m / group;
@@ -66,8 +66,8 @@ __device__ __forceinline__ void load_query(attend_t* to, const AttendCall& call,
 
 // Starts the copy of keys base .. base+31 into `to`: a warp takes 8 keys and half of their chunks.
 template <typename S>
-__device__ __forceinline__ void fetch(attend_t* to, const attend_t* from, const KvView& kv, const Run& run, int kv_head,
-                                      int base) {
+__device__ __forceinline__ void fetch(attend_t* to, const attend_t* from, const KvCacheView& kv, const Run& run,
+                                      int kv_head, int base) {
   constexpr int kPart = S::kElements / 8 / 2;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int row = warp % 4 * 8 + lane % 8, pos = base + row, first = warp / 4 * kPart;
@@ -138,8 +138,8 @@ struct Tiles {
 };
 
 template <typename S>
-__device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, const Run& run, int kv_head, bool whole,
-                                           RowState (&state)[2], float (&sum)[kColumns][4]) {
+__device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvCacheView& kv, const Run& run, int kv_head,
+                                           bool whole, RowState (&state)[2], float (&sum)[kColumns][4]) {
   const int begin = run.first / kKeys, end = run.last / kKeys + 1, half = threadIdx.x / 128;
   const auto bring_keys = [&](int tile) {  // and, compressed, values
     if (tile >= end) return;
@@ -207,7 +207,7 @@ __device__ __forceinline__ void attend_run(const Tiles<S>& s, const KvView& kv, 
 
 // Grid: (KV heads, query tiles), the last tile of queries first.
 template <typename S>
-__global__ void __launch_bounds__(kThreads, 1) wide_kernel(AttendCall call, KvView kv) {
+__global__ void __launch_bounds__(kThreads, 1) wide_kernel(AttendCall call, KvCacheView kv) {
   extern __shared__ __align__(128) char memory[];
   Tiles<S> s;
   s.query = reinterpret_cast<attend_t*>(memory);
@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(kThreads, 1) wide_kernel(AttendCall call, KvVi
 }
 
 template <typename S>
-void run(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
+void run(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv) {
   static AllowedOn allowed;
   allow_shared_once(wide_kernel<S>, S::kShared, allowed);
   const int tokens = kRows / (call.q_heads / kv.heads);
@@ -263,7 +263,7 @@ void run(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
 
 }  // namespace
 
-void attend_prefill_wide(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
+void attend_prefill_wide(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv) {
   if (kv.rotated) return run<Shape<64>>(stream, call, kv);
   run<Shape<0>>(stream, call, kv);
 }

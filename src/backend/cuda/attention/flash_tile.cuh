@@ -8,9 +8,9 @@
 #include <climits>
 
 #include "backend/cuda/attention/attention.h"
+#include "backend/cuda/attention/kv_cache.cuh"
 #include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/tile.cuh"
-#include "backend/cuda/attention/kv_cache.cuh"
 
 namespace gemma4::cuda {
 

@@ -6,15 +6,15 @@
 // thread). 320 rows also make one wave of the 2520 patches of a usual image: 8 tiles x 16 heads for 132
 // multiprocessors.
 //
-// The cache keeps keys and values in the order in which the tensor cores want them in shared memory (KvView::tiled), so
-// that a tile of 64 keys of one head is one piece of memory, and one thread asks the copy engine for it four tiles
-// ahead. (A warp for that alone would leave the others 80 registers.)
+// The cache keeps keys and values in the order in which the tensor cores want them in shared memory
+// (KvCacheView::tiled), so that a tile of 64 keys of one head is one piece of memory, and one thread asks the copy
+// engine for it four tiles ahead. (A warp for that alone would leave the others 80 registers.)
 #include <climits>
 
 #include "backend/cuda/attention/attention.h"
 #include "backend/cuda/device/element.cuh"
-#include "backend/cuda/device/wgmma.cuh"
 #include "backend/cuda/device/tma.cuh"
+#include "backend/cuda/device/wgmma.cuh"
 #include "backend/cuda/runtime/launch.cuh"
 
 #pragma nv_diag_suppress 177  // constants that a device without wgmma has no use for
@@ -315,7 +315,7 @@ __device__ __forceinline__ void store_rows(const AttendCall& call, int row0, int
 
 // Grid: (query tiles, heads): blocks that run together read the keys of few heads.
 template <typename S>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocks) vision_kernel(AttendCall call, KvView kv) {
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks) vision_kernel(AttendCall call, KvCacheView kv) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(128) char memory[];
   const int row0 = blockIdx.x * S::kRows, head = blockIdx.y;
@@ -356,7 +356,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) vision_kernel(AttendC
 }
 
 template <typename S>
-void run(cudaStream_t stream, const AttendCall& call, const KvView& kv) {
+void run(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv) {
   static AllowedOn allowed;
   allow_shared_once(vision_kernel<S>, S::kShared, allowed);
   launch(stream, dim3((call.count + S::kRows - 1) / S::kRows, call.q_heads), S::kThreads, S::kShared, vision_kernel<S>,
@@ -368,7 +368,7 @@ using Small = Shape<2, 2, 5>;
 
 }  // namespace
 
-bool vision_fits(const AttendCall& call, const KvView& kv) {
+bool vision_fits(const AttendCall& call, const KvCacheView& kv) {
   const auto aligned = [](const void* p, int64_t stride, int bytes) {
     return reinterpret_cast<uintptr_t>(p) % bytes == 0 && stride * 2 % bytes == 0;
   };
@@ -376,7 +376,7 @@ bool vision_fits(const AttendCall& call, const KvView& kv) {
          aligned(call.q, call.q_stride, 16) && aligned(call.out, call.out_stride, 4);
 }
 
-void attend_vision(cudaStream_t stream, const AttendCall& call, const KvView& kv, int multiprocessors) {
+void attend_vision(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv, int multiprocessors) {
   const int blocks = (call.count + Large::kRows - 1) / Large::kRows * call.q_heads;
   if (blocks * 2 < multiprocessors) return run<Small>(stream, call, kv);  // small images: more, smaller blocks
   run<Large>(stream, call, kv);

@@ -1,4 +1,4 @@
-// Where a key-value cache's elements lie, on the device. See KvView in verbs.h.
+// Where a key-value cache's elements lie, on the device. See KvCacheView in ops.h.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,14 +9,14 @@ namespace gemma4::cuda {
 
 // Elements before the row of a slot among those of one head and page, and before element e of a row: for all but tiled
 // caches slot * row and e.
-__device__ __forceinline__ int64_t kv_row(const KvView& kv, int64_t slot) {
+__device__ __forceinline__ int64_t kv_row(const KvCacheView& kv, int64_t slot) {
   return kv.tiled ? slot / 8 * 8 * kv.row + slot % 8 * 8 : slot * kv.row;
 }
-__device__ __forceinline__ int kv_element(const KvView& kv, int e) { return kv.tiled ? e / 8 * 64 + e % 8 : e; }
+__device__ __forceinline__ int kv_element(const KvCacheView& kv, int e) { return kv.tiled ? e / 8 * 64 + e % 8 : e; }
 
 // Elements before the row of position `pos` of sequence `seq`, KV head `head`. Cheap where it matters: no division in a
 // paged cache whose pages are a power of two.
-__device__ __forceinline__ int64_t kv_place(const KvView& kv, int seq, int pos, int head) {
+__device__ __forceinline__ int64_t kv_place(const KvCacheView& kv, int seq, int pos, int head) {
   const int64_t head_at = int64_t{head} * kv.page * kv.row;
   if (!kv.table) return head_at + kv_row(kv, pos);  // one page of all slots
   int page, within;
@@ -32,7 +32,7 @@ __device__ __forceinline__ int64_t kv_place(const KvView& kv, int seq, int pos, 
 }
 
 // Where a compressed row keeps K's element `e`, or -1 where it does not.
-__device__ __forceinline__ int kv_rotated_index(const KvView& kv, int e) {
+__device__ __forceinline__ int kv_rotated_index(const KvCacheView& kv, int e) {
   const int half = kv.dim / 2, i = e < half ? e : e - half;
   return i < kv.rotated ? kv.dim + (e < half ? 0 : kv.rotated) + i : -1;
 }

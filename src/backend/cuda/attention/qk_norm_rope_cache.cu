@@ -1,8 +1,8 @@
 // rope, kv_write, and heads: the norms of q, k and v, the rotation and the cache write of one layer in one launch.
+#include "backend/cuda/attention/kv_cache.cuh"
 #include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/runtime/dispatch.cuh"
-#include "backend/cuda/attention/kv_cache.cuh"
 #include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
@@ -52,8 +52,8 @@ __global__ void rope_kernel(T* x, int64_t stride, int64_t rows, int heads, int d
 
 // One warp for each (row, head).
 template <typename X>
-__global__ void kv_write_kernel(KvView kv, const X* k, int64_t k_stride, const X* v, int64_t v_stride, const int4* rows,
-                                int count) {
+__global__ void kv_write_kernel(KvCacheView kv, const X* k, int64_t k_stride, const X* v, int64_t v_stride,
+                                const int4* rows, int count) {
   grid_release();
   grid_wait();
   const int index = blockIdx.x * kWarps + threadIdx.x / 32;
@@ -131,7 +131,7 @@ __device__ __forceinline__ void write_rotated(attend_t* to, const float* x, cons
 
 // Any size. A block for kWarps heads of one row; a warp for a head. Heads in order: q, k, v.
 template <typename X>
-__global__ void heads_kernel(HeadsView<X> h, RopeView rope, KvView kv, const int4* rows) {
+__global__ void heads_kernel(HeadsView<X> h, RopeView rope, KvCacheView kv, const int4* rows) {
   __shared__ float2 turns[kDimMax / 2];
   __shared__ float values[kWarps][kDimMax];
   grid_release();
@@ -202,8 +202,9 @@ __device__ __forceinline__ void rotate(float (&low)[8], float (&high)[8], const 
 
 // One head: its norm, its rotation, and where it goes.
 template <typename S, typename X>
-__device__ __forceinline__ void finish_head(float (&low)[8], float (&high)[8], const HeadsView<X>& h, const KvView& kv,
-                                            const int4* rows, int row, int head, int at, const float2* turns) {
+__device__ __forceinline__ void finish_head(float (&low)[8], float (&high)[8], const HeadsView<X>& h,
+                                            const KvCacheView& kv, const int4* rows, int row, int head, int at,
+                                            const float2* turns) {
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) squares += low[i] * low[i] + high[i] * high[i];
@@ -240,7 +241,7 @@ __device__ __forceinline__ const X* head_of(const HeadsView<X>& h, int kv_heads,
 // A block for kRows rows; with several blocks in x, each takes a share of their heads.
 template <typename S, int kRows, typename X>
 __global__ void __launch_bounds__(kWarps * 32, sizeof(X) == 2 ? S::kBlocks : 2)
-    heads_wide_kernel(HeadsView<X> h, RopeView rope, KvView kv, const int4* rows, int count) {
+    heads_wide_kernel(HeadsView<X> h, RopeView rope, KvCacheView kv, const int4* rows, int count) {
   __shared__ float2 turns[kRows * S::kHalf];
   grid_release();
   const int lane = threadIdx.x % 32, at = lane % S::kLanes * 8, row0 = blockIdx.y * kRows;
@@ -277,8 +278,8 @@ __global__ void __launch_bounds__(kWarps * 32, sizeof(X) == 2 ? S::kBlocks : 2)
 
 // Several rows a block where there are many, for fewer sines; one block for a few heads where there are few, for speed.
 template <typename S, typename X>
-bool heads_wide(cudaStream_t stream, const HeadsView<X>& h, const RopeView& rope, const KvView& kv, const int4* rows,
-                int count) {
+bool heads_wide(cudaStream_t stream, const HeadsView<X>& h, const RopeView& rope, const KvCacheView& kv,
+                const int4* rows, int count) {
   constexpr int kMany = 512, kRows = 4;
   if (h.dim != S::kDim || rope.block != S::kDim || kv.rotated % 8 != 0 || kv.row % 8 != 0 || kv.tiled) return false;
   const int heads = h.q_heads + kv.heads * (h.v ? 2 : 1), at_once = kWarps * S::kHeads;
@@ -323,7 +324,7 @@ __device__ __forceinline__ void rotate_words(uint32_t (&words)[Tower::kWords], f
 }
 
 __global__ void __launch_bounds__(Tower::kThreads, 4)
-    heads_tower_kernel(HeadsView<__nv_bfloat16> h, RopeView rope, KvView kv, const int4* rows, int count) {
+    heads_tower_kernel(HeadsView<__nv_bfloat16> h, RopeView rope, KvCacheView kv, const int4* rows, int count) {
   using S = Tower;
   __shared__ float2 turns[S::kRows * S::kPitch];
   __shared__ __align__(8) float weight[2][S::kDim];
@@ -381,7 +382,7 @@ __global__ void __launch_bounds__(Tower::kThreads, 4)
   }
 }
 
-bool heads_tower(cudaStream_t stream, const HeadsView<__nv_bfloat16>& h, const RopeView& rope, const KvView& kv,
+bool heads_tower(cudaStream_t stream, const HeadsView<__nv_bfloat16>& h, const RopeView& rope, const KvCacheView& kv,
                  const int4* rows, int count) {
   using S = Tower;
   if (h.dim != S::kDim || rope.block != S::kBlock || !h.v || kv.rotated) return false;
@@ -392,7 +393,7 @@ bool heads_tower(cudaStream_t stream, const HeadsView<__nv_bfloat16>& h, const R
 }
 
 // Whether the kernels above can read 16 bytes everywhere.
-bool aligned_heads(const Tensor& q, const Tensor& k, const Tensor& v, const Backend::HeadNorms& norms) {
+bool aligned_heads(const Tensor& q, const Tensor& k, const Tensor& v, const Backend::QkNorms& norms) {
   return aligned8(q) && aligned8(k) && (!v || aligned8(v)) && reinterpret_cast<uintptr_t>(norms.q.data) % 16 == 0 &&
          reinterpret_cast<uintptr_t>(norms.k.data) % 16 == 0;
 }
@@ -413,7 +414,7 @@ void rope(cudaStream_t stream, Tensor x, Tensor pos, const Rope& rope_by) {
   });
 }
 
-void kv_write(cudaStream_t stream, const KvView& kv, Tensor k, Tensor v, Tensor rows) {
+void kv_write(cudaStream_t stream, const KvCacheView& kv, Tensor k, Tensor v, Tensor rows) {
   check_rows(rows);
   CHECK(k.dtype == v.dtype && k.row_size() == kv.heads * kv.dim && v.row_size() == k.row_size());
   CHECK(k.rows() == rows.rows());
@@ -425,7 +426,7 @@ void kv_write(cudaStream_t stream, const KvView& kv, Tensor k, Tensor v, Tensor 
   });
 }
 
-bool heads_fit(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v) {
+bool qk_norm_rope_cache_fits(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v) {
   const auto even = [&](const Tensor& t, DType type) {
     return t.dtype == type && reinterpret_cast<uintptr_t>(t.data) % (2 * dtype_size(type)) == 0 && t.stride % 2 == 0 &&
            t.rank == 3;
@@ -434,11 +435,11 @@ bool heads_fit(const Tensor& query, const Tensor& q, const Tensor& k, const Tens
          q.shape[2] % 2 == 0 && q.shape[2] <= kDimMax;
 }
 
-void heads(cudaStream_t stream, Tensor query, Tensor q, Tensor k, Tensor v, const Backend::HeadNorms& norms, Tensor pos,
-           const Rope& rope, const KvView& kv, Tensor rows) {
+void qk_norm_rope_cache(cudaStream_t stream, Tensor query, Tensor q, Tensor k, Tensor v, const Backend::QkNorms& norms,
+                        Tensor pos, const Rope& rope, const KvCacheView& kv, Tensor rows) {
   check_rows(rows);
   const int dim = static_cast<int>(q.shape[2]), q_heads = static_cast<int>(q.shape[1]);
-  CHECK(heads_fit(query, q, k, v) && query.shape == q.shape);
+  CHECK(qk_norm_rope_cache_fits(query, q, k, v) && query.shape == q.shape);
   CHECK(dim == kv.dim && k.shape[1] == kv.heads && k.shape[2] == dim);
   CHECK(norms.q.dtype == DType::kF32 && norms.q.size() == dim && norms.k.dtype == DType::kF32 && norms.k.size() == dim);
   const RopeView by = view(rope, pos, dim);

@@ -9,9 +9,9 @@
 #include <numeric>
 #include <shared_mutex>
 
-#include "backend/cuda/runtime/error.h"
 #include "backend/cuda/comm/nccl_abi.h"
 #include "backend/cuda/comm/peer_all_reduce.h"
+#include "backend/cuda/runtime/error.h"
 
 namespace gemma4::cuda {
 namespace {
@@ -32,7 +32,7 @@ struct Library {
   Broadcast broadcast = nullptr;
   Send send = nullptr;
   Recv recv = nullptr;
-  Group group_start = nullptr, group_end = nullptr;
+  ProcessGroup group_start = nullptr, group_end = nullptr;
 
   void check(Result result, const char* what) const {
     if (result != kSuccess) throw DeviceError(std::string("NCCL failed: ") + what + ": " + error_string(result));
@@ -106,13 +106,13 @@ void Communicator::check() {
   if (shared_->left.load(std::memory_order_acquire)) throw DeviceError(shared_->why);
 }
 
-void Communicator::leave(const std::string& why) {
+void Communicator::abort(const std::string& why) {
   Shared& s = *shared_;
   const std::lock_guard once(s.leaving);
   if (s.left) return;
   s.why = why;
   s.left.store(true, std::memory_order_release);
-  if (s.peers) s.peers->leave();
+  if (s.peers) s.peers->abort();
   const std::unique_lock lock(s.mutex, Shared::kPatience);
   for (Comm& comm : s.comms) library().abort(comm);
   s.comms.clear();
@@ -180,26 +180,26 @@ std::vector<std::unique_ptr<Communicator>> connect_gpus(int count) {
 }
 
 // Rank 0 waits for the others before it begins: within ncclCommInitRank nobody could tell it that one has failed.
-std::unique_ptr<Communicator> connect_process(Link& link, int device) {
+std::unique_ptr<Communicator> connect_process(ControlChannel& channel, int device) {
   const Library& nccl = library();
   UniqueId id = {};
   const auto bytes = std::as_writable_bytes(std::span(&id, 1));
-  if (link.rank() == 0) {
-    link.wait_ready();
+  if (channel.rank() == 0) {
+    channel.wait_ready();
     nccl.check(nccl.unique_id(&id), "beginning");
-    link.send_all(Link::Message::kNcclId, bytes);
+    channel.send_all(ControlChannel::Message::kNcclId, bytes);
   } else {
-    link.send_ready();
-    link.receive(0, Link::Message::kNcclId, bytes);
+    channel.send_ready();
+    channel.receive(0, ControlChannel::Message::kNcclId, bytes);
   }
   CUDA_CHECK(cudaSetDevice(device));
   Comm comm = nullptr;
-  nccl.check(nccl.init_rank(&comm, link.world(), id, link.rank()), "connecting the processes");
+  nccl.check(nccl.init_rank(&comm, channel.world(), id, channel.rank()), "connecting the processes");
   auto shared = std::make_shared<Communicator::Shared>();
-  shared->world = link.world(), shared->first = link.rank();
+  shared->world = channel.world(), shared->first = channel.rank();
   shared->comms = {comm};
-  shared->peers = Peers::connect(link, device);
-  return std::unique_ptr<Communicator>(new Communicator(shared, link.rank()));
+  shared->peers = Peers::connect(channel, device);
+  return std::unique_ptr<Communicator>(new Communicator(shared, channel.rank()));
 }
 
 }  // namespace gemma4::cuda

@@ -1,4 +1,4 @@
-// Communicator: one GPU's end of the collective verbs, by NCCL and, for small sums, by peers.h. libnccl.so.2 is opened
+// Communicator: one GPU's end of the collective ops, by NCCL and, for small sums, by peers.h. libnccl.so.2 is opened
 // with dlopen when several GPUs are first asked for, so that builds and single GPUs do without it. Calls are put on the
 // rank's stream and return at once; they may be captured in a graph.
 #pragma once
@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "backend/cuda/megakernel/recorder.h"
-#include "distributed/control_channel.h"
 #include "base/tensor.h"
+#include "distributed/control_channel.h"
 
 namespace gemma4::cuda {
 
@@ -25,19 +25,19 @@ class Communicator {
   int rank() const { return rank_; }
   int world() const;
 
-  // As the verbs in backend.h; contiguous x of F32 or BF16 (gather_columns: any stride).
+  // As the ops in backend.h; contiguous x of F32 or BF16 (gather_columns: any stride).
   void all_reduce(Tensor x, cudaStream_t stream);
   void broadcast(Tensor x, cudaStream_t stream);
   void gather_columns(Tensor x, std::span<const int64_t> begins, cudaStream_t stream);
 
   StepPeers step_peers() const;  // world 1 where sums are NCCL's alone
 
-  void check();                        // throws DeviceError once leave() was called
-  void leave(const std::string& why);  // from any thread: ends what all ranks of the group wait for
+  void check();                        // throws DeviceError once abort() was called
+  void abort(const std::string& why);  // from any thread: ends what all ranks of the group wait for
 
  private:
   friend std::vector<std::unique_ptr<Communicator>> connect_gpus(int count);
-  friend std::unique_ptr<Communicator> connect_process(Link& link, int device);
+  friend std::unique_ptr<Communicator> connect_process(ControlChannel& channel, int device);
   struct Shared;
   Communicator(std::shared_ptr<Shared> shared, int rank) : shared_(std::move(shared)), rank_(rank) {}
   template <typename Call>
@@ -52,7 +52,7 @@ class Communicator {
 // allow it, NCCL fails to start instead of doing without (github.com/pytorch/pytorch/pull/177472).
 std::vector<std::unique_ptr<Communicator>> connect_gpus(int count);
 
-// This process's GPU `device` as the rank of `link`; all its processes call it. Throws as connect_gpus().
-std::unique_ptr<Communicator> connect_process(Link& link, int device);
+// This process's GPU `device` as the rank of `channel`; all its processes call it. Throws as connect_gpus().
+std::unique_ptr<Communicator> connect_process(ControlChannel& channel, int device);
 
 }  // namespace gemma4::cuda

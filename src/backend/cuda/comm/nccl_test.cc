@@ -1,4 +1,4 @@
-// The collective verbs over NCCL: on one card, where they must change nothing, and on as many as there are.
+// The collective ops over NCCL: on one card, where they must change nothing, and on as many as there are.
 #include <gtest/gtest.h>
 
 #include <algorithm>

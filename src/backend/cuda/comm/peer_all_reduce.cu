@@ -6,9 +6,9 @@
 #include <cstring>
 #include <thread>
 
+#include "backend/cuda/comm/peer_all_reduce.h"
 #include "backend/cuda/runtime/error.h"
 #include "backend/cuda/runtime/launch.cuh"
-#include "backend/cuda/comm/peer_all_reduce.h"
 #include "base/bf16.h"
 
 namespace gemma4::cuda {
@@ -95,10 +95,10 @@ std::shared_ptr<Peers> doubted() {
 }
 
 // Does every process say so?
-bool all_say(Link& link, bool mine) {
+bool all_say(ControlChannel& channel, bool mine) {
   const auto said = std::byte{mine};
-  const Link::Bytes all = link.gather(Link::Message::kPeers, {&said, 1});
-  return std::ranges::count(all, std::byte{1}) == link.world();
+  const ControlChannel::Bytes all = channel.gather(ControlChannel::Message::kPeers, {&said, 1});
+  return std::ranges::count(all, std::byte{1}) == channel.world();
 }
 
 }  // namespace
@@ -114,12 +114,12 @@ std::shared_ptr<Peers> Peers::connect(int count) {
   return std::count(good.begin(), good.end(), 1) == count ? peers : doubted();
 }
 
-std::shared_ptr<Peers> Peers::connect(Link& link, int device) {
-  const bool here = wanted(link.world()) && link.place().local_world == link.world();
-  if (!all_say(link, here)) return nullptr;
-  const std::shared_ptr<Peers> peers(new Peers(link.world()));
-  if (!all_say(link, peers->reach(link, device))) return nullptr;
-  return all_say(link, peers->trial(link.rank())) ? peers : doubted();
+std::shared_ptr<Peers> Peers::connect(ControlChannel& channel, int device) {
+  const bool here = wanted(channel.world()) && channel.process().local_world == channel.world();
+  if (!all_say(channel, here)) return nullptr;
+  const std::shared_ptr<Peers> peers(new Peers(channel.world()));
+  if (!all_say(channel, peers->reach(channel, device))) return nullptr;
+  return all_say(channel, peers->trial(channel.rank())) ? peers : doubted();
 }
 
 Peers::Peers(int world) : world_(world), views_(static_cast<size_t>(world)), steps_(static_cast<size_t>(world)) {
@@ -184,20 +184,20 @@ bool Peers::reach() {
 }
 
 // Makes this process's inbox and opens those of the others.
-bool Peers::reach(Link& link, int device) {
-  add_rank(link.rank(), device);
+bool Peers::reach(ControlChannel& channel, int device) {
+  add_rank(channel.rank(), device);
   struct Offer {
     cudaIpcMemHandle_t handle;
     bool good;
   } mine = {};
   mine.good = cudaIpcGetMemHandle(&mine.handle, inboxes_[0].memory) == cudaSuccess;
-  const Link::Bytes all = link.gather(Link::Message::kPeers, std::as_bytes(std::span(&mine, 1)));
+  const ControlChannel::Bytes all = channel.gather(ControlChannel::Message::kPeers, std::as_bytes(std::span(&mine, 1)));
   bool good = true;
   for (int rank = 0; rank < world_ && good; ++rank) {
     Offer offer;
     std::memcpy(&offer, all.data() + static_cast<size_t>(rank) * sizeof offer, sizeof offer);
     Inbox inbox = inboxes_[0];
-    if (rank != link.rank()) {
+    if (rank != channel.rank()) {
       good = offer.good &&
              cudaIpcOpenMemHandle(&inbox.memory, offer.handle, cudaIpcMemLazyEnablePeerAccess) == cudaSuccess;
       if (good) opened_.push_back(inbox.memory);

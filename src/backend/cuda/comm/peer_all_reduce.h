@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "backend/cuda/megakernel/recorder.h"
-#include "distributed/control_channel.h"
 #include "base/tensor.h"
+#include "distributed/control_channel.h"
 
 namespace gemma4::cuda {
 
@@ -38,15 +38,15 @@ class Peers {
   // For GPUs 0 .. count-1. Null where one cannot reach another, where a trial gives wrong sums, or where the variable
   // GEMMA4_PEERS is 0; the second says so on stderr.
   static std::shared_ptr<Peers> connect(int count);
-  // The same for GPU `device` of this process as the rank of `link`, whose processes all call it and all get one
+  // The same for GPU `device` of this process as the rank of `channel`, whose processes all call it and all get one
   // answer: where they are on one host and see each other's GPUs, each opens the others' inboxes (CUDA IPC).
-  static std::shared_ptr<Peers> connect(Link& link, int device);
+  static std::shared_ptr<Peers> connect(ControlChannel& channel, int device);
   ~Peers();
 
   bool takes(const Tensor& x) const;
   void all_reduce(int rank, Tensor x, cudaStream_t stream) const;
   StepPeers step(int rank) const { return steps_[static_cast<size_t>(rank)]; }  // for sums inside a step kernel
-  void leave() { *left_ = 1; }
+  void abort() { *left_ = 1; }
 
  private:
   struct Inbox {  // of one GPU, one piece of memory
@@ -58,7 +58,7 @@ class Peers {
 
   explicit Peers(int world);
   bool reach();
-  bool reach(Link& link, int device);
+  bool reach(ControlChannel& channel, int device);
   void add_rank(int rank, int device);
   void address(int to, const Inbox& inbox);
   bool trial(int rank) const;

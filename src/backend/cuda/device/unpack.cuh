@@ -17,7 +17,6 @@
 
 #include "backend/cuda/device/mma.cuh"
 
-
 // Where element (row, col) of a chunk is.
 struct ChunkPlace {
   int g, half, step, lane, pair, element;

@@ -15,12 +15,12 @@
 #include <algorithm>
 #include <string>
 
-#include "backend/cuda/gemm/layout_codec.cuh"
-#include "backend/cuda/device/tma.cuh"
 #include "backend/cuda/device/mma.cuh"
+#include "backend/cuda/device/tma.cuh"
+#include "backend/cuda/gemm/gemm_wgmma.h"
+#include "backend/cuda/gemm/layout_codec.cuh"
 #include "backend/cuda/runtime/error.h"
 #include "backend/cuda/runtime/launch.cuh"
-#include "backend/cuda/gemm/gemm_wgmma.h"
 
 namespace gemma4::cuda {
 namespace {

@@ -15,9 +15,9 @@
 #include <algorithm>
 
 #include "backend/cuda/device/mma.cuh"
+#include "backend/cuda/gemm/gemv_pipeline.cuh"
 #include "backend/cuda/runtime/error.h"
 #include "backend/cuda/runtime/launch.cuh"
-#include "backend/cuda/gemm/gemv_pipeline.cuh"
 
 namespace gemma4::cuda {
 

@@ -20,10 +20,10 @@
 #include "backend/cuda/device/convert.cuh"
 #include "backend/cuda/device/limbs.cuh"
 #include "backend/cuda/device/reduce.cuh"
-#include "backend/cuda/runtime/error.h"
-#include "backend/cuda/runtime/launch.cuh"
 #include "backend/cuda/gemm/gemv_int8.h"
 #include "backend/cuda/gemm/gemv_pipeline.cuh"
+#include "backend/cuda/runtime/error.h"
+#include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
 namespace {

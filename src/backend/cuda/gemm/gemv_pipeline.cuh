@@ -6,10 +6,10 @@
 
 #include <algorithm>
 
-#include "backend/cuda/gemm/layout_codec.cuh"
 #include "backend/cuda/device/tma.cuh"
-#include "backend/cuda/runtime/launch.cuh"
 #include "backend/cuda/gemm/gemv_bf16.h"
+#include "backend/cuda/gemm/layout_codec.cuh"
+#include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
 

@@ -1,8 +1,8 @@
 // From a Layout to its codec (device/unpack.cuh) at compile time.
 #pragma once
 
-#include "backend/cuda/gemm/select_kernel.h"
 #include "backend/cuda/device/unpack.cuh"
+#include "backend/cuda/gemm/select_kernel.h"
 
 namespace gemma4::cuda {
 

@@ -7,17 +7,17 @@
 #include <cstdlib>
 #include <string>
 
-#include "backend/cuda/gemm/layout_codec.cuh"
-#include "backend/cuda/runtime/error.h"
-#include "backend/cuda/runtime/launch.cuh"
 #include "backend/cuda/gemm/cublaslt.h"
-#include "backend/cuda/gemm/linear.h"
+#include "backend/cuda/gemm/gemm_wgmma.h"
 #include "backend/cuda/gemm/gemv_bf16.h"
 #include "backend/cuda/gemm/gemv_int8.h"
-#include "backend/cuda/gemm/gemm_wgmma.h"
+#include "backend/cuda/gemm/layout_codec.cuh"
+#include "backend/cuda/gemm/linear.h"
 #include "backend/cuda/gemm/pack_weights.h"
 #include "backend/cuda/gemm/self_check.h"
 #include "backend/cuda/ops/ops.h"
+#include "backend/cuda/runtime/error.h"
+#include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
 namespace {
@@ -237,8 +237,8 @@ std::vector<std::byte> Linear::read_back(const DeviceMatrix& w, cudaStream_t str
   return bytes;
 }
 
-DeviceMatrix Linear::adopt(DeviceMatrix like, std::span<const std::byte> bytes, const Allocate& allocate,
-                           cudaStream_t stream) {
+DeviceMatrix Linear::load_prepacked(DeviceMatrix like, std::span<const std::byte> bytes, const Allocate& allocate,
+                                    cudaStream_t stream) {
   CHECK(static_cast<int64_t>(bytes.size()) == like.bytes);
   like.data = allocate(like.bytes);
   CUDA_CHECK(cudaMemcpyAsync(like.data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream));
@@ -342,10 +342,12 @@ void Linear::State::run(Tensor out, Tensor x, const DeviceMatrix& w, Kernel kern
   library->multiply(out, x, w.data, w.rows, w.pitch, library_workspace, stream);
 }
 
-DType Linear::input_type(const DeviceMatrix& w) const { return w.layout == Layout::kBF16 ? DType::kF16 : DType::kBF16; }
+DType Linear::gemm_input_type(const DeviceMatrix& w) const {
+  return w.layout == Layout::kBF16 ? DType::kF16 : DType::kBF16;
+}
 
 void Linear::linear(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream) {
-  CHECK(x.dtype == DType::kBF16 || x.dtype == input_type(w));
+  CHECK(x.dtype == DType::kBF16 || x.dtype == gemm_input_type(w));
   CHECK(x.row_size() == w.cols && out.row_size() == w.rows && out.rows() == x.rows());
   if (x.rows() == 0) return;
   state_->run(out, x, w, choose_kernel(w, x.rows(), aligned16(x) && aligned16(out), state_->device), stream);

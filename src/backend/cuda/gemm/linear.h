@@ -68,16 +68,16 @@ class Linear {
   // The device bytes of an uploaded matrix, back on the host; waits. And such bytes to the device again, as they are:
   // `like` has everything but data. `bytes` may be unmapped on return.
   std::vector<std::byte> read_back(const DeviceMatrix& w, cudaStream_t stream);
-  DeviceMatrix adopt(DeviceMatrix like, std::span<const std::byte> bytes, const Allocate& allocate,
-                     cudaStream_t stream);
+  DeviceMatrix load_prepacked(DeviceMatrix like, std::span<const std::byte> bytes, const Allocate& allocate,
+                              cudaStream_t stream);
   void end_upload();  // frees the pinned buffers; upload() takes them again when needed
 
-  // out = x w^T. x BF16 [n, cols] (or F16, where input_type() says so and out is F32); out BF16 or F32 [n, rows]; both
-  // may have row strides (multiples of 8 elements are fast, others correct).
+  // out = x w^T. x BF16 [n, cols] (or F16, where gemm_input_type() says so and out is F32); out BF16 or F32 [n, rows];
+  // both may have row strides (multiples of 8 elements are fast, others correct).
   void linear(Tensor out, Tensor x, const DeviceMatrix& w, cudaStream_t stream);
 
   // BF16, or F16 for weights kept as bfloat16: they are exact, so the rounding of x is the error of the product.
-  DType input_type(const DeviceMatrix& w) const;
+  DType gemm_input_type(const DeviceMatrix& w) const;
 
   // out = gelu_tanh(gate) * up, gate and up the halves of x w^T. out BF16 [n, rows / 2]. Needs w.paired for the fused
   // path; `scratch` BF16 or F32 [n, rows] is used where there is none and may be empty when fused(w, n).

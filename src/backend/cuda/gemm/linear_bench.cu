@@ -11,13 +11,13 @@
 #include <string>
 #include <vector>
 
-#include "backend/cuda/gemm/select_kernel.h"
-#include "backend/cuda/runtime/error.h"
-#include "backend/cuda/runtime/launch.cuh"
 #include "backend/cuda/gemm/cublaslt.h"
 #include "backend/cuda/gemm/linear.h"
 #include "backend/cuda/gemm/linear_check_testing.h"
 #include "backend/cuda/gemm/linear_data_testing.h"
+#include "backend/cuda/gemm/select_kernel.h"
+#include "backend/cuda/runtime/error.h"
+#include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
 namespace {
@@ -242,7 +242,7 @@ class Chain {
     const int64_t heights = shape.geglu ? 2 : 1;
     std::vector<Weight> parts;
     for (int64_t i = 0; i < heights; ++i)
-      parts.push_back(make_weight(kKinds[0], shape.rows / heights, shape.cols, 9 + i));
+      parts.push_back(make_weight(kAttentionKinds[0], shape.rows / heights, shape.cols, 9 + i));
     std::vector<Matrix> views;
     for (const Weight& part : parts) views.push_back(part.matrix);
     Step step{shape, {}, {}};
@@ -314,9 +314,9 @@ int run(const std::vector<std::string>& modes) {
   Bench bench{linear, stream};
   if (wanted("decode") || wanted("prefill") || wanted("chain")) bench.peaks();
   if (wanted("decode")) {
-    for (const Shape& shape : kShapes) bench.time(kKinds[0], shape, {1, 4, 8}, kVariants);
-    for (const int i : {1, 7}) bench.time(kKinds[i], kShapes[5], {1}, kVariants);
-    for (const Kind& kind : kKinds) bench.time(kind, kShapes[5], {1, 16});
+    for (const Shape& shape : kShapes) bench.time(kAttentionKinds[0], shape, {1, 4, 8}, kVariants);
+    for (const int i : {1, 7}) bench.time(kAttentionKinds[i], kShapes[5], {1}, kVariants);
+    for (const Kind& kind : kAttentionKinds) bench.time(kind, kShapes[5], {1, 16});
   }
   if (wanted("chain")) {
     Chain chain(linear, stream);
@@ -327,8 +327,8 @@ int run(const std::vector<std::string>& modes) {
     }
   }
   if (wanted("prefill")) {
-    for (const Shape& shape : std::span(kShapes).first(6)) bench.time(kKinds[0], shape, {32, 64, 256, 2048});
-    for (const Kind& kind : kKinds) bench.time(kind, kShapes[5], {2048});
+    for (const Shape& shape : std::span(kShapes).first(6)) bench.time(kAttentionKinds[0], shape, {32, 64, 256, 2048});
+    for (const Kind& kind : kAttentionKinds) bench.time(kind, kShapes[5], {2048});
   }
   return checker.failed > 0 ? 1 : 0;
 }

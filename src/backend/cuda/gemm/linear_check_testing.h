@@ -147,30 +147,32 @@ struct Checker {
   }
 
   void few() {  // the quantised kernels on small shapes: for compute-sanitizer
-    check(kKinds[0], {272, 48}, 768, 1, false, DType::kBF16);
-    check(kKinds[0], {272, 48}, 768, 13, false, DType::kF32);
+    check(kAttentionKinds[0], {272, 48}, 768, 1, false, DType::kBF16);
+    check(kAttentionKinds[0], {272, 48}, 768, 13, false, DType::kF32);
     few_variants();
-    check(kKinds[0], {192, 192}, 1024, 40, true, DType::kBF16);
-    check(kKinds[0], {200, 200}, 1024, 130, true, DType::kBF16);
-    check(kKinds[5], {272, 48}, 768, 70, false, DType::kBF16);
+    check(kAttentionKinds[0], {192, 192}, 1024, 40, true, DType::kBF16);
+    check(kAttentionKinds[0], {200, 200}, 1024, 130, true, DType::kBF16);
+    check(kAttentionKinds[5], {272, 48}, 768, 70, false, DType::kBF16);
   }
 
   // Heights and widths that fill no panel, no stage, not every block; row counts at the borders of the kernels.
   void awkward() {
     for (const int i : {0, 5, 7}) {
-      for (const int64_t height : {1, 7, 9, 17, 127, 129}) check(kKinds[i], {height}, 192, 2, false, DType::kBF16);
-      for (const int64_t n : {1, 2, 4, 5, 6, 7, 8, 9, 16, 17}) check(kKinds[i], {136}, 320, n, false, DType::kBF16);
-      for (const int64_t cols : {64, 128, 576}) check(kKinds[i], {8, 8}, cols, 5, true, DType::kBF16);
-      check(kKinds[i], {12, 12}, 256, 3, true, DType::kBF16);    // not interleaved: no eights
-      check(kKinds[i], {5376}, 512, 1300, false, DType::kBF16);  // a whole wave of tiles, and shares
-      check(kKinds[i], {2696, 2696}, 512, 1300, true, DType::kBF16);
-      check(kKinds[i], {264}, 256, 5, false, DType::kF32, true);
+      for (const int64_t height : {1, 7, 9, 17, 127, 129})
+        check(kAttentionKinds[i], {height}, 192, 2, false, DType::kBF16);
+      for (const int64_t n : {1, 2, 4, 5, 6, 7, 8, 9, 16, 17})
+        check(kAttentionKinds[i], {136}, 320, n, false, DType::kBF16);
+      for (const int64_t cols : {64, 128, 576}) check(kAttentionKinds[i], {8, 8}, cols, 5, true, DType::kBF16);
+      check(kAttentionKinds[i], {12, 12}, 256, 3, true, DType::kBF16);    // not interleaved: no eights
+      check(kAttentionKinds[i], {5376}, 512, 1300, false, DType::kBF16);  // a whole wave of tiles, and shares
+      check(kAttentionKinds[i], {2696, 2696}, 512, 1300, true, DType::kBF16);
+      check(kAttentionKinds[i], {264}, 256, 5, false, DType::kF32, true);
     }
   }
 
   void few_variants() {
     linear.try_variant(DecodeVariant::kFixed);
-    for (const int64_t n : {1, 3, 6}) check(kKinds[0], {272, 48}, 768, n, false, DType::kF32);
+    for (const int64_t n : {1, 3, 6}) check(kAttentionKinds[0], {272, 48}, 768, n, false, DType::kF32);
     linear.try_variant(DecodeVariant::kBest);
   }
 
@@ -179,26 +181,27 @@ struct Checker {
     std::printf("variant %s\n", name);
     linear.try_variant(which);
     for (const int i : {0, 1, 2, 7}) {
-      for (const int64_t n : {1, 2, 3, 4, 5, 7, 8, 9}) check(kKinds[i], {272, 48}, 768, n, false, DType::kF32);
+      for (const int64_t n : {1, 2, 3, 4, 5, 7, 8, 9}) check(kAttentionKinds[i], {272, 48}, 768, n, false, DType::kF32);
       for (const int64_t n : {1, 3}) {
         for (const int64_t cols : {64, 192, 320, 576}) {
-          if (cols % std::max(kKinds[i].group, 1) == 0) check(kKinds[i], {136}, cols, n, false, DType::kF32);
+          if (cols % std::max(kAttentionKinds[i].group, 1) == 0)
+            check(kAttentionKinds[i], {136}, cols, n, false, DType::kF32);
         }
-        for (const int64_t height : {1, 9, 17, 129}) check(kKinds[i], {height}, 512, n, false, DType::kBF16);
+        for (const int64_t height : {1, 9, 17, 129}) check(kAttentionKinds[i], {height}, 512, n, false, DType::kBF16);
       }
-      check(kKinds[i], {300}, 5376, 1, false, DType::kF32, true);
-      check(kKinds[i], {512, 512}, 5376, 1, true, DType::kBF16);
-      check(kKinds[i], {192, 192}, 512, 6, true, DType::kBF16);
-      check(kKinds[i], {300}, 5376, 5, false, DType::kF32, true);
-      check(kKinds[i], {5376}, 21504, 1, false, DType::kF32);
-      check(kKinds[i], {16384, 2048}, 5376, 8, false, DType::kBF16);
+      check(kAttentionKinds[i], {300}, 5376, 1, false, DType::kF32, true);
+      check(kAttentionKinds[i], {512, 512}, 5376, 1, true, DType::kBF16);
+      check(kAttentionKinds[i], {192, 192}, 512, 6, true, DType::kBF16);
+      check(kAttentionKinds[i], {300}, 5376, 5, false, DType::kF32, true);
+      check(kAttentionKinds[i], {5376}, 21504, 1, false, DType::kF32);
+      check(kAttentionKinds[i], {16384, 2048}, 5376, 8, false, DType::kBF16);
     }
     linear.try_variant(DecodeVariant::kBest);
   }
 
   void all() {
     awkward();
-    for (const Kind& kind : kKinds) {
+    for (const Kind& kind : kAttentionKinds) {
       for (const int64_t n : {1, 3, 8, 13, 33, 200}) check(kind, {272, 48}, 768, n, false, DType::kF32);
       for (const int64_t n : {17, 64, 200}) check(kind, {272, 48}, 768, n, false, DType::kBF16);
       check(kind, {512, 512}, 5376, 2, true, DType::kBF16);
@@ -208,17 +211,17 @@ struct Checker {
       check(kind, {72}, 2048, 1, false, DType::kBF16);
       embed(kind, 300, 512);
     }
-    check(kKinds[0], {5376}, 21504, 1, false, DType::kF32);
-    check(kKinds[0], {5376}, 8192, 4, false, DType::kF32);
-    check(kKinds[0], {16384, 2048}, 5376, 1, false, DType::kBF16);
-    check(kKinds[0], {21504, 21504}, 5376, 1, true, DType::kBF16);
-    for (const DType type : {DType::kBF16, DType::kF32}) check(kKinds[0], {5376}, 8192, 300, false, type);
-    check(kKinds[0], {5376}, 512, 1300, false, DType::kF32);
-    check(kKinds[0], {21504, 21504}, 5376, 256, true, DType::kBF16);
-    check(kKinds[11], {100}, 1152, 50, false, DType::kBF16);
-    check(kKinds[11], {1152}, 4304, 64, false, DType::kBF16);
-    check(kKinds[11], {37}, 75, 3, false, DType::kF32);
-    check(kKinds[0], {40}, 96, 3, false, DType::kF32);
+    check(kAttentionKinds[0], {5376}, 21504, 1, false, DType::kF32);
+    check(kAttentionKinds[0], {5376}, 8192, 4, false, DType::kF32);
+    check(kAttentionKinds[0], {16384, 2048}, 5376, 1, false, DType::kBF16);
+    check(kAttentionKinds[0], {21504, 21504}, 5376, 1, true, DType::kBF16);
+    for (const DType type : {DType::kBF16, DType::kF32}) check(kAttentionKinds[0], {5376}, 8192, 300, false, type);
+    check(kAttentionKinds[0], {5376}, 512, 1300, false, DType::kF32);
+    check(kAttentionKinds[0], {21504, 21504}, 5376, 256, true, DType::kBF16);
+    check(kAttentionKinds[11], {100}, 1152, 50, false, DType::kBF16);
+    check(kAttentionKinds[11], {1152}, 4304, 64, false, DType::kBF16);
+    check(kAttentionKinds[11], {37}, 75, 3, false, DType::kF32);
+    check(kAttentionKinds[0], {40}, 96, 3, false, DType::kF32);
   }
 };
 

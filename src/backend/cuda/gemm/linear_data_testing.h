@@ -37,7 +37,7 @@ struct Kind {
   Layout layout;  // expected
 };
 
-constexpr Kind kKinds[] = {
+constexpr Kind kAttentionKinds[] = {
     {"int4 g32", Format::kInt4, 32, false, Layout::kInt4G32},
     {"int4 g64", Format::kInt4, 64, false, Layout::kInt4G64},
     {"int4 g128", Format::kInt4, 128, false, Layout::kInt4G64},

@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "backend/cuda/gemm/select_kernel.h"
 #include "backend/cuda/device/unpack.cuh"
-#include "backend/cuda/runtime/error.h"
 #include "backend/cuda/gemm/pack_weights.h"
+#include "backend/cuda/gemm/select_kernel.h"
+#include "backend/cuda/runtime/error.h"
 #include "base/bf16.h"
 #include "base/threads.h"
 #include "quant/pack.h"

@@ -109,11 +109,11 @@ void set_size(DeviceMatrix& w) {
   }
 }
 
-StoredMatrix describe(const DeviceMatrix& w, int group) {
+PrepackedWeight describe(const DeviceMatrix& w, int group) {
   return {w.format, w.rows, w.cols, group, std::string(layout_name(w.layout)) + (w.paired ? kPaired : ""), {}, nullptr};
 }
 
-DeviceMatrix described(const StoredMatrix& stored) {
+DeviceMatrix described(const PrepackedWeight& stored) {
   constexpr int64_t kMost = INT32_MAX;  // keeps the products of set_size() within 63 bits
   DeviceMatrix w;
   w.format = stored.format, w.rows = stored.rows, w.cols = stored.cols;

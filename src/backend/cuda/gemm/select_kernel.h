@@ -19,8 +19,8 @@ void set_size(DeviceMatrix& w);
 
 // How a program keeps a matrix, and back: everything but the bytes. Throws Error where no upload could have made it, or
 // where its size is not stored.bytes.size().
-StoredMatrix describe(const DeviceMatrix& w, int group);
-DeviceMatrix described(const StoredMatrix& stored);
+PrepackedWeight describe(const DeviceMatrix& w, int group);
+DeviceMatrix described(const PrepackedWeight& stored);
 
 enum class Kernel {
   kDecode,   // few rows: one pass over the packed bytes, at the speed of memory

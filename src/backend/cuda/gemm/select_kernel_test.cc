@@ -90,17 +90,17 @@ TEST(CudaChoose, AMatrixIsDescribedAndFoundAgain) {
       w.paired = paired && w.layout != Layout::kBF16;
       set_size(w);
       const std::vector<std::byte> bytes(static_cast<size_t>(w.bytes));
-      StoredMatrix stored = describe(w, 32);
+      PrepackedWeight stored = describe(w, 32);
       stored.bytes = bytes;
       const DeviceMatrix again = described(stored);
       EXPECT_EQ(again.layout, w.layout);
       EXPECT_EQ(again.paired, w.paired);
       EXPECT_EQ(again.pitch, w.pitch);
       EXPECT_EQ(again.bytes, w.bytes);
-      StoredMatrix shorter = stored, taller = stored, huge = stored, odd = stored;
+      PrepackedWeight shorter = stored, taller = stored, huge = stored, odd = stored;
       shorter.bytes = stored.bytes.first(bytes.size() - 1);
       taller.rows = 1000, huge.rows = INT64_MAX, odd.layout = "int3";
-      for (const StoredMatrix& bad : {shorter, taller, huge, odd}) EXPECT_THROW(described(bad), Error);
+      for (const PrepackedWeight& bad : {shorter, taller, huge, odd}) EXPECT_THROW(described(bad), Error);
     }
   }
 }

@@ -3,8 +3,8 @@
 // a device on which one of them goes wrong is noticed while the model is loaded and not in its answers.
 #pragma once
 
-#include "backend/cuda/gemm/gemv_bf16.h"
 #include "backend/cuda/gemm/gemm_wgmma.h"
+#include "backend/cuda/gemm/gemv_bf16.h"
 
 namespace gemma4::cuda {
 

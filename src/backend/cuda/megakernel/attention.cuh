@@ -3,16 +3,16 @@
 // newest key and value are not in the cache yet: the block with the last tile makes them, for the cache and for itself.
 #pragma once
 
+#include "backend/cuda/attention/kv_cache.cuh"
 #include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/tile.cuh"
-#include "backend/cuda/attention/kv_cache.cuh"
 #include "backend/cuda/megakernel/flagged_memory.cuh"
 
 namespace gemma4::cuda {
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and their barriers
-// kRotated 0: keys and values lie apart. Else one row of kDim + 2 * kRotated serves as both (KvView).
+// kRotated 0: keys and values lie apart. Else one row of kDim + 2 * kRotated serves as both (KvCacheView).
 template <int kDim_, int kRotated_>
 struct StepHead {
   static constexpr int kDim = kDim_, kRotated = kRotated_, kHalf = kDim / 2;

@@ -1,8 +1,8 @@
 #include "backend/cuda/megakernel/recorder.h"
 
-#include "backend/cuda/runtime/launch.cuh"
 #include "backend/cuda/megakernel/attention.cuh"
 #include "backend/cuda/megakernel/gemv.cuh"
+#include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
 namespace {
@@ -98,7 +98,7 @@ __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, 
 }
 
 // The last block to leave makes the counters zero again and moves the numbers on; all have read both by then.
-__device__ __forceinline__ void leave(const StepProgram& program, const StepWorkspace& w) {
+__device__ __forceinline__ void write_residual(const StepProgram& program, const StepWorkspace& w) {
   compute_barrier();
   if (threadIdx.x != 0) return;
   __threadfence();
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
     auto& slots = *reinterpret_cast<StepOp(*)[kOpSlots]>(slot_bytes);
     compute_all<Codec>(program, w, ring, scratch, {reinterpret_cast<float4*>(scratch + kScratchBytes)}, adding, slots,
                        kept);
-    leave(program, w);
+    write_residual(program, w);
   }
 #endif
 }

@@ -1,5 +1,5 @@
 // A decode step as one launch, over both kinds of layer, at 31B's shapes and others: it must come as close to the cpu
-// backend's float32 as the same verbs one by one.
+// backend's float32 as the same ops one by one.
 #include <algorithm>
 #include <numeric>
 
@@ -21,7 +21,7 @@ struct Side {
   Backend* be;
   LayerWeights layers[2];
   Rope rope[2];
-  Kv kv[2];
+  KvCache kv[2];
   Activations a;
   Tensor rows, pos;
 };
@@ -141,10 +141,10 @@ class CudaStep : public CudaTest {
       const DType act = be.activation_type();
       Activations& a = side.a;
       a.x = be.alloc(be.residual_type(), {1, hidden});
-      const DType product = be.product_type();
+      const DType product = be.gemm_output_type();
       a.h = be.alloc(act, {1, hidden}), a.y = be.alloc(product, {1, hidden});
       a.qkv = be.alloc(product, {1, qkv_max}), a.values = be.alloc(product, {1, 512 * sizes.kv_heads[0]});
-      if (be.query_type() != product) a.query = be.alloc(be.query_type(), {1, sizes.heads * 512});
+      if (be.attention_type() != product) a.query = be.alloc(be.attention_type(), {1, sizes.heads * 512});
       a.o = be.alloc(act, {1, sizes.heads * 512});
       a.gate_up = be.alloc(act, {1, 2 * sizes.inner}), a.act = be.alloc(act, {1, sizes.inner});
       side.rows = be.alloc(DType::kI32, {2, 4}), side.pos = be.alloc(DType::kI32, {1, 1});
@@ -152,7 +152,7 @@ class CudaStep : public CudaTest {
   }
 
   void issue(Side& side) {  // both layers, twice
-    side.be->norm(attention_input(*side.be, side.a, side.layers[0]), side.a.x, side.layers[0].input_norm, 1e-6f);
+    side.be->rms_norm(attention_input(*side.be, side.a, side.layers[0]), side.a.x, side.layers[0].input_norm, 1e-6f);
     for (int i = 0; i < 4; ++i) {
       const int kind = i % 2;
       const Rows rows{side.rows.slice(kind, 1), std::span(host_ + kind, 1)};
@@ -175,7 +175,7 @@ class CudaStep : public CudaTest {
     const double plain = distance(got[1], got[2]), step = distance(got[0], got[2]);
     EXPECT_LT(step, 1.2 * plain + 1e-3) << "position " << pos;
     EXPECT_LT(plain, 0.05) << "position " << pos;
-    EXPECT_NE(got[0], got[1]) << "rounded alike: the verbs ran one by one, not as a step";
+    EXPECT_NE(got[0], got[1]) << "rounded alike: the ops ran one by one, not as a step";
     EXPECT_GT(distance(got[2], x), 0.1) << "the layers did nothing";
     worst_[0] = std::max(worst_[0], step), worst_[1] = std::max(worst_[1], plain);
   }
@@ -183,7 +183,7 @@ class CudaStep : public CudaTest {
   Sizes sizes_;
   std::unique_ptr<Backend> cpu_;
   std::vector<std::unique_ptr<Packed>> packed_;
-  Side sides_[3];  // the step as one launch, the verbs one by one, the cpu backend
+  Side sides_[3];  // the step as one launch, the ops one by one, the cpu backend
   Row host_[2];
   double worst_[2] = {};
 };
@@ -194,8 +194,8 @@ TEST_F(CudaStep, EqualsTheVerbsAt31B) {
   for (const int pos : {0, 1, 2, 15, 16, 17, 63, 64, 127, 128, 129, 700, 1023, 1024, 1025, 1501, 4095, 4999}) {
     expect_close(pos, 77);
   }
-  RecordProperty("step", std::to_string(worst_[0])), RecordProperty("verbs", std::to_string(worst_[1]));
-  std::printf("31B shapes, distance to float32: step %.1e, verbs %.1e\n", worst_[0], worst_[1]);
+  RecordProperty("step", std::to_string(worst_[0])), RecordProperty("ops", std::to_string(worst_[1]));
+  std::printf("31B shapes, distance to float32: step %.1e, ops %.1e\n", worst_[0], worst_[1]);
 }
 
 TEST_F(CudaStep, EqualsTheVerbsAtASmallShape) {  // small enough for compute-sanitizer

@@ -20,7 +20,7 @@ bool weight(const Tensor& t, int64_t size) {
 }
 
 // Member by member: what lies between them stays zero.
-void copy_view(KvView& to, const KvView& from) {
+void copy_view(KvCacheView& to, const KvCacheView& from) {
   to.k = from.k, to.v = from.v, to.heads = from.heads, to.dim = from.dim, to.row = from.row, to.page = from.page;
   to.table = from.table, to.table_cols = from.table_cols, to.table_page = from.table_page;
   to.page_shift = from.page_shift, to.table_stride = from.table_stride;
@@ -119,9 +119,9 @@ bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix
   return true;
 }
 
-bool StepRecorder::heads(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v,
-                         const Backend::HeadNorms& norms, const Tensor& pos, const Rope& rope, const KvView& kv,
-                         const Tensor& rows, Plain plain) {
+bool StepRecorder::qk_norm_rope_cache(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v,
+                                      const Backend::QkNorms& norms, const Tensor& pos, const Rope& rope,
+                                      const KvCacheView& kv, const Tensor& rows, Plain plain) {
   if (!enabled_ || !open_ || heads_pending_ || ops_.empty() || ops_.back().kind != StepKind::kLinear) return false;
   const bool sliding = kv.dim == 256 && kv.rotated == 0 && v, full = kv.dim == 512 && kv.rotated == 64 && !v;
   if (!(sliding || full) || rope.block != kv.dim || q.rows() != 1 || pos.size() != 1 || rows.rows() != 1) return false;
@@ -157,7 +157,8 @@ bool StepRecorder::heads(const Tensor& query, const Tensor& q, const Tensor& k, 
   return true;
 }
 
-bool StepRecorder::attend(const Tensor& out, const Tensor& query, const KvView& kv, const Tensor& rows, Plain plain) {
+bool StepRecorder::attention(const Tensor& out, const Tensor& query, const KvCacheView& kv, const Tensor& rows,
+                             Plain plain) {
   if (!heads_pending_) return false;
   StepAttend& op = ops_.back().attend;
   if (query_ != query.data || op.kv.v != kv.v || op.row != rows.data) return false;
@@ -194,8 +195,8 @@ bool StepRecorder::all_reduce(const Tensor& x, Plain plain) {
   return true;
 }
 
-bool StepRecorder::norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale,
-                        const Tensor& next, float eps, Plain plain) {
+bool StepRecorder::add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale,
+                                const Tensor& next, float eps, Plain plain) {
   if (!enabled_ || !open_ || heads_pending_ || x.rows() != 1 || x.dtype != DType::kF32 || !activation(y)) return false;
   const int64_t dim = x.row_size();
   if (dim % kChunkCols != 0 || dim > kStepDim || (x_ && (x_ != x.data || dim_ != dim))) return false;

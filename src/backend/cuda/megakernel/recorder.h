@@ -1,4 +1,4 @@
-// A decode step as one launch. The verbs of a step of one row, in the order in which the model says them, become a
+// A decode step as one launch. The ops of a step of one row, in the order in which the model says them, become a
 // list of operations; one kernel with a block on each multiprocessor walks it. Weights and cached keys stream through
 // one ring of shared memory without a pause, across the borders between operations, so that memory stays busy while
 // blocks wait for each other: that is all this is for. step.cc records, step.cu runs.
@@ -13,8 +13,8 @@
 #include <memory>
 #include <vector>
 
-#include "backend/cuda/gemm/linear.h"
 #include "backend/cuda/gemm/gemv_bf16.h"
+#include "backend/cuda/gemm/linear.h"
 #include "backend/cuda/ops/ops.h"
 
 namespace gemma4::cuda {
@@ -82,7 +82,7 @@ struct StepAttend {
   const float *q_norm, *k_norm, *inv_freq;
   const int32_t* pos;  // [1]
   const int32_t* row;  // Row
-  KvView kv;
+  KvCacheView kv;
   float eps;
   int group, splits;  // query heads of a KV head; blocks of a KV head
   bool f32;           // q, k and v
@@ -145,7 +145,7 @@ inline constexpr int kStepChunks = 116;
 // longer than others, until their parts have come; a fifth of the work where that is less.
 constexpr int64_t step_spare(int64_t even) { return even / 5 < 7 ? even / 5 : 7; }  // of `even` units a block
 
-// Collects verbs and launches them. Between begin() and end() the backend offers each verb; what is taken runs at
+// Collects ops and launches them. Between begin() and end() the backend offers each op; what is taken runs at
 // flush(), which must come before anything else is put on the stream.
 class StepRecorder {
  public:
@@ -158,14 +158,15 @@ class StepRecorder {
   bool open() const { return open_; }
   const std::vector<StepOp>& operations() const { return ops_; }  // taken and not launched yet
 
-  // Each returns whether it took the verb; `plain` does the same work by itself.
+  // Each returns whether it took the op; `plain` does the same work by itself.
   using Plain = std::function<void(cudaStream_t)>;
   bool linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Plain plain);
-  bool heads(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v, const Backend::HeadNorms& norms,
-             const Tensor& pos, const Rope& rope, const KvView& kv, const Tensor& rows, Plain plain);
-  bool attend(const Tensor& out, const Tensor& query, const KvView& kv, const Tensor& rows, Plain plain);
-  bool norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale, const Tensor& next,
-            float eps, Plain plain);
+  bool qk_norm_rope_cache(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v,
+                          const Backend::QkNorms& norms, const Tensor& pos, const Rope& rope, const KvCacheView& kv,
+                          const Tensor& rows, Plain plain);
+  bool attention(const Tensor& out, const Tensor& query, const KvCacheView& kv, const Tensor& rows, Plain plain);
+  bool add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale,
+                    const Tensor& next, float eps, Plain plain);
 
   bool all_reduce(const Tensor& x, Plain plain);
 

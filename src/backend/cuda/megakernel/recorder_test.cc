@@ -34,23 +34,23 @@ class CudaRecorder : public testing::Test {
     return [this, what](cudaStream_t) { ran_.push_back(what); };
   }
 
-  // The verbs of a sliding layer as run_layer() says them; each returns whether it was taken.
+  // The ops of a sliding layer as run_layer() says them; each returns whether it was taken.
   bool product() { return recorder_.linear(qkv_, h_, matrix(16384, 5376), false, mark(0)); }
-  bool heads(int page = 64, int64_t q_heads = 32) {
-    KvView kv;
+  bool qk_norm_rope_cache(int page = 64, int64_t q_heads = 32) {
+    KvCacheView kv;
     kv.heads = 16, kv.dim = kv.row = 256, kv.table_page = page;
     kv.v = reinterpret_cast<void*>(0x1000), kv.table = reinterpret_cast<const int32_t*>(0x2000);
     kv_ = kv;
     const Tensor q = qkv_.columns(0, q_heads * 256).split(q_heads, 256);
     const Tensor k = qkv_.columns(8192, 4096).split(16, 256), v = qkv_.columns(12288, 4096).split(16, 256);
     const Tensor norm = tensor(DType::kF32, 256);
-    return recorder_.heads(query_, q, k, v, {norm, norm, 1e-6f}, tensor(DType::kI32, 1),
-                           Rope{tensor(DType::kF32, 128), 256}, kv_, rows_, mark(1));
+    return recorder_.qk_norm_rope_cache(query_, q, k, v, {norm, norm, 1e-6f}, tensor(DType::kI32, 1),
+                                        Rope{tensor(DType::kF32, 128), 256}, kv_, rows_, mark(1));
   }
-  bool attend(const Tensor& query) { return recorder_.attend(o_, query, kv_, rows_, mark(2)); }
+  bool attention(const Tensor& query) { return recorder_.attention(o_, query, kv_, rows_, mark(2)); }
   bool back() { return recorder_.linear(y_, o_, matrix(5376, 8192), false, mark(3)); }
   bool norms() {
-    return recorder_.norm(h_, x_, y_, tensor(DType::kF32, 5376), 1, tensor(DType::kF32, 5376), 1e-6f, mark(4));
+    return recorder_.add_rms_norm(h_, x_, y_, tensor(DType::kF32, 5376), 1, tensor(DType::kF32, 5376), 1e-6f, mark(4));
   }
   bool mlp() { return recorder_.linear(act_, h_, matrix(43008, 5376, true), true, mark(5)); }
   bool down() { return recorder_.linear(y_, act_, matrix(5376, 21504), false, mark(6)); }
@@ -64,7 +64,7 @@ class CudaRecorder : public testing::Test {
   uintptr_t next_ = 1 << 20;
   std::vector<int> ran_;
   StepRecorder recorder_{workspace(1)};
-  KvView kv_;
+  KvCacheView kv_;
   const Tensor h_ = tensor(DType::kBF16, 5376), qkv_ = tensor(DType::kF32, 16384), query_ = tensor(DType::kF16, 8192),
                o_ = tensor(DType::kBF16, 8192), y_ = tensor(DType::kF32, 5376), x_ = tensor(DType::kF32, 5376),
                act_ = tensor(DType::kBF16, 21504), rows_ = tensor(DType::kI32, 4);
@@ -72,7 +72,7 @@ class CudaRecorder : public testing::Test {
 
 TEST_F(CudaRecorder, TakesALayerAndKeepsItsOrder) {
   recorder_.begin();
-  EXPECT_TRUE(product() && heads() && attend(query_) && back() && norms() && mlp() && down() && norms());
+  EXPECT_TRUE(product() && qk_norm_rope_cache() && attention(query_) && back() && norms() && mlp() && down() && norms());
   EXPECT_TRUE(product());  // of the next layer, from the norm
   EXPECT_EQ(flushed(), (std::vector{0, 1, 2, 3, 4, 5, 6, 4, 0}));
   EXPECT_EQ(flushed(), std::vector<int>()) << "twice";
@@ -89,7 +89,7 @@ TEST_F(CudaRecorder, TakesNothingUnlessAStepIsOpen) {
 
 TEST_F(CudaRecorder, AFailedStepLeavesNothing) {
   recorder_.begin();
-  EXPECT_TRUE(product() && heads());
+  EXPECT_TRUE(product() && qk_norm_rope_cache());
   recorder_.drop();
   EXPECT_FALSE(recorder_.open());
   EXPECT_EQ(flushed(), std::vector<int>());
@@ -106,13 +106,13 @@ TEST_F(CudaRecorder, LeavesAloneWhatTheKernelDoesNotKnow) {
   EXPECT_FALSE(linear(qkv_, h_, matrix(16384, 5376, false, Layout::kInt8G32), false));
   EXPECT_FALSE(linear(qkv_, h_, matrix(16384, 5376, true), false)) << "interleaved rows, no GeGLU";
   EXPECT_FALSE(linear(y_, tensor(DType::kBF16, 64 * 900), matrix(5376, 64 * 900), false)) << "more columns than fit";
-  EXPECT_FALSE(heads()) << "of no product";
+  EXPECT_FALSE(qk_norm_rope_cache()) << "of no product";
   EXPECT_TRUE(product());
   EXPECT_FALSE(linear(y_, o_, matrix(5376, 8192, false, Layout::kQ4_0), false)) << "another layout";
-  EXPECT_FALSE(heads(24)) << "tiles of 16 keys would cross pages";
-  EXPECT_TRUE(heads());
+  EXPECT_FALSE(qk_norm_rope_cache(24)) << "tiles of 16 keys would cross pages";
+  EXPECT_TRUE(qk_norm_rope_cache());
   EXPECT_FALSE(back()) << "heads wait for their attention";
-  EXPECT_FALSE(attend(tensor(DType::kF16, 8192))) << "other queries";
+  EXPECT_FALSE(attention(tensor(DType::kF16, 8192))) << "other queries";
   EXPECT_EQ(flushed(), (std::vector{0, 1}));
 }
 
@@ -147,7 +147,7 @@ TEST_F(CudaRecorder, SumsOverRanksFollowTheirProduct) {
 TEST_F(CudaRecorder, ValuesPassAsWords) {
   recorder_.begin();
   for (int layer = 0; layer < 2; ++layer) {
-    ASSERT_TRUE(product() && heads() && attend(query_) && back() && norms() && mlp() && down() && norms());
+    ASSERT_TRUE(product() && qk_norm_rope_cache() && attention(query_) && back() && norms() && mlp() && down() && norms());
   }
   const auto& ops = recorder_.operations();
   ASSERT_EQ(ops.size(), 14u);
@@ -175,8 +175,8 @@ TEST_F(CudaRecorder, ValuesPassAsWords) {
 // A block may still have to read what the second use would write over.
 TEST_F(CudaRecorder, WordsAreNotWrittenAgainBeforeAllBlocksMet) {
   recorder_.begin();
-  ASSERT_TRUE(product() && heads(64, 16) && attend(query_));
-  ASSERT_TRUE(recorder_.linear(qkv_, o_, matrix(16384, 4096), false, mark(3)) && heads(64, 16));
+  ASSERT_TRUE(product() && qk_norm_rope_cache(64, 16) && attention(query_));
+  ASSERT_TRUE(recorder_.linear(qkv_, o_, matrix(16384, 4096), false, mark(3)) && qk_norm_rope_cache(64, 16));
   EXPECT_NE(recorder_.operations()[1].attend.from.at, nullptr);
   EXPECT_EQ(recorder_.operations()[3].attend.from.at, nullptr) << "at a barrier";
 }
@@ -198,7 +198,7 @@ TEST_F(CudaRecorder, NormsOfAFewBlocksProductsWaitForAllBlocks) {
   recorder_.begin();
   const Tensor y = tensor(DType::kF32, 128), x = tensor(DType::kF32, 128), h = tensor(DType::kBF16, 128);
   ASSERT_TRUE(recorder_.linear(y, tensor(DType::kBF16, 3200), matrix(128, 3200), false, mark(0)));  // 50 units
-  ASSERT_TRUE(recorder_.norm(h, x, y, tensor(DType::kF32, 128), 1, tensor(DType::kF32, 128), 1e-6f, mark(1)));
+  ASSERT_TRUE(recorder_.add_rms_norm(h, x, y, tensor(DType::kF32, 128), 1, tensor(DType::kF32, 128), 1e-6f, mark(1)));
   EXPECT_EQ(recorder_.operations()[0].linear.sum, 0);
   EXPECT_EQ(recorder_.operations()[1].norm.sum, 0);
 }

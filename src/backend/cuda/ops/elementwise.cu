@@ -1,8 +1,8 @@
-// The verbs that move or change elements one by one. HBM-bound: eight elements a thread where alignment allows.
+// The ops that move or change elements one by one. HBM-bound: eight elements a thread where alignment allows.
 #include "backend/cuda/device/convert.cuh"
+#include "backend/cuda/ops/ops.h"
 #include "backend/cuda/runtime/dispatch.cuh"
 #include "backend/cuda/runtime/launch.cuh"
-#include "backend/cuda/ops/ops.h"
 
 namespace gemma4::cuda {
 namespace {
@@ -114,6 +114,17 @@ __global__ void softcap_kernel(X* x, float cap, Shape s) {
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) a[i] = tanhf(a[i] / cap) * cap;
     store<kWidth>(x + row * s.stride_a + col, a);
+  });
+}
+
+template <int kWidth, typename X, typename Out>
+__global__ void convert_kernel(Out* out, const X* x, Shape s) {
+  grid_release();
+  grid_wait();
+  for_each<kWidth>(s.rows, s.cols, [&](int64_t row, int64_t col) {
+    float a[kWidth];
+    load<kWidth>(x + row * s.stride_b + col, a);
+    store<kWidth>(out + row * s.stride_a + col, a);
   });
 }
 
@@ -229,6 +240,21 @@ void softcap(cudaStream_t stream, Tensor x, float cap) {
     using X = std::remove_pointer_t<decltype(xt)>;
     with_width(aligned8(x) && s.cols % 8 == 0, [&](auto width) {
       launch(stream, blocks_for(s.rows * s.cols / width), kThreads, 0, softcap_kernel<width, X>, data<X>(x), cap, s);
+    });
+  });
+}
+
+void convert(cudaStream_t stream, Tensor out, Tensor x) {
+  CHECK(out.rows() == x.rows() && out.row_size() == x.row_size());
+  const Shape s = {x.rows(), x.row_size(), out.stride, x.stride};
+  with_type(x.dtype, [&](auto* xt) {
+    with_type(out.dtype, [&](auto* ot) {
+      using X = std::remove_pointer_t<decltype(xt)>;
+      using Out = std::remove_pointer_t<decltype(ot)>;
+      with_width(aligned8(x) && aligned8(out) && s.cols % 8 == 0, [&](auto width) {
+        launch(stream, blocks_for(s.rows * s.cols / width), kThreads, 0, convert_kernel<width, X, Out>, data<Out>(out),
+               data<X>(x), s);
+      });
     });
   });
 }

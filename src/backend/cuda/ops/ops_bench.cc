@@ -66,7 +66,7 @@ struct Heads {
   int q, kv, dim, axes, rotated;  // `rotated` > 0: a compressed cache, without v
 };
 
-void heads(benchmark::State& state, Heads h, int rows) {
+void qk_norm_rope_cache(benchmark::State& state, Heads h, int rows) {
   if (!gpu()) return state.SkipWithError("NOT MEASURED: there is no GPU");
   Pool pool;
   const int parts = h.rotated ? 1 : 2, page = h.axes == 2 ? 1 : 64;
@@ -75,7 +75,7 @@ void heads(benchmark::State& state, Heads h, int rows) {
   const Tensor qkv = pool.noise(product, {rows, width}), norm = pool.noise(kF32, {h.dim}),
                freq = pool.noise(kF32, {1, h.dim / h.axes / 2}), pos = pool.zeros(kI32, {rows, h.axes}),
                device = pool.zeros(kI32, {rows, 4});
-  Kv kv = gpu()->kv_alloc({(rows + 63) / 64 * 64, page, h.kv, h.dim, h.rotated});
+  KvCache kv = gpu()->kv_alloc({(rows + 63) / 64 * 64, page, h.kv, h.dim, h.rotated});
   pool.keep(kv.k), pool.keep(kv.v);
   kv.k_norm = norm;
   if (page > 1) {
@@ -100,8 +100,8 @@ void heads(benchmark::State& state, Heads h, int rows) {
   measure(
       state,
       [&] {
-        gpu()->heads(query, q, k, v, Tensor(), {norm, norm, 1e-6f}, pos, {freq, h.dim / h.axes}, kv,
-                     {device, {list.data(), list.size()}});
+        gpu()->qk_norm_rope_cache(query, q, k, v, Tensor(), {norm, norm, 1e-6f}, pos, {freq, h.dim / h.axes}, kv,
+                                  {device, {list.data(), list.size()}});
       },
       1.0 * rows * (static_cast<double>(dtype_size(product)) * width + 2.0 * h.q * h.dim + 2.0 * written));
 }
@@ -114,13 +114,13 @@ void geglu(benchmark::State& state, int rows, int cols) {
       state, [&] { gpu()->geglu(out, gate_up); }, 6.0 * rows * cols);
 }
 
-void residual_norm(benchmark::State& state, int rows, int cols) {
+void add_rms_norm(benchmark::State& state, int rows, int cols) {
   if (!gpu()) return state.SkipWithError("NOT MEASURED: there is no GPU");
   Pool pool;
   const Tensor x = pool.zeros(kF32, {rows, cols}), y = pool.noise(kBf16, {rows, cols}),
                out = pool.zeros(kBf16, {rows, cols}), weight = pool.noise(kF32, {cols});
   measure(
-      state, [&] { gpu()->residual_norm(out, x, y, weight, 0.5f, weight, 1e-6f); }, 12.0 * rows * cols);
+      state, [&] { gpu()->add_rms_norm(out, x, y, weight, 0.5f, weight, 1e-6f); }, 12.0 * rows * cols);
 }
 
 // A product of the vision tower, whose weights are bf16; with GeGLU where `gated`.
@@ -158,7 +158,7 @@ void register_all() {
     const std::string of = std::to_string(rows);
     add("heads/vision/" + of, heads, Heads{16, 16, 72, 2, 0}, rows);
     add("geglu/" + of, geglu, rows, 4304);
-    add("residual_norm/" + of, residual_norm, rows, 1152);
+    add("residual_norm/" + of, add_rms_norm, rows, 1152);
     add("product/qkv/" + of, product, rows, 3456, 1152, false);
     add("product/o/" + of, product, rows, 1152, 1152, false);
     add("product/gate_up and geglu/" + of, product, rows, 8608, 1152, true);

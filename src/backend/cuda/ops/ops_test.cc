@@ -1,4 +1,4 @@
-// Every small verb of the CUDA backend against ref, at 31B's shapes and at odd ones.
+// Every small op of the CUDA backend against ref, at 31B's shapes and at odd ones.
 #include "backend/cuda/backend_pair_testing.h"
 
 namespace gemma4 {
@@ -26,8 +26,8 @@ TEST_F(CudaVerbs, Norm) {
     const Twin x = random(c.in, {c.rows, c.heads, c.dim}, 3), w = random(kF32, {c.dim});
     for (const bool weighted : {true, false}) {
       const Twin out = poisoned(c.out, {c.rows, c.heads, c.dim});
-      ref().norm(out.ref, x.ref, weighted ? w.ref : Tensor(), 1e-6f);
-      gpu().norm(out.gpu, x.gpu, weighted ? w.gpu : Tensor(), 1e-6f);
+      ref().rms_norm(out.ref, x.ref, weighted ? w.ref : Tensor(), 1e-6f);
+      gpu().rms_norm(out.gpu, x.gpu, weighted ? w.gpu : Tensor(), 1e-6f);
       EXPECT_LT(distance(out), c.out == kF16 ? kRoundedF16 : kRounded) << c.rows << "x" << c.heads << "x" << c.dim;
     }
   }
@@ -36,8 +36,8 @@ TEST_F(CudaVerbs, Norm) {
 TEST_F(CudaVerbs, NormOfASliceInPlace) {
   const Twin x = random(kBf16, {4, 3 * 256}), w = random(kF32, {256});
   const auto part = [](Tensor t) { return t.columns(256, 256); };
-  ref().norm(part(x.ref), part(x.ref), w.ref, 1e-6f);
-  gpu().norm(part(x.gpu), part(x.gpu), w.gpu, 1e-6f);
+  ref().rms_norm(part(x.ref), part(x.ref), w.ref, 1e-6f);
+  gpu().rms_norm(part(x.gpu), part(x.gpu), w.gpu, 1e-6f);
   EXPECT_LT(distance(x), kRounded);
 }
 
@@ -47,8 +47,8 @@ TEST_F(CudaVerbs, ResidualNorm) {
       for (const DType input : {kBf16, kF16}) {
         const Twin x = random(kF32, {5, dim}, 4), y = random(product, {5, dim}), post = random(kF32, {dim}),
                    next = random(kF32, {dim}), out = poisoned(input, {5, dim});
-        ref().residual_norm(out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
-        gpu().residual_norm(out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
+        ref().add_rms_norm(out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
+        gpu().add_rms_norm(out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
         // a row of 100 is not fused: y is normed in place, so rounded
         EXPECT_LT(distance(x), dim == 100 && product == kBf16 ? kRounded : 1e-6) << dim;
         EXPECT_LT(distance(out), input == kBf16 || (dim == 100 && product == kBf16) ? kRounded : kRoundedF16) << dim;
@@ -58,14 +58,14 @@ TEST_F(CudaVerbs, ResidualNorm) {
   for (const bool last : {false, true}) {  // many rows of the vision tower
     const Twin x = random(kF32, {131, 1152}, 4), y = random(kBf16, {131, 1152}), post = random(kF32, {1152}),
                next = random(kF32, {1152}), out = poisoned(kBf16, {131, 1152});
-    ref().residual_norm(last ? Tensor() : out.ref, x.ref, y.ref, post.ref, 0.7f, last ? Tensor() : next.ref, 1e-6f);
-    gpu().residual_norm(last ? Tensor() : out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, last ? Tensor() : next.gpu, 1e-6f);
+    ref().add_rms_norm(last ? Tensor() : out.ref, x.ref, y.ref, post.ref, 0.7f, last ? Tensor() : next.ref, 1e-6f);
+    gpu().add_rms_norm(last ? Tensor() : out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, last ? Tensor() : next.gpu, 1e-6f);
     EXPECT_LT(distance(x), 1e-6);
     EXPECT_TRUE(last || distance(out) < kRounded);
   }
   const Twin x = random(kF32, {2, 5376}), y = random(kBf16, {2, 5376}), post = random(kF32, {5376});
-  ref().residual_norm(Tensor(), x.ref, y.ref, post.ref, 1, Tensor(), 1e-6f);
-  gpu().residual_norm(Tensor(), x.gpu, y.gpu, post.gpu, 1, Tensor(), 1e-6f);
+  ref().add_rms_norm(Tensor(), x.ref, y.ref, post.ref, 1, Tensor(), 1e-6f);
+  gpu().add_rms_norm(Tensor(), x.gpu, y.gpu, post.gpu, 1, Tensor(), 1e-6f);
   EXPECT_LT(distance(x), 1e-6);
 }
 
@@ -87,8 +87,8 @@ TEST_F(CudaVerbs, NormsAfterAProduct) {
                post = random(kF32, {dim}), next = random(kF32, {dim}), out = poisoned(kBf16, {n, dim});
     for (const bool last : {false, true}) {
       ref().linear(y.ref, h.ref, on_ref), gpu().linear(y.gpu, h.gpu, on_gpu);
-      ref().residual_norm(last ? Tensor() : out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
-      gpu().residual_norm(last ? Tensor() : out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
+      ref().add_rms_norm(last ? Tensor() : out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
+      gpu().add_rms_norm(last ? Tensor() : out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
       EXPECT_LT(distance(x), 1e-4) << n;  // the bound of a product of few rows with F32 results
     }
     EXPECT_LT(distance(out), kRounded) << n;
@@ -107,7 +107,7 @@ TEST_F(CudaVerbs, WholeWeightsTakeFloat16) {
     m.format = Format::kBF16, m.rows = rows, m.cols = cols;
     m.codes = Tensor(bits.data(), kBf16, {rows, cols});
     const Matrix on_ref = ref().upload(std::span(&m, 1)), on_gpu = gpu().upload(std::span(&m, 1));
-    ASSERT_EQ(gpu().input_type(on_gpu), kF16);
+    ASSERT_EQ(gpu().gemm_input_type(on_gpu), kF16);
     for (const int64_t n : {1, 5, 16, 17, 200}) {
       std::normal_distribution<float> draw(0, 1);
       std::vector<float> fine(static_cast<size_t>(n * cols));

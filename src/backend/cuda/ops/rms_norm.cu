@@ -1,9 +1,9 @@
-// norm and residual_norm: RMS over the last dimension, in float32. HBM-bound: each element is read once into registers.
+// norm and add_rms_norm: RMS over the last dimension, in float32. HBM-bound: each element is read once into registers.
 #include "backend/cuda/device/convert.cuh"
 #include "backend/cuda/device/reduce.cuh"
+#include "backend/cuda/ops/ops.h"
 #include "backend/cuda/runtime/dispatch.cuh"
 #include "backend/cuda/runtime/launch.cuh"
-#include "backend/cuda/ops/ops.h"
 
 namespace gemma4::cuda {
 namespace {
@@ -203,7 +203,7 @@ constexpr int kParts = 9, kWarpRowsMin = 64;
 
 }  // namespace
 
-void norm(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float eps) {
+void rms_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float eps) {
   CHECK(out.size() == x.size() && last_dim(out) == last_dim(x) && out.rows() == x.rows());
   CHECK(!weight || (weight.dtype == DType::kF32 && weight.size() == last_dim(x)));
   with_type(x.dtype, [&](auto* xt) {
@@ -213,8 +213,8 @@ void norm(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float eps) {
   });
 }
 
-void residual_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next,
-                   float eps) {
+void add_rms_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next,
+                  float eps) {
   const int dim = static_cast<int>(x.row_size());
   CHECK(y.rows() == x.rows() && y.row_size() == dim);
   const auto plain = [&](const Tensor& w) {
@@ -223,9 +223,9 @@ void residual_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor p
   const bool fused = dim % 8 == 0 && dim <= 8 * kBlock && aligned8(x) && aligned8(y) && plain(post) &&
                      (!out || (aligned8(out) && plain(next) && out.dtype != DType::kF32));
   if (!fused) {
-    norm(stream, y, y, post, eps);
+    rms_norm(stream, y, y, post, eps);
     add(stream, x, y, scale);
-    if (out) norm(stream, out, x, next, eps);
+    if (out) rms_norm(stream, out, x, next, eps);
     return;
   }
   const Residual p = {out.stride, x.stride, y.stride, dim, scale, eps};

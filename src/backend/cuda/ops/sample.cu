@@ -2,8 +2,8 @@
 #include <cuda_bf16.h>
 
 #include "backend/cuda/device/convert.cuh"
-#include "backend/cuda/runtime/launch.cuh"
 #include "backend/cuda/ops/sample.h"
+#include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
 namespace {

@@ -1,0 +1,46 @@
+// What attention reads: rows (which keys a token may see) and the key-value cache that holds those keys.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/tensor.h"
+
+namespace gemma4 {
+
+// One row of attention: the token at position `pos` of sequence `seq` may see that sequence's keys first..last,
+// inclusive. Causal, sliding-window, image-block and whole-image attention are all this.
+struct Row {
+  int32_t seq, pos, first, last;
+};
+
+// The rows of one forward pass, on the device and on the host (the same content). A replayed graph reads only `device`.
+struct Rows {
+  Tensor device;              // I32 [rows, 4]
+  std::span<const Row> host;  // [rows]
+};
+
+// What a layer's key-value cache must hold.
+struct KvCacheConfig {
+  int64_t slots = 0;       // tokens
+  int page = 1;            // tokens in a page
+  int heads = 0, dim = 0;  // KV heads, head size
+  // Full-attention layers have V = norm(k_proj x) and K = rope(V * k_norm): a backend may keep V and only the rotated
+  // elements of K (2 * rotated of dim). 0: K is unrelated to V and kept whole.
+  int rotated_pairs = 0;
+};
+
+// A key-value cache. Position p of sequence s lives in slot
+//   pages[s][(p / page) % n] * page + p % page,   n = pages of that sequence,
+// which is a flat cache while p < n * page and a ring of n * page tokens beyond. Without `pages`: slot = p.
+struct KvCache {
+  Tensor k, v;   // [slots, heads, dim], or the backend's own layout
+  Tensor pages;  // I32 [sequences, n] page indices
+  int page = 1;
+  Tensor k_norm;  // [dim], set where KvCacheConfig::rotated_pairs > 0
+  int rotated_pairs = 0;
+  std::shared_ptr<const void> extra;  // the backend's own
+};
+
+}  // namespace gemma4
