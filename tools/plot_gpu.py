@@ -3,7 +3,7 @@
 
     plot_gpu.py [OUTPUT.svg]
 
-Figures: docs/CUDA.md (`gemma4 bench`); llama.cpp of August 2026 and Hugging Face transformers as measured on a card of
+Figures: docs/cuda/benchmarks.md (`gemma4 bench`); llama.cpp of August 2026 and Hugging Face transformers as measured on a card of
 the same kind.
 """
 import pathlib
