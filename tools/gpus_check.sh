@@ -43,7 +43,7 @@ grep -q "NOT TESTED over $N GPUs" "$OUT/tests.txt" && verdicts+=("$(printf '%-22
 exchanges=("$BUILD/cuda_benchmarks" "--benchmark_filter=(all_reduce|gather_logits)/gpus:$N/" --benchmark_min_time=0.2)
 step exchanges 60 "${exchanges[@]}"
 step exchanges-nccl 60 env GEMMA4_PEERS=0 "${exchanges[@]}" # all sums by NCCL, to compare
-# Hugging Face's cases. eval exits 1 past KL 1e-3, and one GPU is past it (docs/CUDA.md): what counts is that both agree.
+# Hugging Face's cases. eval exits 1 past KL 1e-3, and one GPU is past it (docs/cuda/design.md): what counts is that both agree.
 for n in 1 "$N"; do
   step "tiny-$n" 60 bash -c '"$@"; [ $? -le 1 ]' eval "$BUILD/gemma4" eval --model tests/golden/tiny --golden tests/golden/tiny/golden --backend cuda \
     --gpus "$n" --dump "$OUT/tiny-$n.logits"

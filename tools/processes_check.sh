@@ -46,7 +46,7 @@ together() {  # name, exit code of rank 0 at most, command...: N processes of it
   echo "   ($((SECONDS - started)) s)"
 }
 
-# On cuda eval ends with 1 where KL is past 1e-3, which one GPU is too (docs/CUDA.md): read its lines.
+# On cuda eval ends with 1 where KL is past 1e-3, which one GPU is too (docs/cuda/design.md): read its lines.
 together eval "$([ "$BACKEND" = cuda ] && echo 1 || echo 0)" \
   eval --model tests/golden/tiny --golden tests/golden/tiny/golden --backend "$BACKEND"
 together bench 0 bench --model "$MODEL" --backend "$BACKEND" --prompts 512 --depths 0 --batches 1 --images 280 --steps 32

@@ -80,23 +80,23 @@ def check(path, problems):
             problems.append(f"{relative}: only backend/cuda includes CUDA headers")
 
 
-def check_seed_tests(problems):
-    """docs/SEED_TESTS.md names only tests that exist."""
+def check_parity(problems):
+    """docs/parity_with_executorch.md names only tests that exist."""
     have = set()
     for path in [*SRC.rglob("*_test.c*"), *(ROOT / "tests").rglob("*_test.cc")]:
         have.update(f"{a}.{b}" for a, b in re.findall(r"^TEST(?:_[FP])?\((\w+), *(\w+)\)", path.read_text(), re.M))
-    for line in (ROOT / "docs/SEED_TESTS.md").read_text().splitlines():
+    for line in (ROOT / "docs/parity_with_executorch.md").read_text().splitlines():
         suite = ""
         for named, test in re.findall(r"`(\w*)\.([\w*]+)`", line):
             suite = named or suite  # `.Name` is another test of the suite before it
             pattern = re.escape(suite) + r"\." + test.replace("*", ".*")
             if not any(re.fullmatch(pattern, name) for name in have):
-                problems.append(f"docs/SEED_TESTS.md: there is no test {suite}.{test}")
+                problems.append(f"docs/parity_with_executorch.md: there is no test {suite}.{test}")
 
 
 def main():
     problems = []
-    check_seed_tests(problems)
+    check_parity(problems)
     check_names(sorted(p for p in SRC.rglob("*") if p.suffix in (".h", ".cuh")), problems)
     for path in sorted(SRC.rglob("*")):
         if path.suffix in (".h", ".cc", ".cu", ".cuh"):

@@ -101,7 +101,8 @@ class Evaluation {
       : options_(options),
         checkpoint_(open_checkpoint(options.engine.model, options.engine.mmproj)),
         config_(parse_config(checkpoint_.config)),
-        ranks_(make_ranks(options.engine.backend, options.engine.threads, options.engine.gpus, options.engine.channel)) {}
+        ranks_(
+            make_ranks(options.engine.backend, options.engine.threads, options.engine.gpus, options.engine.channel)) {}
 
   int run();
 

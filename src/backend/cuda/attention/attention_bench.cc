@@ -81,7 +81,7 @@ void attention(benchmark::State& state, Shape s, int rows, int length, int windo
 
 void register_all() {
   const auto add = [](const std::string& name, Shape s, int rows, int length, int window, bool whole = false) {
-    benchmark::RegisterBenchmark(name.c_str(), attend, s, rows, length, window, whole)->MinTime(0.1)->UseRealTime();
+    benchmark::RegisterBenchmark(name.c_str(), attention, s, rows, length, window, whole)->MinTime(0.1)->UseRealTime();
   };
   constexpr int kAll = 1 << 20;
   for (const int length : {64, 1024, 4096}) add("decode/sliding/" + std::to_string(length), kSliding, 1, length, 1024);

@@ -32,7 +32,7 @@ struct Library {
   Broadcast broadcast = nullptr;
   Send send = nullptr;
   Recv recv = nullptr;
-  ProcessGroup group_start = nullptr, group_end = nullptr;
+  GroupCall group_start = nullptr, group_end = nullptr;
 
   void check(Result result, const char* what) const {
     if (result != kSuccess) throw DeviceError(std::string("NCCL failed: ") + what + ": " + error_string(result));

@@ -27,6 +27,6 @@ using AllReduce = Result (*)(const void* from, void* to, size_t count, Type, Red
 using Broadcast = Result (*)(const void* from, void* to, size_t count, Type, int root, Comm, cudaStream_t);
 using Send = Result (*)(const void* from, size_t count, Type, int peer, Comm, cudaStream_t);
 using Recv = Result (*)(void* to, size_t count, Type, int peer, Comm, cudaStream_t);
-using Group = Result (*)();
+using GroupCall = Result (*)();
 
 }  // namespace gemma4::cuda::nccl

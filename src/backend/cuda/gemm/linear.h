@@ -3,7 +3,8 @@
 // graph.
 //
 // A quantised matrix is repacked at upload into chunks of 16 rows x 64 columns, laid out as the tensor core's A operand
-// wants them (docs/CUDA.md), codes first, then scales, then zero points: one stream of bytes that decode reads once and
+// wants them (docs/cuda/design.md), codes first, then scales, then zero points: one stream of bytes that decode reads
+// once and
 // prefill feeds to the tensor cores. Formats that are not packed are kept as bfloat16, row-major.
 #pragma once
 

@@ -72,7 +72,8 @@ class CudaRecorder : public testing::Test {
 
 TEST_F(CudaRecorder, TakesALayerAndKeepsItsOrder) {
   recorder_.begin();
-  EXPECT_TRUE(product() && qk_norm_rope_cache() && attention(query_) && back() && norms() && mlp() && down() && norms());
+  EXPECT_TRUE(product() && qk_norm_rope_cache() && attention(query_) && back() && norms() && mlp() && down() &&
+              norms());
   EXPECT_TRUE(product());  // of the next layer, from the norm
   EXPECT_EQ(flushed(), (std::vector{0, 1, 2, 3, 4, 5, 6, 4, 0}));
   EXPECT_EQ(flushed(), std::vector<int>()) << "twice";
@@ -147,7 +148,8 @@ TEST_F(CudaRecorder, SumsOverRanksFollowTheirProduct) {
 TEST_F(CudaRecorder, ValuesPassAsWords) {
   recorder_.begin();
   for (int layer = 0; layer < 2; ++layer) {
-    ASSERT_TRUE(product() && qk_norm_rope_cache() && attention(query_) && back() && norms() && mlp() && down() && norms());
+    ASSERT_TRUE(product() && qk_norm_rope_cache() && attention(query_) && back() && norms() && mlp() && down() &&
+                norms());
   }
   const auto& ops = recorder_.operations();
   ASSERT_EQ(ops.size(), 14u);

@@ -1,6 +1,6 @@
 // How blocks add up a panel that several of them hold: each gives its part to the block that has the panel's end, where
 // a warp of its own waits for the parts and adds them up while the others still compute. To have these ask early,
-// between two stages, was slower than to ask at the end (docs/CUDA.md).
+// between two stages, was slower than to ask at the end (docs/cuda/design.md).
 #pragma once
 
 #include "backend/cuda/megakernel/flagged_memory.cuh"

@@ -151,12 +151,12 @@ void add(const std::string& name, void (*bench)(benchmark::State&, Parameters...
 
 void register_all() {
   for (const int rows : {1, 2048}) {
-    add("heads/sliding/" + std::to_string(rows), heads, Heads{32, 16, 256, 1, 0}, rows);
-    add("heads/full/" + std::to_string(rows), heads, Heads{32, 4, 512, 1, 64}, rows);
+    add("heads/sliding/" + std::to_string(rows), qk_norm_rope_cache, Heads{32, 16, 256, 1, 0}, rows);
+    add("heads/full/" + std::to_string(rows), qk_norm_rope_cache, Heads{32, 4, 512, 1, 64}, rows);
   }
   for (const int rows : {2520, 10080}) {
     const std::string of = std::to_string(rows);
-    add("heads/vision/" + of, heads, Heads{16, 16, 72, 2, 0}, rows);
+    add("heads/vision/" + of, qk_norm_rope_cache, Heads{16, 16, 72, 2, 0}, rows);
     add("geglu/" + of, geglu, rows, 4304);
     add("residual_norm/" + of, add_rms_norm, rows, 1152);
     add("product/qkv/" + of, product, rows, 3456, 1152, false);

@@ -1,4 +1,4 @@
-// Counterparts of tests of the original system that no other test here covers; docs/SEED_TESTS.md has the whole table.
+// Counterparts of ExecuTorch tests that no other test here covers; docs/parity_with_executorch.md has the whole table.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -16,10 +16,10 @@
 namespace gemma4 {
 namespace {
 
-// The original quantiser's weights beside the files that go with them.
+// Weights that ExecuTorch's quantizer wrote, beside the files that go with them.
 std::string quantised_tiny() {
   namespace fs = std::filesystem;
-  const fs::path folder = fs::path(testing::TempDir()) / ("gemma4_seed_tiny_" + std::to_string(getpid()));
+  const fs::path folder = fs::path(testing::TempDir()) / ("gemma4_parity_tiny_" + std::to_string(getpid()));
   fs::create_directories(folder);
   const auto copy = [&](const std::string& from, const char* name) {
     fs::copy_file(from + "/" + name, folder / name, fs::copy_options::overwrite_existing);
@@ -85,9 +85,9 @@ double cosine(const std::vector<float>& a, const std::vector<float>& b) {
   return ab / std::sqrt(aa * bb);
 }
 
-// test_decode_forward_equivalent_to_embed_then_forward: rows given as embeddings go through the same decoder as rows
-// given as ids.
-TEST(SeedTest, EmbeddingsGivenAsRowsGiveTheSameLogitsAsTheirIds) {
+// test_decode_forward_equivalent_to_embed_then_forward: the decoder gives the same logits for rows given as embeddings
+// and for rows given as ids.
+TEST(ParityTest, EmbeddingsGivenAsRowsGiveTheSameLogitsAsTheirIds) {
   Session session(kTiny);
   const std::vector<int32_t> ids = {2, 40, 300, 77, 1200, 8, 511, 90};
   Tensor embeddings;
@@ -111,9 +111,9 @@ TEST(SeedTest, EmbeddingsGivenAsRowsGiveTheSameLogitsAsTheirIds) {
   session.backend->release(embeddings);
 }
 
-// test_vision_tower_random_init_forward_smoke, and the cosine of test_pe_int8_quantize_and_install_roundtrip: the
-// vision tower of a quantised checkpoint differs from its source's in the position table alone, and hardly.
-TEST(SeedTest, APositionTableInInt8HardlyChangesTheFeatures) {
+// test_vision_tower_random_init_forward_smoke, and the cosine of test_pe_int8_quantize_and_install_roundtrip.
+// Quantising changes only the position table of the vision tower, so the features stay close to the source's.
+TEST(ParityTest, APositionTableInInt8HardlyChangesTheFeatures) {
   Session source(kTiny), quantised(quantised_tiny());
   const std::string image = kTiny + "/images/00_200x120.png";
   const std::vector<float> a = source.features(image), b = quantised.features(image);
@@ -158,20 +158,20 @@ struct Ring {
   KvCache kv;
 };
 
-TEST(SeedTest, RingSequentialWriteRead) {
+TEST(ParityTest, RingSequentialWriteRead) {
   Ring ring;
   for (int p = 0; p < 8; ++p) ring.write(p, 1);
   EXPECT_EQ(ring.slots(ring.kv.k), (std::vector<float>{0, 1, 2, 3, 4, 5, 6, 7}));
   EXPECT_EQ(ring.slots(ring.kv.v), (std::vector<float>{100, 101, 102, 103, 104, 105, 106, 107}));
 }
 
-TEST(SeedTest, RingWrapsAroundAndOverwritesTheOldest) {
+TEST(ParityTest, RingWrapsAroundAndOverwritesTheOldest) {
   Ring ring;
   for (int p = 0; p < 9; ++p) ring.write(p, 1);
   EXPECT_EQ(ring.slots(ring.kv.k), (std::vector<float>{8, 1, 2, 3, 4, 5, 6, 7}));
 }
 
-TEST(SeedTest, RingMultiTokenPrefill) {
+TEST(ParityTest, RingMultiTokenPrefill) {
   Ring ring;
   ring.write(0, 5);
   EXPECT_EQ(ring.slots(ring.kv.k), (std::vector<float>{0, 1, 2, 3, 4, 0, 0, 0}));
@@ -179,9 +179,9 @@ TEST(SeedTest, RingMultiTokenPrefill) {
   EXPECT_EQ(ring.slots(ring.kv.k), (std::vector<float>{8, 9, 10, 3, 4, 5, 6, 7}));
 }
 
-// test_assert_on_oversized_prefill. (That a chunk of the largest size loses no key, which the original does, is
-// ModelOn.ChunkedPrefillEqualsWholeFarPastTheRing.)
-TEST(SeedTest, AnOversizedChunkIsCaught) {
+// test_assert_on_oversized_prefill. (ModelOn.ChunkedPrefillEqualsWholeFarPastTheRing shows that a chunk of the largest
+// size loses no key; in ExecuTorch it loses some.)
+TEST(ParityTest, AnOversizedChunkIsCaught) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   Session session(kTiny, 8);
   const Batch batch = session.batch({1, 2, 3, 4, 5, 6, 7, 8, 9});
