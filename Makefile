@@ -5,7 +5,8 @@ DEMO_IMAGE := tests/golden/demo_eval/images/002.png
 DEMO_PROMPT := What is at the left?
 SHELL := /bin/bash
 
-.PHONY: all setup setup-test setup-clients build demo demo-eval test test-fast test-asan test-clients test-replicas bench format
+.PHONY: all setup setup-test setup-clients build demo demo-eval check test test-kernels test-asan test-locks test-clients \
+        test-replicas bench format
 
 all: build
 
@@ -38,17 +39,33 @@ demo-eval: build
 	@$(BUILD)/gemma4 quantize --model-dir models/demo --output $(DEMO_QUANTISED) 2>/dev/null
 	@tools/demo_eval.sh $(BUILD)/gemma4 $(DEMO_QUANTISED)
 
-test: test-fast test-asan
+# The inner loop: all unit tests, this machine's SIMD alone, no sanitizer, no CUDA; compiles only what changed.
+check: setup-test
+	@start=$$(date +%s); \
+	cmake --preset dev >/dev/null && cmake --build --preset dev && ctest --preset dev; code=$$?; \
+	echo "make check: $$(( $$(date +%s) - start )) seconds"; exit $$code
 
-test-fast: setup-test
+# Everything that needs no GPU, from nothing. What CI runs.
+test: setup-test
+	@echo "make test: about 20 minutes on two cores the first time, 5 with a warm build; 'make check' is the inner loop"
+	@start=$$(date +%s); $(MAKE) --no-print-directory test-locks test-kernels test-asan; code=$$?; \
+	echo "make test: $$(( $$(date +%s) - start )) seconds"; exit $$code
+
+# Kernels as users run them: every SIMD target, optimised, CUDA where nvcc is; and tidy and the installed library.
+test-kernels: setup-test
 	@cmake --preset test >/dev/null
 	@cmake --build --preset test
 	@ctest --preset test
 
+# All tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-asan: setup-test
 	@cmake --preset asan >/dev/null
 	@cmake --build --preset asan
 	@ctest --preset asan
+
+# What a mutex guards is only touched while it is held (GUARDED_BY): checked by clang, which compiles nothing.
+test-locks: setup-test
+	@tools/check_locks.sh
 
 # The openai and anthropic Python clients, and a browser on the page. Needs PyPI.
 test-clients: setup-clients build
@@ -66,4 +83,4 @@ bench: setup-test
 	@build/bench/benchmarks
 
 format:
-	@clang-format -i $$(git ls-files 'src/*.h' 'src/*.cc' 'tests/*.cc')
+	@clang-format -i $$(git ls-files 'src/*.h' 'src/*.cc' 'src/*.cu' 'src/*.cuh' 'tests/*.h' 'tests/*.cc')
