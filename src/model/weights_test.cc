@@ -55,7 +55,10 @@ TEST_P(WeightsOf, AMissingTensorIsNamed) {
     put_tiny(folder, GetParam(), [&](const std::string& tensor) {
       return tensor.find(stem) != tensor.npos && tensor.find("encoder") == tensor.npos;
     });
-    EXPECT_EQ(open_checkpoint(folder.path).kind, GetParam());
+    const Checkpoint checkpoint = open_checkpoint(folder.path);
+    EXPECT_EQ(checkpoint.kind, GetParam());
+    ASSERT_THAT(check_weights(checkpoint, parse_config(checkpoint.config)),
+                testing::ElementsAre("tensor " + name + " is missing"));
     EXPECT_EQ(loading_error(folder), folder.path.string() + ": tensor " + name + " is missing");
   }
   const Folder several;
@@ -79,7 +82,7 @@ TEST_P(WeightsOf, AMissingVisionTowerIsNamed) {
     if (is_of_vision(need.name)) want.push_back("tensor " + need.name + " is missing");
   }
   EXPECT_EQ(want.size(), 5u + 13 * static_cast<size_t>(config.vision.layers));
-  EXPECT_EQ(check_weights(checkpoint, config), want);
+  ASSERT_EQ(check_weights(checkpoint, config), want);
   EXPECT_THAT(loading_error(folder), HasSubstr(want[0] + " (and " + std::to_string(want.size() - 1) + " more)"));
 }
 
