@@ -30,9 +30,15 @@ std::string quantised_tiny() {
 }
 
 struct Session {
-  explicit Session(const std::string& path, int rows_max = 128)
+  // `ring`: slots of the sliding layers; 0: as many as a chunk of rows_max needs.
+  explicit Session(const std::string& path, int rows_max = 128, int ring = 0)
       : checkpoint(open_checkpoint(path)), backend(make_ref()) {
     ModelOptions options = options_for(parse_config(checkpoint.config), 256, rows_max, 1);
+    if (ring > 0) {
+      options.page = 8;
+      options.pages[kFull] = options.pages_per_seq[kFull] = 256 / options.page;
+      options.pages[kSliding] = options.pages_per_seq[kSliding] = ring / options.page;
+    }
     options.logits_max = rows_max;
     model = std::make_unique<Model>(checkpoint, *backend, options);
     for (const AttentionKind kind : {kSliding, kFull}) {
@@ -124,7 +130,7 @@ TEST(ParityTest, APositionTableInInt8HardlyChangesTheFeatures) {
 
 // RingKVCache: a ring of 8 slots (window 4), as two pages of 4.
 struct Ring {
-  Ring() : backend(make_ref()) {
+  explicit Ring(const std::string& name = "ref") : backend(make_backend(name, 1)) {
     kv = backend->kv_alloc({8, 4, 1, 2, 0});
     kv.pages = backend->alloc(DType::kI32, {1, 2});
     const int32_t pages[] = {0, 1};
@@ -179,13 +185,33 @@ TEST(ParityTest, RingMultiTokenPrefill) {
   EXPECT_EQ(ring.slots(ring.kv.k), (std::vector<float>{8, 9, 10, 3, 4, 5, 6, 7}));
 }
 
-// test_assert_on_oversized_prefill. (ModelOn.ChunkedPrefillEqualsWholeFarPastTheRing shows that a chunk of the largest
-// size loses no key; in ExecuTorch it loses some.)
+// test_assert_on_oversized_prefill: nine positions do not fit the ring of eight slots.
+TEST(ParityTest, AnOversizedChunkIsCaughtByTheRing) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  for (const char* backend : {"ref", "cpu"}) {
+    EXPECT_DEATH(Ring(backend).write(0, 9), "positions_written") << backend;
+    EXPECT_DEATH(Ring(backend).write(5, 9), "positions_written") << backend;
+    Ring(backend).write(5, 8);
+  }
+}
+
+// The same through the model, which checks a pass once for all layers: a chunk longer than the rows of a pass, and a
+// chunk whose keys would push out those of the window before it. (ModelOn.ChunkedPrefillEqualsWholeFarPastTheRing shows
+// that a chunk of the largest size loses no key; in ExecuTorch it loses some.)
 TEST(ParityTest, AnOversizedChunkIsCaught) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   Session session(kTiny, 8);
   const Batch batch = session.batch({1, 2, 3, 4, 5, 6, 7, 8, 9});
   EXPECT_DEATH(session.model->forward(batch), "rows_max");
+
+  Session ring(kTiny, 128, 32);  // a window of 24 and a chunk of 9 are 32 keys
+  const auto chunk = [&](int32_t count) {
+    Batch rows;
+    for (int32_t pos = 100; pos < 100 + count; ++pos) append_row(rows, ring.model->config(), 7, 0, pos, -1);
+    return rows;
+  };
+  ring.model->forward(chunk(9));
+  EXPECT_DEATH(ring.model->forward(chunk(10)), "positions_held");
 }
 
 }  // namespace

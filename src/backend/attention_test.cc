@@ -155,7 +155,7 @@ TEST_P(AttendTest, MixedSequences) {
     for (const Row& row : causal(3, 7, 1, 50)) rows.push_back(row);
     for (const Row& row : causal(2, 0, 60, 20)) rows.push_back(row);
     for (const Row& row : causal(1, 98, 1, 3)) rows.push_back(row);
-    expect_equal({8, 1, 32, page, 104 / page, 4, rows, 100});
+    expect_equal({8, 1, 32, page, (104 + page - 1) / page, 4, rows, 100});
   }
 }
 

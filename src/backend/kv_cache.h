@@ -41,6 +41,17 @@ struct KvCache {
   Tensor k_norm;  // [dim], set where KvCacheConfig::rotated_pairs > 0
   int rotated_pairs = 0;
   std::shared_ptr<const void> extra;  // the backend's own
+
+  // Slots of one sequence.
+  int64_t slots_per_seq() const { return pages ? pages.row_size() * page : k.rows(); }
 };
+
+// The positions of a sequence, at most, from the oldest that `rows` write to the newest. Where they are more than its
+// slots, a key overwrites another of the same pass.
+int64_t positions_written(std::span<const Row> rows);
+
+// The same from the oldest position that `rows` read. All keys of a pass are written before the first is read, so where
+// they are more than its slots, a key that a row needs is gone.
+int64_t positions_held(std::span<const Row> rows);
 
 }  // namespace gemma4

@@ -181,6 +181,7 @@ class RefBackend : public Backend {
   }
 
   void kv_write(const KvCache& kv, Tensor k, Tensor v, const Rows& rows) override {
+    CHECK(positions_written(rows.host) <= kv.slots_per_seq());
     for (int64_t i = 0; i < k.rows(); ++i) {
       const int64_t slot = slot_of(kv, rows.host[static_cast<size_t>(i)].seq, rows.host[static_cast<size_t>(i)].pos);
       std::copy_n(row(k, i), k.row_size(), row(kv.k, slot));

@@ -7,9 +7,11 @@
 #include <bit>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <string>
 
 #include "base/file.h"
+#include "base/json.h"
 
 namespace gemma4::testing_files {
 
@@ -31,6 +33,33 @@ struct Folder {
 inline std::string container(const std::string& header, const std::string& data) {
   const uint64_t length = header.size();
   return std::string(reinterpret_cast<const char*>(&length), sizeof length) + header + data;
+}
+
+// A safetensors file without the tensors whose names `drop` picks. They leave torchao's list of names too, unless
+// `listed` keeps them there.
+inline std::string without_tensors(const std::string& file, const std::function<bool(const std::string&)>& drop,
+                                   bool listed = false) {
+  uint64_t length = 0;
+  std::memcpy(&length, file.data(), sizeof length);
+  const auto header = nlohmann::json::parse(file.substr(8, length));
+  auto kept = nlohmann::json::object();
+  std::string data;
+  for (const auto& [name, entry] : header.items()) {
+    if (name != "__metadata__" && drop(name)) continue;
+    kept[name] = entry;
+    if (name == "__metadata__") continue;
+    const uint64_t begin = entry["data_offsets"][0], end = entry["data_offsets"][1];
+    kept[name]["data_offsets"] = {data.size(), data.size() + (end - begin)};
+    data += file.substr(8 + length + begin, end - begin);
+  }
+  if (!listed && kept.contains("__metadata__") && kept["__metadata__"].contains("tensor_names")) {
+    auto names = nlohmann::json::array();
+    for (const auto& name : nlohmann::json::parse(header["__metadata__"]["tensor_names"].get<std::string>())) {
+      if (!drop(name)) names.push_back(name);
+    }
+    kept["__metadata__"]["tensor_names"] = names.dump();
+  }
+  return container(kept.dump(), data);
 }
 
 inline void sha256_block(const uint8_t* block, std::array<uint32_t, 8>& state, const std::array<uint32_t, 64>& k) {

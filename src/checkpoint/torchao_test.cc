@@ -177,5 +177,28 @@ TEST(Torchao, RefusesPartsOfTheWrongTypeAndAsymmetricInt8) {
   EXPECT_THAT(table.refusal(), HasSubstr("one value for each row"));
 }
 
+TEST(Torchao, RefusesHalfOfThePositionTable) {
+  const std::string file = read_file(golden("safetensors/worked_example.safetensors"));
+  const auto refusal = [&](const std::string& dropped, bool listed) -> std::string {
+    const Folder folder;
+    folder.put("x.safetensors", without_tensors(
+                                    file, [&](const std::string& name) { return name == dropped; }, listed));
+    try {
+      open_checkpoint(folder.path / "x.safetensors");
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "opened";
+  };
+  EXPECT_EQ(refusal("", false), "opened");
+  for (const bool listed : {false, true}) {
+    EXPECT_THAT(refusal(kPositionScale, listed),
+                HasSubstr("the tensor vision_tower.patch_embedder._pet_scale is missing"));
+  }
+  EXPECT_THAT(refusal(kPositionCodes, true), HasSubstr("the tensor vision_tower.patch_embedder._pet_int8 is missing"));
+  EXPECT_THAT(refusal(kPositionCodes, false),
+              HasSubstr("the tensor vision_tower.patch_embedder._pet_scale belongs to no weight"));
+}
+
 }  // namespace
 }  // namespace gemma4

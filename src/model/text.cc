@@ -92,7 +92,10 @@ void TextModel::copy_page(AttentionKind kind, int32_t from, int32_t to) {
 
 void TextModel::check(const Batch& b) const {
   CHECK(!b.ids.empty() && b.ids.size() <= static_cast<size_t>(options_.rows_max));
-  CHECK(b.rows[kSliding].size() == b.ids.size() && b.rows[kFull].size() == b.ids.size());
+  for (const AttentionKind kind : {kSliding, kFull}) {
+    CHECK(b.rows[kind].size() == b.ids.size());
+    CHECK(positions_held(b.rows[kind]) <= pages_[kind].row_size() * options_.page);
+  }
   CHECK(b.logit_rows.size() <= static_cast<size_t>(options_.logits_max));
   CHECK(b.sampling.empty() || b.sampling.size() == b.logit_rows.size());
   for (int32_t id : b.ids) CHECK(id >= 0 && id < config_.vocab);

@@ -181,6 +181,80 @@ TEST_F(ProgramTest, ListsWhatItHas) {
   EXPECT_EQ(file["methods"]["vision_encoder"]["inputs"][0]["shape"], (json{1, "9*N", 768}));
 }
 
+// A method as a line: prefill(tokens int64 [1, T], ...) -> token int64 [1, 1]; ranges of its symbols: T 2..512.
+std::string signature(const MethodSpec& method) {
+  std::map<std::string, std::string> ranges;
+  const auto list = [&](const std::vector<TensorSpec>& specs) {
+    std::string out;
+    for (const TensorSpec& spec : specs) {
+      const char* types[] = {"float32", "int64", "bool"};
+      out += (out.empty() ? "" : ", ") + spec.name + " " + types[static_cast<int>(spec.type)] + " [";
+      for (const Dimension& d : spec.shape) {
+        if (&d != &spec.shape.front()) out += ", ";
+        if (d.symbol.empty()) EXPECT_EQ(d.least, d.most) << spec.name;
+        if (d.symbol.empty() || d.multiple > 1) out += std::to_string(d.symbol.empty() ? d.least : d.multiple);
+        if (d.symbol.empty()) continue;
+        out += (d.multiple > 1 ? "*" : "") + d.symbol;
+        ranges[d.symbol] = " " + d.symbol + " " + std::to_string(d.least) + ".." + std::to_string(d.most);
+      }
+      out += spec.optional ? "] optional" : "]";
+    }
+    return out;
+  };
+  std::string line = method.name + "(" + list(method.inputs) + ") -> " + list(method.outputs);
+  for (const auto& [symbol, range] : ranges) line += (symbol == ranges.begin()->first ? ";" : ",") + range;
+  return line;
+}
+
+// The same line from program.json.
+std::string signature(const std::string& name, const nlohmann::ordered_json& method) {
+  const auto list = [&](const nlohmann::ordered_json& specs) {
+    std::string out;
+    for (const auto& spec : specs) {
+      out += (out.empty() ? "" : ", ") + spec["name"].get<std::string>() + " " + spec["type"].get<std::string>() + " [";
+      for (size_t i = 0; i < spec["shape"].size(); ++i) {
+        const auto& size = spec["shape"][i];
+        out += (i > 0 ? ", " : "") + (size.is_string() ? size.get<std::string>() : size.dump());
+      }
+      out += spec.value("optional", false) ? "] optional" : "]";
+    }
+    return out;
+  };
+  std::string line = name + "(" + list(method["inputs"]) + ") -> " + list(method["outputs"]), between = ";";
+  for (const auto& [symbol, range] : method["ranges"].items()) {
+    line += between + " " + symbol + " " + range[0].dump() + ".." + range[1].dump();
+    between = ",";
+  }
+  return line;
+}
+
+// Names, types, shapes and order of all methods, their inputs and their outputs: what a program's callers rely on.
+TEST_F(ProgramTest, MethodsAreExactlyThese) {
+  const std::vector<std::string> text_only = {
+      "prefill(tokens int64 [1, T], input_pos int64 [T], temperature float32 [1]) -> token int64 [1, 1]; T 2..512",
+      "decode(tokens int64 [1, 1], input_pos int64 [1], temperature float32 [1]) -> token int64 [1, 1]",
+  };
+  const std::vector<std::string> with_vision = {
+      "embed_text(tokens int64 [1, T]) -> embeddings float32 [1, T, 256]; T 1..512",
+      "vision_encoder(pixel_values float32 [1, 9*N, 768], pixel_position_ids int64 [1, 9*N, 2])"
+      " -> embeddings float32 [1, N, 256], mask bool [1, N]; N 1..70",
+      "prefill(inputs_embeds float32 [1, T, 256], input_pos int64 [T], temperature float32 [1],"
+      " image_ends int64 [T] optional) -> token int64 [1, 1]; T 2..512",
+      text_only[1],
+  };
+  const auto expect = [](const std::string& path, const std::vector<std::string>& want) {
+    const Program program(path);
+    std::vector<std::string> api, stored;
+    for (const MethodSpec& method : program.methods()) api.push_back(signature(method));
+    const auto file = nlohmann::ordered_json::parse(read_file(path + "/program.json"));
+    for (const auto& [name, method] : file["methods"].items()) stored.push_back(signature(name, method));
+    EXPECT_EQ(api, want);
+    EXPECT_EQ(stored, want);
+  };
+  expect(text(), text_only);
+  expect(vision(), with_vision);
+}
+
 TEST_F(ProgramTest, RefusesWhatDoesNotFit) {
   Program program(text(), {.max_prefill_chunk = 64});
   const std::vector<int64_t> two = {5, 6}, one = {5};

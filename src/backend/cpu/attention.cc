@@ -264,6 +264,7 @@ void kv_copy_slot(const KvLayout& c, int64_t from, int64_t to) {
 
 void kv_write(const Context& c, const KvLayout& cache, const KvCache& kv, const Tensor& k, const Tensor& v,
               std::span<const Row> rows) {
+  CHECK(positions_written(rows) <= kv.slots_per_seq());
   const int64_t dim = cache.dim, count = rows.size();
   const int64_t grain = std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, count * dim));
   c.pool.parallel_for(cache.heads, grain, [&](int64_t begin, int64_t end) {

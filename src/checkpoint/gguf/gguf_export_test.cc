@@ -150,6 +150,34 @@ TEST_F(GgufExportTest, WritesTheTypeThatIsAskedFor) {
   EXPECT_EQ(floats_of(patches), rounded);
 }
 
+// Every quantised format as float16, bfloat16 and float32: the float32 values of unpack_row(), rounded once.
+TEST_F(GgufExportTest, QuantisedMatricesAreCastToTheTypeAskedFor) {
+  fs::copy_file(kTiny / "config.json", folder_ / "config.json", fs::copy_options::overwrite_existing);
+  fs::copy_file(kQuantised / "tiny_sensitive/model.safetensors", folder_ / "model.safetensors",
+                fs::copy_options::overwrite_existing);
+  const std::map<Format, float (*)(float)> casts = {
+      {Format::kF16, round_to_f16}, {Format::kBF16, round_to_bf16}, {Format::kF32, [](float x) { return x; }}};
+  std::set<Format> seen;
+  for (const fs::path& path : {folder_, golden("gguf/tiny2.gguf")}) {
+    const Checkpoint source = open_checkpoint(path);
+    const TokenizerData tokenizer = source.tokenizer.tokens.empty() ? arrays_of(original_) : source.tokenizer;
+    for (const auto& [type, cast] : casts) {
+      export_gguf_text(source, tokenizer, {.type = type, .keep_blocks = false}, folder_ / "cast.gguf", pool_);
+      const Checkpoint back = open_checkpoint(folder_ / "cast.gguf", golden("gguf/mmproj-tiny2.gguf"));
+      for (const auto& [name, weight] : source.weights) {
+        if (weight.matrix.rows == 1 || name.find("vision") != name.npos) continue;
+        seen.insert(weight.matrix.format);
+        std::vector<float> want = floats_of(weight.matrix);
+        for (float& value : want) value = cast(value);
+        EXPECT_EQ(back.find(name)->matrix.format, type) << name;
+        EXPECT_EQ(floats_of(back.find(name)->matrix), want) << name << " as " << info(type).name;
+      }
+    }
+  }
+  EXPECT_TRUE(seen.contains(Format::kInt4) && seen.contains(Format::kInt8));
+  EXPECT_GE(seen.size(), 7u);
+}
+
 TEST_F(GgufExportTest, BlocksOfAGgufFileStayAsTheyAre) {
   const Checkpoint source = open_checkpoint(golden("gguf/tiny2.gguf"));
   export_gguf_text(source, source.tokenizer, {}, folder_ / "again.gguf", pool_);

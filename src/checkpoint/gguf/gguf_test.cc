@@ -14,6 +14,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/golden_testing.h"
 #include "model/config.h"
+#include "model/weights.h"
 #include "quant/pack.h"
 
 namespace gemma4 {
@@ -339,6 +340,36 @@ TEST_F(InFolder, PartsOfAModelBelongTogether) {
   norm.tensor("output_norm.weight", {96}, 0, 0).pad(96 * 4);
   write_file(second, with_keys(norm.text, 2, split(1)));
   EXPECT_THAT(open_error(first), HasSubstr("appears twice"));
+}
+
+// llama.cpp's rope_freqs.weight stands for the rotation of full layers. Every other tensor must be one of the model's.
+TEST_F(InFolder, UnknownTensorsAreRefusedByName) {
+  const auto split = [](uint16_t number) {
+    Bytes keys;
+    keys.key("split.count", GgufType::kU16).number<uint16_t>(2).key("split.no", GgufType::kU16).number(number);
+    return keys;
+  };
+  const fs::path first = folder_ / "m-00001-of-00002.gguf", second = folder_ / "m-00002-of-00002.gguf";
+  write_file(first, with_keys(read_file(golden("gguf/tiny2.gguf")), 2, split(0)));
+  const auto add = [&](const std::string& name) {  // to the model, in its second file
+    write_file(second, with_keys(header(1, 0).tensor(name, {96}, 0, 0).pad(96 * 4).text, 2, split(1)));
+  };
+  for (const char* name : {"blk.0.some_unknown.weight", "per_layer_token_embd.weight", "v.std_bias"}) {
+    add(name);
+    EXPECT_THAT(open_error(first), HasSubstr("tensor " + std::string(name) + " is not one that the text half"));
+  }
+  const Gguf text = parse(Bytes{read_file(golden("gguf/tiny2.gguf"))});
+  EXPECT_NE(text.tensor("rope_freqs.weight"), nullptr);
+  EXPECT_EQ(open_checkpoint(folder_ / "model.gguf").weights.size(), text.tensors.size() - 1);
+  add("blk.7.attn_norm.weight");  // of a layer that the model does not have
+  const Checkpoint seven = open_checkpoint(first);
+  EXPECT_THAT(check_weights(seven, parse_config(seven.config)),
+              ::testing::ElementsAre("tensor layers.7.input_layernorm.weight is not part of this model"));
+
+  std::string vision = read_file(golden("gguf/mmproj-tiny2.gguf"));
+  vision.replace(vision.find("v.std_bias"), 10, "v.std_mean");
+  write_file(folder_ / "mmproj.gguf", vision);
+  EXPECT_THAT(open_error(folder_ / "model.gguf"), HasSubstr("tensor v.std_mean is not one that the vision half"));
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ class Bench {
   Bench(const Flags& flags, const Checkpoint& checkpoint, const Ranks& ranks)
       : flags_(flags), config_(parse_config(checkpoint.config)), backend_(ranks[0]) {
     const int seqs = *std::max_element(flags.batches.begin(), flags.batches.end());
-    int longest = flags.chunk;
+    int longest = std::max(flags.chunk, kBatchDepth);
     for (int n : flags.prompts) longest = std::max(longest, n);
     for (int n : flags.depths) longest = std::max(longest, n);
     longest += 2 * flags.steps + 16;
