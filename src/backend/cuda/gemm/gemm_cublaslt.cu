@@ -1,5 +1,5 @@
-// out[n, rows] = x[n, cols] w^T through cuBLASLt, which multiplies bfloat16 by bfloat16: what must be done to weights
-// and activations of other types before.
+// out[n, rows] = x[n, cols] w^T through cuBLASLt. It multiplies bfloat16 by bfloat16, so packed weights are unpacked
+// first and float16 activations are split into two bfloat16 terms. It runs where gemm_wgmma() does not.
 #include <cuda_fp16.h>
 
 #include <algorithm>

@@ -31,7 +31,7 @@ namespace gemma4::cuda {
 namespace {
 
 constexpr int kConsumerGroups = 2;                     // consumer warpgroups
-constexpr int kThreads = (kConsumerGroups + 1) * 128;  // and the producer
+constexpr int kThreads = (kConsumerGroups + 1) * 128;  // and the producer's
 constexpr int kOutTileRows = kConsumerGroups * kRowTileRows;
 constexpr int kSharedBytes = 227 << 10;
 constexpr int kEpilogueRows = 32;                       // rows of x that are written at a time
@@ -46,7 +46,8 @@ struct GemmArguments {
   uint32_t* ready;
   int64_t out_stride;
   int n, rows, col_tiles, row_tiles;
-  int out_row_tiles, tiles, whole_tiles;  // of output: tiles of 256 rows of w; all; those not divided
+  int out_row_tiles;       // output tiles along the rows of w, 256 each
+  int tiles, whole_tiles;  // output tiles; the first whole_tiles are not divided
   int stages;
   bool paired, geglu, out_f32;
 };

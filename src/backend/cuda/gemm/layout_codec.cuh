@@ -56,7 +56,7 @@ __device__ __forceinline__ uint32_t and_or(uint32_t bits, uint32_t mask, uint32_
 __device__ __forceinline__ uint32_t sub_pairs(uint32_t a, uint32_t b) {
   return as_bits(__hsub2(as_pair(a), as_pair(b)));
 }
-constexpr uint32_t kMagic = 0x43004300;  // 128, 128
+constexpr uint32_t kMagic = 0x43004300;  // two bf16 of 128
 
 // 4-bit codes, shared by several codecs: 16 bytes a lane.
 struct Codes4 {
