@@ -5,7 +5,7 @@
 # table is printed last; exit 1 where a step failed.
 #   info      the GPU, its driver and clocks; the programs start                                             1 min
 #   correct   cuda_tests, checks of every layout and variant, golden cases, the demo's questions             9 min
-#   linear    the linear layers alone: variants of the decode kernel in turns, chain, prompts, attention     6 min
+#   linear    the linear layers alone: the GEMV kernels in turns, chain, prompts, attention     6 min
 #   model     31B int4: decode with every variant in turns, batches, prompts, images, time to first token    9 min
 #   deep      31B int4: a prompt of 32,768, depths of 64k and 128k; cuBLASLt for prompts; Q4_0               9 min
 #   sanitize  memcheck, racecheck and synccheck on small shapes, where compute-sanitizer is                  9 min

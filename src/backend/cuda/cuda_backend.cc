@@ -44,7 +44,7 @@ class CudaBackend final : public Backend {
     cuda::StepPeers peers = communicator_ ? communicator_->step_peers() : cuda::StepPeers();
     if (!peers.inbox[0]) peers.inbox[0] = zeros<uint32_t>(2 * cuda::kStepDim), peers.number = zeros<uint32_t>(1);
     cuda::StepWorkspace step;
-    step.decode = linear_->decode_workspace();
+    step.decode = linear_->gemv_workspace();
     step.partial = scratch_.partial, step.counters = scratch_.counters;
     step.barrier = zeros<unsigned>(2);
     step.words = zeros<uint32_t>(int64_t{cuda::kStepRegions} * cuda::kRegionWords);

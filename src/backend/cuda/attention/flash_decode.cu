@@ -7,9 +7,11 @@
 
 #include "backend/cuda/attention/attention.h"
 #include "backend/cuda/attention/kv_cache.cuh"
+#include "backend/cuda/device/activation.cuh"
+#include "backend/cuda/device/cp_async.cuh"
 #include "backend/cuda/device/element.cuh"
+#include "backend/cuda/device/mma.cuh"
 #include "backend/cuda/device/reduce.cuh"
-#include "backend/cuda/device/tile.cuh"
 #include "backend/cuda/runtime/dispatch.cuh"
 #include "backend/cuda/runtime/launch.cuh"
 
@@ -18,7 +20,6 @@ namespace {
 
 using bf16 = __nv_bfloat16;
 
-constexpr float kLog2e = 1.4426950408889634f;
 constexpr int kGroup = 16;  // query heads, padded
 constexpr int kLeast = 2;   // tiles a block takes before others share the work
 constexpr int kPad = 8;     // elements; keeps fragment rows of a tile in different banks
@@ -365,8 +366,7 @@ void run(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv, con
 }  // namespace
 
 bool decode_fits(const AttendCall& call, const KvCacheView& kv, const AttendScratch& scratch) {
-  const bool aligned = reinterpret_cast<uintptr_t>(call.out) % 16 == 0 && call.out_stride % 8 == 0 &&
-                       reinterpret_cast<uintptr_t>(call.q) % 16 == 0 && call.q_stride % 8 == 0;
+  const bool aligned = aligned_rows(call.out, call.out_stride) && aligned_rows(call.q, call.q_stride);
   const bool known = kv.dim == 256 ? kv.rotated == 0 : kv.dim == 512 && (kv.rotated == 0 || kv.rotated == 64);
   return known && aligned && call.q_heads / kv.heads <= kGroup && kv.heads * call.count <= kAttendCounters &&
          scratch.shared_most >= static_cast<int64_t>(kSharedLeast);

@@ -4,6 +4,7 @@
 // are never read; tiles that every row sees whole skip the mask.
 #include "backend/cuda/attention/flash_tile.cuh"
 #include "backend/cuda/device/wgmma.cuh"
+#include "backend/cuda/runtime/dispatch.cuh"
 #include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
@@ -232,11 +233,8 @@ void run(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv) {
 }  // namespace
 
 bool prefill_fits(const AttendCall& call, const KvCacheView& kv) {
-  const auto aligned = [](const void* p, int64_t stride) {
-    return reinterpret_cast<uintptr_t>(p) % 16 == 0 && stride % 8 == 0;
-  };
   const int group = call.q_heads / kv.heads;
-  if (!aligned(call.q, call.q_stride) || !aligned(call.out, call.out_stride)) return false;
+  if (!aligned_rows(call.q, call.q_stride) || !aligned_rows(call.out, call.out_stride)) return false;
   if (kv.dim == 512) return (kv.rotated == 0 || kv.rotated == 64) && 64 % group == 0;
   return (kv.dim == 72 || kv.dim == 256) && kv.rotated == 0 && !kv.tiled && 128 % group == 0;
 }

@@ -9,14 +9,14 @@
 
 #include "backend/cuda/attention/attention.h"
 #include "backend/cuda/attention/kv_cache.cuh"
+#include "backend/cuda/device/activation.cuh"
+#include "backend/cuda/device/cp_async.cuh"
 #include "backend/cuda/device/element.cuh"
-#include "backend/cuda/device/tile.cuh"
+#include "backend/cuda/device/mma.cuh"
 
 namespace gemma4::cuda {
 
 using bf16 = __nv_bfloat16;
-
-inline constexpr float kLog2e = 1.4426950408889634f;
 
 // Consecutive tokens begin .. end-1 of a tile that share a sequence, and the keys they see.
 struct Run {

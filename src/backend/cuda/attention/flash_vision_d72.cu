@@ -12,9 +12,12 @@
 #include <climits>
 
 #include "backend/cuda/attention/attention.h"
+#include "backend/cuda/device/activation.cuh"
+#include "backend/cuda/device/cp_async.cuh"
 #include "backend/cuda/device/element.cuh"
 #include "backend/cuda/device/tma.cuh"
 #include "backend/cuda/device/wgmma.cuh"
+#include "backend/cuda/runtime/dispatch.cuh"
 #include "backend/cuda/runtime/launch.cuh"
 
 #pragma nv_diag_suppress 177  // constants that a device without wgmma has no use for
@@ -50,41 +53,7 @@ struct Shape {
 
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-constexpr float kLog2e = 1.4426950408889634f;
 constexpr unsigned kLanes = 0xffffffffu;
-
-#define FLOATS4(d, i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
-#define FLOATS32(d) \
-  FLOATS4(d, 0), FLOATS4(d, 1), FLOATS4(d, 2), FLOATS4(d, 3), FLOATS4(d, 4), FLOATS4(d, 5), FLOATS4(d, 6), FLOATS4(d, 7)
-
-// scores[64, 64] = a b, or scores + a b; both operands K-major in shared memory.
-#define SCORES(types)                                                                                \
-  asm volatile(                                                                                      \
-      "{.reg .pred p; setp.ne.b32 p, %34, 0; "                                                       \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." types                                            \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
-      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, 0, 0;}"       \
-      : FLOATS32(c)                                                                                  \
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)))
-// sum[64, 72] += a b; a in registers, b MN-major in shared memory.
-#define SUMS(types)                                                                                           \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n72k16.f32." types                                            \
-               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
-               "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35}, "            \
-               "{%36, %37, %38, %39}, %40, 1, 1, 1, 1;"                                                       \
-               : FLOATS32(sum), FLOATS4(sum, 8)                                                               \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-
-__device__ __forceinline__ void multiply_scores(float (&c)[8][4], uint64_t a, uint64_t b, bool add) {
-  SCORES(ATTEND_OPERANDS);
-}
-__device__ __forceinline__ void multiply_sums(float (&sum)[9][4], const uint32_t (&a)[4], uint64_t b) {
-  SUMS(ATTEND_OPERANDS);
-}
-#undef SUMS
-#undef SCORES
-#undef FLOATS32
-#undef FLOATS4
 
 __device__ __forceinline__ float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(kLanes, x, 1));
@@ -274,7 +243,7 @@ __device__ __forceinline__ void attend_tiles(const AttendCall& call, int warp, i
       group_fence();
 #pragma unroll
       for (int step = 0; step < kDepthChunks / 2; ++step) {
-        multiply_scores(c, q + step * 2 * kCoreBytes / 16, k + at + step * 2 * kCoreBytes / 16, step > 0);
+        multiply_shared(c, q + step * 2 * kCoreBytes / 16, k + at + step * 2 * kCoreBytes / 16, step > 0);
       }
       group_commit();
       group_wait<0>();
@@ -285,7 +254,7 @@ __device__ __forceinline__ void attend_tiles(const AttendCall& call, int warp, i
       group_fence();
 #pragma unroll
       for (int step = 0; step < kKeys / 16; ++step) {
-        multiply_sums(sum, weights[step], v + at + step * 2 * kKeyRowBytes / 16);
+        multiply_registers(sum, weights[step], v + at + step * 2 * kKeyRowBytes / 16);
       }
       group_commit();
       group_wait<0>();
@@ -369,11 +338,8 @@ using Small = Shape<2, 2, 5>;
 }  // namespace
 
 bool vision_fits(const AttendCall& call, const KvCacheView& kv) {
-  const auto aligned = [](const void* p, int64_t stride, int bytes) {
-    return reinterpret_cast<uintptr_t>(p) % bytes == 0 && stride * 2 % bytes == 0;
-  };
   return kv.tiled && kv.dim == kDim && kv.page % kKeys == 0 && !kv.table && call.q_heads == kv.heads &&
-         aligned(call.q, call.q_stride, 16) && aligned(call.out, call.out_stride, 4);
+         aligned_rows(call.q, call.q_stride) && aligned_rows(call.out, call.out_stride, 4);
 }
 
 void attend_vision(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv, int multiprocessors) {

@@ -1,5 +1,5 @@
-// Reading and writing activations of any type, one at a time or eight together (16 or 32 bytes, aligned). What is
-// written as float16 saturates at 65504; NaN stays NaN.
+// Conversions between float and the types of activations, one element at a time, in pairs, or in 8-element vectors (16
+// or 32 bytes, aligned). Conversions to float16 saturate at 65504; NaN stays NaN.
 #pragma once
 
 #include <cuda_bf16.h>

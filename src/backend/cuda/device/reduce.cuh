@@ -13,7 +13,7 @@ __device__ __forceinline__ float warp_max(float value) {
   return value;
 }
 
-// Sum over the block, the same in every thread. `scratch`: shared, 32 floats; may be reused after the next barrier.
+// The sum over the block, in every thread. `scratch`: 32 floats of shared memory; it may be reused on return.
 __device__ __forceinline__ float block_sum(float value, float* scratch) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
   value = warp_sum(value);

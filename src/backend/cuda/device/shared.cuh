@@ -1,4 +1,4 @@
-// An address in shared memory as PTX instructions take it.
+// The address in shared memory that PTX instructions take.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -31,7 +31,7 @@ cublasLtMatrixLayout_t none() { return nullptr; }
 
 }  // namespace
 
-struct Library::State {
+struct CublasLt::State {
   decltype(&cublasLtCreate) create = nullptr;
   decltype(&cublasLtDestroy) destroy = nullptr;
   decltype(&cublasLtMatmul) matmul = nullptr;
@@ -46,7 +46,7 @@ struct Library::State {
   cublasLtHandle_t handle = nullptr;
   cublasLtMatmulDesc_t desc = nullptr;
 
-  // What cuBLASLt decided for one shape.
+  // The algorithm that cuBLASLt chose for one shape.
   struct Plan {
     cublasLtMatrixLayout_t w = none(), x = none(), out = none();
     cublasLtMatmulAlgo_t algorithm = {};
@@ -57,7 +57,7 @@ struct Library::State {
   const Plan& plan(const Key& key);
 };
 
-Library::Library() : state_(std::make_unique<State>()) {
+CublasLt::CublasLt() : state_(std::make_unique<State>()) {
   void* library = dlopen("libcublasLt.so.13", RTLD_NOW | RTLD_LOCAL);
   if (!library) library = dlopen("libcublasLt.so", RTLD_NOW | RTLD_LOCAL);
   if (!library) {
@@ -80,21 +80,21 @@ Library::Library() : state_(std::make_unique<State>()) {
   CUBLAS_CHECK(s.desc_set(s.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof(transpose)));
 }
 
-Library::~Library() {
-  if (state_->handle) state_->destroy(state_->handle);  // plans are few and live as long as the process
+CublasLt::~CublasLt() {
+  if (state_->handle) state_->destroy(state_->handle);  // the plans are few and live as long as the process
 }
 
-const Library::State::Plan& Library::State::plan(const Key& key) {
+const CublasLt::State::Plan& CublasLt::State::plan(const Key& key) {
   if (const auto found = plans.find(key); found != plans.end()) return found->second;
   const auto [rows, cols, n, pitch, x_stride, out_stride, out_f32] = key;
   Plan plan;
-  // Column-major, as the library thinks: w is [cols, rows] transposed, x [cols, n], out [rows, n].
+  // The library is column-major: w is [cols, rows] transposed, x [cols, n], out [rows, n].
   CUBLAS_CHECK(layout_create(&plan.w, CUDA_R_16BF, cols, rows, pitch));
   CUBLAS_CHECK(layout_create(&plan.x, CUDA_R_16BF, cols, n, x_stride));
   CUBLAS_CHECK(layout_create(&plan.out, out_f32 ? CUDA_R_32F : CUDA_R_16BF, rows, n, out_stride));
   cublasLtMatmulPreference_t preference = nullptr;
   CUBLAS_CHECK(preference_create(&preference));
-  const uint64_t workspace = kWorkspace;
+  const uint64_t workspace = kWorkspaceBytes;
   const uint32_t alignment = 16;
   CUBLAS_CHECK(preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof(workspace)));
   for (const auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -112,15 +112,15 @@ const Library::State::Plan& Library::State::plan(const Key& key) {
   return plans.emplace(key, plan).first->second;
 }
 
-void Library::multiply(Tensor out, Tensor x, const void* w, int64_t rows, int64_t pitch, void* workspace,
-                       cudaStream_t stream, bool add) {
+void CublasLt::gemm(Tensor out, Tensor x, const void* w, int64_t rows, int64_t pitch, void* workspace,
+                    cudaStream_t stream, bool add) {
   const int64_t n = x.rows(), cols = x.row_size();
   const auto stride = [n](const Tensor& t) { return n == 1 ? std::max(t.stride, t.row_size()) : t.stride; };
   const State::Plan& plan =
       state_->plan({rows, cols, n, pitch, stride(x), stride(out), out.dtype == DType::kF32 ? 1 : 0});
   const float one = 1, keep = add ? 1 : 0;
   CUBLAS_CHECK(state_->matmul(state_->handle, state_->desc, &one, w, plan.w, x.data, plan.x, &keep, out.data, plan.out,
-                              out.data, plan.out, &plan.algorithm, workspace, kWorkspace, stream));
+                              out.data, plan.out, &plan.algorithm, workspace, kWorkspaceBytes, stream));
 }
 
 }  // namespace gemma4::cuda

@@ -1,8 +1,8 @@
 // cuda_linear_bench: checks the linear layers of the CUDA backend against double precision on random weights, then
-// times them at Gemma 4 31B's shapes. Arguments: any of "few", "check" and "variants" (checks: small shapes, all
-// shapes, what may take the place of the decode kernel), "decode", "chain", "prefill"; none means all. Decode and chain
-// show the variants one after the other. Exits 1 when a check fails. GB/s count the bytes of the device layout; the
-// copy bandwidth and the library's bf16 product are measured first.
+// times them at Gemma 4 31B's shapes. Arguments, none for all: the checks "few" (small shapes), "check" (all shapes)
+// and "variants" (each GEMV kernel wherever it fits); the timings "decode", "chain" and "prefill". Decode and chain
+// time one GEMV kernel after the other. Exits 1 when a check fails. GB/s count the bytes of the device layout. The copy
+// bandwidth and the bf16 GEMM of cuBLASLt are measured first.
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
@@ -22,17 +22,17 @@
 namespace gemma4::cuda {
 namespace {
 
-struct Named {
-  DecodeVariant variant;
+struct NamedVariant {
+  GemvVariant variant;
   const char* name;
 };
-constexpr Named kVariants[] = {
-    {DecodeVariant::kBest, "best"}, {DecodeVariant::kStream, "stream"}, {DecodeVariant::kFixed, "fixed"}};
+constexpr NamedVariant kVariants[] = {
+    {GemvVariant::kBest, "best"}, {GemvVariant::kBF16, "bf16"}, {GemvVariant::kInt8, "int8"}};
 
 // Median microseconds of one call of issue(i), replayed from a graph of `count` calls.
 template <typename Issue>
 double time_us(cudaStream_t stream, int count, int repeats, Issue&& issue) {
-  issue(0);  // plans and limits are set outside of the capture
+  issue(0);  // cuBLASLt plans and shared memory limits are set outside of the capture
   cudaGraph_t graph;
   cudaGraphExec_t exec;
   CUDA_CHECK(cudaStreamSynchronize(stream));
@@ -99,13 +99,13 @@ struct Bench {
       std::printf("copy kernel %.0f GB/s, cudaMemcpy %.0f GB/s\n", 2.0 * bytes / us / 1e3,
                   2.0 * bytes / memcpy_us / 1e3);
     }
-    Library library;
+    CublasLt cublaslt;
     const int64_t n = 2048, cols = 5376, rows = 21504;
-    const DeviceBuffer w(rows * cols * 2), out(n * rows * 2), workspace(Library::kWorkspace);
+    const DeviceBuffer w(rows * cols * 2), out(n * rows * 2), workspace(CublasLt::kWorkspaceBytes);
     fill(w.data, rows * cols);
     const Inputs x(n, cols, 1);
     const double us = time_us(stream, 8, 5, [&](int) {
-      library.multiply(Tensor(out.data, DType::kBF16, {n, rows}), x.tensor, w.data, rows, cols, workspace.data, stream);
+      cublaslt.gemm(Tensor(out.data, DType::kBF16, {n, rows}), x.tensor, w.data, rows, cols, workspace.data, stream);
     });
     gemm_tflops = 2.0 * n * rows * cols / us / 1e6;
     std::printf("copy bandwidth %.0f GB/s; cuBLASLt bf16 2048 x 5376 x 21504: %.0f us, %.0f TFLOP/s\n", copy_gbs, us,
@@ -138,20 +138,23 @@ struct Bench {
     });
   }
 
-  void report(const Kind& kind, const Shape& shape, int64_t n, const char* variant, double us, int64_t bytes) {
+  void report(const FormatCase& format_case, const Shape& shape, int64_t n, const char* variant, double us,
+              int64_t bytes) {
     const double gbs = bytes / us / 1e3, tflops = 2.0 * n * shape.rows * shape.cols / us / 1e6;
     std::printf("%-12s %-12s n %5ld %-8s %9.1f us %6.0f GB/s %5.1f %% of copy %7.1f TFLOP/s %5.1f %% of GEMM\n",
-                kind.name, shape.name, n, variant, us, gbs, 100 * gbs / copy_gbs, tflops, 100 * tflops / gemm_tflops);
+                format_case.name, shape.name, n, variant, us, gbs, 100 * gbs / copy_gbs, tflops,
+                100 * tflops / gemm_tflops);
     std::fflush(stdout);
   }
 
-  void time(const Kind& kind, const Shape& shape, const std::vector<int64_t>& batches,
-            std::span<const Named> variants = std::span(kVariants).first(1)) {
-    std::vector<Weight> parts;
+  void time(const FormatCase& format_case, const Shape& shape, const std::vector<int64_t>& batches,
+            std::span<const NamedVariant> variants = std::span(kVariants).first(1)) {
+    std::vector<Weight> weights;
     const int64_t heights = shape.geglu ? 2 : 1;
-    for (int64_t i = 0; i < heights; ++i) parts.push_back(make_weight(kind, shape.rows / heights, shape.cols, 9 + i));
+    for (int64_t i = 0; i < heights; ++i)
+      weights.push_back(make_weight(format_case, shape.rows / heights, shape.cols, 9 + i));
     std::vector<Matrix> views;
-    for (const Weight& part : parts) views.push_back(part.matrix);
+    for (const Weight& weight : weights) views.push_back(weight.matrix);
     std::vector<void*> copies;
     const DeviceMatrix first = linear.upload(
         views,
@@ -163,7 +166,7 @@ struct Bench {
         },
         stream);
     CUDA_CHECK(cudaStreamSynchronize(stream));
-    while (static_cast<int64_t>(copies.size()) * first.bytes < (400ll << 20)) {  // more than L2 holds
+    while (static_cast<int64_t>(copies.size()) * first.bytes < (400ll << 20)) {  // more than fits L2
       void* pointer;
       CUDA_CHECK(cudaMalloc(&pointer, first.bytes));
       CUDA_CHECK(cudaMemcpy(pointer, first.data, first.bytes, cudaMemcpyDeviceToDevice));
@@ -171,18 +174,18 @@ struct Bench {
     }
     for (const int64_t n : batches) {
       const Inputs x(n, shape.cols, 21);
-      for (const Named& named : variants) {
-        linear.try_variant(named.variant);
-        report(kind, shape, n, named.name, time_one(shape, first, copies, x), first.bytes);
+      for (const NamedVariant& named : variants) {
+        linear.force_gemv(named.variant);
+        report(format_case, shape, n, named.name, time_one(shape, first, copies, x), first.bytes);
       }
-      linear.try_variant(DecodeVariant::kBest);
+      linear.force_gemv(GemvVariant::kBest);
     }
     for (void* pointer : copies) cudaFree(pointer);
   }
 };
 
-// Stands for the small kernels between linear layers: a block for each row normalises 5376 numbers that came and writes
-// the `to_cols` that go.
+// Takes the place of the small kernels between linear layers: a block for each row normalises the last 5376 outputs and
+// writes the next `to_cols` inputs.
 __global__ void __launch_bounds__(1024) between_kernel(const uint4* from, int64_t from_stride, uint4* to, int to_cols) {
   grid_release();
   grid_wait();
@@ -212,62 +215,62 @@ __global__ void __launch_bounds__(1024) between_kernel(const uint4* from, int64_
 class Chain {
  public:
   Chain(Linear& linear, cudaStream_t stream) : linear_(linear), stream_(stream) {
-    for (const Shape& shape : kShapes) steps_.push_back(make_step(shape));
+    for (const Shape& shape : kShapes) layers_.push_back(make_layer(shape));
   }
   ~Chain() {
-    for (Step& step : steps_) {
-      for (void* pointer : step.copies) cudaFree(pointer);
+    for (Layer& layer : layers_) {
+      for (void* pointer : layer.copies) cudaFree(pointer);
     }
   }
 
-  void time(int64_t n, const Named& named, double copy_gbs) {
-    linear_.try_variant(named.variant);
+  void time(int64_t n, const NamedVariant& named, double copy_gbs) {
+    linear_.force_gemv(named.variant);
     const DeviceBuffer a(n * 22000 * 2), b(n * 262144 * 2);
     CUDA_CHECK(cudaMemset(a.data, 0x3c, n * 22000 * 2));
     int64_t bytes = 0;
     const double us = time_us(stream_, 1, 7, [&](int) { bytes = issue(n, a.data, b.data); });
     std::printf("chain n %ld %-8s: %8.1f us a step, %6.0f GB/s, %5.1f %% of copy, %.1f steps/s\n", n, named.name, us,
                 bytes / us / 1e3, 100 * bytes / us / 1e3 / copy_gbs, 1e6 / us);
-    linear_.try_variant(DecodeVariant::kBest);
+    linear_.force_gemv(GemvVariant::kBest);
   }
 
  private:
-  struct Step {
+  struct Layer {
     Shape shape;
     DeviceMatrix w;
     std::vector<void*> copies;
   };
 
-  Step make_step(const Shape& shape) {
+  Layer make_layer(const Shape& shape) {
     const int64_t heights = shape.geglu ? 2 : 1;
-    std::vector<Weight> parts;
+    std::vector<Weight> weights;
     for (int64_t i = 0; i < heights; ++i)
-      parts.push_back(make_weight(kAttentionKinds[0], shape.rows / heights, shape.cols, 9 + i));
+      weights.push_back(make_weight(kFormatCases[0], shape.rows / heights, shape.cols, 9 + i));
     std::vector<Matrix> views;
-    for (const Weight& part : parts) views.push_back(part.matrix);
-    Step step{shape, {}, {}};
+    for (const Weight& weight : weights) views.push_back(weight.matrix);
+    Layer layer{shape, {}, {}};
     const auto take = [&](int64_t size) {
       void* pointer;
       CUDA_CHECK(cudaMalloc(&pointer, size));
-      step.copies.push_back(pointer);
+      layer.copies.push_back(pointer);
       return pointer;
     };
-    step.w = linear_.upload(views, take, stream_);
+    layer.w = linear_.upload(views, take, stream_);
     CUDA_CHECK(cudaStreamSynchronize(stream_));
     const int copies = shape.rows > 100000 ? 1 : 6;
     for (int i = 1; i < copies; ++i) {
-      take(step.w.bytes);
-      CUDA_CHECK(cudaMemcpy(step.copies.back(), step.w.data, step.w.bytes, cudaMemcpyDeviceToDevice));
+      take(layer.w.bytes);
+      CUDA_CHECK(cudaMemcpy(layer.copies.back(), layer.w.data, layer.w.bytes, cudaMemcpyDeviceToDevice));
     }
-    return step;
+    return layer;
   }
 
-  int64_t run_step(const Step& step, int copy, int64_t n, void* from_data, void* to_data) {
-    DeviceMatrix w = step.w;
-    w.data = step.copies[copy % step.copies.size()];
-    const int64_t outs = step.shape.geglu ? step.shape.rows / 2 : step.shape.rows;
-    const Tensor to(to_data, DType::kBF16, {n, outs}), from(from_data, DType::kBF16, {n, step.shape.cols});
-    if (step.shape.geglu) {
+  int64_t run_layer(const Layer& layer, int copy, int64_t n, void* from_data, void* to_data) {
+    DeviceMatrix w = layer.w;
+    w.data = layer.copies[copy % layer.copies.size()];
+    const int64_t outs = layer.shape.geglu ? layer.shape.rows / 2 : layer.shape.rows;
+    const Tensor to(to_data, DType::kBF16, {n, outs}), from(from_data, DType::kBF16, {n, layer.shape.cols});
+    if (layer.shape.geglu) {
       linear_.linear_geglu(to, from, w, Tensor(), stream_);
     } else {
       linear_.linear(to, from, w, stream_);
@@ -275,32 +278,32 @@ class Chain {
     return outs;
   }
 
-  int64_t issue(int64_t n, void* a, void* b) {  // returns the bytes of weights that are read
+  int64_t issue(int64_t n, void* a, void* b) {  // returns the bytes of weights that it reads
     int64_t bytes = 0;
-    for (int layer = 0; layer < 60; ++layer) {
-      const bool full = layer % 6 == 5;
+    for (int i_layer = 0; i_layer < 60; ++i_layer) {
+      const bool full = i_layer % 6 == 5;
       for (const int i : {full ? 1 : 0, full ? 3 : 2, 4, 5}) {
-        const int64_t outs = run_step(steps_[i], layer, n, a, b);
-        bytes += steps_[i].w.bytes;
-        const int64_t next = i < 2 ? steps_[full ? 3 : 2].shape.cols : i == 4 ? 21504 : 5376;
+        const int64_t outs = run_layer(layers_[i], i_layer, n, a, b);
+        bytes += layers_[i].w.bytes;
+        const int64_t next = i < 2 ? layers_[full ? 3 : 2].shape.cols : i == 4 ? 21504 : 5376;
         launch(stream_, dim3(static_cast<unsigned>(n)), dim3(1024), 0, between_kernel, static_cast<const uint4*>(b),
                outs, static_cast<uint4*>(a), static_cast<int>(next));
       }
     }
-    run_step(steps_[6], 0, n, a, b);
-    return bytes + steps_[6].w.bytes;
+    run_layer(layers_[6], 0, n, a, b);
+    return bytes + layers_[6].w.bytes;
   }
 
   Linear& linear_;
   cudaStream_t stream_;
-  std::vector<Step> steps_;
+  std::vector<Layer> layers_;
 };
 
 int run(const std::vector<std::string>& modes) {
   const auto wanted = [&](const char* mode) { return modes.empty() || std::ranges::find(modes, mode) != modes.end(); };
   cudaDeviceProp properties;
   CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
-  std::printf("%s, %d multiprocessors\n", properties.name, properties.multiProcessorCount);
+  std::printf("%s, %d SMs\n", properties.name, properties.multiProcessorCount);
   Linear linear(0);
   cudaStream_t stream;
   CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -308,27 +311,27 @@ int run(const std::vector<std::string>& modes) {
   if (wanted("few")) checker.few();
   if (wanted("check")) checker.all();
   if (wanted("variants")) {
-    for (const Named& named : std::span(kVariants).subspan(1)) checker.variant(named.variant, named.name);
+    for (const NamedVariant& named : std::span(kVariants).subspan(1)) checker.variant(named.variant, named.name);
   }
   if (checker.done > 0) std::printf("checks: %d of %d passed\n", checker.done - checker.failed, checker.done);
   Bench bench{linear, stream};
   if (wanted("decode") || wanted("prefill") || wanted("chain")) bench.peaks();
   if (wanted("decode")) {
-    for (const Shape& shape : kShapes) bench.time(kAttentionKinds[0], shape, {1, 4, 8}, kVariants);
-    for (const int i : {1, 7}) bench.time(kAttentionKinds[i], kShapes[5], {1}, kVariants);
-    for (const Kind& kind : kAttentionKinds) bench.time(kind, kShapes[5], {1, 16});
+    for (const Shape& shape : kShapes) bench.time(kFormatCases[0], shape, {1, 4, 8}, kVariants);
+    for (const int i : {1, 7}) bench.time(kFormatCases[i], kShapes[5], {1}, kVariants);
+    for (const FormatCase& format_case : kFormatCases) bench.time(format_case, kShapes[5], {1, 16});
   }
   if (wanted("chain")) {
     Chain chain(linear, stream);
-    for (int round = 0; round < 2; ++round) {  // in turns, so that a card that changes its clock shows
+    for (int round = 0; round < 2; ++round) {  // variants in turns, so that a GPU that changes its clock is noticed
       for (const int64_t n : {1, 4, 8}) {
-        for (const Named& named : kVariants) chain.time(n, named, bench.copy_gbs);
+        for (const NamedVariant& named : kVariants) chain.time(n, named, bench.copy_gbs);
       }
     }
   }
   if (wanted("prefill")) {
-    for (const Shape& shape : std::span(kShapes).first(6)) bench.time(kAttentionKinds[0], shape, {32, 64, 256, 2048});
-    for (const Kind& kind : kAttentionKinds) bench.time(kind, kShapes[5], {2048});
+    for (const Shape& shape : std::span(kShapes).first(6)) bench.time(kFormatCases[0], shape, {32, 64, 256, 2048});
+    for (const FormatCase& format_case : kFormatCases) bench.time(format_case, kShapes[5], {2048});
   }
   return checker.failed > 0 ? 1 : 0;
 }

@@ -1,4 +1,4 @@
-// Random weights and inputs for cuda_linear_bench, and the memory behind them. Included by it alone.
+// Random weights and inputs for cuda_linear_bench, and their memory.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,7 +21,7 @@ inline uint64_t random_bits(uint64_t& state) {
   return state;
 }
 
-// A host weight with random codes and plausible scales, and the memory behind it.
+// A host weight with random codes and plausible scales, and its memory.
 struct Weight {
   Matrix matrix;
   std::vector<uint8_t> codes;
@@ -29,7 +29,7 @@ struct Weight {
   std::vector<float> scale_f32;
 };
 
-struct Kind {
+struct FormatCase {
   const char* name;
   Format format;
   int group;
@@ -37,7 +37,7 @@ struct Kind {
   Layout layout;  // expected
 };
 
-constexpr Kind kAttentionKinds[] = {
+constexpr FormatCase kFormatCases[] = {
     {"int4 g32", Format::kInt4, 32, false, Layout::kInt4G32},
     {"int4 g64", Format::kInt4, 64, false, Layout::kInt4G64},
     {"int4 g128", Format::kInt4, 128, false, Layout::kInt4G64},
@@ -73,12 +73,12 @@ inline void set_block_scales(Weight& w, uint64_t& state) {
   }
 }
 
-inline Weight make_weight(const Kind& kind, int64_t rows, int64_t cols, uint64_t seed) {
+inline Weight make_weight(const FormatCase& format_case, int64_t rows, int64_t cols, uint64_t seed) {
   Weight w;
   uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
   Matrix& m = w.matrix;
-  m.format = kind.format, m.rows = rows, m.cols = cols;
-  m.group = kind.format == Format::kInt8 && kind.group == 0 ? static_cast<int>(cols) : kind.group;
+  m.format = format_case.format, m.rows = rows, m.cols = cols;
+  m.group = format_case.format == Format::kInt8 && format_case.group == 0 ? static_cast<int>(cols) : format_case.group;
   const int64_t bytes = row_bytes(m);
   w.codes.resize(rows * bytes + 8);
   for (size_t i = 0; i + 8 <= w.codes.size(); i += 8) {
@@ -87,23 +87,23 @@ inline Weight make_weight(const Kind& kind, int64_t rows, int64_t cols, uint64_t
   }
   w.codes.resize(rows * bytes);
   const auto uniform = [&] { return static_cast<float>(random_bits(state) >> 40) / 16777216.0f; };
-  if (is_ggml_block(kind.format)) set_block_scales(w, state);
-  if (kind.format == Format::kBF16) {
+  if (is_ggml_block(format_case.format)) set_block_scales(w, state);
+  if (format_case.format == Format::kBF16) {
     uint16_t* values = reinterpret_cast<uint16_t*>(w.codes.data());
     for (int64_t i = 0; i < rows * cols; ++i) values[i] = float_to_bf16((uniform() - 0.5f) * 0.1f);
   }
-  const DType type = kind.format == Format::kInt8   ? DType::kI8
-                     : kind.format == Format::kBF16 ? DType::kBF16
-                                                    : DType::kU8;
-  m.codes = Tensor(w.codes.data(), type, {rows, kind.format == Format::kBF16 ? cols : bytes});
+  const DType type = format_case.format == Format::kInt8   ? DType::kI8
+                     : format_case.format == Format::kBF16 ? DType::kBF16
+                                                           : DType::kU8;
+  m.codes = Tensor(w.codes.data(), type, {rows, format_case.format == Format::kBF16 ? cols : bytes});
   if (m.group > 0) {
     const int64_t groups = cols / m.group;
     w.scale.resize(rows * groups), w.zero.resize(rows * groups);
     for (uint16_t& s : w.scale) s = float_to_bf16(0.002f + 0.004f * uniform());
     for (uint16_t& z : w.zero) {
-      z = float_to_bf16(kind.fractional ? uniform() * 15 : static_cast<float>(random_bits(state) % 16));
+      z = float_to_bf16(format_case.fractional ? uniform() * 15 : static_cast<float>(random_bits(state) % 16));
     }
-    if (kind.format == Format::kInt4) {
+    if (format_case.format == Format::kInt4) {
       m.scale = Tensor(w.scale.data(), DType::kBF16, {groups, rows});
       m.zero = Tensor(w.zero.data(), DType::kBF16, {groups, rows});
     } else {
@@ -125,7 +125,7 @@ struct Inputs {
   std::vector<uint16_t> host;
   DeviceBuffer device;
   Tensor tensor;
-  // `wild`: some columns zero, some a thousand times larger, as activations may be.
+  // `wild`: some columns are zero and some a thousand times larger, as activations may be.
   Inputs(int64_t n, int64_t cols, uint64_t seed, bool wild = false) : host(n * cols), device(n * cols * 2) {
     std::mt19937_64 random(seed);
     std::normal_distribution<float> normal;

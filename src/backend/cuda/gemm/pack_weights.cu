@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "backend/cuda/device/unpack.cuh"
 #include "backend/cuda/gemm/pack_weights.h"
 #include "backend/cuda/gemm/select_kernel.h"
 #include "backend/cuda/runtime/error.h"
@@ -18,21 +17,21 @@ namespace {
 
 constexpr int64_t kSlabBytes = 64 << 20;
 
-// Some rows of a matrix as they are in the checkpoint, on the device.
+// Some rows of stacked matrices on the device, as they are in the checkpoint.
 struct Slab {
   const uint8_t* codes;  // [rows, row_bytes]
   const uint8_t* scale;  // int4: BF16 [groups, rows]; int8: [rows, groups]
   const uint8_t* zero;   // int4: as scale
   int64_t row_bytes;
-  int rows, half;  // half: rows of the first part, where two parts are interleaved; else 0
+  int rows, half;  // half: rows of the first of two interleaved matrices, else 0
   int groups, group;
   bool scale_f32;
 
-  // The row that goes to packed row `place`, or -1 for padding.
-  __device__ int row(int place) const {
-    if (half == 0) return place < rows ? place : -1;
-    const int i = place / 16 * 8 + place % 8;
-    return i >= half ? -1 : place % 16 < 8 ? i : half + i;
+  // The row that goes to packed row `at`, or -1 for padding.
+  __device__ int row(int at) const {
+    if (half == 0) return at < rows ? at : -1;
+    const int i = at / 16 * 8 + at % 8;
+    return i >= half ? -1 : at % 16 < 8 ? i : half + i;
   }
 };
 
@@ -71,9 +70,9 @@ __device__ uint32_t safe_code(const Slab& slab, int row, int col) {
   return row < 0 ? 0 : source_code<kLayout>(slab.codes + row * slab.row_bytes, col);
 }
 
-// One lane's codes of a chunk; rows[half] are the source rows of g and g + 8.
+// Writes one lane's codes of a weight tile; rows[half] are the source rows of g and g + 8.
 template <Layout kLayout>
-__device__ void pack_codes(const Slab& slab, uint8_t* chunk, int lane, const int (&rows)[2], int col) {
+__device__ void pack_codes(const Slab& slab, uint8_t* tile, int lane, const int (&rows)[2], int col) {
   constexpr bool k8 = kLayout == Layout::kInt8G32 || kLayout == Layout::kInt8G64 || kLayout == Layout::kQ8_0;
   const int c = lane % 4;
   uint32_t high[2] = {};
@@ -88,71 +87,71 @@ __device__ void pack_codes(const Slab& slab, uint8_t* chunk, int lane, const int
       }
     }
     if constexpr (k8) {
-      reinterpret_cast<uint32_t*>(chunk)[step / 2 * 128 + lane * 4 + step % 2 * 2] = word8[0];
-      reinterpret_cast<uint32_t*>(chunk)[step / 2 * 128 + lane * 4 + step % 2 * 2 + 1] = word8[1];
+      reinterpret_cast<uint32_t*>(tile)[step / 2 * 128 + lane * 4 + step % 2 * 2] = word8[0];
+      reinterpret_cast<uint32_t*>(tile)[step / 2 * 128 + lane * 4 + step % 2 * 2 + 1] = word8[1];
     } else {
-      reinterpret_cast<uint32_t*>(chunk)[lane * 4 + step] = word4;
+      reinterpret_cast<uint32_t*>(tile)[lane * 4 + step] = word4;
     }
   }
   if constexpr (kLayout == Layout::kQ6_K) {
-    reinterpret_cast<uint32_t*>(chunk + 512)[lane * 2] = high[0];
-    reinterpret_cast<uint32_t*>(chunk + 512)[lane * 2 + 1] = high[1];
+    reinterpret_cast<uint32_t*>(tile + 512)[lane * 2] = high[0];
+    reinterpret_cast<uint32_t*>(tile + 512)[lane * 2 + 1] = high[1];
   }
 }
 
 __device__ uint16_t half_word(const uint8_t* p) { return p[0] | p[1] << 8; }  // ggml blocks are not aligned
 
-// Scales of int4: one thread for each (row, group) of the chunk.
+// Writes scales and zero points of int4: one thread for each (row, group) of the weight tile.
 template <int kGroups, bool kWhole>
-__device__ void pack_int4_scales(const Slab& slab, uint8_t* chunk, int g, int half, int group, int row, int col) {
+__device__ void pack_int4_scales(const Slab& slab, uint8_t* tile, int g, int half, int group, int row, int col) {
   const int index = (g * kGroups + group) * 2 + half;
   const int64_t at = static_cast<int64_t>((col + group * (64 / kGroups)) / slab.group) * slab.rows + row;
   const uint16_t scale = row < 0 ? 0 : reinterpret_cast<const uint16_t*>(slab.scale)[at];
   const uint16_t zero = row < 0 ? 0 : reinterpret_cast<const uint16_t*>(slab.zero)[at];
-  reinterpret_cast<uint16_t*>(chunk + 512)[index] = scale;
+  reinterpret_cast<uint16_t*>(tile + 512)[index] = scale;
   if constexpr (!kWhole) {
-    reinterpret_cast<uint16_t*>(chunk + 512 + 32 * kGroups)[index] = zero;
-  } else {  // lanes of half 0 and 1 are neighbours: share a byte
+    reinterpret_cast<uint16_t*>(tile + 512 + 32 * kGroups)[index] = zero;
+  } else {  // lanes of half 0 and 1 are neighbours and share a byte
     const uint32_t whole = static_cast<uint32_t>(__uint_as_float(static_cast<uint32_t>(zero) << 16));
     const uint32_t other = __shfl_xor_sync(__activemask(), whole, 1);
-    if (half == 0) chunk[512 + 32 * kGroups + index / 2] = static_cast<uint8_t>(whole | other << 4);
-    if (kGroups == 1 && half == 0) chunk[512 + 32 + 8 + index / 2] = 0;
+    if (half == 0) tile[512 + 32 * kGroups + index / 2] = static_cast<uint8_t>(whole | other << 4);
+    if (kGroups == 1 && half == 0) tile[512 + 32 + 8 + index / 2] = 0;
   }
 }
 
-// Lane = g * 4 + group * 2 + half of 32-column groups.
+// Writes the scales of a weight tile. Lane = g * 4 + group * 2 + half, for groups of 32 columns.
 template <Layout kLayout>
-__device__ void pack_scales(const Slab& slab, uint8_t* chunk, int lane, int place, int col) {
+__device__ void pack_scales(const Slab& slab, uint8_t* tile, int lane, int first, int col) {
   const int half = lane % 2, group = lane / 2 % 2, g = lane / 4;
-  const int row = slab.row(place + g + 8 * half);
+  const int row = slab.row(first + g + 8 * half);
   const uint8_t* source = slab.codes + (row < 0 ? 0 : row) * slab.row_bytes;
   if constexpr (kLayout == Layout::kInt4G32) {
-    pack_int4_scales<2, true>(slab, chunk, g, half, group, row, col);
+    pack_int4_scales<2, true>(slab, tile, g, half, group, row, col);
   } else if constexpr (kLayout == Layout::kInt4G32Frac) {
-    pack_int4_scales<2, false>(slab, chunk, g, half, group, row, col);
+    pack_int4_scales<2, false>(slab, tile, g, half, group, row, col);
   } else if constexpr (kLayout == Layout::kInt4G64) {
-    if (group == 0) pack_int4_scales<1, true>(slab, chunk, g, half, 0, row, col);
+    if (group == 0) pack_int4_scales<1, true>(slab, tile, g, half, 0, row, col);
   } else if constexpr (kLayout == Layout::kInt4G64Frac) {
-    if (group == 0) pack_int4_scales<1, false>(slab, chunk, g, half, 0, row, col);
+    if (group == 0) pack_int4_scales<1, false>(slab, tile, g, half, 0, row, col);
   } else if constexpr (kLayout == Layout::kQ4_0 || kLayout == Layout::kQ8_0) {
     constexpr int kBlock = kLayout == Layout::kQ4_0 ? 18 : 34, kOffset = kLayout == Layout::kQ4_0 ? 512 : 1024;
     const uint16_t d = row < 0 ? 0 : half_word(source + (col + group * 32) / 32 * kBlock);
-    reinterpret_cast<uint16_t*>(chunk + kOffset)[lane] = d;
+    reinterpret_cast<uint16_t*>(tile + kOffset)[lane] = d;
   } else if constexpr (kLayout == Layout::kQ4_K) {
     const uint8_t* block = source + col / 256 * 144;
     const uint32_t sm = row < 0 ? 0 : ggml_q4k_scale(block, col % 256 / 32 + group);
-    reinterpret_cast<uint16_t*>(chunk + 512)[lane] = static_cast<uint16_t>(sm);
-    const uint16_t d = row < 0 ? 0 : half_word(block + 2 * group);  // group stands for {d, dmin} here
-    reinterpret_cast<uint16_t*>(chunk + 576)[(g * 2 + half) * 2 + group] = d;
+    reinterpret_cast<uint16_t*>(tile + 512)[lane] = static_cast<uint16_t>(sm);
+    const uint16_t d = row < 0 ? 0 : half_word(block + 2 * group);  // `group` selects d or dmin here
+    reinterpret_cast<uint16_t*>(tile + 576)[(g * 2 + half) * 2 + group] = d;
   } else if constexpr (kLayout == Layout::kQ6_K) {
     const uint8_t* block = source + col / 256 * 210;
     for (int i = group; i < 4; i += 2) {
-      chunk[768 + (g * 4 + i) * 2 + half] = row < 0 ? 0 : block[192 + col % 256 / 16 + i];
+      tile[768 + (g * 4 + i) * 2 + half] = row < 0 ? 0 : block[192 + col % 256 / 16 + i];
     }
-    if (group == 0) reinterpret_cast<uint16_t*>(chunk + 832)[g * 2 + half] = row < 0 ? 0 : half_word(block + 208);
+    if (group == 0) reinterpret_cast<uint16_t*>(tile + 832)[g * 2 + half] = row < 0 ? 0 : half_word(block + 208);
   } else if constexpr (kLayout == Layout::kInt8G32) {
     const int64_t at = static_cast<int64_t>(row) * slab.groups + col / 32 + group;
-    reinterpret_cast<uint16_t*>(chunk + 1024)[lane] = row < 0 ? 0 : reinterpret_cast<const uint16_t*>(slab.scale)[at];
+    reinterpret_cast<uint16_t*>(tile + 1024)[lane] = row < 0 ? 0 : reinterpret_cast<const uint16_t*>(slab.scale)[at];
   } else if (group == 0) {  // kInt8G64
     const int64_t at = static_cast<int64_t>(row) * slab.groups + col / slab.group;
     float scale = 0;
@@ -160,55 +159,55 @@ __device__ void pack_scales(const Slab& slab, uint8_t* chunk, int lane, int plac
     if (row >= 0 && !slab.scale_f32) {
       scale = __uint_as_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(slab.scale)[at]) << 16);
     }
-    reinterpret_cast<float*>(chunk + 1024)[g * 2 + half] = scale;
+    reinterpret_cast<float*>(tile + 1024)[g * 2 + half] = scale;
   }
 }
 
-// A warp for each chunk, in the order of the chunks. out: the first panel of the slab.
+// A warp for each weight tile, in the order of memory. out: the first row tile of the slab.
 template <Layout kLayout>
-__global__ void pack_kernel(Slab slab, uint8_t* out, int chunk_size, int chunks, int64_t count) {
+__global__ void pack_kernel(Slab slab, uint8_t* out, int tile_bytes, int col_tiles, int64_t count) {
   const int lane = threadIdx.x % 32;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
   if (index >= count) return;
-  const int block = static_cast<int>(index % kPanelChunks);
-  const int col = static_cast<int>(index / kPanelChunks % chunks) * kChunkCols;
-  const int place = static_cast<int>(index / kPanelChunks / chunks) * kPanelRows + block * kChunkRows;
-  uint8_t* chunk = out + index * chunk_size;
-  const int rows[2] = {slab.row(place + lane / 4), slab.row(place + lane / 4 + 8)};
-  pack_codes<kLayout>(slab, chunk, lane, rows, col);
-  pack_scales<kLayout>(slab, chunk, lane, place, col);
+  const int block = static_cast<int>(index % kRowTileTiles);
+  const int col = static_cast<int>(index / kRowTileTiles % col_tiles) * kWeightTileCols;
+  const int first = static_cast<int>(index / kRowTileTiles / col_tiles) * kRowTileRows + block * kWeightTileRows;
+  uint8_t* tile = out + index * tile_bytes;
+  const int rows[2] = {slab.row(first + lane / 4), slab.row(first + lane / 4 + 8)};
+  pack_codes<kLayout>(slab, tile, lane, rows, col);
+  pack_scales<kLayout>(slab, tile, lane, first, col);
 }
 
 template <Layout kLayout>
-void pack(const Slab& slab, uint8_t* out, int chunks, int64_t panels, cudaStream_t stream) {
-  const int64_t count = panels * chunks * kPanelChunks;
-  pack_kernel<kLayout>
-      <<<static_cast<unsigned>((count + 7) / 8), 256, 0, stream>>>(slab, out, chunk_bytes(kLayout), chunks, count);
+void pack(const Slab& slab, uint8_t* out, int col_tiles, int64_t row_tiles, cudaStream_t stream) {
+  const int64_t count = row_tiles * col_tiles * kRowTileTiles;
+  pack_kernel<kLayout><<<static_cast<unsigned>((count + 7) / 8), 256, 0, stream>>>(
+      slab, out, weight_tile_bytes(kLayout), col_tiles, count);
   CUDA_CHECK(cudaGetLastError());
 }
 
-void pack(Layout layout, const Slab& slab, uint8_t* out, int chunks, int64_t panels, cudaStream_t stream) {
+void pack(Layout layout, const Slab& slab, uint8_t* out, int col_tiles, int64_t row_tiles, cudaStream_t stream) {
   switch (layout) {
     case Layout::kInt4G32:
-      return pack<Layout::kInt4G32>(slab, out, chunks, panels, stream);
+      return pack<Layout::kInt4G32>(slab, out, col_tiles, row_tiles, stream);
     case Layout::kInt4G64:
-      return pack<Layout::kInt4G64>(slab, out, chunks, panels, stream);
+      return pack<Layout::kInt4G64>(slab, out, col_tiles, row_tiles, stream);
     case Layout::kInt4G32Frac:
-      return pack<Layout::kInt4G32Frac>(slab, out, chunks, panels, stream);
+      return pack<Layout::kInt4G32Frac>(slab, out, col_tiles, row_tiles, stream);
     case Layout::kInt4G64Frac:
-      return pack<Layout::kInt4G64Frac>(slab, out, chunks, panels, stream);
+      return pack<Layout::kInt4G64Frac>(slab, out, col_tiles, row_tiles, stream);
     case Layout::kQ4_0:
-      return pack<Layout::kQ4_0>(slab, out, chunks, panels, stream);
+      return pack<Layout::kQ4_0>(slab, out, col_tiles, row_tiles, stream);
     case Layout::kQ4_K:
-      return pack<Layout::kQ4_K>(slab, out, chunks, panels, stream);
+      return pack<Layout::kQ4_K>(slab, out, col_tiles, row_tiles, stream);
     case Layout::kQ6_K:
-      return pack<Layout::kQ6_K>(slab, out, chunks, panels, stream);
+      return pack<Layout::kQ6_K>(slab, out, col_tiles, row_tiles, stream);
     case Layout::kInt8G32:
-      return pack<Layout::kInt8G32>(slab, out, chunks, panels, stream);
+      return pack<Layout::kInt8G32>(slab, out, col_tiles, row_tiles, stream);
     case Layout::kInt8G64:
-      return pack<Layout::kInt8G64>(slab, out, chunks, panels, stream);
+      return pack<Layout::kInt8G64>(slab, out, col_tiles, row_tiles, stream);
     case Layout::kQ8_0:
-      return pack<Layout::kQ8_0>(slab, out, chunks, panels, stream);
+      return pack<Layout::kQ8_0>(slab, out, col_tiles, row_tiles, stream);
     case Layout::kBF16:
       CHECK(false);
   }
@@ -220,14 +219,15 @@ struct Copy {
   int64_t bytes;
 };
 
-// Rows begin .. end-1 of the stack of parts, as pieces of single parts.
+// Calls body(matrix, first row in it, count, first row in the result) for each matrix that has some of rows
+// begin .. end - 1 of the stack.
 template <typename Body>
-void for_pieces(std::span<const Matrix> parts, int64_t begin, int64_t end, Body&& body) {
+void for_matrices(std::span<const Matrix> matrices, int64_t begin, int64_t end, Body&& body) {
   int64_t first = 0;
-  for (const Matrix& part : parts) {
-    const int64_t from = std::max(begin, first), to = std::min(end, first + part.rows);
-    if (from < to) body(part, from - first, to - from, from - begin);
-    first += part.rows;
+  for (const Matrix& matrix : matrices) {
+    const int64_t from = std::max(begin, first), to = std::min(end, first + matrix.rows);
+    if (from < to) body(matrix, from - first, to - from, from - begin);
+    first += matrix.rows;
   }
 }
 
@@ -238,7 +238,7 @@ struct Uploader::State {
   uint8_t* pinned[2] = {};
   uint8_t* device[2] = {};
   cudaEvent_t done[2] = {};
-  int turn = 0;
+  int current = 0;
 
   State() {
     for (int i = 0; i < 2; ++i) {
@@ -255,64 +255,65 @@ struct Uploader::State {
     }
   }
 
-  // Waits until the buffer of this turn is free.
+  // Switches to the other buffer and waits until it is free.
   int next() {
-    turn ^= 1;
-    CUDA_CHECK(cudaEventSynchronize(done[turn]));
-    return turn;
+    current ^= 1;
+    CUDA_CHECK(cudaEventSynchronize(done[current]));
+    return current;
   }
 
   void copy(std::vector<Copy>& copies) {
-    constexpr int64_t kPiece = 1 << 20;
-    std::vector<Copy> pieces;
+    constexpr int64_t kCopyBytes = 1 << 20;
+    std::vector<Copy> split;
     for (const Copy& c : copies) {
-      for (int64_t at = 0; at < c.bytes; at += kPiece) {
-        pieces.push_back({c.to + at, static_cast<const uint8_t*>(c.from) + at, std::min(kPiece, c.bytes - at)});
+      for (int64_t at = 0; at < c.bytes; at += kCopyBytes) {
+        split.push_back({c.to + at, static_cast<const uint8_t*>(c.from) + at, std::min(kCopyBytes, c.bytes - at)});
       }
     }
-    threads.parallel_for(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) std::memcpy(pieces[i].to, pieces[i].from, pieces[i].bytes);
+    threads.parallel_for(static_cast<int64_t>(split.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) std::memcpy(split[i].to, split[i].from, split[i].bytes);
     });
   }
 
-  void fill_packed(const DeviceMatrix& w, std::span<const Matrix> parts, cudaStream_t stream);
-  void fill_bf16(const DeviceMatrix& w, std::span<const Matrix> parts, cudaStream_t stream);
+  void fill_packed(const DeviceMatrix& w, std::span<const Matrix> matrices, cudaStream_t stream);
+  void fill_bf16(const DeviceMatrix& w, std::span<const Matrix> matrices, cudaStream_t stream);
 };
 
 namespace {
 
 int64_t up16(int64_t bytes) { return (bytes + 15) / 16 * 16; }
 
-// Bytes that one row brings to a slab.
+// Bytes of one row in a slab.
 int64_t slab_row_bytes(const Matrix& m) {
   const int64_t groups = m.group > 0 ? m.cols / m.group : 0;
   return row_bytes(m) + groups * static_cast<int64_t>(dtype_size(m.scale.dtype)) * (m.format == Format::kInt4 ? 2 : 1);
 }
 
-// Plans the copies of one piece (count rows of `part` from `from`) to rows `at` .. of a slab of `rows` rows.
-void stage_piece(std::vector<Copy>& copies, uint8_t* base, const Matrix& part, int64_t from, int64_t count, int64_t at,
-                 int64_t rows) {
-  const int64_t bytes = row_bytes(part);
-  const int64_t groups = part.group > 0 ? part.cols / part.group : 0;
+// Plans the copies of `count` rows of `matrix`, from row `from`, to rows `at` .. of a slab of `rows` rows.
+void plan_copies(std::vector<Copy>& copies, uint8_t* base, const Matrix& matrix, int64_t from, int64_t count,
+                 int64_t at, int64_t rows) {
+  const int64_t bytes = row_bytes(matrix);
+  const int64_t groups = matrix.group > 0 ? matrix.cols / matrix.group : 0;
   uint8_t* scale = base + up16(rows * bytes);
-  if (part.codes.contiguous()) {
-    copies.push_back({base + at * bytes, part.codes.row<const uint8_t>(0) + from * bytes, count * bytes});
+  if (matrix.codes.contiguous()) {
+    copies.push_back({base + at * bytes, matrix.codes.row<const uint8_t>(0) + from * bytes, count * bytes});
   } else {
-    const int64_t stride = part.codes.stride * static_cast<int64_t>(dtype_size(part.codes.dtype));
+    const int64_t stride = matrix.codes.stride * static_cast<int64_t>(dtype_size(matrix.codes.dtype));
     for (int64_t i = 0; i < count; ++i) {
-      copies.push_back({base + (at + i) * bytes, static_cast<uint8_t*>(part.codes.data) + (from + i) * stride, bytes});
+      copies.push_back(
+          {base + (at + i) * bytes, static_cast<uint8_t*>(matrix.codes.data) + (from + i) * stride, bytes});
     }
   }
-  if (part.format == Format::kInt4) {
+  if (matrix.format == Format::kInt4) {
     uint8_t* zero = scale + up16(groups * rows * 2);
     for (int64_t g = 0; g < groups; ++g) {
-      copies.push_back({scale + (g * rows + at) * 2, part.scale.row<const uint16_t>(g) + from, count * 2});
-      copies.push_back({zero + (g * rows + at) * 2, part.zero.row<const uint16_t>(g) + from, count * 2});
+      copies.push_back({scale + (g * rows + at) * 2, matrix.scale.row<const uint16_t>(g) + from, count * 2});
+      copies.push_back({zero + (g * rows + at) * 2, matrix.zero.row<const uint16_t>(g) + from, count * 2});
     }
-  } else if (part.format == Format::kInt8) {
-    const int64_t item = static_cast<int64_t>(dtype_size(part.scale.dtype));
+  } else if (matrix.format == Format::kInt8) {
+    const int64_t item = static_cast<int64_t>(dtype_size(matrix.scale.dtype));
     for (int64_t i = 0; i < count; ++i) {
-      const uint8_t* source = static_cast<uint8_t*>(part.scale.data) + (from + i) * part.scale.stride * item;
+      const uint8_t* source = static_cast<uint8_t*>(matrix.scale.data) + (from + i) * matrix.scale.stride * item;
       copies.push_back({scale + (at + i) * groups * item, source, groups * item});
     }
   }
@@ -333,57 +334,57 @@ Slab describe(const Matrix& m, uint8_t* base, int64_t rows, int64_t half) {
 
 }  // namespace
 
-void Uploader::State::fill_packed(const DeviceMatrix& w, std::span<const Matrix> parts, cudaStream_t stream) {
-  const Matrix& first = parts[0];
-  const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows;
-  const int64_t per_slab = (kSlabBytes - 64) / (slab_row_bytes(first) * kPanelRows);
+void Uploader::State::fill_packed(const DeviceMatrix& w, std::span<const Matrix> matrices, cudaStream_t stream) {
+  const Matrix& first = matrices[0];
+  const int64_t row_tiles = (w.rows + kRowTileRows - 1) / kRowTileRows;
+  const int64_t per_slab = (kSlabBytes - 64) / (slab_row_bytes(first) * kRowTileRows);
   if (per_slab == 0) throw Error("a weight of " + std::to_string(w.cols) + " columns is too wide for the cuda backend");
-  const int64_t panel_bytes = w.cols / kChunkCols * kPanelChunks * chunk_bytes(w.layout);
+  const int64_t row_tile_bytes = w.cols / kWeightTileCols * kRowTileTiles * weight_tile_bytes(w.layout);
   std::vector<Copy> copies;
-  for (int64_t panel = 0; panel < panels; panel += per_slab) {
-    const int64_t count = std::min(per_slab, panels - panel);
+  for (int64_t row_tile = 0; row_tile < row_tiles; row_tile += per_slab) {
+    const int64_t count = std::min(per_slab, row_tiles - row_tile);
     const int i = next();
     copies.clear();
     int64_t rows, half = 0;
     if (w.paired) {
-      const int64_t begin = panel * kPanelRows / 2;
-      half = std::min((panel + count) * kPanelRows / 2, first.rows) - begin;
+      const int64_t begin = row_tile * kRowTileRows / 2;
+      half = std::min((row_tile + count) * kRowTileRows / 2, first.rows) - begin;
       rows = 2 * half;
-      stage_piece(copies, pinned[i], parts[0], begin, half, 0, rows);
-      stage_piece(copies, pinned[i], parts[1], begin, half, half, rows);
+      plan_copies(copies, pinned[i], matrices[0], begin, half, 0, rows);
+      plan_copies(copies, pinned[i], matrices[1], begin, half, half, rows);
     } else {
-      const int64_t begin = panel * kPanelRows, end = std::min(begin + count * kPanelRows, w.rows);
+      const int64_t begin = row_tile * kRowTileRows, end = std::min(begin + count * kRowTileRows, w.rows);
       rows = end - begin;
-      for_pieces(parts, begin, end, [&](const Matrix& part, int64_t from, int64_t n, int64_t at) {
-        stage_piece(copies, pinned[i], part, from, n, at, rows);
+      for_matrices(matrices, begin, end, [&](const Matrix& matrix, int64_t from, int64_t n, int64_t at) {
+        plan_copies(copies, pinned[i], matrix, from, n, at, rows);
       });
     }
     copy(copies);
     const int64_t bytes = std::min(kSlabBytes, up16(rows * slab_row_bytes(first) + 48));
     CUDA_CHECK(cudaMemcpyAsync(device[i], pinned[i], bytes, cudaMemcpyHostToDevice, stream));
-    pack(w.layout, describe(first, device[i], rows, half), static_cast<uint8_t*>(w.data) + panel * panel_bytes,
-         static_cast<int>(w.cols / kChunkCols), count, stream);
+    pack(w.layout, describe(first, device[i], rows, half), static_cast<uint8_t*>(w.data) + row_tile * row_tile_bytes,
+         static_cast<int>(w.cols / kWeightTileCols), count, stream);
     CUDA_CHECK(cudaEventRecord(done[i], stream));
   }
 }
 
-void Uploader::State::fill_bf16(const DeviceMatrix& w, std::span<const Matrix> parts, cudaStream_t stream) {
+void Uploader::State::fill_bf16(const DeviceMatrix& w, std::span<const Matrix> matrices, cudaStream_t stream) {
   const int64_t pitch = w.pitch * 2;
   const int64_t per_slab = kSlabBytes / pitch;
   if (per_slab == 0) throw Error("a weight of " + std::to_string(w.cols) + " columns is too wide for the cuda backend");
   for (int64_t begin = 0; begin < w.rows; begin += per_slab) {
     const int64_t end = std::min(w.rows, begin + per_slab);
     const int i = next();
-    for_pieces(parts, begin, end, [&](const Matrix& part, int64_t from, int64_t count, int64_t at) {
+    for_matrices(matrices, begin, end, [&](const Matrix& matrix, int64_t from, int64_t count, int64_t at) {
       threads.parallel_for(count, 16, [&](int64_t first, int64_t last) {
-        std::vector<float> row(part.format == Format::kBF16 ? 0 : w.cols);
+        std::vector<float> row(matrix.format == Format::kBF16 ? 0 : w.cols);
         for (int64_t r = first; r < last; ++r) {
           uint16_t* to = reinterpret_cast<uint16_t*>(pinned[i] + (at + r) * pitch);
           std::memset(to + w.cols, 0, pitch - w.cols * 2);
-          if (part.format == Format::kBF16) {
-            std::memcpy(to, part.codes.row<const uint16_t>(from + r), w.cols * 2);
+          if (matrix.format == Format::kBF16) {
+            std::memcpy(to, matrix.codes.row<const uint16_t>(from + r), w.cols * 2);
           } else {
-            unpack_row(part, from + r, row.data());
+            unpack_row(matrix, from + r, row.data());
             for (int64_t c = 0; c < w.cols; ++c) to[c] = float_to_bf16(row[c]);
           }
         }
@@ -398,11 +399,11 @@ void Uploader::State::fill_bf16(const DeviceMatrix& w, std::span<const Matrix> p
 Uploader::Uploader() : state_(std::make_unique<State>()) {}
 Uploader::~Uploader() = default;
 
-void Uploader::fill(const DeviceMatrix& w, std::span<const Matrix> parts, cudaStream_t stream) {
+void Uploader::fill(const DeviceMatrix& w, std::span<const Matrix> matrices, cudaStream_t stream) {
   if (w.layout == Layout::kBF16) {
-    state_->fill_bf16(w, parts, stream);
+    state_->fill_bf16(w, matrices, stream);
   } else {
-    state_->fill_packed(w, parts, stream);
+    state_->fill_packed(w, matrices, stream);
   }
 }
 

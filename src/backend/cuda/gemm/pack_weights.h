@@ -1,4 +1,4 @@
-// Uploading weights: host parts, in slabs through pinned memory, to the packed layouts.
+// Uploads weights: host matrices go in slabs through pinned memory to the device, where kernels pack them.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,8 +15,8 @@ class Uploader {
   Uploader();
   ~Uploader();
 
-  // Fills w.data (allocated, w.layout and w.paired chosen) from `parts`.
-  void fill(const DeviceMatrix& w, std::span<const Matrix> parts, cudaStream_t stream);
+  // Fills w.data (allocated, w.layout and w.paired chosen) from `matrices`.
+  void fill(const DeviceMatrix& w, std::span<const Matrix> matrices, cudaStream_t stream);
 
  private:
   struct State;

@@ -10,14 +10,14 @@
 namespace gemma4::cuda {
 namespace {
 
-constexpr const char* kPaired = ", paired";  // after the layout's name in a program
+constexpr const char* kPaired = ", paired";  // follows the layout's name in an exported program
 
-// Min-max quantisation has whole zero points 0..15, which fit 4 bits; HQQ's are fractional.
+// Min-max quantisation gives whole zero points 0..15, which fit 4 bits; HQQ gives fractional ones.
 bool whole_zeros(const Tensor& zero) {
   if (zero.dtype != DType::kBF16) return false;
   for (int64_t row = 0; row < zero.rows(); ++row) {
     const uint16_t* values = zero.row<const uint16_t>(row);
-    int bad = 0;  // counted without a branch, so that the loop becomes vector instructions
+    int bad = 0;  // counted without a branch, so that the loop is vectorised
     for (int64_t i = 0; i < zero.row_size(); ++i) {
       const float value = bf16_to_float(values[i]);
       bad += !(value >= 0 && value <= 15 && value == static_cast<float>(static_cast<int>(value)));
@@ -27,27 +27,33 @@ bool whole_zeros(const Tensor& zero) {
   return true;
 }
 
-Layout choose_int4(std::span<const Matrix> parts) {
-  const int group = parts[0].group;
+Layout choose_int4(std::span<const Matrix> matrices) {
+  const int group = matrices[0].group;
   if (group != 32 && group % 64 != 0) return Layout::kBF16;
-  for (const Matrix& part : parts) {
-    if (part.scale.dtype != DType::kBF16 || part.zero.dtype != DType::kBF16) return Layout::kBF16;
+  for (const Matrix& matrix : matrices) {
+    if (matrix.scale.dtype != DType::kBF16 || matrix.zero.dtype != DType::kBF16) return Layout::kBF16;
   }
-  const bool whole = std::ranges::all_of(parts, [](const Matrix& part) { return whole_zeros(part.zero); });
+  const bool whole = std::ranges::all_of(matrices, [](const Matrix& matrix) { return whole_zeros(matrix.zero); });
   if (group == 32) return whole ? Layout::kInt4G32 : Layout::kInt4G32Frac;
   return whole ? Layout::kInt4G64 : Layout::kInt4G64Frac;
 }
 
-Layout choose_int8(const Matrix& part) {
-  const bool bf16 = part.scale.dtype == DType::kBF16;
-  if (!bf16 && part.scale.dtype != DType::kF32) return Layout::kBF16;
-  if (part.group % 64 == 0) return Layout::kInt8G64;
-  return part.group == 32 && bf16 ? Layout::kInt8G32 : Layout::kBF16;
+Layout choose_int8(const Matrix& matrix) {
+  const bool bf16 = matrix.scale.dtype == DType::kBF16;
+  if (!bf16 && matrix.scale.dtype != DType::kF32) return Layout::kBF16;
+  if (matrix.group % 64 == 0) return Layout::kInt8G64;
+  return matrix.group == 32 && bf16 ? Layout::kInt8G32 : Layout::kBF16;
+}
+
+// The most rows for which gemv_int8() is preferred.
+int64_t gemv_int8_rows(GemvVariant variant) {
+  if (variant == GemvVariant::kBF16) return 0;
+  return variant == GemvVariant::kInt8 ? kGemvInt8RowsMax : kGemvInt8RowsBest;
 }
 
 }  // namespace
 
-int chunk_bytes(Layout layout) {
+int weight_tile_bytes(Layout layout) {
   switch (layout) {
     case Layout::kBF16:
       return 0;
@@ -78,12 +84,12 @@ const char* layout_name(Layout layout) {
   return kNames[static_cast<int>(layout)];
 }
 
-Layout choose_layout(std::span<const Matrix> parts) {
-  const Matrix& first = parts[0];
+Layout choose_layout(std::span<const Matrix> matrices) {
+  const Matrix& first = matrices[0];
   if (first.cols % 64 != 0) return Layout::kBF16;
   switch (first.format) {
     case Format::kInt4:
-      return choose_int4(parts);
+      return choose_int4(matrices);
     case Format::kInt8:
       return choose_int8(first);
     case Format::kQ4_0:
@@ -104,8 +110,8 @@ void set_size(DeviceMatrix& w) {
     w.pitch = (w.cols + 7) / 8 * 8;
     w.bytes = w.rows * w.pitch * 2;
   } else {
-    const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows;
-    w.bytes = panels * (w.cols / kChunkCols) * kPanelChunks * chunk_bytes(w.layout);
+    const int64_t row_tiles = (w.rows + kRowTileRows - 1) / kRowTileRows;
+    w.bytes = row_tiles * (w.cols / kWeightTileCols) * kRowTileTiles * weight_tile_bytes(w.layout);
   }
 }
 
@@ -136,13 +142,49 @@ DeviceMatrix described(const PrepackedWeight& stored) {
   return w;
 }
 
-Kernel choose_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device) {
-  if (!aligned || w.cols % 8 != 0) return Kernel::kPlain;
+bool has_int8_codes(Layout layout) {
+  return layout == Layout::kInt4G32 || layout == Layout::kInt4G64 || layout == Layout::kQ4_0;
+}
+
+bool gemv_int8_fits(Layout layout, int64_t n, int shared_max) {
+  return has_int8_codes(layout) && n <= kGemvInt8RowsMax && shared_max >= kGemvInt8Shared;
+}
+
+Kernel select_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device, DType input) {
+  if (!aligned || w.cols % 8 != 0) return Kernel::kGemvNaive;
   const bool packed = w.layout != Layout::kBF16;
-  if (device.major >= 9 && packed && n <= kDecodeRows) return Kernel::kDecode;  // needs bulk copies and mbarriers
-  if (w.rows % (w.paired ? 16 : 8) != 0) return Kernel::kPlain;
-  if (device.major == 9 && device.mixed && packed) return Kernel::kMixed;  // wgmma is Hopper's alone
-  return Kernel::kLibrary;
+  if (device.major >= 9 && packed && n <= kGemvRowsMax) {  // needs TMA bulk copies and mbarriers
+    return n <= gemv_int8_rows(device.gemv) && gemv_int8_fits(w.layout, n, device.shared_max) ? Kernel::kGemvInt8
+                                                                                              : Kernel::kGemvBF16;
+  }
+  if (w.rows % (w.paired ? 16 : 8) != 0) return Kernel::kGemvNaive;
+  if (device.major == 9 && device.wgmma && packed) return Kernel::kGemmWgmma;  // only Hopper has wgmma
+  if (input == DType::kF16) return Kernel::kCublasLtFloat16;
+  return packed ? Kernel::kCublasLtUnpack : Kernel::kCublasLt;
+}
+
+bool fuses_geglu(Kernel kernel) {
+  return kernel == Kernel::kGemvInt8 || kernel == Kernel::kGemvBF16 || kernel == Kernel::kGemmWgmma;
+}
+
+void run_kernel(Kernel kernel, const LinearCall& call, LinearWorkspace& workspace, cudaStream_t stream) {
+  CHECK(!call.geglu || fuses_geglu(kernel));
+  switch (kernel) {
+    case Kernel::kGemvInt8:
+      return gemv_int8(call, workspace.gemv, stream);
+    case Kernel::kGemvBF16:
+      return gemv_bf16(call, workspace.gemv, stream);
+    case Kernel::kGemmWgmma:
+      return gemm_wgmma(call, workspace.wgmma, stream);
+    case Kernel::kCublasLt:
+      return gemm_cublaslt(call, workspace.cublaslt, stream);
+    case Kernel::kCublasLtUnpack:
+      return gemm_cublaslt_unpack(call, workspace.cublaslt, stream);
+    case Kernel::kCublasLtFloat16:
+      return gemm_cublaslt_float16(call, workspace.cublaslt, stream);
+    case Kernel::kGemvNaive:
+      return gemv_naive(call, stream);
+  }
 }
 
 int64_t scratch_rows(int64_t elements, int64_t cols) {

@@ -1,50 +1,58 @@
-// Which layout a weight gets on the device, and which kernel multiplies by it. Decisions only: no GPU is needed here.
+// Which layout a weight gets on the device, and which kernel multiplies by it. All choices of the linear layer are made
+// here; linear.cc calls select_kernel() and run_kernel() for each layer. Nothing but run_kernel() needs a GPU. The
+// decode megakernel takes a layer before this is asked (megakernel/recorder.cc).
+//
+// A new kernel of the linear layer touches three files: its own .cu; kernels.h, for the launcher and the name in
+// Kernel; select_kernel.cc, for when it is chosen and how it is called. A new weight layout touches four: linear.h (the
+// name in Layout), select_kernel.cc (its name, its bytes, which weights get it), layout_codec.cuh (how a lane reads it)
+// and pack_weights.cu (how it is written).
 #pragma once
 
 #include <span>
 
+#include "backend/cuda/gemm/kernels.h"
 #include "backend/cuda/gemm/linear.h"
 
 namespace gemma4::cuda {
 
-// Bytes of a chunk of 16 x 64 weights; 0 for kBF16.
-int chunk_bytes(Layout layout);
+// Bytes of a weight tile of 16 x 64; 0 for kBF16.
+int weight_tile_bytes(Layout layout);
 const char* layout_name(Layout layout);
 
-// The layout that keeps these weights exactly and is smallest; kBF16 where none does. Reads the zero points of int4.
-Layout choose_layout(std::span<const Matrix> parts);
+// The smallest layout that keeps these weights exactly; kBF16 where none does. Reads the zero points of int4.
+Layout choose_layout(std::span<const Matrix> matrices);
+
+// Whether gemv_int8() and the decode megakernel can multiply by this layout: 4-bit codes with whole zero points.
+bool has_int8_codes(Layout layout);
 
 // Sets pitch and bytes from layout, rows and cols.
 void set_size(DeviceMatrix& w);
 
-// How a program keeps a matrix, and back: everything but the bytes. Throws Error where no upload could have made it, or
-// where its size is not stored.bytes.size().
+// How an exported program keeps a matrix, and back: everything but the bytes. Throws Error for a matrix that upload()
+// cannot have made, or whose size is not stored.bytes.size().
 PrepackedWeight describe(const DeviceMatrix& w, int group);
 DeviceMatrix described(const PrepackedWeight& stored);
 
-enum class Kernel {
-  kDecode,   // few rows: one pass over the packed bytes, at the speed of memory
-  kMixed,    // packed weights straight to wgmma, more rows
-  kLibrary,  // cuBLASLt on bfloat16 weights, unpacked first where they are packed
-  kPlain,    // any shape and alignment, slow
-};
+// The kernel for few rows. kBest: gemv_int8() for up to kGemvInt8RowsBest rows where it fits, else gemv_bf16(). The
+// others are for measuring: kInt8 uses gemv_int8() wherever it fits, kBF16 never.
+enum class GemvVariant { kBest, kBF16, kInt8 };
 
+// What the choice depends on beside the call.
 struct Device {
-  int major = 9;  // compute capability
-  int sms = 132;
-  bool mixed = true;  // the wgmma kernel passed its trials (linear_trial.h)
+  int major = 9;                     // compute capability
+  int shared_max = kGemvInt8Shared;  // bytes of shared memory that a block may have
+  bool wgmma = true;                 // gemm_wgmma() is wanted and passed its self-checks (self_check.h)
+  GemvVariant gemv = GemvVariant::kBest;
 };
 
-constexpr int64_t kDecodeRows = 16;  // the most rows that the decode kernel takes
+bool gemv_int8_fits(Layout layout, int64_t n, int shared_max);
 
-// The kernels for few rows. kBest: linear_fixed for up to kFixedBest rows where it knows the layout, else
-// linear_decode.
-enum class DecodeVariant { kBest, kStream, kFixed };
+// n rows of x of type `input`; `aligned`: rows of x and out start at multiples of 16 bytes.
+Kernel select_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device, DType input = DType::kBF16);
+bool fuses_geglu(Kernel kernel);
+void run_kernel(Kernel kernel, const LinearCall& call, LinearWorkspace& workspace, cudaStream_t stream);
 
-// n rows of x; `aligned`: rows of x and out start at multiples of 16 bytes.
-Kernel choose_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device);
-
-// How many rows of packed weights fit a scratch of `elements` bfloat16, in whole panels of 128.
+// How many rows of packed weights fit `elements` bfloat16 when unpacked: a multiple of 128.
 int64_t scratch_rows(int64_t elements, int64_t cols);
 
 }  // namespace gemma4::cuda

@@ -1,4 +1,4 @@
-// Which layout and which kernel: decisions that need no GPU.
+// Which layout and which kernel are chosen, and how an exported program describes a matrix. Needs no GPU.
 #include "backend/cuda/gemm/select_kernel.h"
 
 #include <gtest/gtest.h>
@@ -15,8 +15,8 @@ namespace {
 struct Int4 {
   std::vector<uint16_t> scale, zero;
   Matrix matrix;
-  Int4(int64_t rows, int64_t cols, int group, float most, float one)
-      : scale(rows * cols / group, float_to_bf16(0.01f)), zero(rows * cols / group, float_to_bf16(most)) {
+  Int4(int64_t rows, int64_t cols, int group, float usual, float one)
+      : scale(rows * cols / group, float_to_bf16(0.01f)), zero(rows * cols / group, float_to_bf16(usual)) {
     zero[zero.size() / 2] = float_to_bf16(one);
     matrix.format = Format::kInt4, matrix.rows = rows, matrix.cols = cols, matrix.group = group;
     matrix.scale = Tensor(scale.data(), DType::kBF16, {cols / group, rows});
@@ -25,33 +25,33 @@ struct Int4 {
   Layout layout() const { return choose_layout(std::span(&matrix, 1)); }
 };
 
-TEST(CudaChoose, WholeZeroPointsPackInto4Bits) {
+TEST(CudaSelectKernel, WholeZeroPointsPackInto4Bits) {
   EXPECT_EQ(Int4(16, 128, 32, 7, 15).layout(), Layout::kInt4G32);
   EXPECT_EQ(Int4(16, 128, 64, 0, 8).layout(), Layout::kInt4G64);
   EXPECT_EQ(Int4(16, 256, 128, 3, 4).layout(), Layout::kInt4G64);
 }
 
-TEST(CudaChoose, OneZeroPointThatDoesNotFitKeepsThemAll) {
+TEST(CudaSelectKernel, OneZeroPointThatDoesNotFitKeepsThemAll) {
   for (const float one : {7.5f, 16.0f, -1.0f, NAN}) {
     EXPECT_EQ(Int4(16, 128, 32, 7, one).layout(), Layout::kInt4G32Frac) << one;
     EXPECT_EQ(Int4(16, 128, 64, 7, one).layout(), Layout::kInt4G64Frac) << one;
   }
 }
 
-TEST(CudaChoose, WhatDoesNotFitAChunkBecomesBf16) {
+TEST(CudaSelectKernel, WhatDoesNotFitAWeightTileBecomesBf16) {
   EXPECT_EQ(Int4(16, 96, 32, 7, 7).layout(), Layout::kBF16);
   EXPECT_EQ(Int4(16, 128, 16, 7, 7).layout(), Layout::kBF16);
 }
 
-TEST(CudaChoose, ChunksHoldTheirWeights) {
+TEST(CudaSelectKernel, WeightTilesHoldTheirWeights) {
   for (const Layout layout :
        {Layout::kInt4G32, Layout::kInt4G64, Layout::kInt4G32Frac, Layout::kInt4G64Frac, Layout::kQ4_0, Layout::kQ4_K,
         Layout::kQ6_K, Layout::kInt8G32, Layout::kInt8G64, Layout::kQ8_0}) {
-    const int bytes = chunk_bytes(layout);
-    EXPECT_EQ(bytes % 16, 0) << layout_name(layout);  // what the copy engine can move
+    const int bytes = weight_tile_bytes(layout);
+    EXPECT_EQ(bytes % 16, 0) << layout_name(layout);  // what TMA can copy
     EXPECT_GE(bytes, 16 * 64 / 2) << layout_name(layout);
   }
-  EXPECT_EQ(chunk_bytes(Layout::kInt4G32) * 8.0 / (16 * 64), 4.625);
+  EXPECT_EQ(weight_tile_bytes(Layout::kInt4G32) * 8.0 / (16 * 64), 4.625);
 }
 
 DeviceMatrix matrix(Layout layout, int64_t rows, int64_t cols, bool paired = false) {
@@ -60,29 +60,45 @@ DeviceMatrix matrix(Layout layout, int64_t rows, int64_t cols, bool paired = fal
   return w;
 }
 
-TEST(CudaChoose, Kernels) {
-  const Device hopper = {9, 132, true}, no_trial = {9, 132, false}, ampere = {8, 108, true};
+TEST(CudaSelectKernel, Kernels) {
+  const Device hopper, unchecked = {.wgmma = false}, ampere = {.major = 8};
   const DeviceMatrix packed = matrix(Layout::kInt4G32, 5376, 8192), plain = matrix(Layout::kBF16, 1152, 4304);
-  EXPECT_EQ(choose_kernel(packed, 1, true, hopper), Kernel::kDecode);
-  EXPECT_EQ(choose_kernel(packed, kDecodeRows, true, hopper), Kernel::kDecode);
-  EXPECT_EQ(choose_kernel(packed, kDecodeRows + 1, true, hopper), Kernel::kMixed);
-  EXPECT_EQ(choose_kernel(packed, 2048, true, no_trial), Kernel::kLibrary);
-  EXPECT_EQ(choose_kernel(packed, 1, true, ampere), Kernel::kLibrary);
-  EXPECT_EQ(choose_kernel(packed, 1, false, hopper), Kernel::kPlain);
-  EXPECT_EQ(choose_kernel(plain, 64, true, hopper), Kernel::kLibrary);
-  EXPECT_EQ(choose_kernel(matrix(Layout::kBF16, 37, 75), 3, true, hopper), Kernel::kPlain);
-  EXPECT_EQ(choose_kernel(matrix(Layout::kInt4G32, 24, 64, true), 32, true, hopper), Kernel::kPlain);
+  EXPECT_EQ(select_kernel(packed, 1, true, hopper), Kernel::kGemvInt8);
+  EXPECT_EQ(select_kernel(packed, kGemvRowsMax, true, hopper), Kernel::kGemvBF16);
+  EXPECT_EQ(select_kernel(packed, kGemvRowsMax + 1, true, hopper), Kernel::kGemmWgmma);
+  EXPECT_EQ(select_kernel(packed, 2048, true, unchecked), Kernel::kCublasLtUnpack);
+  EXPECT_EQ(select_kernel(packed, 1, true, ampere), Kernel::kCublasLtUnpack);
+  EXPECT_EQ(select_kernel(packed, 1, false, hopper), Kernel::kGemvNaive);
+  EXPECT_EQ(select_kernel(plain, 64, true, hopper), Kernel::kCublasLt);
+  EXPECT_EQ(select_kernel(plain, 64, true, hopper, DType::kF16), Kernel::kCublasLtFloat16);
+  EXPECT_EQ(select_kernel(plain, 64, false, hopper, DType::kF16), Kernel::kGemvNaive);
+  EXPECT_EQ(select_kernel(matrix(Layout::kBF16, 37, 75), 3, true, hopper), Kernel::kGemvNaive);
+  EXPECT_EQ(select_kernel(matrix(Layout::kInt4G32, 24, 64, true), 32, true, hopper), Kernel::kGemvNaive);
 }
 
-TEST(CudaChoose, ScratchIsWholePanelsAndFitsAGrid) {
+TEST(CudaSelectKernel, KernelsForFewRows) {
+  const Device hopper, small = {.shared_max = 99 << 10};
+  const Device int8 = {.gemv = GemvVariant::kInt8}, bf16 = {.gemv = GemvVariant::kBF16};
+  const DeviceMatrix int4 = matrix(Layout::kInt4G64, 5376, 8192), hqq = matrix(Layout::kInt4G32Frac, 5376, 8192);
+  EXPECT_EQ(select_kernel(int4, kGemvInt8RowsBest, true, hopper), Kernel::kGemvInt8);
+  EXPECT_EQ(select_kernel(int4, kGemvInt8RowsBest + 1, true, hopper), Kernel::kGemvBF16);
+  EXPECT_EQ(select_kernel(hqq, 1, true, hopper), Kernel::kGemvBF16);
+  EXPECT_EQ(select_kernel(int4, 1, true, small), Kernel::kGemvBF16);
+  EXPECT_EQ(select_kernel(int4, kGemvInt8RowsMax, true, int8), Kernel::kGemvInt8);
+  EXPECT_EQ(select_kernel(int4, kGemvInt8RowsMax + 1, true, int8), Kernel::kGemvBF16);
+  EXPECT_EQ(select_kernel(hqq, 1, true, int8), Kernel::kGemvBF16);
+  EXPECT_EQ(select_kernel(int4, 1, true, bf16), Kernel::kGemvBF16);
+}
+
+TEST(CudaSelectKernel, ScratchIsWholeRowTilesAndFitsAGrid) {
   EXPECT_EQ(scratch_rows(64 << 20, 5376) % 128, 0);
   EXPECT_LE(scratch_rows(64 << 20, 5376) * 5376, 64 << 20);
   EXPECT_LE(scratch_rows(64 << 20, 64), 65535);
   EXPECT_EQ(scratch_rows(1000, 5376), 128);
 }
 
-// What a program keeps of a matrix beside its bytes.
-TEST(CudaChoose, AMatrixIsDescribedAndFoundAgain) {
+// What an exported program keeps of a matrix beside its bytes.
+TEST(CudaSelectKernel, AMatrixIsDescribedAndFoundAgain) {
   for (int i = 0; i <= static_cast<int>(Layout::kQ8_0); ++i) {
     for (const bool paired : {false, true}) {
       DeviceMatrix w;

@@ -7,7 +7,6 @@
 #include <thread>
 #include <vector>
 
-#include "backend/cuda/gemm/select_kernel.h"
 #include "backend/cuda/runtime/error.h"
 #include "base/bf16.h"
 
@@ -49,20 +48,20 @@ double difference(const Values& got, const Values& want, size_t count) {
     const double w = want.at(i), d = got.at(i) - w;
     error += d * d, norm += w * w;
   }
-  if (!std::isfinite(error)) return 1e9;  // NaN: wrong, or never written
+  if (!std::isfinite(error)) return 1e9;  // NaN: wrong or never written
   return error == 0 ? 0 : std::sqrt(error / std::max(norm, 1e-30));
 }
 
-// Waits. A kernel that hangs cannot be stopped from here, so after a while this says how to do without it.
-void wait_and_tell(cudaStream_t stream) {
+// Waits. A kernel that hangs cannot be stopped from here, so after 20 s a warning says how to do without it.
+void wait_with_warning(cudaStream_t stream) {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
-  bool told = false;
+  bool warned = false;
   cudaError_t state;
   while ((state = cudaStreamQuery(stream)) == cudaErrorNotReady) {
     std::this_thread::sleep_for(std::chrono::microseconds(20));
-    if (told || Clock::now() - start < std::chrono::seconds(20)) continue;
-    told = true;
+    if (warned || Clock::now() - start < std::chrono::seconds(20)) continue;
+    warned = true;
     std::fprintf(
         stderr,
         "warning: the trial of the wgmma kernel has not ended after 20 s; should it never end, kill this process "
@@ -71,9 +70,9 @@ void wait_and_tell(cudaStream_t stream) {
   CUDA_CHECK(state);
 }
 
-// `type`: of what the wgmma kernel writes.
-double one_error(const DeviceMatrix& w, int64_t n, bool geglu, DType type, const DecodeWorkspace& decode,
-                 const MixedWorkspace& mixed, cudaStream_t stream) {
+// The error for n rows; `type`: the output type of the wgmma kernel.
+double one_error(const DeviceMatrix& w, int64_t n, bool geglu, DType type, const GemvWorkspace& gemv,
+                 const WgmmaWorkspace& wgmma, cudaStream_t stream) {
   const int64_t outs = geglu ? w.rows / 2 : w.rows;
   const auto bytes = [&](DType t) { return n * outs * static_cast<int64_t>(dtype_size(t)); };
   const DType exact = geglu ? DType::kBF16 : DType::kF32;
@@ -82,13 +81,13 @@ double one_error(const DeviceMatrix& w, int64_t n, bool geglu, DType type, const
   CUDA_CHECK(cudaMemcpyAsync(x.data, values.data(), values.size() * 2, cudaMemcpyHostToDevice, stream));
   CUDA_CHECK(cudaMemsetAsync(got.data, 0xff, bytes(type), stream));  // NaN where nothing is written
   const Tensor from(x.data, DType::kBF16, {n, w.cols});
-  linear_mixed(Tensor(got.data, type, {n, outs}), from, w, geglu, mixed, stream);
-  for (int64_t row = 0; row < n; row += kDecodeRows) {
-    const int64_t count = std::min(kDecodeRows, n - row);
-    linear_decode(Tensor(want.data, exact, {n, outs}).slice(row, count), from.slice(row, count), w, geglu, decode,
-                  stream);
+  gemm_wgmma({Tensor(got.data, type, {n, outs}), from, w, geglu}, wgmma, stream);
+  for (int64_t row = 0; row < n; row += kGemvRowsMax) {
+    const int64_t count = std::min(kGemvRowsMax, n - row);
+    const Tensor to = Tensor(want.data, exact, {n, outs}).slice(row, count);
+    gemv_bf16({to, from.slice(row, count), w, geglu}, gemv, stream);
   }
-  wait_and_tell(stream);  // before the copies: those to plain memory wait by themselves
+  wait_with_warning(stream);  // before the copies: copies to pageable memory wait without a warning
   Values host_got{type, std::vector<uint8_t>(bytes(type))}, host_want{exact, std::vector<uint8_t>(bytes(exact))};
   CUDA_CHECK(cudaMemcpyAsync(host_got.bytes.data(), got.data, bytes(type), cudaMemcpyDeviceToHost, stream));
   CUDA_CHECK(cudaMemcpyAsync(host_want.bytes.data(), want.data, bytes(exact), cudaMemcpyDeviceToHost, stream));
@@ -98,14 +97,13 @@ double one_error(const DeviceMatrix& w, int64_t n, bool geglu, DType type, const
 
 }  // namespace
 
-double mixed_error(const DeviceMatrix& w, const DecodeWorkspace& decode, const MixedWorkspace& mixed,
-                   cudaStream_t stream) {
+double wgmma_error(const DeviceMatrix& w, const GemvWorkspace& gemv, const WgmmaWorkspace& wgmma, cudaStream_t stream) {
   double worst = 0;
-  for (const int64_t n : {40, 130}) {  // one tile of 64 rows of x; two of 128
+  for (const int64_t n : {40, 130}) {  // one output tile of 64 rows of x; two of 128
     for (const DType type : {DType::kBF16, DType::kF32}) {
-      worst = std::max(worst, one_error(w, n, false, type, decode, mixed, stream));
+      worst = std::max(worst, one_error(w, n, false, type, gemv, wgmma, stream));
     }
-    if (w.paired) worst = std::max(worst, one_error(w, n, true, DType::kBF16, decode, mixed, stream));
+    if (w.paired) worst = std::max(worst, one_error(w, n, true, DType::kBF16, gemv, wgmma, stream));
   }
   return worst;
 }

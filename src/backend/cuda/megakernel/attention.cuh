@@ -4,9 +4,11 @@
 #pragma once
 
 #include "backend/cuda/attention/kv_cache.cuh"
+#include "backend/cuda/device/activation.cuh"
+#include "backend/cuda/device/cp_async.cuh"
 #include "backend/cuda/device/element.cuh"
+#include "backend/cuda/device/mma.cuh"
 #include "backend/cuda/device/reduce.cuh"
-#include "backend/cuda/device/tile.cuh"
 #include "backend/cuda/megakernel/flagged_memory.cuh"
 
 namespace gemma4::cuda {
@@ -18,9 +20,9 @@ struct StepHead {
   static constexpr int kDim = kDim_, kRotated = kRotated_, kHalf = kDim / 2;
   static constexpr int kElements = kDim + 2 * kRotated;  // of a cached row
   static constexpr int kRow = kElements + kRowPad;
-  static constexpr int kPerLane = kHalf / 32;               // pairs of a head that a lane turns
-  static constexpr int kSteps = kDim / 16 / kStreamWarps;   // of depth, of a warp: those where the query is not zero
-  static constexpr int kColumns = kDim / kStreamWarps / 8;  // column tiles of a warp
+  static constexpr int kPerLane = kHalf / 32;                 // pairs of a head that a lane turns
+  static constexpr int kSteps = kDim / 16 / kConsumerWarps;   // of depth, of a warp: those where the query is not zero
+  static constexpr int kColumns = kDim / kConsumerWarps / 8;  // column tiles of a warp
   static_assert((kRotated ? 1 : 2) * kTileKeys * kRow * 2 <= kStageBytes);
 
   // Where the warp's step `i` begins in a row of keys. Compressed: V's elements that stand for K's, then those kept.
@@ -35,17 +37,16 @@ struct StepHead {
 };
 
 constexpr int kQueryRows = 8;  // query heads of a KV head, at most
-constexpr float kStepLog2e = 1.4426950408889634f;
 
 // Attention's scratch, in bytes from its beginning.
 template <typename H>
 struct AttendLayout {
-  static constexpr int kQuery = 0;                                                      // [8, kRow]
-  static constexpr int kScores = kQuery + kQueryRows * H::kRow * 2;                     // float [8 warps, 8, 16]
-  static constexpr int kWeights = kScores + kStreamWarps * kQueryRows * kTileKeys * 4;  // [8, 16 + 8]
-  static constexpr int kKeep = kWeights + kQueryRows * (kTileKeys + kRowPad) * 2;       // float [8]
-  static constexpr int kTop = kKeep + 32, kTotal = kTop + 32;                           // float [8]
-  static constexpr int kFresh = kTotal + 32;                                            // the newest row: as in a tile
+  static constexpr int kQuery = 0;                                                        // [8, kRow]
+  static constexpr int kScores = kQuery + kQueryRows * H::kRow * 2;                       // float [8 warps, 8, 16]
+  static constexpr int kWeights = kScores + kConsumerWarps * kQueryRows * kTileKeys * 4;  // [8, 16 + 8]
+  static constexpr int kKeep = kWeights + kQueryRows * (kTileKeys + kRowPad) * 2;         // float [8]
+  static constexpr int kTop = kKeep + 32, kTotal = kTop + 32;                             // float [8]
+  static constexpr int kFresh = kTotal + 32;  // the newest row: as in a tile
   static constexpr int kEnd = kFresh + (H::kRotated ? 1 : 2) * H::kRow * 2;
   static_assert(kEnd <= kScratchBytes && kFresh % 16 == 0);
 };
@@ -274,8 +275,8 @@ __device__ __forceinline__ void soften_tile(uint8_t* scratch, SoftRow& row, cons
   const float* scores = reinterpret_cast<const float*>(scratch + L::kScores);
   float x = 0;
 #pragma unroll
-  for (int w = 0; w < kStreamWarps; ++w) x += scores[w * kQueryRows * kTileKeys + threadIdx.x];
-  x = base + key >= see.z && base + key <= see.w ? x * kStepLog2e : -INFINITY;
+  for (int w = 0; w < kConsumerWarps; ++w) x += scores[w * kQueryRows * kTileKeys + threadIdx.x];
+  x = base + key >= see.z && base + key <= see.w ? x * kLog2e : -INFINITY;
   float top = fmaxf(row.top, x);
 #pragma unroll
   for (int mask = 1; mask < kTileKeys; mask *= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, mask));
@@ -418,7 +419,7 @@ __device__ __forceinline__ void run_attend(const StepAttend& op, const GridBarri
   HeadWeights<H> weights = head_weights<H>(op, min(warp, items - 1), lane);  // not waited for yet
   attend_t *query = reinterpret_cast<attend_t*>(scratch + L::kQuery),
            *fresh = reinterpret_cast<attend_t*>(scratch + L::kFresh);
-  for (int item = warp; item < items; item += kStreamWarps) {
+  for (int item = warp; item < items; item += kConsumerWarps) {
     if (item != warp) weights = head_weights<H>(op, item, lane);
     if (item < op.group) {
       make_query<H>(op, share, number, weights, facts.turns, query, item, lane);

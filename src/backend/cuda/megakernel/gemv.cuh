@@ -10,7 +10,7 @@ namespace gemma4::cuda {
 template <typename Codec>
 __device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ring, CopyState& state, int lane,
                                             uint64_t policy) {
-  constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  constexpr int kUnit = kRowTileTiles * Codec::kBytes;
   const Units units(op);
   const int tail = units.tail(op);
 #pragma unroll 1
@@ -46,10 +46,10 @@ __device__ __forceinline__ void add_where(bool yes, float a, float b, float& sum
 // times those of row g + 8, whose products come off afterwards: that spares every other mask.
 template <typename Codec>
 struct Pair {
-  static constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  static constexpr int kUnit = kRowTileTiles * Codec::kBytes;
   uint4 codes[2];
   uint2 digits;
-  GroupFacts of;
+  GroupScales of;
   __device__ __forceinline__ void load(const uint8_t* chunk, const uint8_t* digits_at, const uint8_t* facts, int lane) {
     codes[0] = words4(chunk + lane * 16), codes[1] = words4(chunk + kUnit + lane * 16);
     digits = words2(digits_at + lane * 8);
@@ -62,7 +62,7 @@ struct Pair {
     const uint32_t x = group % 2 ? w.z : w.x, y = group % 2 ? w.w : w.y;
     const uint32_t a[4] = {x, x & 0xf0f0f0f0u, y, y & 0xf0f0f0f0u};
     const bool mine = lane / 8 == group;
-    mma_bytes(d, a, mine ? digits.x : 0, mine ? digits.y : 0);
+    mma_u8s8(d, a, mine ? digits.x : 0, mine ? digits.y : 0);
   }
   __device__ __forceinline__ void add(const int (&d)[4], float (&sum)[1][4], bool real) const {
     const int both[4] = {d[0] - d[2], d[1] - d[3], d[2], d[3]};
@@ -127,7 +127,7 @@ __device__ __forceinline__ void write_value(const StepLinear& op, const Sending&
 // One panel's sums: lane 4 g + c holds rows g and, times 16, g + 8 of the warp's 16.
 __device__ __forceinline__ void write_panel(const StepLinear& op, const Sending& sending, int panel, int warp, int lane,
                                             const float (&sum)[1][4]) {
-  const int place = panel * kPanelRows + warp * kChunkRows, g = lane / 4, e = lane % 4;
+  const int place = panel * kRowTileRows + warp * kWeightTileRows, g = lane / 4, e = lane % 4;
   const float low = sum[0][0], high = sum[0][2] * 0.0625f;
   if (op.sum) {  // rows are a multiple of 16 then: all of them or none
     if (place < op.rows) sending.sums.send(op.sum, place, e % 2 ? high : low, lane);
@@ -151,7 +151,7 @@ __device__ __forceinline__ void write_panel(const StepLinear& op, const Sending&
 // This block's part of a panel, to the block that has the panel's end.
 __device__ __forceinline__ void give_part(const Parts& parts, int warp, int lane, const float (&sum)[1][4]) {
   const int e = lane % 4;
-  if (e < 2) parts.give(warp * kChunkRows + lane / 4 + 8 * e, e ? sum[0][2] : sum[0][0]);
+  if (e < 2) parts.give(warp * kWeightTileRows + lane / 4 + 8 * e, e ? sum[0][2] : sum[0][0]);
 }
 
 // The products of `count` units of a panel, as their stages come. Stages that are there already are taken two at a
@@ -218,7 +218,7 @@ __device__ __forceinline__ void run_linear(const StepLinear& op, const Units& un
     if (at == end) end = at > tail ? tail : units.begin, at = units.begin;
   }
   if (!takes) return;
-  const float* rows = sending.adding.take() + warp * kChunkRows + lane / 4;
+  const float* rows = sending.adding.take() + warp * kWeightTileRows + lane / 4;
   taking[0][0] += rows[0], taking[0][2] += rows[8];
   write_panel(op, sending, units.panel, warp, lane, taking);
 }

@@ -2,9 +2,9 @@
 #pragma once
 
 #include "backend/cuda/device/convert.cuh"
-#include "backend/cuda/device/limbs.cuh"
+#include "backend/cuda/device/cp_async.cuh"
 #include "backend/cuda/device/reduce.cuh"
-#include "backend/cuda/device/tile.cuh"
+#include "backend/cuda/gemm/limbs.cuh"
 #include "backend/cuda/megakernel/flagged_memory.cuh"
 
 namespace gemma4::cuda {
@@ -52,7 +52,7 @@ struct Facts {
 };
 
 // Digits of a thread's eights of x, eight `pass` at place `pass * 32 + e.chunk` of the block's `count` chunks
-// (linear_fixed.cu tells what they are). Step by step for all of them: one alone would wait for its shuffles.
+// (gemm/gemv_int8.cu tells what they are). Step by step for all of them: one alone would wait for its shuffles.
 template <int kPasses>
 __device__ __forceinline__ Facts<kPasses> put_digits(uint8_t* input, int count, const float (&x)[kPasses][8]) {
   uint32_t bits[kPasses], value[kPasses][8];
@@ -97,8 +97,8 @@ __device__ __forceinline__ Facts<kPasses> put_digits(uint8_t* input, int count, 
     for (int i = 0; i < 2; ++i) {  // columns 2c, 2c + 8, 2c + 1, 2c + 9 of lane c = 2h + i
       const uint32_t *v = value[pass] + 2 * i, a = v[0], b = v[4], c = v[1], d = v[5];
       uint8_t* to = digits + (2 * e.h + i) * 8;
-      *reinterpret_cast<uint32_t*>(to) = next_bytes(a + 128, b + 128, c + 128, d + 128);
-      *reinterpret_cast<uint32_t*>(to + 32) = low_bytes(a, b, c, d);
+      *reinterpret_cast<uint32_t*>(to) = high_limbs(a + 128, b + 128, c + 128, d + 128);
+      *reinterpret_cast<uint32_t*>(to + 32) = low_limbs(a, b, c, d);
     }
   }
   Facts<kPasses> facts;
@@ -134,7 +134,7 @@ __device__ __forceinline__ void bring_chunks(const StepLinear& op, int first, in
     const Eight e(pass);
     int chunk = first + min(e.chunk, count - 1);
     if (chunk >= op.chunks) chunk -= op.chunks;  // the range goes on in the next panel
-    columns[pass] = max(chunk, 0) * kChunkCols + e.column();
+    columns[pass] = max(chunk, 0) * kWeightTileCols + e.column();
   }
   if (op.from.at) {
     uint4 words[2 * kPasses];
@@ -183,7 +183,7 @@ __device__ __forceinline__ float squares_of(const float (&x)[8]) {
          ((x[4] * x[4] + x[5] * x[5]) + (x[6] * x[6] + x[7] * x[7]));
 }
 
-constexpr int kNormPasses = (kStepDim / kChunkCols + kComputeThreads / 8 - 1) / (kComputeThreads / 8);
+constexpr int kNormPasses = (kStepDim / kWeightTileCols + kComputeThreads / 8 - 1) / (kComputeThreads / 8);
 
 constexpr int kParked = kScratchBytes / (kComputeThreads * 32);  // passes of a norm's second weights
 static_assert(kParked <= kNormPasses);
@@ -192,7 +192,7 @@ __device__ __forceinline__ void Residual::write(float* to, int dim) const {
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) {
     const Eight e(pass);
-    const int column = e.chunk * kChunkCols + e.column();
+    const int column = e.chunk * kWeightTileCols + e.column();
     if (column >= dim) continue;
     *reinterpret_cast<float4*>(to + column) = at(pass, 0);
     *reinterpret_cast<float4*>(to + column + 8) = at(pass, 1);
@@ -204,7 +204,7 @@ __device__ __forceinline__ float compute_sum(float value, float* sums) {
   value = warp_sum(value);
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
   compute_barrier();
-  static_assert(kStreamWarps == 8);
+  static_assert(kConsumerWarps == 8);
   const float4 a = reinterpret_cast<const float4*>(sums)[0], b = reinterpret_cast<const float4*>(sums)[1];
   return ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
 }
@@ -214,13 +214,13 @@ __device__ __forceinline__ float compute_sum(float value, float* sums) {
 __device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, const GridBarrier& barrier,
                                          const Residual& residual, uint8_t* input, float* sums) {
   float post[kNormPasses][8], next[kNormPasses][8], x[kNormPasses][8] = {}, y[kNormPasses][8] = {};
-  const int chunks = op.dim / kChunkCols;
+  const int chunks = op.dim / kWeightTileCols;
   const float share = 1.0f / static_cast<float>(op.dim);
   int places[kNormPasses];  // of eights past the end: the last chunk's
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) {
     const Eight e(pass);
-    places[pass] = min(e.chunk, chunks - 1) * kChunkCols + e.column();
+    places[pass] = min(e.chunk, chunks - 1) * kWeightTileCols + e.column();
     load_eight(op.post + places[pass], post[pass]);
   }
   // The other weights wait where digits come later, as far as there is room: registers are full of words meanwhile, and
@@ -238,7 +238,7 @@ __device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, 
 #pragma unroll
   for (int pass = kParked; pass < kNormPasses; ++pass) load_eight(next_weights + places[pass], next[pass]);
   if (op.sum) {
-    ranks.wait(op.sum, min(static_cast<int>(threadIdx.x) / 32 * 4, chunks - 1) * kChunkCols);
+    ranks.wait(op.sum, min(static_cast<int>(threadIdx.x) / 32 * 4, chunks - 1) * kWeightTileCols);
     ranks.take(op.sum, places, y);
   } else {
     barrier.wait();
@@ -271,7 +271,7 @@ __device__ __forceinline__ void run_norm(const StepNorm& op, const Sums& ranks, 
 #pragma unroll
   for (int i = 0; i < kNormPasses * 8; ++i) x[i / 8][i % 8] *= next[i / 8][i % 8];
   const Facts<kNormPasses> facts = put_digits(input, min(chunks, kStepChunks), x);
-  const float next_factor = rsqrtf(compute_sum(squares, sums + kStreamWarps) * share + op.eps);
+  const float next_factor = rsqrtf(compute_sum(squares, sums + kConsumerWarps) * share + op.eps);
   put_facts(input, min(chunks, kStepChunks), facts, next_factor);
   if (blockIdx.x != 0) return;
 #pragma unroll

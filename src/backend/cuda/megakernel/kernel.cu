@@ -49,7 +49,7 @@ struct Kept {
   AttendFacts<Sliding> sliding;
   AttendFacts<Full> full;
   uint32_t before[kStepRegions + 1];  // Numbers
-  alignas(16) float sums[2 * kStreamWarps];
+  alignas(16) float sums[2 * kConsumerWarps];
   int last;
 };
 
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kStepStages], empty[kStepStages], wanted, added;
-  __shared__ __align__(16) float added_rows[kPanelRows];
+  __shared__ __align__(16) float added_rows[kRowTileRows];
   __shared__ __align__(16) uint8_t slot_bytes[kOpSlots * sizeof(StepOp)];
   __shared__ __align__(16) uint8_t kept_bytes[sizeof(Kept)];
   Kept& kept = *reinterpret_cast<Kept*>(kept_bytes);
@@ -153,7 +153,7 @@ void start(const StepProgram& program, const StepWorkspace& workspace, cudaStrea
 
 }  // namespace
 
-bool step_fits(const DecodeWorkspace& workspace) { return workspace.shared_most >= kStepShared + (5 << 10); }
+bool step_fits(const GemvWorkspace& workspace) { return workspace.shared_max >= kStepShared + (5 << 10); }
 
 void run_step(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream) {
   if (program.layout == Layout::kInt4G32) return start<Int4Codec<2>>(program, workspace, stream);

@@ -7,8 +7,8 @@
 
 namespace gemma4::cuda {
 
-constexpr int kStepThreads = (kStreamWarps + 2) * 32;  // eight warps compute, one copies, one adds up parts
-constexpr int kComputeThreads = kStreamWarps * 32;
+constexpr int kStepThreads = (kConsumerWarps + 2) * 32;  // eight warps compute, one copies, one adds up parts
+constexpr int kComputeThreads = kConsumerWarps * 32;
 constexpr int kStageChunks = 4;  // column chunks of a panel in a stage
 constexpr int kTileKeys = 16;    // keys in a stage
 constexpr int kRowPad = 8;       // elements between rows of a tile of keys: rows start in different banks
@@ -16,7 +16,7 @@ constexpr int kRowPad = 8;       // elements between rows of a tile of keys: row
 // A stage holds four chunks (18,944 bytes of int4 in groups of 32) or 16 rows of 640 + 8 elements of a compressed
 // cache.
 constexpr int kStageBytes = kTileKeys * (640 + kRowPad) * 2;
-static_assert(kStageBytes % 128 == 0 && kStageBytes >= kStageChunks * kPanelChunks * Int4Codec<2>::kBytes);
+static_assert(kStageBytes % 128 == 0 && kStageBytes >= kStageChunks * kRowTileTiles * Int4Codec<2>::kBytes);
 
 // Of x, a chunk of 64: digits [half][high, low][lane c][8 bytes], then facts [half] of {minus the sum, unit}.
 constexpr int kDigitBytes = 128, kFactBytes = 16;

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <string>
 
+#include "backend/cuda/gemm/select_kernel.h"
+#include "backend/cuda/runtime/dispatch.cuh"
 #include "backend/cuda/runtime/error.h"
 
 namespace gemma4::cuda {
@@ -13,7 +15,6 @@ namespace {
 constexpr size_t kLeastOps = 3;        // fewer are launched one by one
 constexpr size_t kMostPrograms = 256;  // kept on the device, some 70 KB each
 
-bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 bool activation(const Tensor& t) { return t.dtype == DType::kBF16 || t.dtype == DType::kF32; }
 bool weight(const Tensor& t, int64_t size) {
   return t && t.dtype == DType::kF32 && t.size() == size && aligned(t.data);
@@ -88,10 +89,9 @@ StepWords StepRecorder::words_to_product(const Tensor& x, int64_t cols) {
 
 bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Plain plain) {
   if (!enabled_ || !open_ || heads_pending_ || x.rows() != 1 || !activation(x) || !activation(out)) return false;
-  const bool known = w.layout == Layout::kInt4G32 || w.layout == Layout::kInt4G64 || w.layout == Layout::kQ4_0;
-  if (!known || (!ops_.empty() && layout_ != Layout::kBF16 && layout_ != w.layout)) return false;
-  if (geglu != w.paired || !aligned(x.data) || w.cols % kChunkCols != 0) return false;
-  const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows, chunks = w.cols / kChunkCols;
+  if (!has_int8_codes(w.layout) || (!ops_.empty() && layout_ != Layout::kBF16 && layout_ != w.layout)) return false;
+  if (geglu != w.paired || !aligned(x.data) || w.cols % kWeightTileCols != 0) return false;
+  const int64_t panels = (w.rows + kRowTileRows - 1) / kRowTileRows, chunks = w.cols / kWeightTileCols;
   if (panels * chunks * chunks >= (int64_t{1} << 32)) return false;  // StepLinear::quotient() is exact below that
   const int64_t blocks = workspace_.decode.blocks, even = panels * chunks / blocks;  // units of a block
   const int64_t spare = even < chunks ? step_spare(even) : 0;
@@ -177,7 +177,7 @@ bool StepRecorder::make_sum(const Tensor& x) {
   StepLinear& op = ops_.back().linear;
   const int64_t size = x.row_size();
   if (op.out != x.data || op.rows != size || op.geglu || op.paired || op.sum) return false;
-  if (size > kStepDim || size % kChunkRows != 0 || (sum_dim_ && sum_dim_ != size)) return false;
+  if (size > kStepDim || size % kWeightTileRows != 0 || (sum_dim_ && sum_dim_ != size)) return false;
   // Blocks without a part would not be waited for. Ranks decide alike: their shares differ by a group of columns at
   // most.
   if (op.each == 0) return false;
@@ -199,7 +199,7 @@ bool StepRecorder::add_rms_norm(const Tensor& out, const Tensor& x, const Tensor
                                 const Tensor& next, float eps, Plain plain) {
   if (!enabled_ || !open_ || heads_pending_ || x.rows() != 1 || x.dtype != DType::kF32 || !activation(y)) return false;
   const int64_t dim = x.row_size();
-  if (dim % kChunkCols != 0 || dim > kStepDim || (x_ && (x_ != x.data || dim_ != dim))) return false;
+  if (dim % kWeightTileCols != 0 || dim > kStepDim || (x_ && (x_ != x.data || dim_ != dim))) return false;
   if (!weight(post, dim) || (out && !weight(next, dim)) || (out && out.dtype != DType::kBF16)) return false;
   if (!aligned(x.data) || !aligned(y.data) || (out && !aligned(out.data))) return false;
   if (!ops_.empty() && ops_.back().kind != StepKind::kLinear) return false;

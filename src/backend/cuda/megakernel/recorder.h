@@ -13,7 +13,7 @@
 #include <memory>
 #include <vector>
 
-#include "backend/cuda/gemm/gemv_bf16.h"
+#include "backend/cuda/gemm/kernels.h"
 #include "backend/cuda/gemm/linear.h"
 #include "backend/cuda/ops/ops.h"
 
@@ -123,7 +123,7 @@ struct StepPeers {
 
 // Memory that the blocks meet in.
 struct StepWorkspace {
-  DecodeWorkspace decode;
+  GemvWorkspace decode;
   float* partial = nullptr;     // of attention: kAttendPartialBytes
   int* counters = nullptr;      // of attention: zero between launches
   unsigned* barrier = nullptr;  // [2], zero between launches
@@ -133,8 +133,8 @@ struct StepWorkspace {
   StepPeers peers;
 };
 
-constexpr int64_t step_parts(int blocks) { return int64_t{2} * blocks * kPanelRows; }
-bool step_fits(const DecodeWorkspace& workspace);
+constexpr int64_t step_parts(int blocks) { return int64_t{2} * blocks * kRowTileRows; }
+bool step_fits(const GemvWorkspace& workspace);
 void run_step(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream);
 
 // Most columns of x that a block may hold as fixed-point numbers, in chunks of 64: what `down` of the 31B needs where

@@ -13,7 +13,7 @@ class CudaRecorder : public testing::Test {
  protected:
   static StepWorkspace workspace(int world) {
     StepWorkspace w = {};
-    w.decode.blocks = 132, w.decode.shared_most = 227 << 10;
+    w.decode.blocks = 132, w.decode.shared_max = 227 << 10;
     w.peers.world = world;
     w.peers.inbox[0] = reinterpret_cast<uint32_t*>(0x3000);
     w.words = reinterpret_cast<uint32_t*>(0x4000);

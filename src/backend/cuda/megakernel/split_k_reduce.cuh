@@ -20,7 +20,7 @@ struct Parts {
   __device__ __forceinline__ Parts(const StepWorkspace& w, const StepLinear& product, uint32_t op_)
       : at(w.parts + (product.second ? step_parts(gridDim.x) / 2 : 0)), op(op_) {}
   __device__ __forceinline__ uint64_t* of(int block, int row) const {
-    return at + static_cast<int64_t>(block) * kPanelRows + row;
+    return at + static_cast<int64_t>(block) * kRowTileRows + row;
   }
   __device__ __forceinline__ void give(int row, float value) const {
     asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(of(blockIdx.x, row)),

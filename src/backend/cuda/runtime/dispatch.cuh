@@ -29,10 +29,18 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.data);
 }
 
+// Whether a vector of `bytes` can be read at an address.
+inline bool aligned(const void* address, int bytes = 16) { return reinterpret_cast<uintptr_t>(address) % bytes == 0; }
+
+// The same for every row of 16-bit elements, `stride` elements apart.
+inline bool aligned_rows(const void* rows, int64_t stride, int bytes = 16) {
+  return aligned(rows, bytes) && stride * 2 % bytes == 0;
+}
+
 // Whether eight neighbouring elements can be read at once at every multiple of 8 in every row.
 inline bool aligned8(const Tensor& t) {
   const int64_t item = static_cast<int64_t>(dtype_size(t.dtype));
-  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (t.rows() <= 1 || t.stride * item % 16 == 0);
+  return aligned(t.data) && (t.rows() <= 1 || t.stride * item % 16 == 0);
 }
 
 inline int64_t last_dim(const Tensor& t) { return t.rank == 0 ? 1 : t.shape[t.rank - 1]; }
