@@ -1,10 +1,13 @@
-// CudaBackend: memory, and which function serves which op. The kernels are plain functions (ops.h, linear.h).
+// CudaBackend: memory, and the function behind each op. The kernels are plain functions of the folders attention/,
+// gemm/, ops/ and comm/. The megakernel's recorder sees the ops of a decode step first and may take them.
 #include <array>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
 
+#include "backend/cuda/attention/attention.h"
+#include "backend/cuda/attention/qk_norm_rope_cache.h"
 #include "backend/cuda/comm/nccl.h"
 #include "backend/cuda/gemm/linear.h"
 #include "backend/cuda/gemm/select_kernel.h"
@@ -28,7 +31,7 @@ struct KvCacheLayout {
 
 class CudaBackend final : public Backend {
  public:
-  // `communicator`: of this rank among several, or null.
+  // `communicator`: this rank's, if there are several; otherwise null.
   CudaBackend(int device, std::unique_ptr<cuda::Communicator> communicator)
       : device_(open(device)),
         communicator_(std::move(communicator)),
@@ -36,16 +39,19 @@ class CudaBackend final : public Backend {
         sampler_(&memory_) {
     cudaDeviceProp properties;
     CUDA_CHECK(cudaGetDeviceProperties(&properties, device_));
-    scratch_.multiprocessors = properties.multiProcessorCount;
-    scratch_.shared_most = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
-    scratch_.warpgroups = properties.major == 9;
-    scratch_.partial = static_cast<float*>(memory_.allocate(cuda::kAttendPartialBytes));
-    scratch_.counters = zeros<int>(cuda::kAttendCounters);
-    cuda::StepPeers peers = communicator_ ? communicator_->step_peers() : cuda::StepPeers();
-    if (!peers.inbox[0]) peers.inbox[0] = zeros<uint32_t>(2 * cuda::kStepDim), peers.number = zeros<uint32_t>(1);
+    attention_.sms = properties.multiProcessorCount;
+    attention_.shared_bytes_max = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+    attention_.has_wgmma = properties.major == 9;
+    attention_.partial = static_cast<float*>(memory_.allocate(cuda::kAttentionPartialBytes));
+    attention_.counters = zeros<int>(cuda::kAttentionCounters);
+    cuda::RankBuffers peers = communicator_ ? communicator_->rank_buffers() : cuda::RankBuffers();
+    if (!peers.receive[0]) {
+      peers.receive[0] = zeros<uint32_t>(2 * cuda::kResidualDimMax);
+      peers.epoch = zeros<uint32_t>(1);
+    }
     cuda::StepWorkspace step;
     step.decode = linear_->decode_workspace();
-    step.partial = scratch_.partial, step.counters = scratch_.counters;
+    step.partial = attention_.partial, step.counters = attention_.counters;
     step.barrier = zeros<unsigned>(2);
     step.words = zeros<uint32_t>(int64_t{cuda::kStepRegions} * cuda::kRegionWords);
     step.parts = zeros<uint64_t>(cuda::step_parts(step.decode.blocks));
@@ -63,8 +69,9 @@ class CudaBackend final : public Backend {
   DType attention_type() const override { return DType::kF16; }
   DType gemm_output_type() const override { return DType::kF32; }
   DType gemm_input_type(const Matrix& w) const override { return linear_->gemm_input_type(device_matrix(w)); }
-  // Few rows are written into the other GPUs' memory as BF16, or as words by the step kernel (peers.h); of many the
-  // bytes count. Between them latency counts most, and a rounding of each rank's part is spared.
+  // Few rows are written into the other GPUs' memory, as BF16 or as flagged values of the megakernel
+  // (peer_all_reduce.h). For many rows the bytes count, so they are BF16. Between the two latency counts, so F32 costs
+  // little and saves a rounding of each rank's partial sum.
   DType reduce_type(int64_t rows) const override {
     constexpr int64_t kPeerRows = 16, kExactRows = 512;
     return rows > kPeerRows && rows <= kExactRows ? DType::kF32 : DType::kBF16;
@@ -128,7 +135,7 @@ class CudaBackend final : public Backend {
     const std::span<const Row> host = graphs_.capturing() ? std::span<const Row>() : rows.host;
     const cuda::KvCacheView at = view(kv);
     const Tensor device = rows.device;
-    const auto plain = [=, this](cudaStream_t on) { cuda::attention(on, out, q, at, device, host, scratch_); };
+    const auto plain = [=, this](cudaStream_t on) { cuda::attention(on, out, q, at, device, host, attention_); };
     if (!step_->attention(out, q, at, device, plain)) plain(stream());
   }
   void convert(Tensor out, Tensor x) override { cuda::convert(stream(), out, x); }
@@ -183,7 +190,7 @@ class CudaBackend final : public Backend {
 
   void replay(uint64_t key, const std::function<void()>& issue) override {
     use();
-    if (communicator_) communicator_->check();  // a graph holds what a group that has ended gave back
+    if (communicator_) communicator_->check();  // a graph refers to memory that an aborted group has released
     const auto whole = [&] {
       step_->begin();
       try {
@@ -237,19 +244,19 @@ class CudaBackend final : public Backend {
     cudaStream_t stream_ = nullptr;
   };
 
-  // Whatever is put on the stream goes behind what the step recorder holds.
+  // The stream, after the ops that the recorder holds have been launched on it.
   cudaStream_t stream() {
     if (step_->open()) step_->flush(graphs_.capturing(), stream_.get());
     return stream_.get();
   }
-  void use() const { CUDA_CHECK(cudaSetDevice(device_)); }  // CUDA's current device is a thread's own
+  void use() const { CUDA_CHECK(cudaSetDevice(device_)); }  // CUDA's current device belongs to the thread
 
   static const DeviceMatrix& device_matrix(const Matrix& m) {
     CHECK(m.uploaded != nullptr);
     return *static_cast<const DeviceMatrix*>(m.uploaded.get());
   }
 
-  void end_upload() {  // the pinned upload buffers are given back once a model is open
+  void end_upload() {  // the pinned upload buffers are released once a model is open
     if (!uploading_ || graphs_.capturing()) return;
     uploading_ = false;
     linear_->end_upload();
@@ -259,20 +266,20 @@ class CudaBackend final : public Backend {
   static cuda::KvCacheView view(const KvCache& kv);
 
   int device_;
-  std::unique_ptr<cuda::Communicator> communicator_;  // outlives the graphs, which NCCL asks for
+  std::unique_ptr<cuda::Communicator> communicator_;  // outlives the graphs, as NCCL requires
   Stream stream_;
   cuda::Memory memory_;
   cuda::Staging staging_;
   std::unique_ptr<cuda::Linear> linear_;
   std::unique_ptr<cuda::StepRecorder> step_;
   cuda::DeviceSampler sampler_;
-  cuda::AttendScratch scratch_;
+  cuda::AttentionWorkspace attention_;
   cuda::Graphs graphs_;
   bool uploading_ = false;
 };
 
 KvCache CudaBackend::kv_alloc(const KvCacheConfig& config) {
-  // The vision tower's: attend_vision() copies 64 keys at a time.
+  // The vision tower's cache is tiled, and flash_vision() copies 64 keys at a time.
   const bool tiled = config.page <= 1 && config.dim == 72 && config.rotated_pairs == 0;
   const int all = static_cast<int>(tiled ? (config.slots + 63) / 64 * 64 : config.slots);
   const int page = config.page > 1 ? config.page : all;
@@ -291,15 +298,15 @@ KvCache CudaBackend::kv_alloc(const KvCacheConfig& config) {
 void CudaBackend::kv_copy(const KvCache& kv, int32_t from, int32_t to) {
   use();
   const auto* extra = static_cast<const KvCacheLayout*>(kv.extra.get());
-  CHECK(extra != nullptr && !extra->tiled);  // it has no pages
-  for (const Tensor& part : {kv.k, kv.v}) {
-    if (!part) continue;
-    // In the layout [pages, heads, page, row] a page of the table is one piece, unless the layout has a single page:
-    // then it is a piece of every head, and pieces lie a head's slots apart.
-    const auto heads = static_cast<size_t>(part.shape[1]);
-    const size_t piece = static_cast<size_t>(kv.page * part.shape[2]) * dtype_size(part.dtype);
+  CHECK(extra != nullptr && !extra->tiled);  // a tiled cache has no pages
+  for (const Tensor& slots : {kv.k, kv.v}) {
+    if (!slots) continue;
+    // In the layout [pages, heads, page, row] a page of the table is contiguous, unless the layout has a single page.
+    // Then it consists of one piece for each head, and the pitch of the pieces is all slots of a head.
+    const auto heads = static_cast<size_t>(slots.shape[1]);
+    const size_t piece = static_cast<size_t>(kv.page * slots.shape[2]) * dtype_size(slots.dtype);
     const size_t pitch = piece / kv.page * extra->page;
-    char* data = static_cast<char*>(part.data);
+    char* data = static_cast<char*>(slots.data);
     if (extra->page == kv.page) {
       CUDA_CHECK(cudaMemcpyAsync(data + to * piece * heads, data + from * piece * heads, piece * heads,
                                  cudaMemcpyDeviceToDevice, stream()));

@@ -1,5 +1,5 @@
-// Time of attention at 31B's shapes on the GPU: bytes a second for decode, FLOP a second for prefill (counting only the
-// pairs that the mask admits), beside what a device-to-device copy moves.
+// The time of attention at 31B's shapes on the GPU: bytes per second for decode, FLOP per second for prefill (counting
+// only the pairs that the mask admits).
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -16,7 +16,7 @@ struct Shape {
 };
 constexpr Shape kSliding = {32, 16, 256, 0}, kFull = {32, 4, 512, 64}, kVision = {16, 16, 72, 0};
 
-// `rows` queries at the end of `length` keys, each seeing `window` back, or all where `whole`.
+// `rows` queries at the end of `length` keys. Each sees `window` keys back, or all keys if `whole`.
 void attention(benchmark::State& state, Shape s, int rows, int length, int window, bool whole) {
   if (!gpu()) return state.SkipWithError("NOT MEASURED: there is no GPU");
   Backend& b = *gpu();

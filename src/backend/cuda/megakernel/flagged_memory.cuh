@@ -110,13 +110,13 @@ __device__ __forceinline__ void add_values(const uint4& words, float* to) {
 // its part to every rank's inbox, whose halves sums take in turns: a norm reads sum n while sum n + 1 comes, but sum n
 // + 2 only comes once every block of every rank has sent its part of sum n + 1, and so has read sum n.
 struct Sums {
-  const StepPeers& peers;
+  const RankBuffers& peers;
   Numbers numbers;
   __device__ __forceinline__ uint32_t* half(int to, int from, uint32_t number) const {
-    return peers.inbox[to] + ((number & 1) * peers.world + from) * kStepDim;
+    return peers.receive[to] + ((number & 1) * peers.world + from) * kStepDim;
   }
   __device__ __forceinline__ bool ended(int looks) const {  // host memory is far away: seldom
-    return looks % 4096 == 0 && peers.left && *peers.left;
+    return looks % 4096 == 0 && peers.aborted && *peers.aborted;
   }
 
   // A warp's 16 values from row `place` on, to every rank: lane 4 g + c, c < 2, has that of row g + 8 c in `value`.

@@ -63,7 +63,7 @@ __device__ void compute_all(const StepProgram& program, const StepWorkspace& w, 
   grid_wait();
   if (threadIdx.x <= kStepRegions) {
     kept.before[threadIdx.x] =
-        *static_cast<volatile uint32_t*>(threadIdx.x == 0 ? w.peers.number : w.numbers + threadIdx.x);
+        *static_cast<volatile uint32_t*>(threadIdx.x == 0 ? w.peers.epoch : w.numbers + threadIdx.x);
   }
   const Numbers numbers = {kept.before};
   const Sums ranks = {w.peers, numbers};
@@ -104,7 +104,7 @@ __device__ __forceinline__ void write_residual(const StepProgram& program, const
   __threadfence();
   if (atomicAdd(w.barrier + 1, 1) != gridDim.x - 1) return;
   w.barrier[0] = w.barrier[1] = 0;
-  *w.peers.number += program.uses[0];
+  *w.peers.epoch += program.uses[0];
   for (int i = 1; i < kStepRegions; ++i) w.numbers[i] += program.uses[i];
   w.numbers[kStepRegions] += program.count;
 }

@@ -173,7 +173,7 @@ bool StepRecorder::attention(const Tensor& out, const Tensor& query, const KvCac
 
 // Whether the product before can give its result as a sum, of which there is then one more.
 bool StepRecorder::make_sum(const Tensor& x) {
-  if (ops_.empty() || ops_.back().kind != StepKind::kLinear || !workspace_.peers.inbox[0]) return false;
+  if (ops_.empty() || ops_.back().kind != StepKind::kLinear || !workspace_.peers.receive[0]) return false;
   StepLinear& op = ops_.back().linear;
   const int64_t size = x.row_size();
   if (op.out != x.data || op.rows != size || op.geglu || op.paired || op.sum) return false;

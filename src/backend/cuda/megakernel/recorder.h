@@ -13,15 +13,17 @@
 #include <memory>
 #include <vector>
 
+#include "backend/backend.h"
+#include "backend/cuda/attention/kv_cache_view.h"
+#include "backend/cuda/comm/peer_all_reduce.h"
 #include "backend/cuda/gemm/gemv_bf16.h"
 #include "backend/cuda/gemm/linear.h"
-#include "backend/cuda/ops/ops.h"
 
 namespace gemma4::cuda {
 
-inline constexpr int kStepDim = 5376;       // most columns of the residual stream
-inline constexpr int kStepRegions = 8;      // of words; region 0 stands for the inboxes of sums
-inline constexpr int kRegionWords = 32768;  // 31B: 16,384 and 18,432 of queries, keys, values; 21,504 of GeGLU
+inline constexpr int kStepDim = kResidualDimMax;  // most columns of the residual stream
+inline constexpr int kStepRegions = 8;            // of words; region 0 stands for the inboxes of sums
+inline constexpr int kRegionWords = 32768;        // 31B: 16,384 and 18,432 of queries, keys, values; 21,504 of GeGLU
 
 // Where values pass from one operation to the next without a barrier: float32 words that say by themselves whether they
 // have come (step_words.cuh). What a product takes lies in word_place()'s order.
@@ -110,17 +112,6 @@ struct StepProgram {
   int uses[kStepRegions];  // of each region; of the first: sums
 };
 
-// Where sums over the ranks of one model meet: every rank writes its part into every rank's inbox, float32 values with
-// the sum's number in their lowest bits (Sums in step_words.cuh), and the norm that follows waits for the values
-// themselves. A model on one GPU has an inbox too: that is sooner than to wait for all blocks.
-struct StepPeers {
-  static constexpr int kMost = 8;
-  uint32_t* inbox[kMost] = {};         // by rank: [2, world, kStepDim] of zeros; sums take the halves in turns
-  uint32_t* number = nullptr;          // [1], of the last sum of the step before
-  const volatile int* left = nullptr;  // not 0 once the group has ended; null: nobody else is in it
-  int rank = 0, world = 1;
-};
-
 // Memory that the blocks meet in.
 struct StepWorkspace {
   DecodeWorkspace decode;
@@ -130,7 +121,7 @@ struct StepWorkspace {
   uint32_t* words = nullptr;    // [kStepRegions, kRegionWords]
   uint64_t* parts = nullptr;    // [step_parts()]
   uint32_t* numbers = nullptr;  // [kStepRegions + 1]: uses of each region in earlier steps, then operations
-  StepPeers peers;
+  RankBuffers peers;
 };
 
 constexpr int64_t step_parts(int blocks) { return int64_t{2} * blocks * kPanelRows; }

@@ -15,7 +15,7 @@ class CudaRecorder : public testing::Test {
     StepWorkspace w = {};
     w.decode.blocks = 132, w.decode.shared_most = 227 << 10;
     w.peers.world = world;
-    w.peers.inbox[0] = reinterpret_cast<uint32_t*>(0x3000);
+    w.peers.receive[0] = reinterpret_cast<uint32_t*>(0x3000);
     w.words = reinterpret_cast<uint32_t*>(0x4000);
     return w;
   }
