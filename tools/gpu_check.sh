@@ -68,7 +68,7 @@ correct() {
   go check-few 60 cuda_linear_bench few; say check-few '^checks|FAILED|warning'
   go check-variants 200 cuda_linear_bench variants; say check-variants '^checks|FAILED'
   go check-all 240 cuda_linear_bench check; say check-all '^checks|FAILED|warning'
-  go cuda-tests 200 cuda_tests --gtest_brief=1; say cuda-tests '^\[  (PASSED|FAILED)|SKIPPED|Failure'
+  go cuda-tests 300 cuda_tests --gtest_brief=1; say cuda-tests '^\[  (PASSED|FAILED)|SKIPPED|Failure'
   go eval-tiny 60 gemma4 eval --model tests/golden/tiny --golden tests/golden/tiny/golden --backend cuda
   say eval-tiny 'KL|text_|image_'
   [ -d "$demo" ] || go demo-quantize 60 gemma4 quantize --model-dir models/demo --output "$demo"
