@@ -100,7 +100,9 @@ Communicator::~Communicator() = default;
 
 int Communicator::world() const { return shared_->world; }
 
-StepPeers Communicator::step_peers() const { return shared_->peers ? shared_->peers->step(rank_) : StepPeers(); }
+RankBuffers Communicator::rank_buffers() const {
+  return shared_->peers ? shared_->peers->rank_buffers(rank_) : RankBuffers();
+}
 
 void Communicator::check() {
   if (shared_->left.load(std::memory_order_acquire)) throw DeviceError(shared_->why);

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/cuda/megakernel/recorder.h"
+#include "backend/cuda/comm/peer_all_reduce.h"
 #include "base/tensor.h"
 #include "distributed/control_channel.h"
 
@@ -30,7 +30,7 @@ class Communicator {
   void broadcast(Tensor x, cudaStream_t stream);
   void gather_columns(Tensor x, std::span<const int64_t> begins, cudaStream_t stream);
 
-  StepPeers step_peers() const;  // world 1 where sums are NCCL's alone
+  RankBuffers rank_buffers() const;  // world 1 if NCCL does all all-reduces
 
   void check();                        // throws DeviceError once abort() was called
   void abort(const std::string& why);  // from any thread: ends what all ranks of the group wait for

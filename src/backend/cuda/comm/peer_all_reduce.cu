@@ -122,7 +122,7 @@ std::shared_ptr<Peers> Peers::connect(ControlChannel& channel, int device) {
   return all_say(channel, peers->trial(channel.rank())) ? peers : doubted();
 }
 
-Peers::Peers(int world) : world_(world), views_(static_cast<size_t>(world)), steps_(static_cast<size_t>(world)) {
+Peers::Peers(int world) : world_(world), views_(static_cast<size_t>(world)), rank_buffers_(static_cast<size_t>(world)) {
   CUDA_CHECK(cudaHostAlloc(reinterpret_cast<void**>(&left_), sizeof(int), cudaHostAllocPortable | cudaHostAllocMapped));
   *left_ = 0;
 }
@@ -131,7 +131,7 @@ Peers::Peers(int world) : world_(world), views_(static_cast<size_t>(world)), ste
 size_t Peers::Inbox::bytes(int world) {
   constexpr size_t kPiece = size_t{2} << 20;
   const size_t sums = static_cast<size_t>(2 * world * kPeerWords) * sizeof(uint64_t);
-  const size_t steps = static_cast<size_t>(2 * world * kStepDim) * sizeof(uint32_t);
+  const size_t steps = static_cast<size_t>(2 * world * kResidualDimMax) * sizeof(uint32_t);
   return (sums + steps + kPiece - 1) / kPiece * kPiece;
 }
 
@@ -146,11 +146,11 @@ void Peers::add_rank(int rank, int device) {
   CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&view.state), 2 * sizeof(uint32_t)));
   const uint32_t state[2] = {kFirst, 0};
   CUDA_CHECK(cudaMemcpy(view.state, state, sizeof(state), cudaMemcpyHostToDevice));
-  StepPeers& step = steps_[static_cast<size_t>(rank)];
-  CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&step.number), sizeof(uint32_t)));
-  CUDA_CHECK(cudaMemset(step.number, 0, sizeof(uint32_t)));
+  RankBuffers& buffers = rank_buffers_[static_cast<size_t>(rank)];
+  CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&buffers.epoch), sizeof(uint32_t)));
+  CUDA_CHECK(cudaMemset(buffers.epoch, 0, sizeof(uint32_t)));
   CUDA_CHECK(cudaDeviceSynchronize());
-  view.left = step.left = left_, view.rank = step.rank = rank, view.world = step.world = world_;
+  view.left = buffers.aborted = left_, view.rank = buffers.rank = rank, view.world = buffers.world = world_;
   ranks_.push_back(rank), devices_.push_back(device);
 }
 
@@ -158,7 +158,7 @@ void Peers::add_rank(int rank, int device) {
 void Peers::address(int to, const Inbox& inbox) {
   for (const int rank : ranks_) {
     views_[static_cast<size_t>(rank)].inbox[to] = inbox.sums(world_);
-    steps_[static_cast<size_t>(rank)].inbox[to] = inbox.steps(world_);
+    rank_buffers_[static_cast<size_t>(rank)].receive[to] = inbox.steps(world_);
   }
 }
 
@@ -211,7 +211,7 @@ bool Peers::reach(ControlChannel& channel, int device) {
 Peers::~Peers() {
   for (void* memory : opened_) cudaIpcCloseMemHandle(memory);
   for (const int rank : ranks_) {
-    cudaFree(steps_[static_cast<size_t>(rank)].number);
+    cudaFree(rank_buffers_[static_cast<size_t>(rank)].epoch);
     cudaFree(views_[static_cast<size_t>(rank)].state);
   }
   for (const Inbox& inbox : inboxes_) cudaFree(inbox.memory);

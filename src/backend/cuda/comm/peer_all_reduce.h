@@ -9,13 +9,27 @@
 #include <memory>
 #include <vector>
 
-#include "backend/cuda/megakernel/recorder.h"
 #include "base/tensor.h"
 #include "distributed/control_channel.h"
 
 namespace gemma4::cuda {
 
-constexpr int kPeersMost = StepPeers::kMost;
+inline constexpr int kResidualDimMax = 5376;  // most columns of the residual stream in the decode megakernel
+
+// Where the all-reduces inside the decode megakernel exchange values (megakernel/rank_all_reduce.cuh): every rank
+// writes its input into every rank's receive buffer, as flagged float32 values, and the norm that follows waits for the
+// values themselves. A model on one GPU has a receive buffer too, because waiting for values is faster than waiting for
+// all CTAs.
+struct RankBuffers {
+  static constexpr int kRanksMax = 8;
+  uint32_t* receive[kRanksMax] = {};      // by rank: [2, world, kResidualDimMax], zero at first; all-reduces alternate
+                                          // between the halves
+  uint32_t* epoch = nullptr;              // [1], of the last all-reduce of the step before
+  const volatile int* aborted = nullptr;  // not 0 once the group has ended; null: a group of one
+  int rank = 0, world = 1;
+};
+
+constexpr int kPeersMost = RankBuffers::kRanksMax;
 constexpr int64_t kPeerWords = 16 * 5376 / 2;  // pairs of bf16 that one sum takes: 16 rows of 31B
 
 // What a rank's kernel needs; pointers of all GPUs are valid on each. A word in an inbox is a pair of bf16 and, above
@@ -45,7 +59,7 @@ class Peers {
 
   bool takes(const Tensor& x) const;
   void all_reduce(int rank, Tensor x, cudaStream_t stream) const;
-  StepPeers step(int rank) const { return steps_[static_cast<size_t>(rank)]; }  // for sums inside a step kernel
+  RankBuffers rank_buffers(int rank) const { return rank_buffers_[static_cast<size_t>(rank)]; }
   void abort() { *left_ = 1; }
 
  private:
@@ -66,7 +80,7 @@ class Peers {
   int world_;
   std::vector<int> ranks_, devices_;  // of this process
   std::vector<PeerView> views_;       // by rank; those of other processes are empty
-  std::vector<StepPeers> steps_;
+  std::vector<RankBuffers> rank_buffers_;
   std::vector<Inbox> inboxes_;  // of this process's ranks
   std::vector<void*> opened_;   // of other processes
   int* left_ = nullptr;
