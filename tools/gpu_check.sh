@@ -144,7 +144,7 @@ sanitize() {
       --backend cuda
     run "$tool-eval" 120 "$sanitizer" --tool "$tool" --error-exitcode 9 "${run_program[@]}"
     say "$tool-eval" 'ERROR SUMMARY|RACECHECK SUMMARY'
-    program cuda_tests --gtest_filter='CudaStep.EqualsTheVerbsAtASmallShape'
+    program cuda_tests --gtest_filter='CudaMegakernel.EqualsTheOpsAtASmallShape'
     run "$tool-step" 200 "$sanitizer" --tool "$tool" --error-exitcode 9 "${run_program[@]}"
     say "$tool-step" 'ERROR SUMMARY|RACECHECK SUMMARY|PASSED|FAILED'
   done

@@ -37,9 +37,4 @@ __device__ __forceinline__ int kv_rotated_index(const KvCacheView& kv, int e) {
   return i < kv.rotated ? kv.dim + (e < half ? 0 : kv.rotated) + i : -1;
 }
 
-// Former name, used by megakernel/attention.cuh.
-__device__ __forceinline__ int64_t kv_place(const KvCacheView& kv, int seq, int pos, int head) {
-  return kv_offset(kv, seq, pos, head);
-}
-
 }  // namespace gemma4::cuda

@@ -20,12 +20,8 @@ inline constexpr gemma4::DType kAttentionType = gemma4::DType::kF16;
 __device__ __forceinline__ uint32_t pack_attention(float low, float high) { return pack_f16x2(low, high); }
 __device__ __forceinline__ float2 unpack_attention(uint32_t bits) { return unpack_f16x2(bits); }
 
-// Former names, used by device/ and megakernel/.
-using attend_t = attention_t;
-inline constexpr gemma4::DType kAttendType = kAttentionType;
+// Former name, used by device/tile.cuh and device/wgmma.cuh.
 #define ATTEND_OPERANDS ATTENTION_OPERANDS
-__device__ __forceinline__ uint32_t pack_attend(float low, float high) { return pack_attention(low, high); }
-__device__ __forceinline__ float2 unpack_attend(uint32_t bits) { return unpack_attention(bits); }
 
 // Softmax weights are multiplied by 2^10 (and so is their sum, which divides the result): from 2^-24 of the largest on
 // they are normal float16 numbers, and what is lost below is less than 2^-35 of the largest.

@@ -23,8 +23,8 @@ class Graphs {
 
  private:
   void capture(uint64_t key, const std::function<void()>& issue, cudaStream_t stream);
-  static constexpr size_t kMost = 256;          // graphs kept; when there are more, all are dropped
-  std::map<uint64_t, cudaGraphExec_t> graphs_;  // null: ran once, not captured yet
+  static constexpr size_t kGraphsMax = 256;     // beyond it all are dropped
+  std::map<uint64_t, cudaGraphExec_t> graphs_;  // null: not captured yet
   bool capturing_ = false;
 };
 
