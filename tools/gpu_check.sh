@@ -91,7 +91,7 @@ bench() {
   local name=$1 limit=$2 which=$3
   shift 3
   go "$name" "$limit" gemma4 bench --backend cuda --model "$which" "$@"
-  say "$name" '^(what|prompt|decode|image|its|preprocessing)|loaded in|warning'
+  say "$name" '^(what|prompt|decode|image|its|preprocessing|megakernel)|loaded in|warning'
 }
 
 synth() { [ -d "$2" ] || go "synth-$1" 200 gemma4 synth --like 31b --format "$1" --output "$2"; }

@@ -81,12 +81,12 @@ struct TilePair {
 template <typename Codec, int kStages>
 __device__ __forceinline__ void multiply_stages(const uint8_t* const (&tiles)[kStages], const uint8_t* limbs,
                                                 const uint8_t* scales, int count, int lane, float (&sum)[1][4]) {
-  constexpr int kPairs = kStages * kStageTiles / 2;
+  constexpr int kPairs = kStages * kStageUnits / 2;
   TilePair<Codec> pairs[kPairs];
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
     const int k = 2 * i;
-    pairs[i].load(tiles[k / kStageTiles] + k % kStageTiles * TilePair<Codec>::kUnit, limbs + k * kLimbBytes,
+    pairs[i].load(tiles[k / kStageUnits] + k % kStageUnits * TilePair<Codec>::kUnit, limbs + k * kLimbBytes,
                   scales + k * kGroupScaleBytes, lane);
   }
   int d[kPairs][4] = {};
@@ -175,14 +175,14 @@ __device__ __forceinline__ void multiply_tiles(const Pipeline& pipeline, Pipelin
       pipeline.wait_full(state);
       ready = warp_all(pipeline.peek(second));
     }
-    int done = kStageTiles;
-    if (ready && count > kStageTiles) {
+    int done = kStageUnits;
+    if (ready && count > kStageUnits) {
       PipelineState fourth = third;
       fourth.next();
       const uint32_t next = pipeline.peek(third), last = pipeline.peek(fourth);
       multiply_stages<Codec>({tile(state), tile(second)}, limbs, scales, count, lane, sum);
       pipeline.release(state), pipeline.release(second);
-      state = third, done += kStageTiles;
+      state = third, done += kStageUnits;
       ready = warp_all(next & last);
     } else {
       const uint32_t next = pipeline.peek(second), last = pipeline.peek(third);

@@ -10,21 +10,21 @@ namespace gemma4::cuda {
 
 constexpr int kMegakernelThreads = (kStreamWarps + 2) * 32;  // eight consumer warps, a producer and a reduction warp
 constexpr int kConsumerThreads = kStreamWarps * 32;
-constexpr int kStageTiles = 4;  // weight tile columns of a row tile in a stage
+constexpr int kStageUnits = 4;  // work units of a row tile in a stage
 constexpr int kTileKeys = 16;   // keys in a stage
 constexpr int kRowPad = 8;      // elements between rows of a tile of keys, so that rows start in different banks
 
-// A stage holds four weight tile columns (18,944 bytes of int4 in groups of 32) or 16 rows of 640 + 8 elements of a
+// A stage holds four work units (18,944 bytes of int4 in groups of 32) or 16 rows of 640 + 8 elements of a
 // compressed cache.
 constexpr int kStageBytes = kTileKeys * (640 + kRowPad) * 2;
-static_assert(kStageBytes % 128 == 0 && kStageBytes >= kStageTiles * kPanelChunks * Int4Codec<2>::kBytes);
+static_assert(kStageBytes % 128 == 0 && kStageBytes >= kStageUnits * kPanelChunks * Int4Codec<2>::kBytes);
 
 // A tile of 64 columns of x: limbs [half][high, low][lane c][8 bytes], then group scales [half] of {minus the sum,
 // unit}.
 constexpr int kLimbBytes = 128, kGroupScaleBytes = 16;
 // Stages are multiplied whole, so the group scales behind the last tile are read too, but not used.
 constexpr int kLimbsBytes = kInputTilesMax * kLimbBytes;
-constexpr int kInputBytes = kLimbsBytes + (kInputTilesMax + kStageTiles - 1) * kGroupScaleBytes;
+constexpr int kInputBytes = kLimbsBytes + (kInputTilesMax + kStageUnits - 1) * kGroupScaleBytes;
 
 // Shared memory: the stages; then x as limbs and group scales, or attention's scratch (never both); then the residual
 // stream.
@@ -108,7 +108,7 @@ struct StageSlices {
       : left(range.end - range.begin), col_tiles(col_tiles_), row_tile(range.row_tile), col(range.col) {
     measure();
   }
-  __device__ __forceinline__ void measure() { length = min(min(left, col_tiles - col), kStageTiles); }
+  __device__ __forceinline__ void measure() { length = min(min(left, col_tiles - col), kStageUnits); }
   __device__ __forceinline__ bool more() const { return left > 0; }
   __device__ __forceinline__ void next() {
     left -= length, col += length;

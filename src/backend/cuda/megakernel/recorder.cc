@@ -36,6 +36,10 @@ struct OpRecorder::Uploaded {
 
 OpRecorder::OpRecorder(const MegakernelWorkspace& workspace, Launch launch)
     : workspace_(workspace), launch_(std::move(launch)) {
+#if GEMMA4_KERNEL_CLOCKS
+  clocks_ = std::make_unique<KernelClocks>(workspace.decode.blocks);
+  workspace_.clocks = clocks_->entries();
+#endif
   const char* value = std::getenv("GEMMA4_CUDA_STEP");
   enabled_ = megakernel_fits(workspace.decode) && !(value && std::string(value) == "off");
 }
@@ -303,6 +307,9 @@ void OpRecorder::flush(bool capturing, cudaStream_t stream) {
     std::copy(std::begin(epochs_), std::end(epochs_), list.epochs);
     launch_ ? launch_(list) : launch_megakernel(list, workspace_, stream);
     megakernel_ops_ += recorded_ops_;
+#if GEMMA4_KERNEL_CLOCKS
+    clocks_->launched(instructions_);
+#endif
   } else {
     for (const Fallback& fallback : fallbacks_) fallback(stream);
   }

@@ -39,6 +39,7 @@
 #include "backend/cuda/comm/peer_all_reduce.h"
 #include "backend/cuda/gemm/gemv_bf16.h"
 #include "backend/cuda/gemm/linear.h"
+#include "backend/cuda/megakernel/kernel_clocks.h"
 
 namespace gemma4::cuda {
 
@@ -60,10 +61,10 @@ struct GemvInstruction {
   void* out;                // BF16 or F32
   FlaggedChannel from, to;  // instead of x and out
   int rows, col_tiles, row_tiles;
-  // How work units (one weight tile column of a row tile) are divided: CTAs get equal ranges of consecutive units,
-  // except that the last `spare` units of each row tile do not count. The CTA that has the end of a row tile reduces
-  // the partials of other CTAs; they should be there when it has finished its own. The fields spare the kernel
-  // divisions, whose latency would be exposed between two GEMVs.
+  // A work unit is 64 columns of a row tile: 8 weight tiles. CTAs get equal ranges of consecutive units, except that
+  // the last `spare` units of each row tile do not count: the CTA that has the end of a row tile reduces the partials
+  // of other CTAs, and should find them there when its own work is done. The fields spare the kernel divisions, whose
+  // latency would be exposed between two GEMVs.
   int each, more;  // counted units of a CTA; the first `more` CTAs have one more
   int spare;
   uint64_t inverse_col_tiles, inverse_counted;  // 2^32 / col_tiles and 2^32 / (col_tiles - spare), rounded up
@@ -113,7 +114,6 @@ struct AttentionInstruction {
 };
 
 enum class Opcode : int { kGemv, kAttention, kRmsNorm };
-inline constexpr int kOpcodes = 3;
 
 struct alignas(16) Instruction {
   Opcode opcode;
@@ -145,6 +145,9 @@ struct MegakernelWorkspace {
   uint64_t* partials = nullptr;         // [split_k_partials()]
   uint32_t* epochs = nullptr;           // [kChannels + 1]: uses of each channel in earlier steps, then instructions
   RankBuffers ranks;
+#if GEMMA4_KERNEL_CLOCKS
+  ClockEntry* clocks = nullptr;
+#endif
 };
 
 constexpr int64_t split_k_partials(int blocks) { return int64_t{2} * blocks * kPanelRows; }
@@ -233,6 +236,9 @@ class OpRecorder {
   const void* query_ = nullptr;                                                  // of the pending attention
   int offered_ops_ = 0, layer_ops_ = 0, recorded_ops_ = 0, megakernel_ops_ = 0;  // see counts()
   std::vector<Uploaded> uploaded_;
+#if GEMMA4_KERNEL_CLOCKS
+  std::unique_ptr<KernelClocks> clocks_;
+#endif
 };
 
 }  // namespace gemma4::cuda
