@@ -75,9 +75,9 @@ struct TilePair {
   }
 };
 
-// Multiplies stages whose columns follow each other. What the last holds beyond `count` tiles in all belongs to another
-// GEMV and adds nothing. All loads from shared memory come first, and the products of the pairs are interleaved, so
-// that a warp does not wait for each of them.
+// Multiplies stages whose columns follow each other. What the last holds beyond `count` tiles in all is left over from
+// other work and adds nothing. All loads from shared memory come first, and the products of the pairs are interleaved,
+// so that a warp does not wait for each of them.
 template <typename Codec, int kStages>
 __device__ __forceinline__ void multiply_stages(const uint8_t* const (&tiles)[kStages], const uint8_t* limbs,
                                                 const uint8_t* scales, int count, int lane, float (&sum)[1][4]) {

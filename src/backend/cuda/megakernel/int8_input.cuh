@@ -12,8 +12,8 @@ namespace gemma4::cuda {
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
 // Which 8 elements of the input a thread holds in pass `pass`. Eight threads share a tile of 64 columns, two threads
-// each 16 of them (the K extent of one matrix multiply of bf16). With h = 0 or 1 a thread has columns 4h .. 4h + 3 and
-// 4h + 8 .. 4h + 11 of these: what lanes c = 2h and 2h + 1 of the A operand need, in the order of the codes.
+// each 16 of them. Of these the thread with h = 0 or 1 has columns 4h .. 4h + 3 and 4h + 8 .. 4h + 11: what lanes c =
+// 2h and 2h + 1 of the A operand need, in the order of the codes.
 struct Vector8 {
   int tile, k16, h;
   __device__ __forceinline__ explicit Vector8(int pass)

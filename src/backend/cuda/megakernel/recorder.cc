@@ -113,7 +113,7 @@ bool OpRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& 
   const int64_t row_tiles = (w.rows + kPanelRows - 1) / kPanelRows, col_tiles = w.cols / kChunkCols;
   if (row_tiles * col_tiles * col_tiles >= (int64_t{1} << 32))
     return false;  // GemvInstruction::quotient() is exact below that
-  const int64_t blocks = workspace_.decode.blocks, even = row_tiles * col_tiles / blocks;  // units of a block
+  const int64_t blocks = workspace_.decode.blocks, even = row_tiles * col_tiles / blocks;  // units of a CTA
   const int64_t spare = even < col_tiles ? spare_units(even) : 0;
   const int64_t each = row_tiles * (col_tiles - spare) / blocks,
                 most = each + 1 + spare * (each / (col_tiles - spare) + 1);
