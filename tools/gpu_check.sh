@@ -68,7 +68,7 @@ correct() {
   go check-few 60 cuda_linear_bench few; say check-few '^checks|FAILED|warning'
   go check-variants 200 cuda_linear_bench variants; say check-variants '^checks|FAILED'
   go check-all 240 cuda_linear_bench check; say check-all '^checks|FAILED|warning'
-  go cuda-tests 200 cuda_tests --gtest_brief=1; say cuda-tests '^\[  (PASSED|FAILED)|SKIPPED|Failure'
+  go cuda-tests 300 cuda_tests --gtest_brief=1; say cuda-tests '^\[  (PASSED|FAILED)|SKIPPED|Failure'
   go eval-tiny 60 gemma4 eval --model tests/golden/tiny --golden tests/golden/tiny/golden --backend cuda
   say eval-tiny 'KL|text_|image_'
   [ -d "$demo" ] || go demo-quantize 60 gemma4 quantize --model-dir models/demo --output "$demo"
@@ -91,7 +91,7 @@ bench() {
   local name=$1 limit=$2 which=$3
   shift 3
   go "$name" "$limit" gemma4 bench --backend cuda --model "$which" "$@"
-  say "$name" '^(what|prompt|decode|image|its|preprocessing)|loaded in|warning'
+  say "$name" '^(what|prompt|decode|image|its|preprocessing|megakernel)|loaded in|warning'
 }
 
 synth() { [ -d "$2" ] || go "synth-$1" 200 gemma4 synth --like 31b --format "$1" --output "$2"; }
@@ -144,7 +144,7 @@ sanitize() {
       --backend cuda
     run "$tool-eval" 120 "$sanitizer" --tool "$tool" --error-exitcode 9 "${run_program[@]}"
     say "$tool-eval" 'ERROR SUMMARY|RACECHECK SUMMARY'
-    program cuda_tests --gtest_filter='CudaStep.EqualsTheVerbsAtASmallShape'
+    program cuda_tests --gtest_filter='CudaMegakernel.EqualsTheOpsAtASmallShape'
     run "$tool-step" 200 "$sanitizer" --tool "$tool" --error-exitcode 9 "${run_program[@]}"
     say "$tool-step" 'ERROR SUMMARY|RACECHECK SUMMARY|PASSED|FAILED'
   done

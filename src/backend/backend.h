@@ -122,12 +122,12 @@ class Backend {
   virtual void replay(uint64_t key, const std::function<void()>& issue) { (void)key, issue(); }
   virtual void sync() {}
 
-  // Replayed steps since the start, and how many of their ops ran inside the decode megakernel (cuda). Zeros elsewhere.
+  // Whether decode steps run in the megakernel (cuda; elsewhere all are 0). Counts steps of one row run by replay().
   struct Stats {
-    int64_t steps = 0;             // steps of one row that were offered to the megakernel
-    int64_t megakernel_steps = 0;  // of those: no op was launched on its own
-    int64_t ops = 0;               // of the last such step
-    int64_t megakernel_ops = 0;    // of those: inside the megakernel
+    int64_t steps = 0;
+    int64_t megakernel_steps = 0;  // of those: all ops of the layers ran in the megakernel
+    int64_t ops = 0;               // of the layers of the last such step
+    int64_t megakernel_ops = 0;    // of those: in the megakernel; the others ran by their own kernels
   };
   virtual Stats stats() const { return {}; }
 

@@ -1,5 +1,5 @@
-// For tests of the CUDA backend: the ref backend and the GPU side by side, tensors with the same content on both, and
-// the distance between what they computed.
+// Test support of the CUDA backend: the ref backend and the GPU side by side, tensors with the same content on both,
+// and the distance between their results.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -41,7 +41,7 @@ class CudaTest : public testing::Test {
   std::vector<float> normal(int64_t count, float deviation) {
     std::normal_distribution<float> draw(0, deviation);
     std::vector<float> values(static_cast<size_t>(count));
-    for (float& value : values) value = round_to_f16(round_to_bf16(draw(random_)));  // both types hold it
+    for (float& value : values) value = round_to_f16(round_to_bf16(draw(random_)));  // exact in both types
     return values;
   }
 
@@ -65,7 +65,7 @@ class CudaTest : public testing::Test {
   Twin random(DType type, std::initializer_list<int64_t> shape, float deviation = 1) {
     return twin(type, shape, normal(Tensor(nullptr, type, shape).size(), deviation));
   }
-  Twin poisoned(DType type, std::initializer_list<int64_t> shape) {  // an output nobody has written yet
+  Twin poisoned(DType type, std::initializer_list<int64_t> shape) {  // an output that no op has written yet
     return twin(type, shape, std::vector<float>(static_cast<size_t>(Tensor(nullptr, type, shape).size()), NAN));
   }
   Twin ints(std::initializer_list<int64_t> shape, const std::vector<int32_t>& values) {
@@ -107,9 +107,10 @@ class CudaTest : public testing::Test {
   static inline std::string why_;
 };
 
-// bf16 results: half a unit in the last place of 8 bits is 2^-9 at most, and about 2^-9 / sqrt(3) in the mean square.
+// Tolerance of bf16 results: half a unit in the last place of 8 bits is at most 2^-9, and about 2^-9 / sqrt(3) in the
+// root mean square.
 inline constexpr double kRounded = 0.0025;
-// float16 results: the same with 11 bits.
+// Tolerance of float16 results: the same with 11 bits.
 inline constexpr double kRoundedF16 = kRounded / 8;
 
 }  // namespace gemma4

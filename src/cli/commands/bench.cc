@@ -433,8 +433,13 @@ int bench(const Flags& flags) {
                memory, static_cast<double>(bench.step_bytes()) / 1e9, where.c_str(), copy / 1e9);
   const std::vector<Line> lines = measure(flags, bench, copy);
   if (!flags.dump.empty()) bench.dump();
+  const Backend::Stats stats = ranks[0].stats();
   if (!flags.json) {
     print(lines, flags.engine.backend == "cpu");
+    if (stats.ops > 0) {
+      std::printf("megakernel: %lld of %lld ops of a decode step\n", static_cast<long long>(stats.megakernel_ops),
+                  static_cast<long long>(stats.ops));
+    }
     return kExitOk;
   }
   ordered_json out = {{"model", flags.engine.model.string()},
@@ -445,6 +450,7 @@ int bench(const Flags& flags) {
                       {"weights_bytes_per_step", bench.step_bytes()},
                       {"copy_bytes_per_s", copy},
                       {"results", ordered_json::array()}};
+  if (stats.ops > 0) out["decode_ops"] = stats.ops, out["megakernel_ops"] = stats.megakernel_ops;
   for (const Line& line : lines) {
     ordered_json result = {{"what", line.what}, {"ms", line.ms}, {std::string(line.unit) + "_per_s", line.per_second}};
     const bool roofline = line.roof.bytes_per_second > 0;

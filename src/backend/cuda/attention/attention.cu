@@ -1,4 +1,4 @@
-// attend: which kernel serves which rows; and the simple kernel that serves every shape.
+// attention(): chooses a kernel for each range of rows; and attention_naive_kernel, which takes every shape.
 #include <vector>
 
 #include "backend/cuda/attention/attention.h"
@@ -16,23 +16,23 @@ using bf16 = __nv_bfloat16;
 constexpr int kWarps = 4;
 constexpr int kPerLane = 512 / 32;
 
-// K's element e of one compressed row: rotated elements as kept, the others V times K's norm weight.
-__device__ __forceinline__ float key_element(const KvCacheView& kv, const attend_t* k, const attend_t* v, int e) {
+// Element e of a key. A compressed row keeps the rotated elements; each other one is V's element times K's norm weight.
+__device__ __forceinline__ float key_element(const KvCacheView& kv, const attention_t* k, const attention_t* v, int e) {
   if (!kv.rotated) return to_float(k[kv_element(kv, e)]);
   const int at = kv_rotated_index(kv, e);
   return at >= 0 ? to_float(v[at]) : to_float(v[e]) * kv.k_norm[e];
 }
 
-// A block for (head, row). Each warp walks every fourth key with a running softmax; the four are merged at the end.
-__global__ void simple_kernel(AttendCall call, KvCacheView kv) {
+// A CTA for each (head, row). Each warp takes every fourth key with an online softmax; the four are merged at the end.
+__global__ void attention_naive_kernel(AttentionCall call, KvCacheView kv) {
   __shared__ float maxima[kWarps], sums[kWarps];
   __shared__ float partial[kWarps][kPerLane * 32];
   grid_release();
   grid_wait();
   const int head = blockIdx.x, row = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int kv_head = head / (call.q_heads / kv.heads);
-  const int4 see = reinterpret_cast<const int4*>(call.rows)[row];
-  const attend_t* q = static_cast<const attend_t*>(call.q) + row * call.q_stride + head * kv.dim;
+  const int4 row_mask = reinterpret_cast<const int4*>(call.rows)[row];
+  const attention_t* q = static_cast<const attention_t*>(call.q) + row * call.q_stride + head * kv.dim;
   float query[kPerLane], sum[kPerLane];
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
@@ -41,10 +41,10 @@ __global__ void simple_kernel(AttendCall call, KvCacheView kv) {
     sum[i] = 0;
   }
   float top = -INFINITY, total = 0;
-  for (int pos = see.z + warp; pos <= see.w; pos += kWarps) {
-    const int64_t place = kv_place(kv, see.x, pos, kv_head);
-    const attend_t* v = static_cast<const attend_t*>(kv.v) + place;
-    const attend_t* k = kv.rotated ? nullptr : static_cast<const attend_t*>(kv.k) + place;
+  for (int pos = row_mask.z + warp; pos <= row_mask.w; pos += kWarps) {
+    const int64_t offset = kv_offset(kv, row_mask.x, pos, kv_head);
+    const attention_t* v = static_cast<const attention_t*>(kv.v) + offset;
+    const attention_t* k = kv.rotated ? nullptr : static_cast<const attention_t*>(kv.k) + offset;
     float score = 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
@@ -61,7 +61,10 @@ __global__ void simple_kernel(AttendCall call, KvCacheView kv) {
       if (e < kv.dim) sum[i] = sum[i] * keep + weight * to_float(v[kv_element(kv, e)]);
     }
   }
-  if (lane == 0) maxima[warp] = top, sums[warp] = total;
+  if (lane == 0) {
+    maxima[warp] = top;
+    sums[warp] = total;
+  }
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) partial[warp][lane + 32 * i] = sum[i];
   __syncthreads();
@@ -76,65 +79,69 @@ __global__ void simple_kernel(AttendCall call, KvCacheView kv) {
   }
 }
 
-// Rows begin .. end-1 go to one kernel.
-struct Part {
+// Rows begin .. end-1, which one kernel serves.
+struct RowRange {
   int begin, end;
-  bool few;  // to the decode kernel
+  bool few;  // for flash_decode
 };
 
-constexpr int kFewRows = 8;    // rows in a row of one sequence that the decode kernel takes
-constexpr int kFewTotal = 64;  // and altogether
+constexpr int kFewRows = 8;    // consecutive rows of one sequence that flash_decode takes at most
+constexpr int kFewTotal = 64;  // rows that it takes at most in one launch
 
-// Runs of many rows of one sequence go to the prefill kernel, single rows to the decode kernel.
-std::vector<Part> partition(std::span<const Row> rows) {
-  std::vector<Part> parts;
+// More than kFewRows consecutive rows of one sequence go to a prefill kernel, fewer to flash_decode.
+std::vector<RowRange> split_rows(std::span<const Row> rows) {
+  std::vector<RowRange> ranges;
   const int count = static_cast<int>(rows.size());
   for (int begin = 0; begin < count;) {
     int end = begin + 1;
     while (end < count && rows[end].seq == rows[begin].seq) ++end;
     const bool few = end - begin <= kFewRows;
-    if (!parts.empty() && parts.back().few == few && (!few || end - parts.back().begin <= kFewTotal)) {
-      parts.back().end = end;
+    if (!ranges.empty() && ranges.back().few == few && (!few || end - ranges.back().begin <= kFewTotal)) {
+      ranges.back().end = end;
     } else {
-      parts.push_back({begin, end, few});
+      ranges.push_back({begin, end, few});
     }
     begin = end;
   }
-  return parts;
+  return ranges;
 }
 
 }  // namespace
 
-void attend_simple(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv) {
-  launch(stream, dim3(call.q_heads, call.count), kWarps * 32, 0, simple_kernel, call, kv);
+void attention_naive(cudaStream_t stream, const AttentionCall& call, const KvCacheView& kv) {
+  launch(stream, dim3(call.q_heads, call.count), kWarps * 32, 0, attention_naive_kernel, call, kv);
 }
 
 void attention(cudaStream_t stream, Tensor out, Tensor q, const KvCacheView& kv, Tensor rows, std::span<const Row> host,
-               const AttendScratch& scratch) {
-  CHECK(q.rank == 3 && q.dtype == kAttendType && out.dtype == DType::kBF16 && out.rows() == q.rows());
+               const AttentionWorkspace& workspace) {
+  CHECK(q.rank == 3 && q.dtype == kAttentionType && out.dtype == DType::kBF16 && out.rows() == q.rows());
   CHECK(q.shape[2] == kv.dim && q.shape[1] % kv.heads == 0 && kv.dim <= kPerLane * 32);
   CHECK(rows.dtype == DType::kI32 && rows.contiguous() && rows.rows() >= q.rows());
   const int count = static_cast<int>(q.rows());
-  std::vector<Part> parts;
+  std::vector<RowRange> ranges;
   if (host.size() == static_cast<size_t>(count) && count > kFewRows) {
-    parts = partition(host);
-  } else {  // a captured graph serves other rows later: go by the count alone
-    parts = {{0, count, count <= kFewTotal}};
+    ranges = split_rows(host);
+  } else {  // a captured graph is replayed with other rows: only their number is known
+    ranges = {{0, count, count <= kFewTotal}};
   }
-  for (const Part& part : parts) {
-    const AttendCall call = {
-        out.row<bf16>(part.begin), q.row<attend_t>(part.begin), rows.row<int32_t>(part.begin), out.stride, q.stride,
-        part.end - part.begin,     static_cast<int>(q.shape[1])};
-    if (part.few && decode_fits(call, kv, scratch)) {
-      attend_decode(stream, call, kv, scratch);
-    } else if (scratch.warpgroups && vision_fits(call, kv)) {
-      attend_vision(stream, call, kv, scratch.multiprocessors);
-    } else if (!scratch.warpgroups || !prefill_fits(call, kv)) {
-      attend_simple(stream, call, kv);
+  for (const RowRange& range : ranges) {
+    const AttentionCall call = {out.row<bf16>(range.begin),
+                                q.row<attention_t>(range.begin),
+                                rows.row<int32_t>(range.begin),
+                                out.stride,
+                                q.stride,
+                                range.end - range.begin,
+                                static_cast<int>(q.shape[1])};
+    if (range.few && flash_decode_fits(call, kv, workspace)) {
+      flash_decode(stream, call, kv, workspace);
+    } else if (workspace.has_wgmma && flash_vision_fits(call, kv)) {
+      flash_vision(stream, call, kv, workspace.sms);
+    } else if (!workspace.has_wgmma || !flash_prefill_fits(call, kv)) {
+      attention_naive(stream, call, kv);
     } else if (kv.dim == 512) {
-      attend_prefill_wide(stream, call, kv);
+      flash_prefill_d512(stream, call, kv);
     } else {
-      attend_prefill(stream, call, kv);
+      flash_prefill(stream, call, kv);
     }
   }
 }

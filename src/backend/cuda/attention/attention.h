@@ -1,13 +1,35 @@
-// The attention kernels and what chooses between them (attend.cu).
+// The op attention() and the kernels it chooses from (attention.cu). cuda_backend.cc calls attention(); the rest is for
+// this folder. Each function enqueues on the stream and returns; a failed launch throws DeviceError.
 #pragma once
 
-#include "backend/cuda/ops/ops.h"
+#include <cuda_runtime_api.h>
+
+#include <span>
+
+#include "backend/backend.h"
+#include "backend/cuda/attention/kv_cache_view.h"
 
 namespace gemma4::cuda {
 
-// One launch of attention: out BF16, q attend_t (device/element.cuh), both [rows, q_heads, dim] with row strides; each
-// row with its interval.
-struct AttendCall {
+// Device memory in which the splits of flash decoding exchange their partial results, and what attention.cu must know
+// of the device. Counters begin as zeros, and every launch leaves them zeroed.
+struct AttentionWorkspace {
+  float* partial = nullptr;      // kAttentionPartialBytes
+  int* counters = nullptr;       // [kAttentionCounters]
+  int sms = 132;                 // SMs of the device
+  int64_t shared_bytes_max = 0;  // of shared memory that a CTA may have
+  bool has_wgmma = false;        // the device is Hopper, and this build has code for it
+};
+inline constexpr int64_t kAttentionPartialBytes = 32 << 20;
+inline constexpr int kAttentionCounters = 64 * 64;
+
+// out BF16, q F16, both [rows, heads, dim]. `host`: the same rows, or empty while a graph is captured.
+void attention(cudaStream_t stream, Tensor out, Tensor q, const KvCacheView& kv, Tensor rows, std::span<const Row> host,
+               const AttentionWorkspace& workspace);
+
+// One launch: out BF16, q attention_t (device/element.cuh), both [rows, q_heads, dim] with row strides, and for each
+// row the interval of keys it sees.
+struct AttentionCall {
   void* out;
   const void* q;
   const int32_t* rows;  // [count, 4] Row
@@ -15,21 +37,22 @@ struct AttendCall {
   int count, q_heads;
 };
 
-// Any head size up to 512, any grouping: a block for each row and head. The yardstick, and the path of odd shapes.
-void attend_simple(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv);
+// Any head size up to 512 and any GQA group: a CTA for each row and head. Serves odd shapes and devices without wgmma.
+void attention_naive(cudaStream_t stream, const AttentionCall& call, const KvCacheView& kv);
 
-// Few rows, long caches: keys split over blocks, every query head of a KV head together, partial results merged by the
-// last block to finish. Head sizes 256 and 512.
-bool decode_fits(const AttendCall& call, const KvCacheView& kv, const AttendScratch& scratch);
-void attend_decode(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv, const AttendScratch& scratch);
+// Few rows over long caches: split-K flash decoding. A CTA takes all query heads of one KV head and a range of its
+// keys; the last CTA of a head merges the splits. Head sizes 256 and 512.
+bool flash_decode_fits(const AttentionCall& call, const KvCacheView& kv, const AttentionWorkspace& workspace);
+void flash_decode(cudaStream_t stream, const AttentionCall& call, const KvCacheView& kv,
+                  const AttentionWorkspace& workspace);
 
-// Many rows: flash attention on the tensor cores of Hopper. Head sizes 72, 256 and 512.
-bool prefill_fits(const AttendCall& call, const KvCacheView& kv);
-void attend_prefill(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv);
-void attend_prefill_wide(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv);  // head size 512
+// Many rows: flash attention with wgmma. Head sizes 72, 256 and 512; flash_prefill_fits() answers for both functions.
+bool flash_prefill_fits(const AttentionCall& call, const KvCacheView& kv);
+void flash_prefill(cudaStream_t stream, const AttentionCall& call, const KvCacheView& kv);       // 72 and 256
+void flash_prefill_d512(cudaStream_t stream, const AttentionCall& call, const KvCacheView& kv);  // 512
 
 // Whole images: head size 72, as many KV heads as query heads, a cache without a page table.
-bool vision_fits(const AttendCall& call, const KvCacheView& kv);
-void attend_vision(cudaStream_t stream, const AttendCall& call, const KvCacheView& kv, int multiprocessors);
+bool flash_vision_fits(const AttentionCall& call, const KvCacheView& kv);
+void flash_vision(cudaStream_t stream, const AttentionCall& call, const KvCacheView& kv, int sms);
 
 }  // namespace gemma4::cuda

@@ -1,5 +1,5 @@
-// Time of attention at 31B's shapes on the GPU: bytes a second for decode, FLOP a second for prefill (counting only the
-// pairs that the mask admits), beside what a device-to-device copy moves.
+// The time of attention at 31B's shapes on the GPU: bytes per second for decode, FLOP per second for prefill (counting
+// only the pairs that the mask admits).
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -16,18 +16,26 @@ struct Shape {
 };
 constexpr Shape kSliding = {32, 16, 256, 0}, kFull = {32, 4, 512, 64}, kVision = {16, 16, 72, 0};
 
-// `rows` queries at the end of `length` keys, each seeing `window` back, or all where `whole`.
-void attention(benchmark::State& state, Shape s, int rows, int length, int window, bool whole) {
-  if (!gpu()) return state.SkipWithError("NOT MEASURED: there is no GPU");
-  Backend& b = *gpu();
-  constexpr int kCalls = 16;
+// A KV cache of `length` keys of noise, and what the queries need beside it.
+struct Inputs {
+  Inputs(Backend& backend, Shape s, int rows, int length, bool whole);
+  ~Inputs() {
+    for (const Tensor& t : {kv.k, kv.v, norm, table, q}) {
+      if (t) backend.release(t);
+    }
+  }
+
+  Backend& backend;
+  KvCache kv;
+  Tensor norm, table, q;
+};
+
+Inputs::Inputs(Backend& b, Shape s, int rows, int length, bool whole) : backend(b) {
   const int page = whole ? 1 : 64, pages = (length + page - 1) / page;
-  KvCacheConfig config = {int64_t{pages} * page, page, s.kv_heads, s.dim, s.rotated};
-  KvCache kv = b.kv_alloc(config);
-  const Tensor norm = b.alloc(DType::kF32, {s.dim});
-  std::vector<float> ones(static_cast<size_t>(s.dim), 1.0f);
+  kv = b.kv_alloc({int64_t{pages} * page, page, s.kv_heads, s.dim, s.rotated});
+  const std::vector<float> ones(static_cast<size_t>(s.dim), 1.0f);
+  kv.k_norm = norm = b.alloc(DType::kF32, {s.dim});
   b.write(norm, ones.data());
-  kv.k_norm = norm;
   std::vector<uint16_t> noise(static_cast<size_t>(std::max(kv.v.size(), int64_t{rows} * s.heads * s.dim)));
   uint32_t seed = 1;
   for (auto& x : noise) {  // float16 of about +-0.01 .. 0.03
@@ -36,13 +44,21 @@ void attention(benchmark::State& state, Shape s, int rows, int length, int windo
   }
   b.write(kv.v, noise.data());
   if (kv.k) b.write(kv.k, noise.data());
-  Tensor table;
-  if (!whole) {
-    std::vector<int32_t> order(static_cast<size_t>(pages));
-    for (int i = 0; i < pages; ++i) order[static_cast<size_t>(i)] = i;
-    kv.pages = table = b.alloc(DType::kI32, {1, pages});
-    b.write(kv.pages, order.data());
-  }
+  q = b.alloc(b.attention_type(), {rows, s.heads, s.dim});
+  b.write(q, noise.data());
+  if (whole) return;
+  std::vector<int32_t> order(static_cast<size_t>(pages));
+  for (int i = 0; i < pages; ++i) order[static_cast<size_t>(i)] = i;
+  kv.pages = table = b.alloc(DType::kI32, {1, pages});
+  b.write(table, order.data());
+}
+
+// `rows` queries at the end of `length` keys. Each sees `window` keys back, or all keys if `whole`.
+void attention(benchmark::State& state, Shape s, int rows, int length, int window, bool whole) {
+  if (!gpu()) return state.SkipWithError("NOT MEASURED: there is no GPU");
+  Backend& b = *gpu();
+  constexpr int kCalls = 16;
+  const Inputs in(b, s, rows, length, whole);
   std::vector<Row> list;
   double pairs = 0;
   for (int i = 0; i < rows; ++i) {
@@ -50,14 +66,12 @@ void attention(benchmark::State& state, Shape s, int rows, int length, int windo
     list.push_back({0, pos, first, whole ? length - 1 : pos});
     pairs += list.back().last - first + 1;
   }
-  const Tensor device = b.alloc(DType::kI32, {rows, 4}), q = b.alloc(b.attention_type(), {rows, s.heads, s.dim}),
-               out = b.alloc(DType::kBF16, {rows, s.heads, s.dim});
+  const Tensor device = b.alloc(DType::kI32, {rows, 4}), out = b.alloc(DType::kBF16, {rows, s.heads, s.dim});
   b.write(device, list.data());
-  b.write(q, noise.data());
   static uint64_t key = 1;
   ++key;
   const auto issue = [&] {
-    for (int i = 0; i < kCalls; ++i) b.attention(out, q, kv, {device, {list.data(), list.size()}});
+    for (int i = 0; i < kCalls; ++i) b.attention(out, in.q, in.kv, {device, {list.data(), list.size()}});
   };
   for (int i = 0; i < 3; ++i) b.replay(key, issue);
   b.sync();
@@ -74,9 +88,8 @@ void attention(benchmark::State& state, Shape s, int rows, int length, int windo
     state.counters["TFLOP/s"] =
         benchmark::Counter(calls * pairs * s.heads * 4.0 * s.dim / 1e12, benchmark::Counter::kIsRate);
   }
-  for (const Tensor& t : {kv.k, kv.v, norm, table, device, q, out}) {
-    if (t) b.release(t);
-  }
+  b.release(device);
+  b.release(out);
 }
 
 void register_all() {

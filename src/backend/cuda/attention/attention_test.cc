@@ -1,5 +1,5 @@
-// Attention, the cache and heads() of the CUDA backend against ref: every kernel, 31B's shapes, rings and pages, image
-// blocks, several sequences, captured graphs, and the compressed cache of full layers.
+// Attention, the KV cache and qk_norm_rope_cache() of the CUDA backend against ref: every kernel, 31B's shapes, rings
+// and pages, image blocks, several sequences, captured graphs, and the compressed cache of full layers.
 #include <algorithm>
 #include <numeric>
 
@@ -9,8 +9,8 @@ namespace gemma4 {
 namespace {
 
 constexpr DType kBf16 = DType::kBF16, kF16 = DType::kF16, kF32 = DType::kF32;
-// The result is rounded to bf16; softmax weights (and q * k_norm of a compressed cache) to float16 add an eighth of
-// that.
+// The result is rounded to bf16. The rounding of softmax weights (and of q * k_norm with a compressed cache) to float16
+// adds an eighth of that.
 constexpr double kTolerance = kRounded;
 
 struct Layout {
@@ -69,7 +69,7 @@ class CudaAttention : public CudaTest {
       std::vector<Row> rows;
       for (int p = begin; p < std::min(begin + 61, count); ++p) rows.push_back({seq, p, 0, p});
       const auto n = static_cast<int64_t>(rows.size());
-      const DType type = l.rotated || begin % 2 == 0 ? kF32 : kBf16;  // products of either type are written
+      const DType type = l.rotated || begin % 2 == 0 ? kF32 : kBf16;  // linear layers give either type
       const Twin v = random(type, {n, l.kv_heads, l.dim}), at = device_rows(rows);
       Twin k = random(type, {n, l.kv_heads, l.dim}, 0.15f);
       if (l.rotated) k = related_keys(c, v, rows);
@@ -110,15 +110,15 @@ class CudaAttention : public CudaTest {
       gpu().attention(out.gpu, q(wide.gpu), c.gpu, view(at.gpu, rows));
       return distance(out);
     }
-    for (int i = 0; i < 3; ++i) {  // runs, is captured, is replayed
+    for (int i = 0; i < 3; ++i) {  // it runs, then it is captured, then replayed
       gpu().replay(key_, [&] { gpu().attention(out.gpu, q(wide.gpu), c.gpu, view(at.gpu, rows)); });
     }
     ++key_;
     return distance(out);
   }
 
-  // The same for many rows of many keys: ref computes only those of `samples`, all must be written. `spread`: of the
-  // queries; large ones make a few keys decide.
+  // The same for many rows of many keys: ref computes some rows only, but all must be written. `spread` is that of the
+  // queries; a large one lets a few keys dominate.
   double compare_samples(const Caches& c, const std::vector<Row>& rows, float spread) {
     const Layout& l = c.layout;
     const auto n = static_cast<int64_t>(rows.size());
@@ -135,8 +135,8 @@ class CudaAttention : public CudaTest {
       const std::vector<Row> some(rows.begin() + begin, rows.begin() + begin + count);
       ref().attention(out.ref.slice(begin, count), q.ref.slice(begin, count), c.ref,
                       view(at.ref.slice(begin, count), some));
-      const Twin part = {out.ref.slice(begin, count), out.gpu.slice(begin, count)};
-      worst = std::max(worst, distance(part));
+      const Twin sample = {out.ref.slice(begin, count), out.gpu.slice(begin, count)};
+      worst = std::max(worst, distance(sample));
     }
     return worst;
   }
@@ -154,7 +154,7 @@ class CudaAttention : public CudaTest {
     return rows;
   }
 
-  static inline uint64_t key_ = 1000;  // the backend outlives a test: no two may share a key
+  static inline uint64_t key_ = 1000;  // the backend outlives a test, so no two tests may share a key
 };
 
 constexpr Layout kSliding = {32, 16, 256, 64, 20};
@@ -234,7 +234,7 @@ TEST_F(CudaAttention, SeveralSequences) {
     append(causal(2, 100, 130, kAll));
     append(causal(0, 200, 250, kAll));
     append(causal(5, 199, 200, kAll));
-    EXPECT_LT(compare(c, rows), kTolerance);        // parts for each kernel
+    EXPECT_LT(compare(c, rows), kTolerance);        // ranges for each kernel
     EXPECT_LT(compare(c, rows, true), kTolerance);  // one kernel for all
   }
 }
@@ -266,7 +266,7 @@ TEST_F(CudaAttention, VisionTowerOfAnySize) {
 TEST_F(CudaAttention, TwoImagesInOneBatch) {
   const Caches c = make(tower(4000));
   fill(c, 0, 4000);
-  for (const int second : {0, 1}) {  // runs of one sequence, and of two: this cache has places for one alone
+  for (const int second : {0, 1}) {  // rows of one sequence, and of two; this cache has slots for one only
     std::vector<Row> rows = image(0, 0, 1395), more = image(second, 1395, 3915);
     rows.insert(rows.end(), more.begin(), more.end());
     EXPECT_LT(compare_samples(c, rows, 0.3f), kTolerance);
@@ -274,7 +274,7 @@ TEST_F(CudaAttention, TwoImagesInOneBatch) {
   }
 }
 
-// Scores that grow from tile to tile, and such that are far below zero: what weights are relative to must follow.
+// Scores that grow from tile to tile, and scores far below zero: the running maximum must follow.
 TEST_F(CudaAttention, VisionTowerWithScoresThatGrow) {
   const int patches = 700;
   for (const float slope : {0.05f, -0.05f}) {
@@ -318,7 +318,7 @@ TEST_F(CudaAttention, CopiedPages) {
   }
 }
 
-struct HeadsCase {
+struct QkvCase {
   Layout layout;
   bool v;
   int block, rotated;
@@ -326,10 +326,10 @@ struct HeadsCase {
   DType type;  // of q, k and v
 };
 
-class CudaHeads : public CudaAttention {
+class CudaQkNormRopeCache : public CudaAttention {
  protected:
-  // heads() against the small ops of ref: the queries as they leave, and the cache through attend().
-  void check(const HeadsCase& t) {
+  // qk_norm_rope_cache() against the small ops of ref: the query it returns, and the cache through attention().
+  void check(const QkvCase& t) {
     const Layout& l = t.layout;
     Caches c = make(l);
     if (!t.v) c.k_norm = random(kF32, {l.dim}, 0.3f);
@@ -353,30 +353,30 @@ class CudaHeads : public CudaAttention {
     EXPECT_LT(distance(query), kRoundedF16) << l.dim;
     std::vector<float> rounded = get(ref(), query.ref);
     for (float& value : rounded) value = round_to_bf16(value);
-    EXPECT_GT(distance(rounded, get(ref(), query.ref)), kRoundedF16);  // bfloat16 would be seen
+    EXPECT_GT(distance(rounded, get(ref(), query.ref)), kRoundedF16);  // the test would see a rounding to bfloat16
     const std::vector<Row> seen(rows.end() - std::min(n, 70), rows.end());
-    EXPECT_LT(compare(c, seen), 0.0035) << l.dim;  // keys and values are rounded once more than ref's
+    EXPECT_LT(compare(c, seen), 0.0035) << l.dim;  // keys and values are rounded once more than those of ref
   }
 };
 
-TEST_F(CudaHeads, EqualTheSmallVerbs) {
+TEST_F(CudaQkNormRopeCache, EqualsTheSmallOps) {
   for (const DType type : {kBf16, kF32}) {
-    for (const HeadsCase& t : {HeadsCase{kSliding, true, 256, 128, 5, type},
-                               {kFull, false, 512, 64, 5, type},
-                               {kFullPlain, false, 512, 64, 3, type},
-                               {{16, 16, 72, 0, 0}, true, 36, 18, 70, type},
-                               {{16, 16, 72, 0, 0}, true, 36, 18, 515, type},
-                               {kSliding, true, 256, 128, 513, type},
-                               {kFull, false, 512, 64, 514, type},
-                               {{4, 4, 72, 8, 10}, false, 36, 9, 33, type},
-                               {{4, 1, 32, 8, 20, 8}, false, 32, 8, 9, type}}) {
+    for (const QkvCase& t : {QkvCase{kSliding, true, 256, 128, 5, type},
+                             {kFull, false, 512, 64, 5, type},
+                             {kFullPlain, false, 512, 64, 3, type},
+                             {{16, 16, 72, 0, 0}, true, 36, 18, 70, type},
+                             {{16, 16, 72, 0, 0}, true, 36, 18, 515, type},
+                             {kSliding, true, 256, 128, 513, type},
+                             {kFull, false, 512, 64, 514, type},
+                             {{4, 4, 72, 8, 10}, false, 36, 9, 33, type},
+                             {{4, 1, 32, 8, 20, 8}, false, 32, 8, 9, type}}) {
       check(t);
     }
   }
 }
 
-// Beyond float16's range the largest number is kept, so that nothing becomes infinite or NaN.
-TEST_F(CudaHeads, Saturate) {
+// A value beyond the range of float16 becomes the largest number, so nothing becomes infinite or NaN.
+TEST_F(CudaQkNormRopeCache, Saturates) {
   const Layout l = {2, 1, 16, 8, 2};
   const Caches c = make(l);
   const std::vector<Row> rows = {{0, 0, 0, 0}, {0, 1, 1, 1}};

@@ -77,19 +77,20 @@ Type type_of(const Tensor& t) {
 
 }  // namespace
 
-// Enqueueing holds `mutex` shared, ending the group holds it alone: no call runs on a communicator that is being freed.
-// A call may itself wait for a rank that will never come; so after kPatience the group is ended under it, which wakes
-// it.
+// Enqueueing locks `mutex` shared and abort() locks it exclusively, so no call runs on a communicator that is being
+// freed. A call may itself wait for a rank that has failed. So abort() waits for the lock for kPatience only, then
+// aborts the communicator under that call, which wakes it.
 struct Communicator::Shared {
   static constexpr std::chrono::seconds kPatience{2};
 
-  int world = 0, first = 0;      // of all processes; this one's first rank
-  std::vector<Comm> comms;       // of this process's ranks
-  std::shared_ptr<Peers> peers;  // for small sums, or null
+  int world = 0;                         // ranks of all processes
+  int first = 0;                         // this process's first rank
+  std::vector<Comm> comms;               // of this process's ranks
+  std::shared_ptr<PeerAllReduce> peers;  // for small all-reduces, or null
   std::shared_timed_mutex mutex;
-  std::atomic<bool> left{false};
-  std::string why;  // written before `left`
-  std::mutex leaving;
+  std::atomic<bool> aborted{false};
+  std::string why;  // written before `aborted`
+  std::mutex abort_mutex;
 
   ~Shared() {
     for (const Comm comm : comms) library().destroy(comm);
@@ -100,18 +101,20 @@ Communicator::~Communicator() = default;
 
 int Communicator::world() const { return shared_->world; }
 
-StepPeers Communicator::step_peers() const { return shared_->peers ? shared_->peers->step(rank_) : StepPeers(); }
+RankBuffers Communicator::rank_buffers() const {
+  return shared_->peers ? shared_->peers->rank_buffers(rank_) : RankBuffers();
+}
 
 void Communicator::check() {
-  if (shared_->left.load(std::memory_order_acquire)) throw DeviceError(shared_->why);
+  if (shared_->aborted.load(std::memory_order_acquire)) throw DeviceError(shared_->why);
 }
 
 void Communicator::abort(const std::string& why) {
   Shared& s = *shared_;
-  const std::lock_guard once(s.leaving);
-  if (s.left) return;
+  const std::lock_guard once(s.abort_mutex);
+  if (s.aborted) return;
   s.why = why;
-  s.left.store(true, std::memory_order_release);
+  s.aborted.store(true, std::memory_order_release);
   if (s.peers) s.peers->abort();
   const std::unique_lock lock(s.mutex, Shared::kPatience);
   for (Comm& comm : s.comms) library().abort(comm);
@@ -127,7 +130,7 @@ void Communicator::enqueue(const Call& call) {
 
 void Communicator::all_reduce(Tensor x, cudaStream_t stream) {
   CHECK(x.contiguous());
-  if (shared_->peers && shared_->peers->takes(x)) {
+  if (shared_->peers && shared_->peers->supports(x)) {
     check();
     return shared_->peers->all_reduce(rank_, x, stream);
   }
@@ -144,7 +147,7 @@ void Communicator::broadcast(Tensor x, cudaStream_t stream) {
   });
 }
 
-// A message for each row and rank, straight to where it belongs.
+// A message for each row and rank, written straight to its position in x.
 void Communicator::gather_columns(Tensor x, std::span<const int64_t> begins, cudaStream_t stream) {
   CHECK(x.dtype == DType::kF32 && static_cast<int>(begins.size()) == world() + 1);
   const auto message = [&](const Library& l, Comm comm, int64_t row, int from) {
@@ -173,13 +176,13 @@ std::vector<std::unique_ptr<Communicator>> connect_gpus(int count) {
   library().check(library().init_all(comms.data(), count, devices.data()), "connecting the GPUs");
   shared->world = count;
   shared->comms = std::move(comms);
-  shared->peers = Peers::connect(count);
+  shared->peers = PeerAllReduce::connect(count);
   std::vector<std::unique_ptr<Communicator>> ranks;
   for (int r = 0; r < count; ++r) ranks.push_back(std::unique_ptr<Communicator>(new Communicator(shared, r)));
   return ranks;
 }
 
-// Rank 0 waits for the others before it begins: within ncclCommInitRank nobody could tell it that one has failed.
+// Rank 0 waits for the others before it begins, because inside ncclCommInitRank it could not learn that one has failed.
 std::unique_ptr<Communicator> connect_process(ControlChannel& channel, int device) {
   const Library& nccl = library();
   UniqueId id = {};
@@ -196,9 +199,10 @@ std::unique_ptr<Communicator> connect_process(ControlChannel& channel, int devic
   Comm comm = nullptr;
   nccl.check(nccl.init_rank(&comm, channel.world(), id, channel.rank()), "connecting the processes");
   auto shared = std::make_shared<Communicator::Shared>();
-  shared->world = channel.world(), shared->first = channel.rank();
+  shared->world = channel.world();
+  shared->first = channel.rank();
   shared->comms = {comm};
-  shared->peers = Peers::connect(channel, device);
+  shared->peers = PeerAllReduce::connect(channel, device);
   return std::unique_ptr<Communicator>(new Communicator(shared, channel.rank()));
 }
 

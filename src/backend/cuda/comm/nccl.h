@@ -1,6 +1,6 @@
-// Communicator: one GPU's end of the collective ops, by NCCL and, for small sums, by peers.h. libnccl.so.2 is opened
-// with dlopen when several GPUs are first asked for, so that builds and single GPUs do without it. Calls are put on the
-// rank's stream and return at once; they may be captured in a graph.
+// Communicator: the collective ops of one GPU, through NCCL or, for small all-reduces, through peer_all_reduce.h.
+// libnccl.so.2 is opened with dlopen at the first call for several GPUs, so neither the build nor a single GPU needs
+// it. Ops are enqueued on the rank's stream and return at once; they may be captured in a graph.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/cuda/megakernel/recorder.h"
+#include "backend/cuda/comm/peer_all_reduce.h"
 #include "base/tensor.h"
 #include "distributed/control_channel.h"
 
@@ -30,10 +30,10 @@ class Communicator {
   void broadcast(Tensor x, cudaStream_t stream);
   void gather_columns(Tensor x, std::span<const int64_t> begins, cudaStream_t stream);
 
-  StepPeers step_peers() const;  // world 1 where sums are NCCL's alone
+  RankBuffers rank_buffers() const;  // world 1 if NCCL does all all-reduces
 
   void check();                        // throws DeviceError once abort() was called
-  void abort(const std::string& why);  // from any thread: ends what all ranks of the group wait for
+  void abort(const std::string& why);  // from any thread: ends all that the ranks of the group wait for
 
  private:
   friend std::vector<std::unique_ptr<Communicator>> connect_gpus(int count);
@@ -47,12 +47,12 @@ class Communicator {
   int rank_;
 };
 
-// Ranks 0 .. count-1 on GPUs 0 .. count-1, which exist. Throws Error where NCCL is missing, DeviceError where it fails.
-// NVLink multicast (NVLS) is left off unless NCCL_NVLS_ENABLE is set: where containers or the fabric manager do not
-// allow it, NCCL fails to start instead of doing without (github.com/pytorch/pytorch/pull/177472).
+// Ranks 0 .. count-1 on GPUs 0 .. count-1, which must exist. Throws Error if NCCL is missing, DeviceError if it fails.
+// NVLink multicast (NVLS) stays off unless NCCL_NVLS_ENABLE is set: if a container or the fabric manager does not allow
+// it, NCCL fails to start instead of doing without it (github.com/pytorch/pytorch/pull/177472).
 std::vector<std::unique_ptr<Communicator>> connect_gpus(int count);
 
-// This process's GPU `device` as the rank of `channel`; all its processes call it. Throws as connect_gpus().
+// This process's GPU `device` as the rank of `channel`; all processes of the channel call it. Throws as connect_gpus().
 std::unique_ptr<Communicator> connect_process(ControlChannel& channel, int device);
 
 }  // namespace gemma4::cuda

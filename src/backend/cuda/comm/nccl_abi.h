@@ -1,5 +1,5 @@
-// NCCL's binary interface, as far as it is used: stable since 2.10 (nccl.h of 2.10 to 2.28). Declared here, so that a
-// build needs no NCCL; nccl_test.cc compares it with nccl.h where there is one.
+// The part of NCCL's binary interface that we use. It is stable since 2.10 (nccl.h of 2.10 to 2.28). It is declared
+// here so that a build needs no NCCL; nccl_test.cc compares it with nccl.h if there is one.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,4 +1,4 @@
-// What the ranks' exchanges cost between GPUs: all-reduce at the sizes of a decode step and of a prompt's chunk, alone
+// The time of the collective ops between GPUs: all-reduce at the sizes of a decode step and of a prefill chunk, alone
 // and as a step does it (120 of them in one graph), and the gather of the logits. Skipped with fewer than 2 GPUs.
 #include <benchmark/benchmark.h>
 
@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kHidden = 5376, kVocab = 262144;  // of 31B
 constexpr int kPerStep = 120;                       // two for each of 60 layers
 
-// The ranks of `count` GPUs, made once and kept for the process.
+// The ranks of `count` GPUs, made once for the process.
 const Ranks* ranks_of(int count, benchmark::State& state) {
   static Ranks ranks;
   try {

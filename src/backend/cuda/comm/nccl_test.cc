@@ -1,4 +1,4 @@
-// The collective ops over NCCL: on one card, where they must change nothing, and on as many as there are.
+// The collective ops over NCCL: on one GPU, where they must change nothing, and on as many as there are.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -83,7 +83,7 @@ TEST_P(NcclTest, AllReduceSumsEveryRankOnce) {
   }
 }
 
-// In a graph that is recorded once and launched again: each launch must reduce what x holds then.
+// In a graph that is captured once and launched again, each launch must reduce what x holds at that time.
 TEST_P(NcclTest, AllReduceIsReplayed) {
   ranks_.run([&](int r) {
     Backend& be = ranks_[r];
@@ -122,14 +122,14 @@ TEST_P(NcclTest, BroadcastAndGatherColumns) {
 }
 
 TEST_P(NcclTest, ARankThatFailsEndsTheOthers) {
-  if (ranks_.size() == 1) GTEST_SKIP() << "one rank waits for nobody";
+  if (ranks_.size() == 1) GTEST_SKIP() << "one rank waits for no other";
   const auto start = std::chrono::steady_clock::now();
   const auto work = [&](int r) {
     const Tensor x = ranks_[r].alloc(DType::kBF16, {1, 5376});
     ranks_[r].all_reduce(x);
     ranks_[r].sync();
     if (r == 1) throw DeviceError("rank 1 fell off the bus");
-    for (int i = 0; i < 3; ++i) {  // waits on the device for a rank that does not come
+    for (int i = 0; i < 3; ++i) {  // waits on the device for a rank that has failed
       ranks_[r].all_reduce(x);
       ranks_[r].sync();
     }

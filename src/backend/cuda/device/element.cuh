@@ -12,13 +12,16 @@
 #include "backend/cuda/device/convert.cuh"
 #include "base/dtype.h"
 
-using attend_t = __half;
-inline constexpr gemma4::DType kAttendType = gemma4::DType::kF16;
-#define ATTEND_OPERANDS "f16.f16"  // in the names of mma and wgmma instructions
+using attention_t = __half;
+inline constexpr gemma4::DType kAttentionType = gemma4::DType::kF16;
+#define ATTENTION_OPERANDS "f16.f16"  // in the names of mma and wgmma instructions
 
-// Two neighbouring elements, `low` first, saturated.
-__device__ __forceinline__ uint32_t pack_attend(float low, float high) { return pack_f16x2(low, high); }
-__device__ __forceinline__ float2 unpack_attend(uint32_t bits) { return unpack_f16x2(bits); }
+// Two neighbours, `low` first, saturated.
+__device__ __forceinline__ uint32_t pack_attention(float low, float high) { return pack_f16x2(low, high); }
+__device__ __forceinline__ float2 unpack_attention(uint32_t bits) { return unpack_f16x2(bits); }
+
+// Former name, used by device/tile.cuh and device/wgmma.cuh.
+#define ATTEND_OPERANDS ATTENTION_OPERANDS
 
 // Softmax weights are multiplied by 2^10, and so is their sum, by which the result is divided. Weights down to 2^-24 of
 // the largest are then normal float16 numbers; smaller ones lose less than 2^-35 of the largest.

@@ -1,6 +1,7 @@
-// heads() and attend() of a decode step: flash decoding over keys that come through the ring, 16 to a stage, before the
-// queries are there. A block has one KV head and a share of its keys; it norms and turns its queries for itself. The
-// newest key and value are not in the cache yet: the block with the last tile makes them, for the cache and for itself.
+// qk_norm_rope_cache() and attention() in the decode megakernel: flash decoding over keys that arrive through the
+// pipeline before the queries exist, 16 keys to a stage. A CTA has one KV head and a range of its keys; it computes
+// norm and RoPE of its queries for itself. The new key and value are not in the cache yet: the CTA with the last tile
+// computes them, for the cache and for itself.
 #pragma once
 
 #include "backend/cuda/attention/kv_cache.cuh"
@@ -10,22 +11,25 @@
 #include "backend/cuda/device/mma.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/megakernel/flagged_memory.cuh"
+#include "backend/cuda/megakernel/grid_barrier.cuh"
+#include "backend/cuda/megakernel/instruction_clock.cuh"
 
 namespace gemma4::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and their barriers
-// kRotated 0: keys and values lie apart. Else one row of kDim + 2 * kRotated serves as both (KvCacheView).
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
+// kRotated 0: keys and values are separate rows. Else one row of kDim + 2 * kRotated serves as both (KvCacheView).
 template <int kDim_, int kRotated_>
-struct StepHead {
+struct HeadShape {
   static constexpr int kDim = kDim_, kRotated = kRotated_, kHalf = kDim / 2;
   static constexpr int kElements = kDim + 2 * kRotated;  // of a cached row
   static constexpr int kRow = kElements + kRowPad;
-  static constexpr int kPerLane = kHalf / 32;                 // pairs of a head that a lane turns
-  static constexpr int kSteps = kDim / 16 / kConsumerWarps;   // of depth, of a warp: those where the query is not zero
-  static constexpr int kColumns = kDim / kConsumerWarps / 8;  // column tiles of a warp
+  static constexpr int kPerLane = kHalf / 32;               // pairs of a head that a lane rotates
+  static constexpr int kSteps = kDim / 16 / kStreamWarps;   // of depth for a warp, where the query is not zero
+  static constexpr int kColumns = kDim / kStreamWarps / 8;  // column tiles of a warp
   static_assert((kRotated ? 1 : 2) * kTileKeys * kRow * 2 <= kStageBytes);
 
-  // Where the warp's step `i` begins in a row of keys. Compressed: V's elements that stand for K's, then those kept.
+  // Where step `i` of the warp begins in a row of keys. In a compressed row: first the elements of V that serve as K's,
+  // then the rotated elements of K.
   static __device__ __forceinline__ int depth(int warp, int i) {
     const int index = warp * kSteps + i;
     if constexpr (kRotated == 0) return index * 16;
@@ -37,34 +41,36 @@ struct StepHead {
 };
 
 constexpr int kQueryRows = 8;  // query heads of a KV head, at most
+constexpr float kMegakernelLog2e = 1.4426950408889634f;
 
-// Attention's scratch, in bytes from its beginning.
+// Byte offsets in attention's scratch.
 template <typename H>
-struct AttendLayout {
-  static constexpr int kQuery = 0;                                                        // [8, kRow]
-  static constexpr int kScores = kQuery + kQueryRows * H::kRow * 2;                       // float [8 warps, 8, 16]
-  static constexpr int kWeights = kScores + kConsumerWarps * kQueryRows * kTileKeys * 4;  // [8, 16 + 8]
-  static constexpr int kKeep = kWeights + kQueryRows * (kTileKeys + kRowPad) * 2;         // float [8]
-  static constexpr int kTop = kKeep + 32, kTotal = kTop + 32;                             // float [8]
-  static constexpr int kFresh = kTotal + 32;  // the newest row: as in a tile
-  static constexpr int kEnd = kFresh + (H::kRotated ? 1 : 2) * H::kRow * 2;
-  static_assert(kEnd <= kScratchBytes && kFresh % 16 == 0);
+struct AttentionScratch {
+  static constexpr int kQuery = 0;                                                      // [8, kRow]
+  static constexpr int kScores = kQuery + kQueryRows * H::kRow * 2;                     // float [8 warps, 8, 16]
+  static constexpr int kWeights = kScores + kStreamWarps * kQueryRows * kTileKeys * 4;  // [8, 16 + 8]
+  static constexpr int kKeep = kWeights + kQueryRows * (kTileKeys + kRowPad) * 2;       // float [8]
+  static constexpr int kTop = kKeep + 32, kTotal = kTop + 32;                           // float [8]
+  static constexpr int kNew = kTotal + 32;                                              // the new row, as in a tile
+  static constexpr int kEnd = kNew + (H::kRotated ? 1 : 2) * H::kRow * 2;
+  static_assert(kEnd <= kScratchBytes && kNew % 16 == 0);
 };
 
+// The producer warp: the tiles of keys and values of this CTA.
 template <typename H>
-__device__ __forceinline__ void copy_tiles(const StepAttend& op, SeenShare& seen, const Ring& ring, CopyState& state,
-                                           int lane) {
-  const KeyShare& share = seen.of(op);
+__device__ __forceinline__ void produce_keys(const AttentionInstruction& op, CachedKeyRange& cached,
+                                             const Pipeline& pipeline, ProducerState& state, int lane) {
+  const KeyRange& range = cached.of(op);
   constexpr int kRowBytes = H::kElements * 2, kRows = (H::kRotated ? 1 : 2) * kTileKeys;
-  for (int tile = share.begin; tile < share.end; ++tile, state.next()) {
-    const int64_t place = kv_place(op.kv, share.see.x, tile * kTileKeys + lane % kTileKeys, share.kv_head);
-    ring.wait_turn(state);
-    if (lane == 0) barrier_expect(&ring.full[state.stage], kRows * kRowBytes);
+  for (int tile = range.begin; tile < range.end; ++tile, state.next()) {
+    const int64_t offset = kv_offset(op.kv, range.see.x, tile * kTileKeys + lane % kTileKeys, range.kv_head);
+    pipeline.acquire(state);
+    if (lane == 0) barrier_expect(&pipeline.full[state.stage], kRows * kRowBytes);
     __syncwarp();
     const void* from = lane < kTileKeys && !H::kRotated ? op.kv.k : op.kv.v;
     if (lane < kRows) {
-      bulk_load(ring.at(state) + lane * H::kRow * 2, static_cast<const attend_t*>(from) + place, kRowBytes,
-                &ring.full[state.stage]);
+      bulk_load(pipeline.at(state) + lane * H::kRow * 2, static_cast<const attention_t*>(from) + offset, kRowBytes,
+                &pipeline.full[state.stage]);
     }
     __syncwarp();
   }
@@ -89,16 +95,16 @@ __device__ __forceinline__ void load_values(const void* from, bool f32, int at, 
 }
 
 template <int kCount>
-__device__ __forceinline__ void store_values(attend_t* to, const float* x) {
+__device__ __forceinline__ void store_values(attention_t* to, const float* x) {
 #pragma unroll
   for (int i = 0; i < kCount; i += 4) {
-    *reinterpret_cast<uint2*>(to + i) = make_uint2(pack_attend(x[i], x[i + 1]), pack_attend(x[i + 2], x[i + 3]));
+    *reinterpret_cast<uint2*>(to + i) = make_uint2(pack_attention(x[i], x[i + 1]), pack_attention(x[i + 2], x[i + 3]));
   }
 }
 
-// A norm's weights, as HeadValues.
+// A norm's weights, distributed over the lanes as HeadValues.
 template <typename H>
-struct HeadWeights {
+struct HeadNormWeights {
   static constexpr int kN = H::kPerLane;
   float low[kN], high[kN];
   __device__ __forceinline__ void load(const float* from, int lane) {
@@ -107,27 +113,28 @@ struct HeadWeights {
   }
 };
 
-// A warp's head: lane holds elements kPerLane * lane .. of each half, which pair up.
+// A head in a warp: each lane holds kPerLane elements of both halves, from kPerLane * lane on. RoPE pairs the halves.
 template <typename H>
 struct HeadValues {
   static constexpr int kN = H::kPerLane;
   float low[kN], high[kN];
-  __device__ __forceinline__ void load(const StepAttend& op, const void* from, uint32_t number, int head, int lane) {
+  __device__ __forceinline__ void load(const AttentionInstruction& op, const void* from, uint32_t epoch, int head,
+                                       int lane) {
     const int at = head * H::kDim + lane * kN;
-    if (!op.from.at) {
+    if (!op.from.values) {
       load_values<kN>(from, op.f32, at, low);
       load_values<kN>(from, op.f32, at + H::kHalf, high);
       return;
     }
-    uint4 words[kN / 2];  // fours of each half
-    const auto place = [&](int i) {
+    uint4 flagged[kN / 2];  // vectors of both halves
+    const auto address = [&](int i) {
       return static_cast<const uint32_t*>(from) + at + i / (kN / 4) * H::kHalf + i % (kN / 4) * 4;
     };
-    await(place, number, words);
+    spin_wait(address, epoch, flagged);
 #pragma unroll
     for (int i = 0; i < kN; ++i) low[i] = high[i] = 0;
 #pragma unroll
-    for (int i = 0; i < kN / 4; ++i) add_values(words[i], low + 4 * i), add_values(words[kN / 4 + i], high + 4 * i);
+    for (int i = 0; i < kN / 4; ++i) add_values(flagged[i], low + 4 * i), add_values(flagged[kN / 4 + i], high + 4 * i);
   }
   __device__ __forceinline__ void normalise(float eps) {
     float squares = 0;
@@ -137,50 +144,50 @@ struct HeadValues {
 #pragma unroll
     for (int i = 0; i < kN; ++i) low[i] *= factor, high[i] *= factor;
   }
-  __device__ __forceinline__ void turn(const HeadWeights<H>& weight, const float2* turns, int lane) {
+  __device__ __forceinline__ void rotate(const HeadNormWeights<H>& weight, const float2* rotations, int lane) {
 #pragma unroll
     for (int i = 0; i < kN; ++i) {
       const float x = low[i] * weight.low[i], y = high[i] * weight.high[i];
-      const float2 t = turns[lane * kN + i];
+      const float2 t = rotations[lane * kN + i];
       low[i] = x * t.x - y * t.y;
       high[i] = y * t.x + x * t.y;
     }
   }
 };
 
-// Not inlined: with the path for large angles it is long, and instructions have to be fetched too.
-__device__ __noinline__ float2 turn_by(float angle) {
-  float2 turn;
-  sincosf(angle, &turn.y, &turn.x);
-  return turn;
+// Not inlined: the path for large angles is long, and long code costs instruction fetches.
+__device__ __noinline__ float2 rotation_of(float angle) {
+  float2 rotation;
+  sincosf(angle, &rotation.y, &rotation.x);
+  return rotation;
 }
 
-// What is the same in all layers of a kind: made at the first of them.
+// What is the same in all layers of one attention kind, computed at the first of them.
 template <typename H>
-struct AttendFacts {
-  SeenShare seen;
+struct AttentionInvariants {
+  CachedKeyRange cached;
   const int32_t* pos;
   const float* inv_freq;
-  float2 turns[H::kHalf];  // cosines and sines
-  __device__ __forceinline__ void forget() { seen.row = nullptr, pos = nullptr, inv_freq = nullptr; }
-  __device__ __forceinline__ void make(const StepAttend& op) {
-    if (seen.fits(op) && pos == op.pos && inv_freq == op.inv_freq) return;
-    compute_barrier();  // all threads have looked
+  float2 rotations[H::kHalf];  // cosines and sines
+  __device__ __forceinline__ void reset() { cached.row = nullptr, pos = nullptr, inv_freq = nullptr; }
+  __device__ __forceinline__ void update(const AttentionInstruction& op) {
+    if (cached.fits(op) && pos == op.pos && inv_freq == op.inv_freq) return;
+    consumer_barrier();  // all threads have read the old values
     const float angle = static_cast<float>(__ldcg(op.pos));
-    for (int i = threadIdx.x; i < H::kHalf; i += kComputeThreads) turns[i] = turn_by(angle * op.inv_freq[i]);
-    if (threadIdx.x == 0) seen.of(op), pos = op.pos, inv_freq = op.inv_freq;
-    compute_barrier();
+    for (int i = threadIdx.x; i < H::kHalf; i += kConsumerThreads) rotations[i] = rotation_of(angle * op.inv_freq[i]);
+    if (threadIdx.x == 0) cached.of(op), pos = op.pos, inv_freq = op.inv_freq;
+    consumer_barrier();
   }
 };
 
-// The weights that head `item` of the block's work (run_attend) meets: of a query where it meets V in K's place those
-// of K's norm too, since K is V times them there.
+// The norm weights for head `item` of the CTA's work (run_attention). Where a query is multiplied by V in place of K,
+// they include the weights of K's norm, because there K is V times these weights.
 template <typename H>
-__device__ __forceinline__ HeadWeights<H> head_weights(const StepAttend& op, int item, int lane) {
-  HeadWeights<H> weights;
+__device__ __forceinline__ HeadNormWeights<H> head_weights(const AttentionInstruction& op, int item, int lane) {
+  HeadNormWeights<H> weights;
   weights.load(item < op.group ? op.q_norm : op.k_norm, lane);
   if (H::kRotated && item < op.group && lane * H::kPerLane >= H::kRotated) {
-    HeadWeights<H> of_k;
+    HeadNormWeights<H> of_k;
     of_k.load(op.kv.k_norm, lane);
 #pragma unroll
     for (int i = 0; i < H::kPerLane; ++i) weights.low[i] *= of_k.low[i], weights.high[i] *= of_k.high[i];
@@ -188,17 +195,17 @@ __device__ __forceinline__ HeadWeights<H> head_weights(const StepAttend& op, int
   return weights;
 }
 
-// Query head `head` of the block's KV head into the scratch, as its products meet it.
+// Norm and RoPE of query head `head` of the CTA's KV head, into the scratch in the order of a row of keys.
 template <typename H>
-__device__ __forceinline__ void make_query(const StepAttend& op, const KeyShare& share, uint32_t number,
-                                           const HeadWeights<H>& weights, const float2* turns, attend_t* query,
-                                           int head, int lane) {
+__device__ __forceinline__ void make_query(const AttentionInstruction& op, const KeyRange& range, uint32_t epoch,
+                                           const HeadNormWeights<H>& weights, const float2* rotations,
+                                           attention_t* query, int head, int lane) {
   constexpr int kN = H::kPerLane;
   HeadValues<H> x;
-  x.load(op, op.q, number, share.kv_head * op.group + head, lane);
+  x.load(op, op.q, epoch, range.kv_head * op.group + head, lane);
   x.normalise(op.eps);
-  x.turn(weights, turns, lane);
-  attend_t *low = query + head * H::kRow + lane * kN, *high = low + H::kHalf;
+  x.rotate(weights, rotations, lane);
+  attention_t *low = query + head * H::kRow + lane * kN, *high = low + H::kHalf;
   if (H::kRotated > 0 && lane * kN < H::kRotated) {
     low = query + head * H::kRow + H::kDim + lane * kN, high = low + H::kRotated;
   }
@@ -206,49 +213,50 @@ __device__ __forceinline__ void make_query(const StepAttend& op, const KeyShare&
   store_values<kN>(high, x.high);
 }
 
-// The newest key and value, into the cache and into `fresh`.
+// Norm and RoPE of the new key and value, into the cache and into `new_row`.
 template <typename H>
-__device__ __forceinline__ void make_newest(const StepAttend& op, const KeyShare& share, uint32_t number,
-                                            const HeadWeights<H>& weights, const float2* turns, attend_t* fresh,
-                                            bool value, int lane) {
+__device__ __forceinline__ void make_new_key_value(const AttentionInstruction& op, const KeyRange& range,
+                                                   uint32_t epoch, const HeadNormWeights<H>& weights,
+                                                   const float2* rotations, attention_t* new_row, bool value,
+                                                   int lane) {
   constexpr int kN = H::kPerLane;
-  const int64_t place = kv_place(op.kv, share.see.x, share.see.y, share.kv_head);
+  const int64_t offset = kv_offset(op.kv, range.see.x, range.see.y, range.kv_head);
   HeadValues<H> x;
-  x.load(op, value && !H::kRotated ? op.v : op.k, number, share.kv_head, lane);
+  x.load(op, value && !H::kRotated ? op.v : op.k, epoch, range.kv_head, lane);
   x.normalise(op.eps);
   if (value || H::kRotated) {
-    attend_t *to = static_cast<attend_t*>(op.kv.v) + place + lane * kN,
-             *mine = fresh + (H::kRotated ? 0 : H::kRow) + lane * kN;
+    attention_t *to = static_cast<attention_t*>(op.kv.v) + offset + lane * kN,
+                *mine = new_row + (H::kRotated ? 0 : H::kRow) + lane * kN;
     store_values<kN>(to, x.low), store_values<kN>(to + H::kHalf, x.high);
     store_values<kN>(mine, x.low), store_values<kN>(mine + H::kHalf, x.high);
     if (!H::kRotated) return;
   }
-  x.turn(weights, turns, lane);
+  x.rotate(weights, rotations, lane);
   if (H::kRotated && lane * kN >= H::kRotated) return;
   const int at = H::kRotated ? H::kDim + lane * kN : lane * kN, other = H::kRotated ? H::kRotated : H::kHalf;
-  attend_t *to = static_cast<attend_t*>(H::kRotated ? op.kv.v : op.kv.k) + place + at, *mine = fresh + at;
+  attention_t *to = static_cast<attention_t*>(H::kRotated ? op.kv.v : op.kv.k) + offset + at, *mine = new_row + at;
   store_values<kN>(to, x.low), store_values<kN>(to + other, x.high);
   store_values<kN>(mine, x.low), store_values<kN>(mine + other, x.high);
 }
 
-// The newest row takes its place in its tile. The stage is overwritten by the copy engine later: hence the fence.
+// Copies the new row into its tile. The fence orders this write before the TMA overwrites the stage.
 template <typename H>
-__device__ __forceinline__ void place_newest(uint8_t* stage, const attend_t* fresh, int row) {
-  constexpr int kWords = H::kRow / 8;  // of 16 bytes; the padding too
-  const uint4* from = reinterpret_cast<const uint4*>(fresh);
-  uint4* to = reinterpret_cast<uint4*>(stage) + row * kWords;
+__device__ __forceinline__ void insert_new_key_value(uint8_t* stage, const attention_t* new_row, int row) {
+  constexpr int kVectors = H::kRow / 8;  // of 16 bytes, with the padding
+  const uint4* from = reinterpret_cast<const uint4*>(new_row);
+  uint4* to = reinterpret_cast<uint4*>(stage) + row * kVectors;
   const int i = threadIdx.x;
-  if (i < kWords) to[i] = from[i];
-  if (!H::kRotated && i >= 128 && i < 128 + kWords) to[kTileKeys * kWords + i - 128] = from[kWords + i - 128];
+  if (i < kVectors) to[i] = from[i];
+  if (!H::kRotated && i >= 128 && i < 128 + kVectors) to[kTileKeys * kVectors + i - 128] = from[kVectors + i - 128];
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-  compute_barrier();
+  consumer_barrier();
 }
 
-// This warp's part of the scores [8, 16] of a tile: its steps of depth.
+// The scores [8, 16] of a tile over this warp's steps of depth.
 template <typename H>
 __device__ __forceinline__ void score_tile(const uint8_t* stage, const uint32_t (&query)[H::kSteps][2], float* scores,
                                            int warp, int lane) {
-  const attend_t* keys = reinterpret_cast<const attend_t*>(stage);
+  const attention_t* keys = reinterpret_cast<const attention_t*>(stage);
   float c[2][4] = {};
 #pragma unroll
   for (int i = 0; i < H::kSteps; ++i) {
@@ -263,20 +271,20 @@ __device__ __forceinline__ void score_tile(const uint8_t* stage, const uint32_t 
   *reinterpret_cast<float2*>(to + 8) = make_float2(c[1][0], c[1][1]);
 }
 
-// Thread t < 128 has key t % 16 of query row t / 16; its running maximum (base 2) and sum.
-struct SoftRow {
+// Running maximum (base 2) and sum of a query row. Thread t < 128 has key t % 16 of query row t / 16.
+struct SoftmaxRow {
   float top = -INFINITY, total = 0;
 };
 
 template <typename L>
-__device__ __forceinline__ void soften_tile(uint8_t* scratch, SoftRow& row, const int4& see, int base) {
+__device__ __forceinline__ void softmax_tile(uint8_t* scratch, SoftmaxRow& row, const int4& see, int base) {
   if (threadIdx.x >= kQueryRows * kTileKeys) return;
   const int key = threadIdx.x % kTileKeys, head = threadIdx.x / kTileKeys;
   const float* scores = reinterpret_cast<const float*>(scratch + L::kScores);
   float x = 0;
 #pragma unroll
-  for (int w = 0; w < kConsumerWarps; ++w) x += scores[w * kQueryRows * kTileKeys + threadIdx.x];
-  x = base + key >= see.z && base + key <= see.w ? x * kLog2e : -INFINITY;
+  for (int w = 0; w < kStreamWarps; ++w) x += scores[w * kQueryRows * kTileKeys + threadIdx.x];
+  x = base + key >= see.z && base + key <= see.w ? x * kMegakernelLog2e : -INFINITY;
   float top = fmaxf(row.top, x);
 #pragma unroll
   for (int mask = 1; mask < kTileKeys; mask *= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, mask));
@@ -286,17 +294,18 @@ __device__ __forceinline__ void soften_tile(uint8_t* scratch, SoftRow& row, cons
 #pragma unroll
   for (int mask = 1; mask < kTileKeys; mask *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
   row.top = top, row.total = row.total * keep + sum;
-  reinterpret_cast<attend_t*>(scratch + L::kWeights)[head * (kTileKeys + kRowPad) + key] = from_float<attend_t>(weight);
+  reinterpret_cast<attention_t*>(scratch + L::kWeights)[head * (kTileKeys + kRowPad) + key] =
+      from_float<attention_t>(weight);
   if (key == 0) reinterpret_cast<float*>(scratch + L::kKeep)[head] = keep;
 }
 
 // sum = sum * keep + weights * values, for the warp's columns.
 template <typename H>
-__device__ __forceinline__ void add_values(const uint8_t* scratch, const uint8_t* stage, float (&sum)[H::kColumns][4],
-                                           int warp, int lane) {
-  using L = AttendLayout<H>;
-  const attend_t* values =
-      reinterpret_cast<const attend_t*>(stage) + (H::kRotated ? 0 : kTileKeys * H::kRow) + warp * (H::kColumns * 8);
+__device__ __forceinline__ void accumulate_values(const uint8_t* scratch, const uint8_t* stage,
+                                                  float (&sum)[H::kColumns][4], int warp, int lane) {
+  using L = AttentionScratch<H>;
+  const attention_t* values =
+      reinterpret_cast<const attention_t*>(stage) + (H::kRotated ? 0 : kTileKeys * H::kRow) + warp * (H::kColumns * 8);
   const float keep = reinterpret_cast<const float*>(scratch + L::kKeep)[lane / 4];
   const uint8_t* weights = scratch + L::kWeights + (lane / 4 * (kTileKeys + kRowPad) + lane % 4 * 2) * 2;
   const uint32_t a[4] = {*reinterpret_cast<const uint32_t*>(weights), 0,
@@ -312,42 +321,42 @@ __device__ __forceinline__ void add_values(const uint8_t* scratch, const uint8_t
 }
 
 template <typename H>
-__host__ __device__ constexpr int share_floats(int group) {
+__host__ __device__ constexpr int partial_floats(int group) {
   return group * H::kDim + 2 * kQueryRows;  // sums, then maxima and totals
 }
 
-// The last block of a KV head to come adds up the shares: each weighted by how its maximum compares.
+// The last CTA of a KV head to finish adds up the partials, each weighted by how its maximum compares.
 template <typename H>
-__device__ __forceinline__ void merge_shares(const StepAttend& op, const KeyShare& share, uint32_t number,
-                                             const float* shares, float* factors) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, words = share_floats<H>(op.group);
+__device__ __forceinline__ void merge_partials(const AttentionInstruction& op, const KeyRange& range, uint32_t epoch,
+                                               const float* partials, float* factors) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, stride = partial_floats<H>(op.group);
   if (warp < op.group) {
-    const float* stats = shares + op.group * H::kDim + warp;
+    const float* stats = partials + op.group * H::kDim + warp;
     float top = -INFINITY, total = 0;
-    for (int n = lane; n < share.active; n += 32) top = fmaxf(top, __ldcg(stats + n * words));
+    for (int n = lane; n < range.active; n += 32) top = fmaxf(top, __ldcg(stats + n * stride));
     top = warp_max(top);
-    for (int n = lane; n < share.active; n += 32) {
-      const float weight = top == -INFINITY ? 0.0f : exp2_fast(__ldcg(stats + n * words) - top);
+    for (int n = lane; n < range.active; n += 32) {
+      const float weight = top == -INFINITY ? 0.0f : exp2_fast(__ldcg(stats + n * stride) - top);
       factors[n * kQueryRows + warp] = weight;
-      total += weight * __ldcg(stats + n * words + kQueryRows);
+      total += weight * __ldcg(stats + n * stride + kQueryRows);
     }
     total = warp_sum(total);
     const float factor = total > 0 ? 1.0f / total : 0.0f;
-    for (int n = lane; n < share.active; n += 32) factors[n * kQueryRows + warp] *= factor;
+    for (int n = lane; n < range.active; n += 32) factors[n * kQueryRows + warp] *= factor;
   }
-  compute_barrier();
-  const int base = share.kv_head * op.group * H::kDim;
-  for (int i = threadIdx.x; i < op.group * H::kDim / 4; i += kComputeThreads) {
+  consumer_barrier();
+  const int base = range.kv_head * op.group * H::kDim;
+  for (int i = threadIdx.x; i < op.group * H::kDim / 4; i += kConsumerThreads) {
     const int head = i / (H::kDim / 4);
     float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 8
-    for (int n = 0; n < share.active; ++n) {
-      const float4 x = __ldcg(reinterpret_cast<const float4*>(shares + n * words + 4 * i));
+    for (int n = 0; n < range.active; ++n) {
+      const float4 x = __ldcg(reinterpret_cast<const float4*>(partials + n * stride + 4 * i));
       const float weight = factors[n * kQueryRows + head];
       sum.x += weight * x.x, sum.y += weight * x.y, sum.z += weight * x.z, sum.w += weight * x.w;
     }
-    if (op.to.at) {
-      put_words(op.to.at + word_place(base + 4 * i), sum, number);
+    if (op.to.values) {
+      store_flagged(op.to.values + flagged_offset(base + 4 * i), sum, epoch);
     } else {
       *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(op.out) + base + 4 * i) =
           make_uint2(pack_bf16x2(sum.x, sum.y), pack_bf16x2(sum.z, sum.w));
@@ -355,106 +364,110 @@ __device__ __forceinline__ void merge_shares(const StepAttend& op, const KeyShar
   }
 }
 
+// Writes the result where this CTA has all keys of its KV head; else stores its partial.
 template <typename H>
-__device__ __forceinline__ void finish_share(const StepAttend& op, const KeyShare& share, uint32_t number,
-                                             uint8_t* scratch, const SoftRow& row, const float (&sum)[H::kColumns][4],
-                                             float* partial, int* counters, int* last) {
-  using L = AttendLayout<H>;
+__device__ __forceinline__ void finish_range(const AttentionInstruction& op, const KeyRange& range, uint32_t epoch,
+                                             uint8_t* scratch, const SoftmaxRow& row,
+                                             const float (&sum)[H::kColumns][4], float* partial, int* counters,
+                                             int* last) {
+  using L = AttentionScratch<H>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = lane / 4;
   float *tops = reinterpret_cast<float*>(scratch + L::kTop), *totals = reinterpret_cast<float*>(scratch + L::kTotal);
   if (threadIdx.x < kQueryRows * kTileKeys && threadIdx.x % kTileKeys == 0) {
     tops[threadIdx.x / kTileKeys] = row.top, totals[threadIdx.x / kTileKeys] = row.total;
   }
-  compute_barrier();
-  float* shares = partial + static_cast<int64_t>(share.kv_head) * op.splits * share_floats<H>(op.group);
-  float* mine = shares + share.split * share_floats<H>(op.group);
+  consumer_barrier();
+  float* partials = partial + static_cast<int64_t>(range.kv_head) * op.splits * partial_floats<H>(op.group);
+  float* mine = partials + range.split * partial_floats<H>(op.group);
   if (head < op.group) {
-    const float factor = share.active > 1 ? 1.0f : (totals[head] > 0 ? 1.0f / totals[head] : 0.0f);
-    const int base = (share.kv_head * op.group + head) * H::kDim;
+    const float factor = range.active > 1 ? 1.0f : (totals[head] > 0 ? 1.0f / totals[head] : 0.0f);
+    const int base = (range.kv_head * op.group + head) * H::kDim;
 #pragma unroll
     for (int t = 0; t < H::kColumns; ++t) {
       const int e = warp * (H::kColumns * 8) + t * 8 + lane % 4 * 2;
       const float x = sum[t][0] * factor, y = sum[t][1] * factor;
-      if (share.active == 1 && op.to.at) {
-        put_words(op.to.at + word_place(base + e), x, y, number);
-      } else if (share.active == 1) {
+      if (range.active == 1 && op.to.values) {
+        store_flagged(op.to.values + flagged_offset(base + e), x, y, epoch);
+      } else if (range.active == 1) {
         *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(op.out) + base + e) = pack_bf16x2(x, y);
       } else {
         *reinterpret_cast<float2*>(mine + head * H::kDim + e) = make_float2(x, y);
       }
     }
   }
-  if (share.active == 1) return;
+  if (range.active == 1) return;
   if (threadIdx.x < op.group) {
     mine[op.group * H::kDim + threadIdx.x] = tops[threadIdx.x];
     mine[op.group * H::kDim + kQueryRows + threadIdx.x] = totals[threadIdx.x];
   }
-  compute_barrier();
-  if (threadIdx.x == 0) {  // `inc` goes back to zero after active - 1
+  consumer_barrier();
+  if (threadIdx.x == 0) {  // `inc` wraps to zero after active - 1
     int before;
     asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
                  : "=r"(before)
-                 : "l"(counters + share.kv_head), "r"(share.active - 1)
+                 : "l"(counters + range.kv_head), "r"(range.active - 1)
                  : "memory");
-    *last = before == share.active - 1;
+    *last = before == range.active - 1;
   }
-  compute_barrier();
-  if (*last) merge_shares<H>(op, share, number, shares, reinterpret_cast<float*>(scratch + L::kScores));
+  consumer_barrier();
+  if (*last) merge_partials<H>(op, range, epoch, partials, reinterpret_cast<float*>(scratch + L::kScores));
 }
 
-// Of the block's heads, item 0 .. group - 1 are queries, then, where the block owns the newest token, its key and,
-// unless one row serves as both, its value.
+// The consumer warps. Items 0 .. group - 1 of the CTA's heads are queries. If the CTA owns the new token, its key
+// follows and, unless one row serves as both, its value.
 template <typename H>
-__device__ __forceinline__ void run_attend(const StepAttend& op, const GridBarrier& barrier, const Numbers& numbers,
-                                           AttendFacts<H>& facts, float* partial, int* counters, const Ring& ring,
-                                           RingState& state, uint8_t* scratch, int* last) {
-  using L = AttendLayout<H>;
+__device__ __forceinline__ void run_attention(const AttentionInstruction& op, const GridBarrier& barrier,
+                                              const Epochs& epochs, AttentionInvariants<H>& invariants, float* partial,
+                                              int* counters, const Pipeline& pipeline, PipelineState& state,
+                                              uint8_t* scratch, int* last, InstructionClock& clock) {
+  using L = AttentionScratch<H>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  facts.make(op);
-  const KeyShare share = facts.seen.share;
-  const uint32_t number = numbers.of(op.from);
-  const int items = op.group + (share.owns_newest() ? (H::kRotated ? 1 : 2) : 0);
-  if (!op.from.at) barrier.wait();
-  if (!share.mine()) return;
-  HeadWeights<H> weights = head_weights<H>(op, min(warp, items - 1), lane);  // not waited for yet
-  attend_t *query = reinterpret_cast<attend_t*>(scratch + L::kQuery),
-           *fresh = reinterpret_cast<attend_t*>(scratch + L::kFresh);
-  for (int item = warp; item < items; item += kConsumerWarps) {
+  invariants.update(op);
+  const KeyRange range = invariants.cached.range;
+  const uint32_t epoch = epochs.of(op.from);
+  const int items = op.group + (range.owns_new_key() ? (H::kRotated ? 1 : 2) : 0);
+  if (!op.from.values) barrier.wait();
+  if (!range.any()) return;
+  HeadNormWeights<H> weights = head_weights<H>(op, min(warp, items - 1), lane);  // not waited for yet
+  attention_t *query = reinterpret_cast<attention_t*>(scratch + L::kQuery),
+              *new_row = reinterpret_cast<attention_t*>(scratch + L::kNew);
+  for (int item = warp; item < items; item += kStreamWarps) {
     if (item != warp) weights = head_weights<H>(op, item, lane);
     if (item < op.group) {
-      make_query<H>(op, share, number, weights, facts.turns, query, item, lane);
+      make_query<H>(op, range, epoch, weights, invariants.rotations, query, item, lane);
     } else {
-      make_newest<H>(op, share, number, weights, facts.turns, fresh, item > op.group, lane);
+      make_new_key_value<H>(op, range, epoch, weights, invariants.rotations, new_row, item > op.group, lane);
     }
   }
-  for (int i = threadIdx.x; i < kQueryRows * (kTileKeys + kRowPad) / 2; i += kComputeThreads) {
+  for (int i = threadIdx.x; i < kQueryRows * (kTileKeys + kRowPad) / 2; i += kConsumerThreads) {
     reinterpret_cast<uint32_t*>(scratch + L::kWeights)[i] = 0;  // rows without a head stay zero
   }
-  compute_barrier();
+  consumer_barrier();
+  clock.input_ready();
   uint32_t fragments[H::kSteps][2];
 #pragma unroll
   for (int i = 0; i < H::kSteps; ++i) {
-    const attend_t* from = query + lane / 4 * H::kRow + H::depth(warp, i) + lane % 4 * 2;
+    const attention_t* from = query + lane / 4 * H::kRow + H::depth(warp, i) + lane % 4 * 2;
     const bool real = lane / 4 < op.group;  // the rows past the group were never written
     fragments[i][0] = real ? *reinterpret_cast<const uint32_t*>(from) : 0;
     fragments[i][1] = real ? *reinterpret_cast<const uint32_t*>(from + 8) : 0;
   }
-  SoftRow row;
+  SoftmaxRow row;
   float sum[H::kColumns][4] = {};
-  for (int tile = share.begin; tile < share.end; ++tile, state.next()) {
-    uint8_t* stage = ring.at(state);
-    ring.wait_full(state);
-    if (tile == share.see.y / kTileKeys && share.owns_newest()) {
-      place_newest<H>(stage, fresh, share.see.y % kTileKeys);
+  for (int tile = range.begin; tile < range.end; ++tile, state.next()) {
+    uint8_t* stage = pipeline.at(state);
+    pipeline.wait_full(state);
+    if (tile == range.see.y / kTileKeys && range.owns_new_key()) {
+      insert_new_key_value<H>(stage, new_row, range.see.y % kTileKeys);
     }
     score_tile<H>(stage, fragments, reinterpret_cast<float*>(scratch + L::kScores), warp, lane);
-    compute_barrier();
-    soften_tile<L>(scratch, row, share.see, tile * kTileKeys);
-    compute_barrier();
-    add_values<H>(scratch, stage, sum, warp, lane);
-    ring.release(state);
+    consumer_barrier();
+    softmax_tile<L>(scratch, row, range.see, tile * kTileKeys);
+    consumer_barrier();
+    accumulate_values<H>(scratch, stage, sum, warp, lane);
+    pipeline.release(state);
   }
-  finish_share<H>(op, share, numbers.of(op.to), scratch, row, sum, partial, counters, last);
+  finish_range<H>(op, range, epochs.of(op.to), scratch, row, sum, partial, counters, last);
 }
 #endif
 

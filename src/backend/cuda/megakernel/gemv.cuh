@@ -1,36 +1,39 @@
-// A product of a decode step: the block's share of the packed weights, as they come through the ring, times one row.
+// The GEMVs of the decode megakernel: a CTA's range of the packed weights, as they arrive in the pipeline, times one
+// row of int8 limbs on the integer tensor cores.
 #pragma once
 
 #include "backend/cuda/megakernel/int8_input.cuh"
+#include "backend/cuda/megakernel/rank_all_reduce.cuh"
 #include "backend/cuda/megakernel/split_k_reduce.cuh"
 
 namespace gemma4::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and their barriers
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
+// The producer warp: the weights of this CTA, in the order in which run_gemv() multiplies them.
 template <typename Codec>
-__device__ __forceinline__ void copy_linear(const StepLinear& op, const Ring& ring, CopyState& state, int lane,
-                                            uint64_t policy) {
-  constexpr int kUnit = kRowTileTiles * Codec::kBytes;
-  const Units units(op);
-  const int tail = units.tail(op);
+__device__ __forceinline__ void produce_weights(const GemvInstruction& op, const Pipeline& pipeline,
+                                                ProducerState& state, int lane, uint64_t policy) {
+  constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  const WorkRange range(op);
+  const int tail = range.tail(op);
 #pragma unroll 1
-  for (int from = tail, to = units.end;; to = from, from = units.begin) {
-    for (Pieces at(Units(op, from, to), op.chunks); at.more(); at.next(), state.next()) {
-      ring.wait_turn(state);
+  for (int from = tail, to = range.end;; to = from, from = range.begin) {
+    for (StageSlices at(WorkRange(op, from, to), op.col_tiles); at.more(); at.next(), state.next()) {
+      pipeline.acquire(state);
       if (lane == 0) {
         const uint32_t bytes = at.length * kUnit;
-        barrier_expect(&ring.full[state.stage], bytes);
-        bulk_load(ring.at(state), op.weights + (static_cast<int64_t>(at.panel) * op.chunks + at.col) * kUnit, bytes,
-                  &ring.full[state.stage], policy);
+        barrier_expect(&pipeline.full[state.stage], bytes);
+        bulk_load(pipeline.at(state), op.weights + (static_cast<int64_t>(at.row_tile) * op.col_tiles + at.col) * kUnit,
+                  bytes, &pipeline.full[state.stage], policy);
       }
       __syncwarp();
     }
-    if (from == units.begin) return;
+    if (from == range.begin) return;
   }
 }
 
 // sum += a * b where `yes`, without a branch.
-__device__ __forceinline__ void add_where(bool yes, float a, float b, float& sum) {
+__device__ __forceinline__ void add_if(bool yes, float a, float b, float& sum) {
   asm("{\n"
       ".reg .pred yes;\n"
       "setp.ne.u32 yes, %3, 0;\n"
@@ -40,21 +43,21 @@ __device__ __forceinline__ void add_where(bool yes, float a, float b, float& sum
       : "f"(a), "f"(b), "r"(static_cast<uint32_t>(yes)));
 }
 
-// A pair of chunks. The two digits of each of its four groups stand in columns of their own of the B operand, the rest
-// of it is zero: lane 4 g + c holds the digits of group g / 2 and gives zero to the other groups' products. What
-// follows a product is then done once for four groups, by lanes c. For row g whole bytes are taken, its codes plus 16
-// times those of row g + 8, whose products come off afterwards: that spares every other mask.
+// A pair of weight tiles, which have four groups. Each group's two limbs are columns of their own in the B operand, and
+// the rest of B is zero: lane 4 g + c holds the limbs of group g / 2 and gives zero to the products of other groups. So
+// the scaling after a product is done once for four groups, by lanes c. For row g the operand is whole bytes, the codes
+// of row g plus 16 times those of row g + 8, whose products are subtracted afterwards. That saves every other mask.
 template <typename Codec>
-struct Pair {
-  static constexpr int kUnit = kRowTileTiles * Codec::kBytes;
+struct TilePair {
+  static constexpr int kUnit = kPanelChunks * Codec::kBytes;
   uint4 codes[2];
-  uint2 digits;
-  GroupScales of;
-  __device__ __forceinline__ void load(const uint8_t* chunk, const uint8_t* digits_at, const uint8_t* facts, int lane) {
-    codes[0] = words4(chunk + lane * 16), codes[1] = words4(chunk + kUnit + lane * 16);
-    digits = words2(digits_at + lane * 8);
+  uint2 limbs;
+  GroupFacts of;
+  __device__ __forceinline__ void load(const uint8_t* tile, const uint8_t* limbs_at, const uint8_t* scales, int lane) {
+    codes[0] = words4(tile + lane * 16), codes[1] = words4(tile + kUnit + lane * 16);
+    limbs = words2(limbs_at + lane * 8);
     const int g = lane / 4, c = lane % 4;
-    of.load(Codec{}, chunk + c / 2 * kUnit, facts + c * 8, g, c % 2);
+    of.load(Codec{}, tile + c / 2 * kUnit, scales + c * 8, g, c % 2);
   }
   // d += the products of group `group`, 0 to 3.
   __device__ __forceinline__ void multiply(int group, int lane, int (&d)[4]) const {
@@ -62,29 +65,29 @@ struct Pair {
     const uint32_t x = group % 2 ? w.z : w.x, y = group % 2 ? w.w : w.y;
     const uint32_t a[4] = {x, x & 0xf0f0f0f0u, y, y & 0xf0f0f0f0u};
     const bool mine = lane / 8 == group;
-    mma_u8s8(d, a, mine ? digits.x : 0, mine ? digits.y : 0);
+    mma_bytes(d, a, mine ? limbs.x : 0, mine ? limbs.y : 0);
   }
   __device__ __forceinline__ void add(const int (&d)[4], float (&sum)[1][4], bool real) const {
     const int both[4] = {d[0] - d[2], d[1] - d[3], d[2], d[3]};
     const GroupTerms terms(of, both);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) add_where(real, terms.factor[i], static_cast<float>(terms.value[i]), sum[0][2 * i]);
+    for (int i = 0; i < 2; ++i) add_if(real, terms.factor[i], static_cast<float>(terms.value[i]), sum[0][2 * i]);
   }
 };
 
-// Stages, whose columns follow each other; of the last, what lies beyond `count` chunks in all is not this product's
-// and adds nothing. All that comes from shared memory is asked for first, and the pairs' products take turns: one after
-// the other, a warp would wait for each of them.
+// Multiplies stages whose columns follow each other. What the last holds beyond `count` tiles in all is left over from
+// other work and adds nothing. All loads from shared memory come first, and the products of the pairs are interleaved,
+// so that a warp does not wait for each of them.
 template <typename Codec, int kStages>
-__device__ __forceinline__ void multiply_stages(const uint8_t* const (&chunks)[kStages], const uint8_t* digits,
-                                                const uint8_t* facts, int count, int lane, float (&sum)[1][4]) {
-  constexpr int kPairs = kStages * kStageChunks / 2;
-  Pair<Codec> pairs[kPairs];
+__device__ __forceinline__ void multiply_stages(const uint8_t* const (&tiles)[kStages], const uint8_t* limbs,
+                                                const uint8_t* scales, int count, int lane, float (&sum)[1][4]) {
+  constexpr int kPairs = kStages * kStageUnits / 2;
+  TilePair<Codec> pairs[kPairs];
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
     const int k = 2 * i;
-    pairs[i].load(chunks[k / kStageChunks] + k % kStageChunks * Pair<Codec>::kUnit, digits + k * kDigitBytes,
-                  facts + k * kFactBytes, lane);
+    pairs[i].load(tiles[k / kStageUnits] + k % kStageUnits * TilePair<Codec>::kUnit, limbs + k * kLimbBytes,
+                  scales + k * kGroupScaleBytes, lane);
   }
   int d[kPairs][4] = {};
 #pragma unroll
@@ -92,13 +95,13 @@ __device__ __forceinline__ void multiply_stages(const uint8_t* const (&chunks)[k
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) pairs[i].multiply(group, lane, d[i]);
   }
-  const int mine = count - lane % 4 / 2;  // the lane has a group of the first chunk of a pair, or of the second
+  const int mine = count - lane % 4 / 2;  // the lane has a group of the first or second tile of a pair
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) pairs[i].add(d[i], sum, 2 * i < mine);
 }
 
-// The lanes of a row hold sums of different groups; afterwards each has the whole.
-__device__ __forceinline__ void join_groups(float (&sum)[1][4]) {
+// The lanes of a row hold sums of different groups; afterwards each holds the sum of all.
+__device__ __forceinline__ void reduce_lanes(float (&sum)[1][4]) {
 #pragma unroll
   for (int e = 0; e < 4; e += 2) {
     sum[0][e] += __shfl_xor_sync(0xffffffffu, sum[0][e], 1);
@@ -106,17 +109,18 @@ __device__ __forceinline__ void join_groups(float (&sum)[1][4]) {
   }
 }
 
-// What a product needs to know besides: how its results are sent, and how parts of a panel are added up.
-struct Sending {
-  const Sums& sums;
-  Adding& adding;
-  Parts parts;
-  uint32_t number;  // of the results' words
+// Where the sums of a GEMV go.
+struct GemvEpilogue {
+  const RankAllReduce& ranks;
+  Reduction& reduction;
+  Partials partials;
+  uint32_t epoch;  // of the channel that the results go to
 };
 
-__device__ __forceinline__ void write_value(const StepLinear& op, const Sending& sending, int row, float value) {
-  if (op.to.at) {
-    put_word(op.to.at + row, value, sending.number);
+__device__ __forceinline__ void write_value(const GemvInstruction& op, const GemvEpilogue& epilogue, int row,
+                                            float value) {
+  if (op.to.values) {
+    store_flagged(op.to.values + row, value, epilogue.epoch);
   } else if (op.out_f32) {
     static_cast<float*>(op.out)[row] = value;
   } else {
@@ -124,103 +128,106 @@ __device__ __forceinline__ void write_value(const StepLinear& op, const Sending&
   }
 }
 
-// One panel's sums: lane 4 g + c holds rows g and, times 16, g + 8 of the warp's 16.
-__device__ __forceinline__ void write_panel(const StepLinear& op, const Sending& sending, int panel, int warp, int lane,
-                                            const float (&sum)[1][4]) {
-  const int place = panel * kRowTileRows + warp * kWeightTileRows, g = lane / 4, e = lane % 4;
+// The sums of a row tile: of the warp's 16 rows, lane 4 g + c holds row g and 16 times row g + 8.
+__device__ __forceinline__ void write_row_tile(const GemvInstruction& op, const GemvEpilogue& epilogue, int row_tile,
+                                               int warp, int lane, const float (&sum)[1][4]) {
+  const int first = row_tile * kPanelRows + warp * kChunkRows, g = lane / 4, e = lane % 4;
   const float low = sum[0][0], high = sum[0][2] * 0.0625f;
-  if (op.sum) {  // rows are a multiple of 16 then: all of them or none
-    if (place < op.rows) sending.sums.send(op.sum, place, e % 2 ? high : low, lane);
+  if (op.all_reduce) {  // op.rows is a multiple of 16 then, so the warp has all of its rows or none
+    if (first < op.rows) epilogue.ranks.send(op.all_reduce, first, e % 2 ? high : low, lane);
     return;
   }
-  const int half = op.rows / 2, pair = place / 2 + g;  // of a paired matrix: the row of each part
+  const int half = op.rows / 2, pair = first / 2 + g;  // of a paired matrix: the row in gate and in up
   if (op.geglu) {
     if (e != 0 || pair >= half) return;
     const float value = gelu_tanh(low) * high;
-    if (op.to.at) {
-      put_word(op.to.at + word_place(pair), value, sending.number);
+    if (op.to.values) {
+      store_flagged(op.to.values + flagged_offset(pair), value, epilogue.epoch);
     } else {
-      write_value(op, sending, pair, value);
+      write_value(op, epilogue, pair, value);
     }
     return;
   }
-  const int row = place + g + 8 * e;
-  if (e < 2 && row < op.rows) write_value(op, sending, row, e ? high : low);
+  const int row = first + g + 8 * e;
+  if (e < 2 && row < op.rows) write_value(op, epilogue, row, e ? high : low);
 }
 
-// This block's part of a panel, to the block that has the panel's end.
-__device__ __forceinline__ void give_part(const Parts& parts, int warp, int lane, const float (&sum)[1][4]) {
+// This CTA's partial of a row tile, for the CTA that has the end of the row tile.
+__device__ __forceinline__ void store_partial(const Partials& partials, int warp, int lane, const float (&sum)[1][4]) {
   const int e = lane % 4;
-  if (e < 2) parts.give(warp * kWeightTileRows + lane / 4 + 8 * e, e ? sum[0][2] : sum[0][0]);
+  if (e < 2) partials.store(warp * kChunkRows + lane / 4 + 8 * e, e ? sum[0][2] : sum[0][0]);
 }
 
-// The products of `count` units of a panel, as their stages come. Stages that are there already are taken two at a
-// time, and before they are computed the warp asks whether the next two are, to read the answer afterwards: to ask only
-// then would take a third of the time. `ready`: that they are.
+// Multiplies `count` work units of a row tile as their stages arrive, two stages at a time where both are full already.
+// Before it multiplies, the warp peeks at the next two stages, and reads the answer afterwards: peeking only afterwards
+// would take a third of the time. `ready`: the next two stages are full.
 template <typename Codec>
-__device__ __forceinline__ void multiply_run(const Ring& ring, RingState& state, bool& ready, int count, int warp,
-                                             int lane, const uint8_t* digits, const uint8_t* facts,
-                                             float (&sum)[1][4]) {
-  const auto chunk = [&](const RingState& at) { return ring.at(at) + warp * Codec::kBytes; };
+__device__ __forceinline__ void multiply_tiles(const Pipeline& pipeline, PipelineState& state, bool& ready, int count,
+                                               int warp, int lane, const uint8_t* limbs, const uint8_t* scales,
+                                               float (&sum)[1][4]) {
+  const auto tile = [&](const PipelineState& at) { return pipeline.at(at) + warp * Codec::kBytes; };
 #pragma unroll 1
   while (count > 0) {
-    RingState second = state, third;
+    PipelineState second = state, third;
     second.next();
     third = second, third.next();
     if (!ready) {
-      ring.wait_full(state);
-      ready = warp_all(ring.peek(second));
+      pipeline.wait_full(state);
+      ready = warp_all(pipeline.peek(second));
     }
-    int done = kStageChunks;
-    if (ready && count > kStageChunks) {
-      RingState fourth = third;
+    int done = kStageUnits;
+    if (ready && count > kStageUnits) {
+      PipelineState fourth = third;
       fourth.next();
-      const uint32_t next = ring.peek(third), last = ring.peek(fourth);
-      multiply_stages<Codec>({chunk(state), chunk(second)}, digits, facts, count, lane, sum);
-      ring.release(state), ring.release(second);
-      state = third, done += kStageChunks;
+      const uint32_t next = pipeline.peek(third), last = pipeline.peek(fourth);
+      multiply_stages<Codec>({tile(state), tile(second)}, limbs, scales, count, lane, sum);
+      pipeline.release(state), pipeline.release(second);
+      state = third, done += kStageUnits;
       ready = warp_all(next & last);
     } else {
-      const uint32_t next = ring.peek(second), last = ring.peek(third);
-      multiply_stages<Codec>({chunk(state)}, digits, facts, count, lane, sum);
-      ring.release(state);
+      const uint32_t next = pipeline.peek(second), last = pipeline.peek(third);
+      multiply_stages<Codec>({tile(state)}, limbs, scales, count, lane, sum);
+      pipeline.release(state);
       state = second;
       ready = warp_all(next & last);
     }
-    count -= done, digits += done * kDigitBytes, facts += done * kFactBytes;
+    count -= done, limbs += done * kLimbBytes, scales += done * kGroupScaleBytes;
   }
 }
 
+// The consumer warps.
 template <typename Codec>
-__device__ __forceinline__ void run_linear(const StepLinear& op, const Units& units, const Sending& sending,
-                                           const Ring& ring, RingState& state, const uint8_t* input) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tail = units.tail(op);
-  const bool takes = takes_parts(op, units);  // for a panel that began in an earlier block; written last
-  float taking[1][4] = {};
+__device__ __forceinline__ void run_gemv(const GemvInstruction& op, const WorkRange& range,
+                                         const GemvEpilogue& epilogue, const Pipeline& pipeline, PipelineState& state,
+                                         const uint8_t* input) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tail = range.tail(op);
+  const bool reduces = reduces_partials(op, range);  // of the range's first row tile, which is written last
+  float own[1][4] = {};                              // this CTA's part of that row tile
   bool ready = false;
 #pragma unroll 1
-  for (int at = tail, end = units.end; end > units.begin;) {
-    const int panel = op.panel_of(at), col = at - panel * op.chunks, count = min(end - at, op.chunks - col);
-    const int place = op.whole ? col : at - units.begin;
-    if (takes && at + count == end && (at < tail || tail == units.begin)) sending.adding.want();
+  for (int at = tail, end = range.end; end > range.begin;) {
+    const int row_tile = op.row_tile_of(at), col = at - row_tile * op.col_tiles,
+              count = min(end - at, op.col_tiles - col);
+    const int offset = op.whole ? col : at - range.begin;
+    if (reduces && at + count == end && (at < tail || tail == range.begin)) epilogue.reduction.request();
     float sum[1][4] = {};
-    multiply_run<Codec>(ring, state, ready, count, warp, lane, input + place * kDigitBytes,
-                        input + kDigitsBytes + place * kFactBytes, sum);
-    join_groups(sum);
-    if (col + count < op.chunks) {
-      give_part(sending.parts, warp, lane, sum);
+    multiply_tiles<Codec>(pipeline, state, ready, count, warp, lane, input + offset * kLimbBytes,
+                          input + kLimbsBytes + offset * kGroupScaleBytes, sum);
+    reduce_lanes(sum);
+    if (col + count < op.col_tiles) {
+      store_partial(epilogue.partials, warp, lane, sum);
     } else if (col == 0) {
-      write_panel(op, sending, panel, warp, lane, sum);
+      write_row_tile(op, epilogue, row_tile, warp, lane, sum);
     } else {
-      taking[0][0] = sum[0][0], taking[0][2] = sum[0][2];
+      own[0][0] = sum[0][0], own[0][2] = sum[0][2];
     }
     at += count;
-    if (at == end) end = at > tail ? tail : units.begin, at = units.begin;
+    if (at == end) end = at > tail ? tail : range.begin, at = range.begin;
   }
-  if (!takes) return;
-  const float* rows = sending.adding.take() + warp * kWeightTileRows + lane / 4;
-  taking[0][0] += rows[0], taking[0][2] += rows[8];
-  write_panel(op, sending, units.panel, warp, lane, taking);
+  if (!reduces) return;
+  const float* rows = epilogue.reduction.wait() + warp * kChunkRows + lane / 4;
+  own[0][0] += rows[0], own[0][2] += rows[8];
+  write_row_tile(op, epilogue, range.row_tile, warp, lane, own);
 }
 #endif
 

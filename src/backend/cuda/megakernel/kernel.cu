@@ -2,164 +2,174 @@
 
 #include "backend/cuda/megakernel/attention.cuh"
 #include "backend/cuda/megakernel/gemv.cuh"
+#include "backend/cuda/megakernel/rms_norm.cuh"
 #include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
 namespace {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and their barriers
-using Sliding = StepHead<256, 0>;
-using Full = StepHead<512, 64>;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
+using Sliding = HeadShape<256, 0>;
+using Full = HeadShape<512, 64>;
 
-// The copying warp: everything that comes through the ring, in order, as soon as there is room. Only the rows of a step
-// are written by an earlier kernel.
+// The producer warp: requests everything that passes through the pipeline, in order, as soon as a stage is empty. Only
+// the rows of a step are written by an earlier kernel, so it waits for that kernel only before it reads them.
 template <typename Codec>
-__device__ void copy_all(const StepProgram& program, const Ring& ring, int lane) {
+__device__ void run_producer(const InstructionList& list, const Pipeline& pipeline, int lane) {
   const uint64_t policy = policy_evict_first();
-  CopyState state;
-  SeenShare sliding = {}, full = {};
+  ProducerState state;
+  CachedKeyRange sliding = {}, full = {};
   bool waited = false;
-  for (int i = 0; i < program.count; ++i) {
-    const StepOp& op = program.ops[i];
-    if (op.kind == StepKind::kLinear) {
-      copy_linear<Codec>(op.linear, ring, state, lane, policy);
-    } else if (op.kind == StepKind::kAttend) {
+  for (int i = 0; i < list.count; ++i) {
+    const Instruction& op = list.instructions[i];
+    if (op.opcode == Opcode::kGemv) {
+      produce_weights<Codec>(op.gemv, pipeline, state, lane, policy);
+    } else if (op.opcode == Opcode::kAttention) {
       if (!waited) grid_wait(), waited = true;
-      op.attend.kv.rotated ? copy_tiles<Full>(op.attend, full, ring, state, lane)
-                           : copy_tiles<Sliding>(op.attend, sliding, ring, state, lane);
+      op.attention.kv.rotated ? produce_keys<Full>(op.attention, full, pipeline, state, lane)
+                              : produce_keys<Sliding>(op.attention, sliding, pipeline, state, lane);
     }
   }
   grid_release();
 }
 
-// Operations on their way into shared memory, two ahead of the one that is worked on.
-constexpr int kOpSlots = 3;
-__device__ __forceinline__ void bring_op(StepOp (&slots)[kOpSlots], const StepProgram& program, int i) {
-  constexpr int kWords = sizeof(StepOp) / 16;
-  static_assert(sizeof(StepOp) % 16 == 0 && kWords <= 32);
-  if (i < program.count && threadIdx.x < kWords) {
-    copy16_async(reinterpret_cast<uint4*>(&slots[i % kOpSlots]) + threadIdx.x,
-                 reinterpret_cast<const uint4*>(program.ops + i) + threadIdx.x, true);
+// Fetches an instruction into shared memory, two ahead of the one that runs.
+constexpr int kInstructionSlots = 3;
+__device__ __forceinline__ void fetch_instruction(Instruction (&slots)[kInstructionSlots], const InstructionList& list,
+                                                  int i) {
+  constexpr int kVectors = sizeof(Instruction) / 16;
+  static_assert(sizeof(Instruction) % 16 == 0 && kVectors <= 32);
+  if (i < list.count && threadIdx.x < kVectors) {
+    copy16_async(reinterpret_cast<uint4*>(&slots[i % kInstructionSlots]) + threadIdx.x,
+                 reinterpret_cast<const uint4*>(list.instructions + i) + threadIdx.x, true);
   }
   copy_commit();
 }
 
-// What the computing warps keep in shared memory besides.
-struct Kept {
-  AttendFacts<Sliding> sliding;
-  AttendFacts<Full> full;
-  uint32_t before[kStepRegions + 1];  // Numbers
-  alignas(16) float sums[2 * kConsumerWarps];
+// What the consumer warps keep in shared memory besides.
+struct ConsumerState {
+  AttentionInvariants<Sliding> sliding;
+  AttentionInvariants<Full> full;
+  uint32_t epochs_before[kChannels + 1];  // Epochs
+  alignas(16) float sums[2 * kStreamWarps];
   int last;
 };
 
-// The computing warps.
+// The consumer warps.
 template <typename Codec>
-__device__ void compute_all(const StepProgram& program, const StepWorkspace& w, const Ring& ring, uint8_t* scratch,
-                            const Residual& residual, Adding adding, StepOp (&slots)[kOpSlots], Kept& kept) {
-  RingState state;
-  GridBarrier barrier{w.barrier};
-  bring_op(slots, program, 0), bring_op(slots, program, 1);
+__device__ void run_consumers(const InstructionList& list, const MegakernelWorkspace& w, const Pipeline& pipeline,
+                              uint8_t* scratch, const ResidualStream& residual, Reduction reduction,
+                              Instruction (&slots)[kInstructionSlots], ConsumerState& shared) {
+  PipelineState state;
+  GridBarrier barrier{w.grid_barrier};
+  InstructionClock clock(w);
+  fetch_instruction(slots, list, 0), fetch_instruction(slots, list, 1);
   grid_wait();
-  if (threadIdx.x <= kStepRegions) {
-    kept.before[threadIdx.x] =
-        *static_cast<volatile uint32_t*>(threadIdx.x == 0 ? w.peers.number : w.numbers + threadIdx.x);
+  if (threadIdx.x <= kChannels) {
+    shared.epochs_before[threadIdx.x] =
+        *static_cast<volatile uint32_t*>(threadIdx.x == 0 ? w.ranks.epoch : w.epochs + threadIdx.x);
   }
-  const Numbers numbers = {kept.before};
-  const Sums ranks = {w.peers, numbers};
+  const Epochs epochs = {shared.epochs_before};
+  const RankAllReduce ranks = {w.ranks, epochs};
   copy_wait<1>();
-  compute_barrier();
-  for (int i = 0; i < program.count; ++i) {
-    const StepOp& op = slots[i % kOpSlots];
-    bring_op(slots, program, i + 2);
-    copy_wait<1>();  // the next one is there, and seen by all after the barrier at the end of this one
-    if (op.kind == StepKind::kNorm) {
-      run_norm(op.norm, ranks, barrier, residual, scratch, kept.sums);
-    } else if (op.kind == StepKind::kAttend) {
-      op.attend.kv.rotated ? run_attend<Full>(op.attend, barrier, numbers, kept.full, w.partial, w.counters, ring,
-                                              state, scratch, &kept.last)
-                           : run_attend<Sliding>(op.attend, barrier, numbers, kept.sliding, w.partial, w.counters, ring,
-                                                 state, scratch, &kept.last);
+  consumer_barrier();
+  for (int i = 0; i < list.count; ++i) {
+    const Instruction& op = slots[i % kInstructionSlots];
+    clock.begin(i);
+    fetch_instruction(slots, list, i + 2);
+    copy_wait<1>();  // the next instruction has arrived; all threads see it after the barrier at the end of this one
+    if (op.opcode == Opcode::kRmsNorm) {
+      run_rms_norm(op.rms_norm, ranks, barrier, residual, scratch, shared.sums, clock);
+    } else if (op.opcode == Opcode::kAttention) {
+      op.attention.kv.rotated
+          ? run_attention<Full>(op.attention, barrier, epochs, shared.full, w.attention_partials, w.attention_counters,
+                                pipeline, state, scratch, &shared.last, clock)
+          : run_attention<Sliding>(op.attention, barrier, epochs, shared.sliding, w.attention_partials,
+                                   w.attention_counters, pipeline, state, scratch, &shared.last, clock);
     } else {
-      const StepLinear& product = op.linear;
-      const Units units(product);
-      if (!product.from_norm) {
-        if (!product.from.at) barrier.wait();
-        bring_input(product, units, numbers.of(product.from), scratch);
-        compute_barrier();
+      const GemvInstruction& gemv = op.gemv;
+      const WorkRange range(gemv);
+      if (!gemv.from_norm) {
+        if (!gemv.from.values) barrier.wait();
+        convert_input(gemv, range, epochs.of(gemv.from), scratch);
+        consumer_barrier();
       }
-      const Parts parts(w, product, numbers.of_op(i));
-      run_linear<Codec>(product, units, {ranks, adding, parts, numbers.of(product.to)}, ring, state, scratch);
+      clock.input_ready();
+      const Partials partials(w, gemv, epochs.of_instruction(i));
+      run_gemv<Codec>(gemv, range, {ranks, reduction, partials, epochs.of(gemv.to)}, pipeline, state, scratch);
     }
-    op.arrive ? barrier.arrive() : compute_barrier();
+    clock.end();
+    op.arrive ? barrier.arrive() : consumer_barrier();
   }
-  // no block still reads it: they met in the norms after the first
-  if (program.x && blockIdx.x == 0) residual.write(program.x, program.dim);
+  // No CTA still reads it: all have waited for each other in the norms after the first.
+  if (list.x && blockIdx.x == 0) residual.write(list.x, list.dim);
 }
 
-// The last block to leave makes the counters zero again and moves the numbers on; all have read both by then.
-__device__ __forceinline__ void write_residual(const StepProgram& program, const StepWorkspace& w) {
-  compute_barrier();
+// The last CTA to finish resets the counters and advances the epochs. All CTAs have read both by then.
+__device__ __forceinline__ void finish_step(const InstructionList& list, const MegakernelWorkspace& w) {
+  consumer_barrier();
   if (threadIdx.x != 0) return;
   __threadfence();
-  if (atomicAdd(w.barrier + 1, 1) != gridDim.x - 1) return;
-  w.barrier[0] = w.barrier[1] = 0;
-  *w.peers.number += program.uses[0];
-  for (int i = 1; i < kStepRegions; ++i) w.numbers[i] += program.uses[i];
-  w.numbers[kStepRegions] += program.count;
+  if (atomicAdd(w.grid_barrier + 1, 1) != gridDim.x - 1) return;
+  w.grid_barrier[0] = w.grid_barrier[1] = 0;
+  *w.ranks.epoch += list.epochs[0];
+  for (int i = 1; i < kChannels; ++i) w.epochs[i] += list.epochs[i];
+  w.epochs[kChannels] += list.count;
 }
 #endif
 
 template <typename Codec>
-__global__ void __launch_bounds__(kStepThreads, 1)
-    step_kernel(const __grid_constant__ StepProgram program, const __grid_constant__ StepWorkspace w) {
+__global__ void __launch_bounds__(kMegakernelThreads, 1)
+    decode_megakernel(const __grid_constant__ InstructionList list, const __grid_constant__ MegakernelWorkspace w) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ uint64_t full[kStepStages], empty[kStepStages], wanted, added;
-  __shared__ __align__(16) float added_rows[kRowTileRows];
-  __shared__ __align__(16) uint8_t slot_bytes[kOpSlots * sizeof(StepOp)];
-  __shared__ __align__(16) uint8_t kept_bytes[sizeof(Kept)];
-  Kept& kept = *reinterpret_cast<Kept*>(kept_bytes);
+  __shared__ uint64_t full[kStages], empty[kStages], requested, reduced;
+  __shared__ __align__(16) float reduced_rows[kPanelRows];
+  __shared__ __align__(16) uint8_t slot_bytes[kInstructionSlots * sizeof(Instruction)];
+  __shared__ __align__(16) uint8_t consumer_bytes[sizeof(ConsumerState)];
+  ConsumerState& consumer = *reinterpret_cast<ConsumerState*>(consumer_bytes);
   if (threadIdx.x == 0) {
-    kept.sliding.forget(), kept.full.forget();
-    for (int i = 0; i < kStepStages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kComputeThreads);
-    barrier_init(&wanted, kComputeThreads), barrier_init(&added, 32);
+    consumer.sliding.reset(), consumer.full.reset();
+    for (int i = 0; i < kStages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kConsumerThreads);
+    barrier_init(&requested, kConsumerThreads), barrier_init(&reduced, 32);
     barrier_init_done();
   }
   __syncthreads();
-  const Ring ring(shared, full, empty);
-  uint8_t* scratch = shared + kStepStages * kStageBytes;
-  const Adding adding = {&wanted, &added, added_rows};
-  if (threadIdx.x >= kComputeThreads + 32) {
-    add_all(program, w, adding, threadIdx.x % 32);
-  } else if (threadIdx.x >= kComputeThreads) {
-    copy_all<Codec>(program, ring, threadIdx.x % 32);
+  const Pipeline pipeline(shared, full, empty);
+  uint8_t* scratch = shared + kStages * kStageBytes;
+  const Reduction reduction = {&requested, &reduced, reduced_rows};
+  if (threadIdx.x >= kConsumerThreads + 32) {
+    run_reduction_warp(list, w, reduction, threadIdx.x % 32);
+  } else if (threadIdx.x >= kConsumerThreads) {
+    run_producer<Codec>(list, pipeline, threadIdx.x % 32);
   } else {
-    auto& slots = *reinterpret_cast<StepOp(*)[kOpSlots]>(slot_bytes);
-    compute_all<Codec>(program, w, ring, scratch, {reinterpret_cast<float4*>(scratch + kScratchBytes)}, adding, slots,
-                       kept);
-    write_residual(program, w);
+    auto& slots = *reinterpret_cast<Instruction(*)[kInstructionSlots]>(slot_bytes);
+    run_consumers<Codec>(list, w, pipeline, scratch, {reinterpret_cast<float4*>(scratch + kScratchBytes)}, reduction,
+                         slots, consumer);
+    finish_step(list, w);
   }
 #endif
 }
 
 template <typename Codec>
-void start(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream) {
+void launch_kernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream) {
   static AllowedOn allowed;
-  allow_shared_once(step_kernel<Codec>, kStepShared, allowed);
-  launch(stream, dim3(static_cast<unsigned>(workspace.decode.blocks)), dim3(kStepThreads), kStepShared,
-         step_kernel<Codec>, program, workspace);
+  allow_shared_once(decode_megakernel<Codec>, kMegakernelShared, allowed);
+  launch(stream, dim3(static_cast<unsigned>(workspace.decode.blocks)), dim3(kMegakernelThreads), kMegakernelShared,
+         decode_megakernel<Codec>, list, workspace);
 }
 
 }  // namespace
 
-bool step_fits(const GemvWorkspace& workspace) { return workspace.shared_max >= kStepShared + (5 << 10); }
+bool megakernel_fits(const DecodeWorkspace& workspace) {
+  return workspace.shared_most >= kMegakernelShared + (5 << 10);
+}
 
-void run_step(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream) {
-  if (program.layout == Layout::kInt4G32) return start<Int4Codec<2>>(program, workspace, stream);
-  if (program.layout == Layout::kInt4G64) return start<Int4Codec<1>>(program, workspace, stream);
-  CHECK(program.layout == Layout::kQ4_0);
-  start<Q40Codec>(program, workspace, stream);
+void launch_megakernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream) {
+  if (list.layout == Layout::kInt4G32) return launch_kernel<Int4Codec<2>>(list, workspace, stream);
+  if (list.layout == Layout::kInt4G64) return launch_kernel<Int4Codec<1>>(list, workspace, stream);
+  CHECK(list.layout == Layout::kQ4_0);
+  launch_kernel<Q40Codec>(list, workspace, stream);
 }
 
 }  // namespace gemma4::cuda

@@ -12,15 +12,15 @@
 namespace gemma4::cuda {
 namespace {
 
-constexpr size_t kLeastOps = 3;        // fewer are launched one by one
-constexpr size_t kMostPrograms = 256;  // kept on the device, some 70 KB each
+constexpr size_t kInstructionsMin = 3;  // fewer run by their own kernels
+constexpr size_t kListsMax = 256;       // kept on the device, about 70 KB each
 
 bool activation(const Tensor& t) { return t.dtype == DType::kBF16 || t.dtype == DType::kF32; }
 bool weight(const Tensor& t, int64_t size) {
   return t && t.dtype == DType::kF32 && t.size() == size && aligned(t.data);
 }
 
-// Member by member: what lies between them stays zero.
+// Member by member, so that the padding stays zero: lists are compared as bytes.
 void copy_view(KvCacheView& to, const KvCacheView& from) {
   to.k = from.k, to.v = from.v, to.heads = from.heads, to.dim = from.dim, to.row = from.row, to.page = from.page;
   to.table = from.table, to.table_cols = from.table_cols, to.table_page = from.table_page;
@@ -30,99 +30,123 @@ void copy_view(KvCacheView& to, const KvCacheView& from) {
 
 }  // namespace
 
-struct StepRecorder::Uploaded {
-  std::vector<StepOp> ops;
-  StepOp* device;
+struct OpRecorder::Uploaded {
+  std::vector<Instruction> instructions;
+  Instruction* device;
 };
 
-StepRecorder::StepRecorder(const StepWorkspace& workspace) : workspace_(workspace) {
+OpRecorder::OpRecorder(const MegakernelWorkspace& workspace, Launch launch)
+    : workspace_(workspace), launch_(std::move(launch)) {
+#if GEMMA4_KERNEL_CLOCKS
+  clocks_ = std::make_unique<KernelClocks>(workspace.decode.blocks);
+  workspace_.clocks = clocks_->entries();
+#endif
   const char* value = std::getenv("GEMMA4_CUDA_STEP");
-  enabled_ = step_fits(workspace.decode) && !(value && std::string(value) == "off");
+  enabled_ = megakernel_fits(workspace.decode) && !(value && std::string(value) == "off");
 }
 
-StepRecorder::~StepRecorder() {
-  for (const Uploaded& program : uploaded_) cudaFree(program.device);
+OpRecorder::~OpRecorder() {
+  for (const Uploaded& list : uploaded_) cudaFree(list.device);
 }
 
-StepOp& StepRecorder::add(StepKind kind, Plain plain) {
-  ops_.emplace_back().kind = kind;
-  plain_.push_back(std::move(plain));
-  return ops_.back();
+Instruction& OpRecorder::add(Opcode opcode, Fallback fallback) {
+  instructions_.emplace_back().opcode = opcode;
+  fallbacks_.push_back(std::move(fallback));
+  ++recorded_ops_;
+  return instructions_.back();
 }
 
-// Words for `size` values; none where they would overwrite words that a block may still have to read: one use of a
-// region is safe until all blocks met.
-StepWords StepRecorder::words(Values what, int64_t size) {
-  if (size > kRegionWords || !workspace_.words) return {};
+bool OpRecorder::last_is(Opcode opcode) const {
+  return !instructions_.empty() && instructions_.back().opcode == opcode;
+}
+
+void OpRecorder::append_fallback(Fallback fallback) {
+  fallbacks_.back() = [first = std::move(fallbacks_.back()), second = std::move(fallback)](cudaStream_t stream) {
+    first(stream);
+    second(stream);
+  };
+}
+
+// A channel for `size` values. None if its use could overwrite values that a CTA still has to read: between two
+// barriers over all CTAs a channel can be used once.
+FlaggedChannel OpRecorder::channel(Values what, int64_t size) {
+  if (size > kChannelValues || !workspace_.channels) return {};
   size_t i = 0;
-  while (i < regions_.size() && (regions_[i].what != what || regions_[i].size != size)) ++i;
-  if (i == regions_.size()) {
-    if (i + 1 >= kStepRegions) return {};
-    regions_.push_back({what, size, false});
+  while (i < channels_.size() && (channels_[i].what != what || channels_[i].size != size)) ++i;
+  if (i == channels_.size()) {
+    if (i + 1 >= kChannels) return {};
+    channels_.push_back({what, size, false});
   }
-  if (regions_[i].used) return {};
-  regions_[i].used = true;
-  const int region = static_cast<int>(i) + 1;
-  return {workspace_.words + static_cast<int64_t>(region) * kRegionWords, region, ++uses_[region]};
+  if (channels_[i].used) return {};
+  channels_[i].used = true;
+  const int index = static_cast<int>(i) + 1;
+  return {workspace_.channels + static_cast<int64_t>(index) * kChannelValues, index, ++epochs_[index]};
 }
 
-// From here on every block has done what came before: a norm needs a part of every block's, a barrier says so.
-void StepRecorder::meet() {
-  for (Region& region : regions_) region.used = false;
-  products_ = 0;
+// Notes that from here on every CTA has finished all earlier instructions. This holds after a barrier over all CTAs,
+// and after a norm, which needs values of every CTA.
+void OpRecorder::all_blocks_barrier() {
+  for (Channel& channel : channels_) channel.used = false;
+  gemvs_ = 0;
 }
 
-// For x of the next product, of `cols` columns, if the operation before makes it.
-StepWords StepRecorder::words_to_product(const Tensor& x, int64_t cols) {
-  if (ops_.empty() || products_ >= 2) return {};  // the workspace has parts of two products
-  StepOp& before = ops_.back();
-  if (before.kind == StepKind::kLinear && before.linear.geglu && before.linear.out == x.data &&
-      before.linear.rows == 2 * cols) {
-    return before.linear.to = words(Values::kGated, cols);
+// A channel for x [cols] of the next GEMV, if the instruction before produces x.
+FlaggedChannel OpRecorder::channel_to_gemv(const Tensor& x, int64_t cols) {
+  if (instructions_.empty() || gemvs_ >= 2) return {};  // the workspace has room for the partials of two GEMVs
+  Instruction& before = instructions_.back();
+  if (before.opcode == Opcode::kGemv && before.gemv.geglu && before.gemv.out == x.data &&
+      before.gemv.rows == 2 * cols) {
+    return before.gemv.to = channel(Values::kGeglu, cols);
   }
-  if (before.kind == StepKind::kAttend && before.attend.out == x.data &&
-      before.attend.kv.heads * before.attend.group * before.attend.kv.dim == cols) {
-    return before.attend.to = words(Values::kAttended, cols);
+  if (before.opcode == Opcode::kAttention && before.attention.out == x.data &&
+      before.attention.kv.heads * before.attention.group * before.attention.kv.dim == cols) {
+    return before.attention.to = channel(Values::kAttention, cols);
   }
   return {};
 }
 
-bool StepRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Plain plain) {
-  if (!enabled_ || !open_ || heads_pending_ || x.rows() != 1 || !activation(x) || !activation(out)) return false;
-  if (!has_int8_codes(w.layout) || (!ops_.empty() && layout_ != Layout::kBF16 && layout_ != w.layout)) return false;
-  if (geglu != w.paired || !aligned(x.data) || w.cols % kWeightTileCols != 0) return false;
-  const int64_t panels = (w.rows + kRowTileRows - 1) / kRowTileRows, chunks = w.cols / kWeightTileCols;
-  if (panels * chunks * chunks >= (int64_t{1} << 32)) return false;  // StepLinear::quotient() is exact below that
-  const int64_t blocks = workspace_.decode.blocks, even = panels * chunks / blocks;  // units of a block
-  const int64_t spare = even < chunks ? step_spare(even) : 0;
-  const int64_t each = panels * (chunks - spare) / blocks, most = each + 1 + spare * (each / (chunks - spare) + 1);
-  const bool from_norm = !ops_.empty() && ops_.back().kind == StepKind::kNorm, whole = from_norm || most >= chunks;
-  if ((whole ? chunks : most) > kStepChunks) return false;
-  if (!ops_.empty() && ops_.back().kind == StepKind::kLinear && ops_.back().linear.sum) return false;
-  if (from_norm && (ops_.back().norm.out != x.data || ops_.back().norm.dim != w.cols)) return false;
-  const StepWords from = from_norm ? StepWords() : words_to_product(x, w.cols);
-  if (!from_norm && !from.at) meet();  // at a barrier
-  StepLinear& op = add(StepKind::kLinear, std::move(plain)).linear;
-  op.from = from, op.second = products_++ % 2 == 1;
+bool OpRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Fallback fallback) {
+  offered_ops_ += x.rows() == 1;
+  if (!enabled_ || !open_ || attention_pending_ || x.rows() != 1 || !activation(x) || !activation(out)) return false;
+  const bool known = w.layout == Layout::kInt4G32 || w.layout == Layout::kInt4G64 || w.layout == Layout::kQ4_0;
+  if (!known || (!instructions_.empty() && layout_ != Layout::kBF16 && layout_ != w.layout)) return false;
+  if (geglu != w.paired || !aligned(x.data) || w.cols % kChunkCols != 0) return false;
+  const int64_t row_tiles = (w.rows + kPanelRows - 1) / kPanelRows, col_tiles = w.cols / kChunkCols;
+  if (row_tiles * col_tiles * col_tiles >= (int64_t{1} << 32))
+    return false;  // GemvInstruction::quotient() is exact below that
+  const int64_t blocks = workspace_.decode.blocks, even = row_tiles * col_tiles / blocks;  // units of a CTA
+  const int64_t spare = even < col_tiles ? spare_units(even) : 0;
+  const int64_t each = row_tiles * (col_tiles - spare) / blocks,
+                most = each + 1 + spare * (each / (col_tiles - spare) + 1);
+  const bool from_norm = last_is(Opcode::kRmsNorm), whole = from_norm || most >= col_tiles;
+  if ((whole ? col_tiles : most) > kInputTilesMax) return false;
+  if (last_is(Opcode::kGemv) && instructions_.back().gemv.all_reduce) return false;
+  if (from_norm && (instructions_.back().rms_norm.out != x.data || instructions_.back().rms_norm.dim != w.cols))
+    return false;
+  const FlaggedChannel from = from_norm ? FlaggedChannel() : channel_to_gemv(x, w.cols);
+  if (!from_norm && !from.values) all_blocks_barrier();  // mark_barriers() puts one here
+  GemvInstruction& op = add(Opcode::kGemv, std::move(fallback)).gemv;
+  op.from = from, op.second_partials = gemvs_++ % 2 == 1;
   op.weights = static_cast<const uint8_t*>(w.data);
   op.x = x.data, op.out = out.data;
-  op.rows = static_cast<int>(w.rows), op.chunks = static_cast<int>(chunks), op.panels = static_cast<int>(panels);
+  op.rows = static_cast<int>(w.rows), op.col_tiles = static_cast<int>(col_tiles),
+  op.row_tiles = static_cast<int>(row_tiles);
   const auto inverse = [](int64_t n) {
     return ((uint64_t{1} << 32) + static_cast<uint64_t>(n) - 1) / static_cast<uint64_t>(n);
   };
-  op.each = static_cast<int>(each), op.more = static_cast<int>(panels * (chunks - spare) % blocks);
+  op.each = static_cast<int>(each), op.more = static_cast<int>(row_tiles * (col_tiles - spare) % blocks);
   op.spare = static_cast<int>(spare), op.whole = whole;
-  op.of_a_chunk = inverse(chunks), op.of_a_share = inverse(chunks - spare);
+  op.inverse_col_tiles = inverse(col_tiles), op.inverse_counted = inverse(col_tiles - spare);
   op.x_f32 = x.dtype == DType::kF32, op.out_f32 = out.dtype == DType::kF32;
   op.paired = w.paired, op.geglu = geglu, op.from_norm = from_norm;
   layout_ = w.layout;
   return true;
 }
 
-bool StepRecorder::qk_norm_rope_cache(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v,
-                                      const Backend::QkNorms& norms, const Tensor& pos, const Rope& rope,
-                                      const KvCacheView& kv, const Tensor& rows, Plain plain) {
-  if (!enabled_ || !open_ || heads_pending_ || ops_.empty() || ops_.back().kind != StepKind::kLinear) return false;
+bool OpRecorder::qk_norm_rope_cache(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v,
+                                    const Backend::QkNorms& norms, const Tensor& pos, const Rope& rope,
+                                    const KvCacheView& kv, const Tensor& rows, Fallback fallback) {
+  if (!enabled_ || !open_ || attention_pending_ || !last_is(Opcode::kGemv)) return false;
   const bool sliding = kv.dim == 256 && kv.rotated == 0 && v, full = kv.dim == 512 && kv.rotated == 64 && !v;
   if (!(sliding || full) || rope.block != kv.dim || q.rows() != 1 || pos.size() != 1 || rows.rows() != 1) return false;
   if (!kv.table || kv.table_page % 16 != 0 || q.shape[1] % kv.heads != 0 || q.shape[1] / kv.heads > 8) return false;
@@ -130,21 +154,21 @@ bool StepRecorder::qk_norm_rope_cache(const Tensor& query, const Tensor& q, cons
   if (!types || !aligned(q.data) || !aligned(k.data) || (v && !aligned(v.data))) return false;
   if (!weight(norms.q, kv.dim) || !weight(norms.k, kv.dim) || !weight(rope.inv_freq, kv.dim / 2)) return false;
   if (kv.heads > workspace_.decode.blocks) return false;
-  StepLinear& product = ops_.back().linear;
-  const auto index = [&](const Tensor& t) {  // among the product's results
-    return (static_cast<const char*>(t.data) - static_cast<const char*>(product.out)) /
+  GemvInstruction& gemv = instructions_.back().gemv;
+  const auto index = [&](const Tensor& t) {  // of t's first element in the GEMV's output
+    return (static_cast<const char*>(t.data) - static_cast<const char*>(gemv.out)) /
            static_cast<int64_t>(dtype_size(t.dtype));
   };
-  const auto within = [&](const Tensor& t) { return index(t) >= 0 && index(t) + t.row_size() <= product.rows; };
-  const bool all = !product.geglu && !product.sum && product.out_f32 == (q.dtype == DType::kF32) && within(q) &&
-                   within(k) && (!v || within(v)) && product.rows % 4 == 0;
-  const StepWords from = all ? words(Values::kHeads, product.rows) : StepWords();
-  product.to = from;
-  if (!from.at) meet();
-  const auto where = [&](const Tensor& t) -> const void* { return from.at ? from.at + index(t) : t.data; };
-  StepAttend& op = add(StepKind::kAttend, std::move(plain)).attend;
+  const auto within = [&](const Tensor& t) { return index(t) >= 0 && index(t) + t.row_size() <= gemv.rows; };
+  const bool all = !gemv.geglu && !gemv.all_reduce && gemv.out_f32 == (q.dtype == DType::kF32) && within(q) &&
+                   within(k) && (!v || within(v)) && gemv.rows % 4 == 0;
+  const FlaggedChannel from = all ? channel(Values::kQkv, gemv.rows) : FlaggedChannel();
+  gemv.to = from;
+  if (!from.values) all_blocks_barrier();
+  const auto address = [&](const Tensor& t) -> const void* { return from.values ? from.values + index(t) : t.data; };
+  AttentionInstruction& op = add(Opcode::kAttention, std::move(fallback)).attention;
   op.from = from;
-  op.q = where(q), op.k = where(k), op.v = v ? where(v) : nullptr;
+  op.q = address(q), op.k = address(k), op.v = v ? address(v) : nullptr;
   op.q_norm = static_cast<const float*>(norms.q.data), op.k_norm = static_cast<const float*>(norms.k.data);
   op.inv_freq = static_cast<const float*>(rope.inv_freq.data);
   op.pos = static_cast<const int32_t*>(pos.data), op.row = static_cast<const int32_t*>(rows.data);
@@ -153,125 +177,142 @@ bool StepRecorder::qk_norm_rope_cache(const Tensor& query, const Tensor& q, cons
   op.group = static_cast<int>(q.shape[1] / kv.heads), op.splits = workspace_.decode.blocks / kv.heads;
   op.f32 = q.dtype == DType::kF32;
   query_ = query.data;
-  heads_pending_ = true;
+  attention_pending_ = true;
   return true;
 }
 
-bool StepRecorder::attention(const Tensor& out, const Tensor& query, const KvCacheView& kv, const Tensor& rows,
-                             Plain plain) {
-  if (!heads_pending_) return false;
-  StepAttend& op = ops_.back().attend;
+bool OpRecorder::attention(const Tensor& out, const Tensor& query, const KvCacheView& kv, const Tensor& rows,
+                           Fallback fallback) {
+  offered_ops_ += query.rows() == 1;
+  if (!attention_pending_) return false;
+  AttentionInstruction& op = instructions_.back().attention;
   if (query_ != query.data || op.kv.v != kv.v || op.row != rows.data) return false;
   if (out.dtype != DType::kBF16 || !aligned(out.data)) return false;
   op.out = out.data;
-  heads_pending_ = false;
-  plain_.back() = [first = std::move(plain_.back()), then = std::move(plain)](cudaStream_t stream) {
-    first(stream), then(stream);
-  };
+  attention_pending_ = false;
+  append_fallback(std::move(fallback));
   return true;
 }
 
-// Whether the product before can give its result as a sum, of which there is then one more.
-bool StepRecorder::make_sum(const Tensor& x) {
-  if (ops_.empty() || ops_.back().kind != StepKind::kLinear || !workspace_.peers.inbox[0]) return false;
-  StepLinear& op = ops_.back().linear;
+// If the GEMV before can send its result to the ranks instead of writing it, makes it the step's next all-reduce. On
+// one GPU too: waiting for flagged values is faster than waiting for all CTAs.
+bool OpRecorder::make_all_reduce(const Tensor& x) {
+  if (!last_is(Opcode::kGemv) || !workspace_.ranks.receive[0]) return false;
+  GemvInstruction& op = instructions_.back().gemv;
   const int64_t size = x.row_size();
-  if (op.out != x.data || op.rows != size || op.geglu || op.paired || op.sum) return false;
-  if (size > kStepDim || size % kWeightTileRows != 0 || (sum_dim_ && sum_dim_ != size)) return false;
-  // Blocks without a part would not be waited for. Ranks decide alike: their shares differ by a group of columns at
-  // most.
+  if (op.out != x.data || op.rows != size || op.geglu || op.paired || op.all_reduce) return false;
+  if (size > kResidualDimMax || size % kChunkRows != 0 || (all_reduce_dim_ && all_reduce_dim_ != size)) return false;
+  // A CTA without a range sends nothing, so the norm would not wait for it. All ranks decide alike: their matrices
+  // differ by a group of columns at most.
   if (op.each == 0) return false;
-  sum_dim_ = size;
-  op.sum = ++uses_[0];
+  all_reduce_dim_ = size;
+  op.all_reduce = ++epochs_[0];
   return true;
 }
 
-bool StepRecorder::all_reduce(const Tensor& x, Plain plain) {
-  if (!enabled_ || !open_ || heads_pending_ || workspace_.peers.world < 2 || x.rows() != 1) return false;
-  if (!make_sum(x)) return false;
-  plain_.back() = [first = std::move(plain_.back()), then = std::move(plain)](cudaStream_t stream) {
-    first(stream), then(stream);
-  };
+bool OpRecorder::all_reduce(const Tensor& x, Fallback fallback) {
+  offered_ops_ += x.rows() == 1;
+  if (!enabled_ || !open_ || attention_pending_ || workspace_.ranks.world < 2 || x.rows() != 1) return false;
+  if (!make_all_reduce(x)) return false;
+  append_fallback(std::move(fallback));
+  ++recorded_ops_;
   return true;
 }
 
-bool StepRecorder::add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale,
-                                const Tensor& next, float eps, Plain plain) {
-  if (!enabled_ || !open_ || heads_pending_ || x.rows() != 1 || x.dtype != DType::kF32 || !activation(y)) return false;
+bool OpRecorder::add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale,
+                              const Tensor& next, float eps, Fallback fallback) {
+  if (x.rows() == 1) layer_ops_ = ++offered_ops_;
+  if (!enabled_ || !open_ || attention_pending_ || x.rows() != 1 || x.dtype != DType::kF32 || !activation(y))
+    return false;
   const int64_t dim = x.row_size();
-  if (dim % kWeightTileCols != 0 || dim > kStepDim || (x_ && (x_ != x.data || dim_ != dim))) return false;
+  if (dim % kChunkCols != 0 || dim > kResidualDimMax || (x_ && (x_ != x.data || dim_ != dim))) return false;
   if (!weight(post, dim) || (out && !weight(next, dim)) || (out && out.dtype != DType::kBF16)) return false;
   if (!aligned(x.data) || !aligned(y.data) || (out && !aligned(out.data))) return false;
-  if (!ops_.empty() && ops_.back().kind != StepKind::kLinear) return false;
-  if (!ops_.empty() && ops_.back().linear.sum && (ops_.back().linear.out != y.data || y.row_size() != dim))
-    return false;
-  if (workspace_.peers.world == 1 && y.row_size() == dim) make_sum(y);
-  const int sum = ops_.empty() ? 0 : ops_.back().linear.sum;
-  StepNorm& op = add(StepKind::kNorm, std::move(plain)).norm;
+  if (!instructions_.empty() && !last_is(Opcode::kGemv)) return false;
+  const GemvInstruction* gemv = instructions_.empty() ? nullptr : &instructions_.back().gemv;
+  if (gemv && gemv->all_reduce && (gemv->out != y.data || y.row_size() != dim)) return false;
+  if (workspace_.ranks.world == 1 && y.row_size() == dim) make_all_reduce(y);
+  const int all_reduce = gemv ? gemv->all_reduce : 0;
+  RmsNormInstruction& op = add(Opcode::kRmsNorm, std::move(fallback)).rms_norm;
   op.y = y.data, op.x = static_cast<float*>(x.data);
   op.post = static_cast<const float*>(post.data);
   op.next = out ? static_cast<const float*>(next.data) : nullptr;
   op.out = out ? static_cast<__nv_bfloat16*>(out.data) : nullptr;
   op.dim = static_cast<int>(dim), op.scale = scale, op.eps = eps;
-  op.sum = sum;
+  op.all_reduce = all_reduce;
   op.y_f32 = y.dtype == DType::kF32;
   op.load_x = x_ == nullptr;
   x_ = op.x, dim_ = op.dim, ++norms_;
-  meet();
+  all_blocks_barrier();
   return true;
 }
 
-// With one norm alone a block may read x when another, at the end, writes it.
-bool StepRecorder::worthwhile() const {
-  return ops_.size() >= kLeastOps && !heads_pending_ && layout_ != Layout::kBF16 && norms_ != 1 &&
-         !(ops_.back().kind == StepKind::kLinear && ops_.back().linear.sum);  // which the norm after it would add up
+// A list with a single norm is not safe: one CTA may still read x when another writes it at the end. A last GEMV that
+// feeds an all-reduce is not complete: the norm after it computes the sum.
+bool OpRecorder::worthwhile() const {
+  return instructions_.size() >= kInstructionsMin && !attention_pending_ && layout_ != Layout::kBF16 && norms_ != 1 &&
+         !(last_is(Opcode::kGemv) && instructions_.back().gemv.all_reduce);
 }
 
-const StepOp* StepRecorder::upload(bool capturing) {
-  const size_t bytes = ops_.size() * sizeof(StepOp);
-  for (const Uploaded& program : uploaded_) {
-    if (program.ops.size() == ops_.size() && std::memcmp(program.ops.data(), ops_.data(), bytes) == 0) {
-      return program.device;
+const Instruction* OpRecorder::upload(bool capturing) {
+  const size_t bytes = instructions_.size() * sizeof(Instruction);
+  for (const Uploaded& list : uploaded_) {
+    if (list.instructions.size() == instructions_.size() &&
+        std::memcmp(list.instructions.data(), instructions_.data(), bytes) == 0) {
+      return list.device;
     }
   }
-  if (capturing || uploaded_.size() >= kMostPrograms) return nullptr;
-  StepOp* device = nullptr;
+  if (capturing || uploaded_.size() >= kListsMax) return nullptr;
+  Instruction* device = nullptr;
   CUDA_CHECK(cudaMalloc(&device, bytes));
-  uploaded_.push_back({ops_, device});
-  CUDA_CHECK(cudaMemcpy(device, ops_.data(), bytes, cudaMemcpyHostToDevice));
+  uploaded_.push_back({instructions_, device});
+  CUDA_CHECK(cudaMemcpy(device, instructions_.data(), bytes, cudaMemcpyHostToDevice));
   return device;
 }
 
-void StepRecorder::clear() {
-  ops_.clear(), plain_.clear();
-  heads_pending_ = false;
+void OpRecorder::clear() {
+  instructions_.clear(), fallbacks_.clear();
+  recorded_ops_ = 0;
+  attention_pending_ = false;
   layout_ = Layout::kBF16;
   x_ = nullptr, dim_ = 0, norms_ = 0;
-  std::fill(std::begin(uses_), std::end(uses_), 0);
-  meet();
+  std::fill(std::begin(epochs_), std::end(epochs_), 0);
+  all_blocks_barrier();
 }
 
-// Operations that find all of their input in memory wait for every block.
-void StepRecorder::mark_barriers() {
-  for (size_t i = 1; i < ops_.size(); ++i) {
-    const StepOp& op = ops_[i];
-    const bool waits = op.kind == StepKind::kLinear   ? !op.linear.from_norm && !op.linear.from.at
-                       : op.kind == StepKind::kAttend ? !op.attend.from.at
-                                                      : !op.norm.sum;
-    ops_[i - 1].arrive = waits;
+// Instructions that read all of their input from memory wait for every CTA.
+void OpRecorder::mark_barriers() {
+  for (size_t i = 1; i < instructions_.size(); ++i) {
+    const Instruction& op = instructions_[i];
+    const bool waits = op.opcode == Opcode::kGemv        ? !op.gemv.from_norm && !op.gemv.from.values
+                       : op.opcode == Opcode::kAttention ? !op.attention.from.values
+                                                         : !op.rms_norm.all_reduce;
+    instructions_[i - 1].arrive = waits;
   }
 }
 
-void StepRecorder::flush(bool capturing, cudaStream_t stream) {
-  if (ops_.empty()) return;
+OpCounts OpRecorder::counts() const { return {std::max(layer_ops_, megakernel_ops_), megakernel_ops_}; }
+
+void OpRecorder::begin() {
+  offered_ops_ = layer_ops_ = megakernel_ops_ = 0;
+  open_ = true;
+}
+
+void OpRecorder::flush(bool capturing, cudaStream_t stream) {
+  if (instructions_.empty()) return;
   mark_barriers();
-  const StepOp* ops = worthwhile() ? upload(capturing) : nullptr;
-  if (ops) {
-    StepProgram program = {ops, static_cast<int>(ops_.size()), layout_, x_, dim_, {}};
-    std::copy(std::begin(uses_), std::end(uses_), program.uses);
-    run_step(program, workspace_, stream);
+  const Instruction* instructions = nullptr;
+  if (worthwhile()) instructions = launch_ ? instructions_.data() : upload(capturing);
+  if (instructions) {
+    InstructionList list = {instructions, static_cast<int>(instructions_.size()), layout_, x_, dim_, {}};
+    std::copy(std::begin(epochs_), std::end(epochs_), list.epochs);
+    launch_ ? launch_(list) : launch_megakernel(list, workspace_, stream);
+    megakernel_ops_ += recorded_ops_;
+#if GEMMA4_KERNEL_CLOCKS
+    clocks_->launched(instructions_);
+#endif
   } else {
-    for (const Plain& plain : plain_) plain(stream);
+    for (const Fallback& fallback : fallbacks_) fallback(stream);
   }
   clear();
 }

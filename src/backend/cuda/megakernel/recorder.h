@@ -1,7 +1,28 @@
-// A decode step as one launch. The ops of a step of one row, in the order in which the model says them, become a
-// list of operations; one kernel with a block on each multiprocessor walks it. Weights and cached keys stream through
-// one ring of shared memory without a pause, across the borders between operations, so that memory stays busy while
-// blocks wait for each other: that is all this is for. step.cc records, step.cu runs.
+// OpRecorder: records the ops of a decode step and launches them as one kernel, the decode megakernel.
+// RecordingBackend offers each op between begin() and end(); recorder.cc turns those it takes into instructions, and
+// kernel.cu runs them.
+//
+// What the megakernel is. A decode step of one row is bound by memory bandwidth, and the gaps between kernels leave
+// memory idle. So one persistent kernel with a CTA on each SM walks the whole list of instructions: 7 a layer, 420 for
+// the 31B. The producer warp of a CTA streams weights and cached keys through one pipeline in shared memory, across the
+// borders between instructions and without a pause, so memory stays busy while CTAs wait for each other. This is all
+// the megakernel is for. CTAs exchange values as flagged values (flagged_memory.cuh) instead of meeting at barriers.
+//
+// What exists twice. The decode step is a second backend: each of its ops has a kernel of its own and a version here.
+//   op of one row                     own kernel                           in the megakernel
+//   GEMV, GeGLU                       gemm/gemv_int8.cu                    gemv.cuh
+//   conversion of x to int8 limbs     gemm/gemv_int8.cu                    int8_input.cuh
+//   sum of split-K partials           gemm/gemv_pipeline.cuh               split_k_reduce.cuh
+//   add + RMSNorm                     ops/rms_norm.cu                      rms_norm.cuh
+//   QK norm, RoPE, KV cache write     attention/qk_norm_rope_cache.cu      attention.cuh
+//   flash decoding                    attention/flash_decode.cu            attention.cuh
+//   all-reduce over the ranks         comm/peer_all_reduce.cu              rank_all_reduce.cuh
+// The own kernels read and write device memory and end between ops; they serve every other case: several rows, other
+// layouts, other head sizes, older GPUs. The versions here keep the residual stream and the input of a GEMV in shared
+// memory and wait for single values. A kernel could not have both without losing what makes the megakernel fast: the
+// 31B decodes in 6.51 ms a step with it and in 7.61 ms without. So a change to one of these ops is a change in two
+// places. kernel_test.cc compares the two, and recording_backend_test.cc checks that all ops of a step of the 31B run
+// in the megakernel.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -13,198 +34,211 @@
 #include <memory>
 #include <vector>
 
-#include "backend/cuda/gemm/kernels.h"
+#include "backend/backend.h"
+#include "backend/cuda/attention/kv_cache_view.h"
+#include "backend/cuda/comm/peer_all_reduce.h"
+#include "backend/cuda/gemm/gemv_bf16.h"
 #include "backend/cuda/gemm/linear.h"
-#include "backend/cuda/ops/ops.h"
+#include "backend/cuda/megakernel/kernel_clocks.h"
 
 namespace gemma4::cuda {
 
-inline constexpr int kStepDim = 5376;       // most columns of the residual stream
-inline constexpr int kStepRegions = 8;      // of words; region 0 stands for the inboxes of sums
-inline constexpr int kRegionWords = 32768;  // 31B: 16,384 and 18,432 of queries, keys, values; 21,504 of GeGLU
+inline constexpr int kChannels = 8;           // channel 0 stands for the receive buffers of all-reduces
+inline constexpr int kChannelValues = 32768;  // 31B: 16,384 and 18,432 of q, k and v; 21,504 of GeGLU
 
-// Where values pass from one operation to the next without a barrier: float32 words that say by themselves whether they
-// have come (step_words.cuh). What a product takes lies in word_place()'s order.
-struct StepWords {
-  uint32_t* at;  // [kRegionWords]; null: values pass through memory, and every block waits for all others
-  int region;
-  int turn;  // 1, 2, ..: uses of the region in this step, this one included
+// Where one instruction passes values to the next without a barrier: a buffer of flagged float32 values
+// (flagged_memory.cuh). The input of a GEMV is in the order of flagged_offset().
+struct FlaggedChannel {
+  uint32_t* values;  // [kChannelValues]; null: values pass through memory, and the reader waits for all CTAs
+  int index;         // of the channel
+  int epoch;         // 1, 2, ..: uses of the channel in this step, this one included
 };
 
-// out = x w^T of one row, or GeGLU of it. Fields as StreamArguments (linear_stream.cuh).
-struct StepLinear {
+// out = x w^T of one row, or GeGLU of it. Fields as StreamArguments (gemv_pipeline.cuh).
+struct GemvInstruction {
   const uint8_t* weights;
-  const void* x;       // BF16 or F32 [cols]; unused where from_norm
-  void* out;           // BF16 or F32
-  StepWords from, to;  // instead of x and out
-  int rows, chunks, panels;
-  // Blocks have equal shares of the units (panel, column chunk), in their order, but that the last `spare` of a panel
-  // count for nothing: who has a panel's end adds up the parts of other blocks, and should find them there when its own
-  // is done. Worked out without divisions: between one product and the next they would be waited for.
-  int each, more;  // units that count of a block; the first `more` blocks have one more
+  const void* x;            // BF16 or F32 [cols]; unused where from_norm
+  void* out;                // BF16 or F32
+  FlaggedChannel from, to;  // instead of x and out
+  int rows, col_tiles, row_tiles;
+  // A work unit is 64 columns of a row tile: 8 weight tiles. CTAs get equal ranges of consecutive units, except that
+  // the last `spare` units of each row tile do not count: the CTA that has the end of a row tile reduces the partials
+  // of other CTAs, and should find them there when its own work is done. The fields spare the kernel divisions, whose
+  // latency would be exposed between two GEMVs.
+  int each, more;  // counted units of a CTA; the first `more` CTAs have one more
   int spare;
-  uint64_t of_a_chunk, of_a_share;  // 2^32 / chunks and 2^32 / (chunks - spare), rounded up
+  uint64_t inverse_col_tiles, inverse_counted;  // 2^32 / col_tiles and 2^32 / (col_tiles - spare), rounded up
   bool x_f32, out_f32, paired, geglu;
-  bool whole;      // the block holds all of x, not what it multiplies
-  bool from_norm;  // x is what the StepNorm before made
-  bool second;     // parts of panels go through the second half of the workspace's
-  int sum;         // 1, 2, ..: the result is only sent, this rank's part of that sum of the step; 0: it is written
+  bool whole;            // the CTA holds all of x, not only the columns of its range
+  bool from_norm;        // x is the output of the RmsNormInstruction before
+  bool second_partials;  // uses the second half of the workspace's split-K partials
+  int all_reduce;        // 1, 2, ..: the result is this rank's input to that all-reduce of the step and is only sent;
+                         // 0: the result is written
 
   __host__ __device__ int first_unit(int block) const {
     const int counted = block * each + (block < more ? block : more);
-    return counted + quotient(counted, of_a_share) * spare;
+    return counted + quotient(counted, inverse_counted) * spare;
   }
-  __host__ __device__ int panel_of(int unit) const { return quotient(unit, of_a_chunk); }
-  // value / n by 2^32 / n, rounded up: exact while value * n is below 2^32.
+  __host__ __device__ int row_tile_of(int unit) const { return quotient(unit, inverse_col_tiles); }
+  // value / n, given 2^32 / n rounded up. Exact while value * n is below 2^32.
   __host__ __device__ static int quotient(int value, uint64_t inverse) {
     return static_cast<int>(static_cast<uint32_t>(value) * inverse >> 32);
   }
 };
 
-// x = (x + norm(y) * post) * scale; out = norm(x) * next. Every block does all of it, for itself.
-struct StepNorm {
+// x = (x + norm(y) * post) * scale; out = norm(x) * next. Every CTA computes all of it for itself.
+struct RmsNormInstruction {
   const void* y;  // BF16 or F32 [dim]
   float* x;       // [dim]
   const float *post, *next;
   __nv_bfloat16* out;  // null: only x
   int dim;
   float scale, eps;
-  int sum;  // y is that sum over the ranks (StepLinear); 0: y is in memory
+  int all_reduce;  // y is the result of that all-reduce (GemvInstruction); 0: y is in memory
   bool y_f32;
-  bool load_x;  // the first of a program: x comes from memory; later ones find it in shared memory
+  bool load_x;  // the first norm of a list reads x from memory; later ones find it in shared memory
 };
 
-// heads() and attend() of one row: its key is the last that it sees.
-struct StepAttend {
-  const void *q, *k, *v;  // BF16 or F32, as the product left them, or words; v null: V is K before its norm
-  void* out;              // BF16 [q heads, dim]
-  StepWords from, to;     // what q, k and v point into; instead of out
+// qk_norm_rope_cache() and attention() of one row; the row's own key is the last one it sees.
+struct AttentionInstruction {
+  const void *q, *k, *v;    // BF16 or F32 results of the GEMV, or flagged values; v null: V is K before its norm
+  void* out;                // BF16 [q heads, dim]
+  FlaggedChannel from, to;  // from: q, k and v point into it; to: instead of out
   const float *q_norm, *k_norm, *inv_freq;
   const int32_t* pos;  // [1]
   const int32_t* row;  // Row
   KvCacheView kv;
   float eps;
-  int group, splits;  // query heads of a KV head; blocks of a KV head
-  bool f32;           // q, k and v
+  int group, splits;  // query heads of a KV head; CTAs of a KV head
+  bool f32;           // type of q, k and v
 };
 
-enum class StepKind : int { kLinear, kAttend, kNorm };
+enum class Opcode : int { kGemv, kAttention, kRmsNorm };
 
-struct alignas(16) StepOp {
-  StepKind kind;
-  bool arrive;  // the next operation waits for all blocks to be done with this one
+struct alignas(16) Instruction {
+  Opcode opcode;
+  bool arrive;  // the next instruction waits until all CTAs have finished this one
   union {
-    StepLinear linear;
-    StepNorm norm;
-    StepAttend attend;
+    GemvInstruction gemv;
+    RmsNormInstruction rms_norm;
+    AttentionInstruction attention;
   };
-  StepOp() { std::memset(static_cast<void*>(this), 0, sizeof *this); }  // programs are compared as bytes
+  Instruction() { std::memset(static_cast<void*>(this), 0, sizeof *this); }  // lists are compared as bytes
 };
 
-struct StepProgram {
-  const StepOp* ops;  // on the device
+struct InstructionList {
+  const Instruction* instructions;  // [count], on the device
   int count;
-  Layout layout;           // of every product
-  float* x;                // residual stream, written at the end; null: no norm in the program
-  int dim;                 // of x
-  int uses[kStepRegions];  // of each region; of the first: sums
+  Layout layout;          // of every GEMV's weights
+  float* x;               // [dim] residual stream, written at the end; null: the list has no norm
+  int dim;                // of x
+  int epochs[kChannels];  // uses of each channel; of channel 0: all-reduces
 };
 
-// Where sums over the ranks of one model meet: every rank writes its part into every rank's inbox, float32 values with
-// the sum's number in their lowest bits (Sums in step_words.cuh), and the norm that follows waits for the values
-// themselves. A model on one GPU has an inbox too: that is sooner than to wait for all blocks.
-struct StepPeers {
-  static constexpr int kMost = 8;
-  uint32_t* inbox[kMost] = {};         // by rank: [2, world, kStepDim] of zeros; sums take the halves in turns
-  uint32_t* number = nullptr;          // [1], of the last sum of the step before
-  const volatile int* left = nullptr;  // not 0 once the group has ended; null: nobody else is in it
-  int rank = 0, world = 1;
+// Device memory through which the CTAs exchange values.
+struct MegakernelWorkspace {
+  DecodeWorkspace decode;
+  float* attention_partials = nullptr;  // kAttentionPartialBytes
+  int* attention_counters = nullptr;    // zero between launches
+  unsigned* grid_barrier = nullptr;     // [2], zero between launches
+  uint32_t* channels = nullptr;         // [kChannels, kChannelValues]
+  uint64_t* partials = nullptr;         // [split_k_partials()]
+  uint32_t* epochs = nullptr;           // [kChannels + 1]: uses of each channel in earlier steps, then instructions
+  RankBuffers ranks;
+#if GEMMA4_KERNEL_CLOCKS
+  ClockEntry* clocks = nullptr;
+#endif
 };
 
-// Memory that the blocks meet in.
-struct StepWorkspace {
-  GemvWorkspace decode;
-  float* partial = nullptr;     // of attention: kAttendPartialBytes
-  int* counters = nullptr;      // of attention: zero between launches
-  unsigned* barrier = nullptr;  // [2], zero between launches
-  uint32_t* words = nullptr;    // [kStepRegions, kRegionWords]
-  uint64_t* parts = nullptr;    // [step_parts()]
-  uint32_t* numbers = nullptr;  // [kStepRegions + 1]: uses of each region in earlier steps, then operations
-  StepPeers peers;
+constexpr int64_t split_k_partials(int blocks) { return int64_t{2} * blocks * kPanelRows; }
+bool megakernel_fits(const DecodeWorkspace& workspace);
+void launch_megakernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream);
+
+// Most columns of x that a CTA may hold as int8 limbs, in tiles of 64: what `down` of the 31B needs when 132 CTAs share
+// it.
+inline constexpr int kInputTilesMax = 116;
+
+// GemvInstruction::spare of a GEMV where several CTAs share a row tile, for `even` units a CTA. A CTA with the end of a
+// row tile should multiply 0.7 us longer than others, until their partials have come; a fifth of its work if that is
+// less.
+constexpr int64_t spare_units(int64_t even) { return even / 5 < 7 ? even / 5 : 7; }
+
+// Of the layers of one step. QK norm, RoPE, the cache write and attention count as one op.
+struct OpCounts {
+  int ops = 0;             // of one row, offered to the recorder
+  int megakernel_ops = 0;  // of those: run by the megakernel
 };
 
-constexpr int64_t step_parts(int blocks) { return int64_t{2} * blocks * kRowTileRows; }
-bool step_fits(const GemvWorkspace& workspace);
-void run_step(const StepProgram& program, const StepWorkspace& workspace, cudaStream_t stream);
-
-// Most columns of x that a block may hold as fixed-point numbers, in chunks of 64: what `down` of the 31B needs where
-// 132 blocks share it.
-inline constexpr int kStepChunks = 116;
-
-// StepLinear::spare of a product whose panels several blocks share: a block with a panel's end should multiply 0.7 us
-// longer than others, until their parts have come; a fifth of the work where that is less.
-constexpr int64_t step_spare(int64_t even) { return even / 5 < 7 ? even / 5 : 7; }  // of `even` units a block
-
-// Collects ops and launches them. Between begin() and end() the backend offers each op; what is taken runs at
-// flush(), which must come before anything else is put on the stream.
-class StepRecorder {
+class OpRecorder {
  public:
-  explicit StepRecorder(const StepWorkspace& workspace);
-  ~StepRecorder();
+  // `launch`: for tests without a GPU, called instead of launch_megakernel() with a list in host memory.
+  using Launch = std::function<void(const InstructionList& list)>;
+  explicit OpRecorder(const MegakernelWorkspace& workspace, Launch launch = nullptr);
+  ~OpRecorder();
 
-  void begin() { open_ = true; }
+  void begin();
   void end(bool capturing, cudaStream_t stream) { flush(capturing, stream), open_ = false; }
-  void drop() { clear(), open_ = false; }  // the step failed: what was taken is forgotten
+  void discard() { clear(), open_ = false; }  // the step failed: forgets what was recorded
   bool open() const { return open_; }
-  const std::vector<StepOp>& operations() const { return ops_; }  // taken and not launched yet
+  const std::vector<Instruction>& instructions() const { return instructions_; }  // recorded and not launched yet
+  // Of the step since begin(). Ops after the last norm of a step do not count: the LM head always runs by its own
+  // kernel.
+  OpCounts counts() const;
 
-  // Each returns whether it took the op; `plain` does the same work by itself.
-  using Plain = std::function<void(cudaStream_t)>;
-  bool linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Plain plain);
+  // Each returns whether it took the op; `fallback` runs the op by its own kernel. What is taken runs at flush(), which
+  // must come before anything else is put on the stream.
+  using Fallback = std::function<void(cudaStream_t)>;
+  bool linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Fallback fallback);
   bool qk_norm_rope_cache(const Tensor& query, const Tensor& q, const Tensor& k, const Tensor& v,
                           const Backend::QkNorms& norms, const Tensor& pos, const Rope& rope, const KvCacheView& kv,
-                          const Tensor& rows, Plain plain);
-  bool attention(const Tensor& out, const Tensor& query, const KvCacheView& kv, const Tensor& rows, Plain plain);
+                          const Tensor& rows, Fallback fallback);
+  bool attention(const Tensor& out, const Tensor& query, const KvCacheView& kv, const Tensor& rows, Fallback fallback);
   bool add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale,
-                    const Tensor& next, float eps, Plain plain);
+                    const Tensor& next, float eps, Fallback fallback);
+  bool all_reduce(const Tensor& x, Fallback fallback);
 
-  bool all_reduce(const Tensor& x, Plain plain);
-
-  // Launches what was taken. While a graph is captured nothing can be uploaded: a program that was not seen before runs
-  // as plain kernels then, which does not happen to a step that ran once before it was captured.
+  // Launches what was recorded. A captured graph cannot contain an upload: while one is captured, a list that is not on
+  // the device yet runs by its fallbacks. A step that ran once before it is captured avoids this.
   void flush(bool capturing, cudaStream_t stream);
 
  private:
   struct Uploaded;
-  const StepOp* upload(bool capturing);
+  const Instruction* upload(bool capturing);
   bool worthwhile() const;
-  bool make_sum(const Tensor& x);
-  enum class Values { kHeads, kAttended, kGated };
-  StepWords words(Values what, int64_t size);
-  StepWords words_to_product(const Tensor& x, int64_t cols);
-  void meet();
+  bool make_all_reduce(const Tensor& x);
+  enum class Values { kQkv, kAttention, kGeglu };
+  FlaggedChannel channel(Values what, int64_t size);
+  FlaggedChannel channel_to_gemv(const Tensor& x, int64_t cols);
+  void all_blocks_barrier();
   void mark_barriers();
   void clear();
-  StepOp& add(StepKind kind, Plain plain);
+  Instruction& add(Opcode opcode, Fallback fallback);
+  bool last_is(Opcode opcode) const;
+  void append_fallback(Fallback fallback);
 
-  StepWorkspace workspace_;
-  bool enabled_ = false, open_ = false, heads_pending_ = false;
-  std::vector<StepOp> ops_;
-  std::vector<Plain> plain_;
+  MegakernelWorkspace workspace_;
+  Launch launch_;
+  bool enabled_ = false, open_ = false, attention_pending_ = false;
+  std::vector<Instruction> instructions_;
+  std::vector<Fallback> fallbacks_;
   Layout layout_ = Layout::kBF16;
   float* x_ = nullptr;
   int dim_ = 0, norms_ = 0;
-  int64_t sum_dim_ = 0;  // of every sum so far: words tell what is new only while all of them are written each time
-  struct Region {        // for values of one kind and size, for the same reason
+  int64_t all_reduce_dim_ = 0;  // of every all-reduce so far: flags are valid only while each use writes all values
+  struct Channel {              // for values of one meaning and size, for the same reason
     Values what;
     int64_t size;
-    bool used;  // since all blocks met
+    bool used;  // since the last barrier over all CTAs
   };
-  std::vector<Region> regions_;
-  int uses_[kStepRegions] = {};
-  int products_ = 0;             // since all blocks met
-  const void* query_ = nullptr;  // of pending heads
+  std::vector<Channel> channels_;
+  int epochs_[kChannels] = {};
+  int gemvs_ = 0;                                                                // since the last barrier over all CTAs
+  const void* query_ = nullptr;                                                  // of the pending attention
+  int offered_ops_ = 0, layer_ops_ = 0, recorded_ops_ = 0, megakernel_ops_ = 0;  // see counts()
   std::vector<Uploaded> uploaded_;
+#if GEMMA4_KERNEL_CLOCKS
+  std::unique_ptr<KernelClocks> clocks_;
+#endif
 };
 
 }  // namespace gemma4::cuda

@@ -1,6 +1,6 @@
-// How blocks add up a panel that several of them hold: each gives its part to the block that has the panel's end, where
-// a warp of its own waits for the parts and adds them up while the others still compute. To have these ask early,
-// between two stages, was slower than to ask at the end (docs/cuda/design.md).
+// Split-K: how the CTAs that share a row tile add up its sums. Each gives its partial to the CTA that has the end of
+// the row tile. There a warp of its own, the reduction warp, waits for the partials and adds them up while the consumer
+// warps still compute. Polling earlier, between two stages, was slower than polling at the end (docs/cuda/design.md).
 #pragma once
 
 #include "backend/cuda/megakernel/flagged_memory.cuh"
@@ -8,93 +8,94 @@
 namespace gemma4::cuda {
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-// Whether units begin .. end-1 hold the end of a panel, but not its beginning.
-__device__ __forceinline__ bool takes_parts(const StepLinear& op, const Units& units) {
-  return units.col > 0 && units.end - units.begin >= op.chunks - units.col;
+// Whether the range holds the end of a row tile, but not its beginning.
+__device__ __forceinline__ bool reduces_partials(const GemvInstruction& op, const WorkRange& range) {
+  return range.col > 0 && range.end - range.begin >= op.col_tiles - range.col;
 }
 
-// The parts of a product, [blocks, 128 rows]: each value with the number of the operation above it.
-struct Parts {
-  uint64_t* at;
-  uint32_t op;
-  __device__ __forceinline__ Parts(const StepWorkspace& w, const StepLinear& product, uint32_t op_)
-      : at(w.parts + (product.second ? step_parts(gridDim.x) / 2 : 0)), op(op_) {}
+// The partials of a GEMV, [CTAs, 128 rows]: each value has the epoch of the instruction in its upper half.
+struct Partials {
+  uint64_t* values;
+  uint32_t epoch;
+  __device__ __forceinline__ Partials(const MegakernelWorkspace& w, const GemvInstruction& gemv, uint32_t epoch_)
+      : values(w.partials + (gemv.second_partials ? split_k_partials(gridDim.x) / 2 : 0)), epoch(epoch_) {}
   __device__ __forceinline__ uint64_t* of(int block, int row) const {
-    return at + static_cast<int64_t>(block) * kRowTileRows + row;
+    return values + static_cast<int64_t>(block) * kPanelRows + row;
   }
-  __device__ __forceinline__ void give(int row, float value) const {
+  __device__ __forceinline__ void store(int row, float value) const {
     asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(of(blockIdx.x, row)),
-                 "l"(static_cast<uint64_t>(op) << 32 | __float_as_uint(value))
+                 "l"(static_cast<uint64_t>(epoch) << 32 | __float_as_uint(value))
                  : "memory");
   }
-  __device__ __forceinline__ void look(int block, int row, uint64_t (&two)[2]) const {  // of rows row and row + 1
+  __device__ __forceinline__ void poll(int block, int row, uint64_t (&two)[2]) const {  // of rows row and row + 1
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
                  : "=l"(two[0]), "=l"(two[1])
                  : "l"(of(block, row))
                  : "memory");
   }
-  __device__ __forceinline__ bool there(const uint64_t (&two)[2]) const {
-    return static_cast<uint32_t>(two[0] >> 32) == op && static_cast<uint32_t>(two[1] >> 32) == op;
+  __device__ __forceinline__ bool ready(const uint64_t (&two)[2]) const {
+    return static_cast<uint32_t>(two[0] >> 32) == epoch && static_cast<uint32_t>(two[1] >> 32) == epoch;
   }
 };
 
-// Between the computing warps and the one that adds, in shared memory. In each product that takes parts both barriers
-// turn once: `wanted` when the last stages begin (to ask earlier is in vain, and takes bandwidth), `added` when the
-// sums are in `rows`.
-struct Adding {
-  uint64_t *wanted, *added;
+// Shared between the consumer warps and the reduction warp, in shared memory. In each GEMV where this CTA reduces
+// partials both barriers complete one phase: `requested` when the last stages begin (polling earlier is in vain and
+// takes bandwidth), `reduced` when the sums are in `rows`.
+struct Reduction {
+  uint64_t *requested, *reduced;
   float* rows;  // [128]
   int phase = 0;
-  __device__ __forceinline__ void want() const { barrier_arrive(wanted); }  // by each computing thread
-  __device__ __forceinline__ const float* take() {
-    barrier_wait(added, phase);
+  __device__ __forceinline__ void request() const { barrier_arrive(requested); }  // by each consumer thread
+  __device__ __forceinline__ const float* wait() {
+    barrier_wait(reduced, phase);
     phase ^= 1;
     return rows;
   }
 };
 
-// The parts of blocks first .. last - 1, in their order: lane l adds up rows 4 l .. 4 l + 3.
-__device__ __forceinline__ float4 add_parts(const Parts& parts, int first, int last, int lane) {
+// The sum of the partials of CTAs first .. last - 1, in this order: lane l adds up rows 4 l .. 4 l + 3.
+__device__ __forceinline__ float4 sum_partials(const Partials& partials, int first, int last, int lane) {
   constexpr int kAtOnce = 4;
   float sum[4] = {};
   for (; first < last; first += kAtOnce) {
-    uint64_t words[2 * kAtOnce][2];
-    const auto look = [&](int i) { parts.look(min(first + i / 2, last - 1), 4 * lane + i % 2 * 2, words[i]); };
+    uint64_t values[2 * kAtOnce][2];
+    const auto poll = [&](int i) { partials.poll(min(first + i / 2, last - 1), 4 * lane + i % 2 * 2, values[i]); };
 #pragma unroll
-    for (int i = 0; i < 2 * kAtOnce; ++i) look(i);
+    for (int i = 0; i < 2 * kAtOnce; ++i) poll(i);
     for (bool missing = true; missing;) {
       missing = false;
 #pragma unroll
       for (int i = 0; i < 2 * kAtOnce; ++i) {
-        if (!parts.there(words[i])) missing = true, look(i);
+        if (!partials.ready(values[i])) missing = true, poll(i);
       }
     }
 #pragma unroll
     for (int i = 0; i < 4 * kAtOnce; ++i) {
-      const float value = __uint_as_float(static_cast<uint32_t>(words[i / 2][i % 2]));
+      const float value = __uint_as_float(static_cast<uint32_t>(values[i / 2][i % 2]));
       if (first + i / 4 < last) sum[i % 4] += value;
     }
   }
   return make_float4(sum[0], sum[1], sum[2], sum[3]);
 }
 
-// The adding warp.
-__device__ __forceinline__ void add_all(const StepProgram& program, const StepWorkspace& w, Adding adding, int lane) {
+// The reduction warp.
+__device__ __forceinline__ void run_reduction_warp(const InstructionList& list, const MegakernelWorkspace& w,
+                                                   Reduction reduction, int lane) {
   grid_wait();
-  const uint32_t before = *static_cast<volatile uint32_t*>(w.numbers + kStepRegions);
-  for (int i = 0; i < program.count; ++i) {
-    const StepOp& op = program.ops[i];
-    if (op.kind != StepKind::kLinear) continue;
-    const Units units(op.linear);
-    if (!takes_parts(op.linear, units)) continue;
+  const uint32_t before = *static_cast<volatile uint32_t*>(w.epochs + kChannels);
+  for (int i = 0; i < list.count; ++i) {
+    const Instruction& op = list.instructions[i];
+    if (op.opcode != Opcode::kGemv) continue;
+    const WorkRange range(op.gemv);
+    if (!reduces_partials(op.gemv, range)) continue;
     int first = static_cast<int>(blockIdx.x);
-    while (first > 0 && op.linear.first_unit(first) > units.begin - units.col) --first;
-    barrier_wait(adding.wanted, adding.phase);
-    adding.phase ^= 1;
-    const Parts parts(w, op.linear, Numbers::of_op(before, i));
-    const float4 sum = add_parts(parts, first, static_cast<int>(blockIdx.x), lane);
-    reinterpret_cast<float4*>(adding.rows)[lane] = sum;
-    barrier_arrive(adding.added);
+    while (first > 0 && op.gemv.first_unit(first) > range.begin - range.col) --first;
+    barrier_wait(reduction.requested, reduction.phase);
+    reduction.phase ^= 1;
+    const Partials partials(w, op.gemv, Epochs::of_instruction(before, i));
+    const float4 sum = sum_partials(partials, first, static_cast<int>(blockIdx.x), lane);
+    reinterpret_cast<float4*>(reduction.rows)[lane] = sum;
+    barrier_arrive(reduction.reduced);
   }
 }
 #endif

@@ -1,5 +1,5 @@
-// The ops that move or change elements one by one. HBM-bound: eight elements a thread where alignment allows.
-#include "backend/cuda/device/activation.cuh"
+// The elementwise ops, and those that move rows. HBM bandwidth bounds their speed: a thread takes eight elements where
+// alignment allows.
 #include "backend/cuda/device/convert.cuh"
 #include "backend/cuda/ops/ops.h"
 #include "backend/cuda/runtime/dispatch.cuh"
@@ -9,14 +9,14 @@ namespace gemma4::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kBlocksMax = 1 << 16;  // beyond, threads take several groups in turn
+constexpr int64_t kBlocksMax = 1 << 16;  // with more work, a thread takes several groups in turn
 
 // Calls body(row, first column) for every group of kWidth columns of a [rows, cols] matrix.
 template <int kWidth, typename Body>
 __device__ void for_each(int64_t rows, int64_t cols, Body body) {
   const int64_t groups = cols / kWidth, count = rows * groups;
   const uint32_t first = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
-  if (count + step <= UINT32_MAX) {  // a division of 64 bits is a hundred instructions
+  if (count + step <= UINT32_MAX) {  // a 64-bit division takes a hundred instructions
     const uint32_t few = static_cast<uint32_t>(groups), end = static_cast<uint32_t>(count);
     for (uint32_t i = first; i < end; i += step) body(i / few, i % few * kWidth);
     return;
@@ -125,7 +125,7 @@ __global__ void convert_kernel(Out* out, const X* x, Shape s) {
 
 // gather: out[i] = x[index[i]]; scatter (kScatter): out[index[i]] = x[i].
 template <int kWidth, bool kScatter, typename X, typename Out>
-__global__ void move_kernel(Out* out, const X* x, const int32_t* index, Shape s) {
+__global__ void gather_scatter_kernel(Out* out, const X* x, const int32_t* index, Shape s) {
   grid_release();
   grid_wait();
   for_each<kWidth>(s.rows, s.cols, [&](int64_t row, int64_t col) {
@@ -145,16 +145,16 @@ void move_rows(cudaStream_t stream, Tensor out, Tensor x, Tensor index, int64_t 
       using X = std::remove_pointer_t<decltype(xt)>;
       using Out = std::remove_pointer_t<decltype(ot)>;
       with_width(aligned8(x) && aligned8(out) && s.cols % 8 == 0, [&](auto width) {
-        launch(stream, blocks_for(s.rows * s.cols / width), kThreads, 0, move_kernel<width, kScatter, X, Out>,
+        launch(stream, blocks_for(s.rows * s.cols / width), kThreads, 0, gather_scatter_kernel<width, kScatter, X, Out>,
                data<Out>(out), data<X>(x), data<int32_t>(index), s);
       });
     });
   });
 }
 
-constexpr int kPoolCols = 4;  // columns a thread sums
+constexpr int kPoolCols = 4;  // columns of a thread
 
-// A block sums, in row order, the rows of x that belong to one row of out: the same result every time.
+// A CTA sums the rows of x that belong to one row of out, in row order, so the result is deterministic.
 template <typename X, typename Out>
 __global__ void pool_kernel(Out* out, const X* x, const int32_t* group, Shape s, float scale) {
   __shared__ uint32_t matches[kThreads / 32];

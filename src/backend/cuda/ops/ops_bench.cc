@@ -1,5 +1,5 @@
-// Time of what surrounds the products and attention at 31B's shapes on the GPU, and of the vision tower's products:
-// bytes a second (read plus written) or FLOP a second. Sixteen calls are one replayed graph.
+// The time of the ops around linear layers and attention at 31B's shapes on the GPU, and of the vision tower's linear
+// layers: bytes per second (read plus written) or FLOP per second. A replayed graph has sixteen calls.
 #include <benchmark/benchmark.h>
 
 #include <functional>
@@ -14,7 +14,7 @@ namespace {
 
 constexpr DType kBf16 = DType::kBF16, kF32 = DType::kF32, kI32 = DType::kI32;
 
-// Tensors that are given back at the end.
+// Tensors that are released at the end.
 class Pool {
  public:
   ~Pool() {
@@ -123,7 +123,7 @@ void add_rms_norm(benchmark::State& state, int rows, int cols) {
       state, [&] { gpu()->add_rms_norm(out, x, y, weight, 0.5f, weight, 1e-6f); }, 12.0 * rows * cols);
 }
 
-// A product of the vision tower, whose weights are bf16; with GeGLU where `gated`.
+// A linear layer of the vision tower, whose weights are bf16; with GeGLU if `gated`.
 void product(benchmark::State& state, int rows, int out_cols, int cols, bool gated) {
   if (!gpu()) return state.SkipWithError("NOT MEASURED: there is no GPU");
   Pool pool;

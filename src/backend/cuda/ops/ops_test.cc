@@ -1,4 +1,6 @@
-// Every small op of the CUDA backend against ref, at 31B's shapes and at odd ones.
+// The elementwise ops, norms, embed and rope of the CUDA backend against ref, at 31B's shapes and at odd ones.
+#include <cstring>
+
 #include "backend/cuda/backend_pair_testing.h"
 
 namespace gemma4 {
@@ -6,9 +8,9 @@ namespace {
 
 constexpr DType kBf16 = DType::kBF16, kF16 = DType::kF16, kF32 = DType::kF32;
 
-class CudaVerbs : public CudaTest {};
+class CudaOps : public CudaTest {};
 
-TEST_F(CudaVerbs, Norm) {
+TEST_F(CudaOps, RmsNorm) {
   struct Case {
     int64_t rows, heads, dim;
     DType in, out;
@@ -33,7 +35,7 @@ TEST_F(CudaVerbs, Norm) {
   }
 }
 
-TEST_F(CudaVerbs, NormOfASliceInPlace) {
+TEST_F(CudaOps, RmsNormOfASliceInPlace) {
   const Twin x = random(kBf16, {4, 3 * 256}), w = random(kF32, {256});
   const auto part = [](Tensor t) { return t.columns(256, 256); };
   ref().rms_norm(part(x.ref), part(x.ref), w.ref, 1e-6f);
@@ -41,7 +43,7 @@ TEST_F(CudaVerbs, NormOfASliceInPlace) {
   EXPECT_LT(distance(x), kRounded);
 }
 
-TEST_F(CudaVerbs, ResidualNorm) {
+TEST_F(CudaOps, AddRmsNorm) {
   for (const int64_t dim : {5376, 1152, 96, 100}) {
     for (const DType product : {kBf16, kF32}) {
       for (const DType input : {kBf16, kF16}) {
@@ -69,8 +71,9 @@ TEST_F(CudaVerbs, ResidualNorm) {
   EXPECT_LT(distance(x), 1e-6);
 }
 
-// Products that norms follow, as in a layer. Twice, since the second finds what the first left behind.
-TEST_F(CudaVerbs, NormsAfterAProduct) {
+// Linear layers followed by norms, as in a layer of the model. One row runs twice, since the second run finds what the
+// first one left in the workspace.
+TEST_F(CudaOps, AddRmsNormAfterALinearLayer) {
   const int64_t dim = 5376, cols = 1024, groups = cols / 32;
   std::vector<uint8_t> codes(static_cast<size_t>(dim * cols / 2));
   for (uint8_t& code : codes) code = static_cast<uint8_t>(random_());
@@ -78,26 +81,31 @@ TEST_F(CudaVerbs, NormsAfterAProduct) {
   for (uint16_t& s : scale) s = float_to_bf16(0.002f + 0.001f * static_cast<float>(random_() % 4));
   for (uint16_t& z : zero) z = float_to_bf16(static_cast<float>(random_() % 16));
   Matrix m;
-  m.format = Format::kInt4, m.rows = dim, m.cols = cols, m.group = 32;
+  m.format = Format::kInt4;
+  m.rows = dim;
+  m.cols = cols;
+  m.group = 32;
   m.codes = Tensor(codes.data(), DType::kU8, {dim, cols / 2});
-  m.scale = Tensor(scale.data(), kBf16, {groups, dim}), m.zero = Tensor(zero.data(), kBf16, {groups, dim});
+  m.scale = Tensor(scale.data(), kBf16, {groups, dim});
+  m.zero = Tensor(zero.data(), kBf16, {groups, dim});
   const Matrix on_ref = ref().upload(std::span(&m, 1)), on_gpu = gpu().upload(std::span(&m, 1));
   for (const int64_t n : {1, 1, 3, 8, 9}) {
     const Twin h = random(kBf16, {n, cols}), y = poisoned(kF32, {n, dim}), x = random(kF32, {n, dim}, 4),
                post = random(kF32, {dim}), next = random(kF32, {dim}), out = poisoned(kBf16, {n, dim});
     for (const bool last : {false, true}) {
-      ref().linear(y.ref, h.ref, on_ref), gpu().linear(y.gpu, h.gpu, on_gpu);
+      ref().linear(y.ref, h.ref, on_ref);
+      gpu().linear(y.gpu, h.gpu, on_gpu);
       ref().add_rms_norm(last ? Tensor() : out.ref, x.ref, y.ref, post.ref, 0.7f, next.ref, 1e-6f);
       gpu().add_rms_norm(last ? Tensor() : out.gpu, x.gpu, y.gpu, post.gpu, 0.7f, next.gpu, 1e-6f);
-      EXPECT_LT(distance(x), 1e-4) << n;  // the bound of a product of few rows with F32 results
+      EXPECT_LT(distance(x), 1e-4) << n;  // the bound of a linear layer of few rows with F32 results
     }
     EXPECT_LT(distance(out), kRounded) << n;
   }
 }
 
-// Unquantised weights take x in float16 where the result is float32: few rows, many, and shapes that only the plain
-// kernel takes. bfloat16 x, rounded from the same numbers, is further off than the tolerance.
-TEST_F(CudaVerbs, WholeWeightsTakeFloat16) {
+// Unquantised weights take x in float16 if the result is float32: few rows, many rows, and shapes that only the naive
+// kernel takes. With the same x rounded to bfloat16 the error exceeds the tolerance.
+TEST_F(CudaOps, UnquantisedWeightsTakeFloat16) {
   for (const int64_t rows : {192, 20}) {
     const int64_t cols = 96;
     const std::vector<float> values = normal(rows * cols, 0.1f);
@@ -123,7 +131,7 @@ TEST_F(CudaVerbs, WholeWeightsTakeFloat16) {
   }
 }
 
-TEST_F(CudaVerbs, ElementByElement) {
+TEST_F(CudaOps, Elementwise) {
   for (const int64_t cols : {5376, 4304, 37}) {
     const Twin x = random(kF32, {6, cols}), y = random(kBf16, {6, cols});
     ref().add(x.ref, y.ref, 0.3f);
@@ -144,7 +152,7 @@ TEST_F(CudaVerbs, ElementByElement) {
   }
 }
 
-TEST_F(CudaVerbs, GatherScatterPool) {
+TEST_F(CudaOps, GatherScatterPool) {
   for (const int64_t cols : {5376, 35}) {
     const Twin x = random(kF32, {9, cols}), index = ints({4}, {7, 0, 3, 8}), out = poisoned(kBf16, {4, cols});
     ref().gather(out.ref, x.ref, index.ref);
@@ -156,14 +164,85 @@ TEST_F(CudaVerbs, GatherScatterPool) {
     EXPECT_LT(distance(x), 1e-9);
   }
   std::vector<int32_t> groups(900);
-  for (size_t i = 0; i < groups.size(); ++i) groups[i] = static_cast<int32_t>(i * 7 % 98);  // groups 98, 99: empty
+  for (size_t i = 0; i < groups.size(); ++i)
+    groups[i] = static_cast<int32_t>(i * 7 % 98);  // groups 98 and 99 are empty
   const Twin x = random(kBf16, {900, 1152}), group = ints({900}, groups), out = poisoned(kF32, {100, 1152});
   ref().pool(out.ref, x.ref, group.ref, 3.7f);
   gpu().pool(out.gpu, x.gpu, group.gpu, 3.7f);
   EXPECT_LT(distance(out), 1e-6);
 }
 
-TEST_F(CudaVerbs, Rope) {
+// A table of each format that checkpoints have: bf16, int4, int8 by group and by row, Q6_K. Ids outside the table give
+// zeros.
+struct EmbeddingTable {
+  EmbeddingTable(Format format, int group, std::mt19937& random) {
+    constexpr int64_t kRows = 300, kCols = 512;
+    matrix.format = format;
+    matrix.rows = kRows;
+    matrix.cols = kCols;
+    matrix.group = group;
+    const int64_t size = row_bytes(matrix);
+    codes.resize(static_cast<size_t>(kRows * size));
+    for (uint8_t& code : codes) code = static_cast<uint8_t>(random());
+    std::normal_distribution<float> draw(0, 0.05f);
+    for (size_t i = 0; format == Format::kBF16 && i < codes.size(); i += 2) {
+      const uint16_t bits = float_to_bf16(draw(random));
+      std::memcpy(&codes[i], &bits, 2);
+    }
+    const uint16_t block_scale = float_to_f16(0.0001f);
+    for (size_t i = 208; format == Format::kQ6_K && i < codes.size(); i += 210) std::memcpy(&codes[i], &block_scale, 2);
+    const DType type = format == Format::kBF16 ? kBf16 : format == Format::kInt8 ? DType::kI8 : DType::kU8;
+    matrix.codes = Tensor(codes.data(), type, {kRows, format == Format::kBF16 ? kCols : size});
+    if (group == 0) return;
+    const int64_t groups = kCols / group;
+    scale.resize(static_cast<size_t>(kRows * groups));
+    zero.resize(scale.size());
+    for (uint16_t& s : scale) s = float_to_bf16(0.002f + 0.001f * static_cast<float>(random() % 4));
+    for (uint16_t& z : zero) z = float_to_bf16(static_cast<float>(random() % 16));
+    if (format == Format::kInt4) {
+      matrix.scale = Tensor(scale.data(), kBf16, {groups, kRows});
+      matrix.zero = Tensor(zero.data(), kBf16, {groups, kRows});
+    } else {
+      matrix.scale = Tensor(scale.data(), kBf16, {kRows, groups});
+    }
+  }
+
+  Matrix matrix;
+  std::vector<uint8_t> codes;
+  std::vector<uint16_t> scale, zero;
+};
+
+TEST_F(CudaOps, Embed) {
+  struct Case {
+    Format format;
+    int group;
+  };
+  for (const Case& c :
+       {Case{Format::kBF16, 0}, {Format::kInt4, 32}, {Format::kInt8, 32}, {Format::kInt8, 512}, {Format::kQ6_K, 0}}) {
+    const EmbeddingTable table(c.format, c.group, random_);
+    const Matrix& host = table.matrix;
+    const Matrix on_ref = ref().upload(std::span(&host, 1)), on_gpu = gpu().upload(std::span(&host, 1));
+    const auto last = static_cast<int32_t>(host.rows - 1);
+    const Twin ids = ints({6}, {0, last, 17, 130, 17, 1});
+    for (const DType type : {kF32, kBf16}) {
+      const Twin out = poisoned(type, {6, host.cols});
+      ref().embed(out.ref, on_ref, ids.ref, 73.5f);
+      gpu().embed(out.gpu, on_gpu, ids.gpu, 73.5f);
+      EXPECT_LT(distance(out), type == kF32 ? 1e-5 : kRounded) << info(c.format).name << " group " << c.group;
+    }
+    const Tensor outside = gpu().alloc(DType::kI32, {3}), out = poisoned(kF32, {3, host.cols}).gpu;
+    const int32_t beyond[] = {-1, last + 1, last};
+    gpu().write(outside, beyond);
+    gpu().embed(out, on_gpu, outside, 73.5f);
+    const std::vector<float> got = get(gpu(), out);
+    const auto cols = static_cast<size_t>(host.cols);
+    EXPECT_EQ(std::vector<float>(got.begin(), got.begin() + static_cast<int64_t>(2 * cols)),
+              std::vector<float>(2 * cols, 0.0f));
+    EXPECT_GT(std::abs(got[2 * cols]) + std::abs(got[2 * cols + 1]) + std::abs(got[2 * cols + 2]), 0.0f);
+  }
+}
+
+TEST_F(CudaOps, Rope) {
   struct Case {
     int64_t heads, dim, block, rotated;
   };
@@ -182,19 +261,19 @@ TEST_F(CudaVerbs, Rope) {
   }
 }
 
-TEST_F(CudaVerbs, WriteAndReadSlices) {
+TEST_F(CudaOps, WriteAndReadSlices) {
   const Twin x = random(kBf16, {5, 64});
   EXPECT_EQ(get(gpu(), x.gpu.slice(1, 3).columns(8, 16)), get(ref(), x.ref.slice(1, 3).columns(8, 16)));
   std::vector<float> large(1 << 20);
   for (size_t i = 0; i < large.size(); ++i) large[i] = static_cast<float>(i);
   EXPECT_EQ(get(gpu(), put(gpu(), kF32, {1 << 20}, large)), large);
-  for (int i = 0; i < 40; ++i) {  // wraps the ring of pinned memory
+  for (int i = 0; i < 40; ++i) {  // wraps around in the pinned memory of Staging
     const std::vector<float> part(60000, static_cast<float>(i));
     EXPECT_EQ(get(gpu(), put(gpu(), kF32, {60000}, part)), part);
   }
 }
 
-TEST_F(CudaVerbs, ReplayReadsDeviceTensors) {
+TEST_F(CudaOps, ReplayReadsDeviceTensors) {
   const Twin x = random(kF32, {2, 5376}), y = random(kBf16, {2, 5376});
   for (int step = 0; step < 5; ++step) {
     const std::vector<float> fresh = normal(2 * 5376, 1);
@@ -208,7 +287,7 @@ TEST_F(CudaVerbs, ReplayReadsDeviceTensors) {
   }
 }
 
-TEST_F(CudaVerbs, AFailingReplayLeavesTheBackendUsable) {
+TEST_F(CudaOps, AFailingReplayLeavesTheBackendUsable) {
   for (int i = 0; i < 3; ++i) {
     EXPECT_THROW(gpu().replay(2, [] { throw Error("no"); }), Error);
   }
@@ -220,7 +299,7 @@ TEST_F(CudaVerbs, AFailingReplayLeavesTheBackendUsable) {
   EXPECT_LT(distance(x), 1e-6);
 }
 
-TEST_F(CudaVerbs, ShortMemoryIsAnErrorWithNumbers) {
+TEST_F(CudaOps, ShortMemoryIsAnErrorWithNumbers) {
   try {
     gpu().alloc(DType::kU8, {int64_t{1} << 41});
     FAIL() << "2 TiB were allocated";

@@ -1,4 +1,5 @@
-// norm and add_rms_norm: RMS over the last dimension, in float32. HBM-bound: each element is read once into registers.
+// rms_norm and add_rms_norm: RMSNorm over the last dimension, in float32. HBM bandwidth bounds the speed: each element
+// is read once, into registers.
 #include "backend/cuda/device/convert.cuh"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/ops/ops.h"
@@ -8,25 +9,26 @@
 namespace gemma4::cuda {
 namespace {
 
-// One vector to normalise for each (row, item): at row * stride + item * dim.
+// The vectors to normalise: one for each (row, item), at row * stride + item * dim.
 struct Items {
   int64_t x_stride, out_stride;  // elements between rows
   int per_row, dim;
 };
 
-// A block for each vector; each thread keeps kChunks groups of 8 elements. dim % 8 == 0, everything 16-byte aligned.
-template <typename X, typename Out, int kChunks>
-__global__ void norm_block(Out* out, const X* x, const float* weight, Items items, float eps) {
+// A CTA for each vector; each thread keeps kVectors groups of 8 elements. dim % 8 == 0, and every vector begins at a
+// multiple of 16 bytes.
+template <typename X, typename Out, int kVectors>
+__global__ void rms_norm_block_kernel(Out* out, const X* x, const float* weight, Items items, float eps) {
   __shared__ float scratch[32];
   grid_release();
   grid_wait();
   const int64_t row = blockIdx.x / items.per_row, item = blockIdx.x % items.per_row;
   x += row * items.x_stride + item * items.dim;
   out += row * items.out_stride + item * items.dim;
-  float value[kChunks][8];
+  float value[kVectors][8];
   float squares = 0;
 #pragma unroll
-  for (int c = 0; c < kChunks; ++c) {
+  for (int c = 0; c < kVectors; ++c) {
     const int at = (c * blockDim.x + threadIdx.x) * 8;
     if (at < items.dim) {
       load8(x + at, value[c]);
@@ -36,7 +38,7 @@ __global__ void norm_block(Out* out, const X* x, const float* weight, Items item
   }
   const float factor = rsqrtf(block_sum(squares, scratch) / items.dim + eps);
 #pragma unroll
-  for (int c = 0; c < kChunks; ++c) {
+  for (int c = 0; c < kVectors; ++c) {
     const int at = (c * blockDim.x + threadIdx.x) * 8;
     if (at >= items.dim) continue;
     float w[8] = {1, 1, 1, 1, 1, 1, 1, 1};
@@ -49,7 +51,7 @@ __global__ void norm_block(Out* out, const X* x, const float* weight, Items item
 
 // A warp for each vector, any dim and alignment.
 template <typename X, typename Out>
-__global__ void norm_warp(Out* out, const X* x, const float* weight, Items items, int64_t count, float eps) {
+__global__ void rms_norm_warp_kernel(Out* out, const X* x, const float* weight, Items items, int64_t count, float eps) {
   grid_release();
   grid_wait();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
@@ -65,46 +67,48 @@ __global__ void norm_warp(Out* out, const X* x, const float* weight, Items items
   }
 }
 
-constexpr int kBlock = 1024;  // threads at most
+constexpr int kThreadsMax = 1024;  // of a CTA
 
 int block_threads(int dim) {
   const int wanted = (dim / 8 + 31) / 32 * 32;
-  return wanted < kBlock ? wanted : kBlock;
+  return wanted < kThreadsMax ? wanted : kThreadsMax;
 }
 
 template <typename X, typename Out>
-void norm_typed(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float eps) {
+void rms_norm_typed(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float eps) {
   const int dim = static_cast<int>(last_dim(x));
   const Items items = {x.stride, out.stride, static_cast<int>(x.row_size() / dim), dim};
   const int64_t count = x.size() / dim;
   const float* w = data<float>(weight);
-  const bool vectors = dim % 8 == 0 && dim >= 512 && dim <= 2 * 8 * kBlock && aligned8(x) && aligned8(out) &&
+  const bool vectors = dim % 8 == 0 && dim >= 512 && dim <= 2 * 8 * kThreadsMax && aligned8(x) && aligned8(out) &&
                        (!w || reinterpret_cast<uintptr_t>(w) % 16 == 0);
   const unsigned blocks = static_cast<unsigned>(count);
-  if (vectors && dim <= 8 * kBlock) {
-    launch(stream, blocks, block_threads(dim), 0, norm_block<X, Out, 1>, data<Out>(out), data<X>(x), w, items, eps);
+  if (vectors && dim <= 8 * kThreadsMax) {
+    launch(stream, blocks, block_threads(dim), 0, rms_norm_block_kernel<X, Out, 1>, data<Out>(out), data<X>(x), w,
+           items, eps);
   } else if (vectors) {
-    launch(stream, blocks, kBlock, 0, norm_block<X, Out, 2>, data<Out>(out), data<X>(x), w, items, eps);
+    launch(stream, blocks, kThreadsMax, 0, rms_norm_block_kernel<X, Out, 2>, data<Out>(out), data<X>(x), w, items, eps);
   } else {
-    launch(stream, static_cast<unsigned>((count + 7) / 8), 256, 0, norm_warp<X, Out>, data<Out>(out), data<X>(x), w,
-           items, count, eps);
+    launch(stream, static_cast<unsigned>((count + 7) / 8), 256, 0, rms_norm_warp_kernel<X, Out>, data<Out>(out),
+           data<X>(x), w, items, count, eps);
   }
 }
 
-struct Residual {
+struct AddRmsNorm {
   int64_t out_stride, x_stride, y_stride;
   int dim;
   float scale, eps;
 };
 
-// A block for each row; thread t keeps elements 8t .. 8t+7, so dim <= 8 * threads.
+// A CTA for each row. Thread t keeps elements 8t .. 8t+7, so dim <= 8 * threads.
 template <typename X, typename Y, typename Out>
-__global__ void residual_norm_block(Out* out, X* x, const Y* y, const float* post, const float* next, Residual p) {
+__global__ void add_rms_norm_block_kernel(Out* out, X* x, const Y* y, const float* post, const float* next,
+                                          AddRmsNorm p) {
   __shared__ float scratch[32];
   const int at = threadIdx.x * 8;
   const bool mine = at < p.dim;
   float w_post[8], w_next[8];
-  if (mine) {  // weights: no kernel writes them, so they are fetched before the wait
+  if (mine) {  // read before grid_wait(), since no kernel writes weights
     load8(post + at, w_post);
     if (out) load8(next + at, w_next);
   }
@@ -153,31 +157,31 @@ __device__ __forceinline__ void store4(__half* to, float4 x) {
 }
 __device__ __forceinline__ float squared(float4 x) { return x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w; }
 
-constexpr int kRowsOfBlock = 4;  // of the kernel below
+constexpr int kWarpKernelRows = 4;  // of a CTA of add_rms_norm_warp_kernel
 
-// A warp for each row of 128 * kParts: no barrier, and all of a row's loads in flight. For many short rows.
-template <typename X, typename Y, typename Out, int kParts>
-__global__ void __launch_bounds__(kRowsOfBlock * 32)
-    residual_norm_warp(Out* out, X* x, const Y* y, const float* post, const float* next, Residual p, int rows) {
+// A warp for each row of 128 * kVectors elements, for many short rows: no barrier, and all loads of a row in flight.
+template <typename X, typename Y, typename Out, int kVectors>
+__global__ void __launch_bounds__(kWarpKernelRows * 32)
+    add_rms_norm_warp_kernel(Out* out, X* x, const Y* y, const float* post, const float* next, AddRmsNorm p, int rows) {
   grid_release();
   grid_wait();
-  const int row = blockIdx.x * kRowsOfBlock + threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int row = blockIdx.x * kWarpKernelRows + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= rows) return;
   x += row * p.x_stride + lane * 4;
   y += row * p.y_stride + lane * 4;
   post += lane * 4;
-  float4 a[kParts], b[kParts];
+  float4 a[kVectors], b[kVectors];
   float squares = 0;
 #pragma unroll
-  for (int i = 0; i < kParts; ++i) b[i] = load4(y + i * 128);
+  for (int i = 0; i < kVectors; ++i) b[i] = load4(y + i * 128);
 #pragma unroll
-  for (int i = 0; i < kParts; ++i) a[i] = load4(x + i * 128);
+  for (int i = 0; i < kVectors; ++i) a[i] = load4(x + i * 128);
 #pragma unroll
-  for (int i = 0; i < kParts; ++i) squares += squared(b[i]);
+  for (int i = 0; i < kVectors; ++i) squares += squared(b[i]);
   const float factor = rsqrtf(warp_sum(squares) / p.dim + p.eps);
   squares = 0;
 #pragma unroll
-  for (int i = 0; i < kParts; ++i) {
+  for (int i = 0; i < kVectors; ++i) {
     const float4 w = load4(post + i * 128);
     a[i].x = (a[i].x + b[i].x * factor * w.x) * p.scale;
     a[i].y = (a[i].y + b[i].y * factor * w.y) * p.scale;
@@ -191,15 +195,15 @@ __global__ void __launch_bounds__(kRowsOfBlock * 32)
   out += row * p.out_stride + lane * 4;
   next += lane * 4;
 #pragma unroll
-  for (int i = 0; i < kParts; ++i) {
+  for (int i = 0; i < kVectors; ++i) {
     const float4 w = load4(next + i * 128);
     store4(out + i * 128, make_float4(a[i].x * next_factor * w.x, a[i].y * next_factor * w.y,
                                       a[i].z * next_factor * w.z, a[i].w * next_factor * w.w));
   }
 }
 
-// The vision tower's rows: 1152 elements, many of them.
-constexpr int kParts = 9, kWarpRowsMin = 64;
+// The vision tower has many rows of 1152 elements.
+constexpr int kVisionVectors = 9, kWarpRowsMin = 64;
 
 }  // namespace
 
@@ -208,7 +212,8 @@ void rms_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor weight, float ep
   CHECK(!weight || (weight.dtype == DType::kF32 && weight.size() == last_dim(x)));
   with_type(x.dtype, [&](auto* xt) {
     with_wider_type(out.dtype, [&](auto* ot) {
-      norm_typed<std::remove_pointer_t<decltype(xt)>, std::remove_pointer_t<decltype(ot)>>(stream, out, x, weight, eps);
+      rms_norm_typed<std::remove_pointer_t<decltype(xt)>, std::remove_pointer_t<decltype(ot)>>(stream, out, x, weight,
+                                                                                               eps);
     });
   });
 }
@@ -220,7 +225,7 @@ void add_rms_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor po
   const auto plain = [&](const Tensor& w) {
     return w && w.dtype == DType::kF32 && w.size() == dim && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
   };
-  const bool fused = dim % 8 == 0 && dim <= 8 * kBlock && aligned8(x) && aligned8(y) && plain(post) &&
+  const bool fused = dim % 8 == 0 && dim <= 8 * kThreadsMax && aligned8(x) && aligned8(y) && plain(post) &&
                      (!out || (aligned8(out) && plain(next) && out.dtype != DType::kF32));
   if (!fused) {
     rms_norm(stream, y, y, post, eps);
@@ -228,20 +233,20 @@ void add_rms_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor po
     if (out) rms_norm(stream, out, x, next, eps);
     return;
   }
-  const Residual p = {out.stride, x.stride, y.stride, dim, scale, eps};
+  const AddRmsNorm p = {out.stride, x.stride, y.stride, dim, scale, eps};
   with_type(x.dtype, [&](auto* xt) {
     with_type(y.dtype, [&](auto* yt) {
       using X = std::remove_pointer_t<decltype(xt)>;
       using Y = std::remove_pointer_t<decltype(yt)>;
       const auto start = [&](auto* to) {
         using Out = std::remove_pointer_t<decltype(to)>;
-        if (dim == 128 * kParts && x.rows() >= kWarpRowsMin) {
-          launch(stream, static_cast<unsigned>((x.rows() + kRowsOfBlock - 1) / kRowsOfBlock), kRowsOfBlock * 32, 0,
-                 residual_norm_warp<X, Y, Out, kParts>, to, data<X>(x), data<Y>(y), data<float>(post),
-                 data<float>(next), p, static_cast<int>(x.rows()));
+        if (dim == 128 * kVisionVectors && x.rows() >= kWarpRowsMin) {
+          launch(stream, static_cast<unsigned>((x.rows() + kWarpKernelRows - 1) / kWarpKernelRows),
+                 kWarpKernelRows * 32, 0, add_rms_norm_warp_kernel<X, Y, Out, kVisionVectors>, to, data<X>(x),
+                 data<Y>(y), data<float>(post), data<float>(next), p, static_cast<int>(x.rows()));
           return;
         }
-        launch(stream, static_cast<unsigned>(x.rows()), block_threads(dim), 0, residual_norm_block<X, Y, Out>, to,
+        launch(stream, static_cast<unsigned>(x.rows()), block_threads(dim), 0, add_rms_norm_block_kernel<X, Y, Out>, to,
                data<X>(x), data<Y>(y), data<float>(post), data<float>(next), p);
       };
       out&& out.dtype == DType::kF16 ? start(data<__half>(out)) : start(data<__nv_bfloat16>(out));

@@ -45,7 +45,7 @@ __device__ void sort_keys(uint64_t* keys) {
 }
 
 // Rows with edits: a changed copy of the logits. Grid: rows.
-__global__ void edit_kernel(SampleCall call) {
+__global__ void edit_logits_kernel(SampleCall call) {
   grid_release();
   grid_wait();
   const int row = blockIdx.x;
@@ -77,7 +77,7 @@ __global__ void edit_kernel(SampleCall call) {
 
 // The best kSampleKept of a block's kSampleBlock logits, in order, and the sum of exp((logit - best) / temperature).
 // Grid: (blocks, rows).
-__global__ void best_kernel(SampleCall call) {
+__global__ void sort_blocks_kernel(SampleCall call) {
   __shared__ uint64_t keys[kSampleBlock];
   __shared__ double sums[kThreads / 32];
   grid_release();
@@ -155,7 +155,7 @@ __device__ int draw(const SampleRow& wish, const uint64_t* keys, const double* w
 }
 
 // Grid: rows.
-__global__ void choose_kernel(SampleCall call, int blocks) {
+__global__ void sample_kernel(SampleCall call, int blocks) {
   __shared__ uint64_t keys[kSampleBlock];
   grid_release();
   grid_wait();
@@ -197,9 +197,9 @@ __global__ void choose_kernel(SampleCall call, int blocks) {
 
 void launch_sample(cudaStream_t stream, const SampleCall& call, bool edits) {
   const int blocks = (call.vocab + kSampleBlock - 1) / kSampleBlock;
-  if (edits) launch(stream, call.rows, kThreads, 0, edit_kernel, call);
-  launch(stream, dim3(blocks, call.rows), kThreads, 0, best_kernel, call);
-  launch(stream, call.rows, kThreads, 0, choose_kernel, call, blocks);
+  if (edits) launch(stream, call.rows, kThreads, 0, edit_logits_kernel, call);
+  launch(stream, dim3(blocks, call.rows), kThreads, 0, sort_blocks_kernel, call);
+  launch(stream, call.rows, kThreads, 0, sample_kernel, call, blocks);
 }
 
 }  // namespace gemma4::cuda

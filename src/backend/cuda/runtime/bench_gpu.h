@@ -1,4 +1,4 @@
-// The GPU that the benches of this folder share.
+// The GPU that the benchmarks of the CUDA backend share.
 #pragma once
 
 #include <memory>
@@ -8,7 +8,7 @@
 
 namespace gemma4 {
 
-// Null where there is none.
+// Null if there is none.
 inline Backend* gpu() {
   static const std::unique_ptr<Backend> backend = [] {
     try {

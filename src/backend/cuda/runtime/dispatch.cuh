@@ -1,4 +1,4 @@
-// From a Tensor's run-time type to a kernel's compile-time one, and what the kernels ask of a Tensor.
+// From the run-time type of a Tensor to the compile-time type of a kernel, and what launchers ask about a Tensor.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -17,7 +17,7 @@ void with_type(DType type, Body&& body) {
   body(static_cast<float*>(nullptr));
 }
 
-// The same for what may be F16 too: what is computed for attention or for a product with unpacked weights.
+// The same for tensors that may also be F16: inputs of attention, and inputs of linear layers with bf16 weights.
 template <typename Body>
 void with_wider_type(DType type, Body&& body) {
   if (type == DType::kF16) return body(static_cast<__half*>(nullptr));

@@ -1,5 +1,5 @@
-// How a CUDA failure becomes an Error: CUDA_CHECK(call) throws DeviceError with one sentence that says which call
-// failed and why. A GPU is part of the world, so nothing here aborts.
+// CUDA_CHECK(call) turns a CUDA failure into a DeviceError, with one sentence that says which call failed and why. A
+// GPU is part of the world, so nothing here aborts.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -8,7 +8,7 @@ void Graphs::replay(uint64_t key, const std::function<void()>& issue, cudaStream
   CHECK(!capturing_);
   const auto it = graphs_.find(key);
   if (it == graphs_.end()) {
-    if (graphs_.size() >= kMost) clear();
+    if (graphs_.size() >= kGraphsMax) clear();
     issue();
     graphs_[key] = nullptr;
     return;

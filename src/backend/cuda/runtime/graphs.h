@@ -1,5 +1,5 @@
-// Graphs: what replay() remembers. The first call under a key runs as it is (which sets up kernels and libraries), the
-// second is captured, every later one is a single launch.
+// Graphs: the CUDA graphs behind Backend::replay(). The first call with a key runs eagerly (which sets up kernels and
+// libraries), the second is captured, and every later one is a single graph launch.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -23,8 +23,8 @@ class Graphs {
 
  private:
   void capture(uint64_t key, const std::function<void()>& issue, cudaStream_t stream);
-  static constexpr size_t kMost = 256;          // graphs kept; beyond it all are dropped
-  std::map<uint64_t, cudaGraphExec_t> graphs_;  // null: ran once
+  static constexpr size_t kGraphsMax = 256;     // beyond it all are dropped
+  std::map<uint64_t, cudaGraphExec_t> graphs_;  // null: not captured yet
   bool capturing_ = false;
 };
 

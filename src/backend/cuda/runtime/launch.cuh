@@ -1,7 +1,7 @@
-// Launching kernels with programmatic dependent launch: the next kernel of the stream may be set up, and may prefetch
-// what no kernel of this pass writes (weights), while this one drains. The rule that makes it safe: every kernel
-// launched with launch() calls grid_wait() before it touches anything that an earlier kernel wrote or still reads, in
-// every thread that touches such a thing; grid_wait() returns when all earlier grids are complete and visible.
+// Launching kernels with programmatic dependent launch: while a kernel drains, the next kernel of the stream may be set
+// up and may prefetch data that no kernel of the pass writes (weights). One rule makes it safe: in every kernel
+// launched with launch(), each thread that touches memory which an earlier kernel wrote or still reads calls
+// grid_wait() first. grid_wait() returns when all earlier grids are complete and their writes are visible.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -14,21 +14,21 @@
 
 namespace gemma4::cuda {
 
-// Waits for every earlier kernel of the stream. A no-op below sm_90 and for a plain launch.
+// Waits for all earlier kernels of the stream. A no-op below sm_90 and without programmatic launch.
 __device__ __forceinline__ void grid_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-// Lets the next kernel be set up once every block of this grid has called it (or ended). Says nothing about memory.
+// Lets the next kernel be set up once every CTA of this grid has called it or ended. It orders no memory accesses.
 __device__ __forceinline__ void grid_release() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
-// Whether the device knows programmatic dependent launch.
+// Whether the device supports programmatic dependent launch.
 inline bool overlaps_launches() {
   static const bool yes = [] {
     int device = 0, major = 0;
@@ -55,14 +55,14 @@ void launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, voi
   CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...));
 }
 
-// Raises a kernel's limit of dynamic shared memory; call before a launch that needs more than 48 KB.
+// Raises a kernel's limit of dynamic shared memory. Call it before a launch that needs more than 48 KB.
 template <typename Kernel>
 void allow_shared(Kernel* kernel, size_t bytes) {
   CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(bytes)));
 }
 
-// The same, once for each device; `done` is a static of the caller, one for each kernel.
+// The same, once for each device. `done` is a static variable of the caller, one for each kernel.
 struct AllowedOn {
   std::atomic<uint64_t> devices{0};  // bit d: device d
 };

@@ -16,7 +16,7 @@ void* Memory::allocate(int64_t bytes) {
   void* data = nullptr;
   const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(bytes > 0 ? bytes : 1));
   if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // clears it: the device is well
+    cudaGetLastError();  // clears the error; the device still works
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
     throw Error("the GPU has " + std::to_string(free >> 20) + " MiB of its " + std::to_string(total >> 20) +
@@ -35,7 +35,7 @@ void Memory::release(void* data) {
   CHECK(it != blocks_.end());
   used_ -= it->second;
   blocks_.erase(it);
-  cudaFree(data);  // an earlier kernel's failure shows here too: the next checked call reports it
+  cudaFree(data);  // may return an earlier kernel's failure, which the next checked call reports
 }
 
 Staging::Staging() {
@@ -55,27 +55,27 @@ char* Staging::reserve(int64_t bytes, cudaStream_t stream) {
     at_ = 0;
     CUDA_CHECK(cudaEventSynchronize(done_[half_]));
   }
-  char* place = pinned_ + half_ * kHalf + at_;
+  char* begin = pinned_ + half_ * kHalf + at_;
   at_ += (bytes + 255) / 256 * 256;
-  return place;
+  return begin;
 }
 
 void Staging::write(void* dst, const void* src, int64_t bytes, cudaStream_t stream) {
-  for (int64_t at = 0; at < bytes; at += kHalf) {  // one piece is copied by the device while the next is filled
+  for (int64_t at = 0; at < bytes; at += kHalf) {  // the device copies one piece while the next is filled
     const int64_t piece = std::min(kHalf, bytes - at);
-    char* place = reserve(piece, stream);
-    std::memcpy(place, static_cast<const char*>(src) + at, static_cast<size_t>(piece));
-    CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(dst) + at, place, static_cast<size_t>(piece), cudaMemcpyHostToDevice,
+    char* pinned = reserve(piece, stream);
+    std::memcpy(pinned, static_cast<const char*>(src) + at, static_cast<size_t>(piece));
+    CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(dst) + at, pinned, static_cast<size_t>(piece), cudaMemcpyHostToDevice,
                                stream));
   }
 }
 
 void Staging::read(void* dst, const void* src, int64_t row_bytes, int64_t rows, int64_t pitch, cudaStream_t stream) {
   if (rows == 1 && row_bytes <= kHalf) {
-    char* place = reserve(row_bytes, stream);
-    CUDA_CHECK(cudaMemcpyAsync(place, src, static_cast<size_t>(row_bytes), cudaMemcpyDeviceToHost, stream));
+    char* pinned = reserve(row_bytes, stream);
+    CUDA_CHECK(cudaMemcpyAsync(pinned, src, static_cast<size_t>(row_bytes), cudaMemcpyDeviceToHost, stream));
     CUDA_CHECK(cudaStreamSynchronize(stream));
-    std::memcpy(dst, place, static_cast<size_t>(row_bytes));
+    std::memcpy(dst, pinned, static_cast<size_t>(row_bytes));
     return;
   }
   CUDA_CHECK(cudaMemcpy2DAsync(dst, static_cast<size_t>(row_bytes), src, static_cast<size_t>(pitch),

@@ -1,5 +1,5 @@
-// Device memory and the small copies of a step: every allocation is counted, and host data goes through pinned memory
-// so that a write neither waits for the device nor is waited for.
+// Device memory, with a count of the bytes, and Staging for the small copies of a step. Host data goes through pinned
+// memory, so a write does not wait for the device and the device does not wait for it.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -27,7 +27,7 @@ class Memory {
   int64_t used_ = 0;
 };
 
-// A ring of pinned memory in two halves: while the device still copies from one, the other is filled.
+// Pinned memory in two halves: while the device still copies from one, the other is filled.
 class Staging {
  public:
   Staging();

@@ -1,4 +1,5 @@
-// What an exported program needs of the CUDA backend: an uploaded matrix read back and taken again is the same matrix.
+// What an exported program needs of the CUDA backend: a matrix that was serialized and loaded again is the same matrix.
+// tests/whole_model_test.cc loads whole programs.
 #include <cstring>
 
 #include "backend/cuda/backend_pair_testing.h"
@@ -6,12 +7,14 @@
 namespace gemma4 {
 namespace {
 
-class CudaProgram : public CudaTest {
+class CudaPrepackedWeight : public CudaTest {
  protected:
   // bf16 or Q8_0 rows with random scales and codes.
   Matrix random_matrix(Format format, int64_t rows, int64_t cols) {
     Matrix m;
-    m.format = format, m.rows = rows, m.cols = cols;
+    m.format = format;
+    m.rows = rows;
+    m.cols = cols;
     const int64_t size = row_bytes(m);
     bytes_.emplace_back(static_cast<size_t>(rows * size));
     std::vector<uint8_t>& bytes = bytes_.back();
@@ -34,7 +37,7 @@ class CudaProgram : public CudaTest {
   std::vector<std::vector<uint8_t>> bytes_;
 };
 
-TEST_F(CudaProgram, AnAdoptedMatrixMultipliesAlike) {
+TEST_F(CudaPrepackedWeight, ALoadedMatrixMultipliesLikeTheOriginal) {
   for (const Format format : {Format::kBF16, Format::kQ8_0}) {
     for (const size_t count : {size_t{1}, size_t{2}}) {  // two of equal height are interleaved
       std::vector<Matrix> parts;
@@ -56,7 +59,7 @@ TEST_F(CudaProgram, AnAdoptedMatrixMultipliesAlike) {
   }
 }
 
-TEST_F(CudaProgram, WhatCannotBeIsRefused) {
+TEST_F(CudaPrepackedWeight, AWrongSizeIsRefused) {
   PrepackedWeight stored = gpu().serialize(gpu().upload(std::vector{random_matrix(Format::kQ8_0, 128, 256)}));
   stored.rows = 256;
   EXPECT_THROW(gpu().load_prepacked(stored), Error);
