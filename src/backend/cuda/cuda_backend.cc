@@ -159,7 +159,7 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
 
   cuda::MegakernelWorkspace megakernel_workspace() {
     cuda::MegakernelWorkspace w;
-    w.decode = linear_->decode_workspace();
+    w.decode = linear_->gemv_workspace();
     w.attention_partials = attention_.partial;
     w.attention_counters = attention_.counters;
     w.grid_barrier = zeros<unsigned>(2);

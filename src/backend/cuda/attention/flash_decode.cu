@@ -20,7 +20,6 @@ namespace {
 
 using bf16 = __nv_bfloat16;
 
-constexpr float kLog2e = 1.4426950408889634f;
 constexpr int kGroup = 16;    // query heads of a KV head, padded
 constexpr int kTilesMin = 2;  // tiles of a CTA before the keys are split over more CTAs
 constexpr int kPad = 8;       // elements that keep the rows of a fragment in different banks

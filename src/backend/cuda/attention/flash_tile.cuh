@@ -12,14 +12,15 @@
 #include "backend/cuda/device/activation.cuh"
 #include "backend/cuda/device/cp_async.cuh"
 #include "backend/cuda/device/element.cuh"
-#include "backend/cuda/device/tile.cuh"
+#include "backend/cuda/device/activation.cuh"
+#include "backend/cuda/device/cp_async.cuh"
+#include "backend/cuda/device/mma.cuh"
 #include "backend/cuda/device/wgmma.cuh"
 
 namespace gemma4::cuda {
 
 using bf16 = __nv_bfloat16;
 
-inline constexpr float kLog2e = 1.4426950408889634f;
 
 // The tokens of a CTA's query tile.
 struct QueryTile {

@@ -20,8 +20,6 @@ inline constexpr gemma4::DType kAttentionType = gemma4::DType::kF16;
 __device__ __forceinline__ uint32_t pack_attention(float low, float high) { return pack_f16x2(low, high); }
 __device__ __forceinline__ float2 unpack_attention(uint32_t bits) { return unpack_f16x2(bits); }
 
-// Former name, used by device/tile.cuh and device/wgmma.cuh.
-#define ATTEND_OPERANDS ATTENTION_OPERANDS
 
 // Softmax weights are multiplied by 2^10, and so is their sum, by which the result is divided. Weights down to 2^-24 of
 // the largest are then normal float16 numbers; smaller ones lose less than 2^-35 of the largest.

@@ -97,7 +97,7 @@ __device__ __forceinline__ uint64_t tile_descriptor(const void* begin, uint32_t 
 __device__ __forceinline__ void multiply_shared(float (&d)[4][4], uint64_t a, uint64_t b, bool add) {
   WARPGROUP_ASM(
       "{.reg .pred p; setp.ne.b32 p, %18, 0; "
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32." ATTEND_OPERANDS
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32." ATTENTION_OPERANDS
       " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
       "}, %16, %17, p, 1, 1, 0, 0;}"
@@ -107,7 +107,7 @@ __device__ __forceinline__ void multiply_shared(float (&d)[4][4], uint64_t a, ui
 __device__ __forceinline__ void multiply_shared(float (&d)[8][4], uint64_t a, uint64_t b, bool add) {
   WARPGROUP_ASM(
       "{.reg .pred p; setp.ne.b32 p, %34, 0; "
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." ATTEND_OPERANDS
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." ATTENTION_OPERANDS
       " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
       "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -118,7 +118,7 @@ __device__ __forceinline__ void multiply_shared(float (&d)[8][4], uint64_t a, ui
 
 // d[64, 72] += a b; a in registers, b MN-major in shared memory.
 __device__ __forceinline__ void multiply_registers(float (&d)[9][4], const uint32_t (&a)[4], uint64_t b) {
-  WARPGROUP_ASM("wgmma.mma_async.sync.aligned.m64n72k16.f32." ATTEND_OPERANDS
+  WARPGROUP_ASM("wgmma.mma_async.sync.aligned.m64n72k16.f32." ATTENTION_OPERANDS
                 " {"
                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
                 "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35"
@@ -130,7 +130,7 @@ __device__ __forceinline__ void multiply_registers(float (&d)[9][4], const uint3
 // d[64, 256] += a b; a in registers, b MN-major in shared memory.
 __device__ __forceinline__ void multiply_registers(float (&d)[32][4], const uint32_t (&a)[4], uint64_t b) {
   WARPGROUP_ASM(
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32." ATTEND_OPERANDS
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32." ATTENTION_OPERANDS
       " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
       "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "

@@ -24,8 +24,8 @@ struct HeadShape {
   static constexpr int kElements = kDim + 2 * kRotated;  // of a cached row
   static constexpr int kRow = kElements + kRowPad;
   static constexpr int kPerLane = kHalf / 32;               // pairs of a head that a lane rotates
-  static constexpr int kSteps = kDim / 16 / kStreamWarps;   // of depth for a warp, where the query is not zero
-  static constexpr int kColumns = kDim / kStreamWarps / 8;  // column tiles of a warp
+  static constexpr int kSteps = kDim / 16 / kConsumerWarps;   // of depth for a warp, where the query is not zero
+  static constexpr int kColumns = kDim / kConsumerWarps / 8;  // column tiles of a warp
   static_assert((kRotated ? 1 : 2) * kTileKeys * kRow * 2 <= kStageBytes);
 
   // Where step `i` of the warp begins in a row of keys. In a compressed row: first the elements of V that serve as K's,
@@ -48,7 +48,7 @@ template <typename H>
 struct AttentionScratch {
   static constexpr int kQuery = 0;                                                      // [8, kRow]
   static constexpr int kScores = kQuery + kQueryRows * H::kRow * 2;                     // float [8 warps, 8, 16]
-  static constexpr int kWeights = kScores + kStreamWarps * kQueryRows * kTileKeys * 4;  // [8, 16 + 8]
+  static constexpr int kWeights = kScores + kConsumerWarps * kQueryRows * kTileKeys * 4;  // [8, 16 + 8]
   static constexpr int kKeep = kWeights + kQueryRows * (kTileKeys + kRowPad) * 2;       // float [8]
   static constexpr int kTop = kKeep + 32, kTotal = kTop + 32;                           // float [8]
   static constexpr int kNew = kTotal + 32;                                              // the new row, as in a tile
@@ -283,7 +283,7 @@ __device__ __forceinline__ void softmax_tile(uint8_t* scratch, SoftmaxRow& row, 
   const float* scores = reinterpret_cast<const float*>(scratch + L::kScores);
   float x = 0;
 #pragma unroll
-  for (int w = 0; w < kStreamWarps; ++w) x += scores[w * kQueryRows * kTileKeys + threadIdx.x];
+  for (int w = 0; w < kConsumerWarps; ++w) x += scores[w * kQueryRows * kTileKeys + threadIdx.x];
   x = base + key >= see.z && base + key <= see.w ? x * kMegakernelLog2e : -INFINITY;
   float top = fmaxf(row.top, x);
 #pragma unroll
@@ -431,7 +431,7 @@ __device__ __forceinline__ void run_attention(const AttentionInstruction& op, co
   HeadNormWeights<H> weights = head_weights<H>(op, min(warp, items - 1), lane);  // not waited for yet
   attention_t *query = reinterpret_cast<attention_t*>(scratch + L::kQuery),
               *new_row = reinterpret_cast<attention_t*>(scratch + L::kNew);
-  for (int item = warp; item < items; item += kStreamWarps) {
+  for (int item = warp; item < items; item += kConsumerWarps) {
     if (item != warp) weights = head_weights<H>(op, item, lane);
     if (item < op.group) {
       make_query<H>(op, range, epoch, weights, invariants.rotations, query, item, lane);

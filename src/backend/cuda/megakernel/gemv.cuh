@@ -13,7 +13,7 @@ namespace gemma4::cuda {
 template <typename Codec>
 __device__ __forceinline__ void produce_weights(const GemvInstruction& op, const Pipeline& pipeline,
                                                 ProducerState& state, int lane, uint64_t policy) {
-  constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  constexpr int kUnit = kRowTileTiles * Codec::kBytes;
   const WorkRange range(op);
   const int tail = range.tail(op);
 #pragma unroll 1
@@ -49,10 +49,10 @@ __device__ __forceinline__ void add_if(bool yes, float a, float b, float& sum) {
 // of row g plus 16 times those of row g + 8, whose products are subtracted afterwards. That saves every other mask.
 template <typename Codec>
 struct TilePair {
-  static constexpr int kUnit = kPanelChunks * Codec::kBytes;
+  static constexpr int kUnit = kRowTileTiles * Codec::kBytes;
   uint4 codes[2];
   uint2 limbs;
-  GroupFacts of;
+  GroupScales of;
   __device__ __forceinline__ void load(const uint8_t* tile, const uint8_t* limbs_at, const uint8_t* scales, int lane) {
     codes[0] = words4(tile + lane * 16), codes[1] = words4(tile + kUnit + lane * 16);
     limbs = words2(limbs_at + lane * 8);
@@ -65,7 +65,7 @@ struct TilePair {
     const uint32_t x = group % 2 ? w.z : w.x, y = group % 2 ? w.w : w.y;
     const uint32_t a[4] = {x, x & 0xf0f0f0f0u, y, y & 0xf0f0f0f0u};
     const bool mine = lane / 8 == group;
-    mma_bytes(d, a, mine ? limbs.x : 0, mine ? limbs.y : 0);
+    mma_u8s8(d, a, mine ? limbs.x : 0, mine ? limbs.y : 0);
   }
   __device__ __forceinline__ void add(const int (&d)[4], float (&sum)[1][4], bool real) const {
     const int both[4] = {d[0] - d[2], d[1] - d[3], d[2], d[3]};
@@ -131,7 +131,7 @@ __device__ __forceinline__ void write_value(const GemvInstruction& op, const Gem
 // The sums of a row tile: of the warp's 16 rows, lane 4 g + c holds row g and 16 times row g + 8.
 __device__ __forceinline__ void write_row_tile(const GemvInstruction& op, const GemvEpilogue& epilogue, int row_tile,
                                                int warp, int lane, const float (&sum)[1][4]) {
-  const int first = row_tile * kPanelRows + warp * kChunkRows, g = lane / 4, e = lane % 4;
+  const int first = row_tile * kRowTileRows + warp * kWeightTileRows, g = lane / 4, e = lane % 4;
   const float low = sum[0][0], high = sum[0][2] * 0.0625f;
   if (op.all_reduce) {  // op.rows is a multiple of 16 then, so the warp has all of its rows or none
     if (first < op.rows) epilogue.ranks.send(op.all_reduce, first, e % 2 ? high : low, lane);
@@ -155,7 +155,7 @@ __device__ __forceinline__ void write_row_tile(const GemvInstruction& op, const 
 // This CTA's partial of a row tile, for the CTA that has the end of the row tile.
 __device__ __forceinline__ void store_partial(const Partials& partials, int warp, int lane, const float (&sum)[1][4]) {
   const int e = lane % 4;
-  if (e < 2) partials.store(warp * kChunkRows + lane / 4 + 8 * e, e ? sum[0][2] : sum[0][0]);
+  if (e < 2) partials.store(warp * kWeightTileRows + lane / 4 + 8 * e, e ? sum[0][2] : sum[0][0]);
 }
 
 // Multiplies `count` work units of a row tile as their stages arrive, two stages at a time where both are full already.
@@ -225,7 +225,7 @@ __device__ __forceinline__ void run_gemv(const GemvInstruction& op, const WorkRa
     if (at == end) end = at > tail ? tail : range.begin, at = range.begin;
   }
   if (!reduces) return;
-  const float* rows = epilogue.reduction.wait() + warp * kChunkRows + lane / 4;
+  const float* rows = epilogue.reduction.wait() + warp * kWeightTileRows + lane / 4;
   own[0][0] += rows[0], own[0][2] += rows[8];
   write_row_tile(op, epilogue, range.row_tile, warp, lane, own);
 }

@@ -99,8 +99,8 @@ __device__ __forceinline__ GroupScales<kPasses> store_limbs(uint8_t* input, int 
     for (int i = 0; i < 2; ++i) {  // columns 2c, 2c + 8, 2c + 1, 2c + 9 of lane c = 2h + i
       const uint32_t *v = value[pass] + 2 * i, a = v[0], b = v[4], c = v[1], d = v[5];
       uint8_t* to = limbs + (2 * e.h + i) * 8;
-      *reinterpret_cast<uint32_t*>(to) = next_bytes(a + 128, b + 128, c + 128, d + 128);
-      *reinterpret_cast<uint32_t*>(to + 32) = low_bytes(a, b, c, d);
+      *reinterpret_cast<uint32_t*>(to) = high_limbs(a + 128, b + 128, c + 128, d + 128);
+      *reinterpret_cast<uint32_t*>(to + 32) = low_limbs(a, b, c, d);
     }
   }
   GroupScales<kPasses> scales;
@@ -137,7 +137,7 @@ __device__ __forceinline__ void convert_tiles(const GemvInstruction& op, int fir
     const Vector8 e(pass);
     int tile = first + min(e.tile, count - 1);
     if (tile >= op.col_tiles) tile -= op.col_tiles;  // the range continues in the next row tile
-    columns[pass] = max(tile, 0) * kChunkCols + e.column();
+    columns[pass] = max(tile, 0) * kWeightTileCols + e.column();
   }
   if (op.from.values) {
     uint4 flagged[2 * kPasses];

@@ -51,7 +51,7 @@ struct ConsumerState {
   AttentionInvariants<Sliding> sliding;
   AttentionInvariants<Full> full;
   uint32_t epochs_before[kChannels + 1];  // Epochs
-  alignas(16) float sums[2 * kStreamWarps];
+  alignas(16) float sums[2 * kConsumerWarps];
   int last;
 };
 
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kMegakernelThreads, 1)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kStages], empty[kStages], requested, reduced;
-  __shared__ __align__(16) float reduced_rows[kPanelRows];
+  __shared__ __align__(16) float reduced_rows[kRowTileRows];
   __shared__ __align__(16) uint8_t slot_bytes[kInstructionSlots * sizeof(Instruction)];
   __shared__ __align__(16) uint8_t consumer_bytes[sizeof(ConsumerState)];
   ConsumerState& consumer = *reinterpret_cast<ConsumerState*>(consumer_bytes);
@@ -161,7 +161,7 @@ void launch_kernel(const InstructionList& list, const MegakernelWorkspace& works
 
 }  // namespace
 
-bool megakernel_fits(const DecodeWorkspace& workspace) {
+bool megakernel_fits(const GemvWorkspace& workspace) {
   return workspace.shared_most >= kMegakernelShared + (5 << 10);
 }
 

@@ -18,7 +18,7 @@ std::string label_of(const Instruction& op) {
   if (op.opcode == Opcode::kAttention) return "attention, head size " + std::to_string(op.attention.kv.dim);
   const GemvInstruction& gemv = op.gemv;
   return (gemv.geglu ? "geglu " : "gemv ") + std::to_string(gemv.rows) + "x" +
-         std::to_string(gemv.col_tiles * kChunkCols);
+         std::to_string(gemv.col_tiles * kWeightTileCols);
 }
 
 struct Times {

@@ -8,8 +8,8 @@
 
 namespace gemma4::cuda {
 
-constexpr int kMegakernelThreads = (kStreamWarps + 2) * 32;  // eight consumer warps, a producer and a reduction warp
-constexpr int kConsumerThreads = kStreamWarps * 32;
+constexpr int kMegakernelThreads = (kConsumerWarps + 2) * 32;  // eight consumer warps, a producer and a reduction warp
+constexpr int kConsumerThreads = kConsumerWarps * 32;
 constexpr int kStageUnits = 4;  // work units of a row tile in a stage
 constexpr int kTileKeys = 16;   // keys in a stage
 constexpr int kRowPad = 8;      // elements between rows of a tile of keys, so that rows start in different banks
@@ -17,7 +17,7 @@ constexpr int kRowPad = 8;      // elements between rows of a tile of keys, so t
 // A stage holds four work units (18,944 bytes of int4 in groups of 32) or 16 rows of 640 + 8 elements of a
 // compressed cache.
 constexpr int kStageBytes = kTileKeys * (640 + kRowPad) * 2;
-static_assert(kStageBytes % 128 == 0 && kStageBytes >= kStageUnits * kPanelChunks * Int4Codec<2>::kBytes);
+static_assert(kStageBytes % 128 == 0 && kStageBytes >= kStageUnits * kRowTileTiles * Int4Codec<2>::kBytes);
 
 // A tile of 64 columns of x: limbs [half][high, low][lane c][8 bytes], then group scales [half] of {minus the sum,
 // unit}.

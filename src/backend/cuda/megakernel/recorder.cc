@@ -110,8 +110,8 @@ bool OpRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& 
   if (!enabled_ || !open_ || attention_pending_ || x.rows() != 1 || !activation(x) || !activation(out)) return false;
   const bool known = w.layout == Layout::kInt4G32 || w.layout == Layout::kInt4G64 || w.layout == Layout::kQ4_0;
   if (!known || (!instructions_.empty() && layout_ != Layout::kBF16 && layout_ != w.layout)) return false;
-  if (geglu != w.paired || !aligned(x.data) || w.cols % kChunkCols != 0) return false;
-  const int64_t row_tiles = (w.rows + kPanelRows - 1) / kPanelRows, col_tiles = w.cols / kChunkCols;
+  if (geglu != w.paired || !aligned(x.data) || w.cols % kWeightTileCols != 0) return false;
+  const int64_t row_tiles = (w.rows + kRowTileRows - 1) / kRowTileRows, col_tiles = w.cols / kWeightTileCols;
   if (row_tiles * col_tiles * col_tiles >= (int64_t{1} << 32))
     return false;  // GemvInstruction::quotient() is exact below that
   const int64_t blocks = workspace_.decode.blocks, even = row_tiles * col_tiles / blocks;  // units of a CTA
@@ -201,7 +201,7 @@ bool OpRecorder::make_all_reduce(const Tensor& x) {
   GemvInstruction& op = instructions_.back().gemv;
   const int64_t size = x.row_size();
   if (op.out != x.data || op.rows != size || op.geglu || op.paired || op.all_reduce) return false;
-  if (size > kResidualDimMax || size % kChunkRows != 0 || (all_reduce_dim_ && all_reduce_dim_ != size)) return false;
+  if (size > kResidualDimMax || size % kWeightTileRows != 0 || (all_reduce_dim_ && all_reduce_dim_ != size)) return false;
   // A CTA without a range sends nothing, so the norm would not wait for it. All ranks decide alike: their matrices
   // differ by a group of columns at most.
   if (op.each == 0) return false;
@@ -225,7 +225,7 @@ bool OpRecorder::add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& 
   if (!enabled_ || !open_ || attention_pending_ || x.rows() != 1 || x.dtype != DType::kF32 || !activation(y))
     return false;
   const int64_t dim = x.row_size();
-  if (dim % kChunkCols != 0 || dim > kResidualDimMax || (x_ && (x_ != x.data || dim_ != dim))) return false;
+  if (dim % kWeightTileCols != 0 || dim > kResidualDimMax || (x_ && (x_ != x.data || dim_ != dim))) return false;
   if (!weight(post, dim) || (out && !weight(next, dim)) || (out && out.dtype != DType::kBF16)) return false;
   if (!aligned(x.data) || !aligned(y.data) || (out && !aligned(out.data))) return false;
   if (!instructions_.empty() && !last_is(Opcode::kGemv)) return false;

@@ -37,7 +37,7 @@
 #include "backend/backend.h"
 #include "backend/cuda/attention/kv_cache_view.h"
 #include "backend/cuda/comm/peer_all_reduce.h"
-#include "backend/cuda/gemm/gemv_bf16.h"
+#include "backend/cuda/gemm/kernels.h"
 #include "backend/cuda/gemm/linear.h"
 #include "backend/cuda/megakernel/kernel_clocks.h"
 
@@ -54,7 +54,7 @@ struct FlaggedChannel {
   int epoch;         // 1, 2, ..: uses of the channel in this step, this one included
 };
 
-// out = x w^T of one row, or GeGLU of it. Fields as StreamArguments (gemv_pipeline.cuh).
+// out = x w^T of one row, or GeGLU of it. Fields as GemvArguments (gemv_pipeline.cuh).
 struct GemvInstruction {
   const uint8_t* weights;
   const void* x;            // BF16 or F32 [cols]; unused where from_norm
@@ -137,7 +137,7 @@ struct InstructionList {
 
 // Device memory through which the CTAs exchange values.
 struct MegakernelWorkspace {
-  DecodeWorkspace decode;
+  GemvWorkspace decode;
   float* attention_partials = nullptr;  // kAttentionPartialBytes
   int* attention_counters = nullptr;    // zero between launches
   unsigned* grid_barrier = nullptr;     // [2], zero between launches
@@ -150,8 +150,8 @@ struct MegakernelWorkspace {
 #endif
 };
 
-constexpr int64_t split_k_partials(int blocks) { return int64_t{2} * blocks * kPanelRows; }
-bool megakernel_fits(const DecodeWorkspace& workspace);
+constexpr int64_t split_k_partials(int blocks) { return int64_t{2} * blocks * kRowTileRows; }
+bool megakernel_fits(const GemvWorkspace& workspace);
 void launch_megakernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream);
 
 // Most columns of x that a CTA may hold as int8 limbs, in tiles of 64: what `down` of the 31B needs when 132 CTAs share

@@ -11,7 +11,7 @@
 namespace gemma4::cuda {
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
-constexpr int kNormPasses = (kResidualDimMax / kChunkCols + kConsumerThreads / 8 - 1) / (kConsumerThreads / 8);
+constexpr int kNormPasses = (kResidualDimMax / kWeightTileCols + kConsumerThreads / 8 - 1) / (kConsumerThreads / 8);
 
 constexpr int kStagedPasses = kScratchBytes / (kConsumerThreads * 32);  // passes whose `next` weights fit the scratch
 static_assert(kStagedPasses <= kNormPasses);
@@ -31,7 +31,7 @@ struct ResidualStream {
 #pragma unroll
     for (int pass = 0; pass < kNormPasses; ++pass) {
       const Vector8 e(pass);
-      const int column = e.tile * kChunkCols + e.column();
+      const int column = e.tile * kWeightTileCols + e.column();
       if (column >= dim) continue;
       *reinterpret_cast<float4*>(to + column) = at(pass, 0);
       *reinterpret_cast<float4*>(to + column + 8) = at(pass, 1);
@@ -49,7 +49,7 @@ __device__ __forceinline__ float consumer_sum(float value, float* sums) {
   value = warp_sum(value);
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
   consumer_barrier();
-  static_assert(kStreamWarps == 8);
+  static_assert(kConsumerWarps == 8);
   const float4 a = reinterpret_cast<const float4*>(sums)[0], b = reinterpret_cast<const float4*>(sums)[1];
   return ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
 }
@@ -77,7 +77,7 @@ __device__ __forceinline__ void load_norm_inputs(const RmsNormInstruction& op, c
 #pragma unroll
   for (int pass = kStagedPasses; pass < kNormPasses; ++pass) load_vector8(next_weights + offsets[pass], next[pass]);
   if (op.all_reduce) {
-    ranks.wait(op.all_reduce, min(static_cast<int>(threadIdx.x) / 32 * 4, tiles - 1) * kChunkCols);
+    ranks.wait(op.all_reduce, min(static_cast<int>(threadIdx.x) / 32 * 4, tiles - 1) * kWeightTileCols);
     ranks.receive(op.all_reduce, offsets, y);
   } else {
     barrier.wait();
@@ -98,7 +98,7 @@ __device__ __forceinline__ void store_norm_output(const RmsNormInstruction& op, 
 #pragma unroll
   for (int i = 0; i < kNormPasses * 8; ++i) x[i / 8][i % 8] *= next[i / 8][i % 8];
   const GroupScales<kNormPasses> scales = store_limbs(input, min(tiles, kInputTilesMax), x);
-  const float factor = rsqrtf(consumer_sum(squares, sums + kStreamWarps) * inverse_dim + op.eps);
+  const float factor = rsqrtf(consumer_sum(squares, sums + kConsumerWarps) * inverse_dim + op.eps);
   store_scales(input, min(tiles, kInputTilesMax), scales, factor);
   if (blockIdx.x != 0) return;
 #pragma unroll
@@ -114,18 +114,18 @@ __device__ __forceinline__ void store_norm_output(const RmsNormInstruction& op, 
   }
 }
 
-// `sums` [2 * kStreamWarps] in shared memory.
+// `sums` [2 * kConsumerWarps] in shared memory.
 __device__ __forceinline__ void run_rms_norm(const RmsNormInstruction& op, const RankAllReduce& ranks,
                                              const GridBarrier& barrier, const ResidualStream& residual, uint8_t* input,
                                              float* sums, InstructionClock& clock) {
   float post[kNormPasses][8], next[kNormPasses][8], x[kNormPasses][8] = {}, y[kNormPasses][8] = {};
-  const int tiles = op.dim / kChunkCols;
+  const int tiles = op.dim / kWeightTileCols;
   const float inverse_dim = 1.0f / static_cast<float>(op.dim);
   int offsets[kNormPasses];  // beyond the end those of the last tile
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) {
     const Vector8 e(pass);
-    offsets[pass] = min(e.tile, tiles - 1) * kChunkCols + e.column();
+    offsets[pass] = min(e.tile, tiles - 1) * kWeightTileCols + e.column();
   }
   load_norm_inputs(op, ranks, barrier, tiles, offsets, input, post, next, y);
   clock.input_ready();

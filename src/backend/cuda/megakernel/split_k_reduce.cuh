@@ -20,7 +20,7 @@ struct Partials {
   __device__ __forceinline__ Partials(const MegakernelWorkspace& w, const GemvInstruction& gemv, uint32_t epoch_)
       : values(w.partials + (gemv.second_partials ? split_k_partials(gridDim.x) / 2 : 0)), epoch(epoch_) {}
   __device__ __forceinline__ uint64_t* of(int block, int row) const {
-    return values + static_cast<int64_t>(block) * kPanelRows + row;
+    return values + static_cast<int64_t>(block) * kRowTileRows + row;
   }
   __device__ __forceinline__ void store(int row, float value) const {
     asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(of(blockIdx.x, row)),
