@@ -94,7 +94,7 @@ class WeightReader {
     }
     PrepackedWeight stored;
     std::vector<std::string> names;
-    for (const json& part : entry["parts"]) names.push_back(add_part(part, stored));
+    for (const json& tensor : entry["parts"]) names.push_back(add_tensor(tensor, stored));
     const std::string whose = what_ + ": weight " + names.front();
     stored.format = format_named(text_of(entry, "format", whose), whose);
     if (entry.contains("group")) stored.group = static_cast<int>(whole(entry, "group", kDimMax, whose));
@@ -110,15 +110,15 @@ class WeightReader {
   }
 
  private:
-  // Adds a weight of the part's name and shape; its rows and cols go to `stored`.
-  std::string add_part(const json& part, PrepackedWeight& stored) {
-    if (!part.is_object() || !part.contains("shape") || !part["shape"].is_array()) {
+  // Adds a weight with this name and shape, and its rows and columns to `stored`.
+  std::string add_tensor(const json& tensor, PrepackedWeight& stored) {
+    if (!tensor.is_object() || !tensor.contains("shape") || !tensor["shape"].is_array()) {
       throw Error(what_ + ": a part of a weight has no shape");
     }
-    const std::string name = text_of(part, "name", what_), whose = what_ + ": weight " + printable(name);
+    const std::string name = text_of(tensor, "name", what_), whose = what_ + ": weight " + printable(name);
     if (!is_model_tensor(name)) throw Error(whose + " is not one that Gemma 4 has (text or vision)");
     if (checkpoint_.weights.contains(name)) throw Error(whose + " appears twice");
-    const json& shape = part["shape"];
+    const json& shape = tensor["shape"];
     if (shape.empty() || shape.size() > kRankMax) throw Error(whose + ": its shape is not a list of 1 to 4 sizes");
     Weight weight;
     for (const json& dim : shape) {
@@ -269,9 +269,9 @@ const fs::path& prepared(const fs::path& directory) {
   return directory;
 }
 
-nlohmann::ordered_json parts_of(const std::vector<ProgramWriter::Part>& parts) {
+nlohmann::ordered_json list_of(const std::vector<ProgramWriter::Tensor>& tensors) {
   auto list = nlohmann::ordered_json::array();
-  for (const auto& part : parts) list.push_back({{"name", part.name}, {"shape", part.shape}});
+  for (const auto& tensor : tensors) list.push_back({{"name", tensor.name}, {"shape", tensor.shape}});
   return list;
 }
 
@@ -287,9 +287,9 @@ void ProgramWriter::append(const void* data, size_t size) {
   bytes_ = begin + size;
 }
 
-void ProgramWriter::add(const std::vector<Part>& parts, const PrepackedWeight& stored) {
+void ProgramWriter::add(const std::vector<Tensor>& stacked, const PrepackedWeight& stored) {
   append(stored.bytes.data(), stored.bytes.size());
-  nlohmann::ordered_json entry = {{"parts", parts_of(parts)}, {"format", info(stored.format).name}};
+  nlohmann::ordered_json entry = {{"parts", list_of(stacked)}, {"format", info(stored.format).name}};
   if (stored.group > 0) entry["group"] = stored.group;
   entry["layout"] = stored.layout;
   entry["offset"] = bytes_ - stored.bytes.size();
@@ -297,11 +297,11 @@ void ProgramWriter::add(const std::vector<Part>& parts, const PrepackedWeight& s
   list_->entries.push_back(std::move(entry));
 }
 
-void ProgramWriter::add(const Part& vector, const std::vector<float>& values) {
+void ProgramWriter::add(const Tensor& vector, const std::vector<float>& values) {
   const size_t size = values.size() * sizeof(float);
   append(values.data(), size);
   list_->entries.push_back(
-      {{"parts", parts_of({vector})}, {"format", "f32"}, {"offset", bytes_ - size}, {"bytes", size}});
+      {{"parts", list_of({vector})}, {"format", "f32"}, {"offset", bytes_ - size}, {"bytes", size}});
 }
 
 void ProgramWriter::commit(const ProgramHeader& header, const std::string& config, const Checkpoint& source) {

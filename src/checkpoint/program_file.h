@@ -26,15 +26,15 @@ struct ProgramHeader {
   int64_t constant(const std::string& name, int64_t fallback) const;
 };
 
-// One matrix of the model, or a stack of some that the model multiplies by at once.
+// One matrix of the model, or several that are stacked because one product computes them all.
 struct ProgramMatrix {
-  std::vector<std::string> parts;  // names, in the order of their rows
+  std::vector<std::string> names;  // of the stacked tensors, in the order of their rows
   PrepackedWeight stored;
 };
 
 struct ProgramFile {
   ProgramHeader header;
-  std::map<std::string, ProgramMatrix> matrices;  // by the name of the first part
+  std::map<std::string, ProgramMatrix> matrices;  // by the first of their names
 };
 
 constexpr const char* kProgramFile = "program.json";
@@ -51,7 +51,7 @@ std::string export_command_of(const ProgramHeader& header, const std::string& ba
 // has one is whole.
 class ProgramWriter {
  public:
-  struct Part {
+  struct Tensor {
     std::string name;
     std::vector<int64_t> shape;
   };
@@ -59,8 +59,8 @@ class ProgramWriter {
   explicit ProgramWriter(const std::filesystem::path& directory);  // throws Error: it holds something else
   ~ProgramWriter();
 
-  void add(const std::vector<Part>& parts, const PrepackedWeight& stored);
-  void add(const Part& vector, const std::vector<float>& values);
+  void add(const std::vector<Tensor>& stacked, const PrepackedWeight& stored);
+  void add(const Tensor& vector, const std::vector<float>& values);
 
   // `config`: config.json of the program. The other files are those of `source`.
   void commit(const ProgramHeader& header, const std::string& config, const Checkpoint& source);

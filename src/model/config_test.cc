@@ -6,7 +6,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
-#include "model/weights.h"
+#include "model/tensor_table.h"
 
 namespace gemma4 {
 namespace {

@@ -113,8 +113,8 @@ int64_t Model::step_bytes() const {
   int64_t bytes = matrix_bytes(w.head);
   for (const LayerWeights& layer : w.layers) {
     bytes += matrix_bytes(layer.o) + matrix_bytes(layer.down);
-    for (const Fused* fused : {&layer.qkv, &layer.gate_up}) {
-      for (const Fused::Part& part : fused->parts) bytes += matrix_bytes(part.w);
+    for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {
+      for (const FusedLinear::Slice& slice : fused->slices) bytes += matrix_bytes(slice.weight);
     }
   }
   return bytes;
@@ -123,7 +123,7 @@ int64_t Model::step_bytes() const {
 Model::ImageEmbeddings Model::embed(std::span<const int32_t> ids) {
   Backend* be = &impl_->ranks[0];
   const auto count = static_cast<int64_t>(ids.size());
-  Owned inputs(*be);
+  OwnedTensors inputs(*be);
   const Tensor index = inputs.alloc(DType::kI32, {count, 1});
   be->write(index, ids.data());
   const Tensor rows = be->alloc(be->residual_type(), {count, impl_->config.hidden});

@@ -12,7 +12,7 @@ namespace {
 // repeats the same shape thousands of times, a prompt's chunks do not.
 constexpr size_t kReplayRowsMax = 16;
 
-Rope make_rope(Backend& be, Owned& owned, const AttentionConfig& c) {
+Rope make_rope(Backend& be, OwnedTensors& owned, const AttentionConfig& c) {
   // theta^(-2i / head_dim), with the whole head in the exponent even where only a part rotates ("proportional").
   const int half = c.head_dim / 2;
   std::vector<float> inv_freq(static_cast<size_t>(half), 0.0f);
@@ -63,7 +63,7 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
 
 void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max) {
   const DType act = be_.activation_type(), product = be_.gemm_output_type(), query = be_.attention_type();
-  const auto unrounded = [&](const LayerWeights& w) { return be_.gemm_input_type(w.gate_up.parts[0].w) != act; };
+  const auto unrounded = [&](const LayerWeights& w) { return be_.gemm_input_type(w.gate_up.slices[0].weight) != act; };
   const bool wide_mlp = std::ranges::any_of(w_.layers, unrounded);
   const int64_t inner = w_.tensor_parallel.mlp.count;
   a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});

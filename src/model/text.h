@@ -10,7 +10,7 @@
 #include "model/batch.h"
 #include "model/layer.h"
 #include "model/model.h"
-#include "model/owned.h"
+#include "model/owned_tensors.h"
 
 namespace gemma4 {
 
@@ -37,7 +37,7 @@ class TextModel {
   void check(const Batch& batch) const;
 
   Backend& be_;
-  Owned owned_;
+  OwnedTensors owned_;
   const Config& config_;
   const Weights& w_;
   ModelOptions options_;

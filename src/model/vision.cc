@@ -10,7 +10,7 @@ namespace gemma4 {
 namespace {
 
 // Each half of a head turns by one axis; its frequencies are theta^(-2i / half), i < half / 2, for both axes.
-Rope make_rope(Backend& be, Owned& owned, const VisionConfig& c) {
+Rope make_rope(Backend& be, OwnedTensors& owned, const VisionConfig& c) {
   const int block = c.head_dim / 2, pairs = block / 2;
   std::vector<float> inv_freq(static_cast<size_t>(pairs));
   for (int i = 0; i < pairs; ++i) {

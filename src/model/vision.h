@@ -4,7 +4,7 @@
 
 #include "model/layer.h"
 #include "model/model.h"
-#include "model/owned.h"
+#include "model/owned_tensors.h"
 #include "model/text.h"
 
 namespace gemma4 {
@@ -24,7 +24,7 @@ class VisionModel {
   void run(bool record, const Tap& tap);  // the same, replayed where the backend records
 
   Backend& be_;
-  Owned tables_, buffers_;
+  OwnedTensors tables_, buffers_;
   const Config& config_;
   const VisionConfig& c_;
   const VisionWeights& w_;

@@ -230,8 +230,8 @@ TEST_F(ProgramExportTest, WeightsAreUsedWhereTheyLie) {
     EXPECT_TRUE(inside(weights.embed));
     EXPECT_TRUE(inside(weights.vision.positions));
     for (const LayerWeights& layer : weights.layers) {
-      ASSERT_EQ(layer.qkv.parts.size(), 1u);
-      EXPECT_TRUE(inside(layer.qkv.parts[0].w) && inside(layer.gate_up.parts[0].w) && inside(layer.down));
+      ASSERT_EQ(layer.qkv.slices.size(), 1u);
+      EXPECT_TRUE(inside(layer.qkv.slices[0].weight) && inside(layer.gate_up.slices[0].weight) && inside(layer.down));
     }
     EXPECT_LT(backend->memory_used(), static_cast<int64_t>(file.size()) / 8);  // norms
   }

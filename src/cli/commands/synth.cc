@@ -18,7 +18,7 @@
 #include "cli/cli.h"
 #include "cli/command_line.h"
 #include "cli/commands/synth_gguf.h"
-#include "model/weights.h"
+#include "model/tensor_table.h"
 #include "quant/recipe.h"
 
 namespace gemma4 {
