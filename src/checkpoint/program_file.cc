@@ -24,7 +24,7 @@ constexpr const char* kWeights = "program.weights";
 constexpr const char* kTokenizer = "tokenizer.json";
 constexpr const char* kTokenizerGguf = "tokenizer.gguf";
 constexpr uint64_t kJsonMax = 64'000'000;  // bytes; at 31B's 60 layers program.json has 0.3 MB
-constexpr uint64_t kAlign = 64;            // a weight begins on a cache line
+constexpr uint64_t kAlign = 64;            // a weight is aligned to a cache line
 constexpr int64_t kDimMax = INT32_MAX;     // of a shape
 constexpr int kRankMax = 4;
 
@@ -82,7 +82,7 @@ ProgramHeader read_header(const json& file, const fs::path& directory, const std
   return header;
 }
 
-// One entry of the list of weights becomes weights of the checkpoint.
+// Converts an entry in the list of weights to weights of the checkpoint.
 class WeightReader {
  public:
   WeightReader(Checkpoint& checkpoint, ProgramFile& program, std::shared_ptr<const MappedFile> file, std::string what)
@@ -139,7 +139,7 @@ class WeightReader {
     return name;
   }
 
-  // The entry's bytes: after those of the entries before it, within the file.
+  // The bytes of the entry. They must be inside the file, after those of earlier entries.
   std::span<const std::byte> take(const json& entry, const std::string& whose) {
     const auto all = file_->bytes();
     const auto offset = static_cast<uint64_t>(whole(entry, "offset", INT64_MAX, whose));
@@ -194,7 +194,7 @@ void read_weights(Checkpoint& checkpoint, ProgramFile& program, const json& file
   for (const json& entry : file["weights"]) reader.read(entry);
 }
 
-// A GGUF source has its tokenizer as arrays; a GGUF file of them alone goes with the program.
+// The tokenizer of a GGUF source is arrays. The program gets a GGUF file that holds only these.
 void write_tokenizer(const TokenizerData& data, const fs::path& directory) {
   std::error_code ignored;
   for (const char* earlier : {kTokenizer, kTokenizerGguf}) fs::remove(directory / earlier, ignored);
@@ -316,7 +316,7 @@ void ProgramWriter::commit(const ProgramHeader& header, const std::string& confi
   file["weights_bytes"] = bytes_;
   file["weights"] = list_->entries;
   std::error_code ignored;
-  fs::remove(directory_ / kProgramFile, ignored);  // of an earlier program, which these weights are not of
+  fs::remove(directory_ / kProgramFile, ignored);  // of an earlier program with other weights
   file_.commit();
   write_file(directory_ / "config.json", config);
   write_tokenizer(source.tokenizer, directory_);

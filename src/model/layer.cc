@@ -6,7 +6,9 @@ namespace gemma4 {
 namespace {
 
 void linear_fused(Backend& be, Tensor out, Tensor x, const FusedLinear& w) {
-  for (const FusedLinear::Slice& slice : w.slices) be.linear(out.columns(slice.begin, slice.weight.rows), x, slice.weight);
+  for (const FusedLinear::Slice& slice : w.slices) {
+    be.linear(out.columns(slice.begin, slice.weight.rows), x, slice.weight);
+  }
 }
 
 }  // namespace

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/replay_key.h"
+#include "model/graph_key.h"
 
 namespace gemma4 {
 namespace {
 
-// Steps of up to this many rows without images are replayed from a recorded graph where the backend has graphs: decode
-// repeats the same shape thousands of times, a prompt's chunks do not.
+// Batches of up to this many rows without images are replayed as a recorded graph, if the backend has graphs: decode
+// repeats the same shape thousands of times, the chunks of a prompt do not.
 constexpr size_t kReplayRowsMax = 16;
 
 Rope make_rope(Backend& be, OwnedTensors& owned, const AttentionConfig& c) {
@@ -29,7 +29,7 @@ Rope make_rope(Backend& be, OwnedTensors& owned, const AttentionConfig& c) {
 }  // namespace
 
 TextModel::TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options)
-    : be_(backend), owned_(backend), config_(config), w_(weights), options_(options), replay_key_(next_replay_key()) {
+    : be_(backend), owned_(backend), config_(config), w_(weights), options_(options), graph_key_(next_graph_key()) {
   const DType act = be_.activation_type();
   const int64_t rows = options_.rows_max, outs = options_.logits_max;
   int64_t q_max = 0, kv_max = 0, qkv_max = 0;
@@ -98,7 +98,7 @@ void TextModel::check(const Batch& b) const {
   for (int32_t id : b.ids) CHECK(id >= 0 && id < config_.vocab);
 }
 
-// Rows first: their 16 bytes each stay aligned.
+// Rows come first, so that their 16 bytes each are aligned.
 TextModel::Inputs TextModel::write_inputs(const Batch& b) {
   const int64_t n = static_cast<int64_t>(b.ids.size()), outs = static_cast<int64_t>(b.logit_rows.size());
   const int64_t soft = static_cast<int64_t>(b.image_index.size());
@@ -173,7 +173,7 @@ std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
   if (w_.tensor_parallel.world > 1) a.y.dtype = be_.reduce_type(rows);  // no wider than a product's
   logits_ = all_logits_.slice(0, in.logit_index.rows());
   if (batch.ids.size() <= kReplayRowsMax && batch.soft.empty() && !tap) {
-    be_.replay(replay_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });
+    be_.replay(graph_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });
   } else {
     run(batch, a, in, tap);
   }

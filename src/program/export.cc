@@ -25,7 +25,7 @@ ProgramLimits limits_for(const Config& config, const Checkpoint& checkpoint, int
                 ", the positions the model was made for");
   }
   if (config.has_vision) limits.soft_max = default_image_budget(config, checkpoint.processor_config);
-  // Two windows, as the original; a chunk must also hold a picture whole.
+  // Two windows, as in ExecuTorch; a chunk must also hold a whole picture.
   limits.chunk = std::min(limits.max_seq_len - 1, std::max(2 * config.window, limits.soft_max));
   return limits;
 }
@@ -37,7 +37,7 @@ std::string absolute_text(const std::filesystem::path& path) {
 }  // namespace
 
 void export_program(const Checkpoint& checkpoint, const ProgramExport& options, const std::filesystem::path& output) {
-  // The weights are checked against the whole config; what leaves the tower out is the config that goes along.
+  // The weights are checked against the whole config. Only the exported config leaves out the vision tower.
   const Config whole = parse_config(checkpoint.config);
   const std::vector<std::string> problems = check_weights(checkpoint, whole);
   if (!problems.empty()) throw Error(checkpoint.path.string() + ": " + problems[0]);
