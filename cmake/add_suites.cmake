@@ -10,7 +10,7 @@ if(CMAKE_SCRIPT_MODE_FILE)
   # Skipped is said only where every test of a suite was: a failure beside one must show.
   set(skipped "PASSED  \\] 0 tests\\.\n\\[  SKIPPED \\] [0-9]+ tests?, listed below:\n(\\[  SKIPPED \\] [^\n]*\n)+$")
   # Those that take longest, under the sanitizers, begin first.
-  set(long ServerTest BenchCommand EngineOverRanks Engine Golden NoBleed ProgramExportTest Backends/SplitOn Targets/Fuzz)
+  set(long ServerTest BenchCommand EngineOverRanks Engine Golden NoBleed ProgramExportTest Backends/TensorParallelOn Targets/Fuzz)
   set(text "")
   foreach(suite IN LISTS suites)
     string(REGEX REPLACE "[\n #]" "" suite "${suite}")

@@ -36,10 +36,14 @@ endfunction()
 
 # Each module's sources, in as many files as keep two cores busy.
 macro(unite_sources)
+  set(DEVICE_SOURCES ${SOURCES})  # backend/cpu is read once for each SIMD target: each file must be a source of its own
+  list(FILTER DEVICE_SOURCES INCLUDE REGEX "/src/backend/(cpu|cuda)/")
+  list(REMOVE_ITEM SOURCES ${DEVICE_SOURCES})
   foreach(module base:2 backend:2 checkpoint:5 distributed:1 engine:2 image:1 model:2 program:1 server:4 text:4 cli:5)
     string(REGEX MATCH "([a-z]+):([0-9])" module ${module})
     unite(SOURCES ${CMAKE_MATCH_1} "/src/${CMAKE_MATCH_1}/.*\\.cc$" ${CMAKE_MATCH_2})
   endforeach()
+  list(APPEND SOURCES ${DEVICE_SOURCES})
 endmacro()
 
 macro(unite_tests)

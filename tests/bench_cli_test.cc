@@ -9,7 +9,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "model/config.h"
-#include "model/weights.h"
+#include "model/tensor_table.h"
 #include "program.h"
 
 namespace gemma4 {

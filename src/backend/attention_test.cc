@@ -1,5 +1,5 @@
-// kv_write, attend and kv_copy against ref: head sizes and sharing of 31B's three kinds of attention, rings, pages of
-// any size, several sequences in one batch.
+// kv_write, attention and kv_copy against ref: the head sizes and grouped KV heads of 31B's three attention shapes,
+// rings, pages of any size, several sequences in one batch.
 #include <algorithm>
 #include <cmath>
 
@@ -16,9 +16,9 @@ struct Case {
   int64_t chunk = 0;  // kv_write in chunks of so many; 0: all at once
 };
 
-class AttendTest : public VerbTest {
+class AttentionTest : public OpTest {
  protected:
-  // Pages of a sequence, dealt out in a scrambled order.
+  // Pages of a sequence, in scrambled order.
   static std::vector<int32_t> page_table(const Case& c) {
     const int n = c.seqs * c.pages_per_seq;
     std::vector<int32_t> pages(static_cast<size_t>(n));
@@ -93,7 +93,7 @@ std::vector<Row> causal(int32_t seq, int32_t begin, int32_t count, int32_t windo
 }
 
 // Sliding layers of 31B: 32 heads on 16 of 256; full layers: 32 on 4 of 512. One row, and a chunk.
-TEST_P(AttendTest, DecodeAndChunkOf31B) {
+TEST_P(AttentionTest, DecodeAndChunkOf31B) {
   const int sliding = kSlowBuild ? 60 : 200;
   for (const int rows : {1, 9}) {
     expect_equal({32, 16, 256, 64, 4, 1, causal(0, sliding - rows, rows, 128), sliding});
@@ -103,7 +103,7 @@ TEST_P(AttendTest, DecodeAndChunkOf31B) {
 }
 
 // The vision tower: as many KV heads as heads, size 72, every row sees all.
-TEST_P(AttendTest, WholeImage) {
+TEST_P(AttentionTest, WholeImage) {
   for (const int n : {9, 63, 252}) {
     std::vector<Row> rows;
     for (int32_t i = 0; i < n; ++i) rows.push_back({0, i, 0, n - 1});
@@ -111,15 +111,15 @@ TEST_P(AttendTest, WholeImage) {
   }
 }
 
-TEST_P(AttendTest, HeadSizes) {
+TEST_P(AttentionTest, HeadSizes) {
   for (const int dim : {2, 12, 16, 24, 40, 64, 72, 80, 96, 128, 512}) {
     expect_equal({2, 1, dim, 32, 3, 1, causal(0, 33, 40, 50), 73});
     expect_equal({3, 3, dim, 32, 3, 1, causal(0, 72, 1, 50), 73});
   }
 }
 
-// Every way a range of keys can fall on tiles of 32 and blocks of 128.
-TEST_P(AttendTest, Intervals) {
+// Ranges of keys at every position relative to tiles of 32 and blocks of 128.
+TEST_P(AttentionTest, Intervals) {
   std::vector<Row> rows;
   for (const int32_t first : {0, 1, 31, 32, 33, 127, 128, 129, 200}) {
     for (const int32_t last : {0, 1, 31, 32, 33, 127, 128, 159, 160, 255, 256, 299}) {
@@ -132,14 +132,14 @@ TEST_P(AttendTest, Intervals) {
 }
 
 // An image inside a chunk on a sliding layer: its rows see forward to its last row.
-TEST_P(AttendTest, ImageBlock) {
+TEST_P(AttentionTest, ImageBlock) {
   std::vector<Row> rows = causal(0, 0, 90, 24);
   for (int32_t pos = 20; pos < 70; ++pos) rows[static_cast<size_t>(pos)].last = 69;
   expect_equal({4, 2, 16, 32, 3, 1, rows, 90});
 }
 
 // A ring of n * page slots: positions beyond it overwrite the oldest.
-TEST_P(AttendTest, RingWrapsAround) {
+TEST_P(AttentionTest, RingWrapsAround) {
   for (const int page : {1, 4, 16, 32, 64}) {
     const int n = (96 + page - 1) / page;
     expect_equal({2, 1, 16, page, n, 1, causal(0, 250, 30, 60), 280, 7});
@@ -148,7 +148,7 @@ TEST_P(AttendTest, RingWrapsAround) {
 }
 
 // Rows of several sequences, decode rows and chunks mixed, never see each other's keys.
-TEST_P(AttendTest, MixedSequences) {
+TEST_P(AttentionTest, MixedSequences) {
   for (const int page : {8, 32}) {
     std::vector<Row> rows = causal(1, 99, 1, 1000);
     for (const Row& row : causal(0, 40, 30, 50)) rows.push_back(row);
@@ -160,7 +160,7 @@ TEST_P(AttendTest, MixedSequences) {
 }
 
 // A decode row gets the same bits alone and beside others.
-TEST_P(AttendTest, AloneAsInABatch) {
+TEST_P(AttentionTest, AloneAsInABatch) {
   if (be->activation_type() != DType::kF32) GTEST_SKIP() << "bit equality across batch sizes is the cpu backend's rule";
   Case all{2, 1, 64, 32, 4, 4, {}, 100};
   for (int32_t seq = 0; seq < 4; ++seq) all.rows.push_back({seq, 99 - seq, 3 * seq, 99 - seq});
@@ -170,7 +170,7 @@ TEST_P(AttendTest, AloneAsInABatch) {
   EXPECT_EQ(run(*be, first), Floats(together.begin(), together.begin() + 128));
 }
 
-TEST_P(AttendTest, CopiedPageIsRead) {
+TEST_P(AttentionTest, CopiedPageIsRead) {
   for (const int page : {8, 32}) {
     Floats results[2];
     for (int i = 0; i < 2; ++i) {
@@ -190,7 +190,7 @@ TEST_P(AttendTest, CopiedPageIsRead) {
 }
 
 // The canary: one key too many at either end must be seen.
-TEST_P(AttendTest, SeesOneKeyTooMany) {
+TEST_P(AttentionTest, SeesOneKeyTooMany) {
   Case c{2, 1, 64, 32, 4, 1, {{0, 99, 50, 98}}, 100};
   const Floats want = run(*ref, c);
   c.rows[0] = {0, 99, 49, 98};
@@ -199,7 +199,7 @@ TEST_P(AttendTest, SeesOneKeyTooMany) {
   EXPECT_GT(relative_error(run(*be, c), want), tolerance(*be, 2e-6));
 }
 
-GEMMA4_FOR_EACH_BACKEND(AttendTest);
+GEMMA4_FOR_EACH_BACKEND(AttentionTest);
 
 }  // namespace
 }  // namespace gemma4

@@ -21,12 +21,12 @@ KvCache Backend::kv_alloc(const KvCacheConfig& config) {
 }
 
 void Backend::kv_copy(const KvCache& kv, int32_t from, int32_t to) {
-  for (const Tensor& part : {kv.k, kv.v}) {
-    if (!part) continue;
-    const Tensor source = part.slice(int64_t{from} * kv.page, kv.page);
+  for (const Tensor& cache : {kv.k, kv.v}) {
+    if (!cache) continue;
+    const Tensor source = cache.slice(int64_t{from} * kv.page, kv.page);
     std::vector<std::byte> bytes(source.bytes());
     read(bytes.data(), source);
-    write(part.slice(int64_t{to} * kv.page, kv.page), bytes.data());
+    write(cache.slice(int64_t{to} * kv.page, kv.page), bytes.data());
   }
 }
 

@@ -1,8 +1,8 @@
-// Backend: the only door between the model and the hardware, and the only virtual functions in the program. Every op
-// reads and writes Tensors that this backend allocated, in call order, and may return before the work is done; sync()
-// waits. ref.cc is the definition of every op; cpu/ and cuda/ agree with it within the tolerances of
-// docs/NUMERICS.md. The fused ops at the end have a default that is written with the small ones; a backend overrides
-// one where a measurement earns it.
+// Backend: the interface between the model and the hardware, with the only virtual functions in the program. Every op
+// reads and writes Tensors that this backend allocated. Ops take effect in call order and may return before the work is
+// done; sync() waits. ref.cc defines every op; cpu/ and cuda/ agree with it within the tolerances of docs/NUMERICS.md.
+// The fused ops at the end have defaults made of the other ops. A backend overrides one only where it is measurably
+// faster.
 #pragma once
 
 #include <functional>
@@ -18,12 +18,12 @@
 
 namespace gemma4 {
 
-class ProcessGroup;    // group.h
-class ControlChannel;  // channel.h
+class ProcessGroup;    // distributed/process_group.h
+class ControlChannel;  // distributed/control_channel.h
 
-// Rotary embedding in the rotate-half pairing. A head is cut into blocks of `block` elements; in block b, element i
-// pairs with i + block/2 and turns by pos[axis b] * inv_freq[i]. Text: one block, one axis. Vision: two blocks (x, y),
-// two axes.
+// RoPE in the rotate-half pairing. A head is cut into blocks of `block` elements. In block b, elements i and i +
+// block/2 are a pair, which rotates by pos[axis b] * inv_freq[i]. Text: one block, one axis. Vision: two blocks, two
+// axes (x, y).
 struct Rope {
   Tensor inv_freq;  // F32 [block / 2]; 0: this pair does not rotate
   int block = 0;
@@ -34,11 +34,11 @@ class Backend {
   virtual ~Backend() = default;
   virtual const char* name() const = 0;
 
-  // Element types: of activations, and of what a backend may keep more exactly. residual_type(): the stream x.
-  // attention_type(): what attend() takes. gemm_output_type(): products that go into a norm or a GeGLU next.
-  // gemm_input_type(): what linear() takes, beside activations, for a result of gemm_output_type(), where with weights
-  // like these the rounding of activations would be most of the error. reduce_type(): in what all_reduce() takes
-  // partial sums of so many rows, no wider than gemm_output_type().
+  // Element types. A backend may compute some tensors in a more exact type than activation_type():
+  // residual_type(): the residual stream x. attention_type(): the queries that attention() reads.
+  // gemm_output_type(): outputs of linear() that a norm or geglu() reads next. gemm_input_type(w): the type that
+  // linear() reads for such an output if the rounding of activations would cause most of the error with weights like w.
+  // reduce_type(rows): the type in which all_reduce() adds this many rows; no wider than gemm_output_type().
   virtual DType activation_type() const = 0;
   virtual DType residual_type() const { return activation_type(); }
   virtual DType attention_type() const { return activation_type(); }
@@ -46,21 +46,20 @@ class Backend {
   virtual DType gemm_input_type(const Matrix& w) const { return (void)w, activation_type(); }
   virtual DType reduce_type(int64_t rows) const { return (void)rows, activation_type(); }
 
-  // Memory. Called while a model is opened or an image arrives, never while it steps. alloc() zeroes; all throw Error
-  // when memory is short.
+  // Memory. Called when a model is opened or an image arrives, never in an engine step. alloc() zeroes. All throw Error
+  // if memory is short.
   virtual Tensor alloc(DType type, std::initializer_list<int64_t> shape) = 0;
-  virtual void release(Tensor t) = 0;  // gives back what alloc() returned
+  virtual void release(Tensor t) = 0;  // frees what alloc() returned
   virtual KvCache kv_alloc(const KvCacheConfig& config);
   virtual void kv_release(const KvCache& kv);
-  // Page `to` becomes a copy of page `from`, in op order. The default goes through the host and takes rows of kv.k
-  // and kv.v to be slots; whoever lays a cache out otherwise overrides it with kv_alloc().
+  // Page `to` becomes a copy of page `from`, in op order. The default copies through the host and assumes that rows of
+  // kv.k and kv.v are slots. A backend with another layout overrides it together with kv_alloc().
   virtual void kv_copy(const KvCache& kv, int32_t from, int32_t to);
-  // Copies `parts`, stacked along rows, into this backend's own layout. All parts have the same format, cols and group.
-  virtual Matrix upload(std::span<const Matrix> parts) = 0;
-  // An uploaded matrix as bytes that a later process can take back without laying them out again. layout() names all
-  // that the bytes depend on beside name(): what one process serializes, another loads where both are equal.
-  // load_prepacked() checks the description against the size before it believes either; it throws Error, as do these
-  // defaults.
+  // Copies `matrices`, stacked along rows, into this backend's own layout. All have the same format, cols and group.
+  virtual Matrix upload(std::span<const Matrix> matrices) = 0;
+  // An uploaded matrix as bytes, which a later process loads without packing them again. The bytes depend on name() and
+  // layout(): a process can load them if both are equal. load_prepacked() first checks the description against the
+  // size. It throws Error, as do these defaults.
   virtual std::string layout() const { return ""; }
   virtual PrepackedWeight serialize(const Matrix& uploaded);
   virtual Matrix load_prepacked(const PrepackedWeight& stored);
@@ -95,8 +94,8 @@ class Backend {
   // out = gelu_tanh(x gate^T) * (x up^T); gate_up: gate's rows, then up's. scratch [rows, 2n].
   virtual void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch);
   // query = rope(norm(q) * q_norm), of attention_type(); v = norm(v), or norm(k) where v is empty;
-  // k = rope(norm(k) * k_norm); then kv_write. `query` may be q where their types agree. q, k and v are overwritten or
-  // left as they are: read only query and the cache afterwards. scratch [rows, KV heads, dim] holds v where v is empty.
+  // k = rope(norm(k) * k_norm); then kv_write. `query` may be q if their types agree. q, k and v may be overwritten, so
+  // read only query and the cache afterwards. scratch [rows, KV heads, dim] receives v if v is empty.
   struct QkNorms {
     Tensor q, k;  // F32 [dim]
     float eps;
@@ -104,21 +103,21 @@ class Backend {
   virtual void qk_norm_rope_cache(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const QkNorms& norms,
                                   Tensor pos, const Rope& rope, const KvCache& kv, const Rows& rows);
 
-  // Tensor parallelism: this backend is one of world() ranks that compute one model together, each on a thread of its
-  // own (ranks.h). All ranks call the collective ops in one order, with tensors of one shape. The defaults serve
-  // ranks whose tensors lie in the host's memory and that join() tied together; without join() there is one rank.
+  // Tensor parallelism: this backend is one of world() ranks that compute one model together, each on its own thread
+  // (ranks.h). All ranks call the collective ops in the same order, with tensors of the same shape. The defaults are
+  // for ranks with tensors in host memory, which join() connects. Without join() there is one rank.
   virtual int rank() const { return rank_; }
   virtual int world() const;
   virtual void all_reduce(Tensor x);  // x = its sum over the ranks, equal to the bit on all of them
   virtual void broadcast(Tensor x);   // x = rank 0's x
-  // x [rows, n]: rank 0 takes columns begins[r] .. begins[r + 1] - 1 from rank r. What the others hold is undefined.
+  // x [rows, n]: rank 0 receives columns begins[r] .. begins[r + 1] - 1 of rank r. On the others x is undefined.
   virtual void gather_columns(Tensor x, std::span<const int64_t> begins);
-  // Said for a rank that failed: collective ops that wait for it, and all later ones, throw DeviceError(why).
+  // A rank has failed: collective ops that wait for it, and all later ones, throw DeviceError(why).
   virtual void abort(const std::string& why);
   void join(std::shared_ptr<ProcessGroup> group, int rank) { group_ = std::move(group), rank_ = rank; }
 
-  // Runs `issue` and remembers what it launched under `key`; a backend with graphs replays them next time. Everything
-  // that differs between two calls with one key must be read from device tensors.
+  // Runs `issue`. A backend with graphs records its launches under `key` and replays them next time. Everything that
+  // differs between two calls with one key must be read from device tensors.
   virtual void replay(uint64_t key, const std::function<void()>& issue) { (void)key, issue(); }
   virtual void sync() {}
 
@@ -139,9 +138,9 @@ class Backend {
 std::unique_ptr<Backend> make_ref();
 std::unique_ptr<Backend> make_cpu(int threads);  // 0: all cores
 std::unique_ptr<Backend> make_cuda(int device);  // throws Error where there is no CUDA in the build or no GPU
-// GPUs 0 .. count-1 as the ranks of one model, tied together by NCCL. Throws Error where GPUs or NCCL are missing.
+// GPUs 0 .. count-1 as the ranks of one model, connected by NCCL. Throws Error where GPUs or NCCL are missing.
 std::vector<std::unique_ptr<Backend>> make_cuda_ranks(int count);
-// The GPU of this process as a rank of a model over the processes of `channel`, tied together by NCCL.
+// The GPU of this process as a rank of a model over the processes of `channel`, connected by NCCL.
 std::unique_ptr<Backend> make_cuda_rank(ControlChannel& channel);
 
 // "ref", "cpu" or "cuda"; throws Error for another name.

@@ -1,6 +1,6 @@
-// ForwardingBackend: a backend that passes every call on to another one. What only watches or times a backend derives
-// from it and overrides what it watches; a new op is added here once. An observer, where there is one, is called around
-// every op: it must call `run` exactly once.
+// ForwardingBackend: a backend that forwards every call to another one. Classes that watch or time a backend derive
+// from it and override only the ops they watch. The optional observer is called around every op; it must call `run`
+// exactly once.
 #pragma once
 
 #include <functional>
@@ -14,7 +14,7 @@ namespace gemma4 {
 
 class ForwardingBackend : public Backend {
  public:
-  // `op`: its name and, for products and attention, its shape: "linear 5376x21504" (rows x columns of the matrix).
+  // `op`: its name and, for linear() and attention(), its shape: "linear 5376x21504" (rows x columns of the matrix).
   using Observer = std::function<void(const std::string& op, FunctionRef<void()> run)>;
 
   explicit ForwardingBackend(Backend& inner, Observer observer = nullptr)
@@ -33,7 +33,7 @@ class ForwardingBackend : public Backend {
   KvCache kv_alloc(const KvCacheConfig& config) override { return inner_.kv_alloc(config); }
   void kv_release(const KvCache& kv) override { inner_.kv_release(kv); }
   void kv_copy(const KvCache& kv, int32_t from, int32_t to) override { inner_.kv_copy(kv, from, to); }
-  Matrix upload(std::span<const Matrix> parts) override { return inner_.upload(parts); }
+  Matrix upload(std::span<const Matrix> matrices) override { return inner_.upload(matrices); }
   std::string layout() const override { return inner_.layout(); }
   PrepackedWeight serialize(const Matrix& uploaded) override { return inner_.serialize(uploaded); }
   Matrix load_prepacked(const PrepackedWeight& weight) override { return inner_.load_prepacked(weight); }

@@ -21,19 +21,19 @@ struct Rows {
   std::span<const Row> host;  // [rows]
 };
 
-// What a layer's key-value cache must hold.
+// The size of the key-value cache of one layer.
 struct KvCacheConfig {
   int64_t slots = 0;       // tokens
   int page = 1;            // tokens in a page
   int heads = 0, dim = 0;  // KV heads, head size
-  // Full-attention layers have V = norm(k_proj x) and K = rope(V * k_norm): a backend may keep V and only the rotated
-  // elements of K (2 * rotated of dim). 0: K is unrelated to V and kept whole.
+  // Full-attention layers have V = norm(k_proj x) and K = rope(V * k_norm), so a backend may store V and only the
+  // rotated elements of K (2 * rotated_pairs of dim). 0: K is unrelated to V and stored whole.
   int rotated_pairs = 0;
 };
 
 // A key-value cache. Position p of sequence s lives in slot
 //   pages[s][(p / page) % n] * page + p % page,   n = pages of that sequence,
-// which is a flat cache while p < n * page and a ring of n * page tokens beyond. Without `pages`: slot = p.
+// This is a flat cache while p < n * page, and a ring of n * page tokens beyond. Without `pages`: slot = p.
 struct KvCache {
   Tensor k, v;   // [slots, heads, dim], or the backend's own layout
   Tensor pages;  // I32 [sequences, n] page indices

@@ -11,7 +11,7 @@ constexpr int64_t kRows = 21504,
 void linear(benchmark::State& state, Format format, int64_t rows, int64_t cols) {
   const auto be = make_cpu(kBenchThreads);
   Random random(1);
-  // One panel of random rows, stacked: as good as all random, and made in no time.
+  // One panel of random rows, repeated: measures the same as all random rows, and is fast to make.
   const HostMatrix some =
       random_matrix(format, 128, cols, format == Format::kInt8 ? static_cast<int>(cols) : 32, random);
   const std::vector<Matrix> parts(static_cast<size_t>(rows / 128), some.matrix);

@@ -1,4 +1,4 @@
-// linear and embed, every format, at 31B's own widths (few outputs of each, for ref's sake) and awkward ones.
+// linear and embed in every format, at the widths of 31B (with few outputs, because ref is slow) and at awkward ones.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -8,7 +8,7 @@
 namespace gemma4 {
 namespace {
 
-class LinearTest : public VerbTest {
+class LinearTest : public OpTest {
  protected:
   // Error of out = x w^T against ref.
   double error(const HostMatrix& w, int64_t rows, Random& random) {
@@ -110,18 +110,19 @@ TEST_P(LinearTest, ScalesInFloat32) {
   for (const int64_t rows : {1, 20}) EXPECT_LE(error(w, rows, random), limit(Format::kInt8)) << rows;
 }
 
-// Parts stacked along rows, from strided views, and views of activations.
-TEST_P(LinearTest, StackedPartsAndStridedViews) {
+// Matrices stacked along rows, strided views of matrices, and views of activations.
+TEST_P(LinearTest, StackedMatricesAndStridedViews) {
   Random random(6);
   const HostMatrix a = random_matrix(Format::kInt4, 48, 256, 32, random),
                    b = random_matrix(Format::kInt4, 40, 256, 32, random);
-  const std::vector<Matrix> parts = {slice_cols(slice_rows(a.matrix, 5, 40), 64, 128), slice_cols(b.matrix, 128, 128)};
+  const std::vector<Matrix> stacked = {slice_cols(slice_rows(a.matrix, 5, 40), 64, 128),
+                                       slice_cols(b.matrix, 128, 128)};
   for (const int64_t rows : {3, 25}) {
     const Floats values = random.values(rows * 300);
     Floats results[2];
     for (int i = 0; i < 2; ++i) {
       Backend& side = i == 0 ? *be : *ref;
-      const Matrix w = side.upload(parts);
+      const Matrix w = side.upload(stacked);
       ASSERT_EQ(w.rows, 80);
       const Tensor x = put(side, values, {rows, 300});
       const Tensor wide = side.alloc(side.activation_type(), {rows, 200});
@@ -134,7 +135,7 @@ TEST_P(LinearTest, StackedPartsAndStridedViews) {
   }
 }
 
-// A row's result does not depend on which rows stand beside it.
+// The result of a row does not depend on the other rows of the batch.
 TEST_P(LinearTest, AloneAsInABatch) {
   if (be->activation_type() != DType::kF32) GTEST_SKIP() << "bit equality across batch sizes is the cpu backend's rule";
   Random random(7);
@@ -172,7 +173,7 @@ TEST_P(LinearTest, ValuesOfAllSizes) {
   }
 }
 
-// What is not a number anywhere in x is not one in the output, where a server can see it; other rows do not change.
+// A NaN or an infinity in x makes the output of its row not finite, so that a server notices; other rows do not change.
 TEST_P(LinearTest, WhatIsNotANumberStaysNone) {
   Random random(11);
   for (const Format format : {Format::kInt4, Format::kQ4_K, Format::kInt8, Format::kBF16}) {

@@ -1,5 +1,5 @@
-// What every op test shares: the backends under test, the data (verb_data_test.h), and the comparison. Each op is
-// compared with `ref`; tolerances are docs/NUMERICS.md's.
+// What the op tests share: the backends under test, the data (op_data_testing.h) and the comparison. Each op is
+// compared with `ref`, within the tolerances of docs/NUMERICS.md.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -27,13 +27,13 @@ std::unique_ptr<Backend> make_under_test(const std::string& name);
 // Largest |got - want| over the largest |want|.
 double relative_error(const Floats& got, const Floats& want);
 
-// The part of the largest output by which a backend may differ from ref: `cpu` where it keeps float32 throughout, a
-// bfloat16 rounding or two where activations are bfloat16.
+// The difference from ref that a backend may have, relative to the largest output: `cpu` for a backend with float32
+// activations, one or two bfloat16 roundings for bfloat16 activations.
 double tolerance(const Backend& be, double cpu);
 
-class VerbTest : public ::testing::TestWithParam<std::string> {
+class OpTest : public ::testing::TestWithParam<std::string> {
  protected:
-  VerbTest() : ref(make_ref()), be(make_under_test(GetParam())) {}
+  OpTest() : ref(make_ref()), be(make_under_test(GetParam())) {}
   std::unique_ptr<Backend> ref, be;
 };
 

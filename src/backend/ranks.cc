@@ -22,11 +22,11 @@ Ranks::Ranks(std::vector<std::unique_ptr<Backend>> backends) {
 
 Ranks::Ranks(std::unique_ptr<Backend> backend, std::shared_ptr<ControlChannel> channel) : channel_(std::move(channel)) {
   CHECK(backend->rank() == channel_->rank() && backend->world() == channel_->world());
-  // Backends of different processes go at one time: so NCCL asks.
-  channel_->on_lost([watched = backend.get()](const std::string& why) { watched->abort(why); });
+  // NCCL requires that the backends of all processes are destroyed at the same time.
+  channel_->on_peer_lost([watched = backend.get()](const std::string& why) { watched->abort(why); });
   backends_.push_back({backend.release(), [channel = channel_](Backend* last) {
                          channel->end();
-                         channel->on_lost(nullptr);
+                         channel->on_peer_lost(nullptr);
                          delete last;
                        }});
 }
@@ -40,7 +40,7 @@ int64_t Ranks::memory_used() const {
 void Ranks::replace(Backend& first) { backends_[0] = {std::shared_ptr<Backend>(backends_[0]), &first}; }
 
 void Ranks::run(FunctionRef<void(int rank)> work) const {
-  if (channel_) return run_linked(work);
+  if (channel_) return run_with_channel(work);
   if (!threads_) return work(0);
   std::mutex mutex;
   std::exception_ptr first;
@@ -50,7 +50,7 @@ void Ranks::run(FunctionRef<void(int rank)> work) const {
     } catch (const std::exception& error) {
       {
         const std::lock_guard lock(mutex);
-        if (first) return;  // the others end because the first one did
+        if (first) return;  // the others fail because the first one did
         first = std::current_exception();
       }
       for (const auto& backend : backends_) backend->abort(error.what());
@@ -64,7 +64,7 @@ void Ranks::fail(int code, const std::string& why) const {
   for (const auto& backend : backends_) backend->abort(why);
 }
 
-void Ranks::run_linked(FunctionRef<void(int rank)> work) const {
+void Ranks::run_with_channel(FunctionRef<void(int rank)> work) const {
   try {
     work(0);
   } catch (const DeviceError& error) {

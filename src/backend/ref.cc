@@ -1,5 +1,5 @@
-// RefBackend: every op in naive loops, float32 values with float64 sums. The definition that the faster backends are
-// tested against; written to be read.
+// RefBackend: every op as plain loops, float32 values with float64 sums. It is the definition that the other backends
+// are tested against, and is written to be read.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -50,19 +50,19 @@ class RefBackend : public Backend {
 
   int64_t memory_used() const override { return used_; }
 
-  // Keeps the float32 values, so that a op needs no knowledge of formats.
-  Matrix upload(std::span<const Matrix> parts) override {
+  // Keeps the float32 values, so that an op needs to know no formats.
+  Matrix upload(std::span<const Matrix> matrices) override {
     Matrix out;
     out.format = Format::kF32;
-    out.cols = parts[0].cols;
-    for (const Matrix& part : parts) {
-      CHECK(part.cols == out.cols);
-      out.rows += part.rows;
+    out.cols = matrices[0].cols;
+    for (const Matrix& m : matrices) {
+      CHECK(m.cols == out.cols);
+      out.rows += m.rows;
     }
     auto values = std::make_shared<std::vector<float>>(static_cast<size_t>(out.rows * out.cols));
     float* to = values->data();
-    for (const Matrix& part : parts) {
-      for (int64_t r = 0; r < part.rows; ++r, to += out.cols) unpack_row(part, r, to);
+    for (const Matrix& m : matrices) {
+      for (int64_t r = 0; r < m.rows; ++r, to += out.cols) unpack_row(m, r, to);
     }
     out.codes = Tensor(values->data(), DType::kF32, {out.rows, out.cols});
     out.uploaded = values;

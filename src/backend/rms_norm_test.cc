@@ -1,4 +1,4 @@
-// norm, the elementwise ops, rope, rows moved about, and the fused ops, against ref.
+// rms_norm, the elementwise ops, rope, gather and scatter, and the fused ops, against ref.
 #include <cmath>
 #include <functional>
 
@@ -7,7 +7,7 @@
 namespace gemma4 {
 namespace {
 
-class NormTest : public VerbTest {
+class ElementwiseTest : public OpTest {
  protected:
   // Largest error of what `body` returns, on the backend under test and on ref.
   void expect_equal(double limit, const std::function<Floats(Backend&)>& body, const std::string& what = "") {
@@ -18,7 +18,7 @@ class NormTest : public VerbTest {
 constexpr int64_t kWidths[] = {1, 3, 12, 16, 48, 72, 96, 100, 255, 1152, 5376};
 
 // One rounding of the sum and one of each product: a few 2^-24.
-TEST_P(NormTest, Norm) {
+TEST_P(ElementwiseTest, RmsNorm) {
   for (const int64_t width : kWidths) {
     for (const int64_t rows : {1, 9}) {
       for (const bool weighted : {false, true}) {
@@ -40,7 +40,7 @@ TEST_P(NormTest, Norm) {
 }
 
 // Over the last dimension of [rows, heads, dim], in place, inside a wider buffer.
-TEST_P(NormTest, NormOfHeadsInPlaceInAView) {
+TEST_P(ElementwiseTest, RmsNormOfHeadsInPlaceInAView) {
   for (const int64_t dim : {12, 72, 256, 512}) {
     expect_equal(1e-6, [&](Backend& b) {
       Random random(2);
@@ -52,7 +52,7 @@ TEST_P(NormTest, NormOfHeadsInPlaceInAView) {
   }
 }
 
-TEST_P(NormTest, TinyAndHugeValues) {
+TEST_P(ElementwiseTest, TinyAndHugeValues) {
   for (const float size : {1e-6f, 1e-3f, 1e4f}) {
     expect_equal(1e-6, [&](Backend& b) {
       const Tensor x = put(b, Random(3).values(2 * 96, -size, size), {2, 96});
@@ -62,7 +62,7 @@ TEST_P(NormTest, TinyAndHugeValues) {
   }
 }
 
-TEST_P(NormTest, Add) {
+TEST_P(ElementwiseTest, Add) {
   for (const int64_t width : kWidths) {
     expect_equal(3e-7, [&](Backend& b) {
       Random random(4);
@@ -74,7 +74,7 @@ TEST_P(NormTest, Add) {
 }
 
 // exp to 2 ulp and a quotient; compared element by element near the gate's zero, where the output is small.
-TEST_P(NormTest, Geglu) {
+TEST_P(ElementwiseTest, Geglu) {
   for (const int64_t n : {1, 5, 160, 4304, 21504}) {
     for (const float size : {1e-3f, 8.0f, 60.0f}) {
       expect_equal(1e-6, [&](Backend& b) {
@@ -87,7 +87,7 @@ TEST_P(NormTest, Geglu) {
   }
 }
 
-TEST_P(NormTest, GegluOfExtremeGates) {
+TEST_P(ElementwiseTest, GegluOfExtremeGates) {
   Floats gates = {-1e30f, -3e4f, -100, -13, -5, -1e-20f, 0, 1e-20f, 5, 13, 100, 3e4f};
   const auto n = static_cast<int64_t>(gates.size());
   const Floats values = [&] {
@@ -106,7 +106,7 @@ TEST_P(NormTest, GegluOfExtremeGates) {
   }
 }
 
-TEST_P(NormTest, Softcap) {
+TEST_P(ElementwiseTest, Softcap) {
   for (const float size : {0.01f, 20.0f, 2000.0f}) {
     expect_equal(1e-6, [&](Backend& b) {
       const Tensor x = put_as(b, DType::kF32, Random(6).values(2 * 2045, -size, size), {2, 2045});
@@ -116,7 +116,7 @@ TEST_P(NormTest, Softcap) {
   }
 }
 
-TEST_P(NormTest, Affine) {
+TEST_P(ElementwiseTest, Affine) {
   for (const int64_t width : kWidths) {
     expect_equal(3e-7, [&](Backend& b) {
       Random random(7);
@@ -128,7 +128,7 @@ TEST_P(NormTest, Affine) {
   }
 }
 
-TEST_P(NormTest, Pool) {
+TEST_P(ElementwiseTest, Pool) {
   for (const int64_t width : {48, 1152}) {
     expect_equal(1e-6, [&](Backend& b) {
       Random random(8);
@@ -142,7 +142,7 @@ TEST_P(NormTest, Pool) {
   }
 }
 
-TEST_P(NormTest, GatherAndScatter) {
+TEST_P(ElementwiseTest, GatherAndScatter) {
   Floats results[2];
   for (int i = 0; i < 2; ++i) {
     Backend& b = i == 0 ? *be : *ref;
@@ -183,7 +183,7 @@ std::vector<int32_t> positions(int64_t rows, int64_t axes) {
 }
 
 // The angle is the definition's float32 product; its sine and cosine are libm's, so only the last multiply-add differs.
-TEST_P(NormTest, Rope) {
+TEST_P(ElementwiseTest, Rope) {
   for (const RopeCase& c : kRopes) {
     expect_equal(3e-7, [&](Backend& b) {
       const int64_t axes = c.dim / c.block;
@@ -194,7 +194,7 @@ TEST_P(NormTest, Rope) {
   }
 }
 
-TEST_P(NormTest, ResidualNorm) {
+TEST_P(ElementwiseTest, AddRmsNorm) {
   for (const int64_t width : {1, 96, 1152, 5376}) {
     for (const bool last : {false, true}) {
       expect_equal(2e-6, [&](Backend& b) {
@@ -216,25 +216,25 @@ TEST_P(NormTest, ResidualNorm) {
   }
 }
 
-TEST_P(NormTest, LinearGeglu) {
+TEST_P(ElementwiseTest, LinearGeglu) {
   for (const int64_t n : {7, 32, 160, 200}) {
     for (const int64_t rows : {1, 3, 16, 21}) {
       expect_equal(1e-4, [&](Backend& b) {  // two products over 4-bit codes, each within 4e-5 (linear_test.cc)
         Random random(12);
         const HostMatrix gate = random_matrix(Format::kInt4, n, 192, 32, random);
         const HostMatrix up = random_matrix(Format::kInt4, n, 192, 32, random);
-        const std::vector<Matrix> parts = {gate.matrix, up.matrix};
+        const std::vector<Matrix> stacked = {gate.matrix, up.matrix};
         const Tensor x = put(b, random.values(rows * 192), {rows, 192});
         const Tensor out = b.alloc(b.activation_type(), {rows, n});
-        b.linear_geglu(out, x, b.upload(parts), b.alloc(b.activation_type(), {rows, 2 * n}));
+        b.linear_geglu(out, x, b.upload(stacked), b.alloc(b.activation_type(), {rows, 2 * n}));
         return get(b, out);
       });
     }
   }
 }
 
-// heads with V, and without it (V is K, read before K's own norm), seen through attention.
-TEST_P(NormTest, Heads) {
+// qk_norm_rope_cache with V, and without it (V is K, read before K's own norm), seen through attention.
+TEST_P(ElementwiseTest, QkNormRopeCache) {
   for (const RopeCase& c : kRopes) {
     for (const bool has_v : {true, false}) {
       expect_equal(5e-6, [&](Backend& b) {
@@ -267,7 +267,7 @@ TEST_P(NormTest, Heads) {
 }
 
 // The canary: an epsilon of the wrong size must be seen.
-TEST_P(NormTest, SeesAWrongEpsilon) {
+TEST_P(ElementwiseTest, SeesAWrongEpsilon) {
   const Floats values = Random(14).values(96, -0.01f, 0.01f);
   const auto body = [&](Backend& b, float eps) {
     const Tensor out = b.alloc(b.activation_type(), {1, 96});
@@ -277,7 +277,7 @@ TEST_P(NormTest, SeesAWrongEpsilon) {
   EXPECT_GT(relative_error(body(*be, 2e-6f), body(*ref, 1e-6f)), 1e-6);
 }
 
-GEMMA4_FOR_EACH_BACKEND(NormTest);
+GEMMA4_FOR_EACH_BACKEND(ElementwiseTest);
 
 }  // namespace
 }  // namespace gemma4

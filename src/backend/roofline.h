@@ -1,6 +1,6 @@
-// Roofline: what can this machine's processor do at most? Bytes read from memory and float32 multiply-adds in
-// registers, measured by loops that do nothing else on as many threads as the cpu backend has. Benchmarks report their
-// share of it.
+// Roofline: the most that this machine's processor can do: bytes read from memory, and float32 multiply-adds in
+// registers, measured by simple loops on as many threads as the cpu backend has. Benchmarks report the fraction of it
+// that they reach.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@ struct Roofline {
   double bytes_per_second = 0;  // reads of 512 MiB, in huge pages
   double flops_per_second = 0;  // 2 for a multiply-add
 
-  // What work of this size takes where nothing but these two limits it (Williams et al. 2009).
+  // The time for work of this size if only these two limits count (Williams et al. 2009).
   double least_seconds(double bytes, double flops) const {
     return std::max(bytes / bytes_per_second, flops / flops_per_second);
   }

@@ -12,7 +12,7 @@
 namespace gemma4 {
 namespace {
 
-class SampleTest : public VerbTest {
+class SampleTest : public OpTest {
  protected:
   static std::vector<int32_t> choose(Backend& b, const Floats& logits, int64_t vocab,
                                      const std::vector<Sampling>& wishes) {
@@ -192,7 +192,7 @@ TEST(UniformDraw, SpreadsOverSeedsAndSteps) {
 
 GEMMA4_FOR_EACH_BACKEND(SampleTest);
 
-// A op that has run once reuses its memory: stepping allocates nothing.
+// Ops reuse the memory of their first call, so a second step allocates nothing.
 TEST(CpuBackend, SecondStepAllocatesNothing) {
   const auto be = make_cpu(2);
   Random random(3);

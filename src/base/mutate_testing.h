@@ -1,4 +1,4 @@
-// Mutation fuzzing: what do the readers do with damaged input? Every room lists its readers as FuzzTargets in files
+// Mutation fuzzing: what do the readers do with damaged input? Every module lists its readers as FuzzTargets in files
 // named x_fuzz.cc; unit tests run each for a fixed number of rounds (base/fuzz_test.cc) and `fuzzer` for as long as one
 // likes (fuzz/main.cc). A reader passes if it returns or throws Error.
 #pragma once
@@ -45,8 +45,8 @@ class Mutator {
  private:
   uint64_t below(uint64_t n) { return n ? random_() % n : 0; }
 
-  // Headers come first in files, so early places are likelier.
-  size_t place(const std::string& bytes) {
+  // Headers come first in files, so early positions are likelier.
+  size_t position(const std::string& bytes) {
     if (bytes.size() < 2 || below(4) == 0) return below(bytes.size());
     const double share = std::uniform_real_distribution<double>(0, 1)(random_);
     return std::min(bytes.size() - 1, static_cast<size_t>(std::exp(share * std::log(bytes.size()))));
@@ -54,7 +54,7 @@ class Mutator {
 
   void overwrite(std::string& bytes, const void* value, size_t size) {
     if (bytes.size() < size) return;
-    std::memcpy(bytes.data() + std::min(place(bytes), bytes.size() - size), value, size);
+    std::memcpy(bytes.data() + std::min(position(bytes), bytes.size() - size), value, size);
   }
 
   void change(std::string& bytes) {
@@ -65,10 +65,10 @@ class Mutator {
     if (bytes.empty()) return bytes.push_back(static_cast<char>(below(256)));
     switch (below(9)) {
       case 0:
-        bytes[place(bytes)] ^= static_cast<char>(1 << below(8));
+        bytes[position(bytes)] ^= static_cast<char>(1 << below(8));
         break;
       case 1:
-        bytes[place(bytes)] = static_cast<char>(below(256));
+        bytes[position(bytes)] = static_cast<char>(below(256));
         break;
       case 2: {  // a size that tends to overflow
         const uint64_t value = kSizes[below(std::size(kSizes))];
@@ -76,7 +76,7 @@ class Mutator {
         break;
       }
       case 3: {  // a size a little larger or smaller
-        const size_t width = size_t{1} << below(4), at = place(bytes);
+        const size_t width = size_t{1} << below(4), at = position(bytes);
         if (at + width > bytes.size()) break;
         uint64_t value = 0;
         std::memcpy(&value, bytes.data() + at, width);
@@ -85,16 +85,16 @@ class Mutator {
         break;
       }
       case 4:
-        bytes.resize(place(bytes));
+        bytes.resize(position(bytes));
         break;
       case 5: {
-        const size_t at = place(bytes);
+        const size_t at = position(bytes);
         bytes.erase(at, 1 + below(below(2) ? 8 : 200));
         break;
       }
       case 6: {  // a stretch doubled
-        const size_t at = place(bytes);
-        bytes.insert(place(bytes), bytes.substr(at, 1 + below(below(2) ? 8 : 200)));
+        const size_t at = position(bytes);
+        bytes.insert(position(bytes), bytes.substr(at, 1 + below(below(2) ? 8 : 200)));
         break;
       }
       case 7: {  // a piece of another input
@@ -109,7 +109,7 @@ class Mutator {
         if (below(2)) {
           overwrite(bytes, word.data(), word.size());
         } else {
-          bytes.insert(place(bytes), word);
+          bytes.insert(position(bytes), word);
         }
     }
   }

@@ -14,7 +14,10 @@ Checkpoint open_checkpoint(const std::filesystem::path& path, const std::filesys
   std::error_code error;
   if (!std::filesystem::exists(path, error)) throw Error("there is no checkpoint at " + path.string());
   const bool directory = std::filesystem::is_directory(path, error);
-  if (!directory && is_gguf(MappedFile::open(path)->bytes())) return open_gguf(path, vision);
+  if (!directory) {
+    std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+    if (is_gguf(file->bytes())) return open_gguf(std::move(file), vision);
+  }
   if (!vision.empty()) throw Error(path.string() + " is no GGUF file, so it takes no separate vision file");
   if (directory && std::filesystem::exists(path / kProgramFile, error)) return open_program(path);
   return directory ? open_safetensors_directory(path) : open_safetensors_file(path);

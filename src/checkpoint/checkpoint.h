@@ -2,7 +2,7 @@
 // whatever the file calls them (checkpoint/names.h): "layers.3.self_attn.q_proj.weight", "embed_tokens.weight",
 // "lm_head.weight" (absent where tied), "vision_tower.encoder.layers.0.mlp.up_proj.weight",
 // "vision_tower.patch_embedder.position_embedding_table" (also where stored as int8: a Matrix of 2 * positions rows).
-// Opening checks the container and refuses names it does not know; shapes are checked by model/weights.
+// Opening checks the container and refuses names it does not know; model/tensor_table checks shapes.
 #pragma once
 
 #include <filesystem>
@@ -19,10 +19,10 @@ namespace gemma4 {
 struct Weight {
   Matrix matrix;               // 1-D tensors: one row; 3-D: leading dimensions folded into rows
   std::vector<int64_t> shape;  // as stored (logical shape for quantised weights)
-  uint64_t bytes = 0;          // all parts, in the file
+  uint64_t bytes = 0;          // of all its tensors in the file
 };
 
-// What tokenizer a checkpoint carries: the text of tokenizer.json, or GGUF's arrays (then json is empty).
+// The tokenizer of a checkpoint: the text of tokenizer.json, or GGUF's arrays (then json is empty).
 struct TokenizerData {
   std::string json;
   std::vector<std::string> tokens;  // GGUF: [vocabulary]
@@ -57,8 +57,8 @@ struct Checkpoint {
 // (checkpoint/gguf/gguf_checkpoint.h); empty for every other kind. Throws Error that names what is wrong.
 Checkpoint open_checkpoint(const std::filesystem::path& path, const std::filesystem::path& vision = {});
 
-// The same for whoever reads the elements of weights: refuses an exported program, whose matrices are laid out for one
-// backend.
+// The same, for callers that read the elements of weights: refuses an exported program, whose matrices are laid out for
+// one backend.
 Checkpoint open_source(const std::filesystem::path& path, const std::filesystem::path& vision = {});
 
 // Is `path` one of the files that the checkpoint is read from? Such a file must not be written.

@@ -1,4 +1,4 @@
-// Helpers of this room's tests: a temporary folder, a safetensors file from a header and bytes, SHA-256 (FIPS 180-4).
+// Helpers of this module's tests: a temporary folder, a safetensors file from a header and bytes, SHA-256 (FIPS 180-4).
 #pragma once
 
 #include <unistd.h>

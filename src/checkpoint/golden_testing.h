@@ -1,4 +1,4 @@
-// The checkpoints that tests of this room read, from the source folder, and their numbers.
+// The checkpoints that the tests of this module read from the source folder, and their numbers.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -38,7 +38,7 @@ std::string listed(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-// Adds all tensors of a file but the parts of packed weights, which `packed` takes; returns the names as the file has
+// Adds all tensors of a file but those of packed weights, which `packed` takes; returns the names as the file has
 // them.
 std::set<std::string> add_file(Checkpoint& checkpoint, const Safetensors& file, const std::string& what,
                                PackedWeights& packed) {
@@ -116,7 +116,7 @@ Tensor view_of(Checkpoint& checkpoint, const SafetensorsEntry& entry, const Safe
   const std::byte* data = file.data.data() + entry.begin;
   const size_t size = entry.end - entry.begin;
   if (reinterpret_cast<uintptr_t>(data) % dtype_size(entry.dtype) != 0) {
-    // Writers that neither sort by type nor pad leave such tensors; an unaligned load is undefined, so copy.
+    // Writers that neither sort by type nor pad produce unaligned tensors. An unaligned load is undefined, so copy.
     const std::shared_ptr<std::byte[]> copy(new std::byte[size]);
     std::memcpy(copy.get(), data, size);
     checkpoint.owned.push_back(copy);

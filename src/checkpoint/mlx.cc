@@ -9,9 +9,9 @@
 #include "base/json_text.h"
 #include "checkpoint/packed_weights.h"
 
-// Reading: codes of up to 4 bits become Q4_1 blocks, of 5 bits Q5_1 (w = q * d + m is the same formula), each group's
-// scale and bias repeated in its blocks of 32. Wider codes have no such format here and become BF16, which is what
-// mlx.core.dequantize gives for them.
+// Reading: codes of up to 4 bits become Q4_1 blocks, and of 5 bits Q5_1 (w = q * d + m is the same formula). The scale
+// and bias of a group are repeated in its blocks of 32. Wider codes have no such format here and become BF16, as
+// mlx.core.dequantize makes them.
 
 namespace gemma4 {
 namespace {
@@ -26,23 +26,24 @@ uint32_t code_at(const uint8_t* row, int64_t col, int bits) {
 }
 
 struct Source {
-  const PackedPart *codes, *scales, *biases;
+  const PackedTensor *codes, *scales, *biases;
   int bits;
   int64_t rows, cols, groups;
 };
 
-float value_at(const PackedPart& part, int64_t index) {
-  if (part.entry.dtype == DType::kF32) {
+float value_at(const PackedTensor& tensor, int64_t index) {
+  if (tensor.entry.dtype == DType::kF32) {
     float value;
-    std::memcpy(&value, part.bytes.data() + 4 * index, 4);
+    std::memcpy(&value, tensor.bytes.data() + 4 * index, 4);
     return value;
   }
   uint16_t bits;
-  std::memcpy(&bits, part.bytes.data() + 2 * index, 2);
-  return part.entry.dtype == DType::kBF16 ? bf16_to_float(bits) : f16_to_float(bits);
+  std::memcpy(&bits, tensor.bytes.data() + 2 * index, 2);
+  return tensor.entry.dtype == DType::kBF16 ? bf16_to_float(bits) : f16_to_float(bits);
 }
 
-// Float16 holds bf16's eight digits from 2^-17 to 65504. Below, the error is at most 2^-25: nothing beside the codes'.
+// Float16 holds the 8 significant bits of bf16 from 2^-17 to 65504. Below, the error is at most 2^-25, far less than
+// that of the codes.
 uint16_t as_half(float value, const std::string& whose) {
   if (!(std::abs(value) <= 65504)) throw Error(whose + ": a scale or bias is too large to be read");
   return float_to_f16(value);
@@ -83,15 +84,15 @@ void unpack_row_bf16(const Source& s, int64_t row, uint16_t* out) {
 
 // Bits and shape follow from the tensors: a group is 32, 64 or 128 columns, so only one width of code fits most shapes;
 // where config.json's own bits fit, they decide (`bits`, 0 where unknown).
-Source describe(const PackedParts& parts, const std::string& stem, const std::string& what) {
+Source describe(const PackedTensors& tensors, const std::string& stem, const std::string& what) {
   const std::string whose = what + ": weight " + printable(stem);
   Source s{};
-  s.codes = &packed_part(parts, stem + ".weight", DType::kU32, {}, what);
-  const auto found = parts.find(stem + ".scales");
-  const DType type = found == parts.end() ? DType::kBF16 : found->second.entry.dtype;
+  s.codes = &packed_tensor(tensors, stem + ".weight", DType::kU32, {}, what);
+  const auto found = tensors.find(stem + ".scales");
+  const DType type = found == tensors.end() ? DType::kBF16 : found->second.entry.dtype;
   if (type != DType::kBF16 && type != DType::kF16 && type != DType::kF32) throw Error(whose + ": bad type of scales");
-  s.scales = &packed_part(parts, stem + ".scales", type, {}, what);
-  s.biases = &packed_part(parts, stem + ".biases", type, s.scales->entry.shape, what);
+  s.scales = &packed_tensor(tensors, stem + ".scales", type, {}, what);
+  s.biases = &packed_tensor(tensors, stem + ".biases", type, s.scales->entry.shape, what);
   s.rows = s.codes->entry.shape[0];
   s.groups = s.scales->entry.shape[1];
   if (s.scales->entry.shape[0] != s.rows) throw Error(whose + ": codes and scales have different rows");
@@ -147,16 +148,16 @@ std::pair<int64_t, int64_t> settings_of(const nlohmann::json& quantization, cons
 
 }  // namespace
 
-void add_mlx(Checkpoint& checkpoint, const PackedParts& parts, const std::string& what) {
+void add_mlx(Checkpoint& checkpoint, const PackedTensors& tensors, const std::string& what) {
   const nlohmann::json config = parse_strict_json(checkpoint.config, what + ": config.json");
   const nlohmann::json quantization = config.value("quantization", nlohmann::json::object());
   ThreadPool pool;
-  for (const auto& [name, part] : parts) {
+  for (const auto& [name, tensor] : tensors) {
     const std::string stem = name.substr(0, name.rfind('.'));
     const std::string whose = what + ": weight " + printable(stem);
-    if (!parts.contains(stem + ".weight")) throw Error(whose + " has scales or biases but no packed codes");
+    if (!tensors.contains(stem + ".weight")) throw Error(whose + " has scales or biases but no packed codes");
     if (!name.ends_with(".weight")) continue;
-    Source s = describe(parts, stem, what);
+    Source s = describe(tensors, stem, what);
     const auto [group, bits] = settings_of(quantization, stem);
     set_group(s, group, bits, whose);
     add_packed_weight(checkpoint, stem + ".weight", read_weight(checkpoint, s, pool, whose), what);

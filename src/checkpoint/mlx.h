@@ -1,6 +1,6 @@
-// MLX's affine quantisation, both ways: w = code * scale + bias for each group of columns, codes a little-endian bit
-// stream along the row in uint32 words, scales and biases [rows, groups] in the weights' type. Source:
-// mlx.core.quantize and mlx/backend/cpu/quantized.cpp.
+// MLX's affine quantisation, reading and writing: w = code * scale + bias for each group of columns, codes a
+// little-endian bit stream along the row in uint32 words, scales and biases [rows, groups] in the weights' type.
+// Source: mlx.core.quantize and mlx/backend/cpu/quantized.cpp.
 #pragma once
 
 #include <cstdint>

@@ -15,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// MLX's modules are called as Hugging Face's are, but for where "model." stands.
+// MLX names its modules as Hugging Face does, except for the position of "model.".
 std::string mlx_name(const std::string& name) {
   constexpr std::string_view kText = "model.language_model.", kModel = "model.";
   const std::string theirs = to_huggingface_name(name);
@@ -24,8 +24,8 @@ std::string mlx_name(const std::string& name) {
   return theirs.starts_with(kModel) ? theirs.substr(kModel.size()) : theirs;
 }
 
-// The text model's matrices are quantised, as mlx-vlm does by default; the vision tower and whatever does not divide
-// into groups stay bf16.
+// The matrices of the text model are quantised, as mlx-vlm does by default. The vision tower, and matrices that do not
+// divide into groups, stay bf16.
 bool is_quantised(const std::string& name, const Weight& weight, const MlxQuantization& q) {
   return weight.shape.size() == 2 && !is_vision_tensor(name) && weight.matrix.cols % q.group == 0;
 }
@@ -71,7 +71,7 @@ void write_stretch(SafetensorsWriter& out, std::mutex& mutex, const std::string&
   std::vector<uint16_t> scales(rows * groups), biases(rows * groups);
   for (size_t r = 0; r < rows; ++r) {
     unpack_row(m, begin + static_cast<int64_t>(r), row.data());
-    for (float& v : row) v = round_to_bf16(v);  // the type that MLX would have loaded
+    for (float& v : row) v = round_to_bf16(v);  // the type that MLX would load
     mlx_quantize_row(row.data(), m.cols, q, &codes[r * words], &scales[r * groups], &biases[r * groups]);
   }
   write_rows(out, mutex, theirs, begin, codes, static_cast<int64_t>(words));

@@ -56,20 +56,20 @@ constexpr TensorName kNames[] = {
 
 constexpr int kLayersMax = 100'000;  // of a name; a model has far fewer
 
-// "layers.12.x" -> {"layers.#.x", 12}: the first all-digit part between dots. Leading zeros are another name.
-struct Split {
+// "layers.12.x" -> {"layers.#.x", 12}: the first all-digit component between dots. Leading zeros are another name.
+struct IndexedName {
   std::string pattern;
   int layer = -1;
 };
 
-Split split(std::string_view name) {
+IndexedName parse_index(std::string_view name) {
   for (size_t begin = 0; begin < name.size();) {
     const size_t end = std::min(name.find('.', begin), name.size());
-    const std::string_view part = name.substr(begin, end - begin);
+    const std::string_view component = name.substr(begin, end - begin);
     int value = 0;
-    const auto [last, error] = std::from_chars(part.data(), part.data() + part.size(), value);
-    const bool number = !part.empty() && error == std::errc() && last == part.data() + part.size() && value >= 0 &&
-                        value < kLayersMax && part == std::to_string(value);
+    const auto [last, error] = std::from_chars(component.data(), component.data() + component.size(), value);
+    const bool number = !component.empty() && error == std::errc() && last == component.data() + component.size() &&
+                        value >= 0 && value < kLayersMax && component == std::to_string(value);
     if (number) return {std::string(name.substr(0, begin)) + "#" + std::string(name.substr(end)), value};
     begin = end + 1;
   }
@@ -82,7 +82,7 @@ std::string fill(std::string_view pattern, int layer) {
   return name;
 }
 
-const TensorName* find_model(const Split& name) {
+const TensorName* find_model(const IndexedName& name) {
   static const auto index = [] {
     std::map<std::string_view, const TensorName*> by_name;
     for (const TensorName& row : kNames) by_name[row.model] = &row;
@@ -124,22 +124,22 @@ std::string to_huggingface_name(std::string_view name) {
 }
 
 std::optional<std::string> from_gguf_name(std::string_view name) {
-  const Split parts = split(name);
+  const IndexedName indexed = parse_index(name);
   if (name.find('#') != std::string_view::npos) return std::nullopt;
   for (const TensorName& row : kNames) {
-    if (!row.gguf.empty() && row.gguf == parts.pattern) return fill(row.model, parts.layer);
+    if (!row.gguf.empty() && row.gguf == indexed.pattern) return fill(row.model, indexed.layer);
   }
   return std::nullopt;
 }
 
 std::optional<std::string> to_gguf_name(std::string_view name) {
-  const Split parts = split(name);
-  const TensorName* row = find_model(parts);
+  const IndexedName indexed = parse_index(name);
+  const TensorName* row = find_model(indexed);
   if (row == nullptr || row->gguf.empty()) return std::nullopt;
-  return fill(row->gguf, parts.layer);
+  return fill(row->gguf, indexed.layer);
 }
 
-bool is_model_tensor(std::string_view name) { return find_model(split(name)) != nullptr; }
+bool is_model_tensor(std::string_view name) { return find_model(parse_index(name)) != nullptr; }
 
 bool is_vision_tensor(std::string_view name) {
   return name.starts_with("vision_tower.") || name.starts_with("embed_vision.");
@@ -147,17 +147,17 @@ bool is_vision_tensor(std::string_view name) {
 
 void sort_as_state_dict(std::vector<std::string>& names) {
   const auto key = [](const std::string& name) {
-    const Split parts = split(name);
-    const TensorName* row = find_model(parts);
+    const IndexedName indexed = parse_index(name);
+    const TensorName* row = find_model(indexed);
     const int section = row ? row->section : 1000;
-    const auto place = row ? row - kNames : 0;
-    return std::make_tuple(section, parts.layer, place, row ? std::string() : name);
+    const auto position = row ? row - kNames : 0;
+    return std::make_tuple(section, indexed.layer, position, row ? std::string() : name);
   };
   std::stable_sort(names.begin(), names.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
 }
 
 bool is_buffer(std::string_view name) {
-  const TensorName* row = find_model(split(name));
+  const TensorName* row = find_model(parse_index(name));
   return row != nullptr && row->buffer;
 }
 

@@ -1,9 +1,9 @@
-// Names: which tensors a Gemma 4 checkpoint may hold, what each file format calls them, and in which order the original
-// system's state dict lists them. One table (names.cc); the readers and writers of every format go through it.
+// Names: which tensors a Gemma 4 checkpoint may hold, what each file format calls them, and in which order ExecuTorch's
+// state dict lists them. There is one table (names.cc), and the readers and writers of every format use it. Shapes:
+// model/tensor_table.h.
 //
-// The model's own names are those of the original system (spec section 2.4): "layers.3.self_attn.q_proj.weight".
-// Sources: transformers' modeling_gemma4.py for Hugging Face names, llama.cpp's constants.py and clip-impl.h for
-// GGUF's.
+// The model's own names are Hugging Face's without their prefixes: "layers.3.self_attn.q_proj.weight". Sources:
+// transformers' modeling_gemma4.py, and for GGUF llama.cpp's constants.py and clip-impl.h.
 #pragma once
 
 #include <optional>
@@ -14,8 +14,8 @@
 
 namespace gemma4 {
 
-// The model's name for a Hugging Face one: any "model." and "language_model." in front is dropped, and so is the
-// ".linear" of the vision tower's projections. A name of another shape comes back as it is.
+// The model's name for a Hugging Face name: without any "model." and "language_model." in front, and without the
+// ".linear" of the vision tower's projections. Other names come back unchanged.
 std::string from_huggingface_name(std::string_view name);
 
 // The Hugging Face name (with "model.language_model.") of a model name.
@@ -31,12 +31,12 @@ std::optional<std::string> to_gguf_name(std::string_view name);
 bool is_model_tensor(std::string_view name);
 bool is_vision_tensor(std::string_view name);
 
-// Sorts model names as the original system's state dict has them: parameters in module order, then buffers. Names
-// outside the table come last, by name.
+// Sorts model names in the order of ExecuTorch's state dict: parameters in module order, then buffers. Names that are
+// not in the table come last, sorted by name.
 void sort_as_state_dict(std::vector<std::string>& names);
 
-// What a tensor is to the original system: buffers (layer_scalar, std_*, the position table's codes) keep the type that
-// the source has, parameters are cast to bf16.
+// Is the tensor a buffer of the PyTorch module? Buffers (layer_scalar, std_*, the codes of the position table) keep the
+// type that the source has; parameters are cast to bf16.
 bool is_buffer(std::string_view name);
 
 }  // namespace gemma4

@@ -83,30 +83,30 @@ bool PackedWeights::take(const SafetensorsEntry& entry, const Safetensors& file)
     }
     return false;
   };
-  bool part = false;
+  bool packed = false;
   if (scheme_ == Scheme::kCompressedTensors) {
-    part = ends({".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx"});
+    packed = ends({".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx"});
   } else if (scheme_ == Scheme::kMlx) {
-    part = entry.dtype == DType::kU32 || ends({".scales", ".biases"});
+    packed = entry.dtype == DType::kU32 || ends({".scales", ".biases"});
   }
-  if (!part) return false;
+  if (!packed) return false;
   const auto bytes = file.data.subspan(entry.begin, entry.end - entry.begin);
-  if (!parts_.emplace(name, PackedPart{entry, bytes}).second) {
+  if (!tensors_.emplace(name, PackedTensor{entry, bytes}).second) {
     throw Error(what_ + ": tensor " + printable(name) + " appears twice");
   }
   return true;
 }
 
 void PackedWeights::add_to(Checkpoint& checkpoint) {
-  if (scheme_ == Scheme::kCompressedTensors) add_compressed_tensors(checkpoint, parts_, what_);
-  if (scheme_ == Scheme::kMlx) add_mlx(checkpoint, parts_, what_);
+  if (scheme_ == Scheme::kCompressedTensors) add_compressed_tensors(checkpoint, tensors_, what_);
+  if (scheme_ == Scheme::kMlx) add_mlx(checkpoint, tensors_, what_);
 }
 
-const PackedPart& packed_part(const PackedParts& parts, const std::string& name, DType type,
-                              const std::vector<int64_t>& shape, const std::string& what) {
-  const auto it = parts.find(name);
+const PackedTensor& packed_tensor(const PackedTensors& tensors, const std::string& name, DType type,
+                                  const std::vector<int64_t>& shape, const std::string& what) {
+  const auto it = tensors.find(name);
   const std::string whose = what + ": tensor " + printable(name);
-  if (it == parts.end()) throw Error(whose + " is missing");
+  if (it == tensors.end()) throw Error(whose + " is missing");
   const SafetensorsEntry& entry = it->second.entry;
   if (entry.dtype != type)
     throw Error(whose + " has the type " + dtype_name(entry.dtype) + ", not " + dtype_name(type));

@@ -24,7 +24,7 @@ constexpr const char* kWeights = "program.weights";
 constexpr const char* kTokenizer = "tokenizer.json";
 constexpr const char* kTokenizerGguf = "tokenizer.gguf";
 constexpr uint64_t kJsonMax = 64'000'000;  // bytes; at 31B's 60 layers program.json has 0.3 MB
-constexpr uint64_t kAlign = 64;            // a weight begins on a cache line
+constexpr uint64_t kAlign = 64;            // a weight is aligned to a cache line
 constexpr int64_t kDimMax = INT32_MAX;     // of a shape
 constexpr int kRankMax = 4;
 
@@ -82,7 +82,7 @@ ProgramHeader read_header(const json& file, const fs::path& directory, const std
   return header;
 }
 
-// One entry of the list of weights becomes weights of the checkpoint.
+// Converts an entry in the list of weights to weights of the checkpoint.
 class WeightReader {
  public:
   WeightReader(Checkpoint& checkpoint, ProgramFile& program, std::shared_ptr<const MappedFile> file, std::string what)
@@ -94,7 +94,7 @@ class WeightReader {
     }
     PrepackedWeight stored;
     std::vector<std::string> names;
-    for (const json& part : entry["parts"]) names.push_back(add_part(part, stored));
+    for (const json& tensor : entry["parts"]) names.push_back(add_tensor(tensor, stored));
     const std::string whose = what_ + ": weight " + names.front();
     stored.format = format_named(text_of(entry, "format", whose), whose);
     if (entry.contains("group")) stored.group = static_cast<int>(whole(entry, "group", kDimMax, whose));
@@ -110,15 +110,15 @@ class WeightReader {
   }
 
  private:
-  // Adds a weight of the part's name and shape; its rows and cols go to `stored`.
-  std::string add_part(const json& part, PrepackedWeight& stored) {
-    if (!part.is_object() || !part.contains("shape") || !part["shape"].is_array()) {
+  // Adds a weight with this name and shape, and its rows and columns to `stored`.
+  std::string add_tensor(const json& tensor, PrepackedWeight& stored) {
+    if (!tensor.is_object() || !tensor.contains("shape") || !tensor["shape"].is_array()) {
       throw Error(what_ + ": a part of a weight has no shape");
     }
-    const std::string name = text_of(part, "name", what_), whose = what_ + ": weight " + printable(name);
+    const std::string name = text_of(tensor, "name", what_), whose = what_ + ": weight " + printable(name);
     if (!is_model_tensor(name)) throw Error(whose + " is not one that Gemma 4 has (text or vision)");
     if (checkpoint_.weights.contains(name)) throw Error(whose + " appears twice");
-    const json& shape = part["shape"];
+    const json& shape = tensor["shape"];
     if (shape.empty() || shape.size() > kRankMax) throw Error(whose + ": its shape is not a list of 1 to 4 sizes");
     Weight weight;
     for (const json& dim : shape) {
@@ -139,7 +139,7 @@ class WeightReader {
     return name;
   }
 
-  // The entry's bytes: after those of the entries before it, within the file.
+  // The bytes of the entry. They must be inside the file, after those of earlier entries.
   std::span<const std::byte> take(const json& entry, const std::string& whose) {
     const auto all = file_->bytes();
     const auto offset = static_cast<uint64_t>(whole(entry, "offset", INT64_MAX, whose));
@@ -194,7 +194,7 @@ void read_weights(Checkpoint& checkpoint, ProgramFile& program, const json& file
   for (const json& entry : file["weights"]) reader.read(entry);
 }
 
-// A GGUF source has its tokenizer as arrays; a GGUF file of them alone goes with the program.
+// The tokenizer of a GGUF source is arrays. The program gets a GGUF file that holds only these.
 void write_tokenizer(const TokenizerData& data, const fs::path& directory) {
   std::error_code ignored;
   for (const char* earlier : {kTokenizer, kTokenizerGguf}) fs::remove(directory / earlier, ignored);
@@ -269,9 +269,9 @@ const fs::path& prepared(const fs::path& directory) {
   return directory;
 }
 
-nlohmann::ordered_json parts_of(const std::vector<ProgramWriter::Part>& parts) {
+nlohmann::ordered_json list_of(const std::vector<ProgramWriter::Tensor>& tensors) {
   auto list = nlohmann::ordered_json::array();
-  for (const auto& part : parts) list.push_back({{"name", part.name}, {"shape", part.shape}});
+  for (const auto& tensor : tensors) list.push_back({{"name", tensor.name}, {"shape", tensor.shape}});
   return list;
 }
 
@@ -287,9 +287,9 @@ void ProgramWriter::append(const void* data, size_t size) {
   bytes_ = begin + size;
 }
 
-void ProgramWriter::add(const std::vector<Part>& parts, const PrepackedWeight& stored) {
+void ProgramWriter::add(const std::vector<Tensor>& stacked, const PrepackedWeight& stored) {
   append(stored.bytes.data(), stored.bytes.size());
-  nlohmann::ordered_json entry = {{"parts", parts_of(parts)}, {"format", info(stored.format).name}};
+  nlohmann::ordered_json entry = {{"parts", list_of(stacked)}, {"format", info(stored.format).name}};
   if (stored.group > 0) entry["group"] = stored.group;
   entry["layout"] = stored.layout;
   entry["offset"] = bytes_ - stored.bytes.size();
@@ -297,11 +297,11 @@ void ProgramWriter::add(const std::vector<Part>& parts, const PrepackedWeight& s
   list_->entries.push_back(std::move(entry));
 }
 
-void ProgramWriter::add(const Part& vector, const std::vector<float>& values) {
+void ProgramWriter::add(const Tensor& vector, const std::vector<float>& values) {
   const size_t size = values.size() * sizeof(float);
   append(values.data(), size);
   list_->entries.push_back(
-      {{"parts", parts_of({vector})}, {"format", "f32"}, {"offset", bytes_ - size}, {"bytes", size}});
+      {{"parts", list_of({vector})}, {"format", "f32"}, {"offset", bytes_ - size}, {"bytes", size}});
 }
 
 void ProgramWriter::commit(const ProgramHeader& header, const std::string& config, const Checkpoint& source) {
@@ -316,7 +316,7 @@ void ProgramWriter::commit(const ProgramHeader& header, const std::string& confi
   file["weights_bytes"] = bytes_;
   file["weights"] = list_->entries;
   std::error_code ignored;
-  fs::remove(directory_ / kProgramFile, ignored);  // of an earlier program, which these weights are not of
+  fs::remove(directory_ / kProgramFile, ignored);  // of an earlier program with other weights
   file_.commit();
   write_file(directory_ / "config.json", config);
   write_tokenizer(source.tokenizer, directory_);

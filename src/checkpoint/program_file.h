@@ -1,6 +1,7 @@
-// The exported program on disk: a directory with program.json, which says for which backend it is, what its methods
-// take and which weights it holds; program.weights, their bytes in that backend's layout, mapped and used as they lie;
-// and config.json, the tokenizer and the other small files of a checkpoint. Grammar: docs/FORMATS.md.
+// The exported program on disk. It is a directory with three things. program.json names the backend, the inputs of the
+// methods and the weights. program.weights holds the bytes of the weights in the layout of that backend; they are
+// mapped and used in place. The rest is config.json, the tokenizer and the other small files of a checkpoint. Grammar:
+// docs/FORMATS.md.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@
 
 namespace gemma4 {
 
-// What program.json says beside the weights. Constants are numbers; the original's booleans are 0 and 1.
+// What program.json says beside the weights. Constants are numbers; ExecuTorch's booleans are 0 and 1.
 struct ProgramHeader {
   std::string backend, layout;  // Backend::name() and layout() of who made it
   std::string source, vision;   // the checkpoint it was made of, and --vision where that was given
@@ -26,32 +27,33 @@ struct ProgramHeader {
   int64_t constant(const std::string& name, int64_t fallback) const;
 };
 
-// One matrix of the model, or a stack of some that the model multiplies by at once.
+// One matrix of the model, or several that are stacked because one product computes them all.
 struct ProgramMatrix {
-  std::vector<std::string> parts;  // names, in the order of their rows
+  std::vector<std::string> names;  // of the stacked tensors, in the order of their rows
   PrepackedWeight stored;
 };
 
 struct ProgramFile {
   ProgramHeader header;
-  std::map<std::string, ProgramMatrix> matrices;  // by the name of the first part
+  std::map<std::string, ProgramMatrix> matrices;  // by the first of their names
 };
 
 constexpr const char* kProgramFile = "program.json";
 
-// Opens a directory that holds program.json. Of Checkpoint::weights, vectors (norms) are float32 as in any checkpoint;
-// matrices have their format and shape but no elements: those are in Checkpoint::program. Throws Error.
+// Opens a directory that holds program.json. In Checkpoint::weights the vectors (norms) are float32, as in any
+// checkpoint. The matrices there have a format and a shape but no elements, which are in Checkpoint::program. Throws
+// Error.
 Checkpoint open_program(const std::filesystem::path& directory);
 
 // The command that makes this program again for `backend`, into `output`.
 std::string export_command_of(const ProgramHeader& header, const std::string& backend,
                               const std::filesystem::path& output);
 
-// Writes a program: weights one after another, then everything else. program.json comes last, so that a directory that
-// has one is whole.
+// Writes a program: weights one after another, then everything else. program.json is written last, so a directory that
+// has it is complete.
 class ProgramWriter {
  public:
-  struct Part {
+  struct Tensor {
     std::string name;
     std::vector<int64_t> shape;
   };
@@ -59,8 +61,8 @@ class ProgramWriter {
   explicit ProgramWriter(const std::filesystem::path& directory);  // throws Error: it holds something else
   ~ProgramWriter();
 
-  void add(const std::vector<Part>& parts, const PrepackedWeight& stored);
-  void add(const Part& vector, const std::vector<float>& values);
+  void add(const std::vector<Tensor>& stacked, const PrepackedWeight& stored);
+  void add(const Tensor& vector, const std::vector<float>& values);
 
   // `config`: config.json of the program. The other files are those of `source`.
   void commit(const ProgramHeader& header, const std::string& config, const Checkpoint& source);

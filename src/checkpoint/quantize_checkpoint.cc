@@ -23,12 +23,12 @@ constexpr const char* kSideFiles[] = {
     "tokenizer.json",    "tokenizer_config.json",  "tokenizer.model",       "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja",    "chat_template.json"};
 
-// What becomes of one tensor.
+// How one tensor is written.
 struct Job {
-  enum class Kind { kPlain, kQuantized, kPositionTable };
+  enum class Role { kPlain, kQuantized, kPositionTable };
   std::string name;      // the model's
   const Weight* source;  // lm_head.weight: the embedding's where the head is tied
-  Kind kind = Kind::kPlain;
+  Role role = Role::kPlain;
   QuantConfig config;
 };
 
@@ -43,7 +43,7 @@ DType element_type(Format format) {
 std::vector<Job> plan(const Checkpoint& source, const Recipe& recipe) {
   if (source.find(kEmbedding) == nullptr) throw Error(source.path.string() + " lacks the tensor " + kEmbedding);
   std::vector<std::string> names = source.order;
-  // The original unties the head: embedding and head are quantised differently.
+  // ExecuTorch unties the head: embedding and head are quantised differently.
   if (source.find(kHead) == nullptr) names.push_back(kHead);
   sort_as_state_dict(names);
   std::vector<Job> jobs;
@@ -56,14 +56,14 @@ std::vector<Job> plan(const Checkpoint& source, const Recipe& recipe) {
                   " already; only bf16, f16 and f32 can be quantised");
     }
     if (name == kPositionTable) {
-      job.kind = Job::Kind::kPositionTable;
+      job.role = Job::Role::kPositionTable;
       if (job.source->shape.size() != 3) throw Error("tensor " + name + " does not have three dimensions");
     } else if (const auto config = recipe.find(name); config && !is_buffer(name)) {
       if (job.source->shape.size() != 2) {
         throw Error("the recipe quantises " + name + ", which is not a matrix");
       }
       check_quantizable(*config, matrix.cols, name);
-      job.kind = Job::Kind::kQuantized;
+      job.role = Job::Role::kQuantized;
       job.config = *config;
     }
     jobs.push_back(job);
@@ -71,7 +71,7 @@ std::vector<Job> plan(const Checkpoint& source, const Recipe& recipe) {
   return jobs;
 }
 
-// Buffers keep their type, parameters become bf16, as the original's state dict has them.
+// Buffers keep their type and parameters become bf16, as in ExecuTorch's state dict.
 DType plain_type(const Job& job) {
   return is_buffer(job.name) ? element_type(job.source->matrix.format) : DType::kBF16;
 }
@@ -81,15 +81,15 @@ void describe(const Job& job, std::vector<SafetensorsEntry>& entries) {
   const auto add = [&](const std::string& name, DType type, std::vector<int64_t> shape) {
     entries.push_back({name, type, std::move(shape)});
   };
-  if (job.kind == Job::Kind::kPlain) return add(job.name, plain_type(job), job.source->shape);
-  if (job.kind == Job::Kind::kPositionTable) {
+  if (job.role == Job::Role::kPlain) return add(job.name, plain_type(job), job.source->shape);
+  if (job.role == Job::Role::kPositionTable) {
     const auto& shape = job.source->shape;
     add(kPositionCodes, DType::kI8, shape);
     return add(kPositionScale, DType::kF32, {shape[0], shape[1], 1});
   }
   const int64_t groups = cols / (job.config.group == 0 ? cols : job.config.group);
-  const std::string codes = torchao_part(job.name, "qdata"), scale = torchao_part(job.name, "scale"),
-                    zero = torchao_part(job.name, "zero_point");
+  const std::string codes = torchao_tensor(job.name, "qdata"), scale = torchao_tensor(job.name, "scale"),
+                    zero = torchao_tensor(job.name, "zero_point");
   if (job.config.bits == 4) {
     add(codes, DType::kU8, {rows, cols / 2});
     add(scale, DType::kBF16, {groups, rows});
@@ -111,10 +111,10 @@ std::map<std::string, std::string> metadata_of(const std::vector<Job>& jobs) {
   for (const Job& job : jobs) {
     const Matrix& m = job.source->matrix;
     const int64_t group = job.config.group == 0 ? m.cols : job.config.group;
-    if (job.kind == Job::Kind::kPositionTable) {
+    if (job.role == Job::Role::kPositionTable) {
       add(kPositionCodes, torchao_plain_metadata());
       add(kPositionScale, torchao_plain_metadata());
-    } else if (job.kind == Job::Kind::kPlain) {
+    } else if (job.role == Job::Role::kPlain) {
       add(job.name, torchao_plain_metadata());
     } else {
       add(job.name, job.config.bits == 4 ? torchao_int4_metadata(m.rows, m.cols, group) : torchao_int8_metadata(group));
@@ -180,11 +180,11 @@ void write_plain(const Job& job, SafetensorsWriter& writer) {
   const Matrix& m = job.source->matrix;
   const DType type = plain_type(job);
   const int64_t size = static_cast<int64_t>(dtype_size(type));
-  const int64_t chunk = std::max<int64_t>(1, (int64_t{1} << 22) / m.cols);
+  const int64_t batch_rows = std::max<int64_t>(1, (int64_t{1} << 22) / m.cols);
   std::vector<float> values(static_cast<size_t>(m.cols));
-  std::vector<uint16_t> bits(static_cast<size_t>(std::min(chunk, m.rows) * m.cols));
-  for (int64_t row = 0; row < m.rows; row += chunk) {
-    const int64_t count = std::min(chunk, m.rows - row);
+  std::vector<uint16_t> bits(static_cast<size_t>(std::min(batch_rows, m.rows) * m.cols));
+  for (int64_t row = 0; row < m.rows; row += batch_rows) {
+    const int64_t count = std::min(batch_rows, m.rows - row);
     const auto offset = static_cast<uint64_t>(row * m.cols * size);
     if (type == element_type(m.format)) {
       writer.write(job.name, offset, m.codes.slice(row, count).data, static_cast<uint64_t>(count * m.cols * size));
@@ -207,24 +207,24 @@ void write_all(SafetensorsWriter& writer, const std::string& name, const std::ve
 
 void write_quantized(const Job& job, const QuantizeOptions& options, ThreadPool& pool, SafetensorsWriter& writer) {
   const QuantizedWeight q = quantize(job.source->matrix, job.config, options.hqq, pool, job.name);
-  write_all(writer, torchao_part(job.name, "qdata"), q.codes);
-  write_all(writer, torchao_part(job.name, "scale"), q.scale);
+  write_all(writer, torchao_tensor(job.name, "qdata"), q.codes);
+  write_all(writer, torchao_tensor(job.name, "scale"), q.scale);
   if (q.format == Format::kInt4) {
-    write_all(writer, torchao_part(job.name, "zero_point"), q.zero);
+    write_all(writer, torchao_tensor(job.name, "zero_point"), q.zero);
   } else {
-    write_all(writer, torchao_part(job.name, "zero_point"), q.zero8);
+    write_all(writer, torchao_tensor(job.name, "zero_point"), q.zero8);
   }
 }
 
 void write_job(const Job& job, const QuantizeOptions& options, ThreadPool& pool, SafetensorsWriter& writer) {
-  switch (job.kind) {
-    case Job::Kind::kPlain:
+  switch (job.role) {
+    case Job::Role::kPlain:
       write_plain(job, writer);
       break;
-    case Job::Kind::kQuantized:
+    case Job::Role::kQuantized:
       write_quantized(job, options, pool, writer);
       break;
-    case Job::Kind::kPositionTable: {
+    case Job::Role::kPositionTable: {
       const QuantizedTable table = quantize_position_table(job.source->matrix, pool, job.name);
       write_all(writer, kPositionCodes, table.codes);
       write_all(writer, kPositionScale, table.scale);

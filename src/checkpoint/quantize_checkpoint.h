@@ -1,6 +1,6 @@
-// Quantises a whole checkpoint: reads one tensor at a time from a Hugging Face directory and writes a directory in the
-// original system's format (docs/FORMATS.md). Nothing is written before everything that can be refused has been
-// checked, and model.safetensors appears under its name only when it is whole.
+// Quantises a whole checkpoint: reads one tensor at a time from a Hugging Face directory and writes a directory in
+// torchao's format, as ExecuTorch does (docs/FORMATS.md). All checks that can refuse the input come before the first
+// write, and model.safetensors gets its name only when it is complete.
 #pragma once
 
 #include <filesystem>
@@ -21,8 +21,8 @@ struct QuantizeReport {
   uint64_t bytes_out = 0;
 };
 
-// Throws Error: a source that is quantised already, a weight the recipe cannot cut into groups, an output that is the
-// source or holds another model, a full disk.
+// Throws Error: the source is quantised already, a weight does not divide into the groups of the recipe, the output is
+// the source or holds another model, the disk is full.
 QuantizeReport quantize_checkpoint(const Checkpoint& source, const Recipe& recipe, const std::filesystem::path& output,
                                    const QuantizeOptions& options);
 

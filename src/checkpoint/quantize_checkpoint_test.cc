@@ -98,7 +98,7 @@ TEST(QuantizeCheckpoint, EqualsTheOriginalsDigestOfTheDemo) {
   }
 }
 
-// docs/QUANTISATION.md states these counts for the float32 form of HQQ against the original's float16 one.
+// docs/QUANTISATION.md states these counts for the float32 form of HQQ against ExecuTorch's float16 one.
 TEST(QuantizeCheckpoint, FloatHqqDiffersByTheStatedCounts) {
   const Folder folder;
   run(kTiny, folder.path / "out", "sensitive", HqqArithmetic::kF32);
@@ -135,7 +135,7 @@ TEST(QuantizeCheckpoint, FloatHqqDiffersByTheStatedCounts) {
 }
 
 // Counterpart of test_pipeline.py: what is quantised, what is kept, and that reading gives back what was written.
-TEST(QuantizeCheckpoint, KindsAndRoundTrip) {
+TEST(QuantizeCheckpoint, FormatsAndRoundTrip) {
   const Folder folder;
   const QuantizeReport report = run(kTiny, folder.path, "default");
   EXPECT_EQ(report.tensors, 143);
@@ -157,7 +157,7 @@ TEST(QuantizeCheckpoint, KindsAndRoundTrip) {
   EXPECT_EQ(table.format, Format::kInt8);
   EXPECT_EQ(table.scale.dtype, DType::kF32);
   std::vector<float> a(static_cast<size_t>(table.cols)), b = a;
-  double dot = 0, aa = 0, bb = 0;  // the original's bound on the table: cosine > 0.999
+  double dot = 0, aa = 0, bb = 0;  // ExecuTorch's bound on the table: cosine > 0.999
   for (int64_t row = 0; row < table.rows; ++row) {
     unpack_row(table, row, a.data());
     unpack_row(source.find(kPositionTable)->matrix, row, b.data());

@@ -121,7 +121,7 @@ Safetensors parse_safetensors(std::span<const std::byte> file, const std::string
 
 namespace {
 
-// The original writer's order of types, widest alignment first; spec section 2.1.
+// The order of the safetensors library's own writer: types with the widest alignment first (its serialize()).
 int rank(DType type) {
   switch (type) {
     case DType::kI64:
@@ -160,7 +160,7 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vec
     entry.end = data_bytes_ += static_cast<uint64_t>(bytes);
     header[entry.name] = {
         {"dtype", dtype_name(entry.dtype)}, {"shape", entry.shape}, {"data_offsets", {entry.begin, entry.end}}};
-    CHECK(places_.emplace(entry.name, Place{entry.begin, static_cast<uint64_t>(bytes), 0}).second);
+    CHECK(extents_.emplace(entry.name, Extent{entry.begin, static_cast<uint64_t>(bytes), 0}).second);
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
@@ -172,14 +172,14 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vec
 }
 
 void SafetensorsWriter::write(const std::string& name, uint64_t offset, const void* data, uint64_t size) {
-  const auto it = places_.find(name);
-  CHECK(it != places_.end() && offset <= it->second.size && size <= it->second.size - offset);
+  const auto it = extents_.find(name);
+  CHECK(it != extents_.end() && offset <= it->second.size && size <= it->second.size - offset);
   file_.write_at(data_begin_ + it->second.begin + offset, data, size);
   std::atomic_ref<uint64_t>(it->second.written).fetch_add(size);
 }
 
 void SafetensorsWriter::commit() {
-  for (const auto& [name, place] : places_) CHECK(place.written == place.size);
+  for (const auto& [name, extent] : extents_) CHECK(extent.written == extent.size);
   file_.commit();
 }
 

@@ -1,5 +1,5 @@
 // The safetensors container: u64 header length, a JSON header, the tensors' bytes. Reading checks everything that the
-// header claims against the file before anything is allocated or looked at; writing streams tensor by tensor.
+// header claims against the file before anything is allocated or read; writing streams tensor by tensor.
 // Format: github.com/huggingface/safetensors README; docs/FORMATS.md.
 #pragma once
 
@@ -34,8 +34,8 @@ struct Safetensors {
 // `what` names the file in errors. The result points into `file`. Throws Error.
 Safetensors parse_safetensors(std::span<const std::byte> file, const std::string& what);
 
-// One file: describe every tensor, then fill them in any order and from any thread. The order in the file is the
-// original writer's: wider types first (F32, BF16, I8, U8 for what we write), then names in byte order.
+// Writes one file: describe every tensor, then fill them in any order and from any thread. The order in the file is
+// that of the safetensors library: wider types first (F32, BF16, I8, U8 in our files), then names in byte order.
 class SafetensorsWriter {
  public:
   // `entries` need name, dtype and shape; begin and end are worked out here.
@@ -51,11 +51,11 @@ class SafetensorsWriter {
   uint64_t data_bytes() const { return data_bytes_; }
 
  private:
-  struct Place {
+  struct Extent {
     uint64_t begin, size, written;
   };
   AtomicFile file_;
-  std::map<std::string, Place> places_;
+  std::map<std::string, Extent> extents_;
   uint64_t data_begin_ = 0, data_bytes_ = 0;
 };
 

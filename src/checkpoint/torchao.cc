@@ -14,8 +14,8 @@ namespace {
 
 using nlohmann::json;
 
-// One torchao file while it is taken apart: which physical tensors have been used.
-struct Parts {
+// The tensors of a torchao file, and which of them a weight has used.
+struct PhysicalTensors {
   Checkpoint& checkpoint;
   const Safetensors& file;
   const std::string& what;
@@ -29,7 +29,7 @@ struct Parts {
     return *it->second;
   }
 
-  // A part whose type and shape follow from the weight's.
+  // The same, for a tensor whose type and shape follow from those of the weight.
   Tensor take(const std::string& name, DType type, int64_t rows, int64_t cols) {
     const SafetensorsEntry& entry = take(name);
     if (entry.dtype != type) {
@@ -79,7 +79,7 @@ int group_of(const json& data, int64_t cols, const std::string& whose) {
   return static_cast<int>(group);
 }
 
-Weight read_int4(Parts& parts, const std::string& name, const json& data, const std::string& whose) {
+Weight read_int4(PhysicalTensors& tensors, const std::string& name, const json& data, const std::string& whose) {
   expect_dtype(data, "activation_dtype", "bfloat16", whose);
   const json& shape = member(data, "shape", whose);
   if (!shape.is_array() || shape.size() != 2) throw Error(whose + ": an int4 weight has two dimensions");
@@ -90,20 +90,20 @@ Weight read_int4(Parts& parts, const std::string& name, const json& data, const 
   m.cols = size_in(shape, 1, whose);
   if (m.cols % 2 != 0) throw Error(whose + ": an odd number of columns cannot be int4");
   m.group = group_of(data, m.cols, whose);
-  m.codes = parts.take(torchao_part(name, "qdata"), DType::kU8, m.rows, m.cols / 2);
-  m.scale = parts.take(torchao_part(name, "scale"), DType::kBF16, m.cols / m.group, m.rows);
-  m.zero = parts.take(torchao_part(name, "zero_point"), DType::kBF16, m.cols / m.group, m.rows);
+  m.codes = tensors.take(torchao_tensor(name, "qdata"), DType::kU8, m.rows, m.cols / 2);
+  m.scale = tensors.take(torchao_tensor(name, "scale"), DType::kBF16, m.cols / m.group, m.rows);
+  m.zero = tensors.take(torchao_tensor(name, "zero_point"), DType::kBF16, m.cols / m.group, m.rows);
   weight.bytes = static_cast<uint64_t>(matrix_bytes(m));
   weight.shape = {m.rows, m.cols};
   return weight;
 }
 
-Weight read_int8(Parts& parts, const std::string& name, const json& data, const std::string& whose) {
+Weight read_int8(PhysicalTensors& tensors, const std::string& name, const json& data, const std::string& whose) {
   expect_dtype(data, "target_dtype", "int8", whose);
   if (!data.value("activation_quantization", json()).is_null()) {
     throw Error(whose + ": activation_quantization is not read");
   }
-  const SafetensorsEntry& codes = parts.take(torchao_part(name, "qdata"));
+  const SafetensorsEntry& codes = tensors.take(torchao_tensor(name, "qdata"));
   if (codes.dtype != DType::kI8 || codes.shape.size() != 2 || codes.end == codes.begin) {
     throw Error(whose + ": its qdata is not a two-dimensional I8 tensor");
   }
@@ -113,12 +113,12 @@ Weight read_int8(Parts& parts, const std::string& name, const json& data, const 
   m.rows = codes.shape[0];
   m.cols = codes.shape[1];
   m.group = group_of(data, m.cols, whose);
-  m.codes = view_of(parts.checkpoint, codes, parts.file, m.rows, m.cols);
-  const std::string scale = torchao_part(name, "scale");
-  const auto found = parts.by_name.find(scale);
-  const bool wide = found != parts.by_name.end() && found->second->dtype == DType::kF32;
-  m.scale = parts.take(scale, wide ? DType::kF32 : DType::kBF16, m.rows, m.cols / m.group);
-  const Tensor zero = parts.take(torchao_part(name, "zero_point"), DType::kI8, m.rows, m.cols / m.group);
+  m.codes = view_of(tensors.checkpoint, codes, tensors.file, m.rows, m.cols);
+  const std::string scale = torchao_tensor(name, "scale");
+  const auto found = tensors.by_name.find(scale);
+  const bool wide = found != tensors.by_name.end() && found->second->dtype == DType::kF32;
+  m.scale = tensors.take(scale, wide ? DType::kF32 : DType::kBF16, m.rows, m.cols / m.group);
+  const Tensor zero = tensors.take(torchao_tensor(name, "zero_point"), DType::kI8, m.rows, m.cols / m.group);
   const auto* values = static_cast<const int8_t*>(zero.data);
   if (std::any_of(values, values + zero.size(), [](int8_t value) { return value != 0; })) {
     throw Error(whose + ": its zero points are not all 0; asymmetric int8 is not read");
@@ -129,15 +129,15 @@ Weight read_int8(Parts& parts, const std::string& name, const json& data, const 
 }
 
 // The vision tower's position table: codes I8 [2, positions, hidden], scale F32 [2, positions, 1]; one group a row.
-Weight read_position_table(Parts& parts) {
-  const std::string whose = parts.what + ": " + kPositionCodes;
-  const SafetensorsEntry& codes = parts.take(kPositionCodes);
-  const SafetensorsEntry& scale = parts.take(kPositionScale);
+Weight read_position_table(PhysicalTensors& tensors) {
+  const std::string whose = tensors.what + ": " + kPositionCodes;
+  const SafetensorsEntry& codes = tensors.take(kPositionCodes);
+  const SafetensorsEntry& scale = tensors.take(kPositionScale);
   if (codes.dtype != DType::kI8 || codes.shape.size() != 3 || codes.end == codes.begin || codes.shape[2] > INT32_MAX) {
     throw Error(whose + " is not a three-dimensional I8 tensor");
   }
   if (scale.dtype != DType::kF32 || scale.shape != std::vector<int64_t>{codes.shape[0], codes.shape[1], 1}) {
-    throw Error(parts.what + ": " + kPositionScale + " is not F32 with one value for each row of " + kPositionCodes);
+    throw Error(tensors.what + ": " + kPositionScale + " is not F32 with one value for each row of " + kPositionCodes);
   }
   Weight weight;
   Matrix& m = weight.matrix;
@@ -145,8 +145,8 @@ Weight read_position_table(Parts& parts) {
   m.rows = checked_mul(codes.shape[0], codes.shape[1], whose);
   m.cols = codes.shape[2];
   m.group = static_cast<int>(m.cols);
-  m.codes = view_of(parts.checkpoint, codes, parts.file, m.rows, m.cols);
-  m.scale = view_of(parts.checkpoint, scale, parts.file, m.rows, 1);
+  m.codes = view_of(tensors.checkpoint, codes, tensors.file, m.rows, m.cols);
+  m.scale = view_of(tensors.checkpoint, scale, tensors.file, m.rows, 1);
   weight.bytes = static_cast<uint64_t>(matrix_bytes(m));
   weight.shape = codes.shape;
   return weight;
@@ -158,16 +158,17 @@ void add_weight(Checkpoint& checkpoint, const std::string& name, Weight weight, 
   checkpoint.order.push_back(name);
 }
 
-void add_logical(Parts& parts, const std::string& name) {
-  const std::string whose = parts.what + ": tensor " + printable(name);
-  const auto line = parts.file.metadata.find(name);
-  if (line == parts.file.metadata.end()) throw Error(whose + " has no line of metadata");
+void add_logical(PhysicalTensors& tensors, const std::string& name) {
+  const std::string whose = tensors.what + ": tensor " + printable(name);
+  const auto line = tensors.file.metadata.find(name);
+  if (line == tensors.file.metadata.end()) throw Error(whose + " has no line of metadata");
   const json info = parse_strict_json(line->second, whose + ": metadata");
   const json& type = member(info, "_type", whose);
   if (type == "Tensor") {
     if (name == kPositionScale) return;  // read with its codes
-    if (name == kPositionCodes) return add_weight(parts.checkpoint, kPositionTable, read_position_table(parts), whose);
-    return add_plain(parts.checkpoint, name, parts.take(name), parts.file, parts.what);
+    if (name == kPositionCodes)
+      return add_weight(tensors.checkpoint, kPositionTable, read_position_table(tensors), whose);
+    return add_plain(tensors.checkpoint, name, tensors.take(name), tensors.file, tensors.what);
   }
   if (name.find('.') == std::string::npos) throw Error(whose + ": a quantised weight's name has a dot");
   if (!is_model_tensor(name)) throw Error(whose + " is not one that Gemma 4 has (text or vision)");
@@ -175,9 +176,9 @@ void add_logical(Parts& parts, const std::string& name) {
     throw Error(whose + ": its parts are not qdata, scale and zero_point");
   }
   const json& data = member(info, "_data", whose);
-  if (type == "Int4Tensor") return add_weight(parts.checkpoint, name, read_int4(parts, name, data, whose), whose);
+  if (type == "Int4Tensor") return add_weight(tensors.checkpoint, name, read_int4(tensors, name, data, whose), whose);
   if (type == "IntxUnpackedToInt8Tensor") {
-    return add_weight(parts.checkpoint, name, read_int8(parts, name, data, whose), whose);
+    return add_weight(tensors.checkpoint, name, read_int8(tensors, name, data, whose), whose);
   }
   throw Error(whose + " is stored as " + printable(type.dump()) +
               ", which is not read (Tensor, Int4Tensor and IntxUnpackedToInt8Tensor are)");
@@ -188,25 +189,25 @@ void add_logical(Parts& parts, const std::string& name) {
 bool is_torchao(const Safetensors& file) { return file.metadata.contains(kTensorNames); }
 
 void add_torchao(Checkpoint& checkpoint, const Safetensors& file, const std::string& what) {
-  Parts parts{checkpoint, file, what, {}, {}};
-  for (const SafetensorsEntry& entry : file.entries) parts.by_name[entry.name] = &entry;
+  PhysicalTensors tensors{checkpoint, file, what, {}, {}};
+  for (const SafetensorsEntry& entry : file.entries) tensors.by_name[entry.name] = &entry;
   const json names = parse_strict_json(file.metadata.at(kTensorNames), what + ": tensor_names");
   if (!names.is_array()) throw Error(what + ": tensor_names is not a list");
   for (const json& name : names) {
     if (!name.is_string()) throw Error(what + ": tensor_names holds something that is not a name");
-    add_logical(parts, name.get<std::string>());
+    add_logical(tensors, name.get<std::string>());
   }
   for (const SafetensorsEntry& entry : file.entries) {
-    if (!parts.used.contains(entry.name)) {
+    if (!tensors.used.contains(entry.name)) {
       throw Error(what + ": the tensor " + printable(entry.name) + " belongs to no weight that tensor_names lists");
     }
   }
 }
 
-std::string torchao_part(const std::string& name, const std::string& part) {
+std::string torchao_tensor(const std::string& name, const std::string& field) {
   const size_t dot = name.rfind('.');
   CHECK(dot != std::string::npos);
-  return name.substr(0, dot) + "._" + name.substr(dot + 1) + "_" + part;
+  return name.substr(0, dot) + "._" + name.substr(dot + 1) + "_" + field;
 }
 
 std::string torchao_plain_metadata() { return R"({"_type": "Tensor"})"; }

@@ -1,5 +1,5 @@
-// torchao's layer on top of safetensors: one logical weight is several physical tensors plus a line of metadata.
-// Layout: spec of the quantised checkpoint format, sections 2.2 and 2.3; docs/FORMATS.md.
+// torchao's layer on top of safetensors: one logical weight is several physical tensors and a line of metadata. Layout:
+// docs/FORMATS.md, and torchao 0.17's prototype/safetensors (flatten_tensor_state_dict).
 #pragma once
 
 #include <string>
@@ -14,14 +14,15 @@ constexpr const char* kTensorNames = "tensor_names";  // metadata key: JSON list
 
 bool is_torchao(const Safetensors& file);
 
-// Adds every logical weight of `file` to `checkpoint` (weights, order). Throws Error: a missing or left-over physical
-// tensor, an unknown kind or name, shapes that disagree, a zero point on int8.
+// Adds every logical weight of `file` to `checkpoint` (weights, order). Throws Error: a physical tensor that is missing
+// or not used, an unknown tensor type or name, shapes that disagree, a zero point on int8.
 void add_torchao(Checkpoint& checkpoint, const Safetensors& file, const std::string& what);
 
-// The physical tensor of a part: ("layers.0.mlp.up_proj.weight", "qdata") -> "layers.0.mlp.up_proj._weight_qdata".
-std::string torchao_part(const std::string& name, const std::string& part);
+// The physical tensor that holds a field of a weight: ("layers.0.mlp.up_proj.weight", "qdata") ->
+// "layers.0.mlp.up_proj._weight_qdata".
+std::string torchao_tensor(const std::string& name, const std::string& field);
 
-// Metadata lines, as Python's json.dumps writes them.
+// Lines of metadata, written as Python's json.dumps writes them.
 std::string torchao_plain_metadata();
 std::string torchao_int4_metadata(int64_t rows, int64_t cols, int64_t group);
 std::string torchao_int8_metadata(int64_t group);

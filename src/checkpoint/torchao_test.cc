@@ -165,7 +165,7 @@ TEST(Torchao, RefusesNamesThatDoNotFit) {
   EXPECT_THAT(renamed.refusal(), HasSubstr("layers.0.mlp.gate_proj._weight_qdata is missing"));
 }
 
-TEST(Torchao, RefusesPartsOfTheWrongTypeAndAsymmetricInt8) {
+TEST(Torchao, RefusesTensorsOfTheWrongTypeAndAsymmetricInt8) {
   Example type;
   type.header["layers.0.mlp.gate_proj._weight_scale"]["dtype"] = "F16";
   EXPECT_THAT(type.refusal(), HasSubstr("has the type F16 where BF16 is due"));

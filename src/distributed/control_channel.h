@@ -1,8 +1,8 @@
-// ControlChannel: how the processes that compute one model together talk: a star of TCP connections around rank 0, made
-// once at the start (rendezvous()). It carries rank 0's calls to the others, what NCCL needs to begin, and, where
-// tensors lie in the host's memory, their sums (host_collectives.h). One thread at a time sends and receives; another
-// watches that all processes are there. A process that ends before its time ends the others: what waits for it throws
-// DeviceError.
+// ControlChannel: how the processes that compute one model together exchange messages: a star of TCP connections around
+// rank 0, which rendezvous() opens once at the start. It carries rank 0's commands to the other ranks, the data that
+// NCCL needs to start, and, for tensors in host memory, their sums (host_collectives.h). One thread at a time sends and
+// receives. Another thread watches the connections. If a process ends too early, it ends the others: calls that wait
+// for it throw DeviceError.
 #pragma once
 
 #include <chrono>
@@ -18,10 +18,10 @@
 
 namespace gemma4 {
 
-// Which of the processes this one is, and where rank 0 listens.
+// Which rank this process is, and where rank 0 listens.
 struct ProcessInfo {
   int rank = 0, world = 1;
-  int local_rank = 0, local_world = 1;  // among those of this host
+  int local_rank = 0, local_world = 1;  // among the processes of this host
   std::string address = "127.0.0.1";
   int port = 0;
 };
@@ -29,14 +29,15 @@ struct ProcessInfo {
 class ControlChannel {
  public:
   using Bytes = std::vector<std::byte>;
-  // kFailed: an exit code and a sentence, instead of what was expected. kEnd: rank 0 has no more calls, and the answer.
+  // kFailed: an exit code and a sentence, in place of the expected message. kEnd: rank 0 has no more commands; the
+  // other ranks answer with kEnd.
   enum class Message : uint32_t { kReady = 1, kNcclId, kPeers, kCommand, kTensor, kFailed, kEnd };
-  static constexpr size_t kCommandMost = size_t{256} << 20;  // bytes of one call
+  static constexpr size_t kCommandBytesMax = size_t{256} << 20;  // bytes of one command
 
-  // Returns when all processes have come. Throws Error where they contradict each other or one stays away.
-  static std::shared_ptr<ControlChannel> rendezvous(const ProcessInfo& process, std::chrono::milliseconds patience);
+  // Returns when all processes are connected. Throws Error if they contradict each other or one does not connect.
+  static std::shared_ptr<ControlChannel> rendezvous(const ProcessInfo& process, std::chrono::milliseconds timeout);
 
-  // `sockets`: by rank and -1 for itself on rank 0; elsewhere the one to rank 0.
+  // `sockets`: on rank 0, one for each rank and -1 for itself; on the others, the one to rank 0.
   ControlChannel(const ProcessInfo& process, std::vector<int> sockets);
   ~ControlChannel();
   ControlChannel(const ControlChannel&) = delete;
@@ -46,32 +47,33 @@ class ControlChannel {
   int rank() const { return process_.rank; }
   int world() const { return process_.world; }
 
-  // Between rank 0 and another one. All throw where the other has ended: what it said, or DeviceError.
-  void send(int to, Message kind, std::span<const std::byte> bytes);
-  void send_all(Message kind, std::span<const std::byte> bytes);     // to all but itself
-  void receive(int from, Message kind, std::span<std::byte> bytes);  // a message of exactly that size
-  std::optional<Bytes> next_command();                               // from rank 0; nothing at the end
+  // Messages between rank 0 and one other rank. If the other process has ended, these throw the failure that it sent,
+  // or DeviceError.
+  void send(int to, Message type, std::span<const std::byte> bytes);
+  void send_all(Message type, std::span<const std::byte> bytes);     // to all other ranks
+  void receive(int from, Message type, std::span<std::byte> bytes);  // a message of exactly this size
+  std::optional<Bytes> next_command();                               // from rank 0; nothing after kEnd
 
   void send_ready() { send(0, Message::kReady, {}); }
-  void wait_ready();  // for send_ready() of all others
-  // Called by all: every one's `mine`, of one size, in the order of the ranks.
-  Bytes gather(Message kind, std::span<const std::byte> mine);
+  void wait_ready();  // until all others have called send_ready()
+  // An all-gather: all ranks call it with `mine` of one size; returns those of all ranks, in their order.
+  Bytes gather(Message type, std::span<const std::byte> mine);
 
-  // Called when a process has ended before its time, on a thread of its own or at once if that was before; not any more
-  // when another has been set. This process, if it is still there kPatience later, is ended with a sentence: a driver's
-  // call may wait for ever.
-  void on_lost(std::function<void(const std::string& why)> then);
-  static constexpr std::chrono::seconds kPatience{10};
+  // Sets the callback for a process that ended too early, in place of the previous one. It runs on a thread of its own,
+  // or at once if the process has already ended. If this process still runs kAbortTimeout later, it prints a sentence
+  // and exits, because a call into a driver may wait for ever.
+  void on_peer_lost(std::function<void(const std::string& why)> callback);
+  static constexpr std::chrono::seconds kAbortTimeout{10};
 
-  // Ends the others: they end with this exit code (base/check.h). The first reason counts.
+  // Ends the other processes with this exit code (base/check.h). The first reason counts.
   void fail(int code, const std::string& why);
-  // All is done: on rank 0 tells the others and waits until each has answered; elsewhere is that answer, and nothing as
-  // long as next_command() has not heard the end.
+  // Closes the channel in good order. Rank 0 sends kEnd to the others and waits for their answers. On the others it
+  // sends the answer, and does nothing unless next_command() has received kEnd.
   void end();
 
  private:
   struct Header {
-    uint32_t kind, length;
+    uint32_t type, length;
   };
   struct Failure {
     int code = 0;
@@ -81,26 +83,26 @@ class ControlChannel {
   int socket_of(int rank) const { return sockets_[static_cast<size_t>(rank)]; }
   void read(int from, void* to, size_t size);
   void write(int to, const void* from, size_t size);
-  Header receive_header(int from, Message kind, size_t most);
+  Header receive_header(int from, Message type, size_t most);
   [[noreturn]] static void throw_failure(const Failure& failure);
-  [[noreturn]] void throw_gone(int rank);
+  [[noreturn]] void throw_disconnected(int rank);
   Failure failure_of(int from, std::span<const std::byte> text) const;
   Failure peek_failure(int from) const;
-  std::optional<int> wait_for_loss() const;
-  void watch();
-  void lose(const Failure& failure, int directions);
+  std::optional<int> wait_for_disconnect() const;
+  void watch_peers();
+  void abort_peers(const Failure& failure, int directions);
 
   const ProcessInfo process_;
   std::vector<int> sockets_;
-  int wake_ = -1;             // an eventfd: the watching thread is to end
-  std::timed_mutex sending_;  // one message at a time
+  int wake_ = -1;                // an eventfd that ends the watching thread
+  std::timed_mutex send_mutex_;  // one message at a time
   std::mutex mutex_;
-  bool ended_ = false;             // under mutex_: whoever goes now may
-  bool answered_ = false;          // under mutex_: end() has been called, once
+  bool ended_ = false;             // under mutex_: kEnd was sent or received, so a process may disconnect
+  bool end_sent_ = false;          // under mutex_: end() was called
   std::optional<Failure> failed_;  // under mutex_
-  std::mutex calling_;             // held while then_ runs
-  std::function<void(const std::string&)> then_;
-  std::optional<std::string> lost_why_;  // under calling_
+  std::mutex callback_mutex_;      // held while peer_lost_callback_ runs
+  std::function<void(const std::string&)> peer_lost_callback_;
+  std::optional<std::string> lost_reason_;  // under callback_mutex_
   std::thread watcher_;
 };
 

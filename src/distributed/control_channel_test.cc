@@ -1,5 +1,5 @@
-// ControlChannel: how processes meet and part, here as threads that each hold one end; and sums over it, which must
-// equal those within one process to the bit.
+// ControlChannel: rendezvous, failures and ends, with a thread in place of each process. Also sums over it, which must
+// be equal to the bit to those within one process.
 #include "distributed/control_channel.h"
 
 #include <arpa/inet.h>
@@ -25,7 +25,7 @@ using std::chrono::seconds;
 
 ProcessInfo process(int rank, int world, int port) { return {rank, world, rank, world, "127.0.0.1", port}; }
 
-// A stranger's connection, open until it goes. Waits for the listener.
+// A connection from some other program, open for the life of this object. Waits for the listener.
 class Stranger {
  public:
   Stranger(int port, const std::string& says) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
@@ -46,9 +46,9 @@ class Stranger {
   int fd_;
 };
 
-// work(rank, its end) on a thread for each rank; what each threw, or "".
+// Runs work(rank, channel) on a thread for each rank. Returns what each one threw, or "".
 template <typename Work>
-std::vector<std::string> run_linked(int world, const Work& work) {
+std::vector<std::string> run_ranks(int world, const Work& work) {
   const int port = free_port();
   std::vector<std::string> thrown(static_cast<size_t>(world));
   std::vector<std::thread> threads;
@@ -77,7 +77,7 @@ std::vector<float> values_of(int rank, int round, size_t count) {
 TEST(ControlChannel, GatherGivesAllWhatEachHolds) {
   for (const int world : {2, 4}) {
     std::vector<ControlChannel::Bytes> got(static_cast<size_t>(world));
-    const auto thrown = run_linked(world, [&](int rank, const std::shared_ptr<ControlChannel>& channel) {
+    const auto thrown = run_ranks(world, [&](int rank, const std::shared_ptr<ControlChannel>& channel) {
       const std::byte mine[] = {std::byte(10 + rank), std::byte(200 - rank)};
       for (int round = 0; round < 3; ++round)
         got[static_cast<size_t>(rank)] = channel->gather(ControlChannel::Message::kPeers, mine);
@@ -91,7 +91,7 @@ TEST(ControlChannel, GatherGivesAllWhatEachHolds) {
   }
 }
 
-// What each rank holds after a sum of rows within wider ones, a broadcast and a gather of uneven columns.
+// The tensors of each rank after a sum of rows inside wider ones, a broadcast and a gather of uneven columns.
 std::vector<float> exchange(Backend& be, int rank, int world) {
   std::vector<int64_t> begins = {0};
   for (int r = 0; r < world; ++r) begins.push_back(begins.back() + r + 1);
@@ -120,7 +120,7 @@ TEST(ControlChannel, ExchangesEqualThoseOfOneProcessToTheBit) {
     std::vector<std::vector<float>> within(static_cast<size_t>(world)), over = within;
     const Ranks ranks = make_ranks("ref", 0, world);
     ranks.run([&](int r) { within[static_cast<size_t>(r)] = exchange(ranks[r], r, world); });
-    const auto thrown = run_linked(world, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
+    const auto thrown = run_ranks(world, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
       const Ranks one = make_ranks("ref", 0, 1, channel);
       EXPECT_EQ(one.size(), 1);
       EXPECT_EQ(one.world(), world);
@@ -138,9 +138,9 @@ TEST(ControlChannel, ExchangesEqualThoseOfOneProcessToTheBit) {
   }
 }
 
-TEST(ControlChannel, CallsArriveInOrderAndEnd) {
+TEST(ControlChannel, CommandsArriveInOrderAndEnd) {
   std::atomic<int> heard{0};
-  const auto thrown = run_linked(3, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
+  const auto thrown = run_ranks(3, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
     if (r == 0) {
       for (const size_t size : {0, 5, 1 << 20})
         channel->send_all(ControlChannel::Message::kCommand, std::vector<std::byte>(size));
@@ -155,9 +155,9 @@ TEST(ControlChannel, CallsArriveInOrderAndEnd) {
   EXPECT_EQ(heard, 2);
 }
 
-TEST(ControlChannel, WhoeverFailsTellsAllTheOthers) {
+TEST(ControlChannel, FailureReachesAllOtherRanks) {
   for (const int bad : {0, 2}) {
-    const auto thrown = run_linked(4, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
+    const auto thrown = run_ranks(4, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
       if (r == bad) return channel->fail(kExitDevice, "it fell off the bus");
       r == 0 ? channel->wait_ready() : (void)channel->next_command();
     });
@@ -168,23 +168,23 @@ TEST(ControlChannel, WhoeverFailsTellsAllTheOthers) {
   }
 }
 
-// As where an exception takes a process out: its end() must not pass for the answer to one that nobody has asked for.
-TEST(ControlChannel, WhoeverEndsBeforeRank0HasFailed) {
-  const auto thrown = run_linked(2, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
+// An exception makes a process leave early. The end() in its destructor must not look like an answer to rank 0's kEnd.
+TEST(ControlChannel, ARankThatEndsBeforeRank0HasFailed) {
+  const auto thrown = run_ranks(2, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
     r == 0 ? channel->wait_ready() : channel->end();
   });
   EXPECT_EQ(thrown[0], "rank 1 has ended before its time; its own message says why");
   EXPECT_EQ(thrown[1], "");
 }
 
-// Nobody reads when rank 1 goes: the watching thread says so.
-TEST(ControlChannel, OneThatGoesIsNoticedWithoutReading) {
-  run_linked(3, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
+// When rank 1 disconnects while nobody reads, the watching thread notices.
+TEST(ControlChannel, ADisconnectIsNoticedWithoutReading) {
+  run_ranks(3, [&](int r, const std::shared_ptr<ControlChannel>& channel) {
     if (r == 1) return;
     std::string why;
     std::mutex mutex;
     std::condition_variable wake;
-    channel->on_lost([&](const std::string& reason) {
+    channel->on_peer_lost([&](const std::string& reason) {
       const std::lock_guard lock(mutex);
       why = reason;
       wake.notify_all();
@@ -193,11 +193,11 @@ TEST(ControlChannel, OneThatGoesIsNoticedWithoutReading) {
     EXPECT_TRUE(wake.wait_for(lock, seconds(8), [&] { return !why.empty(); })) << r;
     EXPECT_EQ(why, "rank 1 has ended before its time; its own message says why") << r;
     lock.unlock();
-    channel->on_lost(nullptr);
+    channel->on_peer_lost(nullptr);
   });
 }
 
-TEST(ControlChannel, StrangersAreSentAway) {
+TEST(ControlChannel, OtherProgramsAreDisconnected) {
   const int port = free_port();
   std::shared_ptr<ControlChannel> first, second;
   std::thread rank_0([&] { first = ControlChannel::rendezvous(process(0, 2, port), seconds(30)); });
@@ -212,11 +212,11 @@ TEST(ControlChannel, StrangersAreSentAway) {
 
 TEST(ControlChannel, ContradictionsAndAbsenceAreRefused) {
   const int port = free_port();
-  const auto refused = [&](const ProcessInfo& a, const ProcessInfo& b, seconds patience) {
+  const auto refused = [&](const ProcessInfo& a, const ProcessInfo& b, seconds timeout) {
     std::string first;
-    std::thread other([&] { EXPECT_THROW(ControlChannel::rendezvous(b, patience), Error); });
+    std::thread other([&] { EXPECT_THROW(ControlChannel::rendezvous(b, timeout), Error); });
     try {
-      ControlChannel::rendezvous(a, patience);
+      ControlChannel::rendezvous(a, timeout);
     } catch (const Error& error) {
       first = error.what();
     }
@@ -240,7 +240,7 @@ TEST(ControlChannel, ContradictionsAndAbsenceAreRefused) {
   close(fd);
 }
 
-// Two ends of one connection; the far one says what no rank says.
+// Two ends of one connection; the far end sends messages that no rank sends.
 TEST(ControlChannel, AbsurdMessagesAreErrorsNotAllocations) {
   const auto receive = [](std::vector<uint32_t> words, const auto& read) {
     int ends[2];
@@ -255,7 +255,7 @@ TEST(ControlChannel, AbsurdMessagesAreErrorsNotAllocations) {
     std::byte bytes[16];
     channel.receive(0, ControlChannel::Message::kTensor, bytes);
   };
-  const auto code = [](ControlChannel::Message kind) { return static_cast<uint32_t>(kind); };
+  const auto code = [](ControlChannel::Message type) { return static_cast<uint32_t>(type); };
   receive({code(ControlChannel::Message::kCommand), 0xffffffff}, call);
   receive({code(ControlChannel::Message::kTensor), 4, 0}, call);
   receive({77, 4, 0}, call);

@@ -1,4 +1,4 @@
-// A port of the loopback interface that nobody listens at just now, for tests whose processes meet there.
+// A free port of the loopback interface, for tests whose processes connect there.
 #pragma once
 
 #include <arpa/inet.h>

@@ -1,6 +1,6 @@
-// How ranks in several processes exchange tensors of the host's memory: through rank 0, over a ControlChannel. Equal to
-// the bit to what ProcessGroup does within one process: sums are taken in the order of the ranks, in float64, and
-// rounded once.
+// Collectives for tensors in host memory between processes: they go through rank 0, over a ControlChannel. The results
+// are equal to the bit to those of ProcessGroup within one process: float64 sums in the order of the ranks, rounded
+// once.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What each launcher's variables say, and what they may not say.
+// ProcessInfo from the variables of each launcher, and variables that are refused.
 #include "distributed/launcher_env.h"
 
 #include <gtest/gtest.h>

@@ -18,7 +18,7 @@ void copy_rows(const Tensor& to, const Tensor& from) {
 
 void ProcessGroup::barrier() {
   std::unique_lock lock(mutex_);
-  if (left_) throw DeviceError(why_);
+  if (aborted_) throw DeviceError(why_);
   const uint64_t meeting = generation_;
   if (++waiting_ == size()) {
     waiting_ = 0;
@@ -26,15 +26,15 @@ void ProcessGroup::barrier() {
     wake_.notify_all();
     return;
   }
-  wake_.wait(lock, [&] { return generation_ != meeting || left_; });
+  wake_.wait(lock, [&] { return generation_ != meeting || aborted_; });
   if (generation_ == meeting) throw DeviceError(why_);
 }
 
 void ProcessGroup::abort(const std::string& why) {
   if (channel_) channel_->fail(kExitDevice, why);
   const std::lock_guard lock(mutex_);
-  if (left_) return;
-  left_ = true;
+  if (aborted_) return;
+  aborted_ = true;
   why_ = why;
   wake_.notify_all();
 }

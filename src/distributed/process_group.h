@@ -1,7 +1,7 @@
-// ProcessGroup: how ranks whose tensors lie in the host's memory exchange them: ranks of one process, or one of them,
-// whose others are reached over a ControlChannel. Backend's collective ops call it on the threads of the ranks; each
-// call waits until all ranks have come. Sums are taken in the order of the ranks, so that they are the same whoever
-// comes first.
+// ProcessGroup: the collectives of ranks whose tensors are in host memory. Either all ranks are threads of this
+// process, or this process has one rank and reaches the others over a ControlChannel. The collective ops of Backend
+// call it on the thread of each rank, and each call waits for all ranks. Sums are made in the order of the ranks, so
+// they do not depend on which rank comes first.
 #pragma once
 
 #include <condition_variable>
@@ -25,7 +25,7 @@ class ProcessGroup {
 
   int size() const { return static_cast<int>(tensors_.size()); }
 
-  // As the ops of the same names in backend.h; `x` is rank `rank`'s. Each throws DeviceError once abort() was called.
+  // As the ops of the same names in backend.h, with `x` of rank `rank`. After abort() they throw DeviceError.
   void all_reduce(int rank, Tensor x);  // F32
   void broadcast(int rank, Tensor x);
   void gather_columns(int rank, Tensor x, std::span<const int64_t> begins);
@@ -35,13 +35,13 @@ class ProcessGroup {
  private:
   void barrier();  // returns when all ranks have called it
 
-  std::vector<Tensor> tensors_;              // of the op that is under way, by rank
-  std::shared_ptr<ControlChannel> channel_;  // to the other ranks' processes, or null
+  std::vector<Tensor> tensors_;              // of the op in flight, by rank
+  std::shared_ptr<ControlChannel> channel_;  // to the processes of the other ranks, or null
   std::mutex mutex_;
   std::condition_variable wake_;
   int waiting_ = 0;
   uint64_t generation_ = 0;
-  bool left_ = false;
+  bool aborted_ = false;
   std::string why_;
 };
 

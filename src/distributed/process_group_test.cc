@@ -1,4 +1,4 @@
-// The collective ops of ranks in one process: what they compute, and that nobody waits for a rank that failed.
+// The collective ops of ranks in one process: their results, and that no rank waits for one that failed.
 #include "distributed/process_group.h"
 
 #include <gtest/gtest.h>
@@ -15,7 +15,7 @@ namespace {
 
 class RanksTest : public testing::TestWithParam<int> {};
 
-// x[i] of rank r is 10^r at row 0, and so on: a sum that misses a rank or takes one twice shows in its digit.
+// x[i] of rank r is 10^r at row 0, and so on: if a sum misses a rank or adds one twice, a decimal digit shows it.
 TEST_P(RanksTest, AllReduceSumsEveryRankOnce) {
   const Ranks ranks = make_ranks("cpu", 2, GetParam());
   std::vector<std::vector<float>> got(ranks.size(), std::vector<float>(3 * 7));

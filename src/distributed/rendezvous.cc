@@ -1,4 +1,5 @@
-// ControlChannel::rendezvous: rank 0 listens, the others come and say who they are. Whoever else connects is sent away.
+// ControlChannel::rendezvous(): rank 0 listens; the other ranks connect and send a handshake with their rank. Any other
+// client is disconnected.
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -22,7 +23,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Hello {
+struct Handshake {
   uint64_t magic = 0x346b6e696c346d67;  // "gm4link4"
   uint32_t version = 1, rank = 0, world = 0, zero = 0;
 };
@@ -63,8 +64,8 @@ void limit_waits(int fd, std::chrono::milliseconds wait) {
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 }
 
-// As it stays: messages leave at once, and a host that is gone without a word is noticed within half a minute.
-void prepare(int fd) {
+// The final options of a connection: messages leave at once, and a host that vanishes is noticed within half a minute.
+void set_socket_options(int fd) {
   limit_waits(fd, std::chrono::milliseconds(0));
   set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
@@ -74,19 +75,19 @@ void prepare(int fd) {
   set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
 }
 
-bool send_hello(int fd, const ProcessInfo& process) {
-  Hello hello;
-  hello.rank = static_cast<uint32_t>(process.rank), hello.world = static_cast<uint32_t>(process.world);
-  return send(fd, &hello, sizeof(hello), MSG_NOSIGNAL) == sizeof(hello);
+bool send_handshake(int fd, const ProcessInfo& process) {
+  Handshake handshake;
+  handshake.rank = static_cast<uint32_t>(process.rank), handshake.world = static_cast<uint32_t>(process.world);
+  return send(fd, &handshake, sizeof(handshake), MSG_NOSIGNAL) == sizeof(handshake);
 }
 
-// Who is at the other end: nothing where it says nothing, or what this program does not say.
-std::optional<Hello> read_hello(int fd) {
-  Hello hello;
-  if (recv(fd, &hello, sizeof(hello), MSG_WAITALL) != sizeof(hello)) return std::nullopt;
-  const Hello ours;
-  if (hello.magic != ours.magic || hello.version != ours.version) return std::nullopt;
-  return hello;
+// The handshake of the other end; nothing if it sends none, or not one of this program.
+std::optional<Handshake> receive_handshake(int fd) {
+  Handshake handshake;
+  if (recv(fd, &handshake, sizeof(handshake), MSG_WAITALL) != sizeof(handshake)) return std::nullopt;
+  const Handshake ours;
+  if (handshake.magic != ours.magic || handshake.version != ours.version) return std::nullopt;
+  return handshake;
 }
 
 bool is_loopback(const sockaddr* address) {
@@ -97,7 +98,8 @@ bool is_loopback(const sockaddr* address) {
          IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr);
 }
 
-// On the loopback address where that is rank 0's, else on all: the address may be a name that others know it by.
+// Listens on the loopback address if that is rank 0's. Otherwise it listens on all addresses, because the given one may
+// be a name that only other hosts resolve to this one.
 Descriptor listen_at(const ProcessInfo& process) {
   std::string why;
   auto found = resolve(process.address.c_str(), process.port, &why);
@@ -114,7 +116,7 @@ Descriptor listen_at(const ProcessInfo& process) {
               "; choose another port by the variable MASTER_PORT, for all processes");
 }
 
-std::string absent(const std::vector<int>& sockets) {
+std::string missing_ranks(const std::vector<int>& sockets) {
   std::string ranks;
   int count = 0;
   for (size_t r = 1; r < sockets.size(); ++r) {
@@ -124,22 +126,22 @@ std::string absent(const std::vector<int>& sockets) {
   return (count > 1 ? "ranks " : "rank ") + ranks;
 }
 
-// Takes one connection into its process among `sockets`.
-void admit(Descriptor from, const ProcessInfo& process, std::vector<int>& sockets) {
+// Receives the handshake of a new connection and adds it to `sockets`.
+void accept_rank(Descriptor from, const ProcessInfo& process, std::vector<int>& sockets) {
   if (from.fd < 0) return;
   limit_waits(from.fd, std::chrono::seconds(2));
-  const std::optional<Hello> hello = read_hello(from.fd);
-  if (!hello) return;  // a stranger
-  const std::string name = "rank " + std::to_string(hello->rank);
-  if (hello->world != static_cast<uint32_t>(process.world)) {
-    throw Error(name + " says that there are " + std::to_string(hello->world) +
+  const std::optional<Handshake> handshake = receive_handshake(from.fd);
+  if (!handshake) return;  // some other program
+  const std::string name = "rank " + std::to_string(handshake->rank);
+  if (handshake->world != static_cast<uint32_t>(process.world)) {
+    throw Error(name + " says that there are " + std::to_string(handshake->world) +
                 " processes, and rank 0 that there are " + std::to_string(process.world));
   }
-  if (hello->rank == 0 || hello->rank >= hello->world || sockets[hello->rank] >= 0) {
+  if (handshake->rank == 0 || handshake->rank >= handshake->world || sockets[handshake->rank] >= 0) {
     throw Error("two processes say that they are " + name);
   }
-  prepare(from.fd);
-  sockets[hello->rank] = from.release();
+  set_socket_options(from.fd);
+  sockets[handshake->rank] = from.release();
 }
 
 struct Sockets {
@@ -150,26 +152,26 @@ struct Sockets {
   std::vector<int> fds;
 };
 
-std::shared_ptr<ControlChannel> meet_others(const ProcessInfo& process, std::chrono::milliseconds patience) {
+std::shared_ptr<ControlChannel> accept_ranks(const ProcessInfo& process, std::chrono::milliseconds timeout) {
   const Descriptor listener = listen_at(process);
   Sockets sockets(process.world);
-  const Clock::time_point end = Clock::now() + patience;
+  const Clock::time_point end = Clock::now() + timeout;
   while (std::count(sockets.fds.begin(), sockets.fds.end(), -1) > 1) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
     if (left <= 0) {
-      throw Error(absent(sockets.fds) + " of " + std::to_string(process.world) + " did not come to rank 0 at " +
-                  where(process) + " within " + std::to_string(patience.count() / 1000) + " s");
+      throw Error(missing_ranks(sockets.fds) + " of " + std::to_string(process.world) + " did not come to rank 0 at " +
+                  where(process) + " within " + std::to_string(timeout.count() / 1000) + " s");
     }
     pollfd wait = {listener.fd, POLLIN, 0};
     if (poll(&wait, 1, static_cast<int>(left)) <= 0) continue;
-    admit(Descriptor(accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC)), process, sockets.fds);
+    accept_rank(Descriptor(accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC)), process, sockets.fds);
   }
-  for (int r = 1; r < process.world; ++r) send_hello(sockets.fds[static_cast<size_t>(r)], process);
+  for (int r = 1; r < process.world; ++r) send_handshake(sockets.fds[static_cast<size_t>(r)], process);
   return std::make_shared<ControlChannel>(process, std::exchange(sockets.fds, {}));
 }
 
-// Without a listener, a connection within one host may find its own port.
-bool met_itself(int fd) {
+// TCP self-connect: without a listener, a connection within one host may get its own port as the destination.
+bool connected_to_itself(int fd) {
   sockaddr_storage here = {}, there = {};
   socklen_t here_size = sizeof(here), there_size = sizeof(there);
   return getsockname(fd, reinterpret_cast<sockaddr*>(&here), &here_size) == 0 &&
@@ -183,40 +185,40 @@ Descriptor connect_once(const ProcessInfo& process, std::string* why) {
     Descriptor fd = socket_for(*at);
     if (fd.fd < 0) continue;
     limit_waits(fd.fd, std::chrono::seconds(5));
-    if (connect(fd.fd, at->ai_addr, at->ai_addrlen) == 0 && !met_itself(fd.fd)) return fd;
+    if (connect(fd.fd, at->ai_addr, at->ai_addrlen) == 0 && !connected_to_itself(fd.fd)) return fd;
     *why = std::strerror(errno);
   }
   return Descriptor(-1);
 }
 
-std::shared_ptr<ControlChannel> meet_rank_0(const ProcessInfo& process, std::chrono::milliseconds patience) {
-  const Clock::time_point end = Clock::now() + patience;
+std::shared_ptr<ControlChannel> connect_to_rank_0(const ProcessInfo& process, std::chrono::milliseconds timeout) {
+  const Clock::time_point end = Clock::now() + timeout;
   std::string why;
   Descriptor fd = connect_once(process, &why);
   while (fd.fd < 0) {
     if (Clock::now() > end) {
       throw Error("rank 0 is not at " + where(process) + " (" + why + "), for " +
-                  std::to_string(patience.count() / 1000) + " s");
+                  std::to_string(timeout.count() / 1000) + " s");
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
     fd = connect_once(process, &why);
   }
-  // Rank 0 answers when all have come, and gives up before this one does.
-  limit_waits(fd.fd, patience + std::chrono::seconds(5));
-  if (!send_hello(fd.fd, process) || !read_hello(fd.fd)) {
+  // Rank 0 answers when all ranks are connected, and its time limit ends before this one.
+  limit_waits(fd.fd, timeout + std::chrono::seconds(5));
+  if (!send_handshake(fd.fd, process) || !receive_handshake(fd.fd)) {
     throw Error("what listens at " + where(process) + " did not take this process as rank " +
                 std::to_string(process.rank) + " of " + std::to_string(process.world) +
                 "; if it is rank 0, its own message says why");
   }
-  prepare(fd.fd);
+  set_socket_options(fd.fd);
   return std::make_shared<ControlChannel>(process, std::vector<int>{fd.release()});
 }
 
 }  // namespace
 
 std::shared_ptr<ControlChannel> ControlChannel::rendezvous(const ProcessInfo& process,
-                                                           std::chrono::milliseconds patience) {
-  return process.rank == 0 ? meet_others(process, patience) : meet_rank_0(process, patience);
+                                                           std::chrono::milliseconds timeout) {
+  return process.rank == 0 ? accept_ranks(process, timeout) : connect_to_rank_0(process, timeout);
 }
 
 }  // namespace gemma4

@@ -143,8 +143,8 @@ TEST(NoBleed, TinyOnRef) {
   EXPECT_GT(steps, 100u);
 }
 
-// cpu computes a row alike whatever stands beside it (LinearTest and AttendTest, AloneAsInABatch): so here too answers
-// are equal to the token.
+// cpu computes a row alike whatever stands beside it (LinearTest and AttentionTest, AloneAsInABatch): so here too
+// answers are equal to the token.
 TEST(NoBleed, DemoOnCpu) {
   EngineOptions options = demo_options();
   options.max_seq_len = 500;

@@ -1,5 +1,5 @@
-// Batch: everything one forward pass needs, as flat arrays, one row per token. A row may be a prompt token or a
-// generated one; nothing here can tell which.
+// Batch: the input of one forward pass, as flat arrays with one row for each token. Prompt tokens and generated tokens
+// look the same.
 #pragma once
 
 #include <cstdint>

@@ -18,9 +18,9 @@ constexpr int64_t kSizeMax = 1 << 20;
 
 constexpr std::array<const char*, kAttentionKinds> kKindNames = {"sliding_attention", "full_attention"};
 
-class Fields {
+class ConfigObject {
  public:
-  Fields(const json& object, std::string where) : object_(object), where_(std::move(where)) {
+  ConfigObject(const json& object, std::string where) : object_(object), where_(std::move(where)) {
     if (!object.is_object()) throw Error(where_ + " is not a JSON object");
   }
 
@@ -90,7 +90,7 @@ json parse(const std::string& text, const char* what) {
   return object;
 }
 
-std::vector<int> id_list(const Fields& fields, const char* key) {
+std::vector<int> id_list(const ConfigObject& fields, const char* key) {
   if (!fields.has(key)) return {};
   const json& value = fields.at(key);
   std::vector<int> ids;
@@ -102,7 +102,7 @@ std::vector<int> id_list(const Fields& fields, const char* key) {
   return ids;
 }
 
-void refuse_other_variants(const Fields& top, const Fields& text) {
+void refuse_other_variants(const ConfigObject& top, const ConfigObject& text) {
   top.refuse_unless("audio_config", nullptr, "audio input");
   text.refuse_unless("hidden_size_per_layer_input", 0, "per-layer embeddings");
   text.refuse_unless("num_kv_shared_layers", 0, "sharing keys and values between layers");
@@ -122,28 +122,29 @@ void refuse_other_variants(const Fields& top, const Fields& text) {
   }
 }
 
-Fields child(const Fields& fields, const char* key, const json& empty) {
-  return Fields(fields.has(key) ? fields.at(key) : empty, fields.path(key));
+ConfigObject child(const ConfigObject& fields, const char* key, const json& empty) {
+  return ConfigObject(fields.has(key) ? fields.at(key) : empty, fields.path(key));
 }
 
-// One kind's rotation, with the defaults that transformers' modeling_rope_utils.py has for what is not said.
-void read_rope(const Fields& rope, AttentionConfig& a) {
+// RoPE of one attention kind. Missing fields have the defaults of transformers' modeling_rope_utils.py.
+void read_rope(const ConfigObject& rope, AttentionConfig& a) {
   const auto type = rope.get<std::string>("rope_type", rope.get<std::string>("type", "default"));
   a.rope_theta = rope.positive("rope_theta");
   a.rotated_pairs = a.head_dim / 2;
   if (type == "default") return;
   if (type != "proportional") throw Error(rope.path("rope_type") + " is '" + type + "', which is not implemented");
   a.rope_factor = rope.positive("factor", 1);
-  const double part = rope.positive("partial_rotary_factor", 1);
-  if (part > 1) throw Error(rope.path("partial_rotary_factor") + " is above 1");
-  a.rotated_pairs = static_cast<int>(std::floor(part * a.head_dim / 2));  // transformers: int(part * head_dim // 2)
+  const double rotary_factor = rope.positive("partial_rotary_factor", 1);
+  if (rotary_factor > 1) throw Error(rope.path("partial_rotary_factor") + " is above 1");
+  a.rotated_pairs =
+      static_cast<int>(std::floor(rotary_factor * a.head_dim / 2));  // transformers: int(part * head_dim // 2)
 }
 
-void read_ropes(const Fields& text, Config& config) {
+void read_ropes(const ConfigObject& text, Config& config) {
   const json usual = {
       {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 1e4}}},
       {"full_attention", {{"rope_type", "proportional"}, {"rope_theta", 1e6}, {"partial_rotary_factor", 0.25}}}};
-  const Fields ropes = child(text, "rope_parameters", usual);
+  const ConfigObject ropes = child(text, "rope_parameters", usual);
   for (const AttentionKind kind : {kSliding, kFull}) {
     const char* name = kKindNames[kind];
     const bool used = std::find(config.kinds.begin(), config.kinds.end(), kind) != config.kinds.end();
@@ -154,16 +155,16 @@ void read_ropes(const Fields& text, Config& config) {
 
 // Newer configs give the full layers' sizes in per_layer_config {layer: {head_dim, num_key_value_heads}} alone; what a
 // layer does not name is as in the sliding layers.
-void read_per_layer(const Fields& text, Config& config) {
+void read_per_layer(const ConfigObject& text, Config& config) {
   if (!text.has("per_layer_config")) return;
-  const Fields layers(text.at("per_layer_config"), text.path("per_layer_config"));
+  const ConfigObject layers(text.at("per_layer_config"), text.path("per_layer_config"));
   std::array<bool, kAttentionKinds> seen{};
   const AttentionConfig base = config.attention[kSliding];
   for (int i = 0; i < config.layers; ++i) {
     const AttentionKind kind = config.kinds[static_cast<size_t>(i)];
     const std::string key = std::to_string(i);
     const json empty = json::object();
-    const Fields layer = child(layers, key.c_str(), empty);
+    const ConfigObject layer = child(layers, key.c_str(), empty);
     layer.refuse_others({"head_dim", "num_key_value_heads"});
     const int head_dim = layer.size("head_dim", base.head_dim);
     const int kv_heads = layer.size("num_key_value_heads", base.kv_heads);
@@ -176,7 +177,7 @@ void read_per_layer(const Fields& text, Config& config) {
   }
 }
 
-void read_layer_types(const Fields& text, Config& config) {
+void read_layer_types(const ConfigObject& text, Config& config) {
   const auto types = text.get<std::vector<std::string>>("layer_types", {});
   if (!types.empty() && types.size() != static_cast<size_t>(config.layers)) {
     throw Error(text.path("layer_types") + " has " + std::to_string(types.size()) + " entries for " +
@@ -204,7 +205,7 @@ void check_heads(const AttentionConfig& a, const std::string& where) {
   if (a.head_dim % 2 != 0) throw Error(where + ": head_dim " + std::to_string(a.head_dim) + " is odd");
 }
 
-void read_text(const Fields& text, Config& config) {
+void read_text(const ConfigObject& text, Config& config) {
   config.vocab = text.size("vocab_size");
   config.hidden = text.size("hidden_size");
   config.intermediate = text.size("intermediate_size");
@@ -238,7 +239,7 @@ void read_text(const Fields& text, Config& config) {
   check_heads(full, "config: full layers");
 }
 
-void read_vision(const Fields& top, const Fields& vision, Config& config) {
+void read_vision(const ConfigObject& top, const ConfigObject& vision, Config& config) {
   vision.refuse_unless("use_clipped_linears", false, "clipping linear layers");
   vision.refuse_unless("attention_bias", false, "attention bias");
   vision.refuse_unless("hidden_activation", "gelu_pytorch_tanh", "another activation than gelu_pytorch_tanh");
@@ -259,7 +260,7 @@ void read_vision(const Fields& top, const Fields& vision, Config& config) {
   v.eps = static_cast<float>(vision.positive("rms_norm_eps", 1e-6));
   v.standardize = vision.get<bool>("standardize", false);
   const json empty = json::object();
-  const Fields rope = child(vision, "rope_parameters", empty);
+  const ConfigObject rope = child(vision, "rope_parameters", empty);
   // transformers' older name for "axial", which has one meaning here: half of a head turns by x, half by y.
   if (rope.get<std::string>("rope_type", "axial") != "default") {
     rope.refuse_unless("rope_type", "axial", "another rotary embedding of the vision tower");
@@ -271,9 +272,9 @@ void read_vision(const Fields& top, const Fields& vision, Config& config) {
 
 Config parse_config(const std::string& text_of_file) {
   const json object = parse(text_of_file, "config.json");
-  const Fields top(object, "config");
+  const ConfigObject top(object, "config");
   const bool nested = top.has("text_config");
-  const Fields text(nested ? object["text_config"] : object, nested ? "config.text_config" : "config");
+  const ConfigObject text(nested ? object["text_config"] : object, nested ? "config.text_config" : "config");
   refuse_other_variants(top, text);
   Config config;
   read_text(text, config);
@@ -288,7 +289,7 @@ Config parse_config(const std::string& text_of_file) {
     throw Error("config.json has no vision_config: this is not a Gemma 4 checkpoint that reads pictures");
   }
   config.has_vision = top.has("vision_config");
-  if (config.has_vision) read_vision(top, Fields(object["vision_config"], "config.vision_config"), config);
+  if (config.has_vision) read_vision(top, ConfigObject(object["vision_config"], "config.vision_config"), config);
   return config;
 }
 
@@ -302,7 +303,7 @@ GenerationConfig parse_generation_config(const std::string& text) {
   GenerationConfig generation;
   if (text.empty()) return generation;
   const json object = parse(text, "generation_config.json");
-  const Fields fields(object, "generation_config");
+  const ConfigObject fields(object, "generation_config");
   generation.do_sample = fields.get<bool>("do_sample", true);
   generation.temperature = fields.get<float>("temperature", 1.0f);
   generation.top_p = fields.get<float>("top_p", 1.0f);
@@ -315,7 +316,7 @@ void check_image_processor(const Config& config, const std::string& processor_co
   if (processor_config.empty()) return;
   const json object = parse(processor_config, "processor_config.json");
   const json empty = json::object();
-  const Fields image = child(Fields(object, "processor_config"), "image_processor", empty);
+  const ConfigObject image = child(ConfigObject(object, "processor_config"), "image_processor", empty);
   for (const char* step : {"do_resize", "do_rescale", "do_convert_rgb"}) {
     image.refuse_unless(step, true, "preparing images without it");
   }
@@ -334,9 +335,9 @@ void check_image_processor(const Config& config, const std::string& processor_co
 int default_image_budget(const Config& config, const std::string& processor_config) {
   if (processor_config.empty()) return config.vision.default_budget;
   const json object = parse(processor_config, "processor_config.json");
-  const Fields top(object, "processor_config");
+  const ConfigObject top(object, "processor_config");
   const json empty = json::object();
-  const Fields image = child(top, "image_processor", empty);
+  const ConfigObject image = child(top, "image_processor", empty);
   return image.size("max_soft_tokens", top.size("image_seq_length", config.vision.default_budget));
 }
 

@@ -1,6 +1,6 @@
 // Config: what config.json says, checked field by field against what this program computes. A field that would change
-// the arithmetic in a way we do not implement is refused by name. Source: spec of google/gemma-4-31B-it's config.json
-// and transformers' configuration_gemma4.py.
+// the arithmetic in a way we do not implement is refused by name. Sources: config.json of google/gemma-4-31B-it, and
+// transformers' configuration_gemma4.py.
 #pragma once
 
 #include <array>

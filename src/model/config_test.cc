@@ -6,7 +6,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
-#include "model/weights.h"
+#include "model/tensor_table.h"
 
 namespace gemma4 {
 namespace {
@@ -46,7 +46,7 @@ TEST(Config, Reads31B) {
   EXPECT_THAT(c.eos_ids, testing::ElementsAre(1, 106));
 }
 
-// The tensors a real checkpoint of 31B holds are exactly the ones we ask for.
+// needed_tensors() lists exactly the tensors of a real 31B checkpoint.
 TEST(Weights, Of31BAreTheOnesItsCheckpointHolds) {
   const Config c = parse_config(config_31b().dump());
   const json listed = json::parse(read_file(k31b + "tensors.json"));

@@ -1,4 +1,4 @@
-// The largest difference of two results, which tests of this room bound; infinite where one of them is not a number.
+// The largest difference of two results, for the tests of this module; infinite if one of them is not a number.
 #pragma once
 
 #include <gtest/gtest.h>

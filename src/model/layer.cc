@@ -5,8 +5,10 @@
 namespace gemma4 {
 namespace {
 
-void linear_fused(Backend& be, Tensor out, Tensor x, const Fused& w) {
-  for (const Fused::Part& part : w.parts) be.linear(out.columns(part.begin, part.w.rows), x, part.w);
+void linear_fused(Backend& be, Tensor out, Tensor x, const FusedLinear& w) {
+  for (const FusedLinear::Slice& slice : w.slices) {
+    be.linear(out.columns(slice.begin, slice.weight.rows), x, slice.weight);
+  }
 }
 
 }  // namespace
@@ -22,9 +24,9 @@ Activations Activations::slice(int64_t rows) const {
 Tensor attention_input(Backend& be, const Activations& a, const LayerWeights& w) {
   Tensor h = a.h;
   if (a.qkv.dtype == a.h.dtype) return h;
-  const DType type = be.gemm_input_type(w.qkv.parts[0].w);
-  const auto takes = [&](const Fused::Part& part) { return be.gemm_input_type(part.w) == type; };
-  if (dtype_size(type) == dtype_size(h.dtype) && std::ranges::all_of(w.qkv.parts, takes)) h.dtype = type;
+  const DType type = be.gemm_input_type(w.qkv.slices[0].weight);
+  const auto takes = [&](const FusedLinear::Slice& slice) { return be.gemm_input_type(slice.weight) == type; };
+  if (dtype_size(type) == dtype_size(h.dtype) && std::ranges::all_of(w.qkv.slices, takes)) h.dtype = type;
   return h;
 }
 
@@ -47,8 +49,8 @@ void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const L
   if (w.partial_sums) be.all_reduce(a.y);
   be.add_rms_norm(a.h, a.x, a.y, w.post_attention_norm, 1.0f, w.pre_feedforward_norm, in.eps);
 
-  if (w.gate_up.parts.size() == 1) {
-    be.linear_geglu(a.act, a.h, w.gate_up.parts[0].w, a.gate_up);
+  if (w.gate_up.slices.size() == 1) {
+    be.linear_geglu(a.act, a.h, w.gate_up.slices[0].weight, a.gate_up);
   } else {
     linear_fused(be, a.gate_up, a.h, w.gate_up);
     be.geglu(a.act, a.gate_up);

@@ -1,6 +1,5 @@
-// A transformer layer of Gemma 4, written once for both towers: the same sandwich norms, per-head norms, rotary
-// embedding, attention over intervals and gated MLP. The text decoder and the vision tower differ only in sizes, in
-// their rope, in what a row may see and in the layer scalar.
+// A transformer layer of Gemma 4, for both towers: sandwich norms, QK norm, RoPE, attention over intervals of keys and
+// a gated MLP. The text decoder and the vision tower differ only in sizes, RoPE, the intervals and the layer scalar.
 #pragma once
 
 #include "backend/backend.h"
@@ -8,16 +7,16 @@
 
 namespace gemma4 {
 
-// Working memory of one pass, allocated once for the most rows there can be.
+// Buffers of one forward pass, allocated once for the largest number of rows.
 struct Activations {
-  Activations slice(int64_t rows) const;  // the first of them
+  Activations slice(int64_t rows) const;  // the first rows of each
 
   Tensor x;        // [rows, hidden] residual stream
   Tensor h;        // [rows, hidden] normed
   Tensor y;        // [rows, hidden] output of a block
   Tensor qkv;      // [rows, widest q + k + v]
-  Tensor query;    // [rows, widest q] queries, where their type is not that of qkv; else empty: q becomes the queries
-  Tensor values;   // [rows, widest kv] V where it is made from K
+  Tensor query;    // [rows, widest q] queries, if their type is not that of qkv; else empty, and q holds them
+  Tensor values;   // [rows, widest kv] V, if it is made from K
   Tensor o;        // [rows, widest q]
   Tensor gate_up;  // [rows, 2 * intermediate]
   Tensor act;      // [rows, intermediate]
@@ -37,8 +36,8 @@ struct LayerInput {
   float eps;
 };
 
-// a.h as the q, k, v product of a layer takes it: of Backend::gemm_input_type() where the product is kept in a wider
-// type.
+// a.h as the input of a layer's q, k, v projection. It has Backend::gemm_input_type() if the output of the projection
+// has a wider type than activations.
 Tensor attention_input(Backend& be, const Activations& a, const LayerWeights& w);
 
 // On entry attention_input(w) = norm(a.x) * w.input_norm; on return a.x is the layer's output and the same holds for

@@ -25,20 +25,20 @@ ModelOptions options_for(const Config& config, int max_seq_len, int rows_max, in
 }
 
 struct Model::Impl {
-  struct Rank {
-    Rank(const Checkpoint& checkpoint, const Config& config, Backend& be, const ModelOptions& options)
+  struct RankModel {
+    RankModel(const Checkpoint& checkpoint, const Config& config, Backend& be, const ModelOptions& options)
         : weights(load_weights(checkpoint, config, be, options.vision)), text(be, config, weights, options) {}
     Weights weights;
     TextModel text;
   };
 
   Impl(const Checkpoint& checkpoint, const Ranks& backends, const ModelOptions& options)
-      : config(parse_config(checkpoint.config)), options(options), ranks(backends), parts(backends.size()) {
+      : config(parse_config(checkpoint.config)), options(options), ranks(backends), models(backends.size()) {
     const CommandBytes open =
-        ranks.leads() ? pack_open(model_fingerprint(checkpoint, ranks[0].name()), options) : CommandBytes();
+        ranks.leads() ? encode_open(model_fingerprint(checkpoint, ranks[0].name()), options) : CommandBytes();
     run(open, [&](int r) {
-      parts[r] = std::make_unique<Rank>(checkpoint, config, ranks[r], options);
-      if (r == 0) vision = std::make_unique<VisionModel>(ranks[0], config, parts[0]->weights.vision);
+      models[r] = std::make_unique<RankModel>(checkpoint, config, ranks[r], options);
+      if (r == 0) vision = std::make_unique<VisionModel>(ranks[0], config, models[0]->weights.vision);
       if (!ranks.channel()) return;
       ranks.leads() ? ranks.channel()->wait_ready() : ranks.channel()->send_ready();
     });
@@ -46,21 +46,21 @@ struct Model::Impl {
 
   ~Impl() {
     try {
-      if (ranks.leads()) ranks.channel()->send_all(ControlChannel::Message::kCommand, pack_close());
+      if (ranks.leads()) ranks.channel()->send_all(ControlChannel::Message::kCommand, encode_close());
     } catch (const Error&) {
-      // The others have ended.
+      // The other processes have already ended.
     }
   }
 
-  // Runs on every rank of this process; the other processes are told before.
-  void run(const CommandBytes& call, FunctionRef<void(int rank)> work) const {
+  // Runs `work` on every rank of this process, and first sends `command` to the other processes.
+  void run(const CommandBytes& command, FunctionRef<void(int rank)> work) const {
     ranks.run([&](int r) {
-      if (ranks.leads()) ranks.channel()->send_all(ControlChannel::Message::kCommand, call);
+      if (ranks.leads()) ranks.channel()->send_all(ControlChannel::Message::kCommand, command);
       work(r);
     });
   }
 
-  // What only the first rank does; its failure is the others' too.
+  // Runs work that only the first rank does. If it fails, the other ranks fail too.
   template <typename Work>
   auto run_first(const Work& work) const {
     try {
@@ -74,8 +74,8 @@ struct Model::Impl {
   Config config;
   ModelOptions options;
   Ranks ranks;
-  std::vector<std::unique_ptr<Rank>> parts;  // by rank
-  std::unique_ptr<VisionModel> vision;       // on rank 0
+  std::vector<std::unique_ptr<RankModel>> models;  // by rank
+  std::unique_ptr<VisionModel> vision;             // on rank 0
 };
 
 Model::Model(const Checkpoint& checkpoint, const Ranks& ranks, const ModelOptions& options)
@@ -87,34 +87,34 @@ const Config& Model::config() const { return impl_->config; }
 const ModelOptions& Model::options() const { return impl_->options; }
 
 void Model::set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages) {
-  const CommandBytes call = impl_->ranks.leads() ? pack_set_pages(kind, seq, pages) : CommandBytes();
-  impl_->run(call, [&](int r) { impl_->parts[r]->text.set_pages(kind, seq, pages); });
+  const CommandBytes command = impl_->ranks.leads() ? encode_set_pages(kind, seq, pages) : CommandBytes();
+  impl_->run(command, [&](int r) { impl_->models[r]->text.set_pages(kind, seq, pages); });
 }
 
 void Model::copy_page(AttentionKind kind, int32_t from, int32_t to) {
-  const CommandBytes call = impl_->ranks.leads() ? pack_copy_page(kind, from, to) : CommandBytes();
-  impl_->run(call, [&](int r) { impl_->parts[r]->text.copy_page(kind, from, to); });
+  const CommandBytes command = impl_->ranks.leads() ? encode_copy_page(kind, from, to) : CommandBytes();
+  impl_->run(command, [&](int r) { impl_->models[r]->text.copy_page(kind, from, to); });
 }
 
 std::vector<int32_t> Model::forward(const Batch& batch) {
   std::vector<int32_t> ids;
-  const CommandBytes call = impl_->ranks.leads() ? pack_forward(batch) : CommandBytes();
-  impl_->run(call, [&](int r) {
-    const std::vector<int32_t> sampled = impl_->parts[r]->text.forward(batch, r == 0 ? tap : nullptr);
+  const CommandBytes command = impl_->ranks.leads() ? encode_forward(batch) : CommandBytes();
+  impl_->run(command, [&](int r) {
+    const std::vector<int32_t> sampled = impl_->models[r]->text.forward(batch, r == 0 ? tap : nullptr);
     if (r == 0) ids = sampled;
   });
   return ids;
 }
 
-void Model::read_logits(float* out) const { impl_->ranks[0].read(out, impl_->parts[0]->text.logits()); }
+void Model::read_logits(float* out) const { impl_->ranks[0].read(out, impl_->models[0]->text.logits()); }
 
 int64_t Model::step_bytes() const {
-  const Weights& w = impl_->parts[0]->weights;
+  const Weights& w = impl_->models[0]->weights;
   int64_t bytes = matrix_bytes(w.head);
   for (const LayerWeights& layer : w.layers) {
     bytes += matrix_bytes(layer.o) + matrix_bytes(layer.down);
-    for (const Fused* fused : {&layer.qkv, &layer.gate_up}) {
-      for (const Fused::Part& part : fused->parts) bytes += matrix_bytes(part.w);
+    for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {
+      for (const FusedLinear::Slice& slice : fused->slices) bytes += matrix_bytes(slice.weight);
     }
   }
   return bytes;
@@ -123,18 +123,18 @@ int64_t Model::step_bytes() const {
 Model::ImageEmbeddings Model::embed(std::span<const int32_t> ids) {
   Backend* be = &impl_->ranks[0];
   const auto count = static_cast<int64_t>(ids.size());
-  Owned inputs(*be);
+  OwnedTensors inputs(*be);
   const Tensor index = inputs.alloc(DType::kI32, {count, 1});
   be->write(index, ids.data());
   const Tensor rows = be->alloc(be->residual_type(), {count, impl_->config.hidden});
   const std::shared_ptr<const void> hold(rows.data, [be, rows](const void*) { be->release(rows); });
-  be->embed(rows, impl_->parts[0]->weights.embed, index, impl_->config.embed_scale);
-  be->sync();  // `index` goes with this call
+  be->embed(rows, impl_->models[0]->weights.embed, index, impl_->config.embed_scale);
+  be->sync();  // `index` is released when this call returns
   return {rows, hold};
 }
 
 Model::ImageEmbeddings Model::encode(const PatchView& patches) {
-  if (impl_->parts[0]->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
+  if (impl_->models[0]->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
   return impl_->run_first([&] { return impl_->vision->encode(patches, tap); });
 }
 

@@ -1,6 +1,6 @@
 // Model: Config and weights on a Backend, or split over several. forward() runs one Batch through the text decoder,
 // encode() one image through the vision tower. It knows nothing of text, pixels, requests or time: the caller owns page
-// tables and positions. Where each rank is a process, rank 0's Model passes on what all must do (calls.h).
+// tables and positions. If each rank is a process, rank 0's Model sends the others what all must do (rank_commands.h).
 #pragma once
 
 #include <functional>
@@ -27,8 +27,8 @@ struct ModelOptions {
   bool vision = true;                           // false: the vision tower is not loaded
 };
 
-// Pages one sequence needs: sliding layers keep a ring that holds the window and a whole chunk, so that no key a
-// chunk's first query needs is overwritten by its last; full layers keep everything.
+// Pages that one sequence needs. Sliding layers keep a ring with room for the window and a whole chunk, so that the
+// last row of a chunk overwrites no key that its first row reads. Full layers keep everything.
 int ring_pages(const Config& config, int rows_max, int page);
 int flat_pages(int max_seq_len, int page);
 
@@ -50,7 +50,8 @@ class Model {
   const Config& config() const;
   const ModelOptions& options() const;
 
-  // Gives sequence `seq` these pages in the pool of `kind`. Ring kinds must always be given the same number of pages.
+  // Sets the pages of sequence `seq` in the pool of `kind`. For sliding layers, whose pages are a ring, their number
+  // must never change.
   void set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
 
   // Page `to` of the pool of `kind` becomes a copy of page `from`, in every layer of that kind.

@@ -1,4 +1,4 @@
-// The whole decoder against itself and against other people's outputs. Hugging Face's own are in tests/golden_test.cc.
+// The whole decoder against itself and against outputs of ExecuTorch's model. Hugging Face's: tests/golden_test.cc.
 #include "model/model.h"
 
 #include <gtest/gtest.h>
@@ -66,7 +66,7 @@ struct Session {
 
 class ModelOn : public testing::TestWithParam<const char*> {};
 
-// The original loses keys of the window where a later chunk is long (its ring is overwritten before it is read).
+// ExecuTorch loses keys of the window if a later chunk is long, because its ring is overwritten before it is read.
 TEST_P(ModelOn, ChunkedPrefillEqualsWhole) {
   const Config config = parse_config(read_file(kTiny + "/config.json"));
   const int tokens = 4 * config.window + 3;
@@ -91,7 +91,7 @@ TEST_P(ModelOn, ChunkedPrefillEqualsWholeFarPastTheRing) {
   }
 }
 
-// The original system's eager text model on the dequantised weights of its own checkpoint. It scales embeddings by
+// ExecuTorch's eager text model on the dequantised weights of its own checkpoint. It scales embeddings by
 // sqrt(hidden) unrounded, which is 16 exactly for the demo; it is causal, as this prompt is.
 TEST_P(ModelOn, QuantisedTextEqualsTheOriginal) {
   const std::string folder = kQuantised + "demo_sensitive/";

@@ -13,7 +13,7 @@ void put(CommandBytes& out, const T& value) {
   static_assert(std::is_trivially_copyable_v<T>);
   const size_t at = out.size();
   out.resize(at + sizeof(T));
-  std::memcpy(out.data() + at, &value, sizeof(T));  // inserted from pointers, it makes GCC 12 warn of what is not so
+  std::memcpy(out.data() + at, &value, sizeof(T));  // insert() from pointers makes GCC 12 warn wrongly
 }
 
 template <typename T>
@@ -39,7 +39,7 @@ AttentionKind take_kind(Reader& in) {
   return static_cast<AttentionKind>(kind);
 }
 
-CommandBytes begin(RankCommand::What what) { return {static_cast<std::byte>(what)}; }
+CommandBytes begin(RankCommand::Type type) { return {static_cast<std::byte>(type)}; }
 
 ModelOptions take_options(Reader& in) {
   ModelOptions o;
@@ -64,7 +64,7 @@ Batch take_batch(Reader& in) {
 
 }  // namespace
 
-CommandBytes pack_open(uint64_t fingerprint, const ModelOptions& o) {
+CommandBytes encode_open(uint64_t fingerprint, const ModelOptions& o) {
   static_assert(kAttentionKinds == 2);
   CommandBytes out = begin(RankCommand::kOpen);
   put(out, fingerprint);
@@ -74,9 +74,9 @@ CommandBytes pack_open(uint64_t fingerprint, const ModelOptions& o) {
   return out;
 }
 
-CommandBytes pack_close() { return begin(RankCommand::kClose); }
+CommandBytes encode_close() { return begin(RankCommand::kClose); }
 
-CommandBytes pack_set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages) {
+CommandBytes encode_set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages) {
   CommandBytes out = begin(RankCommand::kSetPages);
   put(out, static_cast<uint8_t>(kind));
   put(out, int32_t{seq});
@@ -84,7 +84,7 @@ CommandBytes pack_set_pages(AttentionKind kind, int seq, std::span<const int32_t
   return out;
 }
 
-CommandBytes pack_copy_page(AttentionKind kind, int32_t from, int32_t to) {
+CommandBytes encode_copy_page(AttentionKind kind, int32_t from, int32_t to) {
   CommandBytes out = begin(RankCommand::kCopyPage);
   put(out, static_cast<uint8_t>(kind));
   put(out, from);
@@ -92,7 +92,7 @@ CommandBytes pack_copy_page(AttentionKind kind, int32_t from, int32_t to) {
   return out;
 }
 
-CommandBytes pack_forward(const Batch& batch) {
+CommandBytes encode_forward(const Batch& batch) {
   CommandBytes out = begin(RankCommand::kForward);
   put_all(out, std::span<const int32_t>(batch.ids));
   for (const auto& rows : batch.rows) put_all(out, std::span<const Row>(rows));
@@ -104,35 +104,35 @@ CommandBytes pack_forward(const Batch& batch) {
   return out;
 }
 
-RankCommand unpack(std::span<const std::byte> bytes) {
+RankCommand decode_command(std::span<const std::byte> bytes) {
   Reader in(bytes, "a call of rank 0");
-  RankCommand call;
-  call.what = static_cast<RankCommand::What>(in.read<uint8_t>());
-  switch (call.what) {
+  RankCommand command;
+  command.type = static_cast<RankCommand::Type>(in.read<uint8_t>());
+  switch (command.type) {
     case RankCommand::kOpen:
-      call.model = in.read<uint64_t>();
-      call.options = take_options(in);
+      command.model = in.read<uint64_t>();
+      command.options = take_options(in);
       break;
     case RankCommand::kClose:
       break;
     case RankCommand::kSetPages:
-      call.kind = take_kind(in);
-      call.seq = in.read<int32_t>();
-      call.pages = take_all<int32_t>(in);
+      command.kind = take_kind(in);
+      command.seq = in.read<int32_t>();
+      command.pages = take_all<int32_t>(in);
       break;
     case RankCommand::kCopyPage:
-      call.kind = take_kind(in);
-      call.from = in.read<int32_t>();
-      call.to = in.read<int32_t>();
+      command.kind = take_kind(in);
+      command.from = in.read<int32_t>();
+      command.to = in.read<int32_t>();
       break;
     case RankCommand::kForward:
-      call.batch = take_batch(in);
+      command.batch = take_batch(in);
       break;
     default:
       throw Error(in.what() + " is of no known kind");
   }
   if (in.remaining() > 0) throw Error(in.what() + " is longer than it should be");
-  return call;
+  return command;
 }
 
 // FNV-1a.
@@ -147,18 +147,18 @@ uint64_t model_fingerprint(const Checkpoint& checkpoint, const std::string& back
 void worker_loop(const Checkpoint& checkpoint, const Ranks& ranks) {
   std::unique_ptr<Model> model;
   while (const auto bytes = ranks.channel()->next_command()) {
-    const RankCommand call = unpack(*bytes);
-    if (call.what == RankCommand::kClose || call.what == RankCommand::kOpen) model.reset();
-    if (call.what == RankCommand::kOpen) {
-      if (call.model != model_fingerprint(checkpoint, ranks[0].name())) {
+    const RankCommand command = decode_command(*bytes);
+    if (command.type == RankCommand::kClose || command.type == RankCommand::kOpen) model.reset();
+    if (command.type == RankCommand::kOpen) {
+      if (command.model != model_fingerprint(checkpoint, ranks[0].name())) {
         throw Error(checkpoint.path.string() + " holds another model than rank 0's, or is run by another backend");
       }
-      model = std::make_unique<Model>(checkpoint, ranks, call.options);
-    } else if (call.what != RankCommand::kClose) {
+      model = std::make_unique<Model>(checkpoint, ranks, command.options);
+    } else if (command.type != RankCommand::kClose) {
       if (!model) throw Error("rank 0 calls a model that it has not opened");
-      if (call.what == RankCommand::kSetPages) model->set_pages(call.kind, call.seq, call.pages);
-      if (call.what == RankCommand::kCopyPage) model->copy_page(call.kind, call.from, call.to);
-      if (call.what == RankCommand::kForward) model->forward(call.batch);
+      if (command.type == RankCommand::kSetPages) model->set_pages(command.kind, command.seq, command.pages);
+      if (command.type == RankCommand::kCopyPage) model->copy_page(command.kind, command.from, command.to);
+      if (command.type == RankCommand::kForward) model->forward(command.batch);
     }
   }
   ranks[0].sync();

@@ -1,5 +1,6 @@
-// Calls: what rank 0's process asks of the processes of the other ranks: those calls of Model that need all ranks, as
-// bytes for a ControlChannel. Model packs them; worker_loop() is the life of a process that is not rank 0.
+// Rank commands: the calls of Model that all ranks must make, as messages from rank 0's process to the other processes.
+// Model encodes and sends them over a ControlChannel. worker_loop() decodes and runs them; it is all that a process of
+// another rank does.
 #pragma once
 
 #include <span>
@@ -14,28 +15,28 @@ namespace gemma4 {
 using CommandBytes = std::vector<std::byte>;
 
 struct RankCommand {
-  enum What : uint8_t { kOpen = 1, kClose, kSetPages, kCopyPage, kForward };
-  What what = kClose;
-  uint64_t model = 0;  // kOpen: model_fingerprint() of rank 0's
+  enum Type : uint8_t { kOpen = 1, kClose, kSetPages, kCopyPage, kForward };
+  Type type = kClose;
+  uint64_t model = 0;  // kOpen: model_fingerprint() of rank 0
   ModelOptions options;
   AttentionKind kind = kSliding;  // kSetPages, kCopyPage
   int seq = 0;
   std::vector<int32_t> pages;
   int32_t from = 0, to = 0;
-  Batch batch;  // kForward: without the values of pictures and without sampling, which are rank 0's alone
+  Batch batch;  // kForward: without the values of pictures and without sampling, which only rank 0 has
 };
 
-CommandBytes pack_open(uint64_t fingerprint, const ModelOptions& options);
-CommandBytes pack_close();
-CommandBytes pack_set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
-CommandBytes pack_copy_page(AttentionKind kind, int32_t from, int32_t to);
-CommandBytes pack_forward(const Batch& batch);
-RankCommand unpack(std::span<const std::byte> bytes);  // throws Error where they are none of these
+CommandBytes encode_open(uint64_t fingerprint, const ModelOptions& options);
+CommandBytes encode_close();
+CommandBytes encode_set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
+CommandBytes encode_copy_page(AttentionKind kind, int32_t from, int32_t to);
+CommandBytes encode_forward(const Batch& batch);
+RankCommand decode_command(std::span<const std::byte> bytes);  // throws Error for other bytes
 
-// The same in every process that opened the same model for the same backend.
+// A hash that is equal in all processes that opened the same model for the same backend.
 uint64_t model_fingerprint(const Checkpoint& checkpoint, const std::string& backend);
 
-// Takes rank 0's calls until it has no more. `ranks` is this process's, over a ControlChannel. Throws Error.
+// Runs rank 0's commands until it sends kEnd. `ranks`: those of this process, over a ControlChannel. Throws Error.
 void worker_loop(const Checkpoint& checkpoint, const Ranks& ranks);
 
 }  // namespace gemma4

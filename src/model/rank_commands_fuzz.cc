@@ -1,4 +1,4 @@
-// Fuzz target: what rank 0's process sends the others, as far as it becomes a RankCommand. What is taken packs into the
+// Fuzz target: the messages of rank 0's process to the others, decoded to a RankCommand. An accepted one encodes to the
 // same bytes again: nothing of a call is lost or made up.
 #include "base/check.h"
 #include "base/mutate_testing.h"
@@ -19,33 +19,33 @@ std::vector<std::string> seeds() {
   batch.soft.emplace_back(nullptr, DType::kF32, std::initializer_list<int64_t>{2});
   batch.logit_rows = {2};
   const std::vector<int32_t> pages = {3, 1, 2};
-  return {text(pack_open(0x0123456789abcdef, options)), text(pack_close()), text(pack_set_pages(kFull, 4, pages)),
-          text(pack_copy_page(kSliding, 8, 9)), text(pack_forward(batch))};
+  return {text(encode_open(0x0123456789abcdef, options)), text(encode_close()), text(encode_set_pages(kFull, 4, pages)),
+          text(encode_copy_page(kSliding, 8, 9)), text(encode_forward(batch))};
 }
 
-CommandBytes pack(const RankCommand& call) {
-  switch (call.what) {
+CommandBytes encode(const RankCommand& command) {
+  switch (command.type) {
     case RankCommand::kOpen:
-      return pack_open(call.model, call.options);
+      return encode_open(command.model, command.options);
     case RankCommand::kClose:
-      return pack_close();
+      return encode_close();
     case RankCommand::kSetPages:
-      return pack_set_pages(call.kind, call.seq, call.pages);
+      return encode_set_pages(command.kind, command.seq, command.pages);
     case RankCommand::kCopyPage:
-      return pack_copy_page(call.kind, call.from, call.to);
+      return encode_copy_page(command.kind, command.from, command.to);
     case RankCommand::kForward:
-      return pack_forward(call.batch);
+      return encode_forward(command.batch);
   }
   return {};
 }
 
 void run(const std::string& input) {
-  const RankCommand call = unpack(std::as_bytes(std::span(input)));
-  const CommandBytes once = pack(call);  // one byte may differ: any value but 0 is true
-  CHECK(once.size() == input.size() && text(pack(unpack(once))) == text(once));
+  const RankCommand command = decode_command(std::as_bytes(std::span(input)));
+  const CommandBytes once = encode(command);  // one byte may differ: any value but 0 is true
+  CHECK(once.size() == input.size() && text(encode(decode_command(once))) == text(once));
 }
 
-const RegisterFuzz kCalls({"calls", seeds, run, {std::string(4, '\xff'), std::string(4, '\0'), "\x01\x02"}});
+const RegisterFuzz kRankCommands({"calls", seeds, run, {std::string(4, '\xff'), std::string(4, '\0'), "\x01\x02"}});
 
 }  // namespace
 }  // namespace gemma4

@@ -1,4 +1,4 @@
-// Calls: what is packed comes out, and what is cut, lengthened or unknown is refused.
+// Rank commands survive encoding and decoding; bytes that are cut, too long or unknown are refused.
 #include "model/rank_commands.h"
 
 #include <gtest/gtest.h>
@@ -27,11 +27,11 @@ Batch some_batch() {
   return batch;
 }
 
-TEST(Calls, ABatchComesOut) {
+TEST(RankCommands, BatchRoundTrips) {
   const Batch in = some_batch();
-  const RankCommand call = unpack(pack_forward(in));
-  EXPECT_EQ(call.what, RankCommand::kForward);
-  const Batch& out = call.batch;
+  const RankCommand command = decode_command(encode_forward(in));
+  EXPECT_EQ(command.type, RankCommand::kForward);
+  const Batch& out = command.batch;
   EXPECT_EQ(out.ids, in.ids);
   for (const AttentionKind kind : {kSliding, kFull}) {
     EXPECT_TRUE(
@@ -44,19 +44,19 @@ TEST(Calls, ABatchComesOut) {
   EXPECT_FALSE(out.soft[0]) << "values stay with rank 0";
   EXPECT_EQ(out.logit_rows, in.logit_rows);
   EXPECT_TRUE(out.sampling.empty()) << "rank 0 chooses";
-  const RankCommand empty = unpack(pack_forward(Batch()));
+  const RankCommand empty = decode_command(encode_forward(Batch()));
   EXPECT_TRUE(empty.batch.ids.empty());
 }
 
-TEST(Calls, TheOthersComeOut) {
+TEST(RankCommands, OthersRoundTrip) {
   ModelOptions options;
   int* const numbers[] = {&options.rows_max, &options.logits_max, &options.seqs_max,         &options.page,
                           &options.pages[0], &options.pages[1],   &options.pages_per_seq[0], &options.pages_per_seq[1]};
   int next = 1;
   for (int* number : numbers) *number = next++;
   options.vision = false;
-  const RankCommand open = unpack(pack_open(0x123456789abcdef0, options));
-  EXPECT_EQ(open.what, RankCommand::kOpen);
+  const RankCommand open = decode_command(encode_open(0x123456789abcdef0, options));
+  EXPECT_EQ(open.type, RankCommand::kOpen);
   EXPECT_EQ(open.model, 0x123456789abcdef0u);
   const ModelOptions& got = open.options;
   EXPECT_EQ((std::vector{got.rows_max, got.logits_max, got.seqs_max, got.page, got.pages[0], got.pages[1],
@@ -65,41 +65,41 @@ TEST(Calls, TheOthersComeOut) {
   EXPECT_FALSE(got.vision);
 
   const std::vector<int32_t> pages = {9, 3, 7};
-  const RankCommand set = unpack(pack_set_pages(kFull, 4, pages));
-  EXPECT_EQ(set.what, RankCommand::kSetPages);
+  const RankCommand set = decode_command(encode_set_pages(kFull, 4, pages));
+  EXPECT_EQ(set.type, RankCommand::kSetPages);
   EXPECT_EQ(set.kind, kFull);
   EXPECT_EQ(set.seq, 4);
   EXPECT_EQ(set.pages, pages);
 
-  const RankCommand copy = unpack(pack_copy_page(kSliding, 11, 12));
-  EXPECT_EQ(copy.what, RankCommand::kCopyPage);
+  const RankCommand copy = decode_command(encode_copy_page(kSliding, 11, 12));
+  EXPECT_EQ(copy.type, RankCommand::kCopyPage);
   EXPECT_EQ(copy.kind, kSliding);
   EXPECT_EQ(copy.from, 11);
   EXPECT_EQ(copy.to, 12);
 
-  EXPECT_EQ(unpack(pack_close()).what, RankCommand::kClose);
+  EXPECT_EQ(decode_command(encode_close()).type, RankCommand::kClose);
 }
 
-TEST(Calls, DamageIsRefused) {
+TEST(RankCommands, DamageIsRefused) {
   const std::vector<int32_t> pages = {9, 3, 7};
-  for (const CommandBytes& whole : {pack_forward(some_batch()), pack_open(1, {}), pack_set_pages(kFull, 4, pages),
-                                    pack_copy_page(kFull, 1, 2), pack_close()}) {
-    EXPECT_NO_THROW(unpack(whole));
+  for (const CommandBytes& whole : {encode_forward(some_batch()), encode_open(1, {}), encode_set_pages(kFull, 4, pages),
+                                    encode_copy_page(kFull, 1, 2), encode_close()}) {
+    EXPECT_NO_THROW(decode_command(whole));
     for (size_t size = 0; size < whole.size(); ++size)
-      EXPECT_THROW(unpack(std::span(whole).first(size)), Error) << size;
+      EXPECT_THROW(decode_command(std::span(whole).first(size)), Error) << size;
     CommandBytes longer = whole;
     longer.push_back(std::byte{0});
-    EXPECT_THROW(unpack(longer), Error);
+    EXPECT_THROW(decode_command(longer), Error);
   }
-  CommandBytes unknown = pack_close();
+  CommandBytes unknown = encode_close();
   unknown[0] = std::byte{9};
-  EXPECT_THROW(unpack(unknown), Error);
-  CommandBytes kind = pack_copy_page(kFull, 1, 2);
+  EXPECT_THROW(decode_command(unknown), Error);
+  CommandBytes kind = encode_copy_page(kFull, 1, 2);
   kind[1] = std::byte{2};
-  EXPECT_THROW(unpack(kind), Error);
-  CommandBytes many = pack_forward(some_batch());
+  EXPECT_THROW(decode_command(kind), Error);
+  CommandBytes many = encode_forward(some_batch());
   for (size_t i = 1; i < 5; ++i) many[i] = std::byte{0xff};  // 4 G ids
-  EXPECT_THROW(unpack(many), Error);
+  EXPECT_THROW(decode_command(many), Error);
 }
 
 }  // namespace

@@ -7,8 +7,8 @@
 namespace gemma4 {
 namespace {
 
-// Least columns of the MLP and rows of the head in one piece. 16 columns of bf16 are 32 bytes, which every backend's
-// loads like; 128 rows are a panel of the cuda backend.
+// The smallest range of MLP columns and of head rows. 16 columns of bf16 are 32 bytes, a good load size on every
+// backend. 128 rows are a row tile of the cuda backend.
 constexpr int64_t kMlpUnit = 16;
 constexpr int64_t kVocabUnit = 128;
 
@@ -20,7 +20,7 @@ const Matrix& find(const Checkpoint& checkpoint, int layer, const char* name) {
   return checkpoint.find("layers." + std::to_string(layer) + "." + name)->matrix;
 }
 
-// Each rank has as many query heads as the others, and they must read whole key-value heads of its own.
+// All ranks have the same number of query heads, and each rank has whole the key-value heads that its query heads read.
 void shard_heads(TensorParallel& s, AttentionKind kind, const AttentionConfig& a) {
   if (a.heads % s.world != 0) refuse(s.world, "its " + std::to_string(a.heads) + " query heads do not divide");
   if (a.kv_heads % s.world != 0 && s.world % a.kv_heads != 0) {

@@ -1,7 +1,7 @@
-// TensorParallel: which part of the network each rank computes (Megatron-LM, Shoeybi et al. 2019). Query and key-value
-// heads and the MLP's columns are shared out: a rank holds those rows of q, k, v, gate and up, and those columns of o
-// and down, whose outputs are then partial sums for one all-reduce each. The head is shared out by rows of the
-// vocabulary. Norms and the embedding are on every rank, the vision tower on rank 0 alone.
+// TensorParallel: which shard of the network each rank computes (Megatron-LM, Shoeybi et al. 2019). Query heads,
+// key-value heads and the columns of the MLP are split over the ranks. A rank has its rows of q, k, v, gate and up, and
+// its columns of o and down, whose outputs are partial sums: one all-reduce adds up each. The head is split by rows of
+// the vocabulary. Norms and the embedding are on every rank, the vision tower on rank 0 only.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ struct ShardRange {
 struct TensorParallel {
   int rank = 0, world = 1;
   ShardRange heads[kAttentionKinds];  // query heads
-  // Those that the query heads read. Where there are fewer than ranks, neighbouring ranks hold the same one.
+  // The KV heads that the query heads read. If there are fewer KV heads than ranks, neighbouring ranks have the same
+  // one.
   ShardRange kv_heads[kAttentionKinds];
   ShardRange mlp;              // columns
   std::vector<int64_t> vocab;  // [world + 1] rank r computes the logits of ids vocab[r] .. vocab[r + 1] - 1
@@ -28,12 +29,12 @@ struct TensorParallel {
   ShardRange ids() const { return {vocab[rank], vocab[rank + 1] - vocab[rank]}; }
 };
 
-// The split of this checkpoint, all of whose tensors are there. Throws Error with what cannot be shared out: heads that
-// do not divide, or fewer groups or blocks of a quantised matrix than ranks.
+// The shards of one rank. The checkpoint must have passed check_weights(). Throws Error if the model cannot be split:
+// heads that do not divide, or a quantised matrix with fewer groups or blocks than ranks.
 TensorParallel shard_model(const Checkpoint& checkpoint, const Config& config, int rank, int world);
 
-// [world + 1] ascending from 0 to n: shares as even as multiples of `unit` allow. Fewer units than ranks: Error, which
-// calls them `what`.
+// [world + 1] ascending from 0 to n: ranges as even as multiples of `unit` allow. Throws Error, with `what` as their
+// name, if there are fewer units than ranks.
 std::vector<int64_t> cuts(int64_t n, int64_t unit, int world, const std::string& what);
 
 }  // namespace gemma4

@@ -1,5 +1,5 @@
-// How the network is shared out, and the decoder over N ranks against the decoder on one: the same logits, whatever the
-// weights are stored in. Hugging Face's outputs over N ranks are in tests/golden_test.cc, answers in engine/ranks_test.
+// How the network is sharded, and the decoder over N ranks against the decoder on one: the same logits, for all weight
+// formats. Hugging Face's outputs over N ranks are in tests/golden_test.cc, answers in engine/ranks_test.
 #include "model/tensor_parallel.h"
 #include "base/json.h"
 
@@ -88,7 +88,7 @@ std::string refusal(const Checkpoint& checkpoint, int world) {
   return "";
 }
 
-TEST(TensorParallel, SaysWhatCannotBeSplit) {
+TEST(TensorParallel, SaysWhatCannotBeSharded) {
   const Checkpoint q4k = shapes_of_31b(Format::kQ4_K, 0);
   EXPECT_EQ(refusal(q4k, 3), "cannot split the model over 3 devices: its 32 query heads do not divide");
   EXPECT_EQ(refusal(q4k, 64), "cannot split the model over 64 devices: its 32 query heads do not divide");
@@ -162,12 +162,12 @@ TEST(TensorParallel, WithoutAllReduceTheLogitsAreOthers) {
   EXPECT_GT(max_difference(want, logits(checkpoint, Ranks(std::move(backends)), 30, 30)), 1000 * kTolerance);
 }
 
-class SplitOn : public testing::TestWithParam<const char*> {};
+class TensorParallelOn : public testing::TestWithParam<const char*> {};
 
-TEST_P(SplitOn, TinyEqualsOneRank) { expect_equal(open_checkpoint(kTiny), GetParam(), {2, 4}); }
-TEST_P(SplitOn, DemoEqualsOneRank) { expect_equal(open_checkpoint(kDemo), GetParam(), {2, 4}); }
+TEST_P(TensorParallelOn, TinyEqualsOneRank) { expect_equal(open_checkpoint(kTiny), GetParam(), {2, 4}); }
+TEST_P(TensorParallelOn, DemoEqualsOneRank) { expect_equal(open_checkpoint(kDemo), GetParam(), {2, 4}); }
 
-TEST_P(SplitOn, Int4EqualsOneRank) {
+TEST_P(TensorParallelOn, Int4EqualsOneRank) {
   const testing_files::Folder folder;
   const Checkpoint source = open_checkpoint(kDemo);
   RecipeModel model;
@@ -207,12 +207,12 @@ Checkpoint with_blocks(const std::string& path, Format format, const std::string
   return c;
 }
 
-TEST_P(SplitOn, BlocksEqualOneRank) {
+TEST_P(TensorParallelOn, BlocksEqualOneRank) {
   expect_equal(with_blocks(kDemo, Format::kQ4_0, "_proj.weight"), GetParam(), {2, 4}, true);
   expect_equal(with_blocks(kTiny, Format::kQ8_0, "_proj.weight"), GetParam(), {2});  // 160 columns: 64 and 96
 }
 
-TEST_P(SplitOn, WideBlocksAreCutUnevenly) {
+TEST_P(TensorParallelOn, WideBlocksAreCutUnevenly) {
   const Checkpoint c = with_blocks(kDemo, Format::kQ4_K, "mlp.down_proj.weight");  // 768 columns: 256 and 512
   expect_equal(c, GetParam(), {2}, true);
   EXPECT_EQ(refusal(c, 4),
@@ -220,7 +220,7 @@ TEST_P(SplitOn, WideBlocksAreCutUnevenly) {
             "can take");
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, SplitOn, testing::Values("ref", "cpu"));
+INSTANTIATE_TEST_SUITE_P(Backends, TensorParallelOn, testing::Values("ref", "cpu"));
 
 }  // namespace
 }  // namespace gemma4

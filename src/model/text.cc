@@ -3,16 +3,16 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/replay_key.h"
+#include "model/graph_key.h"
 
 namespace gemma4 {
 namespace {
 
-// Steps of up to this many rows without images are replayed from a recorded graph where the backend has graphs: decode
-// repeats the same shape thousands of times, a prompt's chunks do not.
+// Batches of up to this many rows without images are replayed as a recorded graph, if the backend has graphs: decode
+// repeats the same shape thousands of times, the chunks of a prompt do not.
 constexpr size_t kReplayRowsMax = 16;
 
-Rope make_rope(Backend& be, Owned& owned, const AttentionConfig& c) {
+Rope make_rope(Backend& be, OwnedTensors& owned, const AttentionConfig& c) {
   // theta^(-2i / head_dim), with the whole head in the exponent even where only a part rotates ("proportional").
   const int half = c.head_dim / 2;
   std::vector<float> inv_freq(static_cast<size_t>(half), 0.0f);
@@ -29,7 +29,7 @@ Rope make_rope(Backend& be, Owned& owned, const AttentionConfig& c) {
 }  // namespace
 
 TextModel::TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options)
-    : be_(backend), owned_(backend), config_(config), w_(weights), options_(options), replay_key_(next_replay_key()) {
+    : be_(backend), owned_(backend), config_(config), w_(weights), options_(options), graph_key_(next_graph_key()) {
   const DType act = be_.activation_type();
   const int64_t rows = options_.rows_max, outs = options_.logits_max;
   int64_t q_max = 0, kv_max = 0, qkv_max = 0;
@@ -63,7 +63,7 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
 
 void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max) {
   const DType act = be_.activation_type(), product = be_.gemm_output_type(), query = be_.attention_type();
-  const auto unrounded = [&](const LayerWeights& w) { return be_.gemm_input_type(w.gate_up.parts[0].w) != act; };
+  const auto unrounded = [&](const LayerWeights& w) { return be_.gemm_input_type(w.gate_up.slices[0].weight) != act; };
   const bool wide_mlp = std::ranges::any_of(w_.layers, unrounded);
   const int64_t inner = w_.tensor_parallel.mlp.count;
   a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
@@ -101,7 +101,7 @@ void TextModel::check(const Batch& b) const {
   for (int32_t id : b.ids) CHECK(id >= 0 && id < config_.vocab);
 }
 
-// Rows first: their 16 bytes each stay aligned.
+// Rows come first, so that their 16 bytes each are aligned.
 TextModel::Inputs TextModel::write_inputs(const Batch& b) {
   const int64_t n = static_cast<int64_t>(b.ids.size()), outs = static_cast<int64_t>(b.logit_rows.size());
   const int64_t soft = static_cast<int64_t>(b.image_index.size());
@@ -176,7 +176,7 @@ std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
   if (w_.tensor_parallel.world > 1) a.y.dtype = be_.reduce_type(rows);  // no wider than a product's
   logits_ = all_logits_.slice(0, in.logit_index.rows());
   if (batch.ids.size() <= kReplayRowsMax && batch.soft.empty() && !tap) {
-    be_.replay(replay_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });
+    be_.replay(graph_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });
   } else {
     run(batch, a, in, tap);
   }

@@ -1,5 +1,5 @@
-// TextModel: the decoder, or one rank's shard of it. forward(Batch) embeds, runs every layer, and leaves the logits of
-// the rows that were asked for (all of them on rank 0, which also samples).
+// TextModel: the text decoder, or one rank's shard of it. forward(Batch) embeds the tokens, runs every layer and
+// computes the logits of batch.logit_rows. Rank 0 has all logits and samples.
 #pragma once
 
 #include <functional>
@@ -10,10 +10,11 @@
 #include "model/batch.h"
 #include "model/layer.h"
 #include "model/model.h"
-#include "model/owned.h"
+#include "model/owned_tensors.h"
 
 namespace gemma4 {
 
+// Observes activations; see Model::tap.
 using Tap = std::function<void(const std::string& name, int layer, const Tensor& x)>;
 
 class TextModel {
@@ -37,11 +38,11 @@ class TextModel {
   void check(const Batch& batch) const;
 
   Backend& be_;
-  Owned owned_;
+  OwnedTensors owned_;
   const Config& config_;
   const Weights& w_;
   ModelOptions options_;
-  uint64_t replay_key_;  // of this model, in the upper half
+  uint64_t graph_key_;  // of this model (graph_key.h)
   LayerShape shapes_[kAttentionKinds];
   Rope ropes_[kAttentionKinds];
   Tensor pages_[kAttentionKinds];  // I32 [sequences, pages of a sequence]
@@ -50,7 +51,7 @@ class TextModel {
   Tensor out_x_, out_h_;  // [logits_max, hidden]
   Tensor all_logits_, logits_;
   Tensor sampled_;                // I32 [logits_max]
-  Tensor inputs_;                 // I32, every integer of a batch in one piece: one copy a step
+  Tensor inputs_;                 // I32, all integers of a batch side by side: one copy to the device in each step
   std::vector<int32_t> staging_;  // the same on the host
 };
 

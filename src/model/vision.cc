@@ -4,13 +4,13 @@
 #include <cmath>
 #include <numeric>
 
-#include "model/replay_key.h"
+#include "model/graph_key.h"
 
 namespace gemma4 {
 namespace {
 
 // Each half of a head turns by one axis; its frequencies are theta^(-2i / half), i < half / 2, for both axes.
-Rope make_rope(Backend& be, Owned& owned, const VisionConfig& c) {
+Rope make_rope(Backend& be, OwnedTensors& owned, const VisionConfig& c) {
   const int block = c.head_dim / 2, pairs = block / 2;
   std::vector<float> inv_freq(static_cast<size_t>(pairs));
   for (int i = 0; i < pairs; ++i) {
@@ -38,7 +38,7 @@ VisionModel::VisionModel(Backend& backend, const Config& config, const VisionWei
 
 void VisionModel::grow(int n) {
   if (n <= rows_max_) return;
-  rows_max_ = 0;  // should memory be short below, the next image starts afresh
+  rows_max_ = 0;  // if an allocation below throws, the next image allocates again
   buffers_.clear();
   const DType act = be_.activation_type(), residual = be_.residual_type();
   const int64_t width = int64_t{c_.heads} * c_.head_dim, soft = n / (c_.pool * c_.pool) + 1;
@@ -62,7 +62,7 @@ void VisionModel::grow(int n) {
   normed_ = alloc(act, soft, c_.hidden);
   kv_ = buffers_.kv_alloc({n, 1, c_.heads, c_.head_dim, 0});
   rows_max_ = n;
-  replay_key_ = next_replay_key();  // what was recorded reads the old buffers
+  graph_key_ = next_graph_key();  // recorded graphs read the old buffers
 }
 
 std::vector<int32_t> VisionModel::pool_groups(const PatchView& patches, int64_t* soft_rows) const {
@@ -89,9 +89,9 @@ std::vector<int32_t> VisionModel::pool_groups(const PatchView& patches, int64_t*
   return group;
 }
 
-// Everything that differs between two images of one size goes to the backend here. Pixels in [0, 1] become 2 (p - 0.5),
-// in float32 before the one rounding to the activation type, both on the backend: a host rounds a million a
-// millisecond.
+// Writes everything that differs between two images of one size to the backend. Pixels in [0, 1] become 2 (p - 0.5), in
+// float32 before they are rounded once to the activation type. Both happen on the backend, because a host rounds only
+// about a million values in a millisecond.
 void VisionModel::write_inputs(const PatchView& patches, std::span<const int32_t> group) {
   const int64_t n = patches.n;
   host_rows_.resize(static_cast<size_t>(n));
@@ -115,7 +115,8 @@ Model::ImageEmbeddings VisionModel::encode(const PatchView& patches, const Tap& 
   CHECK(patches.n > 0);
   const std::vector<int32_t> group = pool_groups(patches, &soft_rows_);
   grow(patches.n);
-  const bool again = host_rows_.size() == static_cast<size_t>(patches.n);  // a size is recorded where it comes twice
+  const bool again =
+      host_rows_.size() == static_cast<size_t>(patches.n);  // a graph is recorded when a size comes twice in a row
   write_inputs(patches, group);
   run(again, tap);
   Backend* be = &be_;
@@ -133,7 +134,7 @@ void VisionModel::encode_again() {
 
 void VisionModel::run(bool record, const Tap& tap) {
   if (!record || tap) return tower(tap);
-  be_.replay(replay_key_ | host_rows_.size(), [&] { tower(tap); });
+  be_.replay(graph_key_ | host_rows_.size(), [&] { tower(tap); });
 }
 
 void VisionModel::tower(const Tap& tap) {
@@ -156,7 +157,7 @@ void VisionModel::tower(const Tap& tap) {
     if (tap) tap("vision.layer", static_cast<int>(i), a.x);
   }
 
-  // Means over cells, then sqrt(hidden): the factor matters because std_bias is subtracted after it.
+  // Means over cells, times sqrt(hidden). The order matters, because std_bias is subtracted afterwards.
   const Tensor pooled = pooled_.slice(0, soft_rows_);
   const float cell = static_cast<float>(c_.pool * c_.pool);
   be_.pool(pooled, a.x, group_.slice(0, n), std::sqrt(static_cast<float>(c_.hidden)) / cell);

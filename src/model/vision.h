@@ -1,10 +1,11 @@
-// VisionModel: the tower that turns the patches of one image into rows of the text stream. Patch embedding plus a row
-// of each axis's position table, encoder layers that see the whole image, 3 x 3 means, standardisation, projection.
+// VisionModel: the vision tower, which turns the patches of one image into embeddings for the text decoder. Its steps:
+// patch embedding plus one position embedding for each axis, encoder layers with attention over the whole image, means
+// of 3 x 3 patches, standardisation, projection.
 #pragma once
 
 #include "model/layer.h"
 #include "model/model.h"
-#include "model/owned.h"
+#include "model/owned_tensors.h"
 #include "model/text.h"
 
 namespace gemma4 {
@@ -14,27 +15,27 @@ class VisionModel {
   VisionModel(Backend& backend, const Config& config, const VisionWeights& weights);
 
   Model::ImageEmbeddings encode(const PatchView& patches, const Tap& tap);
-  void encode_again();  // runs the tower on the last image, which is on the backend, and drops the result (bench)
+  void encode_again();  // runs the tower on the last image, still on the backend, and drops the result (bench)
 
  private:
-  void grow(int n);  // working memory for n patches; kept for the next image
+  void grow(int n);  // allocates buffers for n patches, which the next image reuses
   void write_inputs(const PatchView& patches, std::span<const int32_t> group);
   std::vector<int32_t> pool_groups(const PatchView& patches, int64_t* soft_rows) const;
   void tower(const Tap& tap);             // from pixels_ to normed_
-  void run(bool record, const Tap& tap);  // the same, replayed where the backend records
+  void run(bool record, const Tap& tap);  // the same, as a recorded graph if `record`
 
   Backend& be_;
-  Owned tables_, buffers_;
+  OwnedTensors tables_, buffers_;
   const Config& config_;
   const VisionConfig& c_;
   const VisionWeights& w_;
   Rope rope_;
-  Tensor middle_, stretch_;  // F32 [3 * patch * patch]: what pixels lose and are multiplied by
+  Tensor middle_, stretch_;  // F32 [3 * patch * patch]: offset and factor of pixels
   int rows_max_ = 0;
-  uint64_t replay_key_ = 0;  // of the buffers below
+  uint64_t graph_key_ = 0;  // of the buffers below
   Activations a_;
   KvCache kv_;
-  Tensor raw_, pixels_;  // F32 and activation type [n, 3 * patch * patch]; one where the types are
+  Tensor raw_, pixels_;  // F32 and activation type [n, 3 * patch * patch]; the same tensor if the types agree
   Tensor xy_, ids_[2];   // I32 [n, 2], [n, 1] of each axis
   Tensor rows_, group_;  // I32 [n, 4], [n, 1]
   Tensor pooled_, normed_;

@@ -1,41 +1,26 @@
 #include "model/weights.h"
 
 #include <algorithm>
-#include <set>
 
 #include "checkpoint/program_file.h"
+#include "model/tensor_table.h"
 #include "quant/pack.h"
 
 namespace gemma4 {
 namespace {
 
-std::string layer_name(const char* tower, int i) { return std::string(tower) + "layers." + std::to_string(i) + "."; }
-constexpr const char* kText = "";
-constexpr const char* kVision = "vision_tower.encoder.";
-
-struct Widths {
-  int64_t hidden, intermediate, q, kv, head_dim;
-  bool has_v;
-};
-
-Widths text_widths(const Config& c, int i) {
-  const AttentionConfig& a = c.attention[c.kinds[static_cast<size_t>(i)]];
-  return {c.hidden,   c.intermediate, int64_t{a.heads} * a.head_dim, int64_t{a.kv_heads} * a.head_dim,
-          a.head_dim, !a.k_is_v};
-}
-
-Widths vision_widths(const VisionConfig& v) {
-  const int64_t width = int64_t{v.heads} * v.head_dim;
-  return {v.hidden, v.intermediate, width, width, v.head_dim, true};
-}
-
-// The part of a layer that one rank holds: elements of its q, k or v, and columns of its MLP.
+// What one rank holds of a layer: elements of its q, k and v, and columns of its MLP.
 struct LayerShards {
   bool partial_sums = false;
   ShardRange q, kv, mlp;
+
+  // The range of a dimension that is shared out over the ranks, or null.
+  const ShardRange* find(LayerDim dim) const {
+    return dim == LayerDim::kQ ? &q : dim == LayerDim::kKv ? &kv : dim == LayerDim::kIntermediate ? &mlp : nullptr;
+  }
 };
 
-LayerShards whole(const Widths& w) { return {false, {0, w.q}, {0, w.kv}, {0, w.intermediate}}; }
+LayerShards whole(const LayerDims& d) { return {false, {0, d.q}, {0, d.kv}, {0, d.intermediate}}; }
 
 LayerShards text_shards(const TensorParallel& s, const Config& c, int i) {
   const AttentionKind kind = c.kinds[static_cast<size_t>(i)];
@@ -44,69 +29,17 @@ LayerShards text_shards(const TensorParallel& s, const Config& c, int i) {
   return {s.world > 1, heads(s.heads[kind]), heads(s.kv_heads[kind]), s.mlp};
 }
 
-void need_layer(std::vector<TensorNeed>& out, const std::string& at, const Widths& w) {
-  out.push_back({at + "self_attn.q_proj.weight", {w.q, w.hidden}});
-  out.push_back({at + "self_attn.k_proj.weight", {w.kv, w.hidden}});
-  if (w.has_v) out.push_back({at + "self_attn.v_proj.weight", {w.kv, w.hidden}});
-  out.push_back({at + "self_attn.o_proj.weight", {w.hidden, w.q}});
-  out.push_back({at + "self_attn.q_norm.weight", {w.head_dim}});
-  out.push_back({at + "self_attn.k_norm.weight", {w.head_dim}});
-  out.push_back({at + "mlp.gate_proj.weight", {w.intermediate, w.hidden}});
-  out.push_back({at + "mlp.up_proj.weight", {w.intermediate, w.hidden}});
-  out.push_back({at + "mlp.down_proj.weight", {w.hidden, w.intermediate}});
-  for (const char* norm : {"input", "post_attention", "pre_feedforward", "post_feedforward"}) {
-    out.push_back({at + norm + "_layernorm.weight", {w.hidden}});
-  }
-}
-
-void need_vision(std::vector<TensorNeed>& out, const Config& c) {
-  const VisionConfig& v = c.vision;
-  out.push_back({"vision_tower.patch_embedder.input_proj.weight", {v.hidden, v.patch_dim()}});
-  out.push_back({"vision_tower.patch_embedder.position_embedding_table", {2, v.positions, v.hidden}});
-  for (int i = 0; i < v.layers; ++i) need_layer(out, layer_name(kVision, i), vision_widths(v));
-  if (v.standardize) {
-    out.push_back({"vision_tower.std_bias", {v.hidden}});
-    out.push_back({"vision_tower.std_scale", {v.hidden}});
-  }
-  out.push_back({"embed_vision.embedding_projection.weight", {c.hidden, v.hidden}});
-}
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
-
+// Brings single tensors, and layers of them, onto the backend, or to `sink` where there is one.
 class Loader {
  public:
-  // `sink`: takes every weight instead of the backend, or null.
-  Loader(const Checkpoint& checkpoint, Backend& backend, Owned& owned, const WeightSink* sink)
+  Loader(const Checkpoint& checkpoint, Backend& backend, OwnedTensors& owned, const WeightSink* sink)
       : checkpoint_(checkpoint), be_(backend), owned_(owned), sink_(sink) {}
 
-  const Matrix& host(const std::string& name) const { return checkpoint_.find(name)->matrix; }
+  Matrix matrix(const std::string& name) const { return upload({&name, 1}, {&host(name), 1}); }
 
-  Matrix matrix(const std::string& name) const { return place({&name, 1}, {&host(name), 1}); }
-
-  // `parts`, stacked, as a matrix of the backend; `names` are theirs.
-  Matrix place(std::span<const std::string> names, std::span<const Matrix> parts) const {
-    if (checkpoint_.program) return be_.load_prepacked(stored(names).stored);
-    const Matrix m = be_.upload(parts);
-    if (!sink_) return m;
-    sink_->matrix(names, be_.serialize(m));
-    return Matrix();
-  }
-
-  float scalar(const std::string& name) const {
-    if (sink_) sink_->vector(name, values(name));
-    return values(name)[0];
-  }
-
-  std::vector<float> values(const std::string& name) const {
-    const Matrix& m = host(name);
-    if (!m.codes) throw Error(checkpoint_.path.string() + ": tensor " + name + " is not kept as a vector");
-    std::vector<float> out(static_cast<size_t>(m.rows * m.cols));
-    for (int64_t r = 0; r < m.rows; ++r) unpack_row(m, r, out.data() + r * m.cols);
-    return out;
+  Matrix rows_of(const std::string& name, ShardRange range) const {
+    const Matrix shard = rows(host(name), range);
+    return upload({&name, 1}, {&shard, 1});
   }
 
   Tensor vector(const std::string& name) const {
@@ -117,74 +50,96 @@ class Loader {
     return t;
   }
 
-  Fused fused(const std::vector<std::string>& names, const std::vector<Matrix>& parts) const {
-    const bool alike = stackable(names, parts);
-    Fused out;
-    for (size_t i = 0; i < parts.size(); ++i) {
-      if (!alike) out.parts.push_back({place({&names[i], 1}, {&parts[i], 1}), out.rows});
-      out.rows += parts[i].rows;
-    }
-    if (alike) out.parts.push_back({place(names, parts), 0});
-    return out;
+  float scalar(const std::string& name) const {
+    if (sink_) sink_->vector(name, values(name));
+    return values(name)[0];
   }
 
-  // This rank's rows, or columns; all of them as they are.
-  Matrix rows(const std::string& name, ShardRange range) const {
-    const Matrix& m = host(name);
-    return range.count == m.rows ? m : slice_rows(m, range.begin, range.count);
-  }
-
-  Matrix cols(const std::string& name, ShardRange range) const {
-    const Matrix& m = host(name);
-    return range.count == m.cols ? m : slice_cols(m, range.begin, range.count);
-  }
-
-  Matrix rows_of(const std::string& name, ShardRange range) const {
-    const Matrix part = rows(name, range);
-    return place({&name, 1}, {&part, 1});
-  }
-
-  Matrix cols_of(const std::string& name, ShardRange range) const {
-    const Matrix part = cols(name, range);
-    return place({&name, 1}, {&part, 1});
-  }
-
-  LayerWeights layer(const std::string& at, const Widths& widths, const LayerShards& shards) const {
-    std::vector<std::string> qkv = {at + "self_attn.q_proj.weight", at + "self_attn.k_proj.weight"};
-    if (widths.has_v) qkv.push_back(at + "self_attn.v_proj.weight");
-    const std::vector<std::string> gate_up = {at + "mlp.gate_proj.weight", at + "mlp.up_proj.weight"};
-    std::vector<Matrix> qkv_parts;
-    for (const std::string& name : qkv) qkv_parts.push_back(rows(name, name == qkv[0] ? shards.q : shards.kv));
+  // All tensors of a layer, in the order of the table: an exported program stores them in this order.
+  LayerWeights layer(const std::string& prefix, const LayerDims& dims, const LayerShards& shards) const {
     LayerWeights w;
     w.partial_sums = shards.partial_sums;
-    w.qkv = fused(qkv, qkv_parts);
-    w.o = cols_of(at + "self_attn.o_proj.weight", shards.q);
-    w.gate_up = fused(gate_up, {rows(gate_up[0], shards.mlp), rows(gate_up[1], shards.mlp)});
-    w.down = cols_of(at + "mlp.down_proj.weight", shards.mlp);
-    w.input_norm = vector(at + "input_layernorm.weight");
-    w.post_attention_norm = vector(at + "post_attention_layernorm.weight");
-    w.pre_feedforward_norm = vector(at + "pre_feedforward_layernorm.weight");
-    w.post_feedforward_norm = vector(at + "post_feedforward_layernorm.weight");
-    w.q_norm = vector(at + "self_attn.q_norm.weight");
-    w.k_norm = vector(at + "self_attn.k_norm.weight");
+    const std::vector<LayerTensor>& table = layer_tensors(dims.has_v);
+    for (auto it = table.begin(); it != table.end();) {
+      const auto end = std::find_if(it, table.end(), [&](const LayerTensor& t) { return t.member != it->member; });
+      const std::string name = prefix + it->name;
+      if (const auto* norm = std::get_if<Tensor LayerWeights::*>(&it->member)) {
+        w.*(*norm) = vector(name);
+      } else if (const auto* single = std::get_if<Matrix LayerWeights::*>(&it->member)) {
+        const Matrix shard = shard_of(*it, name, shards);
+        w.*(*single) = upload({&name, 1}, {&shard, 1});
+      } else {
+        w.*std::get<FusedLinear LayerWeights::*>(it->member) = fused({it, end}, prefix, shards);
+      }
+      it = end;
+    }
     return w;
   }
 
  private:
-  // Does the model multiply by these at once? A program says so; otherwise matrices stored alike are stacked.
-  bool stackable(const std::vector<std::string>& names, const std::vector<Matrix>& parts) const {
+  const Matrix& host(const std::string& name) const { return checkpoint_.find(name)->matrix; }
+
+  std::vector<float> values(const std::string& name) const {
+    const Matrix& m = host(name);
+    if (!m.codes) throw Error(checkpoint_.path.string() + ": tensor " + name + " is not kept as a vector");
+    std::vector<float> out(static_cast<size_t>(m.rows * m.cols));
+    for (int64_t r = 0; r < m.rows; ++r) unpack_row(m, r, out.data() + r * m.cols);
+    return out;
+  }
+
+  // This rank's rows, or columns. A matrix that is not split stays as it is.
+  static Matrix rows(const Matrix& m, ShardRange range) {
+    return range.count == m.rows ? m : slice_rows(m, range.begin, range.count);
+  }
+
+  Matrix shard_of(const LayerTensor& tensor, const std::string& name, const LayerShards& shards) const {
+    const Matrix& m = host(name);
+    if (const ShardRange* range = shards.find(tensor.shape[0])) return rows(m, *range);
+    const ShardRange* range = shards.find(tensor.shape[1]);
+    return range == nullptr || range->count == m.cols ? m : slice_cols(m, range->begin, range->count);
+  }
+
+  // `matrices`, stacked, as one matrix of the backend; `names` are theirs.
+  Matrix upload(std::span<const std::string> names, std::span<const Matrix> matrices) const {
+    if (checkpoint_.program) return be_.load_prepacked(stored(names).stored);
+    const Matrix m = be_.upload(matrices);
+    if (!sink_) return m;
+    sink_->matrix(names, be_.serialize(m));
+    return Matrix();
+  }
+
+  FusedLinear fused(std::span<const LayerTensor> tensors, const std::string& prefix, const LayerShards& shards) const {
+    std::vector<std::string> names;
+    std::vector<Matrix> matrices;
+    for (const LayerTensor& tensor : tensors) {
+      names.push_back(prefix + tensor.name);
+      matrices.push_back(shard_of(tensor, names.back(), shards));
+    }
+    const bool stacked = stackable(names, matrices);
+    FusedLinear out;
+    for (size_t i = 0; i < matrices.size(); ++i) {
+      if (!stacked) out.slices.push_back({upload({&names[i], 1}, {&matrices[i], 1}), out.rows});
+      out.rows += matrices[i].rows;
+    }
+    if (stacked) out.slices.push_back({upload(names, matrices), 0});
+    return out;
+  }
+
+  // Can one product compute all of these? A program says so; otherwise matrices of one format can be stacked.
+  bool stackable(const std::vector<std::string>& names, const std::vector<Matrix>& matrices) const {
     if (checkpoint_.program) {
       const auto it = checkpoint_.program->matrices.find(names[0]);
-      return it != checkpoint_.program->matrices.end() && it->second.parts.size() == names.size();
+      return it != checkpoint_.program->matrices.end() && it->second.names.size() == names.size();
     }
-    return std::ranges::all_of(parts, [&](const Matrix& m) {
-      return m.format == parts[0].format && m.group == parts[0].group && m.scale.dtype == parts[0].scale.dtype;
+    return std::ranges::all_of(matrices, [&](const Matrix& m) {
+      return m.format == matrices[0].format && m.group == matrices[0].group &&
+             m.scale.dtype == matrices[0].scale.dtype;
     });
   }
 
   const ProgramMatrix& stored(std::span<const std::string> names) const {
     const auto it = checkpoint_.program->matrices.find(names[0]);
-    if (it == checkpoint_.program->matrices.end() || !std::ranges::equal(it->second.parts, names)) {
+    if (it == checkpoint_.program->matrices.end() || !std::ranges::equal(it->second.names, names)) {
       throw Error(checkpoint_.path.string() + ": tensor " + names[0] + " is not stacked as this program multiplies");
     }
     return it->second;
@@ -192,7 +147,7 @@ class Loader {
 
   const Checkpoint& checkpoint_;
   Backend& be_;
-  Owned& owned_;
+  OwnedTensors& owned_;
   const WeightSink* sink_;
 };
 
@@ -201,8 +156,8 @@ VisionWeights load_vision(const Loader& load, const Config& config) {
   v.input = load.matrix("vision_tower.patch_embedder.input_proj.weight");
   v.positions = load.matrix("vision_tower.patch_embedder.position_embedding_table");
   for (int i = 0; i < config.vision.layers; ++i) {
-    v.layers.push_back(
-        load.layer(layer_name(kVision, i), vision_widths(config.vision), whole(vision_widths(config.vision))));
+    const LayerDims dims = vision_layer_dims(config.vision);
+    v.layers.push_back(load.layer(layer_prefix(kVisionTower, i), dims, whole(dims)));
   }
   if (config.vision.standardize) {
     v.std_bias = load.vector("vision_tower.std_bias");
@@ -212,7 +167,7 @@ VisionWeights load_vision(const Loader& load, const Config& config) {
   return v;
 }
 
-// A program's bytes are the layout of the backend that made it.
+// The bytes of a program have the layout of the backend that made it.
 void check_program(const Checkpoint& checkpoint, const Backend& backend) {
   const ProgramHeader& made = checkpoint.program->header;
   const std::string path = checkpoint.path.string(), name = backend.name();
@@ -230,65 +185,23 @@ void check_program(const Checkpoint& checkpoint, const Backend& backend) {
   }
 }
 
-}  // namespace
-
-std::vector<TensorNeed> needed_tensors(const Config& config, bool vision) {
-  std::vector<TensorNeed> out;
-  out.push_back({"embed_tokens.weight", {config.vocab, config.hidden}});
-  for (int i = 0; i < config.layers; ++i) {
-    need_layer(out, layer_name(kText, i), text_widths(config, i));
-    out.push_back({layer_name(kText, i) + "layer_scalar", {1}});
-  }
-  out.push_back({"norm.weight", {config.hidden}});
-  out.push_back({"lm_head.weight", {config.vocab, config.hidden}, config.tied});
-  if (vision && config.has_vision) need_vision(out, config);
-  return out;
-}
-
-std::vector<std::string> check_weights(const Checkpoint& checkpoint, const Config& config) {
-  std::vector<std::string> problems;
-  std::set<std::string> known;
-  for (const TensorNeed& need : needed_tensors(config, true)) {
-    known.insert(need.name);
-    const Weight* weight = checkpoint.find(need.name);
-    if (!weight && !need.optional) problems.push_back("tensor " + need.name + " is missing");
-    if (weight && weight->shape != need.shape) {
-      problems.push_back("tensor " + need.name + " has shape " + shape_text(weight->shape) + ", config.json asks for " +
-                         shape_text(need.shape));
-    }
-  }
-  for (const auto& [name, weight] : checkpoint.weights) {
-    if (!known.count(name)) problems.push_back("tensor " + name + " is not part of this model");
-  }
-  return problems;
-}
-
-void require_weights(const Checkpoint& checkpoint, const Config& config) {
-  const std::vector<std::string> problems = check_weights(checkpoint, config);
-  if (problems.empty()) return;
-  throw Error(checkpoint.path.string() + ": " + problems[0] +
-              (problems.size() > 1 ? " (and " + std::to_string(problems.size() - 1) + " more)" : ""));
-}
-
-namespace {
-
-Weights place_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,
+Weights transfer_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,
                       const WeightSink* sink) {
   if (checkpoint.program) check_program(checkpoint, backend);
   require_weights(checkpoint, config);
   Weights w;
   w.tensor_parallel = shard_model(checkpoint, config, backend.rank(), backend.world());
-  w.vectors = std::make_shared<Owned>(backend);
+  w.vectors = std::make_shared<OwnedTensors>(backend);
   const Loader load(checkpoint, backend, *w.vectors, sink);
   w.embed = load.matrix("embed_tokens.weight");
   for (int i = 0; i < config.layers; ++i) {
-    const std::string at = layer_name(kText, i);
-    w.layers.push_back(load.layer(at, text_widths(config, i), text_shards(w.tensor_parallel, config, i)));
-    w.layers.back().scalar = load.scalar(at + "layer_scalar");
+    const std::string prefix = layer_prefix(kTextTower, i);
+    w.layers.push_back(load.layer(prefix, text_layer_dims(config, i), text_shards(w.tensor_parallel, config, i)));
+    w.layers.back().scalar = load.scalar(prefix + "layer_scalar");
   }
   w.norm = load.vector("norm.weight");
-  // Where the checkpoint ties the head to the embedding, a backend alone keeps one copy and reads it both ways. Several
-  // need the whole table for embedding and its share for the head.
+  // If the checkpoint ties the head to the embedding, a single backend keeps one copy for both. Several ranks each need
+  // the whole table for the embedding and their shard of it for the head.
   const bool own_head = checkpoint.find("lm_head.weight") != nullptr;
   w.head = w.tensor_parallel.world == 1 && !own_head
                ? w.embed
@@ -300,12 +213,12 @@ Weights place_weights(const Checkpoint& checkpoint, const Config& config, Backen
 }  // namespace
 
 Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision) {
-  return place_weights(checkpoint, config, backend, vision, nullptr);
+  return transfer_weights(checkpoint, config, backend, vision, nullptr);
 }
 
 void store_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,
                    const WeightSink& sink) {
-  place_weights(checkpoint, config, backend, vision, &sink);
+  transfer_weights(checkpoint, config, backend, vision, &sink);
 }
 
 }  // namespace gemma4

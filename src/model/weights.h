@@ -1,5 +1,5 @@
-// Weights: one row for each tensor the model needs: its name, its shape, where it goes. check_weights() finds what is
-// missing, misshapen or unknown without loading anything; load_weights() puts all of it on a backend.
+// Weights: a model's tensors on a backend. load_weights() uploads them; store_weights() lays them out for an exported
+// program. Which tensors there must be: model/tensor_table.h.
 #pragma once
 
 #include <functional>
@@ -11,42 +11,28 @@
 #include "backend/backend.h"
 #include "checkpoint/checkpoint.h"
 #include "model/config.h"
-#include "model/owned.h"
+#include "model/owned_tensors.h"
 #include "model/tensor_parallel.h"
 
 namespace gemma4 {
 
-struct TensorNeed {
-  std::string name;
-  std::vector<int64_t> shape;
-  bool optional = false;
-};
-
-// Every tensor a checkpoint of this config holds. `vision`: the tower too.
-std::vector<TensorNeed> needed_tensors(const Config& config, bool vision);
-
-// One sentence for each tensor that is missing, has the wrong shape or is not known; empty where all is well.
-std::vector<std::string> check_weights(const Checkpoint& checkpoint, const Config& config);
-
-// Throws Error with the first of them, for whoever makes another checkpoint of this one.
-void require_weights(const Checkpoint& checkpoint, const Config& config);
-
-// A linear layer whose outputs come from one or more stored matrices: one Matrix where their formats agree.
-struct Fused {
-  struct Part {
-    Matrix w;
+// A linear layer that is made of several stored matrices, stacked along their output rows. Where their formats agree
+// they are one Matrix, so one product computes all outputs; otherwise each is multiplied alone.
+struct FusedLinear {
+  struct Slice {
+    Matrix weight;
     int64_t begin;  // first output column
   };
-  std::vector<Part> parts;
-  int64_t rows = 0;  // output columns in all
+  std::vector<Slice> slices;
+  int64_t rows = 0;  // output columns of all slices
 };
 
 // The widths are those of this rank's shard.
 struct LayerWeights {
-  bool partial_sums = false;  // o and down give this rank's part of a sum over all ranks
-  Fused qkv;                  // [q | k | v, hidden]; no v where V is K
+  bool partial_sums = false;  // o and down compute partial sums, which all_reduce() adds up over the ranks
+  FusedLinear qkv;            // [q | k | v, hidden]; no v where V is K
   Matrix o;                   // [hidden, heads * head_dim]
-  Fused gate_up;              // [gate | up, hidden]
+  FusedLinear gate_up;        // [gate | up, hidden]
   Matrix down;                // [hidden, intermediate]
   Tensor input_norm, post_attention_norm, pre_feedforward_norm, post_feedforward_norm;  // F32 [hidden]
   Tensor q_norm, k_norm;                                                                // F32 [head_dim]
@@ -62,7 +48,7 @@ struct VisionWeights {
 };
 
 struct Weights {
-  std::shared_ptr<Owned> vectors;  // keeps the norms' tensors
+  std::shared_ptr<OwnedTensors> vectors;  // owns the norms' tensors
   TensorParallel tensor_parallel;
   Matrix embed;  // [vocab, hidden]
   Matrix head;   // [this rank's shard of vocab, hidden]
@@ -71,15 +57,16 @@ struct Weights {
   VisionWeights vision;
 };
 
-// Where the weights go instead of staying on the backend: an exported program (program/export.h).
+// Receives the weights in place of the model: an exported program (program/export.h).
 struct WeightSink {
-  std::function<void(std::span<const std::string> parts, const PrepackedWeight& stored)> matrix;
+  // `names`: the tensors that are stacked in this matrix, in the order of their rows.
+  std::function<void(std::span<const std::string> names, const PrepackedWeight& stored)> matrix;
   std::function<void(const std::string& name, const std::vector<float>& values)> vector;
 };
 
-// Throws Error with the first complaints of check_weights(). Loads this backend's shard of the text decoder
-// (tensor_parallel.h), and the vision tower on rank 0. The matrices of an exported program are adopted as they lie; its
-// maker must have been a backend like this one.
+// Loads this backend's shard of the text decoder (tensor_parallel.h), and the vision tower on rank 0. The matrices of
+// an exported program are used where they lie in its file, so a backend with the same name and layout must have made
+// it. Throws Error: with the first complaint of check_weights(), or where the program is for another backend.
 Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision);
 
 // Lays out each weight as load_weights() would and hands it to `sink`, one at a time.

@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "checkpoint/program_file.h"
 #include "model/config.h"
+#include "model/tensor_table.h"
 #include "model/weights.h"
 #include "program/methods.h"
 
@@ -24,7 +25,7 @@ ProgramLimits limits_for(const Config& config, const Checkpoint& checkpoint, int
                 ", the positions the model was made for");
   }
   if (config.has_vision) limits.soft_max = default_image_budget(config, checkpoint.processor_config);
-  // Two windows, as the original; a chunk must also hold a picture whole.
+  // Two windows, as in ExecuTorch; a chunk must also hold a whole picture.
   limits.chunk = std::min(limits.max_seq_len - 1, std::max(2 * config.window, limits.soft_max));
   return limits;
 }
@@ -36,7 +37,7 @@ std::string absolute_text(const std::filesystem::path& path) {
 }  // namespace
 
 void export_program(const Checkpoint& checkpoint, const ProgramExport& options, const std::filesystem::path& output) {
-  // The weights are checked against the whole config; what leaves the tower out is the config that goes along.
+  // The weights are checked against the whole config. Only the exported config leaves out the vision tower.
   const Config whole = parse_config(checkpoint.config);
   const std::vector<std::string> problems = check_weights(checkpoint, whole);
   if (!problems.empty()) throw Error(checkpoint.path.string() + ": " + problems[0]);
@@ -54,18 +55,18 @@ void export_program(const Checkpoint& checkpoint, const ProgramExport& options, 
     if (const Weight* weight = checkpoint.find(need.name)) total += weight->bytes;
   }
   Progress progress("program.weights", total);
-  const auto part_of = [&](const std::string& name) {
+  const auto tensor_of = [&](const std::string& name) {
     const Weight& weight = checkpoint.weights.at(name);
     progress.add(weight.bytes, name);
-    return ProgramWriter::Part{name, weight.shape};
+    return ProgramWriter::Tensor{name, weight.shape};
   };
   WeightSink sink;
   sink.matrix = [&](std::span<const std::string> names, const PrepackedWeight& stored) {
-    std::vector<ProgramWriter::Part> parts;
-    for (const std::string& name : names) parts.push_back(part_of(name));
-    writer.add(parts, stored);
+    std::vector<ProgramWriter::Tensor> stacked;
+    for (const std::string& name : names) stacked.push_back(tensor_of(name));
+    writer.add(stacked, stored);
   };
-  sink.vector = [&](const std::string& name, const std::vector<float>& values) { writer.add(part_of(name), values); };
+  sink.vector = [&](const std::string& name, const std::vector<float>& values) { writer.add(tensor_of(name), values); };
   store_weights(checkpoint, whole, *backend, vision, sink);
   ProgramHeader header;
   header.backend = backend->name();

@@ -1,5 +1,5 @@
-// A checkpoint of any kind becomes an exported program: its weights laid out for one backend's kernels, one at a time,
-// so that memory holds the largest of them and no more.
+// Exports a checkpoint of any format as a program, whose weights have the layout of one backend's kernels. Weights are
+// laid out one at a time, so memory holds only the largest one.
 #pragma once
 
 #include <filesystem>
@@ -13,7 +13,7 @@ struct ProgramExport {
   std::string backend = "cpu";
   int threads = 0;               // 0: all cores
   int max_seq_len = 0;           // 0: 4096, or the model's most if that is less
-  bool vision = true;            // false: no vision weight goes along
+  bool vision = true;            // false: without the vision weights
   std::filesystem::path source;  // where the checkpoint was opened, and where its vision half, for messages
   std::filesystem::path source_vision;
 };

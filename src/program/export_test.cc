@@ -1,5 +1,5 @@
-// An exported program computes what the checkpoint it was made of computes, from the bytes of the mapped file; what is
-// not this backend's, not whole or not sane is refused.
+// An exported program computes the same as its checkpoint, from the bytes of the mapped file. Programs for another
+// backend, and incomplete or damaged ones, are refused.
 #include "program/export.h"
 #include "base/json.h"
 
@@ -230,8 +230,8 @@ TEST_F(ProgramExportTest, WeightsAreUsedWhereTheyLie) {
     EXPECT_TRUE(inside(weights.embed));
     EXPECT_TRUE(inside(weights.vision.positions));
     for (const LayerWeights& layer : weights.layers) {
-      ASSERT_EQ(layer.qkv.parts.size(), 1u);
-      EXPECT_TRUE(inside(layer.qkv.parts[0].w) && inside(layer.gate_up.parts[0].w) && inside(layer.down));
+      ASSERT_EQ(layer.qkv.slices.size(), 1u);
+      EXPECT_TRUE(inside(layer.qkv.slices[0].weight) && inside(layer.gate_up.slices[0].weight) && inside(layer.down));
     }
     EXPECT_LT(backend->memory_used(), static_cast<int64_t>(file.size()) / 8);  // norms
   }
@@ -342,7 +342,7 @@ TEST_F(ProgramExportTest, NothingElseIsOverwrittenAndProgramsAreNoSources) {
   EXPECT_THROW(exported(kTiny, "long", {.max_seq_len = 1 << 29}), Error);
 }
 
-// A backend of two devices, as far as loading asks.
+// A backend that claims to have two ranks.
 struct OneOfTwo final : WatchedBackend {
   OneOfTwo() : WatchedBackend(make_ref(), std::make_shared<Watch>()) {}
   int world() const override { return 2; }

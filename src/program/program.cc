@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "checkpoint/program_file.h"
 #include "model/model.h"
-#include "model/owned.h"
+#include "model/owned_tensors.h"
 #include "program/methods.h"
 
 namespace gemma4 {
@@ -96,7 +96,7 @@ struct Program::Impl {
   std::vector<MethodSpec> methods;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Model> model;
-  std::unique_ptr<Owned> owned;
+  std::unique_ptr<OwnedTensors> owned;
   Tensor embeddings;          // F32 [chunk, hidden]: prefill's rows
   int64_t ring = 0;           // tokens the sliding layers hold
   int64_t next = 0, top = 0;  // positions 0 .. next-1 are kept; no key at or past `top` was ever written
@@ -129,7 +129,7 @@ Program::Impl::Impl(const std::string& directory, const ProgramOptions& options)
     model->set_pages(kind, 0, pages);
   }
   ring = int64_t{model_options.pages_per_seq[kSliding]} * model_options.page;
-  owned = std::make_unique<Owned>(*backend);
+  owned = std::make_unique<OwnedTensors>(*backend);
   if (config.has_vision) embeddings = owned->alloc(DType::kF32, {limits.chunk, config.hidden});
   CHECK(backend->residual_type() == DType::kF32);
 }

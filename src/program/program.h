@@ -1,7 +1,7 @@
-// gemma4::Program: an exported program (`gemma4 export --format program`) inside another application. Its weights are
-// mapped, its methods are called by name with tensors of the caller's memory. This header needs no other of ours; link
-// gemma4::gemma4 (examples/). Every complaint (a damaged directory, a wrong shape, a position out of range, an unknown
-// method) is a std::runtime_error of one sentence, thrown before anything has changed.
+// gemma4::Program: runs an exported program (`gemma4 export --format program`) inside another application. Its weights
+// are mapped, and its methods are called by name with tensors in the caller's memory. This header includes no other of
+// gemma4's; link gemma4::gemma4 (examples/). Every error (a damaged directory, a wrong shape, a position out of range,
+// an unknown method) is a std::runtime_error of one sentence, thrown before anything has changed.
 //
 //   gemma4::Program program("gemma4-31b-program");
 //   auto token = program.call("prefill", {{ids, {1, n}}, {positions, {n}}, {temperature, {1}}})[0].integers[0];
@@ -19,8 +19,8 @@ namespace gemma4 {
 
 enum class ElementType { kFloat32, kInt64, kBool };
 
-// A size in a shape: `multiple` times a number from least to most. Equal symbols of one method stand for equal numbers;
-// a fixed size has no symbol.
+// A size in a shape: `multiple` times a number from least to most. Within a method, equal symbols are equal numbers. A
+// fixed size has no symbol.
 struct Dimension {
   std::string symbol;
   int64_t multiple = 1, least = 1, most = 1;
@@ -62,8 +62,8 @@ struct Output {
 
 struct ProgramOptions {
   int threads = 0;            // of the cpu backend; 0: one for each core
-  int max_prefill_chunk = 0;  // less than the program's takes less memory; 0: the program's
-  uint64_t seed = 0;          // of the choices at temperatures above 0; 0: random
+  int max_prefill_chunk = 0;  // a smaller one than the program's takes less memory; 0: the program's
+  uint64_t seed = 0;          // of sampling at temperatures above 0; 0: random
 };
 
 // One conversation at a time, from one thread at a time. Methods (docs/FORMATS.md has the table):
@@ -76,9 +76,9 @@ struct ProgramOptions {
 //   vision_encoder  pixel_values float32 [1, P, patch] in 0 to 1, pixel_position_ids int64 [1, P, 2] (x, y; padding at
 //                   the end: -1) -> float32 [1, N, hidden], bool [1, N] (which rows are the picture's)
 //
-// prefill and decode write keys and values at their positions and choose the token that follows the last. Temperature
-// 0 takes the likeliest. Positions are consecutive and begin no later than the end of what is kept; an earlier
-// beginning overwrites, as far back as the sliding layers still hold their window.
+// prefill and decode write keys and values at their positions and sample the token that follows the last one.
+// Temperature 0 takes the most likely token. Positions are consecutive. The first one is at most position(); an earlier
+// one overwrites the cache, as far back as the sliding layers still have their window.
 class Program {
  public:
   explicit Program(const std::string& directory, const ProgramOptions& options = {});
@@ -90,8 +90,8 @@ class Program {
 
   std::vector<Output> call(const std::string& method, const std::vector<Input>& inputs);
 
-  int64_t position() const;  // tokens whose keys and values are kept
-  void reset();              // forgets them
+  int64_t position() const;  // tokens in the cache
+  void reset();              // empties the cache
 
  private:
   struct Impl;

@@ -56,8 +56,8 @@ void run(const std::string& input) {
   touch(weights.vision.positions);
   for (const auto* layers : {&weights.layers, &weights.vision.layers}) {
     for (const LayerWeights& layer : *layers) {
-      for (const Fused* fused : {&layer.qkv, &layer.gate_up}) {
-        for (const Fused::Part& part : fused->parts) touch(part.w);
+      for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {
+        for (const FusedLinear::Slice& slice : fused->slices) touch(slice.weight);
       }
       touch(layer.o);
       touch(layer.down);

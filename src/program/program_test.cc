@@ -1,4 +1,4 @@
-// The public API of an exported program: its methods give what the reference gave, and nothing else is let through.
+// The public API of an exported program: its methods return what the reference returned, and wrong inputs are refused.
 #include "program/program.h"
 
 #include <gtest/gtest.h>
@@ -91,7 +91,7 @@ TEST_F(ProgramTest, TextMethodsGiveTheReferencesIds) {
   }
 }
 
-// Chunks as large as the program allows lose no key of the window: the original's ring of two windows does.
+// Chunks as large as the program allows lose no key of the window. ExecuTorch's ring of two windows loses some.
 TEST_F(ProgramTest, LongPromptsDoNotDependOnTheChunk) {
   std::vector<int64_t> prompt;
   for (int64_t i = 0; i < 1700; ++i) prompt.push_back(30 + (i * 7919 + i * i * 31) % 2000);
@@ -293,7 +293,7 @@ TEST_F(ProgramTest, PositionsEndWithTheProgramAndMayGoBackAWindow) {
   EXPECT_EQ(program.position(), 1000);
   EXPECT_NE(error_of([&] { decode(program, 5, 1000); }).find("do not fit the program's 1000"), std::string::npos);
   EXPECT_NE(error_of([&] { prefill(program, ids, 950); }).find("do not fit"), std::string::npos);
-  // Going back is fine where the ring still holds the window, and at the beginning, which looks at nothing.
+  // Going back works while the ring still holds the window, and to position 0, which sees no earlier key.
   const int64_t again = prefill(program, ids, 900);
   EXPECT_EQ(prefill(program, ids, 900), again);
   EXPECT_NE(error_of([&] { decode(program, 5, 400); }).find("overwritten"), std::string::npos);

@@ -73,11 +73,11 @@ void q8_0(const uint8_t* b, float* out) {
 // w = d * scale * q - dmin * minimum
 void q2_K(const uint8_t* b, float* out) {
   const float d = half_at(b + 80), dmin = half_at(b + 82);
-  for (int part = 0; part < 16; ++part) {  // 16 values each
-    const int half = part / 8, shift = part % 8 / 2 * 2, side = part % 2;
+  for (int sub = 0; sub < 16; ++sub) {  // sub-blocks of 16 values
+    const int half = sub / 8, shift = sub % 8 / 2 * 2, side = sub % 2;
     const uint8_t* q = b + 16 + 32 * half + 16 * side;
-    const float scale = d * static_cast<float>(b[part] & 15), minimum = dmin * static_cast<float>(b[part] >> 4);
-    for (int i = 0; i < 16; ++i) out[16 * part + i] = scale * static_cast<float>(q[i] >> shift & 3) - minimum;
+    const float scale = d * static_cast<float>(b[sub] & 15), minimum = dmin * static_cast<float>(b[sub] >> 4);
+    for (int i = 0; i < 16; ++i) out[16 * sub + i] = scale * static_cast<float>(q[i] >> shift & 3) - minimum;
   }
 }
 
@@ -86,16 +86,16 @@ void q2_K(const uint8_t* b, float* out) {
 void q3_K(const uint8_t* b, float* out) {
   const uint8_t* packed = b + 96;
   const float d = half_at(b + 108);
-  for (int part = 0; part < 16; ++part) {
-    const int low = part < 8 ? packed[part] & 15 : packed[part - 8] >> 4;
-    const int high = packed[8 + part % 4] >> (part / 4 * 2) & 3;
+  for (int sub = 0; sub < 16; ++sub) {
+    const int low = sub < 8 ? packed[sub] & 15 : packed[sub - 8] >> 4;
+    const int high = packed[8 + sub % 4] >> (sub / 4 * 2) & 3;
     const float scale = d * static_cast<float>((low | high << 4) - 32);
-    const int half = part / 8, shift = part % 8 / 2 * 2, side = part % 2, bit = 4 * half + part % 8 / 2;
+    const int half = sub / 8, shift = sub % 8 / 2 * 2, side = sub % 2, bit = 4 * half + sub % 8 / 2;
     const uint8_t* q = b + 32 + 32 * half + 16 * side;
     const uint8_t* mask = b + 16 * side;
     for (int i = 0; i < 16; ++i) {
       const int code = (q[i] >> shift & 3) - (mask[i] >> bit & 1 ? 0 : 4);
-      out[16 * part + i] = scale * static_cast<float>(code);
+      out[16 * sub + i] = scale * static_cast<float>(code);
     }
   }
 }
@@ -146,14 +146,14 @@ void q5_K(const uint8_t* b, float* out) {
 // 128 bytes of low nibbles, 64 of 2-bit high parts, 16 int8 scales of 16 values each, d: w = d * scale * (q - 32)
 void q6_K(const uint8_t* b, float* out) {
   const float d = half_at(b + 208);
-  for (int part = 0; part < 16; ++part) {
-    const int half = part / 8, row = part % 8 / 2, side = part % 2;  // rows of 32 values in a half of 128
+  for (int sub = 0; sub < 16; ++sub) {
+    const int half = sub / 8, row = sub % 8 / 2, side = sub % 2;  // rows of 32 values in a half of 128
     const uint8_t* low = b + 64 * half + 32 * (row % 2) + 16 * side;
     const uint8_t* high = b + 128 + 32 * half + 16 * side;
-    const float scale = d * static_cast<float>(static_cast<int8_t>(b[192 + part]));
+    const float scale = d * static_cast<float>(static_cast<int8_t>(b[192 + sub]));
     for (int i = 0; i < 16; ++i) {
       const int code = (low[i] >> (row / 2 * 4) & 15) | (high[i] >> (2 * row) & 3) << 4;
-      out[16 * part + i] = scale * static_cast<float>(code - 32);
+      out[16 * sub + i] = scale * static_cast<float>(code - 32);
     }
   }
 }

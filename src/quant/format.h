@@ -1,5 +1,5 @@
-// Format: how one weight matrix is stored, as a closed list with a table of facts. bf16 is just a format. What each
-// format's bytes mean is defined by unpack_row() in quant/pack.h, and nowhere else.
+// Format: how one weight matrix is stored: the list of all formats and a table of their sizes. bf16 is one of them.
+// unpack_row() in quant/pack.h alone defines what the bytes of a format mean.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ enum class Format : uint8_t {
 struct FormatInfo {
   std::string_view name;
   int block_cols;   // columns in a block; 1 for the element types, 0 where the matrix's `group` decides
-  int block_bytes;  // bytes of a block; 0 where parts are stored apart
+  int block_bytes;  // bytes of a block; 0 where codes and scales are stored apart
 };
 
 constexpr FormatInfo kFormats[] = {

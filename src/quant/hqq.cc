@@ -14,7 +14,7 @@ namespace {
 constexpr int kIterations = 20;
 constexpr double kBeta = 10, kKappa = 1.01, kNorm = 0.7;
 
-// One float operation's rounding, and the sum of a group in the order of the PyTorch device that is imitated.
+// The rounding of a float operation, and the sum of a group in the order of the imitated PyTorch device.
 struct F32 {
   static float round(float x) { return x; }
   static float exponent() { return static_cast<float>(kNorm - 1); }
@@ -112,9 +112,9 @@ struct ErrorSize {
 };
 
 ErrorSize size_of_errors(const float* errors, int64_t count) {
-  constexpr int kChains = 4;  // independent sums, so that additions need not wait for each other
+  constexpr int kChains = 4;  // independent sums, so that additions overlap
   double chains[kChains] = {};
-  uint32_t largest = 0;  // bits of non-negative floats order as they do
+  uint32_t largest = 0;  // the bits of non-negative floats have the order of the floats
   int64_t i = 0;
   for (; i + kChains <= count; i += kChains) {
     for (int c = 0; c < kChains; ++c) {

@@ -1,8 +1,7 @@
 // HQQ (half-quadratic quantisation): scales and zero points that minimise an L_p norm of the weight's error, as torchao
-// 0.17 does it. Both forms stop early by a measure over the whole tensor, so a tensor cannot be cut into pieces and
-// quantised apart; what is kept per group is one scale and one zero point, and the weight is read again in each pass.
-// Formulas: docs/QUANTISATION.md. Origin: Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning
-// Models", 2023.
+// 0.17 does it. Both forms stop early by a measure over the whole tensor, so a tensor cannot be quantised piece by
+// piece. Memory holds one scale and one zero point for each group; each pass reads the weight again. Formulas:
+// docs/QUANTISATION.md. Origin: Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023.
 #pragma once
 
 #include <cstddef>

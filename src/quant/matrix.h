@@ -1,5 +1,6 @@
-// Matrix: a weight [rows, cols] (out features, in features) in some Format; a view, like Tensor. From a checkpoint its
-// parts point into the mapped file; from Backend::upload() they are the backend's own, in whatever layout it likes.
+// Matrix: a weight [rows, cols] (out features, in features) in some Format. It is a view, like Tensor. A Matrix of a
+// checkpoint points into the mapped file. A Matrix from Backend::upload() stands for the copy of that backend, in the
+// backend's own layout.
 #pragma once
 
 #include <cstddef>
@@ -22,22 +23,21 @@ struct Matrix {
   Tensor scale;  // kInt4: [cols/group, rows]; kInt8: [rows, cols/group]
   Tensor zero;   // kInt4: as scale; kInt8: empty (symmetric)
 
-  // Set by Backend::upload() only; keeps the backend's copy alive and says what it is. Null on a host matrix.
+  // The backend's copy, which this keeps alive. Only Backend::upload() sets it; null on a host matrix.
   std::shared_ptr<const void> uploaded;
-  int64_t device_bytes = 0;  // of that copy, in the backend's layout
+  int64_t device_bytes = 0;  // of the backend's copy
 
   explicit operator bool() const { return format != Format::kNone; }
 };
 
-// An uploaded matrix outside its backend: what it is, and one run of bytes in that backend's layout.
-// Backend::serialize() gives one and Backend::load_prepacked() takes one; an exported program is a file of them
-// (checkpoint/program_file.h).
+// An uploaded matrix as bytes in the layout of its backend, with their description. Backend::serialize() returns one
+// and Backend::load_prepacked() reads one. An exported program is a file of them (checkpoint/program_file.h).
 struct PrepackedWeight {
   Format format = Format::kNone;
   int64_t rows = 0, cols = 0;
   int group = 0;                     // as Matrix::group
-  std::string layout;                // the backend's own word for what the bytes mean
-  std::span<const std::byte> bytes;  // on a cache line's boundary
+  std::string layout;                // the backend's name of the layout
+  std::span<const std::byte> bytes;  // aligned to a cache line
   std::shared_ptr<const void> hold;  // keeps `bytes` alive
 };
 
@@ -52,19 +52,20 @@ inline int64_t row_bytes(const Matrix& m) {  // of `codes`
   }
 }
 
-// Bytes that a product reads: of the backend's copy, or of a host matrix.
+// Bytes that linear() reads: of the backend's copy, or of a host matrix.
 inline int64_t matrix_bytes(const Matrix& m) {
   return m.uploaded ? m.device_bytes : m.codes.bytes() + m.scale.bytes() + m.zero.bytes();
 }
 
-// Columns that cannot be parted: a group or a block. A row that is one group may be: its parts keep its scale.
+// The smallest number of columns that slice_cols() can cut off: a group or a block. If a whole row is one group, it can
+// be cut anywhere inside, because every slice keeps the scale of the row.
 int column_block(const Matrix& m);
 
-// Rows begin .. begin+count-1 as a view: a column-parallel shard (its outputs are a slice of the outputs).
+// Rows begin .. begin+count-1 as a view: a column-parallel shard, which computes a slice of the outputs.
 Matrix slice_rows(const Matrix& m, int64_t begin, int64_t count);
 
-// Columns begin .. begin+count-1 as a view: a row-parallel shard (partial sums to be all-reduced). Both must be
-// multiples of column_block(), else Error.
+// Columns begin .. begin+count-1 as a view: a row-parallel shard, which computes partial sums for an all-reduce. Throws
+// Error unless both are multiples of column_block().
 Matrix slice_cols(const Matrix& m, int64_t begin, int64_t count);
 
 }  // namespace gemma4

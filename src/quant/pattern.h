@@ -1,5 +1,5 @@
-// Pattern: a regular expression that a recipe matches names against. In a file of its own, because what reads <regex>
-// takes a compiler longer than all the rest of a recipe.
+// Pattern: a regular expression that a recipe matches names against. It has its own file because <regex> takes longer
+// to compile than the rest of a recipe.
 #pragma once
 
 #include <memory>
@@ -12,7 +12,7 @@ class Pattern {
   // ECMAScript without back-references. `what` names it in errors. Throws Error.
   Pattern(const std::string& text, const std::string& what);
 
-  bool matches(const std::string& name) const;  // the whole of it; the time is a polynomial of its length
+  bool matches(const std::string& name) const;  // the whole name; the time is polynomial in its length
 
  private:
   struct Compiled;

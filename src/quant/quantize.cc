@@ -17,7 +17,7 @@ struct Range {
   float low, high;
 };
 
-// Smallest and largest of `values` and 0, as torchao's affine quantisers want it.
+// Smallest and largest of `values` and 0, as in torchao's affine quantisers.
 Range range_with_zero(const float* values, int64_t count) {
   float low = 0, high = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -31,7 +31,7 @@ Range range_with_zero(const float* values, int64_t count) {
 struct Group {
   uint16_t scale;  // bf16
   float zero;      // whole
-  float inverse;   // bf16(1 / scale): torchao multiplies by it where one would divide
+  float inverse;   // bf16(1 / scale): torchao multiplies by it in place of dividing
 };
 
 Group with_scale(float scale, float zero) {
@@ -73,7 +73,7 @@ void store_row(QuantizedWeight& result, int64_t row, const int8_t* codes) {
   }
 }
 
-// Where a group's scale and zero lie: transposed for int4.
+// The index of a group's scale and zero point: transposed for int4.
 int64_t group_index(const QuantizedWeight& result, int64_t row, int64_t g) {
   return result.format == Format::kInt4 ? g * result.rows + row : row * (result.cols / result.group) + g;
 }

@@ -1,6 +1,6 @@
-// Quantise: one weight matrix in floats -> codes, scales and zero points, exactly as torchao 0.17 computes them for the
-// original system (the arithmetic, operation by operation: docs/QUANTISATION.md). Which weight gets which settings is
-// quant/recipe.h's business.
+// Quantise: one weight matrix in floats -> codes, scales and zero points, exactly as torchao 0.17 computes them for
+// ExecuTorch (the arithmetic, operation by operation: docs/QUANTISATION.md). quant/recipe.h decides which weight gets
+// which settings.
 #pragma once
 
 #include <cstdint>

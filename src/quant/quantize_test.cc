@@ -36,7 +36,7 @@ Source make_source(int64_t rows, int64_t cols, Value value) {
   return source;
 }
 
-// The weights of the spec's golden vectors (section 3.9), exact in bf16.
+// The weights of the golden vectors below (made with torchao 0.17), exact in bf16.
 Source golden() {
   return make_source(2, 64, [](int64_t n, int64_t k) { return static_cast<float>((131 * n + 17 * k) % 97 - 48) / 64; });
 }
@@ -158,7 +158,7 @@ double relative_error(const Source& source, QuantizedWeight& q) {
   return error / size;
 }
 
-// Bounds of the original system's tests (quant/tests/test_quantize.py).
+// Bounds of ExecuTorch's tests (quant/tests/test_quantize.py).
 TEST(Quantize, RoundTripErrors) {
   struct Case {
     QuantConfig config;

@@ -1,5 +1,6 @@
-// Recipe: which weight is quantised how. Ordered rules; the first whose pattern matches the whole name decides, and a
-// name that none matches stays as it is. Built-in recipes: docs/QUANTISATION.md; file format: docs/FORMATS.md.
+// Recipe: which weight is quantised how. Rules are tried in order. The first whose pattern matches the whole name
+// decides; a weight that no rule matches is not quantised. Built-in recipes: docs/QUANTISATION.md; file format:
+// docs/FORMATS.md.
 #pragma once
 
 #include <optional>
@@ -19,7 +20,7 @@ struct Rule {
   std::optional<std::set<int>> layers;  // only names with "layers.N." and N among these; nothing: every name
 };
 
-// What the built-in recipes and the words "edge" and "full" in a recipe file depend on.
+// The facts about a model that the built-in recipes and the words "edge" and "full" of a recipe file depend on.
 struct RecipeModel {
   int layers = 0;
   std::set<int> full;  // full-attention layers, where k_proj is V as well

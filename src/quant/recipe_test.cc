@@ -24,7 +24,7 @@ int bits(const Recipe& recipe, const std::string& name) {
   return config ? config->bits : 0;
 }
 
-// The original system's quant/tests/test_recipe.py, case by case.
+// The cases of ExecuTorch's quant/tests/test_recipe.py.
 TEST(Recipe, FirstMatchWins) {
   const Recipe recipe({{R"(.*v_proj\.weight)", kEight, {}}, {R"(.*\.weight)", kFour, {}}});
   EXPECT_EQ(bits(recipe, "layers.0.self_attn.v_proj.weight"), 8);

@@ -1,8 +1,8 @@
-// Attention with a running softmax (Milakov and Gimelshein 2018; Dao et al. 2022): keys come in blocks, and scores
-// never leave the cache. A task is one KV head and a block of rows of one sequence, so that all query heads that share
-// the KV head, and all rows of the block, read each key once. Both products are register tiles of small matmuls: keys
-// are kept with 32 keys side by side, as weights are (kernels.h), so q k^T needs neither a transpose nor horizontal
-// sums.
+// Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): keys are read in blocks, and scores
+// never leave the cache. A task is one KV head and a block of rows of one sequence, so each key is read once for all
+// query heads that share the KV head and for all rows of the block. Both products are small GEMMs in register tiles.
+// The cache has 32 keys side by side, as a panel of weights has 32 outputs (packed.h), so q k^T needs neither a
+// transpose nor horizontal sums.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/attention.cc"  // NOLINT
 #include "hwy/foreach_target.h"                        // IWYU pragma: keep
@@ -10,17 +10,18 @@
 #include <algorithm>
 #include <cmath>
 
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/simd-inl.h"
 
 #ifndef GEMMA4_CPU_ATTEND_ONCE
 #define GEMMA4_CPU_ATTEND_ONCE
 namespace gemma4::cpu {
 
-constexpr int64_t kTileKeys = 32;                  // keys side by side
-constexpr int64_t kBlockKeys = 128;                // keys of one softmax step
-constexpr int64_t kQueries = 48;                   // query vectors of a task: 4 register tiles of 12
-constexpr int64_t kScoreStride = kBlockKeys + 16;  // not a power of two: rows of scores fall in different cache sets
+constexpr int64_t kTileKeys = 32;    // keys side by side
+constexpr int64_t kBlockKeys = 128;  // keys of one softmax step
+constexpr int64_t kQueries = 48;     // query vectors of a task: 4 register tiles of 12
+constexpr int64_t kScoreStride =
+    kBlockKeys + 16;  // not a power of two, so that rows of scores are in different cache sets
 
 inline int64_t slot_of(const KvCache& kv, int32_t seq, int64_t pos) {
   if (!kv.pages) return pos;
@@ -38,7 +39,7 @@ struct AttendScratch {
     q = at;                                 // tiles of [dim] [rows of the tile]
     scores = q + queries * dim;             // [queries] [kScoreStride]
     out = scores + queries * kScoreStride;  // [queries] [value_dim]
-    keys = out + queries * value_dim;       // [kBlockKeys / 32] [dim] [32], where pages are not whole tiles
+    keys = out + queries * value_dim;       // [kBlockKeys / 32] [dim] [32], if pages are not whole tiles
     values = keys + kBlockKeys * dim;       // [kBlockKeys] [value_dim]
     top = values + kBlockKeys * value_dim;  // [queries] largest score so far
     total = top + queries;                  // [queries] sum of exp(score - top)
@@ -104,7 +105,7 @@ void pack_queries(const Task& t, const Tensor& q, const AttendScratch& s) {
   }
 }
 
-// A tile of 32 keys from position `pos`, a multiple of 32: where its page holds it whole, in place; else copied.
+// A tile of 32 keys from position `pos`, a multiple of 32: in place if one page holds all of it, else copied.
 struct KeyTile {
   const float *keys, *values;
 };
@@ -128,8 +129,8 @@ KeyTile find_tile(const Task& t, const AttendScratch& s, int64_t pos, int64_t la
   return {own_keys, own_values};
 }
 
-// Scores of one query over positions begin .. begin + count - 1 (count a multiple of 32) become exp(score - top), those
-// the row may not see 0; what was summed before is scaled to the new top.
+// One query's scores at positions begin .. begin + count - 1 (count a multiple of 32) become exp(score - top), and 0
+// where the row may not see the key. The earlier sums are rescaled to the new top.
 HWY_INLINE void softmax_step(const Row& row, int64_t begin, int64_t count, float* scores, float* top, float* total,
                              float* out, int64_t value_dim) {
   const DF d;
@@ -179,7 +180,7 @@ void attend_keys(const Task& t, const AttendScratch& s, int64_t begin, int64_t e
     softmax_step(t.rows[i / t.share], begin, tiles * kTileKeys, s.scores + i * kScoreStride, s.top + i, s.total + i,
                  s.out + i * value_dim, value_dim);
   }
-  for (int64_t i = 0; i < tiles;) {  // tiles whose values lie one after the other in one go
+  for (int64_t i = 0; i < tiles;) {  // tiles whose values are adjacent are multiplied together
     int64_t run = 1;
     while (i + run < tiles && key_tiles[i + run].values == key_tiles[i].values + run * kTileKeys * value_dim) ++run;
     const int64_t keys = std::min(run * kTileKeys, end - begin - i * kTileKeys);
@@ -245,12 +246,10 @@ HWY_AFTER_NAMESPACE();
 namespace gemma4::cpu {
 
 HWY_EXPORT(Attend);
-void attention(const Context& c, const Tensor& out, const Tensor& q, const KvLayout& cache, const KvCache& kv,
-               std::span<const Row> rows) {
-  HWY_DYNAMIC_DISPATCH(Attend)(c, out, q, cache, kv, rows);
-}
 
-void kv_copy_slot(const KvLayout& c, int64_t from, int64_t to) {
+namespace {
+
+void copy_slot(const KvLayout& c, int64_t from, int64_t to) {
   CHECK(from >= 0 && to >= 0 && from < c.slots && to < c.slots);
   const auto key = [&](int64_t head, int64_t slot) {
     return c.keys + (head * c.slots + slot / kTileKeys * kTileKeys) * c.dim + slot % kTileKeys;
@@ -262,15 +261,34 @@ void kv_copy_slot(const KvLayout& c, int64_t from, int64_t to) {
   }
 }
 
-void kv_write(const Context& c, const KvLayout& cache, const KvCache& kv, const Tensor& k, const Tensor& v,
-              std::span<const Row> rows) {
-  CHECK(positions_written(rows) <= kv.slots_per_seq());
-  const int64_t dim = cache.dim, count = rows.size();
+}  // namespace
+
+void CpuBackend::attention(Tensor out, Tensor q, const KvCache& kv, const Rows& rows) {
+  const KvLayout& c = layout(kv);
+  CHECK(is_f32(out) && is_f32(q) && q.rank == 3 && q.shape[2] == c.dim && q.shape[1] % c.heads == 0);
+  CHECK(out.rows() == q.rows() && out.row_size() == q.row_size());
+  CHECK(q.rows() == static_cast<int64_t>(rows.host.size()));
+  HWY_DYNAMIC_DISPATCH(Attend)(context(), out, q, c, kv, rows.host);
+}
+
+void CpuBackend::kv_copy(const KvCache& kv, int32_t from, int32_t to) {
+  const KvLayout& c = layout(kv);
+  for (int64_t i = 0; i < kv.page; ++i) {
+    copy_slot(c, int64_t{from} * kv.page + i, int64_t{to} * kv.page + i);
+  }
+}
+
+void CpuBackend::kv_write(const KvCache& kv, Tensor k, Tensor v, const Rows& rows) {
+  const KvLayout& cache = layout(kv);
+  CHECK(is_f32(k) && is_f32(v) && k.rows() == v.rows() && k.rows() == static_cast<int64_t>(rows.host.size()));
+  CHECK(k.row_size() == cache.heads * cache.dim && v.row_size() == k.row_size());
+  CHECK(positions_written(rows.host) <= kv.slots_per_seq());
+  const int64_t dim = cache.dim, count = k.rows();
   const int64_t grain = std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, count * dim));
-  c.pool.parallel_for(cache.heads, grain, [&](int64_t begin, int64_t end) {
+  pool_.parallel_for(cache.heads, grain, [&](int64_t begin, int64_t end) {
     for (int64_t head = begin; head < end; ++head) {
       for (int64_t i = 0; i < count; ++i) {
-        const int64_t slot = slot_of(kv, rows[i].seq, rows[i].pos);
+        const int64_t slot = slot_of(kv, rows.host[i].seq, rows.host[i].pos);
         CHECK(slot >= 0 && slot < cache.slots);
         const float* from = k.row<float>(i) + head * dim;
         float* to = cache.keys + (head * cache.slots + slot / kTileKeys * kTileKeys) * dim + slot % kTileKeys;

@@ -1,5 +1,5 @@
-// Norm and the ops that touch each element once. All are bound by memory; a decode step's single rows are too short
-// to share, so that only long calls wake the pool.
+// RMSNorm, pooling and the ops that touch each element once. Memory bandwidth bounds all of them. The one row of a
+// decode step is too short to be split, so only long calls wake the thread pool.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/elementwise.cc"  // NOLINT
 #include "hwy/foreach_target.h"                          // IWYU pragma: keep
@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -37,7 +37,7 @@ HWY_INLINE VF gelu_tanh(VF x) {
 
 }  // namespace
 
-void Norm(const Context& ctx, const Tensor& out, const Tensor& x, const float* weight, float eps) {
+void RmsNorm(const Context& ctx, const Tensor& out, const Tensor& x, const float* weight, float eps) {
   const size_t n = x.shape[x.rank - 1];
   const DF d;
   each_row(ctx, x, [&](int64_t row) HWY_ATTR {
@@ -119,28 +119,47 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace gemma4::cpu {
 
-HWY_EXPORT(Norm);
+HWY_EXPORT(RmsNorm);
 HWY_EXPORT(Add);
 HWY_EXPORT(Geglu);
 HWY_EXPORT(Affine);
 HWY_EXPORT(Softcap);
 HWY_EXPORT(Pool);
 
-void rms_norm(const Context& ctx, const Tensor& out, const Tensor& x, const float* weight, float eps) {
-  HWY_DYNAMIC_DISPATCH(Norm)(ctx, out, x, weight, eps);
+void CpuBackend::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {
+  CHECK(is_f32(out) && is_f32(x) && out.rows() == x.rows() && out.row_size() == x.row_size());
+  CHECK(!weight || (is_f32(weight) && weight.size() == x.shape[x.rank - 1]));
+  HWY_DYNAMIC_DISPATCH(RmsNorm)(context(), out, x, static_cast<const float*>(weight.data), eps);
 }
-void add(const Context& ctx, const Tensor& x, const Tensor& y, float scale) {
-  HWY_DYNAMIC_DISPATCH(Add)(ctx, x, y, scale);
+
+void CpuBackend::add(Tensor x, Tensor y, float scale) {
+  CHECK(is_f32(x) && is_f32(y) && x.rows() == y.rows() && x.row_size() == y.row_size());
+  HWY_DYNAMIC_DISPATCH(Add)(context(), x, y, scale);
 }
-void geglu(const Context& ctx, const Tensor& out, const Tensor& gate_up) {
-  HWY_DYNAMIC_DISPATCH(Geglu)(ctx, out, gate_up);
+
+void CpuBackend::geglu(Tensor out, Tensor gate_up) {
+  CHECK(is_f32(out) && is_f32(gate_up) && out.rows() == gate_up.rows());
+  CHECK(2 * out.row_size() == gate_up.row_size());
+  HWY_DYNAMIC_DISPATCH(Geglu)(context(), out, gate_up);
 }
-void affine(const Context& ctx, const Tensor& x, const float* bias, const float* scale) {
-  HWY_DYNAMIC_DISPATCH(Affine)(ctx, x, bias, scale);
+
+void CpuBackend::pool(Tensor out, Tensor x, Tensor group, float scale) {
+  CHECK(is_f32(out) && is_f32(x) && out.row_size() == x.row_size() && is_i32(group, x.rows()));
+  const int32_t* groups = static_cast<const int32_t*>(group.data);
+  for (int64_t i = 0; i < x.rows(); ++i) CHECK(groups[i] >= 0 && groups[i] < out.rows());
+  HWY_DYNAMIC_DISPATCH(Pool)(context(), out, x, groups, scale);
 }
-void softcap(const Context& ctx, const Tensor& x, float cap) { HWY_DYNAMIC_DISPATCH(Softcap)(ctx, x, cap); }
-void pool(const Context& ctx, const Tensor& out, const Tensor& x, const int32_t* group, float scale) {
-  HWY_DYNAMIC_DISPATCH(Pool)(ctx, out, x, group, scale);
+
+void CpuBackend::affine(Tensor x, Tensor bias, Tensor scale) {
+  CHECK(is_f32(x) && is_f32(bias) && is_f32(scale));
+  CHECK(bias.size() == x.row_size() && scale.size() == x.row_size());
+  HWY_DYNAMIC_DISPATCH(Affine)
+  (context(), x, static_cast<const float*>(bias.data), static_cast<const float*>(scale.data));
+}
+
+void CpuBackend::softcap(Tensor x, float cap) {
+  CHECK(is_f32(x) && cap > 0);
+  HWY_DYNAMIC_DISPATCH(Softcap)(context(), x, cap);
 }
 
 }  // namespace gemma4::cpu

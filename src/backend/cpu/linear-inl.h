@@ -1,12 +1,12 @@
-// out = x w^T over Packed weights, for any format given as a Decoder. Two ways, one arithmetic: each output is one
-// chain of fused multiply-adds in ascending column order, so a row's result is the same to the bit alone and in any
-// batch.
+// out = x w^T over Packed weights, for any format that has a Decoder. There are two ways with the same arithmetic: each
+// output is one chain of fused multiply-adds in ascending column order, so the result of a row is equal to the bit
+// alone and in any batch.
 //
-// direct():  few rows. Bound by memory for 1 to 4 rows, by multiply-adds beyond. Codes are decoded in registers once
-// for
-//            all rows and never stored.
-// blocked(): many rows. Bound by multiply-adds. A task decodes a block of weights to float32 that stays in its L2 cache
-//            and runs all rows over it in register tiles.
+// direct(), for few rows: bound by memory for 1 to 4 rows, by multiply-adds for more. Codes are decoded in registers,
+// once for all rows, and never stored.
+//
+// blocked(), for many rows: bound by multiply-adds. A task decodes a block of weights to float32, which stays in its L2
+// cache, and multiplies all rows by it in register tiles.
 #if defined(GEMMA4_CPU_LINEAR_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef GEMMA4_CPU_LINEAR_INL_H_
 #undef GEMMA4_CPU_LINEAR_INL_H_
@@ -17,19 +17,19 @@
 #include <algorithm>
 #include <cstring>
 
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace gemma4::cpu::HWY_NAMESPACE {
 
-// Rows that direct() takes at most: their accumulators fill the registers.
+// The most rows of direct(): their accumulators fill the registers.
 constexpr size_t kDirectRows = HWY_TARGET <= HWY_AVX3 ? 16 : 6;
-// Where 16 rows do not fit: so many groups of kDirectRows pass over each piece of a panel while it is in L1, so that it
-// comes from memory once. Worth it where decoding costs next to nothing, for it is done again for each group.
+// If 16 rows do not fit in the registers, up to this many groups of kDirectRows read each piece of a panel while it is
+// in L1, so it is loaded from memory once. Every group decodes it again, so this pays only where decoding is cheap.
 constexpr size_t kGroups = HWY_TARGET <= HWY_AVX3 ? 1 : 3;
-// Sanitizers make each kernel slow to compile; a build with them has one for each shape of code, not for each number of
-// rows, and pads rows up to it.
+// Sanitizers make kernels slow to compile. A build with them has fewer kernels than one for each number of rows, and
+// pads the rows.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kFewKernels = true;
 #else
@@ -41,8 +41,8 @@ constexpr int64_t kAhead = 4096;  // bytes
 constexpr int64_t kBlockCols = 512;
 constexpr int64_t kBlockPanels = 4;  // panels of a task
 
-// Vectors of outputs side by side in direct(): enough independent chains to hide the latency of an FMA (4 cycles, two a
-// cycle), few enough to keep all in registers.
+// Vectors of outputs side by side in direct(): enough independent chains to hide the latency of an FMA (4 cycles, two
+// per cycle), few enough to keep all of them in registers.
 template <size_t M, size_t G>
 constexpr size_t direct_vectors() {
   constexpr size_t all = kPanel / kLanes;
@@ -51,8 +51,8 @@ constexpr size_t direct_vectors() {
   return std::min<size_t>(all, M == 1 ? 4 : M <= 3 ? 2 : 1);
 }
 
-// Columns first .. first + depth - 1 of P panels: c [P, M, 32] (+)= x [depth, M]^T panel^T, for the outputs of `lane`
-// and NV vectors from there. The hardware follows a stream late at each new panel, so lines are asked for ahead.
+// Columns first .. first + depth - 1 of P panels: c [P, M, 32] (+)= x [depth, M]^T panel^T, for NV vectors of outputs
+// from `lane` on. The hardware prefetcher is late at each new panel, so the kernel prefetches.
 template <class Decoder, size_t M, size_t P, size_t NV>
 HWY_INLINE void direct(const Packed& w, const uint8_t* panel, size_t lane, int64_t first, int64_t depth, const float* x,
                        float* c, int64_t further = 0) {
@@ -90,8 +90,8 @@ HWY_INLINE void direct(const Packed& w, const uint8_t* panel, size_t lane, int64
   unroll<M * U>([&](auto i) GEMMA4_INLINE { hn::StoreU(acc[i], d, output(i)); });
 }
 
-// Columns of x that stay in L1 while the panels of a task pass by: 32 KiB. One or two rows stream well from L2. With
-// groups a piece of a panel stays (8 KiB in bf16) beside x and the next panel's piece, which is on its way.
+// Columns of x that stay in L1 while the task reads its panels: 32 KiB. One or two rows stream well from L2. With
+// groups, L1 holds x, a piece of a panel (8 KiB in bf16) and the prefetched piece of the next panel.
 template <size_t M, size_t G>
 constexpr int64_t direct_depth() {
   if (G > 1) return 128;
@@ -149,7 +149,7 @@ inline const float* interleave(const Context& ctx, const Tensor& x, int64_t cols
   return packed;
 }
 
-// Panels that a task takes from one pointer to x: many where there are many, so that a thread streams through memory.
+// Panels of a task. Large matrices have large tasks, so that a thread streams through memory.
 inline int64_t task_panels(const Context& ctx, const Packed& w, int64_t most) {
   return std::clamp<int64_t>(w.panels / (int64_t{4} * ctx.pool.threads()), 1, most);
 }
@@ -244,7 +244,7 @@ inline void block_rows(const Tensor& out, const Packed& w, int64_t panel, const 
   }
 }
 
-// Asks for a block that is decoded next, while there is work to do that needs no memory.
+// Prefetches the block that is decoded next, before work that needs no memory bandwidth.
 inline void prefetch_block(const Packed& w, const uint8_t* panel, int64_t first, int64_t depth) {
   const int64_t bytes = w.panel_bytes / w.cols;  // of a column, nearly
   for (int64_t line = first * bytes / 64; line <= (first + depth) * bytes / 64; ++line)
@@ -279,7 +279,7 @@ void linear_rows(const Context& ctx, const Tensor& out, const Tensor& x, const P
     if (rows > kDirectRows && rows <= kGroups * kDirectRows) {
       if constexpr (!kFewKernels) {
         if (rows <= 2 * kDirectRows) return direct_rows<Decoder, kDirectRows, 2>(ctx, out, x, w);
-        if (rows <= 16) return direct_rows<Decoder, 4, 4>(ctx, out, x, w);  // none of 18 in vain
+        if (rows <= 16) return direct_rows<Decoder, 4, 4>(ctx, out, x, w);  // 16 rows exactly, in place of 18
       }
       return direct_rows<Decoder, kDirectRows, kGroups>(ctx, out, x, w);
     }
@@ -301,7 +301,7 @@ void linear_rows(const Context& ctx, const Tensor& out, const Tensor& x, const P
   return direct_rows<Decoder, kDirectRows>(ctx, out, x, w);
 }
 
-// The low four bits of each lane as a float. The look-up of AVX-512 reads no others, so they need not be masked.
+// The low four bits of each lane as a float. The permute of AVX-512 ignores the other bits, so no mask is needed.
 HWY_INLINE VF code_to_float(hn::Vec<DU> word) {
 #if HWY_TARGET <= HWY_AVX3
   const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -1,5 +1,5 @@
-// ggml's block formats that have no kernel of their own: a tile of weights at a time is unpacked to float32 by the
-// format's definition, then multiplied as any other. The model's memory is not unpacked.
+// ggml's block formats without a kernel of their own: one tile of weights at a time is unpacked to float32
+// (quant/blocks.h) and multiplied like any other. The weights stay packed in memory.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/linear_blocks.cc"  // NOLINT
 #include "hwy/foreach_target.h"                            // IWYU pragma: keep

@@ -1,13 +1,13 @@
-// out = x w^T over 4-bit codes, w = code * scale + offset, by integer multiply-adds: half the instructions of decoding
-// codes to floats, and twice the products of a float32 multiply-add in one instruction.
+// out = x w^T over 4-bit codes, w = code * scale + offset, with integer multiply-adds. They need half the instructions
+// of decoding codes to floats, and one of them makes twice the products of a float32 multiply-add.
 //
-// Each row of x is rounded to 16-bit whole numbers over blocks of 32 columns (16 or 8 where groups are cut finer):
-// x = q * s, s = max |x| / 32767. A block's sum of code * q is exact in int32, and in float32 too, being below 2^24
-// (32 * 15 * 32767). Blocks are added in ascending order by fused multiply-adds:
+// Each row of x is quantised to int16 over blocks of 32 columns (16 or 8 if groups are smaller): x = q * s,
+// s = max |x| / 32767. The sum of code * q over a block is exact in int32, and also in float32, because it is below
+// 2^24 (32 * 15 * 32767). Blocks are added in ascending order by fused multiply-adds:
 //
 //   out += s * (scale * sum(code * q) + offset * sum(q))
 //
-// One arithmetic for any number of rows, so a row's result is the same to the bit alone and in any batch.
+// The arithmetic is the same for any number of rows, so the result of a row is equal to the bit alone and in any batch.
 #if defined(GEMMA4_CPU_LINEAR_DOT16_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef GEMMA4_CPU_LINEAR_DOT16_INL_H_
 #undef GEMMA4_CPU_LINEAR_DOT16_INL_H_
@@ -24,8 +24,8 @@ namespace gemma4::cpu::HWY_NAMESPACE {
 
 using VI = hn::Vec<DI>;
 
-// Lane by lane, sum + the products of the low halves and of the high halves: int16 in a and b. kVnni: in one
-// instruction, which Highway's AVX3 target does not name.
+// In each lane: sum + the product of the low halves + that of the high halves, which are int16 in a and b. kVnni: with
+// the one instruction for this, which Highway's AVX3 target does not have.
 template <bool kVnni>
 HWY_INLINE VI dot2(VI sum, VI a, VI b) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE4
@@ -39,8 +39,8 @@ HWY_INLINE VI dot2(VI sum, VI a, VI b) {
   const hn::Repartition<int16_t, DI> d16;
   VI none = hn::Zero(d);
   sum = hn::ReorderWidenMulAccumulate(d, hn::BitCast(d16, a), hn::BitCast(d16, b), sum, none);
-  // Compilers may add whole numbers in another order, and do: products first, which then fill the registers meant for
-  // sums.
+  // Keeps the order of the additions. Compilers reorder integer additions: they would make all products first, and
+  // these would take the registers of the sums.
   __asm__("" : "+v"(sum.raw));
   return sum;
 #else
@@ -54,7 +54,7 @@ template <size_t J>
 HWY_INLINE VI code_pair(hn::Vec<DU> word) {
   const DI d;
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE4
-  if constexpr (J == 3) {  // shifted as halves, the topmost codes stand alone
+  if constexpr (J == 3) {  // a shift of 16-bit halves leaves only the top codes
     const hn::Repartition<uint16_t, DI> d16;
     return hn::BitCast(d, hn::ShiftRight<12>(hn::BitCast(d16, word)));
   }
@@ -67,7 +67,7 @@ HWY_INLINE VI code_pair(hn::Vec<DU> word) {
 // Columns of a block: at most 32, and a block lies in one group.
 inline int64_t dot16_block(const Packed& w) { return w.group % 32 == 0 ? 32 : w.group % 16 == 0 ? 16 : 8; }
 
-// Rows of x as 16-bit whole numbers, M side by side, for one group of M rows after the other:
+// Rows of x as int16, in groups of M rows that lie side by side:
 //   pairs   [cols / 8] [4] [M] int32: columns j and j + 4 of eight
 //   factors [cols / block] [2] [M] float: s, sum of q
 template <size_t M>
@@ -80,8 +80,8 @@ struct Rows16 {
   const float* factors(int64_t g) const { return data + g * size() + static_cast<int64_t>(M) * cols / 2; }
 };
 
-// q [n] of x [n], n a multiple of 8; returns s. Where x is nowhere above 2^-100 all is zero. An infinity or a NaN is
-// the largest by its bits and becomes s; q is zero then, and the block's part of the output is not a number.
+// q [n] of x [n], n a multiple of 8; returns s. If all |x| are below 2^-100, q and s are zero. An infinity or a NaN has
+// the largest bits and becomes s. Then q is zero, and the output is NaN.
 HWY_INLINE float round16(const float* x, int64_t n, int32_t* q) {
   const hn::CappedTag<float, 8> d;
   const hn::RebindToUnsigned<decltype(d)> du;
@@ -142,7 +142,7 @@ Rows16<M> round_rows(const Context& ctx, const Tensor& x, const Packed& w, int64
   return rows;
 }
 
-// Vectors of outputs side by side for M rows: as many as leave the sums, codes and x in registers.
+// Vectors of outputs side by side for M rows: as many as fit in registers together with the sums, the codes and x.
 template <size_t M>
 constexpr size_t dot16_vectors() {
   return std::min<size_t>(kPanel / kLanes, kLanes >= 16 ? 2 : M == 1 ? 4 : M <= 4 ? 2 : 1);
@@ -186,8 +186,8 @@ HWY_INLINE void dot16(const Packed& w, const uint8_t* panel, size_t lane, int64_
         const auto scales = Codes::scales(w, group, i, lane + u * kLanes);
         unroll<M>([&](auto m) GEMMA4_INLINE {
           VF& to = acc[m * U + u];
-          const VF part = hn::Mul(hn::ConvertTo(d, sum[m * U + u]), scales.scale);
-          to = hn::MulAdd(hn::Set(d, factors[m]), hn::MulAdd(hn::Set(d, factors[M + m]), scales.offset, part), to);
+          const VF product = hn::Mul(hn::ConvertTo(d, sum[m * U + u]), scales.scale);
+          to = hn::MulAdd(hn::Set(d, factors[m]), hn::MulAdd(hn::Set(d, factors[M + m]), scales.offset, product), to);
         });
       });
     }
@@ -196,7 +196,8 @@ HWY_INLINE void dot16(const Packed& w, const uint8_t* panel, size_t lane, int64_
   unroll<M * U>([&](auto i) GEMMA4_INLINE { hn::StoreU(acc[i], d, output(i)); });
 }
 
-// The same for all of a panel, straight into the output, or by way of a buffer where it has fewer rows or outputs.
+// The same for a whole panel. It writes straight to the output, or through a buffer if rows or outputs are missing at
+// the edge.
 template <class Codes, size_t M>
 HWY_NOINLINE void dot16_panel(const Packed& w, int64_t i, int64_t first, int64_t depth, const Rows16<M>& rows,
                               int64_t g, const Tensor& out) {
@@ -215,8 +216,9 @@ HWY_NOINLINE void dot16_panel(const Packed& w, int64_t i, int64_t first, int64_t
   for (int64_t m = 0; m < count && !whole; ++m) std::memcpy(output(m), edge + m * kPanel, outputs * sizeof(float));
 }
 
-// Columns of a panel that are done for all rows while they lie in L1: 9 KiB of int4 with scales. And bytes of x that
-// may pass by for each panel; more are cut, and the panels read piece by piece.
+// kPieceCols: columns of a panel that are multiplied by all rows while they are in L1 (9 KiB of int4 with scales).
+// kPassingBytes: bytes of x that are read for each panel. A larger x is cut by columns, and the panels are read in
+// pieces.
 constexpr int64_t kPieceCols = 512;
 constexpr int64_t kPassingBytes = 256 << 10;
 
@@ -224,7 +226,7 @@ template <class Codes, size_t M>
 void dot16_rows(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   const int64_t groups = (x.rows() + static_cast<int64_t>(M) - 1) / static_cast<int64_t>(M);
   const Rows16<M> rows = round_rows<M>(ctx, x, w, groups);
-  const bool once = groups == 1 && dot16_vectors<M>() * kLanes == kPanel;  // each byte of a panel is looked at once
+  const bool once = groups == 1 && dot16_vectors<M>() * kLanes == kPanel;  // each byte of a panel is read once
   const int64_t piece = once ? w.cols : kPieceCols;
   int64_t pass = w.cols;
   if (x.rows() * w.cols * 2 > kPassingBytes) {
@@ -243,8 +245,8 @@ void dot16_rows(const Context& ctx, const Tensor& out, const Tensor& x, const Pa
   }
 }
 
-// Groups of rows as even as their sizes allow. A kernel for each size where processors of today are; elsewhere three,
-// and rows up to the next size in vain.
+// Splits rows into groups of nearly equal size. On the targets of current processors there is a kernel for each size;
+// elsewhere there are three, and rows are padded to the next size.
 template <class Codes>
 void dot16_groups(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   constexpr int64_t kMost = kLanes >= 16 ? 12 : 8;

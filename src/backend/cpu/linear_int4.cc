@@ -17,7 +17,7 @@ struct Int4 {
     return group + w.header_bytes + k / 2 * kPanel;
   }
   static HWY_INLINE Scales scales(const Packed& w, const uint8_t* group, int64_t, size_t lane) {
-    const bool bf16 = w.scale_type == DType::kBF16;  // asked once for 32 columns; another kernel is not faster
+    const bool bf16 = w.scale_type == DType::kBF16;  // tested once for 32 columns; a kernel for each type is not faster
     const auto load = [&](size_t at) GEMMA4_INLINE {
       return bf16 ? load_as_float(group, at, hwy::bfloat16_t()) : load_as_float(group, at, hwy::float16_t());
     };

@@ -1,4 +1,5 @@
-// ggml's Q4_K and Q6_K, kept at their size: half-precision scales for 256 columns, small whole ones for 32 or 16.
+// ggml's Q4_K and Q6_K, at their size in the file: half-precision scales for 256 columns, small integer ones for 32 or
+// 16.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/linear_kquants.cc"  // NOLINT
 #include "hwy/foreach_target.h"                             // IWYU pragma: keep
@@ -47,7 +48,7 @@ struct Q6K {
   };
   struct Raw {
     hn::Vec<DU> low[2], high;
-    VF scale;  // of 16 columns, a whole number
+    VF scale;  // of 16 columns, an integer
   };
   static HWY_INLINE Group group(const uint8_t* at, size_t lane) { return {load_as_float(at, lane, hwy::float16_t())}; }
   static HWY_INLINE Raw load(const uint8_t* codes, int64_t k, size_t lane) {

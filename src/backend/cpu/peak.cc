@@ -2,15 +2,15 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/peak.cc"  // NOLINT
 #include "hwy/foreach_target.h"                   // IWYU pragma: keep
 
-#include "backend/cpu/packed.h"
+#include "backend/cpu/memory.h"
 #include "backend/cpu/peak.h"
 #include "backend/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace gemma4::cpu::HWY_NAMESPACE {
 
-// With the same prefetches as the kernels, so that their share of it is honest. The sum goes somewhere a compiler
-// cannot look, so the loads must happen.
+// Has the same prefetches as the kernels, so that comparing with them is fair. The sum is returned, so the compiler
+// cannot remove the loads.
 float ReadAll(const uint8_t* data, int64_t bytes) {
   const DF d;
   constexpr int64_t kAhead = 4096;

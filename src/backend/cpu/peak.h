@@ -1,4 +1,4 @@
-// The two limits of this machine that benchmarks compare with, measured by loops that do nothing else.
+// Measures the two limits of this machine that benchmarks compare with: memory bandwidth and multiply-adds.
 #pragma once
 
 #include <atomic>

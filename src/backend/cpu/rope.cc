@@ -1,12 +1,12 @@
-// Rotary embedding. Angles and their sines are one float32 product and one libm call each, as in the definition; they
-// are computed once for a row and used by all its heads.
+// RoPE. An angle is one float32 product, and its sine and cosine are one libm call each, as in the definition. They are
+// computed once for a row and used by all its heads.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/rope.cc"  // NOLINT
 #include "hwy/foreach_target.h"                   // IWYU pragma: keep
 
 #include <cmath>
 
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -65,9 +65,16 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace gemma4::cpu {
+
 HWY_EXPORT(RopeRows);
-void rope(const Context& ctx, const Tensor& x, const Tensor& pos, const Rope& rope) {
-  HWY_DYNAMIC_DISPATCH(RopeRows)(ctx, x, pos, rope);
+
+void CpuBackend::rope(Tensor x, Tensor pos, const Rope& rope) {
+  const int64_t dim = x.shape[2];
+  CHECK(is_f32(x) && x.rank == 3 && dim <= kMaxHeadDim);
+  CHECK(rope.block > 0 && rope.block % 2 == 0 && dim % rope.block == 0 && rope.inv_freq.size() == rope.block / 2);
+  CHECK(is_i32(pos, x.rows() * (dim / rope.block)));
+  HWY_DYNAMIC_DISPATCH(RopeRows)(context(), x, pos, rope);
 }
+
 }  // namespace gemma4::cpu
 #endif

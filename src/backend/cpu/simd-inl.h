@@ -1,4 +1,4 @@
-// The few helpers over Highway that every kernel uses. Included once for each SIMD target.
+// Helpers over Highway that the kernels share. Included once for each SIMD target.
 #if defined(GEMMA4_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef GEMMA4_CPU_SIMD_INL_H_
 #undef GEMMA4_CPU_SIMD_INL_H_
@@ -15,7 +15,7 @@
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 
-// A lambda in a kernel must carry the target's attributes and disappear into its caller.
+// A lambda in a kernel needs the attributes of the SIMD target, and must be inlined into its caller.
 #define GEMMA4_INLINE HWY_ATTR __attribute__((always_inline))
 
 HWY_BEFORE_NAMESPACE();
@@ -27,7 +27,7 @@ using DI = hn::Rebind<int32_t, DF>;
 using DU = hn::Rebind<uint32_t, DF>;
 using VF = hn::Vec<DF>;
 constexpr size_t kLanes = hn::MaxLanes(DF());
-// Rows of the widest register tile of tile(): with two vectors of columns, what fits in the registers.
+// Rows of the largest register tile of tile(): with two vectors of columns it fits in the registers.
 constexpr size_t kTileRows = HWY_TARGET <= HWY_AVX3 ? 12 : 6;
 
 // f(0), f(1), ... f(N - 1) with compile-time arguments.
@@ -37,7 +37,8 @@ HWY_INLINE void unroll(F&& f) {
   (std::make_index_sequence<N>());
 }
 
-// The first n < kLanes floats at `from`, zeros after them; and the reverse. Neither touches memory past n.
+// Loads the first n < kLanes floats at `from`, with zeros after them; store_n() stores them. Neither touches memory
+// beyond n.
 HWY_INLINE VF load_n(const float* from, size_t n) {
   const DF d;
 #if HWY_TARGET <= HWY_AVX2
@@ -68,8 +69,9 @@ HWY_INLINE void map(size_t n, float* out, F&& f, const In*... in) {
   if (i < n) store_n(f(load_n(in + i, n - i)...), out + i, n - i);
 }
 
-// Folds in[i], i < n, and as many zeros as fill a vector into sums that start at 0: f(sum, in). At least four chains,
-// so that adds overlap, and 16 sums whatever the vector's length, so that none grows long enough to round badly.
+// Folds in[i], i < n, into sums that start at 0: f(sum, in). Zeros fill the last vector. There are at least four
+// chains, so that additions overlap. There are at least 16 sums for any vector length, which keeps rounding errors
+// small.
 template <class F>
 HWY_INLINE float sum(size_t n, const float* in, F&& f) {
   const DF d;

@@ -1,4 +1,4 @@
-// Which SIMD targets the cpu backend was compiled for, for the tests that run each of them.
+// The SIMD targets that the cpu backend was compiled for, for tests that run each of them.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,7 @@ namespace gemma4::cpu {
 // Names of the targets compiled in that this machine can run, best first.
 std::vector<const char*> targets();
 
-// From now on kernels run this target; an empty name: the best again. Throws Error for a target not in targets().
+// Kernels run this target from now on; with an empty name, the best one. Throws Error if it is not in targets().
 void use_target(const char* name);
 
 const char* running_target();  // asks a kernel what it was compiled for

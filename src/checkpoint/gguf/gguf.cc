@@ -100,12 +100,12 @@ GgufValue read_value(Reader& in, const std::string& whose) {
   return value;
 }
 
-// Where a tensor's bytes lie, before the start of the data section is known.
-struct Place {
+// Offset and size of a tensor in the data section, whose start is not yet known.
+struct TensorLocation {
   uint64_t offset, size;
 };
 
-GgufTensor read_tensor(Reader& in, const std::string& what, Place* place) {
+GgufTensor read_tensor(Reader& in, const std::string& what, TensorLocation* location) {
   GgufTensor tensor;
   tensor.name = read_string(in, kNameMax);
   const std::string whose = what + ": tensor " + printable(tensor.name);
@@ -129,27 +129,28 @@ GgufTensor read_tensor(Reader& in, const std::string& what, Place* place) {
     throw Error(whose + ": rows of " + std::to_string(tensor.shape.back()) + " are not whole " +
                 std::string(facts.name) + " blocks");
   }
-  place->size = static_cast<uint64_t>(checked_mul(elements / facts.block_cols, facts.block_bytes, whose));
-  place->offset = in.read<uint64_t>();
+  location->size = static_cast<uint64_t>(checked_mul(elements / facts.block_cols, facts.block_bytes, whose));
+  location->offset = in.read<uint64_t>();
   return tensor;
 }
 
-// Points every tensor at its bytes; they lie inside the data section, aligned, and do not overlap.
-void place_tensors(Gguf& gguf, const std::vector<Place>& places, std::span<const std::byte> data, uint64_t alignment) {
-  std::vector<size_t> order(places.size());
+// Points every tensor at its bytes. Checks that they are inside the data section, aligned and do not overlap.
+void locate_tensors(Gguf& gguf, const std::vector<TensorLocation>& locations, std::span<const std::byte> data,
+                    uint64_t alignment) {
+  std::vector<size_t> order(locations.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return places[a].offset < places[b].offset; });
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return locations[a].offset < locations[b].offset; });
   uint64_t end = 0;
   for (const size_t i : order) {
-    const Place& place = places[i];
+    const TensorLocation& location = locations[i];
     const std::string whose = gguf.what + ": tensor " + printable(gguf.tensors[i].name);
-    if (place.offset > data.size() || place.size > data.size() - place.offset) {
+    if (location.offset > data.size() || location.size > data.size() - location.offset) {
       throw Error(whose + " reaches past the end of the file; the file is cut short or damaged");
     }
-    if (place.offset % alignment != 0) throw Error(whose + " is not aligned to " + std::to_string(alignment));
-    if (place.offset < end) throw Error(whose + " overlaps another one");
-    end = place.offset + place.size;
-    gguf.tensors[i].data = data.subspan(place.offset, place.size);
+    if (location.offset % alignment != 0) throw Error(whose + " is not aligned to " + std::to_string(alignment));
+    if (location.offset < end) throw Error(whose + " overlaps another one");
+    end = location.offset + location.size;
+    gguf.tensors[i].data = data.subspan(location.offset, location.size);
   }
 }
 
@@ -238,7 +239,7 @@ Gguf parse_gguf(std::span<const std::byte> file, const std::string& what) {
   Reader in(file, what);
   check_header(in, gguf);
   const uint64_t tensors = in.read<uint64_t>(), keys = in.read<uint64_t>();
-  // The least a key takes is 8 + 4 + 1 bytes, a tensor 8 + 4 + 8 + 4 + 8: counts beyond that are lies.
+  // A key takes at least 8 + 4 + 1 bytes, a tensor 8 + 4 + 8 + 4 + 8. Refuses counts that cannot fit in the file.
   if (keys > in.remaining() / 13) throw Error(what + " claims more metadata than the file holds");
   if (tensors > in.remaining() / 32) throw Error(what + " claims more tensors than the file holds");
   for (uint64_t i = 0; i < keys; ++i) {
@@ -246,11 +247,11 @@ Gguf parse_gguf(std::span<const std::byte> file, const std::string& what) {
     const std::string whose = whose_key(gguf, key);
     if (!gguf.metadata.emplace(key, read_value(in, whose)).second) throw Error(whose + " appears twice");
   }
-  std::vector<Place> places(tensors);
+  std::vector<TensorLocation> locations(tensors);
   std::set<std::string_view> names;
   gguf.tensors.reserve(tensors);
   for (uint64_t i = 0; i < tensors; ++i) {
-    gguf.tensors.push_back(read_tensor(in, what, &places[i]));
+    gguf.tensors.push_back(read_tensor(in, what, &locations[i]));
     const std::string& name = gguf.tensors.back().name;
     if (!names.insert(name).second) throw Error(what + ": tensor " + printable(name) + " appears twice");
   }
@@ -260,7 +261,7 @@ Gguf parse_gguf(std::span<const std::byte> file, const std::string& what) {
   }
   const uint64_t step = static_cast<uint64_t>(alignment);
   const uint64_t start = std::min<uint64_t>(file.size(), (in.position() + step - 1) / step * step);
-  place_tensors(gguf, places, file.subspan(start), step);
+  locate_tensors(gguf, locations, file.subspan(start), step);
   return gguf;
 }
 

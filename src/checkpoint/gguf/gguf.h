@@ -1,5 +1,5 @@
-// GGUF: what does a .gguf file hold? Its typed metadata and its tensors, as views into the mapped file. Reading checks
-// every count, length and offset against the file before it allocates or looks at anything. Versions 2 and 3,
+// GGUF: the typed metadata and the tensors of a .gguf file, as views into the mapped file. The parser checks every
+// count, length and offset against the file before it allocates or reads anything. Versions 2 and 3,
 // little-endian. Format: ggml's docs/gguf.md; docs/FORMATS.md.
 #pragma once
 
@@ -29,7 +29,7 @@ struct GgufValue {
 
 struct GgufTensor {
   std::string name;
-  std::vector<int64_t> shape;  // outermost first, as PyTorch prints it (the file has it the other way round)
+  std::vector<int64_t> shape;  // outermost first, as in PyTorch (the file has the reverse order)
   Format format = Format::kNone;
   std::span<const std::byte> data;
 };
@@ -63,7 +63,7 @@ Gguf parse_gguf(std::span<const std::byte> file, const std::string& what);
 
 bool is_gguf(std::span<const std::byte> file);
 
-// ggml's number of a format, and back (kNone where we do not read it).
+// ggml's number of a format, and the reverse (kNone for formats that we do not read).
 uint32_t ggml_type(Format format);
 Format format_of_ggml_type(uint32_t type);
 

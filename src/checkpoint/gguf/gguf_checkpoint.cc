@@ -19,9 +19,10 @@ using nlohmann::json;
 
 constexpr const char* kPatchEmbedding = "v.patch_embd.weight";
 
-Gguf map_gguf(Checkpoint& checkpoint, const fs::path& path) {
-  checkpoint.files.push_back(MappedFile::open(path));
-  return parse_gguf(checkpoint.files.back()->bytes(), path.string());
+// Parses a mapped file, which the checkpoint keeps.
+Gguf add_file(Checkpoint& checkpoint, std::shared_ptr<const MappedFile> file) {
+  checkpoint.files.push_back(std::move(file));
+  return parse_gguf(checkpoint.files.back()->bytes(), checkpoint.files.back()->path().string());
 }
 
 // [width, 3, patch, patch] -> [width, patch * patch * 3]: llama.cpp's convolution has the colour first, the model's
@@ -86,8 +87,8 @@ void add_text(Checkpoint& checkpoint, const Gguf& gguf) {
   }
 }
 
-// A model in several files: NAME-00001-of-00003.gguf, of which the first has the metadata.
-std::vector<fs::path> parts_of(const fs::path& path, const Gguf& gguf) {
+// The other files of a model in several shards (NAME-00001-of-00003.gguf, ...). The first one has the metadata.
+std::vector<fs::path> shard_paths(const fs::path& path, const Gguf& gguf) {
   const int64_t count = gguf.integer("split.count", 1);
   if (count <= 1) return {};
   if (count > 9999) throw Error(gguf.what + ": split.count is out of range");
@@ -98,12 +99,12 @@ std::vector<fs::path> parts_of(const fs::path& path, const Gguf& gguf) {
     throw Error(gguf.what + " is part of a model in " + std::to_string(count) + " files; open the one named ..." +
                 first);
   }
-  std::vector<fs::path> parts;
+  std::vector<fs::path> shards;
   for (int i = 2; i <= count; ++i) {
     std::snprintf(other, sizeof other, "-%05d-of-%05d.gguf", i, static_cast<int>(count));
-    parts.push_back(path.parent_path() / (name.substr(0, name.size() - std::strlen(first)) + other));
+    shards.push_back(path.parent_path() / (name.substr(0, name.size() - std::strlen(first)) + other));
   }
-  return parts;
+  return shards;
 }
 
 bool names_mmproj(std::string name) {
@@ -132,7 +133,7 @@ fs::path vision_beside(const fs::path& path, int64_t hidden) {
   return {};
 }
 
-// Takes the vision tower, and what config.json says of it, from a Hugging Face directory.
+// Adds the vision tower of a Hugging Face directory, and what its config.json says of it.
 void add_vision_from_directory(Checkpoint& checkpoint, const fs::path& directory) {
   Checkpoint other = open_safetensors_directory(directory);
   const json theirs = parse_strict_json(other.config, (directory / "config.json").string());
@@ -155,7 +156,7 @@ void add_vision_from_directory(Checkpoint& checkpoint, const fs::path& directory
 }
 
 void add_vision(Checkpoint& checkpoint, const Gguf& text, const fs::path& path) {
-  const Gguf gguf = map_gguf(checkpoint, path);
+  const Gguf gguf = add_file(checkpoint, MappedFile::open(path));
   if (!is_vision_gguf(gguf)) throw Error(path.string() + " is not the vision half (mmproj) of a model");
   checkpoint.config = config_from_gguf(text, &gguf);
   for (const GgufTensor& tensor : gguf.tensors) add_tensor(checkpoint, gguf, tensor, true);
@@ -163,17 +164,18 @@ void add_vision(Checkpoint& checkpoint, const Gguf& text, const fs::path& path) 
 
 }  // namespace
 
-Checkpoint open_gguf(const fs::path& path, const fs::path& vision) {
+Checkpoint open_gguf(std::shared_ptr<const MappedFile> file, const fs::path& vision) {
+  const fs::path path = file->path();
   Checkpoint checkpoint;
   checkpoint.path = path;
   checkpoint.kind = "gguf";
-  Gguf text = map_gguf(checkpoint, path);
+  Gguf text = add_file(checkpoint, std::move(file));
   if (is_vision_gguf(text)) {
     throw Error(path.string() + " is the vision half of a model (mmproj); open the text model's file");
   }
-  const std::vector<fs::path> parts = parts_of(path, text);
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const Gguf more = map_gguf(checkpoint, parts[i]);
+  const std::vector<fs::path> shards = shard_paths(path, text);
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const Gguf more = add_file(checkpoint, MappedFile::open(shards[i]));
     if (more.integer("split.no", -1) != static_cast<int64_t>(i) + 1) {
       throw Error(more.what + " is not part " + std::to_string(i + 2) + " of the model (its split.no says otherwise)");
     }

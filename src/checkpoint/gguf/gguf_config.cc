@@ -11,7 +11,7 @@ namespace {
 
 using nlohmann::json;
 
-// Where the value of a key is a number or one number for each layer: that of each layer.
+// One value for each layer, from a key that holds either one number or an array with one for each layer.
 std::vector<int64_t> per_layer(const Gguf& gguf, const std::string& key, int64_t layers) {
   const GgufValue* value = gguf.find(key);
   if (value == nullptr || value->type != GgufType::kArray) {
@@ -26,7 +26,7 @@ std::vector<int64_t> per_layer(const Gguf& gguf, const std::string& key, int64_t
   return numbers;
 }
 
-// The one value that all layers of a kind have; `kind` selects by is_sliding. 0 where there is no such layer.
+// The value that all layers of one attention kind share; `kind` selects by is_sliding. 0 if there is no such layer.
 int64_t of_kind(const Gguf& gguf, const std::string& key, const std::vector<int64_t>& values,
                 const std::vector<int64_t>& is_sliding, bool kind) {
   int64_t found = 0;
@@ -40,7 +40,7 @@ int64_t of_kind(const Gguf& gguf, const std::string& key, const std::vector<int6
   return found;
 }
 
-// Leading ones of rope_freqs are the pairs that rotate; the others are divided by something huge, so that they do not.
+// The leading ones in rope_freqs are the pairs that rotate. The other pairs have huge divisors, so they do not rotate.
 double rotated_share(const Gguf& gguf, int64_t head_dim) {
   const GgufTensor* tensor = gguf.tensor(kRopeFreqs);
   if (tensor == nullptr) throw Error(gguf.what + " lacks the tensor " + kRopeFreqs);
@@ -69,7 +69,7 @@ bool k_is_v(const Gguf& gguf, const std::vector<int64_t>& is_sliding) {
   return without > 0;
 }
 
-// What would change the positions' arithmetic and has no counterpart in config.json.
+// Refuses RoPE settings that would change the arithmetic and have no counterpart in config.json.
 void check_rope(const Gguf& gguf, int64_t head_dim, int64_t head_dim_swa) {
   const auto scaling = gguf.string("gemma4.rope.scaling.type", "none");
   if (scaling != "none" && gguf.real("gemma4.rope.scaling.factor", 1) != 1) {
@@ -82,10 +82,21 @@ void check_rope(const Gguf& gguf, int64_t head_dim, int64_t head_dim_swa) {
   }
 }
 
+json rope_parameters(const Gguf& gguf, int64_t head_dim, bool has_full_layers) {
+  return {
+      {"sliding_attention",
+       {{"rope_type", "default"}, {"rope_theta", gguf.real("gemma4.rope.freq_base_swa", 10000.0)}}},
+      {"full_attention",
+       {{"rope_type", "proportional"},
+        {"rope_theta", gguf.real("gemma4.rope.freq_base")},
+        {"partial_rotary_factor", has_full_layers ? rotated_share(gguf, head_dim) : 1.0}}},
+  };
+}
+
 json text_config(const Gguf& gguf) {
   const auto integer = [&](const char* key) { return gguf.integer(std::string("gemma4.") + key); };
   const int64_t layers = integer("block_count");
-  // Layers beyond any model's would make arrays of any size.
+  // Bounds the arrays that have one entry for each layer.
   if (layers < 1 || layers > 10'000) throw Error(gguf.what + ": gemma4.block_count is out of range");
   const auto list = [&](const char* key) { return per_layer(gguf, std::string("gemma4.") + key, layers); };
   const auto sliding = list("attention.sliding_window_pattern");
@@ -127,7 +138,7 @@ json text_config(const Gguf& gguf) {
       {"hidden_activation", "gelu_pytorch_tanh"},
       {"max_position_embeddings", integer("context_length")},
       {"attention_bias", false},
-      {"use_bidirectional_attention", "vision"},  // llama.cpp takes it for granted; E2B and E4B are refused below
+      {"use_bidirectional_attention", "vision"},  // llama.cpp assumes it; E2B and E4B are refused below
       {"hidden_size_per_layer_input", gguf.integer("gemma4.embedding_length_per_layer_input", 0)},
       {"num_kv_shared_layers", gguf.integer("gemma4.attention.shared_kv_layers", 0)},
       {"enable_moe_block", gguf.integer("gemma4.expert_count", 0) > 0},
@@ -139,14 +150,7 @@ json text_config(const Gguf& gguf) {
   if (!shared && kv_full && kv_full != kv_sliding) {
     throw Error(gguf.what + ": full layers with attn_v and their own number of KV heads are not supported");
   }
-  config["rope_parameters"] = {
-      {"sliding_attention",
-       {{"rope_type", "default"}, {"rope_theta", gguf.real("gemma4.rope.freq_base_swa", 10000.0)}}},
-      {"full_attention",
-       {{"rope_type", "proportional"},
-        {"rope_theta", gguf.real("gemma4.rope.freq_base")},
-        {"partial_rotary_factor", kv_full ? rotated_share(gguf, head_dim) : 1.0}}},
-  };
+  config["rope_parameters"] = rope_parameters(gguf, head_dim, kv_full != 0);
   return config;
 }
 
@@ -243,7 +247,7 @@ std::string config_from_gguf(const Gguf& text, const Gguf* vision) {
     config["vision_config"] = vision_config(*vision, inner["hidden_size"].get<int64_t>());
     config["vision_soft_tokens_per_image"] = config["vision_config"]["default_output_length"];
   } else {
-    config["vision_config"] = nullptr;  // said, not left out: parse_config() asks for one or the other
+    config["vision_config"] = nullptr;  // null, not absent: parse_config() requires the field
   }
   return config.dump(2);
 }

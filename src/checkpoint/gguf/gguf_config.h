@@ -1,6 +1,6 @@
-// GGUF metadata as the rest of the program knows it: config.json, generation_config.json, processor_config.json and the
-// tokenizer's arrays. Keys: gguf's constants.py and llama.cpp's conversion/gemma.py (text), tools/mtmd/clip.cpp
-// (vision).
+// Converts GGUF metadata to what the rest of the program reads: config.json, generation_config.json,
+// processor_config.json and the arrays of the tokenizer. Keys: gguf's constants.py and llama.cpp's conversion/gemma.py
+// (text), tools/mtmd/clip.cpp (vision).
 #pragma once
 
 #include <string>
@@ -12,7 +12,8 @@ namespace gemma4 {
 
 bool is_vision_gguf(const Gguf& gguf);  // the mmproj half of a model
 
-// Throws Error: another architecture, a key that is missing, contradicts another or is of a kind we cannot express.
+// Throws Error: another architecture, or a key that is missing, contradicts another or has no counterpart in
+// config.json.
 // `vision` may be null: the config then says that there is none.
 std::string config_from_gguf(const Gguf& text, const Gguf* vision);
 std::string generation_config_from_gguf(const Gguf& text);

@@ -81,8 +81,8 @@ void add_general(GgufWriter& out, const GgufExport& options, const char* type) {
   out.add_u32("general.file_type", file_type(options.type));
 }
 
-// What full layers have where sliding ones have `name`: transformers says it once, under `full_name`, or since 5.17 for
-// each layer that differs, in per_layer_config.
+// The value that full layers have for the key `name` of sliding layers. transformers writes it once, as `full_name`, or
+// since 5.17 for each layer that differs, in per_layer_config.
 int64_t of_full_layers(const Section& c, const char* name, const char* full_name) {
   if (!c.has("per_layer_config")) return c.get<int64_t>(full_name, c.get<int64_t>(name));
   const auto types = c.get<std::vector<std::string>>("layer_types");
@@ -143,7 +143,7 @@ std::vector<float> rope_divisors(const Section& c) {
   return divisors;
 }
 
-// Markers that llama.cpp's chat parser must see in the output, so they are no control tokens to it.
+// Markers that llama.cpp's chat parser must see in the output, so they must not be control tokens.
 bool is_visible_marker(const std::string& token) {
   static const std::set<std::string> names = {"<|channel>",       "<channel|>",       "<|tool_call>", "<tool_call|>",
                                               "<|tool_response>", "<tool_response|>", "<|\"|>"};
@@ -234,12 +234,12 @@ void colours_first(uint8_t* row, int64_t cols, size_t element) {
 }
 
 void write_tensors(GgufWriter& out, const std::vector<Job>& jobs, ThreadPool& pool, const std::string& what) {
-  constexpr int64_t kStretch = 4 << 20;  // values converted at a time by a thread
+  constexpr int64_t kBatchValues = 4 << 20;  // values that a thread converts at a time
   Progress progress(what, out.data_bytes());
   for (const Job& job : jobs) {
     const Matrix& m = *job.matrix;
     const int64_t bytes = m.cols / info(job.format).block_cols * info(job.format).block_bytes;
-    const int64_t step = std::max<int64_t>(1, std::min(kStretch / m.cols, (m.rows + 63) / 64));
+    const int64_t step = std::max<int64_t>(1, std::min(kBatchValues / m.cols, (m.rows + 63) / 64));
     pool.parallel_for((m.rows + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
       std::vector<float> scratch(static_cast<size_t>(m.cols));
       std::vector<uint8_t> packed(static_cast<size_t>(step * bytes));
@@ -332,7 +332,7 @@ void export_gguf_vision(const Checkpoint& checkpoint, const GgufExport& options,
   out.add_bool("clip.has_vision_encoder", true);
   out.add_string("clip.vision.projector_type", "gemma4v");
   u32("projection_dim", text.get<int64_t>("hidden_size"));
-  u32("image_size", 224);  // llama.cpp wants it and does not use it
+  u32("image_size", 224);  // llama.cpp requires it and does not use it
   u32("patch_size", patch);
   u32("embedding_length", v.get<int64_t>("hidden_size"));
   u32("feed_forward_length", v.get<int64_t>("intermediate_size"));

@@ -69,7 +69,7 @@ std::string error_of(const Bytes& b) {
   return "";
 }
 
-TEST(Gguf, ReadsEveryKindOfValue) {
+TEST(Gguf, ReadsEveryTypeOfValue) {
   Bytes b = header(1, 8, 2);
   b.key("u8", GgufType::kU8).number<uint8_t>(200);
   b.key("i64", GgufType::kI64).number<int64_t>(-5);
@@ -321,7 +321,7 @@ TEST_F(InFolder, KeysThatChangeNothingArePassedOverAndOthersRefused) {
   EXPECT_THAT(error(1, partial), HasSubstr("dimension_count"));
 }
 
-TEST_F(InFolder, PartsOfAModelBelongTogether) {
+TEST_F(InFolder, ShardsOfAModelBelongTogether) {
   const auto split = [](uint16_t number) {
     Bytes keys;
     keys.key("split.count", GgufType::kU16).number<uint16_t>(2).key("split.no", GgufType::kU16).number(number);

@@ -115,7 +115,7 @@ void GgufWriter::begin(const std::filesystem::path& path) {
   const std::string bytes = header();
   file_->write(bytes.data(), bytes.size());
   data_begin_ = bytes.size();
-  // ggml wants the last tensor padded as well.
+  // ggml requires padding after the last tensor too.
   const char zero = 0;
   if (data_bytes_ > 0) file_->write_at(data_begin_ + data_bytes_ - 1, &zero, 1);
 }

@@ -1,4 +1,4 @@
-// Writing GGUF version 3: describe metadata and tensors, then fill the tensors in any order and from any thread.
+// Writes GGUF version 3: describe metadata and tensors, then fill the tensors in any order and from any thread.
 #pragma once
 
 #include <atomic>

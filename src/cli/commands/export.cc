@@ -10,7 +10,7 @@
 #include "checkpoint/names.h"
 #include "cli/cli.h"
 #include "cli/command_line.h"
-#include "model/weights.h"
+#include "model/tensor_table.h"
 #include "program/export.h"
 #include "quant/blocks.h"
 #include "text/tokenizer/tokenizer.h"

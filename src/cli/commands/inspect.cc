@@ -6,7 +6,7 @@
 #include "checkpoint/program_file.h"
 #include "cli/cli.h"
 #include "cli/engine_flags.h"
-#include "model/weights.h"
+#include "model/tensor_table.h"
 
 namespace gemma4 {
 namespace {

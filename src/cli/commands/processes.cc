@@ -10,7 +10,7 @@
 namespace gemma4 {
 namespace {
 
-constexpr std::chrono::seconds kMeeting{60};
+constexpr std::chrono::seconds kRendezvousTimeout{60};
 
 // A launcher sends its signals to every process: what they mean is rank 0's to say.
 int follow_rank_0(const EngineOptions& options) {
@@ -36,7 +36,7 @@ int in_processes(bool wanted, EngineOptions& options, FunctionRef<int()> command
   const ProcessInfo process =
       process_info_from_environment([](const char* name) -> const char* { return std::getenv(name); });
   if (process.world == 1) return command();
-  const std::shared_ptr<ControlChannel> channel = ControlChannel::rendezvous(process, kMeeting);
+  const std::shared_ptr<ControlChannel> channel = ControlChannel::rendezvous(process, kRendezvousTimeout);
   options.channel = channel;
   try {
     const int code = process.rank == 0 ? command() : follow_rank_0(options);

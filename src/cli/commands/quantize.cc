@@ -6,7 +6,7 @@
 #include "checkpoint/quantize_checkpoint.h"
 #include "cli/cli.h"
 #include "cli/command_line.h"
-#include "model/weights.h"
+#include "model/tensor_table.h"
 
 namespace gemma4 {
 namespace {

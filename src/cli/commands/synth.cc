@@ -18,7 +18,7 @@
 #include "cli/cli.h"
 #include "cli/command_line.h"
 #include "cli/commands/synth_gguf.h"
-#include "model/weights.h"
+#include "model/tensor_table.h"
 #include "quant/recipe.h"
 
 namespace gemma4 {
@@ -266,8 +266,8 @@ void plan_torchao(const std::vector<TensorNeed>& needs, const Recipe& recipe, st
     }
     const int64_t rows = need.shape[0], cols = need.shape[1], group = config->group == 0 ? cols : config->group;
     check_quantizable(*config, cols, need.name);
-    const std::string codes = torchao_part(need.name, "qdata"), scale = torchao_part(need.name, "scale"),
-                      zero = torchao_part(need.name, "zero_point");
+    const std::string codes = torchao_tensor(need.name, "qdata"), scale = torchao_tensor(need.name, "scale"),
+                      zero = torchao_tensor(need.name, "zero_point");
     if (config->bits == 4) {
       add(codes, DType::kU8, {rows, cols / 2}, Content::kInt4Codes);
       add(scale, DType::kBF16, {cols / group, rows}, Content::kScale4);

@@ -8,7 +8,7 @@
 
 #include "base/bf16.h"
 #include "checkpoint/gguf/gguf_export.h"
-#include "model/weights.h"
+#include "model/tensor_table.h"
 
 namespace gemma4 {
 namespace {

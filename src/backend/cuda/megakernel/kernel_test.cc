@@ -58,7 +58,7 @@ class CudaMegakernel : public CudaTest {
     const Matrix on_gpu = gpu().upload(packed_.back()->views), on_cpu = cpu_->upload(packed_.back()->views);
     for (Side& side : sides_) side.layers[kind].*where = side.be == &gpu() ? on_gpu : on_cpu;
   }
-  void linear(Fused LayerWeights::*where, int kind, int64_t rows, int64_t cols, int parts) {
+  void linear(FusedLinear LayerWeights::*where, int kind, int64_t rows, int64_t cols, int parts) {
     packed_.push_back(std::make_unique<Packed>(pack(rows, cols, parts)));
     const Matrix on_gpu = gpu().upload(packed_.back()->views), on_cpu = cpu_->upload(packed_.back()->views);
     for (Side& side : sides_) side.layers[kind].*where = {{{side.be == &gpu() ? on_gpu : on_cpu, 0}}, rows};

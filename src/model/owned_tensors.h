@@ -1,4 +1,4 @@
-// Owned: tensors of a backend that live as long as this object. What a part of the model allocates, it gives back.
+// OwnedTensors: allocates tensors and KV caches on a backend and releases them when it is destroyed.
 #pragma once
 
 #include <initializer_list>
@@ -8,12 +8,12 @@
 
 namespace gemma4 {
 
-class Owned {
+class OwnedTensors {
  public:
-  explicit Owned(Backend& backend) : be_(backend) {}
-  ~Owned() { clear(); }
-  Owned(const Owned&) = delete;
-  Owned& operator=(const Owned&) = delete;
+  explicit OwnedTensors(Backend& backend) : be_(backend) {}
+  ~OwnedTensors() { clear(); }
+  OwnedTensors(const OwnedTensors&) = delete;
+  OwnedTensors& operator=(const OwnedTensors&) = delete;
 
   Tensor alloc(DType type, std::initializer_list<int64_t> shape) {
     tensors_.push_back(be_.alloc(type, shape));

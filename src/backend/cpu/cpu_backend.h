@@ -1,0 +1,91 @@
+// CpuBackend: the ops of backend.h on this machine's cores, with float32 activations. Each op is defined in the file of
+// its kernel: it checks its arguments, then runs the kernel for the best SIMD target of the machine (Highway's run-time
+// dispatch), whose work is split over the thread pool. cpu_backend.cc has the memory and the ops without SIMD code.
+#pragma once
+
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/memory.h"
+#include "backend/cpu/packed.h"
+
+namespace gemma4::cpu {
+
+constexpr int64_t kMaxHeadDim = 1024;
+
+inline bool is_f32(const Tensor& t) { return t && t.dtype == DType::kF32; }
+inline bool is_i32(const Tensor& t, int64_t count) { return t && t.dtype == DType::kI32 && t.size() == count; }
+
+// The KV cache in this backend's layout, one block of memory for each KV head (attention.cc):
+//   keys    [heads] [slots / 32] [dim] [32]   one key in a lane, as a panel of Packed has one output in a lane
+//   values  [heads] [slots] [dim rounded up to 16]
+struct KvLayout {
+  int64_t slots = 0;  // a multiple of 32
+  int64_t heads = 0, dim = 0, value_dim = 0;
+  float* keys = nullptr;
+  float* values = nullptr;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(int threads);
+
+  const char* name() const override { return "cpu"; }
+  DType activation_type() const override { return DType::kF32; }
+  int64_t memory_used() const override { return used_->load(); }
+
+  Tensor alloc(DType type, std::initializer_list<int64_t> shape) override;
+  void release(Tensor t) override;
+  KvCache kv_alloc(const KvCacheConfig& config) override;
+  void kv_release(const KvCache&) override {}  // the last KvCache to go frees its storage
+  void kv_copy(const KvCache& kv, int32_t from, int32_t to) override;
+  Matrix upload(std::span<const Matrix> matrices) override;
+  std::string layout() const override { return kLayoutName; }
+  PrepackedWeight serialize(const Matrix& m) override;
+  Matrix load_prepacked(const PrepackedWeight& stored) override;
+  void write(Tensor dst, const void* src) override;
+  void read(void* dst, Tensor src) override;
+
+  void embed(Tensor out, const Matrix& table, Tensor ids, float scale) override;
+  void linear(Tensor out, Tensor x, const Matrix& w) override;
+  void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) override;
+  void add(Tensor x, Tensor y, float scale) override;
+  void geglu(Tensor out, Tensor gate_up) override;
+  void rope(Tensor x, Tensor pos, const Rope& rope) override;
+  void kv_write(const KvCache& kv, Tensor k, Tensor v, const Rows& rows) override;
+  void attention(Tensor out, Tensor q, const KvCache& kv, const Rows& rows) override;
+  void convert(Tensor out, Tensor x) override;
+  void gather(Tensor out, Tensor x, Tensor index) override;
+  void scatter(Tensor x, Tensor rows, Tensor index) override;
+  void pool(Tensor out, Tensor x, Tensor group, float scale) override;
+  void affine(Tensor x, Tensor bias, Tensor scale) override;
+  void softcap(Tensor x, float cap) override;
+  void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) override;
+
+ private:
+  Context context() { return {pool_, scratch_}; }
+
+  static const Packed& packed(const Matrix& m) {
+    CHECK(m.uploaded != nullptr);
+    return *static_cast<const Packed*>(m.uploaded.get());
+  }
+  static const KvLayout& layout(const KvCache& kv) {
+    CHECK(kv.extra != nullptr);
+    return *static_cast<const KvLayout*>(kv.extra.get());
+  }
+
+  std::shared_ptr<std::atomic<int64_t>> used_;  // bytes; shared with what outlives a call, such as uploaded weights
+  std::mutex mutex_;                            // images are encoded while other threads release theirs
+  std::unordered_map<void*, std::unique_ptr<Storage>> tensors_;
+  ThreadPool pool_;
+  Scratch scratch_;
+  struct Chooser {  // what sample() reuses
+    std::vector<float> copy;
+    std::vector<int32_t> candidates;
+  };
+  std::vector<Chooser> choosers_;  // by thread
+};
+
+}  // namespace gemma4::cpu

@@ -1,0 +1,33 @@
+// linear(): which kernel multiplies by a weight of which layout.
+#include "backend/cpu/cpu_backend.h"
+
+namespace gemma4::cpu {
+
+void linear_int4(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
+void linear_int8(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
+void linear_float(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
+void linear_kquants(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
+void linear_blocks(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
+
+void CpuBackend::linear(Tensor out, Tensor x, const Matrix& w) {
+  CHECK(is_f32(out) && is_f32(x) && out.rows() == x.rows());
+  CHECK(x.row_size() == w.cols && out.row_size() == w.rows && out.data != x.data);
+  if (x.rows() == 0) return;
+  const Packed& p = packed(w);
+  const Context c = context();
+  switch (p.layout) {
+    case Layout::kInt4:
+      return linear_int4(c, out, x, p);
+    case Layout::kInt8:
+      return linear_int8(c, out, x, p);
+    case Layout::kQ4K:
+    case Layout::kQ6K:
+      return linear_kquants(c, out, x, p);
+    case Layout::kBlocks:
+      return linear_blocks(c, out, x, p);
+    default:
+      return linear_float(c, out, x, p);
+  }
+}
+
+}  // namespace gemma4::cpu
