@@ -64,7 +64,7 @@ struct Conversation {
   // Takes the last message back, with its pictures.
   void unsay() {
     for (const ContentPart& part : request.messages.back().content) {
-      if (part.kind == ContentPart::kImage) request.images.pop_back();
+      if (part.type == ContentPart::kImage) request.images.pop_back();
     }
     request.messages.pop_back();
   }

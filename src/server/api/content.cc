@@ -92,7 +92,7 @@ void add_text(Message& message, std::string text) {
 
 void add_image(Request& request, Message& message, std::string bytes) {
   ContentPart part;
-  part.kind = ContentPart::kImage;
+  part.type = ContentPart::kImage;
   message.content.push_back(std::move(part));
   request.images.push_back(std::move(bytes));
 }
