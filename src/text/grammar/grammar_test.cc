@@ -466,7 +466,7 @@ TEST(Grammar, ManyThreadsShareOneCompiledGrammar) {
 }
 
 // Large loop counters must not change a mask: they are clamped to the length of the longest token.
-TEST(Grammar, MasksOfLongCountsAgreeWithTheSteps) {
+TEST(Grammar, MasksOfLargeCountersAreExact) {
   Grammar grammar = schema(R"({"type":"string","minLength":70,"maxLength":90})");
   ASSERT_TRUE(grammar.advance(demo().require("\"")));
   const int32_t x = demo().require("x"), quote = demo().require("\"");
