@@ -1,7 +1,7 @@
 // Continues a sequence of token ids with an exported program, greedily:
 //   gemma4 export --format program --model-dir models/demo --output-dir demo-program
 //   continue_ids demo-program 8 2 15 1005 24 ...        prints the 8 ids that follow
-// Works with programs for text alone (prefill takes tokens) and with vision (prefill takes embeddings).
+// Works with text-only programs (prefill takes tokens) and with vision (prefill takes embeddings).
 #include <gemma4/program.h>
 
 #include <algorithm>

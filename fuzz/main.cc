@@ -15,14 +15,14 @@ namespace {
 using gemma4::FuzzTarget;
 using Clock = std::chrono::steady_clock;
 
-constexpr double kSlow = 20;  // seconds of processor time (under the sanitizers) after which an input counts as a hang
+constexpr double kSlow = 20;  // CPU seconds (under the sanitizers) after which an input counts as a hang
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// Of this process: on a busy machine an input may wait for longer than it computes.
+// CPU time of this process: on a busy machine an input may wait longer than it computes.
 double processor_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
-// Returns false where an input took too long.
+// Returns false if an input took too long.
 bool fuzz(const FuzzTarget& target, double seconds, uint64_t seed) {
   const std::string file = "fuzz_" + target.name + ".input";
   gemma4::Mutator mutator(target, seed);

@@ -1,5 +1,4 @@
-// gemma4 synth and gemma4 bench: what synth writes is a whole checkpoint of the shapes asked for, and bench measures
-// it.
+// gemma4 synth and gemma4 bench: synth writes a whole checkpoint of the requested shapes, and bench measures it.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -10,14 +9,14 @@
 #include "checkpoint/safetensors.h"
 #include "model/config.h"
 #include "model/tensor_table.h"
-#include "program.h"
+#include "program_testing.h"
 
 namespace gemma4 {
 namespace {
 
 const std::string kBig = std::string(SOURCE_DIR) + "/tests/golden/config_31b";
 
-// Same names and shapes as the needs of its own config.
+// Checks that the tensors have the names and shapes that the checkpoint's config requires.
 void expect_whole(const std::filesystem::path& path, const char* kind, int layers) {
   const Checkpoint checkpoint = open_checkpoint(path);
   const Config config = parse_config(checkpoint.config);
@@ -26,7 +25,7 @@ void expect_whole(const std::filesystem::path& path, const char* kind, int layer
   EXPECT_EQ(check_weights(checkpoint, config), std::vector<std::string>());
 }
 
-TEST(Synth, WritesWholeCheckpointsOfEveryKind) {
+TEST(Synth, WritesWholeCheckpointsOfEveryFormat) {
   for (const auto& [format, kind] :
        {std::pair("default", "torchao"), {"sensitive", "torchao"}, {"bf16", "huggingface"}}) {
     const Scratch scratch;
@@ -49,7 +48,7 @@ TEST(Synth, WritesGguf) {
   EXPECT_NE(bench.out.find("decode at 0"), std::string::npos) << bench.out;
 }
 
-// The last of them attends in full, also where the pattern would not have come to it.
+// The last layer has full attention, also if the pattern would make it a sliding one.
 TEST(Synth, TakesFewerLayersInTheSamePattern) {
   for (const int layers : {2, 4, 6}) {
     for (const auto& [format, file, kind] :
@@ -64,7 +63,7 @@ TEST(Synth, TakesFewerLayersInTheSamePattern) {
   }
 }
 
-// The built-in 31b is the published config as far as this program reads it.
+// The built-in 31b equals the published config in all that this program reads.
 TEST(Synth, ItsOwn31bIsThePublishedConfig) {
   const Scratch scratch;
   const std::string out = scratch.path / "model";
@@ -92,7 +91,7 @@ TEST(Synth, ItsOwn31bIsThePublishedConfig) {
   }
 }
 
-// Numbers with which nothing would be measured; what is refused comes before the model is looked at.
+// Numbers with which nothing would be measured are refused before the model is opened.
 TEST(BenchCommand, RefusesNumbersThatMeanNothing) {
   using Words = std::vector<std::string>;
   const Words bench = {"bench", "--model", "/nowhere"}, eval = {"eval", "--model", "/nowhere"};
@@ -163,7 +162,7 @@ TEST(BenchCommand, MeasuresSeveralRanksOfOneModel) {
   ASSERT_EQ(two.code, 0) << two.err;
   EXPECT_EQ(nlohmann::json::parse(two.out).at("gpus"), 2);
   ASSERT_EQ(bench("1").code, 0);
-  // The same tokens in both runs: logits that differ by rounding alone.
+  // Both runs use the same tokens, so the logits differ only by rounding.
   const auto file = [&](const char* name) { return MappedFile::open(scratch.path / name); };
   const auto one_file = file("1"), two_file = file("2");
   const Safetensors a = parse_safetensors(one_file->bytes(), "one"), b = parse_safetensors(two_file->bytes(), "two");
@@ -182,7 +181,7 @@ TEST(BenchCommand, MeasuresSeveralRanksOfOneModel) {
   EXPECT_EQ(three.err, "gemma4: cannot split the model over 3 devices: its 4 query heads do not divide\n");
 }
 
-TEST(BenchCommand, ProfilesVerbs) {
+TEST(BenchCommand, ProfilesOps) {
   const Scratch scratch;
   const std::string out = scratch.path / "model";
   ASSERT_EQ(run_gemma4({"synth", "--like", kTiny, "--output", out}).code, 0);
@@ -194,8 +193,9 @@ TEST(BenchCommand, ProfilesVerbs) {
   }
 }
 
-// A program's weights stay in its file; a checkpoint's are laid out in memory of the process.
-TEST(BenchCommand, SaysWhoseMemoryTheWeightsAreIn) {
+// The weights of an exported program stay in its mapped file; those of a checkpoint are repacked in the process's
+// memory.
+TEST(BenchCommand, ReportsWhereTheWeightsAre) {
   const Scratch scratch;
   const std::string program = scratch.path / "program";
   ASSERT_EQ(run_gemma4({"export", "--format", "program", "--model-dir", kDemo, "--output-dir", program}).code, 0);

@@ -1,4 +1,4 @@
-// gemma4 run as a person meets it: what goes to standard output, what stops it, and what each kind of bad input says.
+// gemma4 run as a program: its output, what ends it, and the messages for bad input.
 #include <pty.h>
 #include <sys/stat.h>
 
@@ -8,7 +8,7 @@
 
 #include "base/json.h"
 #include "cli/commands/answer_printer.h"
-#include "program.h"
+#include "program_testing.h"
 
 namespace gemma4 {
 namespace {
@@ -64,7 +64,7 @@ TEST(Run, OtherNamesOfFlagsWork) {
   }
 }
 
-TEST(Run, AGgufModelTakesItsVisionHalfFromWhereItIsTold) {
+TEST(Run, AGgufModelTakesItsVisionTowerFromMmproj) {
   const Scratch scratch;
   const std::string model = scratch.path / "text.gguf", half = scratch.path / "elsewhere" / "vision.gguf";
   const Ran made =
@@ -98,7 +98,7 @@ TEST(Run, ReadsThePromptFromAFileOrStandardInput) {
   EXPECT_EQ(run_gemma4(run_demo({"--prompt-file", "-"}), {.input = "What is 16 + 3?"}).out, "16 + 3 = 19.\n");
 }
 
-TEST(Run, ARawPromptIsTheSamePromptSpelledOut) {
+TEST(Run, ARawPromptEqualsTheRenderedChat) {
   const std::string prompt = "<|turn>user\nWhat is at the left?<turn|>\n<|turn>model\n<|channel>thought\n<channel|>";
   EXPECT_EQ(run_gemma4(run_demo({"--raw-prompt", "--prompt", "<bos>" + prompt})).code, 0);
   const std::string placed =
@@ -107,7 +107,7 @@ TEST(Run, ARawPromptIsTheSamePromptSpelledOut) {
   EXPECT_EQ(ran.out, "A pink circle.\n") << ran.err;
 }
 
-// The line of a call, which no prompt makes the demo model print: its arguments are forced.
+// The line of a tool call. No prompt makes the demo model write such arguments, so they are forced.
 TEST(Run, PrintsACallWithEveryDigit) {
   EngineOptions options;
   options.model = kDemo;
@@ -177,7 +177,7 @@ TEST(Run, MaxNewTokensEndsTheAnswer) {
   EXPECT_EQ(report(ran).at("finish"), "length");
 }
 
-// A chat on a terminal of its own.
+// A chat on a pseudo-terminal.
 TEST(Run, ChatsOnATerminalAndKeepsTheConversation) {
   int terminal = -1;
   const pid_t child = forkpty(&terminal, nullptr, nullptr, nullptr);
@@ -200,11 +200,11 @@ TEST(Run, ChatsOnATerminalAndKeepsTheConversation) {
   EXPECT_NE(seen.find("A pink circle."), std::string::npos) << seen;
   EXPECT_NE(seen.find("/no/such/file"), std::string::npos) << seen;
   EXPECT_NE(seen.find("a green triangle at the center"), std::string::npos) << seen;
-  // The second turn reads only its own words: the 79 tokens up to the first answer's turn are there.
+  // The second turn prefills only its new tokens: the 79 tokens before the first answer are cached.
   EXPECT_NE(seen.find("79 of them cached"), std::string::npos) << seen;
 }
 
-// Bad input: one clear line, exit code 2, nothing on standard output.
+// Bad input gives one clear line on standard error, exit code 2 and nothing on standard output.
 
 void expect_bad(const std::vector<std::string>& arguments, const std::string& part, const RunSetting& setting = {}) {
   const Ran ran = run_gemma4(arguments, setting);
@@ -215,7 +215,7 @@ void expect_bad(const std::vector<std::string>& arguments, const std::string& pa
   EXPECT_EQ(std::ranges::count(ran.err, '\n'), 1) << ran.err;
 }
 
-// The tiny checkpoint, to be spoiled.
+// A copy of the tiny checkpoint, which tests damage.
 struct Spoiled : Scratch {
   Spoiled() {
     for (const char* name : {"config.json", "generation_config.json", "processor_config.json", "tokenizer.json",
@@ -345,19 +345,19 @@ TEST(BadInput, Images) {
   expect_bad(with(png_that_claims(60000, 60000)), "image 1");
   expect_bad(run_demo({"--image", "/no/such/image.png", "--prompt", "What is this?"}), "/no/such/image.png");
   expect_bad(run_demo({"--image", kImages + "002.png", "--prompt", "Hi", "--max-vision-soft-tokens", "71"}), "71");
-  // 1120 soft tokens of a square need more positions than the demo's table has... of a strip they do.
+  // With 1120 soft tokens a strip needs more positions in a row than the demo's table has.
   expect_bad(run_demo({"--image", SOURCE_DIR "/tests/golden/preprocess/images/07_3000x7.png", "--prompt", "Hi",
                        "--max-vision-soft-tokens", "1120"}),
              "image 1");
 }
 
-// What has no end, never begins or is far too large is refused before it is read.
+// Files without an end, without a beginning or far too large are refused before they are read.
 TEST(BadInput, ImagesThatAreNoRegularFileOrTooLarge) {
   const Scratch scratch;
   const std::string pipe = scratch.path / "pipe", large = scratch.path / "large";
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
   spill(large, "\xff\xd8\xff");
-  std::filesystem::resize_file(large, (uint64_t{1} << 28) + 1);  // a hole
+  std::filesystem::resize_file(large, (uint64_t{1} << 28) + 1);  // sparse
   const auto ask = [&](const std::string& path) { return run_demo({"--image", path, "--prompt", "What is this?"}); };
   for (const std::string& path : {pipe, std::string("/dev/zero"), std::string("/dev/urandom")}) {
     expect_bad(ask(path), "cannot read " + path + ": it is not a regular file");

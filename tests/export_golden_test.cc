@@ -1,5 +1,5 @@
-// An exported model computes what Hugging Face computes on the checkpoint it was made from: text, pictures, tokenizer
-// and config all come from the exported files.
+// An exported model gives the same results as Hugging Face transformers with the source checkpoint. Text, pictures,
+// tokenizer and config all come from the exported files.
 #include <gtest/gtest.h>
 #include <unistd.h>
 

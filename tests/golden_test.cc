@@ -1,5 +1,5 @@
-// Hugging Face's outputs on the tiny checkpoint, through `gemma4 eval`; and twins that must fail: a comparison that
-// cannot fail proves nothing.
+// Compares with Hugging Face transformers' outputs for the tiny checkpoint, through `gemma4 eval`. Each has a twin that
+// must fail: a comparison that cannot fail proves nothing.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -26,7 +26,7 @@ int eval(const std::string& model, const std::string& backend, std::vector<std::
   return eval_command(static_cast<int>(argv.size()), argv.data());
 }
 
-// A copy of the tiny checkpoint whose files may be changed.
+// A copy of the tiny checkpoint, which tests change.
 struct Copy {
   Copy() : path(testing::TempDir() + "/gemma4_golden_copy_" + std::to_string(getpid())) {
     fs::remove_all(path);
@@ -50,7 +50,8 @@ TEST(Golden, RefEqualsHuggingFace) { EXPECT_EQ(eval(kTiny, "ref"), kExitOk); }
 TEST(Golden, CpuEqualsHuggingFace) { EXPECT_EQ(eval(kTiny, "cpu"), kExitOk); }
 TEST(Golden, CpuInChunksEqualsHuggingFace) { EXPECT_EQ(eval(kTiny, "cpu", {"--chunk", "7"}), kExitOk); }
 
-// Two ranks hold one full-attention KV head each and the same one; four, both kinds' heads twice.
+// The KV heads are fewer than the ranks: two ranks hold copies of the only full-attention head, and with four ranks two
+// hold a copy of each head of both attention kinds.
 TEST(Golden, RefOverTwoAndFourRanksEqualsHuggingFace) {
   EXPECT_EQ(eval(kTiny, "ref", {"--gpus", "2"}), kExitOk);
   EXPECT_EQ(eval(kTiny, "ref", {"--gpus", "4", "--chunk", "7"}), kExitOk);
@@ -60,7 +61,7 @@ TEST(Golden, CpuOverTwoAndFourRanksEqualsHuggingFace) {
   EXPECT_EQ(eval(kTiny, "cpu", {"--gpus", "4"}), kExitOk);
 }
 
-// Other shapes and spellings than those of tiny (tools/make_golden_variants.py says which): whole, and in chunks.
+// Other shapes and config spellings than those of tiny (see tools/make_golden_variants.py), as a whole and in chunks.
 class Variant : public testing::TestWithParam<const char*> {};
 
 TEST_P(Variant, EqualsHuggingFace) {
@@ -95,7 +96,7 @@ TEST(GoldenCanary, AnotherRotationFails) {
 TEST(GoldenCanary, OneNudgedWeightFails) {
   Copy copy;
   std::string bytes = read_file(copy.path + "/model.safetensors");
-  // The last tensor's last bytes are vision weights; the middle of the file is the text decoder's.
+  // The end of the file has vision weights, its middle has those of the text decoder.
   for (size_t at = bytes.size() / 2 | 1, end = at + 64; at < end; at += 2) bytes[at] = '\x40';  // bfloat16 of about 3
   write_file(copy.path + "/model.safetensors", bytes);
   EXPECT_EQ(eval(copy.path, "cpu", {"--case", "text_short"}), kExitFailed);

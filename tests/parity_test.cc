@@ -16,7 +16,7 @@
 namespace gemma4 {
 namespace {
 
-// Weights that ExecuTorch's quantizer wrote, beside the files that go with them.
+// Weights that ExecuTorch's quantizer wrote, with the other files of the checkpoint.
 std::string quantised_tiny() {
   namespace fs = std::filesystem;
   const fs::path folder = fs::path(testing::TempDir()) / ("gemma4_parity_tiny_" + std::to_string(getpid()));

@@ -1,11 +1,11 @@
-// One process for each rank, as a launcher starts them: gemma4 N times with the variables that say who each one is.
+// One process for each rank, as a launcher starts them: N times gemma4, with the environment variables of its rank.
 #include <algorithm>
 #include <chrono>
 #include <memory>
 #include <thread>
 
 #include "distributed/free_port_testing.h"
-#include "program.h"
+#include "program_testing.h"
 
 namespace gemma4 {
 namespace {
@@ -13,7 +13,8 @@ namespace {
 using Arguments = std::vector<std::string>;
 using Variables = std::vector<std::pair<std::string, std::string>>;
 
-// One gemma4 with variables of its own, which writes to files. Killed, should it still run when the test ends.
+// A gemma4 process with its own environment variables, whose output goes to files. The destructor kills it if it still
+// runs.
 class Process {
  public:
   Process(Arguments arguments, const Variables& variables) : out_(scratch_.path / "out"), err_(scratch_.path / "err") {
@@ -39,7 +40,7 @@ class Process {
   void send(int signal) const { kill(child_, signal); }
   std::string out() const { return slurp(out_); }
 
-  // Its end; the code stays -1 where it has not come within the time.
+  // Waits for its end. The code stays -1 if it does not end in time.
   Ran wait(std::chrono::seconds most) {
     const auto end = std::chrono::steady_clock::now() + most;
     int status = 0;
@@ -57,7 +58,7 @@ class Process {
   pid_t child_ = -1;
 };
 
-// The last rank first: it has to wait for rank 0.
+// Starts the last rank first, so it has to wait for rank 0.
 std::vector<std::unique_ptr<Process>> start(int world, Arguments arguments) {
   arguments.push_back("--one-process-per-gpu");
   const std::string port = std::to_string(free_port()), count = std::to_string(world);
@@ -88,7 +89,7 @@ struct Setting {
   std::string backend;
 };
 
-// A build with sanitizers is slow: each number of processes and each backend once.
+// A build with sanitizers is slow, so each number of processes and each backend is tested once.
 const std::vector<Setting>& settings() {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   static const std::vector<Setting> all = {{2, "ref"}, {4, "cpu"}};
@@ -107,8 +108,9 @@ TEST(Processes, GoldenCasesPass) {
   }
 }
 
-// The whole output of eval, its errors included, is that of as many ranks in one process: the same sums.
-TEST(Processes, ComputeWhatRanksOfOneProcessCompute) {
+// The whole output of eval, with its measured errors, equals that of as many ranks in one process: the sums are the
+// same.
+TEST(Processes, EqualTheRanksOfOneProcess) {
   const Arguments eval = {"eval", "--model", kTiny, "--golden", kTiny + "/golden", "--backend", "ref"};
   Arguments within = eval;
   within.insert(within.end(), {"--gpus", "2"});
@@ -117,7 +119,7 @@ TEST(Processes, ComputeWhatRanksOfOneProcessCompute) {
   EXPECT_NE(together, run_gemma4(eval).out) << "one rank rounds otherwise";
 }
 
-TEST(Processes, AnswerAboutAPictureAsOneDoes) {
+TEST(Processes, AnswerAboutAPictureLikeOneProcess) {
   const Arguments ask = {"run",     "--model",           kDemo,      "--temperature",       "0", "--max-seq-len", "512",
                          "--image", kImages + "002.png", "--prompt", "What is at the left?"};
   for (const auto& [world, backend] : settings()) {
@@ -130,7 +132,7 @@ TEST(Processes, AnswerAboutAPictureAsOneDoes) {
   }
 }
 
-TEST(Processes, WhatDoesNotDivideIsRefusedByAll) {
+TEST(Processes, AllRefuseAModelThatDoesNotDivide) {
   for (const Ran& ran : run_all(3, {"run", "--model", kDemo, "--prompt", "x"})) {
     EXPECT_EQ(ran.code, 2);
     EXPECT_EQ(ran.out, "");
@@ -156,7 +158,7 @@ TEST(Processes, WithoutALauncherIsRefused) {
   EXPECT_EQ(both.code, 2);
 }
 
-// In the middle of an answer that would take minutes: the others end with a sentence, within seconds.
+// One process is killed during an answer that would take minutes: the others end within seconds, with a message.
 void expect_death_of_one_ends_all(size_t victim, const std::string& backend) {
   const auto all = start(4, {"run", "--model", kDemo, "--backend", backend, "--max-seq-len", "4096", "--temperature",
                              "0", "--ignore-eos", "--prompt", "Count from 9 to 17."});
@@ -182,7 +184,7 @@ TEST(Processes, OneThatIsKilledEndsTheOthersWithCode3) {
   expect_death_of_one_ends_all(0, "ref");
 }
 
-// A server over two processes, which says where it listens once it does.
+// A server over two processes. It prints its address when it listens.
 std::vector<std::unique_ptr<Process>> serve_over_two() {
   auto all = start(2, {"serve", "--model", kDemo, "--port", "0", "--threads", "1"});
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(300);
@@ -193,18 +195,18 @@ std::vector<std::unique_ptr<Process>> serve_over_two() {
   return all;
 }
 
-// A launcher's signal goes to all: rank 0 lets answers finish, the others wait for it.
+// A launcher sends its signal to all processes: rank 0 lets answers finish, the others wait for it.
 TEST(Processes, ASignalToAllEndsAServerInOrder) {
   const auto all = serve_over_two();
   for (const auto& process : all) process->send(SIGTERM);
   EXPECT_EQ(all[0]->wait(std::chrono::seconds(60)).code, 0);
-  const Ran follower = all[1]->wait(std::chrono::seconds(60));
-  EXPECT_EQ(follower.code, 0);
-  EXPECT_EQ(follower.out + follower.err, "");
+  const Ran worker = all[1]->wait(std::chrono::seconds(60));
+  EXPECT_EQ(worker.code, 0);
+  EXPECT_EQ(worker.out + worker.err, "");
 }
 
-// Nobody asks anything: the server ends all the same.
-TEST(Processes, AnIdleServerEndsWhenAFollowerIsKilled) {
+// Without any request the server ends, too.
+TEST(Processes, AnIdleServerEndsWhenAWorkerIsKilled) {
   const auto all = serve_over_two();
   all[1]->send(SIGKILL);
   const Ran server = all[0]->wait(std::chrono::seconds(30));

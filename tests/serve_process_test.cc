@@ -1,4 +1,4 @@
-// gemma4 serve as a process: signals, a device that fails, being killed.
+// gemma4 serve as a process: signals, a failing device, kill -9.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -11,15 +11,15 @@
 #include "cli/commands/serve.h"
 #include "cli/exit_code.h"
 #include "engine/watched_backend_testing.h"
-#include "program.h"
-#include "serving.h"
+#include "program_testing.h"
+#include "serving_testing.h"
 
 namespace gemma4 {
 namespace {
 
 const std::string kServed = std::filesystem::absolute(kDemo).string();
 
-// A child that serves; its standard output is read until it says its address.
+// A child process that serves. Its standard output is read until it prints its address.
 class Serving {
  public:
   explicit Serving(const std::function<int()>& body) {
@@ -54,7 +54,7 @@ class Serving {
   Serving(const Serving&) = delete;
   Serving& operator=(const Serving&) = delete;
 
-  // 0: it ended before it served.
+  // 0 if it ended before it listened.
   int port() {
     std::string said;
     for (char c; said.find('\n') == std::string::npos && ::read(out_, &c, 1) == 1;) said += c;
@@ -62,7 +62,7 @@ class Serving {
     return colon == std::string::npos ? 0 : std::stoi(said.substr(colon + 1));
   }
   void send(int signal) const { kill(child_, signal); }
-  int code() {  // exit code; -signal where one ended it
+  int code() {  // exit code; -signal if a signal ended it
     int status = 0;
     waitpid(child_, &status, 0);
     child_ = -1;
@@ -139,8 +139,8 @@ std::map<std::string, std::string> contents(const std::filesystem::path& folder)
   return all;
 }
 
-// Killed while loading, while it computes and while it writes: the next one starts on the same port at once and
-// answers as ever, and no file is there or different that was not.
+// Killed while it loads, computes or writes: the next one starts on the same port at once and gives the same answers,
+// and no file is new or changed.
 TEST(ServeProcess, KilledAtAnyTimeLeavesNothingToRepair) {
   const Scratch folder;
   const auto before = contents(kServed);

@@ -1,4 +1,4 @@
-// How the server lives with its clients: keys, queues, those who leave or do not read, stopping, a device that fails.
+// The server over time: access, queues, clients that disconnect or do not read, stopping, a failing device.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -6,14 +6,15 @@
 #include <thread>
 
 #include "engine/watched_backend_testing.h"
-#include "serving.h"
+#include "server/access.h"
+#include "serving_testing.h"
 
 namespace gemma4 {
 namespace {
 
 TEST_F(ServerTest, AClientThatLeavesCostsNothing) {
   const uint64_t before = engine_->stats().cancelled;
-  // 32 long answers for each, four at a time: seconds of work.
+  // 32 long answers for each client, four at a time: seconds of work.
   Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"n", 32}};
   const auto busy = [] {
     const EngineStats stats = engine_->stats();
@@ -39,8 +40,9 @@ double metric(int port, const std::string& name) {
   return at == std::string::npos ? 0 : std::stod(text.substr(at + line.size()));
 }
 
-// A conversation of two thousand tokens, alone and with a picture in its first turn: what the second turn computes,
-// by the counters of /metrics. The first answer is read again where the template spells it otherwise than it came.
+// A conversation of two thousand tokens, with and without a picture in its first turn. The counters of /metrics say how
+// many tokens the second turn computes. The first answer is prefilled again from where the template renders it
+// differently than it was generated.
 TEST(Server, ASecondTurnOfALongConversationComputesOnlyWhatIsNew) {
   EngineOptions long_model = served_model();
   long_model.max_seq_len = 3000;
@@ -95,7 +97,7 @@ TEST(Server, AReaderThatDoesNotReadLosesItsStreamAndSlowsNobody) {
   ServerOptions options = server_options();
   options.http.write_seconds = 0.1;
   Server server(engine, options);
-  // Some 16 MB of stream, more than the buffers on its way hold.
+  // A stream of some 16 MB, more than all buffers in between hold.
   Json body = long_stream(server.port(), 4000);
   body.update({{"n", 6}, {"logprobs", 20}});
   Socket reader(server.port(), 4096);
@@ -106,11 +108,11 @@ TEST(Server, AReaderThatDoesNotReadLosesItsStreamAndSlowsNobody) {
   const auto busy = [&] { return engine.stats().running + engine.stats().waiting > 0; };
   for (int i = 0; i < 30000 && busy(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_FALSE(busy());
-  EXPECT_EQ(engine.stats().cancelled, 6u);  // nobody waited for it, and nothing was computed for nobody
+  EXPECT_EQ(engine.stats().cancelled, 6u);  // the client is gone, and nothing is computed for it
   EXPECT_EQ(engine.stats().finished, 1u);
 }
 
-// With an engine or options of their own.
+// Tests with their own engine or options.
 
 TEST(Server, KeysHostsAndOrigins) {
   Engine engine(served_model());
@@ -143,7 +145,7 @@ TEST(Server, KeysHostsAndOrigins) {
   EXPECT_EQ(named("[::1]:8000"), 200);
   EXPECT_EQ(named("rebound.example:8000"), 403);
   EXPECT_EQ(named("127.evil.example"), 403);
-  // No page but our own, unless told: not even one of this machine.
+  // By default only our own page has access, not even another page of this machine.
   for (const char* origin : {"https://evil.example", "http://localhost:3000", "null"}) {
     const Response refused = ask(open.port(), "GET", "/health", "", {{"Origin", origin}});
     EXPECT_EQ(refused.status, 403) << origin;
@@ -158,8 +160,8 @@ TEST(Server, SecretsAreComparedWhole) {
   EXPECT_FALSE(same_secret("abcabc", "abc"));
   EXPECT_FALSE(same_secret("", "abc"));
   EXPECT_FALSE(same_secret("abd", "abc"));
-  // A difference at the first letter takes as long as one at the last: a comparison that stops early is a thousand
-  // times faster for the first.
+  // A difference at the first letter must take as long as one at the last. A comparison that stops early is a thousand
+  // times faster at the first.
   const std::string secret(4 << 20, 'x');
   std::string first = secret, last = secret;
   first.front() = last.back() = 'y';
@@ -208,7 +210,7 @@ TEST(Server, AFullQueueIs429) {
   EXPECT_EQ(ask(server.port(), "GET", "/health").status, 200);
 }
 
-TEST(Server, AStreamThatWaitsShowsThatItLives) {
+TEST(Server, AWaitingStreamSendsPings) {
   EngineOptions one = served_model();
   one.max_seqs = 1;
   Engine engine(one);

@@ -1,4 +1,4 @@
-// What the server refuses: requests, pictures, addresses of pictures. One sentence each, and it goes on serving.
+// Requests, pictures and picture URLs that the server refuses, each with one sentence. It keeps serving.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 #include <ctime>
 #include <thread>
 
-#include "serving.h"
+#include "serving_testing.h"
 
 namespace gemma4 {
 namespace {
@@ -71,7 +71,7 @@ TEST_F(ServerTest, RefusesBadPictures) {
   EXPECT_EQ(status("data:image/png;base64,").first, 400);
   EXPECT_EQ(status("data:image/png,abc").first, 400);
   EXPECT_EQ(status("data:text/html;base64,AAAA").first, 400);
-  // Files that are damaged, cut, of other kinds, or promise more pixels than anybody has.
+  // Files that are damaged, truncated, of other formats, or whose header has absurdly many pixels.
   const std::filesystem::path folder = kRoot / "tests/golden/decode";
   std::vector<std::string> files = {std::string(1000, '\0'), "GIF89a" + std::string(100, 'x'),
                                     read_file(folder / "rgb.png.ppm")};
@@ -103,9 +103,9 @@ std::vector<std::filesystem::path> files_of(const std::string& folder) {
   return files;
 }
 
-// Bad and extreme files, each through both APIs: one sentence or an answer, and never for long. What they are says
-// tools/make_image_corpus.py.
-TEST_F(ServerTest, EveryFileOfTheImageCorpusIsRefusedOrSeen) {
+// Bad and extreme files (tools/make_image_corpus.py) through both APIs: each gives one sentence or an answer, and
+// quickly.
+TEST_F(ServerTest, EveryFileOfTheImageCorpusIsRefusedOrAnswered) {
   const auto ask_about = [](const std::filesystem::path& file) {
     const std::string data = base64(read_file(file));
     Json chat_body = chat("");
@@ -119,7 +119,7 @@ TEST_F(ServerTest, EveryFileOfTheImageCorpusIsRefusedOrSeen) {
         {"content",
          {{{"type", "image"}, {"source", {{"type", "base64"}, {"media_type", "image/png"}, {"data", data}}}},
           {{"type", "text"}, {"text", "?"}}}}};
-    const std::clock_t start = std::clock();  // of this process, whatever else the machine does
+    const std::clock_t start = std::clock();  // CPU time of this process, so that a busy machine does not matter
     const std::vector<Response> both = {post("/v1/chat/completions", chat_body), post("/v1/messages", messages_body)};
     EXPECT_LT((std::clock() - start) / CLOCKS_PER_SEC, 60) << file;
     return both;
@@ -149,9 +149,9 @@ TEST_F(ServerTest, EveryFileOfTheImageCorpusIsRefusedOrSeen) {
             "6542");
 }
 
-// Pictures by address.
+// Pictures by URL.
 
-// Answers /000.png with that picture of demo_eval, and /never not at all.
+// A host that answers /000.png with that picture of demo_eval, and /never not at all.
 HttpHandlers picture_host(std::atomic<int>& waiting) {
   HttpHandlers handlers;
   handlers.gate = [](const HttpRequest&) { return std::nullopt; };
@@ -167,7 +167,7 @@ HttpHandlers picture_host(std::atomic<int>& waiting) {
       while (request.alive()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
     } else {
       response.content_type = "image/png";
-      response.body = read_file(kRoot / "tests/golden/demo_eval/images" / request.path.substr(1));
+      response.body = read_file(kImages + request.path.substr(1));
     }
     return response;
   };
@@ -211,7 +211,7 @@ TEST(ServerFetch, PicturesOfAllowedHostsAreSeenByEveryApi) {
   EXPECT_EQ(asked("/v1/responses", responses)["output"][0]["content"][0]["text"], "6542");
 }
 
-TEST(ServerFetch, HostsThatDoNotAnswerKeepNobodyWaiting) {
+TEST(ServerFetch, SlowHostsDoNotDelayOtherRequests) {
   std::atomic<int> waiting = 0;
   auto host = std::make_unique<HttpServer>(server_options().http, picture_host(waiting));
   Engine engine(served_model());
@@ -226,7 +226,7 @@ TEST(ServerFetch, HostsThatDoNotAnswerKeepNobodyWaiting) {
     stuck.back()->send(http_text("POST", "/v1/chat/completions", never));
   }
   while (waiting < 8) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  // More than there are turns at reading requests; still everybody else is served.
+  // More requests than can be prepared at a time; the others are still served.
   EXPECT_EQ(ask(server.port(), "POST", "/v1/chat/completions", chat(kCount).dump()).status, 200);
   EXPECT_EQ(ask(server.port(), "POST", "/v1/chat/completions", never).status, 503);
   host.reset();

@@ -1,9 +1,9 @@
-// Every address of the server over real sockets, with the demo model behind it.
+// Every endpoint of the server over real sockets, with the demo model.
 #include <gtest/gtest.h>
 
 #include <thread>
 
-#include "serving.h"
+#include "serving_testing.h"
 
 namespace gemma4 {
 namespace {
@@ -84,14 +84,15 @@ TEST_F(ServerTest, ToolChoice) {
   Json body = tool_chat();
   body["tool_choice"] = "none";
   EXPECT_FALSE(good("/v1/chat/completions", body)["choices"][0]["message"].contains("tool_calls"));
-  body["messages"][0]["content"] = kCount;  // nothing about timers: the call is forced
+  body["messages"][0]["content"] = kCount;  // not about timers: the call is forced
   body["tool_choice"] = {{"type", "function"}, {"function", {{"name", "set_timer"}}}};
   body["max_tokens"] = 60;
   const Json json = good("/v1/chat/completions", body);
   EXPECT_EQ(json["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "set_timer") << json;
 }
 
-// Digits that neither 64 bits nor a double hold, forced by the tool's schema, read again from the history, and counted.
+// Integers too long for 64 bits or a double. The tool's schema forces them; they are parsed again from the history, and
+// counted.
 TEST_F(ServerTest, LongIntegersInCallsKeepTheirDigits) {
   const std::string digits = "1234567890123456789012345678";
   const auto exact = [&](std::string body) {
@@ -189,7 +190,7 @@ TEST_F(ServerTest, StopStringsAndLength) {
   EXPECT_EQ(json["usage"]["completion_tokens"], 3);
 }
 
-TEST_F(ServerTest, ThinkingIsApart) {
+TEST_F(ServerTest, ThinkingIsSeparate) {
   Json body = chat("What is 3 + 4?");
   body["reasoning_effort"] = "high";
   const Json message = good("/v1/chat/completions", body)["choices"][0]["message"];
@@ -324,7 +325,7 @@ TEST_F(ServerTest, MessagesToolLoop) {
   EXPECT_EQ(good("/v1/messages", body)["role"], "assistant");
 }
 
-// The rest.
+// Other endpoints.
 
 TEST_F(ServerTest, TokenizeAndBack) {
   const Json tokens = good("/tokenize", {{"prompt", "Count from 9."}, {"add_special_tokens", false}});
@@ -341,7 +342,7 @@ TEST_F(ServerTest, ModelsHealthMetricsPage) {
   EXPECT_EQ(ask(port, "GET", "/v1/models/other").status, 404);
   const Response health = ask(port, "GET", "/health");
   EXPECT_EQ(Json::parse(health.body)["status"], "ok");
-  // OpenAI's client reads one, Anthropic's the other.
+  // One is read by OpenAI's client, the other by Anthropic's.
   EXPECT_EQ(health.headers.at("x-request-id").substr(0, 4), "req_");
   EXPECT_EQ(health.headers.at("request-id"), health.headers.at("x-request-id"));
   const std::string metrics = ask(port, "GET", "/metrics").body;

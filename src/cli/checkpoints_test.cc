@@ -1,4 +1,4 @@
-// `gemma4 quantize` and `gemma4 inspect` as a person calls them.
+// `gemma4 quantize` and `gemma4 inspect`, run as programs.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -161,7 +161,7 @@ TEST(DiffCommand, ComparesAcrossFormats) {
   EXPECT_EQ(close["total"]["equal"], false);
   EXPECT_LT(close["total"]["relative"], 0.02);
   EXPECT_GT(close["total"]["snr_db"], 35);
-  // The vision half apart: a text model until it is told where.
+  // The vision tower is in another file: without --mmproj this is a text model.
   fs::rename(folder.path / "mmproj-tiny.gguf", folder.path / "vision.gguf");
   EXPECT_FALSE(json::parse(gemma4("inspect --json " + gguf).out)["config"].contains("vision"));
   const Outcome whole = gemma4("inspect --json " + gguf + " --mmproj " + (folder.path / "vision.gguf").string());

@@ -1,5 +1,5 @@
-// The commands of the command line, one file each. argv[0] is the command's name. Each returns an exit code of
-// base/check.h or throws Error.
+// The commands of the program, one file each in commands/. argv[0] is the command's name. Each function returns an exit
+// code of base/check.h or throws Error.
 #pragma once
 
 namespace gemma4 {

@@ -13,7 +13,8 @@
 namespace gemma4 {
 namespace {
 
-// CLI11's own checks let NaN pass, and name the largest double in full. What is no number is said when it is converted.
+// CLI11's own checks accept NaN and print the largest double in full. Text that is no number is refused when it is
+// converted.
 CLI::Validator holds(std::function<bool(double)> allowed, const std::string& what, const std::string& help = "") {
   const auto check = [allowed, what](const std::string& text) {
     double value;

@@ -1,5 +1,5 @@
-// The command line of a command: what it takes, and how it is read. CLI11 does the work, in command_line.cc alone:
-// wherever its header is included it takes the compiler ten seconds.
+// CommandLine: declares the options of a command and parses them. It wraps CLI11, whose header only command_line.cc
+// includes, because compiling it takes ten seconds.
 #pragma once
 
 #include <initializer_list>
@@ -16,7 +16,7 @@ namespace gemma4 {
 
 class CommandLine {
  public:
-  // What is said of one option besides its name. Each returns the option.
+  // Properties of an option. Each function returns the option.
   class Option {
    public:
     explicit Option(CLI::Option* option) : option_(option) {}
@@ -27,8 +27,8 @@ class CommandLine {
     Option& positive();
     Option& not_negative();
     Option& one_of(std::initializer_list<const char*> values);
-    Option& may_repeat();           // of a vector: each adds to it
-    Option& separated_by_commas();  // of a vector
+    Option& may_repeat();           // for a vector: each occurrence adds an element
+    Option& separated_by_commas();  // for a vector
     Option& excludes(const std::string& other);
 
    private:
@@ -39,15 +39,15 @@ class CommandLine {
   CommandLine(const std::string& name, const std::string& about);
   ~CommandLine();
 
-  // `names`: "--model,--bf16", or "PATH" for one that has its place. `value` keeps what it holds where the option is
-  // not given, and is written by parse(). T: a string, a path, a number, an optional or a vector of those:
-  // command_line.cc lists them.
+  // `names`: "--model,--bf16", or "PATH" for a positional argument. parse() writes `value` if the option is given;
+  // otherwise it is left as it is. T is a string, a path, a number, or an optional or vector of those; command_line.cc
+  // lists the types.
   template <typename T>
   Option option(const std::string& names, T& value, const std::string& help);
   Option flag(const std::string& names, bool& value, const std::string& help);
 
-  // Nothing where the line was read; else the exit code, with help on standard output or one line about the mistake on
-  // standard error.
+  // Parses the line. If the command must not run, returns its exit code, after printing help to standard output or one
+  // line about the error to standard error.
   std::optional<int> parse(int argc, char** argv);
 
  private:

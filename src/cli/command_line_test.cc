@@ -1,4 +1,4 @@
-// CommandLine: what each kind of option takes, and the sentence for what it does not.
+// CommandLine: the values that each type of option accepts, and the error messages for others.
 #include "cli/command_line.h"
 
 #include <gtest/gtest.h>
@@ -52,7 +52,7 @@ Parsed parse(std::vector<std::string> words) {
   return outcome;
 }
 
-TEST(CommandLine, ReadsEachKind) {
+TEST(CommandLine, ReadsEachType) {
   const Parsed got = parse({"x.gguf", "--other-name", "b", "--count", "0", "--share", "0.25", "--heat", "1.5", "--many",
                             "p", "--many", "q,r", "--sizes", "3,4,5", "--on"});
   ASSERT_FALSE(got.code) << got.err;

@@ -1,4 +1,4 @@
-// The flags that every command with an Engine shares.
+// The flags that all commands with an Engine share.
 #pragma once
 
 #include "cli/command_line.h"
@@ -6,14 +6,14 @@
 
 namespace gemma4 {
 
-// --mmproj, of every command that opens one checkpoint.
+// --mmproj, for the commands that open one checkpoint.
 void add_mmproj_flag(CommandLine& line, std::filesystem::path& mmproj);
 
 // --model (--prequantized, --bf16), --mmproj, --backend, --threads, --gpus, --max-seq-len, --max-vision-soft-tokens,
 // --prefill-chunk.
 void add_engine_flags(CommandLine& line, EngineOptions& options);
 
-// --gpus alone, for the commands that have no Engine.
+// Only --gpus, for the commands without an Engine.
 void add_gpus_flag(CommandLine& line, int& gpus);
 
 }  // namespace gemma4

@@ -1,4 +1,4 @@
-// The one place where errors become a sentence on standard error and an exit code of base/check.h.
+// Runs a command and turns exceptions into a message on standard error and an exit code of base/check.h.
 #pragma once
 
 #include "base/function_ref.h"

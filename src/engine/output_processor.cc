@@ -108,11 +108,11 @@ std::optional<Finish> Answerer::accept(Sequence& sequence, int32_t token, std::s
 void Answerer::emit(Sequence& sequence, std::vector<OutputEvent> outputs) const {
   for (OutputEvent& output : outputs) {
     Event event;
-    switch (output.kind) {
+    switch (output.type) {
       case OutputEvent::kContent:
       case OutputEvent::kThinking:
         if (output.text.empty()) continue;
-        event.kind = output.kind == OutputEvent::kContent ? Event::kText : Event::kThinking;
+        event.kind = output.type == OutputEvent::kContent ? Event::kText : Event::kThinking;
         event.text = std::move(output.text);
         break;
       case OutputEvent::kToolCall:

@@ -22,7 +22,7 @@ std::string without_port(const std::string& host) {
 }
 
 bool loopback(const std::string& host) {
-  // 127.evil.example is a name like any other.
+  // 127.evil.example is an ordinary name.
   const bool v4 = host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos;
   return host == "localhost" || host == "::1" || host == "[::1]" || v4;
 }
@@ -53,8 +53,8 @@ bool same_secret(const std::string& given, const std::string& secret) {
 
 std::optional<ApiError> check_access(const HttpRequest& request, const ServerOptions& options, bool open) {
   const std::string host = lower(request.header("host")), origin = request.header("origin");
-  // Without keys, being on this machine is the only permission there is. A page elsewhere could borrow it by letting
-  // its own name point here.
+  // Without keys, only being on this machine gives access. A page of another site could use that by letting its own
+  // host name point here.
   if (options.api_keys.empty() && loopback(options.http.host) && !host.empty()) {
     const std::string name = without_port(host);
     if (!loopback(name) && !contains(options.allowed_hosts, name)) {

@@ -1,5 +1,5 @@
-// Access: who may ask this server what. API keys, other sites' pages (CORS), and names that were made to point here
-// (DNS rebinding).
+// Access: which clients may send which requests. API keys, pages of other sites (CORS), and host names that an attacker
+// points at this server (DNS rebinding).
 #pragma once
 
 #include <optional>
@@ -10,10 +10,15 @@
 
 namespace gemma4 {
 
-// Why a request is refused; nothing where it is not. `open`: this address needs no key.
+// The error if a request is refused. `open`: this route needs no key.
 std::optional<ApiError> check_access(const HttpRequest& request, const ServerOptions& options, bool open);
 
-// Lets the page of an allowed origin read the answer; `preflight`: also tells it what it may send.
+// Adds the headers that let a page of an allowed origin read the answer; `preflight`: also those that say what it may
+// send.
 void add_cors(const HttpRequest& request, const ServerOptions& options, bool preflight, HttpResponse& response);
+
+// Compares a key in a time that does not depend on where the two differ, so that a key cannot be guessed letter by
+// letter.
+bool same_secret(const std::string& given, const std::string& secret);
 
 }  // namespace gemma4

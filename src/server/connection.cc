@@ -35,7 +35,7 @@ void address(int fd, int (*get)(int, sockaddr*, socklen_t*), std::string& ip, in
 
 Connection::Connection(int fd, double write_seconds) : fd_(fd), write_seconds_(write_seconds) {
   const int on = 1;
-  setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // a token is a small packet that must not wait
+  setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // tokens are small packets, which must not be delayed
 }
 
 Connection::~Connection() { ::close(fd_); }

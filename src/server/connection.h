@@ -1,5 +1,6 @@
-// Connection: one accepted socket as a stream of bytes with limits. Reads are buffered, counted and timed, so that a
-// client that sends too much or too slowly is cut; writes wait for a slow reader only so long. Private to http.cc.
+// Connection: an accepted socket as a byte stream with limits. Reads are buffered and limited in bytes and time, so a
+// client that sends too much or too slowly is disconnected. Writes wait for a slow reader only for a limited time.
+// Private to http.cc.
 #pragma once
 
 #include <httplib.h>
@@ -17,13 +18,14 @@ class Connection : public httplib::Stream {
   Connection(int fd, double write_seconds);  // owns fd
   ~Connection() override;
 
-  // From now on at most `bytes` may be read, until `seconds` from now.
+  // Sets the limits: from now on at most `bytes` may be read, for at most `seconds`.
   void allow(size_t bytes, double seconds);
-  bool wait_for_request(double seconds);  // false: none came
+  bool wait_for_request(double seconds);  // false: none came in time
   bool alive() const;                     // false: the other side has closed or reset
-  // Reads and drops what the other side still sends, so that closing does not destroy the answer on its way.
+  // Reads and discards what the client still sends. Closing with unread data would reset the connection, and the client
+  // might lose the answer.
   void drain(size_t bytes, double seconds);
-  void shut();  // from any thread: wakes whoever waits here, and lets nothing more through
+  void shut();  // from any thread: wakes a waiting thread and ends all reading and writing
 
   bool reusable = true;  // false: close after this answer
 

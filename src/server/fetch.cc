@@ -24,10 +24,10 @@ struct Url {
   std::string target;  // path and query
 };
 
-// What can be quoted in a sentence of any URL.
+// A host, quoted and shortened, for a message.
 std::string shown(const std::string& host) { return "'" + host.substr(0, 100) + "'"; }
 
-// The host and port of "host", "host:port", "[v6]", "[v6]:port"; port 0 where there is none, -1 where it is none.
+// The host and port of "host", "host:port", "[v6]", "[v6]:port"; port 0 if none is given, -1 if it is invalid.
 std::pair<std::string, int> split_authority(std::string authority) {
   std::ranges::transform(authority, authority.begin(), [](unsigned char c) { return std::tolower(c); });
   size_t end = authority.find(':');
@@ -48,7 +48,7 @@ std::pair<std::string, int> split_authority(std::string authority) {
 Url parse_url(const std::string& url, const std::string& path) {
   const size_t scheme = url.find("://");
   Url out;
-  out.tls = scheme == 5;  // "https"; the caller has looked
+  out.tls = scheme == 5;  // "https"; the caller has checked that it is one of the two
   size_t end = url.find_first_of("/?#", scheme + 3);
   end = std::min(end, url.size());
   std::string authority = url.substr(scheme + 3, end - scheme - 3);
@@ -59,7 +59,7 @@ Url parse_url(const std::string& url, const std::string& path) {
   if (out.port == 0) out.port = out.tls ? 443 : 80;
   out.target = url.substr(end, std::min(url.find('#', end), url.size()) - end);
   if (!out.target.starts_with('/')) out.target.insert(0, "/");
-  // A line break would be a header of the client's making.
+  // A line break would let the client add headers.
   const bool clean = std::ranges::all_of(out.target, [](unsigned char c) { return c > 0x20 && c < 0x7f; });
   if (!clean) fail_at(path, "holds a character that a URL spells with %");
   return out;
@@ -81,7 +81,8 @@ std::span<const uint8_t> bytes_of(const addrinfo& found) {
   return {v6->sin6_addr.s6_addr, 16};
 }
 
-// The address to ask, as digits. An operator who names an address means it; what a name says is another's word.
+// The numeric address to connect to. An address that the operator names may be private; an address that DNS returns for
+// a name must be public.
 std::string address_of(const Url& url, const std::string& path) {
   addrinfo hints = {}, *found = nullptr;
   hints.ai_socktype = SOCK_STREAM;
@@ -103,7 +104,7 @@ std::string address_of(const Url& url, const std::string& path) {
   return text;
 }
 
-// Ends a request that takes too long, wherever it waits.
+// A thread that aborts a request after its time limit, at whatever point it waits.
 class Deadline {
  public:
   Deadline(httplib::ClientImpl& client, double seconds)
@@ -113,7 +114,7 @@ class Deadline {
           while (!wake_.wait_for(lock, stop, wait, [&] { return stop.stop_requested(); })) {
             passed_ = true;
             client.stop();
-            wait = std::chrono::duration<double>(0.1);  // it may have been between two waits
+            wait = std::chrono::duration<double>(0.1);  // again, as the request may have been between two waits
           }
         }) {}
   bool passed() {
@@ -125,7 +126,7 @@ class Deadline {
   std::mutex mutex_;
   std::condition_variable_any wake_;
   bool passed_ = false;
-  std::jthread thread_;  // last: it uses the others
+  std::jthread thread_;  // last, because it uses the members above
 };
 
 }  // namespace
@@ -135,11 +136,11 @@ bool public_address(std::span<const uint8_t> a) {
     const auto starts = [&](std::initializer_list<uint8_t> with) {
       return std::equal(with.begin(), with.end(), a.begin());
     };
-    // IPv4 in IPv6: mapped, and through NAT64 and 6to4.
+    // IPv4 addresses inside IPv6 ones: mapped, NAT64, 6to4.
     if (starts({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff})) return public_address(a.subspan(12));
     if (starts({0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0})) return public_address(a.subspan(12));
     if (starts({0x20, 0x02})) return public_address(a.subspan(2, 4));
-    // 2000::/3 is all of global unicast; of it 2001::/23 (protocols, Teredo) and 2001:db8::/32 (examples) are none.
+    // Global unicast is 2000::/3, without 2001::/23 (protocols, Teredo) and 2001:db8::/32 (examples).
     return (a[0] & 0xe0) == 0x20 && !(starts({0x20, 0x01}) && a[2] < 2) && !starts({0x20, 0x01, 0x0d, 0xb8});
   }
   const uint32_t v = uint32_t{a[0]} << 24 | a[1] << 16 | a[2] << 8 | a[3];
@@ -150,7 +151,7 @@ bool public_address(std::span<const uint8_t> a) {
   static constexpr Block kNotPublic[] = {
       {0x00000000, 8},   // this network
       {0x0a000000, 8},   // private
-      {0x64400000, 10},  // carriers' own
+      {0x64400000, 10},  // carrier-grade NAT
       {0x7f000000, 8},   // loopback
       {0xa9fe0000, 16},  // link-local; clouds keep credentials there
       {0xac100000, 12},  // private
@@ -182,8 +183,8 @@ std::string fetch_image(const std::string& url, size_t bytes, const FetchOptions
   client.set_connection_timeout(std::chrono::duration<double>(options.connect_seconds));
   client.set_read_timeout(std::chrono::duration<double>(options.seconds));
   client.set_follow_location(false);
-  client.set_url_encode(false);  // it comes as a URL
-  client.set_decompress(false);  // a few bytes could become many
+  client.set_url_encode(false);  // the target is encoded already
+  client.set_decompress(false);  // a few bytes could expand to many
   std::string body;
   int status = 0;
   bool too_large = false;

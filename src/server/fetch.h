@@ -1,7 +1,7 @@
-// Fetch: the image behind an http(s) URL, from a host that the operator has named (--allow-image-host), or a sentence
-// why not. A client chooses the URL, so this asks nobody else: no host that is not named, no address inside a private
-// network unless that address itself is named, no redirects, no more bytes and no more time than allowed. The address
-// that was checked is the one that is asked, whatever the name says a moment later.
+// Fetch: downloads the image behind an http(s) URL from a host that the operator allows (--allow-image-host). The
+// client chooses the URL, so the following is refused: hosts that are not named; addresses inside a private network,
+// unless that address itself is named; redirects; more bytes or more time than allowed. The name is resolved once: the
+// address that was checked is the one that is connected to, so a later DNS answer cannot change it.
 #pragma once
 
 #include <cstddef>
@@ -13,14 +13,14 @@
 namespace gemma4 {
 
 struct FetchOptions {
-  // "pictures.example", "pictures.example:8080", "10.0.0.7:9000", "[fd00::7]". Without a port: the scheme's own.
+  // "pictures.example", "pictures.example:8080", "10.0.0.7:9000", "[fd00::7]". Without a port: the scheme's default.
   std::vector<std::string> hosts;
   double connect_seconds = 5;
   double seconds = 15;  // for the whole answer, once connected
 };
 
-// The body of at most `bytes` bytes that the URL answers with status 200. Throws ApiError 400, whose sentence begins
-// with `path`, the parameter that held the URL. Blocks: call it where no turn is held that others need.
+// The body of the answer, which must have status 200 and at most `bytes` bytes. Throws ApiError 400, whose message
+// begins with `path`, the parameter that held the URL. It blocks, so do not hold a permit that other requests need.
 std::string fetch_image(const std::string& url, size_t bytes, const FetchOptions& options, const std::string& path);
 
 // Whether an address (4 or 16 bytes, as on the wire) belongs to the public internet (RFC 6890 and its successors).

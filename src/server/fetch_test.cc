@@ -16,7 +16,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// A host of pictures, good and bad.
+// A host with good and bad pictures.
 HttpHandlers pictures(std::atomic<int>& asked) {
   HttpHandlers handlers;
   handlers.gate = [](const HttpRequest&) { return std::nullopt; };
@@ -80,12 +80,12 @@ class Fetch : public testing::Test {
 
 #define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
-TEST_F(Fetch, ANamedAddressIsAsked) {
+TEST_F(Fetch, AllowedHostsAreFetched) {
   EXPECT_EQ(fetch_image(url("/good"), 1000, {.hosts = {here()}}, "url"), "a picture");
   EXPECT_EQ(fetch_image(url("/good?size=large#part"), 9, {.hosts = {"other.example", here()}}, "url"), "a picture");
 }
 
-TEST_F(Fetch, NobodyElseIsAsked) {
+TEST_F(Fetch, OtherHostsAreRefused) {
   EXPECT_SAYS(refusal(url("/good"), {}), "'127.0.0.1' is not allowed");
   EXPECT_SAYS(refusal(url("/good"), {"127.0.0.1"}), "is not allowed");  // another port
   EXPECT_SAYS(refusal(url("/good"), {"127.0.0.2:" + std::to_string(server_.port())}), "is not allowed");
@@ -95,7 +95,7 @@ TEST_F(Fetch, NobodyElseIsAsked) {
   EXPECT_SAYS(refusal("http:///a.png", {""}), "not a URL");
   EXPECT_SAYS(refusal("http://pictures.example@127.0.0.1/", {"pictures.example", "127.0.0.1"}), "user's name");
   EXPECT_SAYS(refusal(url("/good\r\nX-Evil: 1"), {here()}), "spells with %");
-  // A name that says it is here: what names say is not the operator's word.
+  // A name that resolves to this machine: the operator allowed the name, not the address.
   EXPECT_SAYS(refusal(url("/good", "localhost"), {here("localhost")}), "inside a private network");
   EXPECT_EQ(asked_, 0);
 }
@@ -115,7 +115,7 @@ TEST_F(Fetch, OnlyAWholeAnswerWithinTheLimits) {
               "did not answer");  // no TLS
 }
 
-// Each byte comes in time, the headers never end.
+// Each byte comes in time, but the headers never end.
 TEST(FetchHeaders, ThatNeverEndAreCut) {
   const int listener = ::socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address = {};

@@ -24,10 +24,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// The library calls back without saying for which connection; each has a thread, so the thread knows.
+// The library's callbacks do not say for which connection they are. Each connection has a thread, so this is
+// thread-local.
 struct Serving {
   Connection* connection = nullptr;
-  std::string path;  // as it was asked for; the library sees "/" (its router runs regular expressions over paths)
+  std::string
+      path;  // as the client sent it; the library sees "/", because its router matches paths with regular expressions
   bool body_unread = false;
 };
 thread_local Serving serving;
@@ -77,7 +79,7 @@ HttpRequest translate(const httplib::Request& request) {
   return out;
 }
 
-// Whether the body is one that we read, and why not: {status, message}.
+// {status, message} if the body is not accepted.
 std::optional<std::pair<int, std::string>> check_body(const HttpRequest& request, size_t limit) {
   const std::string length = request.header("content-length"), coding = request.header("transfer-encoding");
   const std::string type = request.header("content-type"), encoding = request.header("content-encoding");
@@ -107,7 +109,7 @@ void fill(httplib::Response& out, HttpResponse response, bool http_1_0) {
     bool good = true;
     HttpWriter writer(
         [&](std::string_view bytes) {
-          // An empty piece would end a chunked body.
+          // An empty chunk would end the body.
           return good = good && (bytes.empty() || sink.write(bytes.data(), bytes.size()));
         },
         [&] { return good && connection->alive(); });
@@ -169,15 +171,16 @@ struct HttpServer::Impl : httplib::Server {
 };
 
 HttpServer::Impl::Impl(const HttpOptions& o, HttpHandlers h) : options(o), handlers(std::move(h)) {
-  // The first request that the library parses makes its set of HTTP's methods, a static. ThreadSanitizer cannot see
-  // what orders that with other threads (the system's library is not instrumented), so it is made before there are any.
+  // The library makes a static set of HTTP's methods when it parses its first request. The system's library is not
+  // instrumented, so ThreadSanitizer cannot see that this is synchronised. It is therefore made before any thread
+  // starts.
   httplib::detail::BufferStream first;
   static_cast<httplib::Stream&>(first).write("GET / HTTP/1.0\r\n\r\n");
   bool closed = true;
   process_request(first, closed, closed, nullptr);
   listener = listen_on(options.host, options.port);
   bound = bound_port(listener);
-  svr_sock_ = listener;  // the library asks whether it is still there before each piece of a stream
+  svr_sock_ = listener;  // the library checks it before each chunk of a stream
   wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   set_keep_alive_max_count(1000);
   set_keep_alive_timeout(static_cast<time_t>(options.idle_seconds));
@@ -223,7 +226,7 @@ void HttpServer::Impl::accept_loop() {
     if (::poll(entries, 2, -1) < 0 && errno != EINTR) return;
     const int fd = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
-      // Out of descriptors: what is waiting would wake us at once, again and again.
+      // Out of file descriptors: without a pause the waiting connection would wake this thread again and again.
       if (errno == EMFILE || errno == ENFILE) std::this_thread::sleep_for(std::chrono::milliseconds(20));
       continue;
     }
@@ -236,14 +239,14 @@ void HttpServer::Impl::accept_loop() {
   }
 }
 
-// False: there is no thread for it, and none can be made.
+// False if no thread is free and none can be started.
 bool HttpServer::Impl::hand_over(int fd) {
   const std::lock_guard lock(mutex);
   if (idle_workers <= static_cast<int>(accepted_fds.size())) {
     try {
       workers.emplace_back([this] { work(); });
     } catch (const std::system_error&) {
-      if (workers.empty()) return false;  // else the next thread that is free takes it
+      if (workers.empty()) return false;  // otherwise the next free thread takes it
     }
   }
   ++connections;
@@ -252,7 +255,7 @@ bool HttpServer::Impl::hand_over(int fd) {
   return true;
 }
 
-// Must not wait: this is the thread that accepts.
+// Must not block: it runs on the accepting thread.
 void HttpServer::Impl::turn_away(int fd) {
   ++turned_away;
   HttpResponse response = handlers.refuse(HttpRequest(), 503, "too many connections are open; try again later");
@@ -318,15 +321,15 @@ void HttpServer::Impl::serve(int fd) {
 
 bool HttpServer::Impl::serve_one(Connection& connection) {
   connection.allow(options.header_bytes, options.header_seconds);
-  // Where connections run short none is kept idle.
+  // Near the limit of connections none is kept idle.
   const bool crowded = connections > options.connections - options.connections / 4;
   bool closed = crowded || stopping;
   const auto on_headers = [&](httplib::Request& request) {
     serving.path = request.path;
     request.path = "/";
-    request.ranges.clear();                    // nothing here is served in ranges
-    request.headers.erase("Accept-Encoding");  // nor compressed
-    // Chunks have headers of their own.
+    request.ranges.clear();                    // ranges are not supported
+    request.headers.erase("Accept-Encoding");  // compression is not supported
+    // The headers of chunks count too.
     connection.allow(2 * options.body_bytes + (64 << 10), options.body_seconds);
   };
   try {
@@ -352,7 +355,7 @@ HttpResponse HttpServer::Impl::answer(const httplib::Request& raw, const httplib
     if (reader == nullptr &&
         (!request.header("content-length").empty() || !request.header("transfer-encoding").empty()) &&
         request.header("content-length") != "0") {
-      close_unread();  // a body where none belongs would be taken for the next request
+      close_unread();  // an unread body would be parsed as the next request
     }
     if (auto refused = handlers.gate(request)) {
       if (reader != nullptr) close_unread();
@@ -418,7 +421,7 @@ void HttpServer::Impl::stop_serving(double seconds) {
   for (std::thread& worker : leaving) worker.join();
 }
 
-// The public face.
+// HttpServer.
 
 HttpServer::HttpServer(const HttpOptions& options, HttpHandlers handlers)
     : impl_(std::make_unique<Impl>(options, std::move(handlers))) {}

@@ -59,7 +59,7 @@ TEST(Http, AnswersAndKeepsTheConnection) {
     EXPECT_EQ(response.status, 200);
     EXPECT_EQ(response.body, "POST /a b 5");
   }
-  socket.send(http_text("GET", "/x", "") + http_text("GET", "/y", ""));  // one after the other, sent at once
+  socket.send(http_text("GET", "/x", "") + http_text("GET", "/y", ""));  // two requests in one write
   EXPECT_EQ(socket.response().body, "GET /x 0");
   EXPECT_EQ(socket.response().body, "GET /y 0");
 }
@@ -68,7 +68,7 @@ TEST(Http, RefusesBodiesPastTheLimit) {
   HttpServer server(small(), echo());
   EXPECT_EQ(ask(server.port(), "POST", "/", std::string(1000, 'x')).status, 200);
   EXPECT_EQ(ask(server.port(), "POST", "/", std::string(1001, 'x')).status, 413);
-  // Chunks have no length in front.
+  // A chunked body has no length in its headers.
   Socket socket(server.port());
   socket.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
   for (int i = 0; i < 11; ++i) socket.send("64\r\n" + std::string(100, 'x') + "\r\n");
@@ -82,7 +82,7 @@ TEST(Http, LimitsWhatAllBodiesHoldTogether) {
   HttpServer server(options, echo());
   std::optional<Socket> half;
   int status = 0;
-  // Until the first 900 were read. While they are on their way it may be they that are refused: then once more.
+  // Repeated until the first 900 bytes were read: while they are in flight, they may be the ones that are refused.
   for (int i = 0; i < 400 && status != 503; ++i) {
     if (i % 20 == 0) {
       half.emplace(server.port());
@@ -94,7 +94,7 @@ TEST(Http, LimitsWhatAllBodiesHoldTogether) {
   EXPECT_EQ(status, 503);
   half->send(std::string(100, 'x'));
   EXPECT_EQ(half->response().status, 200);
-  EXPECT_EQ(ask(server.port(), "POST", "/", std::string(900, 'x')).status, 200);  // given back
+  EXPECT_EQ(ask(server.port(), "POST", "/", std::string(900, 'x')).status, 200);  // their bytes were released
 }
 
 TEST(Http, RefusesWhatIsNotHttp) {
@@ -116,7 +116,8 @@ TEST(Http, RefusesWhatIsNotHttp) {
             415);
   EXPECT_EQ(status("PUT / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"), 405);
   EXPECT_EQ(status("GET / HTTP/1.1\r\nRange: bytes=x\r\n\r\n"), 416);
-  EXPECT_EQ(status("GET / HTTP/1.1\r\nRange: bytes=0-1,0-1,0-1\r\n\r\n"), 200);  // the whole: nothing is in ranges
+  EXPECT_EQ(status("GET / HTTP/1.1\r\nRange: bytes=0-1,0-1,0-1\r\n\r\n"),
+            200);  // the whole body: ranges are not supported
   EXPECT_EQ(status("POST /closed HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"), 403);
 }
 
@@ -203,7 +204,7 @@ TEST(Http, GivesUpOnAReaderThatDoesNotRead) {
   Socket socket(server.port());
   socket.send(http_text("POST", "/", "{}"));
   EXPECT_FALSE(ended.get_future().get());
-  EXPECT_EQ(ask(server.port(), "GET", "/closed").status, 403);  // the others are served meanwhile and after
+  EXPECT_EQ(ask(server.port(), "GET", "/closed").status, 403);  // other requests are served meanwhile and afterwards
 }
 
 TEST(Http, AFailingHandlerIsOneAnswer) {

@@ -11,8 +11,8 @@ constexpr int kDepthMax = 64;
 constexpr int kValuesMax = 1 << 19;
 constexpr int kMembersMax = 2048;  // counted by commas and by nested values
 
-// Before parsing, because each value costs some 40 bytes once parsed and a bracket is one byte; and because an ordered
-// object looks through its members for each new one.
+// Checked before parsing: a parsed value takes some 40 bytes while a bracket is one byte, and an ordered object
+// searches all its members for each new one.
 class ShapeCheck {
  public:
   void run(std::string_view text) {
@@ -65,7 +65,7 @@ Json parse_body(std::string_view text) {
     return parse_exact_json(text, kDepthMax);
   } catch (const Json::exception& error) {
     std::string what = error.what();
-    const size_t at = what.find("] ");  // without the library's own name for it
+    const size_t at = what.find("] ");  // drops the library's name of the exception
     if (at != std::string::npos) what = what.substr(at + 2);
     if (what.size() > 200) what = what.substr(0, 200) + "...";
     throw ApiError(400, "the body is not JSON: " + what);

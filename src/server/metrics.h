@@ -1,5 +1,5 @@
-// Metrics: what the server counts, in Prometheus' text format. Counting is lock-free: sinks on the engine's thread do
-// it.
+// Metrics: the server's counters and histograms, in Prometheus' text format. Histograms are lock-free, because the
+// engine's thread adds to them.
 #pragma once
 
 #include <array>
@@ -29,9 +29,9 @@ class Histogram {
 
 struct Metrics {
   Histogram first_token, between_pieces, whole_request;
-  std::atomic<int> streams = 0;  // being sent now
+  std::atomic<int> streams = 0;  // in progress
 
-  void answered(const std::string& route, int status);  // one HTTP request is over
+  void answered(const std::string& route, int status);  // counts one answered HTTP request
   std::string text(const EngineStats& engine, const HttpStats& http) const;
 
  private:

@@ -1,4 +1,4 @@
-// The page at "/": its files, which CMake puts into the program (cmake/embed.cmake).
+// The chat page at "/": its files, which CMake embeds in the program (cmake/embed.cmake).
 #pragma once
 
 #include <span>

@@ -1,4 +1,4 @@
-// What the server's tests speak HTTP with: raw sockets, so that they can also say what no well-behaved client says.
+// Test support: an HTTP client on raw sockets, which can also send what a well-behaved client would not.
 #pragma once
 
 #include <arpa/inet.h>
@@ -19,14 +19,14 @@
 namespace gemma4::test {
 
 struct Response {
-  int status = 0;                              // 0: the connection ended before an answer
+  int status = 0;                              // 0: the connection ended without an answer
   std::map<std::string, std::string> headers;  // names in lower case
-  std::string body;                            // without the marks of chunks
+  std::string body;                            // without the framing of chunks
 };
 
 class Socket {
  public:
-  // receive_bytes > 0: the system keeps about so much for a reader that does not read.
+  // receive_bytes > 0: the size of the system's receive buffer.
   explicit Socket(int port, int receive_bytes = 0) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
     if (receive_bytes > 0) setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof(receive_bytes));
     sockaddr_in address = {};
@@ -50,14 +50,14 @@ class Socket {
     return true;
   }
 
-  // What is there, at least one byte; "" at the end.
+  // Receives at least one byte; "" at the end.
   std::string receive() {
     char buffer[65536];
     const ssize_t got = ::recv(fd_, buffer, sizeof(buffer), 0);
     return got > 0 ? std::string(buffer, got) : "";
   }
 
-  // Waits until something came; response() will still see it. "" at the end.
+  // Waits for bytes and returns them; response() still reads them. "" at the end.
   std::string peek() { return buffer_.empty() && !more() ? "" : buffer_; }
 
   Response response() {
@@ -89,9 +89,9 @@ class Socket {
 
  private:
   bool more() {
-    const std::string part = receive();
-    buffer_ += part;
-    return !part.empty();
+    const std::string bytes = receive();
+    buffer_ += bytes;
+    return !bytes.empty();
   }
 
   void read_chunks(Response& out) {

@@ -1,4 +1,4 @@
-// What the tests of this room read: the demo's tokenizer and Gemma's real one, which is kept compressed.
+// Test data of this module: the demo model's tokenizer, and Gemma's real one, which is stored compressed.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,7 +17,7 @@ namespace gemma4::test {
 
 inline std::filesystem::path source(const std::string& path) { return std::filesystem::path(SOURCE_DIR) / path; }
 
-// The message of the Error that `run` throws; empty where it throws none.
+// The message of the Error that `run` throws; empty if it throws none.
 inline std::string error_of(const std::function<void()>& run) {
   try {
     run();
@@ -31,7 +31,7 @@ inline nlohmann::json golden(const std::string& path) {
   return nlohmann::json::parse(read_file(source("tests/golden/" + path)));
 }
 
-// Throws where the xz program (Debian: xz-utils) is missing or fails, so that a test cannot pass without its data.
+// Throws Error if the xz program (Debian: xz-utils) is missing or fails, so that no test passes without its data.
 inline std::string read_xz(const std::filesystem::path& path) {
   const std::string command = "xz -dc -- '" + path.string() + "'";
   FILE* pipe = popen(command.c_str(), "r");

@@ -19,7 +19,7 @@ void put(const std::string& text) {
 }
 
 std::string tool_call_line(const ToolCall& call) {
-  // Arguments are one line of JSON already, with every digit that the model wrote.
+  // The arguments are already one line of JSON, with every digit that the model wrote.
   const std::string name = nlohmann::json(call.name).dump(), arguments = call.arguments.empty() ? "{}" : call.arguments;
   return R"({"tool_call":{"name":)" + name + R"(,"arguments":)" + arguments + "}}\n";
 }

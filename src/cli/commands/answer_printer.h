@@ -1,6 +1,5 @@
-// AnswerPrinter: shows one answer while it is made. The answer goes to standard output: its text as it comes, whole
-// UTF-8 characters, and each tool call as one line of JSON. Thoughts go to standard error. Throws Error where standard
-// output cannot be written.
+// AnswerPrinter: prints an answer while it is generated. Text goes to standard output as whole UTF-8 characters, and
+// each tool call as one line of JSON. Thoughts go to standard error. Throws Error if standard output cannot be written.
 #pragma once
 
 #include <atomic>
@@ -19,11 +18,11 @@ struct Answer {
   Usage usage;
 };
 
-// Submits the request and prints its answer until it is over. Where `interrupt` becomes true the answer is cancelled.
-// Throws Error (DeviceError where the device failed).
+// Submits the request and prints its answer to the end. Cancels it when `interrupt` becomes true. Throws Error
+// (DeviceError if the device failed).
 Answer print_answer(Engine& engine, Request request, bool show_thinking, const std::atomic<bool>* interrupt);
 
-// The same with nothing printed.
+// The same without printing.
 Answer collect_answer(Engine& engine, Request request);
 
 }  // namespace gemma4

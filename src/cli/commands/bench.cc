@@ -1,6 +1,7 @@
-// gemma4 bench: how fast a checkpoint runs here. Prompts of several lengths, decode at several depths and batch sizes,
-// pictures of several budgets; beside each decode the share of what the machine can do at most, measured in the same
-// run: on a cpu the roofline of read bandwidth and multiply-adds, on a GPU the bandwidth of copies.
+// gemma4 bench: measures how fast a checkpoint runs: prompts of several lengths, decode at several depths and batch
+// sizes, and pictures of several budgets. Each decode is also given as a share of the machine's limit, which is
+// measured in the same run: on a CPU the roofline of read bandwidth and multiply-adds, on a GPU the bandwidth of
+// copies.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -29,7 +30,7 @@ using nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 struct Flags {
-  EngineOptions engine;  // where it runs
+  EngineOptions engine;  // model, backend, threads, GPUs
   std::string dump;
   int chunk = 2048, steps = 32, repeat = 3;
   std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
@@ -46,7 +47,7 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// One model, and sequences of random tokens on it. Sequence 0 may grow to the greatest depth, the others stay short.
+// A model with sequences of random tokens. Sequence 0 may grow to the largest depth, the others stay short.
 class Bench {
  public:
   Bench(const Flags& flags, const Checkpoint& checkpoint, const Ranks& ranks)
@@ -76,7 +77,7 @@ class Bench {
     }
   }
 
-  // Computes positions begin .. end-1 of sequence `seq` in chunks; the last one chooses a token.
+  // Computes positions begin .. end-1 of sequence `seq` in chunks; a token is sampled after the last one.
   double prefill(int seq, int begin, int end) {
     backend_.sync();
     const auto start = Clock::now();
@@ -111,8 +112,8 @@ class Bench {
     return median(times);
   }
 
-  // An image that fills `budget` soft tokens, pixels given: all of it, and the tower alone with the pixels on the
-  // device.
+  // Seconds of an image of `budget` soft tokens from its pixels on: in total, and of the vision tower alone with the
+  // pixels on the device.
   struct ImageTimes {
     int patches;
     double encode_s, tower_s;
@@ -129,7 +130,8 @@ class Bench {
     for (int y = 0; y < rows; ++y) {
       for (int x = 0; x < cols; ++x) xy.insert(xy.end(), {x, y});
     }
-    const bool graphs = backend_.name() == std::string("cuda");  // the second and third run of a size record one
+    const bool graphs =
+        backend_.name() == std::string("cuda");  // a graph is recorded at the second and third run of a size
     const auto timed = [&](int warm_ups, const auto& work) {
       std::vector<double> times;
       for (int r = 0; r < flags_.repeat + warm_ups; ++r) {
@@ -141,14 +143,14 @@ class Bench {
       }
       return median(times);
     };
-    std::vector<Model::ImageEmbeddings> results;  // given back only when the clock stands
+    std::vector<Model::ImageEmbeddings> results;  // freed outside of the measured time
     const double encode = timed(graphs ? 3 : 1, [&] {
       results.push_back(model_->encode({values.data(), xy.data(), patches}));
     });
     return {patches, encode, timed(0, [&] { model_->encode_again(); })};
   }
 
-  // Seconds from the pixels of a picture of 1600 x 1200 to patches, on one thread of the host.
+  // Seconds from the pixels of a 1600 x 1200 picture to patches, on one thread of the host.
   double preprocess(int budget) {
     Image image{1600, 1200, std::vector<uint8_t>(size_t{1600} * 1200 * 3)};
     for (uint8_t& v : image.rgb) v = static_cast<uint8_t>(random_());
@@ -161,7 +163,7 @@ class Bench {
     return median(times);
   }
 
-  // Bytes a second, read plus written, of a copy between two large pages of a cache.
+  // Bytes per second, read plus written, of a copy between two large pages of a cache.
   double copy_bandwidth() {
     const int page = backend_.name() == std::string("cuda") ? 1 << 16 : 1 << 12;
     const KvCache kv = backend_.kv_alloc({2 * int64_t{page}, page, 8, 512, 0});
@@ -178,8 +180,8 @@ class Bench {
     return bytes / median(times);
   }
 
-  // Keeps the logits of the last pass under `name` for dump(). Tokens are the same in every run with these flags, so
-  // two runs' logits can be compared.
+  // Keeps the logits of the last pass under `name` for dump(). All runs with these flags use the same tokens, so the
+  // logits of two runs can be compared.
   void keep_logits(const std::string& name, int rows) {
     if (flags_.dump.empty()) return;
     std::vector<float>& logits = logits_[name];
@@ -198,17 +200,17 @@ class Bench {
   }
 
   const Config& config() const { return config_; }
-  // Bytes of weights that a step reads on one device: as the backend stores them where it says, else as the checkpoint
-  // does (all devices' then).
+  // Bytes of weights that a step reads on one device, as the backend stores them. If the backend does not say: the
+  // bytes in the checkpoint, of all devices.
   int64_t step_bytes() const { return step_bytes_; }
-  // How many weights a step multiplies each of its rows by.
+  // The number of weights that each row of a step is multiplied by.
   int64_t step_weights() const { return step_weights_; }
-  static constexpr int kBatchDepth = 64;  // where batches of several sequences are measured
+  static constexpr int kBatchDepth = 64;  // the depth at which batches of several sequences are measured
 
  private:
   int32_t token() { return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab)); }
 
-  // Weights that a decode step of one row multiplies by.
+  // The number of weights in a decode step of one row.
   static int64_t weights_of_a_step(const Checkpoint& checkpoint) {
     int64_t count = 0;
     const auto add = [&](const Weight& weight) {
@@ -240,15 +242,15 @@ class Bench {
   std::map<std::string, std::vector<float>> logits_;  // [rows, vocabulary] each
 };
 
-// A line of the table and its twin in the JSON.
+// A line of the table, also an entry of the JSON.
 struct Line {
   std::string what;
   double ms, per_second;
   const char* unit;
-  double gbytes = 0, share = 0;  // weights read a second, and the share of the limit
+  double gbytes = 0, share = 0;  // weights read per second, and the share of the limit
   double gflops = 0;             // on a cpu
-  double times_one = 0;          // several sequences: tokens a second over those of one
-  Roofline roof = {};            // on a cpu: measured beside this line
+  double times_one = 0;          // several sequences: tokens per second relative to one sequence
+  Roofline roof = {};            // on a cpu: measured before or after this line
 };
 
 void print(const std::vector<Line>& lines, bool roofline) {
@@ -273,14 +275,15 @@ void print(const std::vector<Line>& lines, bool roofline) {
   }
 }
 
-// Compares decode steps with what the machine can do at most.
+// Compares decode steps with the limit of the machine.
 class Limits {
  public:
   Limits(const Flags& flags, const Bench& bench, double copy) : bench_(bench), copy_(copy) {
     if (flags.engine.backend == "cpu") meter_ = std::make_unique<RooflineMeter>(flags.engine.threads);
   }
 
-  // `measure` gives the seconds of a step for `seqs` sequences. The roofline is the better of before and after.
+  // `measure` returns the seconds of a step for `seqs` sequences. The roofline is measured before and after; the better
+  // one counts.
   Line line(const std::string& what, int seqs, const std::function<double()>& measure) {
     const Roofline before = meter_ ? meter_->measure() : Roofline();
     const double seconds = measure();
@@ -309,7 +312,7 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
     std::fprintf(stderr, "%s: %.2f ms, %.1f %s a second\n", line.what.c_str(), line.ms, line.per_second, line.unit);
   };
   Limits limits(flags, bench, copy);
-  bench.prefill(0, 0, std::min(flags.chunk, 512));  // sets up kernels
+  bench.prefill(0, 0, std::min(flags.chunk, 512));  // warm-up
   for (int n : flags.prompts) {
     double seconds = bench.prefill(0, 0, n);
     if (n <= 8192) seconds = std::min(seconds, bench.prefill(0, 0, n));
@@ -323,7 +326,7 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
     say(limits.line("decode at " + std::to_string(depth), 1, [&] { return bench.decode(1, depth); }));
     bench.keep_logits("decode." + std::to_string(depth), 1);
   }
-  double one = 0;  // tokens a second of one sequence
+  double one = 0;  // tokens per second of one sequence
   for (int seqs : flags.batches) {
     if (flags.batches.size() == 1 && seqs == 1) break;
     for (int s = 0; s < seqs; ++s) bench.prefill(s, 0, Bench::kBatchDepth);
@@ -376,7 +379,7 @@ void add_flags(CommandLine& line, Flags& flags) {
   line.option("--dump", flags.dump, "write the last logits of each line to FILE as safetensors, to compare runs");
 }
 
-// Where the time of one thing goes, the costly first.
+// The time by op, the largest first.
 void print_profile(const std::string& what, ProfiledBackend& profiled) {
   const auto totals = profiled.take();
   std::vector<std::pair<std::string, ProfiledBackend::Total>> lines(totals.begin(), totals.end());
@@ -392,7 +395,7 @@ void print_profile(const std::string& what, ProfiledBackend& profiled) {
   }
 }
 
-// Of rank 0; its collective ops count the time that others let it wait.
+// The profile of rank 0. Its collective ops include the time of waiting for other ranks.
 void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
   ProfiledBackend profiled(ranks[0]);
   ranks.replace(profiled);
@@ -480,7 +483,7 @@ int bench_command(int argc, char** argv) {
     if (flags.processes) throw Error("bench --load measures one GPU; leave --one-process-per-gpu away");
     return bench_load({flags.engine.model, flags.engine.backend, flags.engine.threads, flags.json});
   }
-  return in_processes(flags.processes, flags.engine, [&] { return bench(flags); });
+  return run_on_rank_0(flags.processes, flags.engine, [&] { return bench(flags); });
 }
 
 }  // namespace gemma4

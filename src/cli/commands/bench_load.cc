@@ -14,7 +14,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Resident bytes by where they come from (proc(5), /proc/PID/status).
+// Resident bytes of the process and of mapped files (proc(5), /proc/PID/status).
 struct Resident {
   int64_t own = 0, files = 0;
 };
@@ -29,7 +29,7 @@ Resident resident() {
   return {now.own * 1024, now.files * 1024};  // kB
 }
 
-// Bytes that this process had the storage read (not those found in memory).
+// Bytes that were read from storage for this process (page cache hits excluded).
 int64_t storage_bytes() {
   std::ifstream io("/proc/self/io");
   for (std::string key; io >> key;) {
@@ -68,7 +68,7 @@ int bench_load(const LoadFlags& flags) {
   const double opened = seconds();
   Model model(checkpoint, *backend, options_for(parse_config(checkpoint.config), 64, 16, 1));
   backend->sync();
-  checkpoint = Checkpoint();  // what the model does not need goes, as when a model is served
+  checkpoint = Checkpoint();  // frees what the model does not need, as the engine does
   const double loaded = seconds();
   const Resident after_load = resident();
   first_token(model);

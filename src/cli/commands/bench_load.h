@@ -1,5 +1,5 @@
-// gemma4 bench --load: how long a checkpoint takes from its files to the first token, and whose memory its weights are
-// in then: the process's own (laid out anew) or the files' (mapped, shared, given back for the asking).
+// gemma4 bench --load: the time from a checkpoint's files to the first token, and how much memory the weights then
+// take: memory of the process (repacked weights), or pages of mapped files (shared, and freed when memory is short).
 #pragma once
 
 #include <string>

@@ -42,7 +42,7 @@ struct Conversation {
     pending.swap(request.images);
   }
 
-  // Adds the user's message with the pictures that were shown before it.
+  // Adds the user's message with the pending pictures.
   void say(const std::string& text) {
     Message message;
     message.role = "user";
@@ -61,10 +61,10 @@ struct Conversation {
     request.messages.push_back(std::move(message));
   }
 
-  // Takes the last message back, with its pictures.
+  // Removes the last message and its pictures.
   void unsay() {
     for (const ContentPart& part : request.messages.back().content) {
-      if (part.kind == ContentPart::kImage) request.images.pop_back();
+      if (part.type == ContentPart::kImage) request.images.pop_back();
     }
     request.messages.pop_back();
   }
@@ -77,10 +77,10 @@ struct Conversation {
 
   Request request;
   size_t first_messages;
-  std::vector<std::string> pending;  // pictures shown with the next message
+  std::vector<std::string> pending;  // pictures for the next message
 };
 
-// False: the line was a message, not a command.
+// False if the line is a message, not a command.
 bool command(const std::string& line, Conversation& conversation, bool& quit) {
   if (!line.starts_with('/')) return false;
   if (line == "/quit" || line == "/exit") {

@@ -1,5 +1,5 @@
-// Chat: a conversation on the terminal. It keeps what was said and, through the engine's prefix cache, its keys: a turn
-// reads only what is new.
+// Chat: a conversation on the terminal. Every turn sends the whole conversation. The engine's prefix cache has the keys
+// and values of the earlier turns, so only the new tokens are prefilled.
 #pragma once
 
 #include <functional>
@@ -11,7 +11,7 @@
 namespace gemma4 {
 
 // `base`: system message, tools, images and sampling of every turn; its images belong to the first message. `report` is
-// told of each answer. Returns an exit code.
+// called with each answer. Returns an exit code.
 int chat(Engine& engine, const Request& base, const std::function<void(const Answer&)>& report);
 
 }  // namespace gemma4

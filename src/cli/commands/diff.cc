@@ -1,5 +1,5 @@
-// gemma4 diff A B: how far B's weights are from A's. Both may be of any format; weights are compared as the floats they
-// stand for.
+// gemma4 diff A B: measures the error of B's weights against A's. Both may have any format; the dequantised weights are
+// compared.
 #include <cmath>
 #include <cstdio>
 #include <set>
@@ -32,7 +32,7 @@ struct Sums {
   }
   void add(double a, double b) {
     const double error = std::fabs(a - b);
-    if (!(error <= max_error)) max_error = error;  // a NaN stays
+    if (!(error <= max_error)) max_error = error;  // a NaN is kept
     abs_error += error, abs_a += std::fabs(a), squared_error += error * error;
     aa += a * a, bb += b * b, ab += a * b;
   }
@@ -40,7 +40,7 @@ struct Sums {
   bool equal() const { return squared_error == 0; }
   double relative() const { return equal() ? 0 : abs_error / abs_a; }
   double cosine() const { return equal() ? 1 : ab / std::sqrt(aa * bb); }
-  double snr_db() const { return 10 * std::log10(aa / squared_error); }  // infinite where equal
+  double snr_db() const { return 10 * std::log10(aa / squared_error); }  // infinite if equal
 };
 
 struct TensorRow {
@@ -50,11 +50,11 @@ struct TensorRow {
 
 struct Difference {
   std::vector<TensorRow> rows;
-  std::vector<std::string> problems;  // tensors that have no counterpart of the same size
+  std::vector<std::string> problems;  // tensors without a counterpart of the same size
   Sums total;
 };
 
-// In pieces of whole rows, so that the result does not depend on the number of threads.
+// In blocks of whole rows, so that the result does not depend on the number of threads.
 Sums compare(const Matrix& a, const Matrix& b, ThreadPool& pool) {
   constexpr int64_t kPiece = 16;
   std::vector<Sums> pieces(static_cast<size_t>((a.rows + kPiece - 1) / kPiece));
@@ -74,7 +74,7 @@ Sums compare(const Matrix& a, const Matrix& b, ThreadPool& pool) {
   return sums;
 }
 
-// A tied head is the embedding.
+// A tied head is compared with the embedding.
 const Weight* find_untied(const Checkpoint& checkpoint, const std::string& name) {
   const Weight* weight = checkpoint.find(name);
   return weight == nullptr && name == kHead ? checkpoint.find(kEmbedding) : weight;

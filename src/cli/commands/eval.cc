@@ -1,4 +1,4 @@
-// gemma4 eval: runs the cases of a golden folder and says how far this program is from the reference that made it.
+// gemma4 eval: runs the cases of a golden folder and compares the results with those of the reference.
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -25,15 +25,15 @@ namespace gemma4 {
 namespace {
 
 struct Options {
-  EngineOptions engine;  // where it runs
+  EngineOptions engine;  // model, backend, threads, GPUs
   std::string golden, dump;
   int chunk = 0;
   bool processes = false;
   std::vector<std::string> only;
 };
 
-// Stated tolerances, HF float32 against this program (docs/NUMERICS.md). ref computes in float32 and is held to the
-// logits; the others are held to the distribution they give.
+// Tolerances against Hugging Face transformers in float32 (docs/NUMERICS.md). `ref` computes in float32, so its logits
+// are compared; for the other backends the distributions are compared.
 struct Tolerance {
   double logit = 0, kl = 0;
 };
@@ -46,7 +46,7 @@ Tolerance tolerance_of(const std::string& backend) {
 
 struct Report {
   double logit = 0, kl = 0, features = 0, hidden = 0;
-  int positions = 0, agree = 0, wrong_top = 0;  // wrong_top: disagreements the error does not explain
+  int positions = 0, agree = 0, wrong_top = 0;  // wrong_top: disagreements larger than the error explains
   int greedy_same = 0, greedy = 0;
   double own_pixels = 0;
   bool has_images = false, has_hidden = false;
@@ -90,7 +90,7 @@ void compare_logits(Report& r, const std::vector<float>& reference, const std::v
     const int64_t a = argmax(want, vocab), b = argmax(got, vocab);
     ++r.positions;
     r.agree += a == b;
-    // Where the reference's own choice is clearer than twice the error seen, another choice cannot be rounding.
+    // If the reference's best logit leads by more than twice the error, another choice cannot be due to rounding.
     r.wrong_top += a != b && want[a] - want[b] > 2 * error;
   }
 }
@@ -158,7 +158,7 @@ void Evaluation::encode_images(const GoldenCase& golden, Report& report) {
   report.features = max_difference(golden.image_features, features_);
 }
 
-// The whole prompt, in chunks of options_.chunk tokens that grow to hold a whole image; logits of every position.
+// Runs the whole prompt in chunks of options_.chunk tokens, enlarged to contain whole images; logits of every position.
 std::vector<float> Evaluation::prefill(const GoldenCase& golden) {
   const auto& ids = golden.input_ids;
   const auto last_of_block = image_blocks(ids, config_.image_id);
@@ -192,7 +192,7 @@ std::vector<float> Evaluation::step(int32_t id, int32_t pos) {
   return logits(1);
 }
 
-// How far this program's own reading of the image files is from the pixels that went into the reference.
+// Compares the pixels that this program decodes and resizes with those of the reference.
 void Evaluation::own_preprocessing(const GoldenCase& golden, Report& report) {
   size_t at = 0;
   for (const std::string& name : golden.images) {
@@ -237,7 +237,7 @@ Report Evaluation::run_case(const GoldenCase& golden) {
   compare_logits(report, golden.logits, prompt, config_.vocab);
   dumped_[golden.name + ".logits"] = prompt;
 
-  // The continuation, fed with the reference's own tokens; then the same run free, on this program's choices.
+  // The continuation twice: with the reference's tokens as input, then with the tokens that this program chooses.
   const size_t vocab = static_cast<size_t>(config_.vocab);
   std::vector<float> forced(prompt.end() - static_cast<int64_t>(vocab), prompt.end());
   const int32_t start = static_cast<int32_t>(golden.input_ids.size());
@@ -334,7 +334,7 @@ int eval_command(int argc, char** argv) {
   line.option("--dump", options.dump, "write this program's logits to FILE as safetensors (CASE.logits)");
   if (const auto code = line.parse(argc, argv)) return *code;
   if (options.golden.empty() == questions.questions.empty()) throw Error("eval: give one of --golden and --questions");
-  return in_processes(options.processes, options.engine, [&] {
+  return run_on_rank_0(options.processes, options.engine, [&] {
     if (!options.golden.empty()) return Evaluation(options).run();
     questions.engine = options.engine;
     return eval_questions(questions);

@@ -1,4 +1,4 @@
-// The cases of a golden folder: what went into the reference, and what came out of it.
+// The cases of a golden folder: inputs and outputs of the reference implementation.
 #pragma once
 
 #include <cstdint>
@@ -26,13 +26,13 @@ struct GoldenCase {
 
 std::vector<std::string> golden_names(const std::filesystem::path& folder);  // of cases.json, in its order
 
-// Throws Error where the folder does not hold what a case needs.
+// Throws Error if the folder lacks data of the case.
 GoldenCase read_golden(const std::filesystem::path& folder, const std::string& name, int layers);
 
-// An image of a case: in folder/../images, else in folder.
+// The path of a case's image: in folder/../images if it is there, otherwise in folder.
 std::filesystem::path find_image(const std::filesystem::path& folder, const std::string& name);
 
-// [ids.size()]: for each image token the position of the last token of its image, else -1.
+// [ids.size()]: for an image token the position of the last token of its image, otherwise -1.
 std::vector<int32_t> image_blocks(const std::vector<int32_t>& ids, int32_t image_id);
 
 }  // namespace gemma4

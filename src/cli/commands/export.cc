@@ -1,4 +1,4 @@
-// gemma4 export: a checkpoint in another program's format, or as a program of its own.
+// gemma4 export: writes a checkpoint in another engine's format, or as an exported program.
 #include "cli/commands/export.h"
 
 #include <cstdio>
@@ -30,7 +30,7 @@ constexpr const char* kExportAbout =
     "applications (program.h) map it. The checkpoint may be of any kind; its weights keep their formats.\n"
     "Exit codes: 0 written, 2 bad input.";
 
-// The type that a flag names; kNone for an empty one.
+// The type that a flag names; kNone if it is empty.
 Format type_named(const std::string& name, const char* flag) {
   if (name.empty()) return Format::kNone;
   std::string known;
@@ -51,7 +51,7 @@ TokenizerData tokenizer_arrays(const Checkpoint& checkpoint) {
   return {"", std::move(arrays.tokens), std::move(arrays.scores), std::move(arrays.types), std::move(arrays.merges)};
 }
 
-// Refuses what could be exported but run nowhere, before anything is written.
+// Refuses models that could be exported but not run, before anything is written.
 void check_source(const Checkpoint& checkpoint, bool with_vision) {
   const Config config = parse_config(checkpoint.config);
   require_weights(checkpoint, config);

@@ -14,15 +14,15 @@ namespace {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-// Everything `inspect` has to say; the text and the JSON are two renderings of it.
+// The data of `inspect`, printed as text or JSON.
 struct Findings {
   Checkpoint checkpoint;
   std::optional<Config> config;
   std::optional<GenerationConfig> generation;
-  std::vector<std::string> refused;  // why `gemma4 run` would not take it
+  std::vector<std::string> refused;  // the reasons why `gemma4 run` would refuse it
 };
 
-// Calls `read`, and takes an Error of it as a reason to refuse.
+// Calls `read`; an Error becomes a reason in `refused`.
 template <typename Read>
 void try_to(std::vector<std::string>& refused, Read read) {
   try {
@@ -57,7 +57,7 @@ int count(const Config& config, AttentionKind kind) {
   return static_cast<int>(std::count(config.kinds.begin(), config.kinds.end(), kind));
 }
 
-// A float as the shortest decimal near it: 0.95, not 0.949999988079071.
+// The shortest decimal of a float: 0.95, not 0.949999988079071.
 double decimal(float value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.7g", static_cast<double>(value));

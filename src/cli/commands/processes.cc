@@ -12,8 +12,8 @@ namespace {
 
 constexpr std::chrono::seconds kRendezvousTimeout{60};
 
-// A launcher sends its signals to every process: what they mean is rank 0's to say.
-int follow_rank_0(const EngineOptions& options) {
+// Workers ignore signals: a launcher sends them to every process, and rank 0 decides what to do.
+int run_worker(const EngineOptions& options) {
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGTERM, SIG_IGN);
   const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj);
@@ -31,7 +31,7 @@ void add_processes_flag(CommandLine& line, bool& wanted) {
       .excludes("--gpus");
 }
 
-int in_processes(bool wanted, EngineOptions& options, FunctionRef<int()> command) {
+int run_on_rank_0(bool wanted, EngineOptions& options, FunctionRef<int()> command) {
   if (!wanted) return command();
   const ProcessInfo process =
       process_info_from_environment([](const char* name) -> const char* { return std::getenv(name); });
@@ -39,7 +39,7 @@ int in_processes(bool wanted, EngineOptions& options, FunctionRef<int()> command
   const std::shared_ptr<ControlChannel> channel = ControlChannel::rendezvous(process, kRendezvousTimeout);
   options.channel = channel;
   try {
-    const int code = process.rank == 0 ? command() : follow_rank_0(options);
+    const int code = process.rank == 0 ? command() : run_worker(options);
     channel->end();
     return code;
   } catch (const DeviceError& error) {

@@ -1,5 +1,6 @@
-// One process for each rank: what becomes of a command where mpirun, srun or torchrun starts it N times. Rank 0 does
-// the command as ever; the others open the same model and do what rank 0's asks of them (model/rank_commands.h).
+// Multi-process runs: one process for each rank, started by mpirun, srun or torchrun with the same options. Rank 0 runs
+// the command. The other processes are workers: they open the same model and execute the commands that rank 0 sends
+// (model/rank_commands.h).
 #pragma once
 
 #include "base/function_ref.h"
@@ -11,9 +12,9 @@ namespace gemma4 {
 // --one-process-per-gpu, which excludes --gpus.
 void add_processes_flag(CommandLine& line, bool& wanted);
 
-// Calls `command` and returns its exit code, on rank 0 and where `wanted` is false. Elsewhere follows rank 0, with the
-// model, backend and threads of `options`, and returns kExitOk when that has ended in order. Sets options.channel. What
-// is thrown ends all the other processes with the same exit code.
-int in_processes(bool wanted, EngineOptions& options, FunctionRef<int()> command);
+// On rank 0, and if `wanted` is false, calls `command` and returns its exit code. In the other processes runs a worker
+// with the model, backend and threads of `options`, and returns kExitOk when rank 0 has ended normally. Sets
+// options.channel. An exception ends all other processes with the same exit code.
+int run_on_rank_0(bool wanted, EngineOptions& options, FunctionRef<int()> command);
 
 }  // namespace gemma4

@@ -1,5 +1,5 @@
-// ProfiledBackend: another backend with a stopwatch at every op, for `gemma4 bench --profile`. It waits for the
-// device around each op, so that times add up to more than a run without it takes; shares are what it is for.
+// ProfiledBackend: measures the time of every op of another backend, for `gemma4 bench --profile`. It waits for the
+// device before and after each op, so the sum is longer than a run without it; use the ops' shares of the total.
 #pragma once
 
 #include <chrono>
@@ -19,10 +19,10 @@ class ProfiledBackend final : public ForwardingBackend {
     int64_t calls = 0;
     double seconds = 0;
   };
-  // By op and shape. Empty once taken.
+  // The totals by op and shape since the last call.
   std::map<std::string, Total> take() { return std::exchange(totals_, {}); }
 
-  // Nothing is recorded: a replayed graph could not be timed op by op.
+  // Runs the ops without a graph: the ops of a graph cannot be timed one by one.
   void replay(uint64_t key, const std::function<void()>& issue) override { Backend::replay(key, issue); }
 
  private:

@@ -36,8 +36,8 @@ Question read_question(const json& row, const std::filesystem::path& images) {
     request.raw = row.at("prompt").get<std::string>();
   }
   request.sampling.temperature = 0;
-  request.max_new_tokens = 120;  // as many as the reference was given
-  request.logprobs = 0;          // so that the answer's token ids come back
+  request.max_new_tokens = 120;  // the limit of the reference
+  request.logprobs = 0;          // so that events contain token ids
   return question;
 }
 
@@ -55,7 +55,7 @@ std::vector<Question> read_questions(const QuestionsOptions& options) {
   }
 }
 
-// The whole answer as the model spelled it, control tokens included, without the end token.
+// The whole answer with its control tokens, but without the end token.
 std::string receive(EventQueue& queue, const Tokenizer& tokenizer) {
   std::vector<int32_t> ids;
   while (true) {

@@ -1,6 +1,6 @@
-// Questions: how many answers of a model are right, and how many equal a reference's? Asks every question of a file
-// through the Engine, greedily, and counts. The file is tests/golden/demo_eval/demo_eval.json (pictures) or
-// demo_text_eval.json (prompts), or one laid out like them.
+// Questions: counts how many answers of a model are right, and how many equal a reference's. Sends every question of a
+// file through the Engine with greedy sampling. The file is tests/golden/demo_eval/demo_eval.json (pictures) or
+// demo_text_eval.json (prompts), or has the same layout.
 #pragma once
 
 #include <filesystem>
@@ -14,10 +14,11 @@ struct QuestionsOptions {
   std::filesystem::path questions;
   std::filesystem::path images;  // folder of the pictures; empty: "images" beside the questions
   int at_a_time = 8;
-  double equal_min = 0, right_min = 0;  // shares that must be reached
+  double equal_min = 0, right_min = 0;  // minimum shares
 };
 
-// Prints each answer that differs and the two shares. kExitFailed where a share is missed; throws Error.
+// Prints each answer that differs and the two shares. Returns kExitFailed if a share is below its minimum. Throws
+// Error.
 int eval_questions(const QuestionsOptions& options);
 
 }  // namespace gemma4

@@ -1,4 +1,4 @@
-// gemma4 run: one prompt, or a chat on a terminal.
+// gemma4 run: answers one prompt, or chats on a terminal.
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -63,7 +63,7 @@ std::string checked_utf8(std::string text, const std::string& what) {
 }
 
 std::string read_stdin() {
-  constexpr size_t kMost = size_t{64} << 20;  // as of a file
+  constexpr size_t kMost = size_t{64} << 20;  // the limit for files, too
   std::string text;
   char buffer[1 << 16];
   while (const size_t n = std::fread(buffer, 1, sizeof(buffer), stdin)) {
@@ -73,7 +73,7 @@ std::string read_stdin() {
   return text;
 }
 
-// The prompt's text; nothing where a chat is wanted.
+// The prompt; none for a chat.
 std::optional<std::string> prompt_text(const RunFlags& flags) {
   if (flags.prompt) return checked_utf8(*flags.prompt, "the prompt");
   if (flags.prompt_file) {
@@ -84,7 +84,7 @@ std::optional<std::string> prompt_text(const RunFlags& flags) {
   throw Error("there is no prompt: give --prompt TEXT or --prompt-file FILE (without one, a terminal starts a chat)");
 }
 
-// A raw prompt without places for its pictures gets them in front, as the chat format has them.
+// A raw prompt without placeholders for its pictures gets them in front, as in the chat template.
 std::string place_images(const std::string& raw, size_t images) {
   if (images == 0 || raw.find("<|image|>") != std::string::npos) return raw;
   std::string places;
@@ -163,8 +163,8 @@ void report(const Engine& engine, const Answer& answer, bool json) {
 int run(RunFlags& flags) {
   const std::optional<std::string> prompt = prompt_text(flags);
   const Request request = make_request(flags, prompt);
-  flags.engine.image_budget_max = -1;               // memory for no larger images than those that come
-  flags.engine.prefix_cache = !prompt.has_value();  // one answer has no next turn
+  flags.engine.image_budget_max = -1;               // reserve memory only for the sizes of the given images
+  flags.engine.prefix_cache = !prompt.has_value();  // a single answer has no next turn
   const bool terminal = isatty(STDERR_FILENO) && !flags.json;
   if (terminal) std::fprintf(stderr, "loading %s ...", flags.engine.model.c_str());
   std::optional<Engine> opened;
@@ -189,7 +189,7 @@ int run_command(int argc, char** argv) {
   CommandLine line("gemma4 run", kRunAbout);
   add_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
-  return in_processes(flags.processes, flags.engine, [&] { return run(flags); });
+  return run_on_rank_0(flags.processes, flags.engine, [&] { return run(flags); });
 }
 
 }  // namespace gemma4

@@ -89,7 +89,7 @@ void read_keys(const ServeFlags& flags, std::vector<std::string>& keys) {
   if (keys.size() == before) throw Error(flags.api_key_file + " holds no API key");
 }
 
-// Each connection is a descriptor; the usual 1024 are few.
+// Each connection takes a file descriptor, and the usual limit of 1024 is low.
 void raise_descriptor_limit(int connections) {
   rlimit limit = {};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -112,7 +112,7 @@ sigset_t stop_signals() {
   return set;
 }
 
-// Waits until a signal comes (true) or the device fails (false).
+// Waits for a signal (returns true) or a failure of the device (false).
 bool wait_for_signal(const Engine& engine, const Server& server) {
   const sigset_t signals = stop_signals();
   const timespec tick = {0, 200'000'000};
@@ -122,7 +122,7 @@ bool wait_for_signal(const Engine& engine, const Server& server) {
   return true;
 }
 
-// Gives running answers their time; a second signal ends it.
+// Waits for running answers; a second signal ends the wait.
 void finish_answers(Engine& engine, double seconds) {
   const sigset_t signals = stop_signals();
   const timespec tick = {0, 100'000'000};
@@ -178,7 +178,7 @@ int serve_command(int argc, char** argv) {
   CommandLine line("gemma4 serve", kServeAbout);
   add_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
-  return in_processes(flags.processes, flags.engine, [&] { return serve(flags); });
+  return run_on_rank_0(flags.processes, flags.engine, [&] { return serve(flags); });
 }
 
 }  // namespace gemma4

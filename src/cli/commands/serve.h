@@ -1,4 +1,4 @@
-// What `gemma4 serve` does once its model is loaded.
+// The server process of `gemma4 serve`: signals, and the order of stopping.
 #pragma once
 
 #include "engine/engine.h"
@@ -6,12 +6,12 @@
 
 namespace gemma4 {
 
-// Blocks SIGINT and SIGTERM, so that serve_until_stopped() alone sees them; before any thread is there.
+// Blocks SIGINT and SIGTERM, so that only serve_until_stopped() receives them. Call it before any thread starts.
 void block_stop_signals();
 
-// Says its address on standard output and serves until a signal comes; then running answers have `grace` seconds.
-// Returns an exit code; throws DeviceError once every client was told that the device failed, Error where it cannot
-// listen.
+// Prints the address to standard output and serves until a signal comes. Then running answers have `grace` seconds to
+// finish. Returns an exit code. Throws DeviceError if the device failed, after every client got an error, and Error if
+// it cannot listen.
 int serve_until_stopped(Engine& engine, const ServerOptions& options, double grace);
 
 }  // namespace gemma4

@@ -1,5 +1,5 @@
-// gemma4 synth: a checkpoint of full size with plausible random weights, so that size and speed can be measured where
-// the real weights are not. Its answers mean nothing.
+// gemma4 synth: writes a checkpoint of full size with plausible random weights, to measure size and speed without the
+// real weights. Its answers are meaningless.
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -27,11 +27,11 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-constexpr float kDeviation = 0.02f;     // of weights: config.json's initializer_range
-constexpr size_t kPoolMost = 64 << 20;  // bytes of random numbers, of which every tensor takes pieces
+constexpr float kDeviation = 0.02f;     // standard deviation of weights: initializer_range of config.json
+constexpr size_t kPoolMost = 64 << 20;  // bytes of random numbers; tensors are copied from them
 constexpr uint64_t kPiece = 16 << 20;   // bytes written at once
 
-// config.json of google/gemma-4-31B-it, as far as arithmetic depends on it.
+// The entries of google/gemma-4-31B-it's config.json on which the computation depends.
 ordered_json config_31b() {
   ordered_json text = {
       {"model_type", "gemma4_text"},
@@ -118,22 +118,22 @@ ordered_json make_config(const std::string& like, int layers) {
       types.push_back(i % 6 == 5 ? "full_attention" : "sliding_attention");
     }
   }
-  types.back() = "full_attention";  // as every reader takes it, whatever the list says (transformers)
+  types.back() = "full_attention";  // transformers makes the last layer full whatever the list says
   text["num_hidden_layers"] = count;
   text["layer_types"] = types;
   return config;
 }
 
-// What the bytes of a stored tensor are made of.
+// The contents of a stored tensor.
 enum class Content { kWeights, kOnes, kInt4Codes, kInt8Codes, kScale4, kZero4, kScale8, kZero8, kScaleF32 };
 
 struct Stored {
   SafetensorsEntry entry;
   Content content;
-  float deviation;  // of the weights
+  float deviation;  // standard deviation of the weights
 };
 
-// Random numbers of each kind, made once; a tensor's bytes are pieces of them from a place that depends on its name.
+// Random numbers for each type of content, made once. Tensors are copied from them, beginning at random offsets.
 class Pools {
  public:
   Pools(size_t size, ThreadPool& threads) : normal_(size / 2), ones_(size / 8), nibbles_(size), codes_(size) {
@@ -143,10 +143,10 @@ class Pools {
     });
   }
 
-  // `size` bytes, at least `align` aligned in the pool, or fewer where the pool ends.
-  std::pair<const void*, uint64_t> piece(Content content, uint64_t place, uint64_t size) const {
+  // At most `size` bytes from `offset` on, modulo the size of the pool and aligned to 64; fewer at the end of the pool.
+  std::pair<const void*, uint64_t> piece(Content content, uint64_t offset, uint64_t size) const {
     const auto from = [&](const auto& pool) {
-      const uint64_t bytes = pool.size() * sizeof(pool[0]), at = place % bytes / 64 * 64;
+      const uint64_t bytes = pool.size() * sizeof(pool[0]), at = offset % bytes / 64 * 64;
       return std::pair<const void*, uint64_t>(reinterpret_cast<const char*>(pool.data()) + at,
                                               std::min(size, bytes - at));
     };
@@ -165,7 +165,7 @@ class Pools {
  private:
   void fill(int64_t block, int64_t blocks) {
     std::minstd_rand random(static_cast<unsigned>(block + 1));
-    const auto draw = [&] {  // the sum of four uniforms is near enough to a normal
+    const auto draw = [&] {  // the sum of four uniform numbers is close enough to a normal one
       float sum = 0;
       for (int i = 0; i < 4; ++i) sum += static_cast<float>(random()) * 0x1p-31f - 0.5f;
       return sum * 1.732f;
@@ -190,7 +190,7 @@ class Pools {
   std::vector<int8_t> codes_;
 };
 
-// Everything that is not taken from a pool: scales and zero points, around what min-max gives for these weights.
+// Contents that do not come from a pool: scales and zero points, close to those of min-max for these weights.
 void fill_small(const Stored& stored, uint64_t offset, std::vector<std::byte>& out) {
   std::minstd_rand random(static_cast<unsigned>(offset + stored.entry.name.size() * 7919 + 1));
   const auto around = [&](float middle, float spread) {
@@ -298,9 +298,9 @@ uint64_t write_all(const fs::path& path, const std::vector<Stored>& plan,
   }
   SafetensorsWriter writer(path, entries, metadata);
   const Pools pools(std::min<uint64_t>(kPoolMost, std::max<uint64_t>(writer.data_bytes(), 1 << 16)), threads);
-  std::mt19937_64 places(1);
-  std::vector<uint64_t> place(pieces.size());
-  for (uint64_t& p : place) p = places();
+  std::mt19937_64 random(1);
+  std::vector<uint64_t> offsets(pieces.size());
+  for (uint64_t& offset : offsets) offset = random();
   threads.parallel_for(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
     std::vector<std::byte> small;
     for (int64_t i = begin; i < end; ++i) {
@@ -313,7 +313,7 @@ uint64_t write_all(const fs::path& path, const std::vector<Stored>& plan,
       }
       for (uint64_t done = 0; done < piece.size;) {
         const auto [data, size] =
-            pools.piece(piece.stored->content, place[static_cast<size_t>(i)] + done, piece.size - done);
+            pools.piece(piece.stored->content, offsets[static_cast<size_t>(i)] + done, piece.size - done);
         writer.write(piece.stored->entry.name, piece.offset + done, data, size);
         done += size;
       }

@@ -16,7 +16,7 @@ namespace {
 constexpr float kGgufDeviation = 0.02f;  // of weights
 constexpr size_t kTile = 4096;           // random blocks; a matrix repeats them
 
-// One random block of about the deviation wanted.
+// A random block whose weights have about the standard deviation kGgufDeviation.
 void random_block(Format format, std::minstd_rand& random, uint8_t* block) {
   const size_t bytes = static_cast<size_t>(info(format).block_bytes);
   for (size_t i = 0; i < bytes; ++i) block[i] = static_cast<uint8_t>(random() >> 11);
@@ -31,7 +31,7 @@ void random_block(Format format, std::minstd_rand& random, uint8_t* block) {
   half(kStep, kGgufDeviation / (18.5f * 60));
 }
 
-// Bytes that every matrix of a format points to, as many as the largest needs.
+// The bytes that all matrices of a format share, as many as the largest needs.
 class Blocks {
  public:
   void need(Format format, int64_t bytes) {

@@ -1,5 +1,5 @@
-// The GGUF half of `gemma4 synth`: a text model of random Q4_0 blocks, with a Q6_K table that is the head as well, as
-// llama.cpp's Q4_0 files have it.
+// The GGUF output of `gemma4 synth`: a text model of random Q4_0 blocks, whose embedding is Q6_K and also the output
+// head, as in llama.cpp's Q4_0 files.
 #pragma once
 
 #include <filesystem>

@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "base/exact_json.h"
-#include "server/api/content.h"
+#include "server/api/build_request.h"
 
 namespace gemma4 {
 namespace {
@@ -16,7 +16,7 @@ void parse_image(Fields& block, Request& request, Message& message, const ApiCon
   Fields source(block.require("source"), block.where("source"));
   const std::string type = source.required_string("type");
   if (type == "base64") {
-    source.ignore({"media_type"});  // which of the formats it is the bytes themselves say
+    source.ignore({"media_type"});  // the image format is recognised from the bytes
     add_image(request, message,
               decode_base64(expect_string(source.require("data"), source.where("data")), source.where("data")));
   } else if (type == "url") {
@@ -27,7 +27,7 @@ void parse_image(Fields& block, Request& request, Message& message, const ApiCon
   source.done();
 }
 
-// Text and images: what user messages, tool results and system prompts share.
+// A block of text or an image, which may stand in user messages, tool results and system prompts.
 void parse_plain_block(Fields& block, const std::string& type, Request& request, Message& message,
                        const ApiContext& context) {
   if (type == "text") {
@@ -63,7 +63,7 @@ void parse_tool_result(Fields& block, Request& request, const ApiContext& contex
 
 void parse_user(const Json& content, Request& request, const ApiContext& context, const std::string& path) {
   if (!content.is_array()) return parse_plain_content(content, request, add_message(request, "user"), context, path);
-  // Results of tools are messages of their own here, and stand before what the user adds to them.
+  // Tool results become separate messages, before the other content of the user's message.
   bool said = false;
   for (size_t i = 0; i < content.size(); ++i) {
     Fields block(content[i], at(path, i));
@@ -153,7 +153,7 @@ Json parse_tools(const Json& value) {
   return tools;
 }
 
-// Whether at most one call is wanted.
+// Whether the client allows at most one tool call.
 bool parse_tool_choice(const Json* choice, const Json& tools, Request& request) {
   if (choice == nullptr) return false;
   Fields fields(*choice, "tool_choice");
@@ -185,7 +185,7 @@ void parse_thinking(Fields& body, Request& request) {
     fail_at("thinking.type", "must be enabled, adaptive or disabled");
   }
   request.chat.enable_thinking = type != "disabled";
-  // The client library demands a budget; the model decides for itself how long it thinks, within max_tokens.
+  // The client library requires a budget. It is ignored: the model decides how long it thinks, within max_tokens.
   fields.integer("budget_tokens", 0, INT32_MAX);
   fields.only("display", {"summarized"});
   fields.done();
@@ -217,7 +217,7 @@ void parse_output_config(Fields& body, Request& request) {
 struct MessageStream {
   std::string id = make_id("msg_"), model;
   enum { kNone, kThinking, kText } open = kNone;
-  int index = -1;  // of the block that was opened last
+  int index = -1;  // of the last block that was opened
   Finish finish = Finish::kStop;
   std::string stop;
   Usage usage;
@@ -238,7 +238,7 @@ const char* stop_reason(Finish finish, const std::string& stop) {
 
 Json call_input(const ToolCall& call) {
   if (call.arguments.empty()) return Json::object();
-  return parse_exact_json(call.arguments, 128);  // what the model wrote, which text/tool_call reads up to 100 deep
+  return parse_exact_json(call.arguments, 128);  // from the model; tool_call.cc accepts a depth of up to 100
 }
 
 Json message_json(const MessageStream& stream) {
@@ -261,7 +261,7 @@ std::string delta(const MessageStream& stream, Json what) {
 std::string close_block(MessageStream& stream) {
   if (stream.open == MessageStream::kNone) return "";
   std::string out;
-  // A signature proves that a thought is unchanged; nothing here depends on that, and clients expect the field.
+  // A signature proves that a thought is unchanged. This server does not check it, but clients expect the field.
   if (stream.open == MessageStream::kThinking) out = delta(stream, {{"type", "signature_delta"}, {"signature", ""}});
   stream.open = MessageStream::kNone;
   return out + event_of("content_block_stop", {{"index", stream.index}});
@@ -381,7 +381,7 @@ Request parse_count_tokens(const Json& json, const ApiContext& context) {
   Request request;
   const Json tools = parse_prompt(body, request, context);
   parse_tool_choice(body.find("tool_choice"), tools, request);
-  body.ignore({"output_config", "output_format"});  // these do not change the prompt
+  body.ignore({"output_config", "output_format"});  // they do not change the prompt
   body.done();
   return request;
 }

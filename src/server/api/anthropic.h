@@ -1,5 +1,5 @@
-// Anthropic's API: bodies of /v1/messages and /v1/messages/count_tokens to Calls, and answers back to JSON. Source:
-// Anthropic's API reference (docs.anthropic.com/en/api/messages) and the `anthropic` Python client's types.
+// Anthropic's API: parses the bodies of /v1/messages and /v1/messages/count_tokens, and writes the answers as JSON.
+// Source: Anthropic's API reference (docs.anthropic.com/en/api/messages) and the `anthropic` Python client's types.
 #pragma once
 
 #include "server/call.h"

@@ -1,4 +1,4 @@
-// Bodies of requests that somebody else wrote, for every API.
+// Fuzz targets: request bodies of every API.
 #include "base/mutate_testing.h"
 #include "server/api/anthropic.h"
 #include "server/api/openai.h"
@@ -12,7 +12,7 @@ ApiContext context() {
   context.models = {"demo"};
   context.image_budget_max = 1120;
   context.fetch = [](const std::string& url, const std::string& path) {
-    return fetch_image(url, 1, {.hosts = {"[::1]:1"}}, path);  // where nobody listens
+    return fetch_image(url, 1, {.hosts = {"[::1]:1"}}, path);  // an address on which nothing listens
   };
   return context;
 }

@@ -1,8 +1,8 @@
-// Bodies to Calls, without an engine.
+// Parsing of request bodies, without an engine.
 #include <gtest/gtest.h>
 
 #include "server/api/anthropic.h"
-#include "server/api/content.h"
+#include "server/api/build_request.h"
 #include "server/api/openai.h"
 #include "server/fetch.h"
 

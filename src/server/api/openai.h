@@ -1,7 +1,7 @@
-// OpenAI's API: bodies of /v1/chat/completions, /v1/completions and /v1/responses to Calls, and answers back to JSON.
-// What a body asks for and this server does not do is refused by name (ApiError 400). Source: OpenAI's API reference
-// (platform.openai.com/docs/api-reference) and the `openai` Python client's types; `reasoning_content`,
-// `chat_template_kwargs`, `top_k`, `min_p` and `repetition_penalty` are as vLLM has them.
+// OpenAI's API: parses the bodies of /v1/chat/completions, /v1/completions and /v1/responses, and writes the answers as
+// JSON. A member that asks for something this server does not do is refused by name (ApiError 400). Source: OpenAI's
+// API reference (platform.openai.com/docs/api-reference) and the `openai` Python client's types; `reasoning_content`,
+// `chat_template_kwargs`, `top_k`, `min_p` and `repetition_penalty` are those of vLLM.
 #pragma once
 
 #include "server/call.h"
@@ -12,12 +12,12 @@ Call parse_chat(const Json& body, const ApiContext& context);
 Call parse_completions(const Json& body, const ApiContext& context);
 Call parse_responses(const Json& body, const ApiContext& context);
 
-// The conversation alone, for /tokenize: messages, tools, chat_template_kwargs, reasoning_effort.
+// Parses only the conversation, for /tokenize: messages, tools, chat_template_kwargs, reasoning_effort.
 Request parse_chat_prompt(Fields& body, const ApiContext& context);
 
 Json openai_error(const ApiError& error);
 
-// Shared by the three.
+// Used by all three parsers.
 void parse_sampling(Fields& body, Request& request);
 bool thinking_wanted(const std::string& effort, const std::string& path);
 Json logprob_entry(const TokenLogprob& token);

@@ -1,7 +1,7 @@
 // /v1/chat/completions.
 #include <memory>
 
-#include "server/api/content.h"
+#include "server/api/build_request.h"
 #include "server/api/openai.h"
 
 namespace gemma4 {
@@ -19,7 +19,7 @@ void parse_image_part(Fields& part, Request& request, Message& message, const Ap
   Fields image(value, path);
   const Json& url = image.require("url");
   add_image(request, message, image_of_url(expect_string(url, image.where("url")), context, image.where("url")));
-  if (const auto detail = image.string("detail")) want_detail(request, *detail, context, image.where("detail"));
+  if (const auto detail = image.string("detail")) set_image_detail(request, *detail, context, image.where("detail"));
   image.done();
 }
 
@@ -173,7 +173,7 @@ void parse_thinking(Fields& body, Request& request) {
 
 // Answers.
 
-// What every object of one answer's stream repeats.
+// The members that every object of a stream repeats, and its state.
 struct ChatStream {
   std::string id = make_id("chatcmpl-"), model;
   int64_t created = unix_time();
@@ -181,7 +181,7 @@ struct ChatStream {
   bool usage = false, logprobs = false;
   std::vector<Choice> done;
 
-  Json object(const char* kind) const { return {{"id", id}, {"object", kind}, {"created", created}, {"model", model}}; }
+  Json object(const char* type) const { return {{"id", id}, {"object", type}, {"created", created}, {"model", model}}; }
 
   std::string chunk(int index, Json delta, const Json& finish = nullptr, Json token_logprobs = nullptr) const {
     Json json = object("chat.completion.chunk");
@@ -290,7 +290,7 @@ StreamSpelling chat_spelling(ChatStream made) {
   return spelling;
 }
 
-// Without effect here, whatever they say: who asks, and how an operator with many machines serves it.
+// Members without effect here, whatever their values are: who sends the request, and how a large operator routes it.
 void ignore_account_fields(Fields& body) {
   body.ignore({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"});
   body.only("service_tier", {"auto", "default"});

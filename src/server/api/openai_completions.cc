@@ -1,8 +1,8 @@
-// /v1/completions: text in, text out, as the model was trained: no chat format is added.
+// /v1/completions: continues a text. No chat template is added.
 #include <memory>
 
 #include "base/utf8.h"
-#include "server/api/content.h"
+#include "server/api/build_request.h"
 #include "server/api/openai.h"
 
 namespace gemma4 {
@@ -43,14 +43,14 @@ Json text_usage(const Usage& usage) {
           {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
 }
 
-// Here is no field for a tool call; nothing may be lost, so it is spelled out.
-std::string spelled_call(const ToolCall& call) { return call.name + "(" + call.arguments + ")"; }
+// This API has no field for tool calls, so a call is written as text.
+std::string call_text(const ToolCall& call) { return call.name + "(" + call.arguments + ")"; }
 
-// An answer has stopped where a call ends it: there is no other word for it here.
+// An answer that ends with a tool call has the finish reason "stop": this API has no other.
 const char* reason(Finish finish) { return finish == Finish::kLength ? "length" : "stop"; }
 
 std::string text_piece(TextStream& stream, int index, const Event& event) {
-  std::string text = event.kind == Event::kToolCall ? spelled_call(event.tool_call) : event.text;
+  std::string text = event.kind == Event::kToolCall ? call_text(event.tool_call) : event.text;
   Json choice = {{"index", index}, {"text", text}, {"logprobs", nullptr}, {"finish_reason", nullptr}};
   if (stream.logprobs && !event.logprobs.empty())
     choice["logprobs"] = text_logprobs(event.logprobs, stream.offset[index]);
@@ -71,7 +71,7 @@ std::string text_whole(const TextStream& stream, const std::vector<Choice>& choi
   json["choices"] = Json::array();
   for (size_t i = 0; i < choices.size(); ++i) {
     std::string text = choices[i].text;
-    for (const ToolCall& call : choices[i].tool_calls) text += spelled_call(call);
+    for (const ToolCall& call : choices[i].tool_calls) text += call_text(call);
     json["choices"].push_back({{"index", i},
                                {"text", std::move(text)},
                                {"logprobs", stream.logprobs ? text_logprobs(choices[i].logprobs, 0) : Json()},
@@ -139,7 +139,7 @@ std::vector<Request> parse_prompts(const Json& prompt) {
   return all;
 }
 
-// `images`, an extension: data: URLs for the <|image|> places of one text prompt.
+// `images`, an extension: data: URLs for the <|image|> placeholders of a text prompt.
 void parse_images(Fields& body, std::vector<Request>& prompts, const ApiContext& context) {
   const std::vector<std::string> urls = body.strings("images");
   if (urls.empty()) return;
@@ -158,7 +158,8 @@ Call parse_completions(const Json& json, const ApiContext& context) {
   parse_images(body, prompts, context);
   Request settings;
   parse_sampling(body, settings);
-  settings.max_new_tokens = static_cast<int>(body.integer("max_tokens", 1, INT32_MAX).value_or(16));  // as OpenAI's
+  settings.max_new_tokens =
+      static_cast<int>(body.integer("max_tokens", 1, INT32_MAX).value_or(16));  // OpenAI's default
   settings.ignore_eos = body.boolean("ignore_eos").value_or(false);
   TextStream stream;
   if (const auto count = body.integer("logprobs", 0, kLogprobsMax)) {

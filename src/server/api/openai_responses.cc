@@ -1,7 +1,7 @@
-// /v1/responses, without memory on the server: nothing is stored, so every request carries its conversation.
+// /v1/responses, without stored state: every request must contain its whole conversation.
 #include <memory>
 
-#include "server/api/content.h"
+#include "server/api/build_request.h"
 #include "server/api/openai.h"
 
 namespace gemma4 {
@@ -23,7 +23,7 @@ void parse_part(const Json& value, Request& request, Message& message, const Api
   } else if (type == "input_image") {
     const std::string where = part.where("image_url");
     add_image(request, message, image_of_url(expect_string(part.require("image_url"), where), context, where));
-    if (const auto detail = part.string("detail")) want_detail(request, *detail, context, part.where("detail"));
+    if (const auto detail = part.string("detail")) set_image_detail(request, *detail, context, part.where("detail"));
   } else {
     fail_at(part.where("type"),
             "is '" + type.substr(0, 40) + "'; only input_text, input_image and output_text are " + "supported");
@@ -38,7 +38,7 @@ void parse_content(const Json& content, Request& request, Message& message, cons
   for (size_t i = 0; i < content.size(); ++i) parse_part(content[i], request, message, context, at(path, i));
 }
 
-// What the assistant thought, said and called in one go stands in several items, and is one message.
+// Reasoning, text and tool calls of one assistant turn are separate items in this API, but one message of the chat.
 Message& assistant(Request& request) {
   if (!request.messages.empty() && request.messages.back().role == "assistant") return request.messages.back();
   return add_message(request, "assistant");
@@ -164,7 +164,7 @@ void parse_reasoning(Fields& body, Request& request) {
   if (const auto effort = fields.string("effort")) {
     request.chat.enable_thinking = thinking_wanted(*effort, "reasoning.effort");
   }
-  fields.only("summary", {"auto"});  // the thoughts themselves are shown; nobody summarises them
+  fields.only("summary", {"auto"});  // thoughts are returned in full, not summarised
   fields.only("generate_summary", {"auto"});
   fields.done();
 }
@@ -175,7 +175,7 @@ void parse_include(Fields& body, Request& request) {
     for (const Json& item : expect_array(*include, "include")) {
       if (item == "message.output_text.logprobs") {
         logprobs = true;
-      } else if (item != "reasoning.encrypted_content") {  // thoughts come in the clear
+      } else if (item != "reasoning.encrypted_content") {  // thoughts are not encrypted
         fail_at("include", "may hold message.output_text.logprobs and reasoning.encrypted_content only");
       }
     }
@@ -198,10 +198,11 @@ Json output_logprobs(const std::vector<TokenLogprobs>& tokens) {
   return all;
 }
 
-struct ResponseStream {
-  Json response;  // as it stands so far
+// The state of a stream.
+struct ResponsesState {
+  Json response;  // as sent so far
   int sequence = 0;
-  enum { kNone, kReasoning, kMessage } open = kNone;  // the item that grows: the last of response["output"]
+  enum { kNone, kReasoning, kMessage } open = kNone;  // the type of the open item, the last of response["output"]
   Finish finish = Finish::kStop;
 
   Json& output() { return response["output"]; }
@@ -255,7 +256,7 @@ void finish_response(Json& response, Finish finish, const Usage& usage) {
   response["timings"] = timings(usage);
 }
 
-std::string open_item(ResponseStream& stream, Json item, Json part) {
+std::string open_item(ResponsesState& stream, Json item, Json part) {
   stream.output().push_back(item);
   const int index = stream.index();
   std::string out = stream.event("response.output_item.added", {{"output_index", index}, {"item", item}});
@@ -265,25 +266,25 @@ std::string open_item(ResponseStream& stream, Json item, Json part) {
   return out;
 }
 
-std::string close_item(ResponseStream& stream) {
-  if (stream.open == ResponseStream::kNone) return "";
-  const std::string kind = stream.open == ResponseStream::kMessage ? "output_text" : "reasoning_text";
-  stream.open = ResponseStream::kNone;
+std::string close_item(ResponsesState& stream) {
+  if (stream.open == ResponsesState::kNone) return "";
+  const std::string type = stream.open == ResponsesState::kMessage ? "output_text" : "reasoning_text";
+  stream.open = ResponsesState::kNone;
   Json& item = stream.output().back();
   item["status"] = "completed";
-  const Json place = {{"item_id", item["id"]}, {"output_index", stream.index()}, {"content_index", 0}};
-  Json text = place, part = place;
+  const Json position = {{"item_id", item["id"]}, {"output_index", stream.index()}, {"content_index", 0}};
+  Json text = position, part = position;
   text["text"] = item["content"][0]["text"];
-  if (kind == "output_text") text["logprobs"] = item["content"][0]["logprobs"];
+  if (type == "output_text") text["logprobs"] = item["content"][0]["logprobs"];
   part["part"] = item["content"][0];
-  std::string out = stream.event("response." + kind + ".done", std::move(text));
+  std::string out = stream.event("response." + type + ".done", std::move(text));
   out += stream.event("response.content_part.done", std::move(part));
   return out + stream.event("response.output_item.done", {{"output_index", stream.index()}, {"item", item}});
 }
 
-std::string grow_item(ResponseStream& stream, const Event& event) {
+std::string grow_item(ResponsesState& stream, const Event& event) {
   const bool message = event.kind == Event::kText;
-  const auto wanted = message ? ResponseStream::kMessage : ResponseStream::kReasoning;
+  const auto wanted = message ? ResponsesState::kMessage : ResponsesState::kReasoning;
   std::string out;
   if (stream.open != wanted) {
     out = close_item(stream);
@@ -302,15 +303,15 @@ std::string grow_item(ResponseStream& stream, const Event& event) {
   return out + stream.event(message ? "response.output_text.delta" : "response.reasoning_text.delta", std::move(delta));
 }
 
-std::string add_call(ResponseStream& stream, const ToolCall& call) {
+std::string add_call(ResponsesState& stream, const ToolCall& call) {
   std::string out = close_item(stream);
   const Json item = call_item(call);
   Json begun = item;
   begun["arguments"] = "";
   begun["status"] = "in_progress";
   stream.output().push_back(item);
-  const Json place = {{"item_id", item["id"]}, {"output_index", stream.index()}};
-  Json delta = place, done = place;
+  const Json position = {{"item_id", item["id"]}, {"output_index", stream.index()}};
+  Json delta = position, done = position;
   delta["delta"] = item["arguments"];
   done["name"] = item["name"];
   done["arguments"] = item["arguments"];
@@ -320,7 +321,7 @@ std::string add_call(ResponseStream& stream, const ToolCall& call) {
   return out + stream.event("response.output_item.done", {{"output_index", stream.index()}, {"item", item}});
 }
 
-std::string response_piece(ResponseStream& stream, const Event& event) {
+std::string response_piece(ResponsesState& stream, const Event& event) {
   if (event.kind == Event::kText || event.kind == Event::kThinking) return grow_item(stream, event);
   if (event.kind == Event::kToolCall) return add_call(stream, event.tool_call);
   stream.finish = event.finish;
@@ -348,7 +349,7 @@ std::string response_whole(Json response, const Choice& choice) {
 }
 
 StreamSpelling response_spelling(Json response) {
-  auto stream = std::make_shared<ResponseStream>();
+  auto stream = std::make_shared<ResponsesState>();
   stream->response = std::move(response);
   StreamSpelling spelling;
   spelling.whole = [stream](const std::vector<Choice>& choices) {
@@ -371,7 +372,7 @@ StreamSpelling response_spelling(Json response) {
   return spelling;
 }
 
-// The answer's head repeats what was asked, as OpenAI's does.
+// Like OpenAI's, the answer repeats the members of the request.
 Json make_response(const Json& body, const ApiContext& context) {
   const auto given = [&](const char* name, Json otherwise) {
     const auto it = body.find(name);

@@ -14,7 +14,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What Python's str.strip() takes away.
+// White space that Python's str.strip() removes.
 bool is_space(uint32_t c) {
   return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
          (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
@@ -35,15 +35,15 @@ std::string_view trim(std::string_view text) {
   return text;
 }
 
-// Without <|channel>...<channel|>: a model is not shown the thoughts of its earlier answers. One left open goes to the
-// end of the text.
+// Removes <|channel>...<channel|>: the model does not see the thoughts of its earlier answers. A thought without an end
+// extends to the end of the text.
 std::string strip_thinking(std::string_view text) {
   constexpr std::string_view kOpen = "<|channel>", kClose = "<channel|>";
   std::string result;
   while (true) {
     const size_t close = text.find(kClose);
-    const std::string_view part = text.substr(0, close);
-    result += part.substr(0, part.find(kOpen));
+    const std::string_view before = text.substr(0, close);
+    result += before.substr(0, before.find(kOpen));
     if (close == std::string_view::npos) return std::string(trim(result));
     text.remove_prefix(close + kClose.size());
   }
@@ -52,7 +52,7 @@ std::string strip_thinking(std::string_view text) {
 std::string joined_text(const Message& message) {
   std::string text;
   for (const ContentPart& part : message.content) {
-    if (part.kind == ContentPart::kText) text += part.text;
+    if (part.type == ContentPart::kText) text += part.text;
   }
   return text;
 }
@@ -64,7 +64,7 @@ class ChatRenderer {
     for (const Message& message : messages) {
       roles_.push_back(role_of(message));
       first_image_.push_back(images_);
-      for (const ContentPart& part : message.content) images_ += part.kind == ContentPart::kImage;
+      for (const ContentPart& part : message.content) images_ += part.type == ContentPart::kImage;
     }
     if (!trim(tools).empty()) tools_ = parse_json(tools, "tools");
     if (!tools_.is_null() && !tools_.is_array()) throw Error("tools: not a JSON array");
@@ -122,7 +122,7 @@ class ChatRenderer {
     if (system_first) {
       const std::vector<ContentPart>& parts = messages_[0].content;
       for (const ContentPart& part : parts) {
-        if (part.kind == ContentPart::kImage) throw Error("messages: the system message cannot hold an image");
+        if (part.type == ContentPart::kImage) throw Error("messages: the system message cannot hold an image");
         out_.text(trim(part.text));
         if (parts.size() > 1) out_.text(" ");
       }
@@ -158,8 +158,8 @@ class ChatRenderer {
     close(message, responses);
   }
 
-  // Ends the turn, or leaves it open for a tool's result or for the answer that follows one. What is written beside a
-  // call ends the turn too, and yet no generation prompt follows: that is how the template has it.
+  // Ends the turn, or leaves it open for a tool's result or for the answer after a result. Content beside a call ends
+  // the turn too, and still no generation prompt follows: the template does the same.
   void close(const Message& message, bool responses) {
     const bool calls = !message.tool_calls.empty();
     open_ = calls || responses;
@@ -173,7 +173,7 @@ class ChatRenderer {
 
   static bool has_content(const Message& message) {
     return std::ranges::any_of(message.content, [](const ContentPart& part) {
-      return part.kind == ContentPart::kImage || !part.text.empty();
+      return part.type == ContentPart::kImage || !part.text.empty();
     });
   }
 
@@ -210,7 +210,7 @@ class ChatRenderer {
       write_response(name, joined_text(messages_[k]));
       int image = first_image_[k];
       for (const ContentPart& part : messages_[k].content) {
-        if (part.kind == ContentPart::kImage) out_.image(image++);
+        if (part.type == ContentPart::kImage) out_.image(image++);
       }
     }
     return k > i + 1;
@@ -232,7 +232,7 @@ class ChatRenderer {
   void write_content(size_t i) {
     int image = first_image_[i];
     for (const ContentPart& part : messages_[i].content) {
-      if (part.kind == ContentPart::kImage) {
+      if (part.type == ContentPart::kImage) {
         out_.image(image++);
       } else if (roles_[i] == "model") {
         out_.text(strip_thinking(part.text));
@@ -249,7 +249,7 @@ class ChatRenderer {
   std::vector<int> first_image_;    // [messages] the number of its first image
   int images_ = 0;
   int last_user_ = -1;
-  bool open_ = false;  // the last turn goes on: the model continues it
+  bool open_ = false;  // the last turn has not ended: the model continues it
   PieceWriter out_;
 };
 
@@ -269,14 +269,14 @@ std::vector<Piece> render_chat(std::span<const Message> messages, std::string_vi
 std::vector<Piece> parse_raw(std::string_view prompt, const Tokenizer& tokenizer) {
   PieceWriter out;
   int images = 0;
-  for (const Tokenizer::Part& part : tokenizer.split_control(prompt)) {
-    if (out.empty() && !(part.control && part.text == "<bos>")) out.control("<bos>");
-    if (!part.control) {
-      out.text(part.text);
-    } else if (part.text == "<|image|>") {
+  for (const Tokenizer::Segment& segment : tokenizer.split_control(prompt)) {
+    if (out.empty() && !(segment.control && segment.text == "<bos>")) out.control("<bos>");
+    if (!segment.control) {
+      out.text(segment.text);
+    } else if (segment.text == "<|image|>") {
       out.image(images++);
     } else {
-      out.control(part.text);
+      out.control(segment.text);
     }
   }
   if (out.empty()) out.control("<bos>");
@@ -285,13 +285,13 @@ std::vector<Piece> parse_raw(std::string_view prompt, const Tokenizer& tokenizer
 
 std::string to_text(std::span<const Piece> pieces) {
   std::string text;
-  for (const Piece& piece : pieces) text += piece.kind == Piece::kImage ? "<|image|>" : piece.text;
+  for (const Piece& piece : pieces) text += piece.type == Piece::kImage ? "<|image|>" : piece.text;
   return text;
 }
 
 int count_images(std::span<const Piece> pieces) {
   return static_cast<int>(
-      std::count_if(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.kind == Piece::kImage; }));
+      std::count_if(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.type == Piece::kImage; }));
 }
 
 Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, std::span<const int> soft_tokens) {
@@ -302,9 +302,9 @@ Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, 
   Prompt prompt;
   for (size_t i = 0; i < pieces.size(); ++i) {
     const Piece& piece = pieces[i];
-    if (piece.kind == Piece::kControl) {
+    if (piece.type == Piece::kControl) {
       prompt.ids.push_back(tokenizer.require(piece.text));
-    } else if (piece.kind == Piece::kImage) {
+    } else if (piece.type == Piece::kImage) {
       CHECK(piece.image >= 0 && piece.image < static_cast<int>(soft_tokens.size()));
       prompt.ids.push_back(tokenizer.require("<|image>"));
       const auto begin = static_cast<int>(prompt.ids.size());
@@ -312,8 +312,8 @@ Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, 
       prompt.images.push_back({piece.image, begin, static_cast<int>(prompt.ids.size())});
       prompt.ids.push_back(tokenizer.require("<image|>"));
     } else {
-      std::string text = piece.text;  // neighbours merge as one text
-      while (i + 1 < pieces.size() && pieces[i + 1].kind == Piece::kText) text += pieces[++i].text;
+      std::string text = piece.text;  // neighbouring texts are encoded as one
+      while (i + 1 < pieces.size() && pieces[i + 1].type == Piece::kText) text += pieces[++i].text;
       const std::vector<int32_t> ids = tokenizer.encode(text, false);
       prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
     }

@@ -1,7 +1,7 @@
-// Chat: what the model is told. Messages, tool declarations and images become pieces; pieces become token ids. The
-// format is the published Gemma 4 31B chat template (large models: an empty thought closes the generation prompt when
-// thinking is off); tests/golden/chat holds what that template renders. Text that came from outside is never parsed for
-// control tokens: a user who writes <turn|> sends six characters, not an end of turn.
+// Chat: the chat template. Messages, tool declarations and images become pieces; pieces become token ids. The format is
+// the published Gemma 4 31B chat template (of the large models: if thinking is off, an empty thought closes the
+// generation prompt); tests/golden/chat holds what that template renders. Text from outside is never parsed for control
+// tokens: a user who writes <turn|> sends six characters, not an end of turn.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@
 namespace gemma4 {
 
 struct ContentPart {
-  enum Kind { kText, kImage } kind = kText;
+  enum Type { kText, kImage } type = kText;
   std::string text;  // kText
-  // Images carry no data here: they are numbered 0, 1, ... in the order in which they stand in the messages.
+  // Images carry no data here: they are numbered 0, 1, ... in the order of the messages.
 };
 
 struct ToolCall {
@@ -27,7 +27,7 @@ struct ToolCall {
 
 struct ToolResponse {
   std::string name;
-  std::string response;  // JSON as text: an object's members are listed, anything else becomes {value:...}
+  std::string response;  // JSON as text: an object's members are written, any other value becomes {value:...}
 };
 
 struct Message {
@@ -36,7 +36,7 @@ struct Message {
   std::string reasoning;                     // assistant: the thought before the answer
   std::vector<ToolCall> tool_calls;          // assistant
   std::vector<ToolResponse> tool_responses;  // assistant: answers held in the same message
-  std::string tool_call_id, name;            // tool: which call it answers; the tool's name where no call has the id
+  std::string tool_call_id, name;            // tool: the id of the call; the name of the tool if no call has that id
 
   static Message text(std::string role, std::string text);
 };
@@ -48,21 +48,21 @@ struct ChatOptions {
 };
 
 struct Piece {
-  enum Kind {
+  enum Type {
     kText,     // text, never parsed for control tokens
     kControl,  // the name of one control token
-    kImage,    // the place of an image
-  } kind = kText;
+    kImage,    // the position of an image
+  } type = kText;
   std::string text;  // kText, kControl
-  int image = -1;    // kImage: which
+  int image = -1;    // kImage: its number
 };
 
 // `tools`: a JSON array of {"type": "function", "function": {name, description, parameters}} as text, or empty.
-// Throws Error: a role or a JSON text that cannot be used.
+// Throws Error for an unknown role, invalid JSON, or messages that the template cannot render.
 std::vector<Piece> render_chat(std::span<const Message> messages, std::string_view tools, const ChatOptions& options);
 
-// A prompt written by hand: control tokens spelled in it are control tokens, <|image|> is the next image, and <bos> is
-// put in front where it is missing.
+// A prompt with its own markup: the names of control tokens in it are control tokens, <|image|> is the next image, and
+// <bos> is added in front if it is missing.
 std::vector<Piece> parse_raw(std::string_view prompt, const Tokenizer& tokenizer);
 
 std::string to_text(std::span<const Piece> pieces);  // as the template renders it: an image is <|image|>
@@ -71,7 +71,7 @@ int count_images(std::span<const Piece> pieces);
 
 struct ImageSpan {
   int image = 0;           // which image
-  int begin = 0, end = 0;  // its soft tokens are ids[begin, end); the marks around it lie outside
+  int begin = 0, end = 0;  // its soft tokens are ids[begin, end), without <|image> and <image|>
 };
 
 struct Prompt {
@@ -79,8 +79,8 @@ struct Prompt {
   std::vector<ImageSpan> images;
 };
 
-// An image becomes <|image>, soft_tokens[image] times <|image|>, <image|>. Throws Error where the number of images and
-// of soft-token counts differ, on invalid UTF-8, and where the vocabulary lacks a control token that a piece names.
+// An image becomes <|image>, soft_tokens[image] times <|image|>, <image|>. Throws Error if the numbers of images and of
+// soft-token counts differ, on invalid UTF-8, and if the vocabulary lacks a control token that a piece names.
 Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, std::span<const int> soft_tokens);
 
 }  // namespace gemma4

@@ -65,7 +65,7 @@ TEST(Chat, RandomConversations) {  // tools/make_chat_golden.py
   expect_rendered(cases);
 }
 
-// Ids of the pieces are those of the whole rendered text wherever nobody wrote a control token into it.
+// The ids of the pieces are those of the whole rendered text, unless a message contains the name of a control token.
 TEST(Chat, PiecesEncodeAsTheRenderedText) {
   for (const json& one : test::golden("chat/rendered.json")) {
     std::vector<Message> messages;
@@ -146,7 +146,7 @@ TEST(Chat, ThoughtsOfEarlierTurnsAreDroppedUnlessPreserved) {
               HasSubstr("<|turn>model\n<|channel>thought\nthink\n<channel|><|tool_call>call:f{}<tool_call|>"));
 }
 
-TEST(Chat, ToolResponsesOfEveryKind) {
+TEST(Chat, ToolResponsesOfEveryType) {
   Message call = Message::text("assistant", "done");
   call.tool_calls.push_back({"1", "f", R"({"B":1e20,"a":[true,false,null,"x"],"c":{"d":-0.5}})"});
   call.tool_responses = {{"f", R"({"b":1,"A":"s"})"}, {"", "[1,2.0]"}};
@@ -175,7 +175,7 @@ TEST(Chat, TrimsUnicodeSpaceAndStripsThoughts) {
               HasSubstr("model\nx  y<turn|>"));
 }
 
-TEST(Chat, SchemasOfEveryKind) {
+TEST(Chat, SchemasOfEveryType) {
   const std::string tools = R"([{"name":"f","parameters":{"properties":{
     "o":{"type":"object","extra":{"type":"string"}},
     "u":{"type":["string","null"],"description":"d"},

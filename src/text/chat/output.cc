@@ -24,11 +24,11 @@ OutputParser::OutputParser(const Tokenizer& tokenizer, std::vector<std::string> 
 std::vector<OutputEvent> OutputParser::push(int32_t id) {
   Events events;
   if (stopped()) return events;
-  if (mode_ == kInCall && (id == quote_ || !tokenizer_.is_control(id))) {
+  if (state_ == kInCall && (id == quote_ || !tokenizer_.is_control(id))) {
     call_.push_back(id);
   } else if (tokenizer_.is_control(id)) {
     push_control(id, events);
-  } else if (mode_ == kInThinking) {
+  } else if (state_ == kInThinking) {
     think(thinking_.push(id), events);
   } else if (std::string text = content_.push(id); !text.empty()) {
     events.push_back({OutputEvent::kContent, std::move(text), ""});
@@ -38,24 +38,24 @@ std::vector<OutputEvent> OutputParser::push(int32_t id) {
 
 std::vector<OutputEvent> OutputParser::finish() {
   Events events;
-  end_mode(events);
+  end_state(events);
   return events;
 }
 
-// Any control token ends what is going on; three of them also begin something.
+// Any control token ends the current state; <|channel> and <|tool_call> also begin one.
 void OutputParser::push_control(int32_t id, Events& events) {
   channel_closed_ = id == channel_end_;
   call_closed_ = id == call_end_;
-  end_mode(events);
+  end_state(events);
   if (stopped()) return;
-  if (id == channel_begin_) mode_ = kInThinking;
-  if (id == call_begin_) mode_ = kInCall;
+  if (id == channel_begin_) state_ = kInThinking;
+  if (id == call_begin_) state_ = kInCall;
 }
 
-void OutputParser::end_mode(Events& events) {
-  if (mode_ == kInCall) {
+void OutputParser::end_state(Events& events) {
+  if (state_ == kInCall) {
     close_call(events);
-  } else if (mode_ == kInThinking) {
+  } else if (state_ == kInThinking) {
     think(thinking_.finish(), events);
     if (!head_.empty()) events.push_back({OutputEvent::kThinking, std::exchange(head_, ""), ""});
     if (newline_held_ && !channel_closed_) events.push_back({OutputEvent::kThinking, "\n", ""});
@@ -63,15 +63,15 @@ void OutputParser::end_mode(Events& events) {
   } else if (std::string text = content_.finish(); !text.empty()) {
     events.push_back({OutputEvent::kContent, std::move(text), ""});
   }
-  mode_ = kInContent;
+  state_ = kInContent;
   channel_closed_ = call_closed_ = false;
 }
 
-void OutputParser::think(std::string_view part, Events& events) {
-  std::string text(part);
+void OutputParser::think(std::string_view next, Events& events) {
+  std::string text(next);
   if (!head_done_) {
     head_ += text;
-    if (kChannelName.starts_with(head_) && head_ != kChannelName) return;  // more of the name may come
+    if (kChannelName.starts_with(head_) && head_ != kChannelName) return;  // the name may still be incomplete
     head_done_ = true;
     text = std::exchange(head_, "");
     if (text.starts_with(kChannelName)) text.erase(0, kChannelName.size());

@@ -13,12 +13,12 @@ using nlohmann::json;
 using test::demo;
 using Events = std::vector<OutputEvent>;
 
-// Neighbouring events of one kind joined, so that what is compared does not depend on when text was ready.
+// Joins neighbouring events of one type, so that a comparison does not depend on when text was ready.
 Events joined(const Events& events) {
   Events result;
   for (const OutputEvent& event : events) {
-    const bool text = event.kind != OutputEvent::kToolCall;
-    if (text && !result.empty() && result.back().kind == event.kind) {
+    const bool text = event.type != OutputEvent::kToolCall;
+    if (text && !result.empty() && result.back().type == event.type) {
       result.back().text += event.text;
     } else {
       result.push_back(event);
@@ -55,7 +55,7 @@ TEST(OutputParser, DemoOutputs) {
     if (answer.starts_with("<|tool_call>")) {
       ++calls;
       ASSERT_EQ(events.size(), 1u) << answer;
-      ASSERT_EQ(events[0].kind, OutputEvent::kToolCall);
+      ASSERT_EQ(events[0].type, OutputEvent::kToolCall);
       const json arguments = json::parse(events[0].arguments);
       ASSERT_EQ(arguments.size(), 1u);
       const auto& value = arguments.begin().value();
@@ -67,7 +67,7 @@ TEST(OutputParser, DemoOutputs) {
       ++thoughts;
       ASSERT_EQ(events.size(), 2u);
       EXPECT_EQ(answer, "<|channel>thought\n" + events[0].text + "\n<channel|>" + events[1].text);
-      EXPECT_EQ(events[0].kind, OutputEvent::kThinking);
+      EXPECT_EQ(events[0].type, OutputEvent::kThinking);
     } else {
       EXPECT_EQ(events, Events{content(answer)});
     }
@@ -91,14 +91,14 @@ TEST(OutputParser, ThinkingThenContentThenCalls) {
 TEST(OutputParser, StringsMayHoldAnything) {
   EXPECT_EQ(parse("<|tool_call>call:f{s:<|\"|>a},{b:[\"c\"]<|\"|>,t:<|\"|><|\"|>}<tool_call|>"),
             Events{call("f", R"({"s":"a},{b:[\"c\"]","t":""})")});
-  // Markers spelled out in a string are text: they arrive as ordinary tokens.
+  // Names of markers in a string are text: they arrive as ordinary tokens.
   std::vector<int32_t> ids = demo().encode("<|tool_call>call:f{s:<|\"|>", true);
   for (const int32_t id : demo().encode("<tool_call|><|\"|>}", false)) ids.push_back(id);
   for (const int32_t id : demo().encode("<|\"|>}<tool_call|>", true)) ids.push_back(id);
   EXPECT_EQ(parse(ids), Events{call("f", R"({"s":"<tool_call|><|\"|>}"})")});
 }
 
-TEST(OutputParser, ValuesOfEveryKind) {
+TEST(OutputParser, ValuesOfEveryType) {
   EXPECT_EQ(parse("<|tool_call>call:a.b-c{z:[{k:<|\"|>v<|\"|>},[],-1.50e3],n:None,m:null,t:true, w : Paris , "
                   "<|\"|>odd key<|\"|>:false,\"j\":\"q\\\"\"}<tool_call|>"),
             Events{call("a.b-c", R"({"z":[{"k":"v"},[],-1.50e3],"n":null,"m":null,"t":true,"w":"Paris",)"
@@ -114,7 +114,7 @@ TEST(OutputParser, MalformedCallsComeBackAsText) {
   }
   std::string deep = "call:f{x:" + std::string(5000, '[');
   EXPECT_EQ(parse("<|tool_call>" + deep), Events{content("<|tool_call>" + deep)});
-  EXPECT_EQ(parse("<|tool_call>call:f{x:1}"), Events{call("f", R"({"x":1})")});  // only its end mark is missing
+  EXPECT_EQ(parse("<|tool_call>call:f{x:1}"), Events{call("f", R"({"x":1})")});  // only its end token is missing
 }
 
 TEST(OutputParser, StopStringsCountInContentAlone) {
@@ -131,7 +131,7 @@ TEST(OutputParser, StopStringsCountInContentAlone) {
             (Events{thinking("STOP"), content("go ")}));
 }
 
-// Any ids at all: no crash, arguments are JSON, and every piece of ordinary text comes out somewhere.
+// Random ids: no crash, arguments are JSON, and all ordinary text is in some event.
 TEST(OutputParser, RandomIds) {
   std::mt19937 random(3);
   std::vector<int32_t> favourites;
@@ -145,9 +145,9 @@ TEST(OutputParser, RandomIds) {
     size_t letters = 0, seen = 0;
     for (const int32_t id : ids) letters += demo().piece(id) == "a";
     for (const OutputEvent& event : parse(ids)) {
-      if (event.kind == OutputEvent::kToolCall) {
+      if (event.type == OutputEvent::kToolCall) {
         ASSERT_TRUE(json::accept(event.arguments)) << event.arguments;
-        seen = letters;  // its names and words are where they belong
+        seen = letters;  // its names and values are in the right fields
         break;
       }
       std::string text = event.text;

@@ -1,4 +1,4 @@
-// PieceWriter: builds a prompt's pieces; neighbouring text becomes one piece, so that byte-pair merging sees it whole.
+// PieceWriter: builds the pieces of a prompt. Neighbouring texts become one piece, so that BPE can merge across them.
 #pragma once
 
 #include <string>
@@ -13,7 +13,7 @@ class PieceWriter {
  public:
   void text(std::string_view text) {
     if (text.empty()) return;
-    if (pieces_.empty() || pieces_.back().kind != Piece::kText) pieces_.push_back({Piece::kText, ""});
+    if (pieces_.empty() || pieces_.back().type != Piece::kText) pieces_.push_back({Piece::kText, ""});
     pieces_.back().text += text;
   }
   void control(std::string_view name) { pieces_.push_back({Piece::kControl, std::string(name)}); }
@@ -25,7 +25,7 @@ class PieceWriter {
   }
   void append(const std::vector<Piece>& pieces) {
     for (const Piece& piece : pieces) {
-      if (piece.kind == Piece::kText) {
+      if (piece.type == Piece::kText) {
         text(piece.text);
       } else {
         pieces_.push_back(piece);

@@ -1,4 +1,4 @@
-// Gemma's tool-call syntax to JSON.
+// Parses Gemma's tool-call syntax to JSON.
 #include <set>
 
 #include "base/json.h"
@@ -21,7 +21,7 @@ std::string_view strip(std::string_view text) {
 
 std::string json_string(std::string_view text) { return json(utf8_repair(text)).dump(); }
 
-// Reads bytes of text with quote tokens between them. Every function returns false where the text does not fit.
+// A recursive-descent parser of bytes with quote tokens between them. Every function returns false on a syntax error.
 class CallReader {
  public:
   CallReader(const Tokenizer& tokenizer, std::span<const int32_t> ids) {
@@ -64,7 +64,7 @@ class CallReader {
     return true;
   }
 
-  // Text up to one of `ends`, without the space around it.
+  // The text up to one of `ends`, without white space around it.
   bool bare(std::string_view ends, std::string& out) {
     const size_t end = text_.find_first_of(ends, at_);
     if (at_quote() || end == std::string::npos) return false;
@@ -143,17 +143,17 @@ class CallReader {
     return true;
   }
 
-  // true, false, null and numbers are themselves; any other bare word is a string.
+  // true, false, null and numbers have their JSON meaning; any other bare word is a string.
   static std::string word(const std::string& text) {
-    if (text == "None") return "null";  // as the prompt's own rendering writes it
+    if (text == "None") return "null";  // as the chat template writes null
     const bool number = text[0] == '-' || (text[0] >= '0' && text[0] <= '9');
     if (text == "true" || text == "false" || text == "null" || (number && json::accept(text))) return text;
     return json_string(text);
   }
 
   std::string text_;
-  std::vector<size_t> quotes_;  // where in text_ the quote tokens stand
-  size_t at_ = 0, quote_ = 0;   // the next byte, the next quote
+  std::vector<size_t> quotes_;  // offsets in text_ at which quote tokens stand
+  size_t at_ = 0, quote_ = 0;   // indices of the next byte and of the next quote
 };
 
 }  // namespace

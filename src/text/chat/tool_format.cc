@@ -16,16 +16,16 @@ namespace gemma4 {
 namespace {
 
 using Json = nlohmann::ordered_json;
-constexpr int kDepthMax = 100;  // writing recurses; a request must not be able to exhaust the stack
+constexpr int kDepthMax = 100;  // the writer recurses, and a request must not exhaust the stack
 
-std::string upper(std::string text) {  // ASCII alone: types are English
+std::string upper(std::string text) {  // ASCII only: types are English words
   for (char& c : text) {
     if (static_cast<unsigned char>(c) < 128) c = static_cast<char>(std::toupper(c));
   }
   return text;
 }
 
-// As Python's lower(), letter by letter; `text` is valid UTF-8. libc's table, whatever locale the program runs in.
+// Like Python's lower(), letter by letter; `text` is valid UTF-8. Uses libc's table whatever the program's locale is.
 std::string lower(std::string_view text) {
   static const locale_t unicode = newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
   std::string result;
@@ -36,8 +36,8 @@ std::string lower(std::string_view text) {
   return result;
 }
 
-// As Python's repr(float), which is what the template prints: the shortest digits that read back the same, with an
-// exponent below 1e-4 and from 1e16 on.
+// Like Python's repr(float), which the template prints: the shortest digits that are read back as the same number, with
+// an exponent below 1e-4 and from 1e16 on.
 std::string python_float(double value) {
   if (!std::isfinite(value)) return std::isnan(value) ? "nan" : value < 0 ? "-inf" : "inf";
   char buffer[400];
@@ -50,7 +50,7 @@ std::string python_float(double value) {
   return text;
 }
 
-// As Python's str() of a JSON scalar.
+// Like Python's str() of a JSON scalar.
 std::string python_text(const Json& value) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_boolean()) return value.get<bool>() ? "True" : "False";
@@ -59,7 +59,7 @@ std::string python_text(const Json& value) {
   return dump_exact_json(value);
 }
 
-const Json& member(const Json& value, const char* key) {  // null where there is none
+const Json& member(const Json& value, const char* key) {  // null if there is none
   static const Json kNone;
   if (!value.is_object()) return kNone;
   const auto found = value.find(key);
@@ -86,12 +86,12 @@ std::string upper_type(const Json& schema) {
   const Json& type = member(schema, "type");
   if (type.is_null()) return "";
   if (!type.is_array()) return upper(python_text(type));
-  std::string text;  // a list prints as Python prints it
+  std::string text;  // a list is printed as in Python
   for (const Json& one : type) text += (text.empty() ? "'" : ", '") + upper(python_text(one)) + "'";
   return "[" + text + "]";
 }
 
-// Writes commas between parts, none before the first.
+// Writes a comma before every element but the first.
 class Commas {
  public:
   explicit Commas(PieceWriter& out) : out_(out) {}
@@ -117,7 +117,7 @@ void write_required(const Json& required, PieceWriter& out) {
 
 void write_properties(const Json& properties, bool skip_keywords, PieceWriter& out);
 
-// An array's `items`: every keyword is kept, sorted among the others.
+// An array's `items`: every keyword is kept, in sorted order.
 void write_items(const Json& items, PieceWriter& out) {
   out.text("items:{");
   Commas commas(out);
@@ -162,7 +162,7 @@ void write_property(const Json& schema, PieceWriter& out) {
   if (type == "OBJECT") {
     const Json& properties = member(schema, "properties");
     commas.next().text("properties:{");
-    // A schema without `properties` lists its members that are no keywords.
+    // For a schema without `properties` the template lists the members that are no keywords.
     write_properties(properties.is_object() ? properties : schema, !properties.is_object(), out);
     out.text("}");
     if (const Json& required = member(schema, "required"); truthy(required)) write_required(required, commas.next());
@@ -193,7 +193,7 @@ void write_parameters(const Json& parameters, PieceWriter& out) {
     write_required(required, out);
     out.text(",");
   }
-  // The template leaves the brace open where the type is missing; parameters are always an object.
+  // The template leaves the brace open if the type is missing. Here parameters are always an object.
   const std::string type = upper_type(parameters);
   out.text("type:");
   out.quoted(type.empty() ? "OBJECT" : type);
@@ -241,7 +241,7 @@ void write_value(const Json& value, bool quote_keys, PieceWriter& out) {
     for (const Json& one : value) write_value(one, quote_keys, commas.next());
     out.text("]");
   } else {
-    out.text(python_text(value));  // a null prints as None, as in the template's own rendering
+    out.text(python_text(value));  // the template writes null as None
   }
 }
 

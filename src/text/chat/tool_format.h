@@ -1,5 +1,6 @@
-// How Gemma writes structured values: tool declarations, call arguments and tool results. Strings stand between <|"|>
-// tokens and need no escapes; keys are bare; members are sorted as Jinja's dictsort does, without regard to case.
+// Tool format: how Gemma's template writes structured values: tool declarations, call arguments and tool results.
+// Strings stand between <|"|> tokens and need no escapes; keys are bare; members are sorted like Jinja's dictsort,
+// which ignores case.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -11,7 +12,7 @@
 
 namespace gemma4 {
 
-// Throws Error, naming `what`, where the text is not JSON.
+// Throws Error, naming `what`, if the text is not JSON.
 nlohmann::ordered_json parse_json(std::string_view text, const std::string& what);
 
 void write_value(const nlohmann::ordered_json& value, bool quote_keys, PieceWriter& out);

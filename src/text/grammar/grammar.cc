@@ -33,7 +33,7 @@ GrammarVocabulary::GrammarVocabulary(const Tokenizer& tokenizer) : tokenizer_(to
   }
   std::stable_sort(ids.begin(), ids.end(),
                    [&](int32_t a, int32_t b) { return tokenizer.piece(a) < tokenizer.piece(b); });
-  std::vector<int32_t> open;  // the nodes along the last token
+  std::vector<int32_t> open;  // the path of nodes of the last token
   const auto close_to = [&](size_t depth) {
     for (; open.size() > depth; open.pop_back())
       state->nodes[open.back()].end = static_cast<int32_t>(state->nodes.size());
@@ -59,8 +59,8 @@ GrammarVocabulary::GrammarVocabulary(const Tokenizer& tokenizer) : tokenizer_(to
   state_ = std::move(state);
 }
 
-struct Grammar::Place {
-  Automaton::Threads threads;
+struct Grammar::Position {
+  PushdownAutomaton::States states;
 };
 
 struct Grammar::Compiled {
@@ -72,7 +72,7 @@ struct Grammar::Compiled {
     }
   }
 
-  // `rule` is what the output shall be; a thought may come first.
+  // The output must match `rule`; a thought may come before it.
   void begin(int rule, bool allow_thinking) {
     start = rule;
     if (allow_thinking) {
@@ -88,19 +88,19 @@ struct Grammar::Compiled {
 
   Vocabulary vocabulary;
   std::vector<int32_t> end_ids;
-  Automaton automaton;
-  MaskMaker masks;
+  PushdownAutomaton automaton;
+  TokenMasks masks;
   int start = -1;
 };
 
 Grammar::Grammar(std::shared_ptr<Compiled> compiled)
     : compiled_(std::move(compiled)),
-      place_(std::make_shared<const Place>(Place{compiled_->automaton.start(compiled_->start)})) {}
+      position_(std::make_shared<const Position>(Position{compiled_->automaton.start(compiled_->start)})) {}
 
 Grammar Grammar::json_object(const Vocabulary& vocabulary, const GrammarOptions& options) {
   auto compiled = std::make_shared<Compiled>(vocabulary, options);
   const Json root;
-  compiled->begin(SchemaGrammar(compiled->automaton, Spelling::kJson, root).any_object(), options.allow_thinking);
+  compiled->begin(SchemaGrammar(compiled->automaton, Syntax::kJson, root).any_object(), options.allow_thinking);
   return Grammar(std::move(compiled));
 }
 
@@ -108,7 +108,7 @@ Grammar Grammar::json_schema(const Vocabulary& vocabulary, std::string_view sche
   if (schema.size() > kSchemaMax) throw Error("the schema is too large");
   const Json root = parse_json(schema, "schema");
   auto compiled = std::make_shared<Compiled>(vocabulary, options);
-  compiled->begin(SchemaGrammar(compiled->automaton, Spelling::kJson, root).rule(root, "#"), options.allow_thinking);
+  compiled->begin(SchemaGrammar(compiled->automaton, Syntax::kJson, root).rule(root, "#"), options.allow_thinking);
   return Grammar(std::move(compiled));
 }
 
@@ -118,7 +118,7 @@ Grammar Grammar::tool_calls(const Vocabulary& vocabulary, std::string_view tools
   for (const auto& [symbol, token] : kSymbolNames) vocabulary->tokenizer().require(token);
   const Json list = parse_json(tools, "tools");
   auto compiled = std::make_shared<Compiled>(vocabulary, options);
-  Automaton& a = compiled->automaton;
+  PushdownAutomaton& a = compiled->automaton;
   std::vector<int> calls;
   const int finish = a.finish();
   for (const Json& tool : list) {
@@ -134,7 +134,7 @@ Grammar Grammar::tool_calls(const Vocabulary& vocabulary, std::string_view tools
     parameters["type"] = "object";
     if (!parameters.contains("additionalProperties") && !parameters.contains("$ref"))
       parameters["additionalProperties"] = false;
-    const int arguments = SchemaGrammar(a, Spelling::kGemma, parameters).rule(parameters, tool_name);
+    const int arguments = SchemaGrammar(a, Syntax::kGemma, parameters).rule(parameters, tool_name);
     const int body = a.call(arguments, a.symbol(kCallEnd, finish));
     calls.push_back(a.symbol(kCallBegin, a.literal("call:" + tool_name, body)));
   }
@@ -149,7 +149,7 @@ Grammar Grammar::tool_calls(const Vocabulary& vocabulary, std::string_view tools
 std::span<const uint32_t> Grammar::mask() const {
   if (!mask_) {
     const auto words = static_cast<size_t>(compiled_->vocabulary->state().vocab_size + 31) / 32;
-    mask_ = ended_ ? std::make_shared<const std::vector<uint32_t>>(words, 0) : compiled_->masks.mask(place_->threads);
+    mask_ = ended_ ? std::make_shared<const std::vector<uint32_t>>(words, 0) : compiled_->masks.mask(position_->states);
   }
   return *mask_;
 }
@@ -159,22 +159,22 @@ bool Grammar::advance(int32_t token) {
   if (ended_ || token < 0 || token >= tokenizer.vocab_size()) return false;
   if (!(mask()[static_cast<size_t>(token) / 32] >> (token % 32) & 1)) return false;
   const auto& symbols = compiled_->vocabulary->state().symbols;
-  Automaton::Threads threads = place_->threads;
+  PushdownAutomaton::States states = position_->states;
   if (const auto at = std::find(symbols.begin(), symbols.end(), token);
-      at != symbols.end() && compiled_->automaton.reads(threads, kQuote + static_cast<int>(at - symbols.begin()))) {
-    threads = compiled_->automaton.step(threads, kQuote + static_cast<int>(at - symbols.begin()));
+      at != symbols.end() && compiled_->automaton.reads(states, kQuote + static_cast<int>(at - symbols.begin()))) {
+    states = compiled_->automaton.advance(states, kQuote + static_cast<int>(at - symbols.begin()));
   } else if (std::find(compiled_->end_ids.begin(), compiled_->end_ids.end(), token) != compiled_->end_ids.end()) {
     ended_ = true;
   } else {
     for (const char byte : tokenizer.piece(token)) {
-      threads = compiled_->automaton.step(threads, static_cast<unsigned char>(byte));
+      states = compiled_->automaton.advance(states, static_cast<unsigned char>(byte));
     }
   }
-  place_ = std::make_shared<const Place>(Place{std::move(threads)});
+  position_ = std::make_shared<const Position>(Position{std::move(states)});
   mask_.reset();
   return true;
 }
 
-bool Grammar::complete() const { return !ended_ && place_->threads.complete; }
+bool Grammar::complete() const { return !ended_ && position_->states.complete; }
 
 }  // namespace gemma4

@@ -1,6 +1,6 @@
-// Grammar: which tokens may come next, so that the output is what was asked for. Three kinds: any JSON object, JSON
-// that a schema describes (grammar_schema.h says which part of JSON Schema), and Gemma tool calls
-// (<|tool_call>call:NAME{...}<tool_call|>). End tokens are allowed exactly where the value is complete. Whatever is not
+// Grammar: which tokens may come next, so that the output has the requested form. There are three forms: any JSON
+// object, JSON that matches a schema (schema.h says how much of JSON Schema is supported), and Gemma tool calls
+// (<|tool_call>call:NAME{...}<tool_call|>). End tokens are allowed exactly where the value is complete. What is not
 // implemented is an Error that names it.
 // Why not a library: XGrammar and llguidance are neither in Debian nor plain C++ packages (the latter needs Rust), and
 // neither knows Gemma's call syntax, whose string delimiter is a token that no bytes spell.
@@ -35,8 +35,8 @@ class GrammarVocabulary {
   std::shared_ptr<const State> state_;
 };
 
-// One output being written: a compiled grammar, which copies share, and a place in it. Copy it to look ahead, to roll
-// back, or to start another output. One object is for one thread at a time; copies are independent.
+// The state of one output: a compiled grammar, which copies share, and the position reached in it. Copy it to look
+// ahead, to roll back, or to start another output. Use one object from one thread at a time; copies are independent.
 class Grammar {
  public:
   using Vocabulary = std::shared_ptr<const GrammarVocabulary>;
@@ -46,8 +46,8 @@ class Grammar {
   static Grammar tool_calls(const Vocabulary& vocabulary, std::string_view tools, std::string_view name, bool parallel,
                             const GrammarOptions& options);
 
-  // Bit id % 32 of word id / 32 says whether `id` may come next: [(vocab_size + 31) / 32]. Never all zero before an end
-  // token was taken. Valid until this object changes or goes.
+  // Bit id % 32 of word id / 32 says whether `id` may come next: [(vocab_size + 31) / 32]. At least one bit is set
+  // until an end token is taken. Valid until this object changes or is destroyed.
   std::span<const uint32_t> mask() const;
   bool advance(int32_t token);  // false, and nothing changes, where the mask forbids it
   bool complete() const;        // an end token may come
@@ -56,11 +56,11 @@ class Grammar {
   struct Compiled;
 
  private:
-  struct Place;
+  struct Position;
   explicit Grammar(std::shared_ptr<Compiled> compiled);
   std::shared_ptr<Compiled> compiled_;
-  std::shared_ptr<const Place> place_;
-  mutable std::shared_ptr<const std::vector<uint32_t>> mask_;  // of place_, once asked for
+  std::shared_ptr<const Position> position_;
+  mutable std::shared_ptr<const std::vector<uint32_t>> mask_;  // of position_; null until first used
   bool ended_ = false;
 };
 

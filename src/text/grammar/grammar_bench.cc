@@ -1,5 +1,5 @@
-// How long a mask over Gemma's 262,145 tokens takes: the first time in a state (the walk through the whole trie), and
-// again (a look-up). Bound: the trie has some 900,000 nodes; in a free string nearly all of them are visited.
+// The time of a mask over Gemma's 262,145 tokens: for a new state (a walk through the whole trie), and for a known one
+// (a look-up). Bound: the trie has some 900,000 nodes, and in a free string nearly all of them are visited.
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
@@ -64,7 +64,7 @@ void BM_GrammarFirstMaskInString(benchmark::State& state) {
 }
 BENCHMARK(BM_GrammarFirstMaskInString)->Unit(benchmark::kMillisecond);
 
-// A whole answer, masks kept from the answers before: what a token costs in a served model.
+// A whole answer, with the masks of earlier answers kept: the cost of a token in a running server.
 void BM_GrammarAnswer(benchmark::State& state) {
   const Grammar start = Grammar::json_schema(vocabulary(), kSchema, options());
   const std::vector<int32_t> ids = tokenizer().encode(kAnswer, false);

@@ -1,5 +1,5 @@
-// Fuzz targets: a JSON schema, a pattern, the text of a tool call, and tools with messages. What a schema's grammar
-// lets through must be JSON, and what a tool grammar lets through must parse as calls.
+// Fuzz targets: a JSON schema, a pattern, the text of a tool call, and tools with messages. Output that a schema's
+// grammar allows must be JSON, and output that a tool grammar allows must parse as calls.
 #include <random>
 #include <string>
 #include <vector>
@@ -30,7 +30,7 @@ const Grammar::Vocabulary& vocabulary() {
 
 GrammarOptions options() { return {{tokenizer().require("<turn|>")}}; }
 
-// Some tokens that the grammar allows; true where it came to its end.
+// Appends random tokens that the grammar allows; true if the output came to its end.
 bool walk(Grammar grammar, std::vector<int32_t>& ids) {
   std::mt19937 random(1);
   for (int step = 0; step < 25; ++step) {
@@ -97,7 +97,7 @@ void run_tools(const std::string& input) {
   OutputParser parser(tokenizer());
   for (const int32_t id : ids) {
     for (const OutputEvent& event : parser.push(id)) {
-      CHECK(event.kind == OutputEvent::kToolCall && json::accept(event.arguments));
+      CHECK(event.type == OutputEvent::kToolCall && json::accept(event.arguments));
     }
   }
 }
@@ -111,7 +111,7 @@ void run_call(const std::string& input) {
   OutputParser parser(tokenizer(), {"stop", "\n\n"});
   const auto check = [](const std::vector<OutputEvent>& events) {
     for (const OutputEvent& event : events)
-      CHECK(event.kind != OutputEvent::kToolCall || json::accept(event.arguments));
+      CHECK(event.type != OutputEvent::kToolCall || json::accept(event.arguments));
   };
   for (const int32_t id : tokenizer().encode(input, true)) check(parser.push(id));
   check(parser.finish());

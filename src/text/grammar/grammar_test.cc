@@ -33,7 +33,7 @@ Grammar schema(const std::string& text) { return Grammar::json_schema(vocabulary
 
 bool allows(const Grammar& grammar, int32_t id) { return grammar.mask()[id / 32] >> (id % 32) & 1; }
 
-// Whether the grammar lets `text` be written, with control tokens as such, and then ended.
+// Whether the grammar allows `text`, parsed with control tokens, and then an end token.
 bool accepts(Grammar grammar, const std::string& text) {
   for (const int32_t id : demo().encode(text, true)) {
     if (!grammar.advance(id)) return false;
@@ -41,7 +41,7 @@ bool accepts(Grammar grammar, const std::string& text) {
   return grammar.complete() && grammar.advance(demo().require("<turn|>")) && grammar.ended();
 }
 
-// A random output: any allowed token, ending when that is allowed with a chance that grows.
+// A random output of allowed tokens. Where an end token is allowed, it is taken with a growing probability.
 std::vector<int32_t> random_output(Grammar grammar, std::mt19937& random) {
   std::vector<int32_t> ids;
   const int32_t end = demo().require("<turn|>");
@@ -52,7 +52,7 @@ std::vector<int32_t> random_output(Grammar grammar, std::mt19937& random) {
     }
     EXPECT_FALSE(allowed.empty());
     EXPECT_EQ(allows(grammar, end), grammar.complete());
-    // Closing bytes now and then, so that free strings and arrays come to an end.
+    // Tries a closing byte now and then, so that free strings and arrays end.
     int32_t id = allowed[random() % allowed.size()];
     if (random() % 8 < static_cast<unsigned>(2 + step / 50)) {
       for (const char* close : {"<tool_call|>", "<|\"|>", "\"", "}", "]", ",", ":", "0"}) {
@@ -72,7 +72,7 @@ std::vector<int32_t> random_output(Grammar grammar, std::mt19937& random) {
   return ids;
 }
 
-// The keywords that the tests' schemas use; everything else about a value is free.
+// Checks the keywords that the tests' schemas use.
 bool valid(const json& value, const json& schema, const json& root) {
   if (schema == true) return true;
   if (schema.contains("$ref")) {
@@ -265,7 +265,7 @@ TEST(Grammar, Formats) {
   EXPECT_THAT(error_of([&] { matches("iri", ""); }), HasSubstr("format iri"));
 }
 
-// Every integer of a span against the bounds, so that no digit is offered or withheld wrongly.
+// Checks every integer around the bounds, so that no digit is wrongly allowed or forbidden.
 TEST(Grammar, IntegerBounds) {
   for (const auto& [low, high] :
        std::vector<std::pair<int, int>>{{-15, 103}, {7, 7}, {0, 9}, {95, 1005}, {-1000, -99}}) {
@@ -379,7 +379,7 @@ TEST(Grammar, RandomToolCallsParse) {
     OutputParser parser(demo());
     for (const int32_t id : random_output(grammar, random)) {
       for (const OutputEvent& event : parser.push(id)) {
-        ASSERT_EQ(event.kind, OutputEvent::kToolCall) << event.text;
+        ASSERT_EQ(event.type, OutputEvent::kToolCall) << event.text;
         const json arguments = json::parse(event.arguments);
         if (event.text == "get_weather") {
           ++calls;
@@ -465,14 +465,14 @@ TEST(Grammar, ManyThreadsShareOneCompiledGrammar) {
   EXPECT_EQ(valid_outputs, 40);
 }
 
-// Long counts must not change what a mask says: it is made for counts cut to the longest token.
-TEST(Grammar, MasksOfLongCountsAgreeWithTheSteps) {
+// Large loop counters must not change a mask: they are clamped to the length of the longest token.
+TEST(Grammar, MasksOfLargeCountersAreExact) {
   Grammar grammar = schema(R"({"type":"string","minLength":70,"maxLength":90})");
   ASSERT_TRUE(grammar.advance(demo().require("\"")));
   const int32_t x = demo().require("x"), quote = demo().require("\"");
   for (int i = 0; i < 90; ++i) {
     EXPECT_EQ(allows(grammar, quote), i >= 70) << i;
-    for (int32_t id = 0; id < demo().vocab_size(); ++id) {  // against reading the token's characters one by one
+    for (int32_t id = 0; id < demo().vocab_size(); ++id) {  // the reference: advancing by the token's bytes one by one
       if (demo().is_control(id) || demo().is_byte(id)) continue;
       const std::string_view piece = demo().piece(id);
       if (piece.find_first_of("\"\\\n\t\r") != std::string_view::npos) continue;

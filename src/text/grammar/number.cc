@@ -1,10 +1,10 @@
-// Numbers, also within bounds: the digits are compared with the bounds' as they are written, so that a digit is offered
-// only where some number within the bounds begins like that.
+// Numbers, with or without bounds. Digits are compared with those of the bounds as they are written: a digit is allowed
+// only if a number within the bounds begins with the digits so far.
 #include <map>
 #include <tuple>
 
 #include "base/check.h"
-#include "text/grammar/text.h"
+#include "text/grammar/lexical.h"
 
 namespace gemma4 {
 namespace {
@@ -37,12 +37,12 @@ Decimal magnitude(std::string_view text) {
   return result;
 }
 
-// The magnitudes from low to high, written with no sign and no exponent. Every node stands for what was written so far:
-// whether it still equals the beginning of each bound.
+// The magnitudes from low to high, without sign and exponent. A node's state is how many digits were written and
+// whether they are still a prefix of each bound.
 class RangeBuilder {
  public:
-  RangeBuilder(Automaton& automaton, bool integer, Decimal low, bool above, std::optional<Decimal> high, bool below,
-               int next)
+  RangeBuilder(PushdownAutomaton& automaton, bool integer, Decimal low, bool above, std::optional<Decimal> high,
+               bool below, int next)
       : a_(automaton),
         integer_(integer),
         low_(std::move(low)),
@@ -51,7 +51,7 @@ class RangeBuilder {
         below_(below),
         next_(next) {}
 
-  // -1: there is none.
+  // -1: no number lies between the bounds.
   int build() {
     std::vector<int> choices;
     const size_t longest = high_ ? high_->whole.size() : kWholeMax;
@@ -88,7 +88,7 @@ class RangeBuilder {
     return split_or_none(std::move(choices));
   }
 
-  // After `at` digits of the fraction.
+  // Whether the number may end after `at` digits of the fraction.
   bool may_end(size_t at, bool as_low, bool as_high) const {
     if (as_low && (at < low_.fraction.size() || above_)) return false;
     return !as_high || at < high_->fraction.size() || !below_;
@@ -99,10 +99,10 @@ class RangeBuilder {
   int fraction(size_t at, bool as_low, bool as_high) {
     if (as_high && below_ && at >= high_->fraction.size()) return -1;  // it equals the excluded bound and can only grow
     const size_t known = std::max(low_.fraction.size(), high_ ? high_->fraction.size() : 0);
-    const size_t place = std::min(at, known);  // past both bounds' digits nothing changes
-    const auto key = std::make_tuple(place, as_low, as_high);
+    const size_t position = std::min(at, known);  // past the digits of both bounds all states are alike
+    const auto key = std::make_tuple(position, as_low, as_high);
     if (const auto found = fraction_.find(key); found != fraction_.end()) return found->second;
-    const bool cycle = place == known;
+    const bool cycle = position == known;
     const int node = cycle ? a_.reserve() : -1;
     if (cycle) fraction_[key] = node;
     std::vector<int> choices;
@@ -121,7 +121,7 @@ class RangeBuilder {
     return node;
   }
 
-  Automaton& a_;
+  PushdownAutomaton& a_;
   bool integer_;
   Decimal low_;
   std::optional<Decimal> high_;
@@ -133,11 +133,11 @@ class RangeBuilder {
 
 }  // namespace
 
-int TextGrammar::digits(uint32_t least, uint32_t most, int next) {
+int LexicalGrammar::digits(uint32_t least, uint32_t most, int next) {
   return a_.loop(a_.bytes(byte_range('0', '9'), a_.finish()), least, most, next);
 }
 
-int TextGrammar::number(bool integer, int next) {
+int LexicalGrammar::number(bool integer, int next) {
   int tail = next;
   if (!integer) {
     const int exponent_digits = digits(1, 2, next);  // three may not fit a double
@@ -150,7 +150,7 @@ int TextGrammar::number(bool integer, int next) {
   return a_.split({whole, a_.byte('-', whole)});
 }
 
-int TextGrammar::number(bool integer, const Bounds& bounds, int next) {
+int LexicalGrammar::number(bool integer, const Bounds& bounds, int next) {
   if (!bounds.least && !bounds.most) return number(integer, next);
   const auto negative = [](const std::optional<std::string>& bound) { return bound && bound->starts_with('-'); };
   std::vector<int> choices;
@@ -165,7 +165,7 @@ int TextGrammar::number(bool integer, const Bounds& bounds, int next) {
     const bool from_zero = !least || negative(bounds.least);
     add(false, from_zero ? Decimal() : *least, !from_zero && bounds.above, most, bounds.below);
   }
-  if (!least || negative(bounds.least)) {  // below 0: magnitudes the other way round
+  if (!least || negative(bounds.least)) {  // below 0: the order of magnitudes is reversed
     const bool to_zero = !negative(bounds.most);
     add(true, to_zero ? Decimal() : *most, to_zero || bounds.below, least, bounds.above);
   }

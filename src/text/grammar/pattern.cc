@@ -1,10 +1,10 @@
-// JSON Schema's `pattern`: a subset of ECMA-262 regular expressions, as a graph.
+// JSON Schema's `pattern`: compiles a subset of ECMA-262 regular expressions to an automaton.
 #include <algorithm>
 #include <memory>
 
 #include "base/check.h"
 #include "base/utf8.h"
-#include "text/grammar/text.h"
+#include "text/grammar/lexical.h"
 
 namespace gemma4 {
 namespace {
@@ -14,17 +14,17 @@ constexpr uint32_t kRepeatMax = 100000;
 constexpr uint32_t kLastPoint = 0x10ffff;
 
 struct Regex {
-  enum Kind { kCharacters, kSequence, kChoice, kRepeat } kind = kSequence;
+  enum Type { kCharacters, kSequence, kChoice, kRepeat } type = kSequence;
   std::vector<PointRange> ranges;  // kCharacters
-  std::vector<Regex> parts;        // the others; kRepeat has one
+  std::vector<Regex> operands;     // of all other types; kRepeat has one
   uint32_t least = 0, most = 0;    // kRepeat
 
   bool may_be_empty() const {
-    const auto empty = [](const Regex& part) { return part.may_be_empty(); };
-    if (kind == kCharacters) return false;
-    if (kind == kSequence) return std::all_of(parts.begin(), parts.end(), empty);
-    if (kind == kChoice) return std::any_of(parts.begin(), parts.end(), empty);
-    return least == 0 || parts[0].may_be_empty();
+    const auto empty = [](const Regex& operand) { return operand.may_be_empty(); };
+    if (type == kCharacters) return false;
+    if (type == kSequence) return std::all_of(operands.begin(), operands.end(), empty);
+    if (type == kChoice) return std::any_of(operands.begin(), operands.end(), empty);
+    return least == 0 || operands[0].may_be_empty();
   }
 };
 
@@ -40,7 +40,7 @@ std::vector<PointRange> complement(std::vector<PointRange> ranges) {
   return result;
 }
 
-std::vector<PointRange> named_class(char name) {  // d w s and their opposites; empty for none of them
+std::vector<PointRange> named_class(char name) {  // d, w, s and their complements D, W, S; empty for any other name
   std::vector<PointRange> ranges;
   switch (name | 0x20) {
     case 'd':
@@ -67,10 +67,10 @@ class RegexParser {
     Regex all{Regex::kChoice};
     do {
       Regex one{Regex::kSequence};
-      if (!accept('^')) one.parts.push_back(anything());
-      one.parts.push_back(sequence(0));
-      if (!accept('$')) one.parts.push_back(anything());
-      all.parts.push_back(std::move(one));
+      if (!accept('^')) one.operands.push_back(anything());
+      one.operands.push_back(sequence(0));
+      if (!accept('$')) one.operands.push_back(anything());
+      all.operands.push_back(std::move(one));
     } while (accept('|'));
     if (at_ != text_.size()) fail("an unmatched ) or an anchor inside");
     return all;
@@ -93,14 +93,14 @@ class RegexParser {
     any.ranges = {{0, kLastPoint}};
     Regex repeat{Regex::kRepeat};
     repeat.most = kUnbounded;
-    repeat.parts.push_back(std::move(any));
+    repeat.operands.push_back(std::move(any));
     return repeat;
   }
 
   Regex choice(int depth) {
     Regex all{Regex::kChoice};
     do {
-      all.parts.push_back(sequence(depth));
+      all.operands.push_back(sequence(depth));
     } while (accept('|'));
     return all;
   }
@@ -111,7 +111,7 @@ class RegexParser {
     while (more() && peek() != '|' && peek() != ')' && peek() != '$') {
       Regex one = atom(depth);
       repeat(one);
-      all.parts.push_back(std::move(one));
+      all.operands.push_back(std::move(one));
     }
     return all;
   }
@@ -134,7 +134,7 @@ class RegexParser {
     Regex repeated{Regex::kRepeat};
     repeated.least = one.may_be_empty() ? 0 : least;
     repeated.most = most;
-    repeated.parts.push_back(std::move(one));
+    repeated.operands.push_back(std::move(one));
     one = std::move(repeated);
   }
 
@@ -242,32 +242,33 @@ class RegexParser {
   size_t at_ = 0;
 };
 
-int build(const Regex& regex, Automaton& automaton, TextGrammar& text, int next) {
-  switch (regex.kind) {
+int build(const Regex& regex, PushdownAutomaton& automaton, LexicalGrammar& text, int next) {
+  switch (regex.type) {
     case Regex::kCharacters:
       return text.characters(regex.ranges, next);
     case Regex::kSequence:
-      for (size_t i = regex.parts.size(); i-- > 0;) next = build(regex.parts[i], automaton, text, next);
+      for (size_t i = regex.operands.size(); i-- > 0;) next = build(regex.operands[i], automaton, text, next);
       return next;
     case Regex::kChoice: {
       std::vector<int> choices;
-      for (const Regex& part : regex.parts) choices.push_back(build(part, automaton, text, next));
+      for (const Regex& operand : regex.operands) choices.push_back(build(operand, automaton, text, next));
       return automaton.split(std::move(choices));
     }
     case Regex::kRepeat:
       if (regex.least == 0 && regex.most == kUnbounded) {
         const int again = automaton.reserve();
-        automaton.set(again, automaton.split({next, build(regex.parts[0], automaton, text, again)}));
+        automaton.set(again, automaton.split({next, build(regex.operands[0], automaton, text, again)}));
         return again;
       }
-      return automaton.loop(build(regex.parts[0], automaton, text, automaton.finish()), regex.least, regex.most, next);
+      return automaton.loop(build(regex.operands[0], automaton, text, automaton.finish()), regex.least, regex.most,
+                            next);
   }
   return next;
 }
 
 }  // namespace
 
-int TextGrammar::pattern(std::string_view regex, const std::string& what, int next) {
+int LexicalGrammar::pattern(std::string_view regex, const std::string& what, int next) {
   const Regex parsed = RegexParser(regex, what).parse();
   return open_quote(build(parsed, a_, *this, close_quote(next)));
 }

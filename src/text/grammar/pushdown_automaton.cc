@@ -9,11 +9,11 @@ namespace gemma4 {
 namespace {
 
 constexpr size_t kNodesMax = 1 << 20;
-constexpr uint32_t kFramesMax = 512;  // frames; deeper nesting is not offered
+constexpr uint32_t kFramesMax = 512;  // frames of a stack; deeper nesting is not allowed
 
 size_t combine(size_t hash, size_t value) { return (hash ^ (value + 0x9e3779b97f4a7c15u + (hash << 6) + (hash >> 2))); }
 
-bool same_stack(const Automaton::Frame* a, const Automaton::Frame* b) {
+bool same_stack(const PushdownAutomaton::Frame* a, const PushdownAutomaton::Frame* b) {
   for (; a != b; a = a->below.get(), b = b->below.get()) {
     if (a == nullptr || b == nullptr || a->hash != b->hash || a->node != b->node || a->least != b->least ||
         a->most != b->most) {
@@ -23,13 +23,14 @@ bool same_stack(const Automaton::Frame* a, const Automaton::Frame* b) {
   return true;
 }
 
-Automaton::Stack push(int32_t node, uint32_t least, uint32_t most, Automaton::Stack below) {
+PushdownAutomaton::Stack push(int32_t node, uint32_t least, uint32_t most, PushdownAutomaton::Stack below) {
   const uint32_t depth = below ? below->depth + 1 : 1;
   size_t hash = below ? below->hash : 0;
-  for (const size_t part : {static_cast<size_t>(node), static_cast<size_t>(least), static_cast<size_t>(most)}) {
-    hash = combine(hash, part);
+  for (const size_t value : {static_cast<size_t>(node), static_cast<size_t>(least), static_cast<size_t>(most)}) {
+    hash = combine(hash, value);
   }
-  return std::make_shared<const Automaton::Frame>(Automaton::Frame{node, least, most, depth, hash, std::move(below)});
+  return std::make_shared<const PushdownAutomaton::Frame>(
+      PushdownAutomaton::Frame{node, least, most, depth, hash, std::move(below)});
 }
 
 }  // namespace
@@ -40,13 +41,13 @@ ByteSet byte_range(int first, int last) {
   return set;
 }
 
-int Automaton::add(Node node) {
+int PushdownAutomaton::add(Node node) {
   if (nodes_.size() >= kNodesMax) throw Error("the schema is too large");
   nodes_.push_back(node);
   return static_cast<int>(nodes_.size()) - 1;
 }
 
-int Automaton::bytes(const ByteSet& set, int next) {
+int PushdownAutomaton::bytes(const ByteSet& set, int next) {
   size_t i = sets_.size();
   while (i > 0 && sets_[i - 1] != set) --i;
   if (i == 0) {
@@ -56,26 +57,28 @@ int Automaton::bytes(const ByteSet& set, int next) {
   return add({kBytes, static_cast<int32_t>(i - 1), next});
 }
 
-int Automaton::literal(std::string_view text, int next) {
+int PushdownAutomaton::literal(std::string_view text, int next) {
   for (size_t i = text.size(); i-- > 0;) next = byte(text[i], next);
   return next;
 }
 
-int Automaton::symbol(GrammarSymbol symbol, int next) { return add({kSymbol, symbol, next}); }
+int PushdownAutomaton::symbol(GrammarSymbol symbol, int next) { return add({kSymbol, symbol, next}); }
 
-int Automaton::split(std::vector<int> choices) {
+int PushdownAutomaton::split(std::vector<int> choices) {
   CHECK(!choices.empty());
   if (choices.size() == 1) return choices[0];
   choices_.push_back(std::move(choices));
   return add({kSplit, static_cast<int32_t>(choices_.size()) - 1});
 }
 
-int Automaton::call(int rule, int next) { return add({kCall, rule, next}); }
-int Automaton::finish() { return add({kFinish}); }
+int PushdownAutomaton::call(int rule, int next) { return add({kCall, rule, next}); }
+int PushdownAutomaton::finish() { return add({kFinish}); }
 
-int Automaton::loop(int body, uint32_t least, uint32_t most, int next) { return add({kLoop, body, next, least, most}); }
+int PushdownAutomaton::loop(int body, uint32_t least, uint32_t most, int next) {
+  return add({kLoop, body, next, least, most});
+}
 
-int Automaton::one_of(std::vector<std::vector<int>> sequences, int next) {
+int PushdownAutomaton::one_of(std::vector<std::vector<int>> sequences, int next) {
   std::sort(sequences.begin(), sequences.end());
   const auto build = [&](const auto& self, size_t begin, size_t end, size_t at) -> int {
     std::vector<int> choices;
@@ -97,23 +100,23 @@ int Automaton::one_of(std::vector<std::vector<int>> sequences, int next) {
   return build(build, 0, sequences.size(), 0);
 }
 
-int Automaton::reserve() {
+int PushdownAutomaton::reserve() {
   choices_.emplace_back();
   return add({kSplit, static_cast<int32_t>(choices_.size()) - 1});
 }
 
-void Automaton::set(int node, int target) {
+void PushdownAutomaton::set(int node, int target) {
   choices_[static_cast<size_t>(nodes_[static_cast<size_t>(node)].a)] = {target};
 }
 
-int Automaton::new_rule() {
+int PushdownAutomaton::new_rule() {
   rules_.push_back(-1);
   return static_cast<int>(rules_.size()) - 1;
 }
 
-void Automaton::check() const {
-  // Which rules a rule may call before it reads anything. A loop or call that may match nothing does not occur before a
-  // call in what the schemas build, so only the first step of each path counts.
+void PushdownAutomaton::check() const {
+  // Collects the rules that each rule may call before it reads anything. In the graphs of schemas no loop or call that
+  // may match nothing precedes a call, so looking at the first node of each path is enough.
   std::vector<std::vector<int>> calls(rules_.size());
   for (size_t rule = 0; rule < rules_.size(); ++rule) {
     std::vector<int> work = {rules_[rule]};
@@ -156,10 +159,10 @@ void Automaton::check() const {
   }
 }
 
-// Follows every step that reads nothing, and collects the threads that then read something.
-class Automaton::Closure {
+// The epsilon closure: follows all nodes that read nothing, and collects the states that read an input.
+class PushdownAutomaton::Closure {
  public:
-  Closure(const Automaton& automaton, Threads& out) : a_(automaton), out_(out) {}
+  Closure(const PushdownAutomaton& automaton, States& out) : a_(automaton), out_(out) {}
 
   void add(int node, const Stack& stack) {
     work_.push_back({node, a_.node(node).least, a_.node(node).most, stack});
@@ -198,7 +201,7 @@ class Automaton::Closure {
       case kSplit:
         for (const int choice : a_.choices_[static_cast<size_t>(node.a)]) go(choice, item.stack);
         break;
-      case kCall:  // a call at the end of a rule leaves nothing to return to
+      case kCall:  // a tail call needs no frame
         if (a_.node(node.b).op == kFinish) {
           go(a_.rules_[static_cast<size_t>(node.a)], item.stack);
         } else if (!deep) {
@@ -224,70 +227,72 @@ class Automaton::Closure {
     }
   }
 
-  const Automaton& a_;
-  Threads& out_;
+  const PushdownAutomaton& a_;
+  States& out_;
   std::vector<Item> work_;
   std::unordered_set<Item, Hash> seen_;
 };
 
-Automaton::Threads Automaton::start(int rule) const {
-  Threads threads;
-  Closure(*this, threads).add(rules_[static_cast<size_t>(rule)], nullptr);
-  return threads;
+PushdownAutomaton::States PushdownAutomaton::start(int rule) const {
+  States states;
+  Closure(*this, states).add(rules_[static_cast<size_t>(rule)], nullptr);
+  return states;
 }
 
-bool Automaton::matches(const Node& node, int input) const {
+bool PushdownAutomaton::matches(const Node& node, int input) const {
   if (node.op == kSymbol) return node.a == input;
   return input < 256 && sets_[static_cast<size_t>(node.a)][static_cast<size_t>(input)];
 }
 
-bool Automaton::reads(const Threads& threads, int input) const {
-  return std::any_of(threads.all.begin(), threads.all.end(),
-                     [&](const Thread& thread) { return matches(node(thread.node), input); });
+bool PushdownAutomaton::reads(const States& states, int input) const {
+  return std::any_of(states.all.begin(), states.all.end(),
+                     [&](const State& state) { return matches(node(state.node), input); });
 }
 
-Automaton::Threads Automaton::step(const Threads& threads, int input) const {
-  Threads next;
+PushdownAutomaton::States PushdownAutomaton::advance(const States& states, int input) const {
+  States next;
   Closure closure(*this, next);
-  for (const Thread& thread : threads.all) {
-    if (matches(node(thread.node), input)) closure.add(node(thread.node).b, thread.stack);
+  for (const State& state : states.all) {
+    if (matches(node(state.node), input)) closure.add(node(state.node).b, state.stack);
   }
   return next;
 }
 
-Automaton::Threads Automaton::clamp(const Threads& threads, uint32_t limit) const {
-  Threads result;
-  result.complete = threads.complete;
+PushdownAutomaton::States PushdownAutomaton::clamp(const States& states, uint32_t limit) const {
+  States result;
+  result.complete = states.complete;
   const auto clamped = [&](uint32_t count) { return count == kUnbounded ? count : std::min(count, limit + 1); };
-  for (const Thread& thread : threads.all) {
+  for (const State& state : states.all) {
     std::vector<const Frame*> frames;
-    for (const Frame* frame = thread.stack.get(); frame != nullptr; frame = frame->below.get()) frames.push_back(frame);
+    for (const Frame* frame = state.stack.get(); frame != nullptr; frame = frame->below.get()) frames.push_back(frame);
     Stack stack;
     for (size_t i = frames.size(); i-- > 0;) {
       const uint32_t most = frames[i]->most == kNotLooping ? kNotLooping : clamped(frames[i]->most);
       stack = push(frames[i]->node, clamped(frames[i]->least), most, stack);
     }
-    result.all.push_back({thread.node, std::move(stack)});
+    result.all.push_back({state.node, std::move(stack)});
   }
   return result;
 }
 
-std::string Automaton::key(const Threads& threads) {
-  std::vector<std::string> parts;
-  for (const Thread& thread : threads.all) {
-    std::string part;
-    const auto put = [&](uint32_t value) { part.append(reinterpret_cast<const char*>(&value), sizeof(value)); };
-    put(static_cast<uint32_t>(thread.node));
-    for (const Frame* frame = thread.stack.get(); frame != nullptr; frame = frame->below.get()) {
-      put(static_cast<uint32_t>(frame->node)), put(frame->least), put(frame->most);
+std::string PushdownAutomaton::key(const States& states) {
+  std::vector<std::string> keys;
+  for (const State& state : states.all) {
+    std::string bytes;
+    const auto put = [&](uint32_t value) { bytes.append(reinterpret_cast<const char*>(&value), sizeof(value)); };
+    put(static_cast<uint32_t>(state.node));
+    for (const Frame* frame = state.stack.get(); frame != nullptr; frame = frame->below.get()) {
+      put(static_cast<uint32_t>(frame->node));
+      put(frame->least);
+      put(frame->most);
     }
-    parts.push_back(std::move(part));
+    keys.push_back(std::move(bytes));
   }
-  std::sort(parts.begin(), parts.end());
-  std::string key(1, threads.complete ? '1' : '0');
-  for (const std::string& part : parts) {
-    const auto size = static_cast<uint32_t>(part.size());
-    key.append(reinterpret_cast<const char*>(&size), sizeof(size)).append(part);
+  std::sort(keys.begin(), keys.end());
+  std::string key(1, states.complete ? '1' : '0');
+  for (const std::string& bytes : keys) {
+    const auto size = static_cast<uint32_t>(bytes.size());
+    key.append(reinterpret_cast<const char*>(&size), sizeof(size)).append(bytes);
   }
   return key;
 }

@@ -1,6 +1,7 @@
-// Automaton: a grammar as a graph that is walked byte by byte. Rules may call each other, so what has been written so
-// far is a set of threads, each a node and a stack of what to return to. Loops count on the stack, so "at most 1000
-// items" is one node. Besides bytes it reads a few symbols: control tokens, which no bytes spell.
+// PushdownAutomaton: a grammar as a graph that is walked byte by byte. Rules may call each other, so a state is a node
+// and a stack of nodes to return to, and the text so far leads to a set of states. Loop counters are on the stack, so
+// "at most 1000 items" is one node. Besides bytes the automaton reads a few symbols: control tokens, which no bytes
+// spell.
 #pragma once
 
 #include <bitset>
@@ -19,9 +20,9 @@ using ByteSet = std::bitset<256>;
 ByteSet byte_range(int first, int last);  // both included
 constexpr uint32_t kUnbounded = ~uint32_t{0};
 
-class Automaton {
+class PushdownAutomaton {
  public:
-  // Every builder returns the node that matches something and then goes on at `next`.
+  // Every builder returns a node that matches something and continues at `next`.
   int bytes(const ByteSet& set, int next);
   int byte(char c, int next) {
     return bytes(byte_range(static_cast<unsigned char>(c), static_cast<unsigned char>(c)), next);
@@ -31,44 +32,44 @@ class Automaton {
   int split(std::vector<int> choices);
   int call(int rule, int next);
   int finish();  // the end of a rule
-  // `body` ends in finish(); it runs from `least` to `most` times and consumes something each time (or least is 0).
+  // `body` ends in finish() and runs from `least` to `most` times. Each run consumes an input, unless least is 0.
   int loop(int body, uint32_t least, uint32_t most, int next);
-  // One of several sequences of inputs; shared beginnings are shared nodes.
+  // One of several sequences of inputs, as a trie: common prefixes share nodes.
   int one_of(std::vector<std::vector<int>> sequences, int next);
-  // Everything but `node` itself, for a cycle: reserve a node, use it, then say where it leads.
+  // For cycles: reserve() makes a node, which may be used at once; set() then connects it to `target`.
   int reserve();
   void set(int node, int target);
 
   int new_rule();
   void set_rule(int rule, int start) { rules_[static_cast<size_t>(rule)] = start; }
 
-  // Throws Error where a rule can call itself before anything is read.
+  // Throws Error if a rule can call itself before it reads an input (left recursion).
   void check() const;
 
   struct Frame;
   using Stack = std::shared_ptr<const Frame>;
   struct Frame {
-    int32_t node;          // where to go on, or the loop
-    uint32_t least, most;  // of a loop: how often its body must and may still run; else most is kNotLooping
+    int32_t node;          // the node to return to, or the loop
+    uint32_t least, most;  // of a loop: how often its body must and may still run. Otherwise most is kNotLooping
     uint32_t depth;
     size_t hash;
     Stack below;
   };
-  struct Thread {
-    int32_t node;  // reads an input next
+  struct State {
+    int32_t node;  // the next input is matched here
     Stack stack;
   };
-  struct Threads {
-    std::vector<Thread> all;  // none twice
-    bool complete = false;    // the whole may end here
+  struct States {
+    std::vector<State> all;  // without duplicates
+    bool complete = false;   // the output may end here
     bool dead() const { return all.empty() && !complete; }
   };
-  Threads start(int rule) const;
-  Threads step(const Threads& threads, int input) const;
-  // Threads that read the same texts of up to `limit` bytes: counters above it do not matter.
-  Threads clamp(const Threads& threads, uint32_t limit) const;
-  bool reads(const Threads& threads, int input) const;
-  static std::string key(const Threads& threads);  // equal for equal threads
+  States start(int rule) const;
+  States advance(const States& states, int input) const;
+  // Equivalent states for texts of up to `limit` bytes: loop counters above it are reduced, as they make no difference.
+  States clamp(const States& states, uint32_t limit) const;
+  bool reads(const States& states, int input) const;
+  static std::string key(const States& states);  // equal exactly for equal sets
 
  private:
   enum Op : uint8_t { kBytes, kSymbol, kSplit, kCall, kFinish, kLoop };

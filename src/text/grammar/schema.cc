@@ -18,7 +18,7 @@ constexpr int kSchemaDepthMax = 100;
 constexpr int kMergesMax = 10000;
 constexpr size_t kNamesMax = 1000;  // members of one object
 
-// Say nothing about which instances are valid, or are handled where they stand.
+// Keywords that do not restrict instances, or that are handled elsewhere.
 const std::set<std::string>& annotations() {
   static const std::set<std::string> kNames = {
       "title", "description", "default",    "examples", "example",   "$schema",  "$id",           "$comment",
@@ -40,7 +40,7 @@ const std::map<std::string, std::set<std::string>>& keywords_of_types() {
 
 const std::map<std::string, std::string>& formats() {
   static const std::map<std::string, std::string> kPatterns = [] {
-    const std::string date = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])";  // days that every month has
+    const std::string date = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])";  // only days that every month has
     const std::string time =
         "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
     const std::string byte = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
@@ -87,7 +87,7 @@ std::vector<std::string> types_of(const Json& schema, const std::string& path) {
     if (types.empty()) refuse(path, "type names no type");
     return types;
   }
-  // Without a type, a keyword of one type is taken to mean that type.
+  // Without a type, a keyword that belongs to one type implies that type.
   for (const char* type : {"object", "array", "string", "number"}) {
     for (const std::string& keyword : keywords_of_types().at(type)) {
       if (schema.contains(keyword)) {
@@ -159,7 +159,7 @@ const Json& SchemaGrammar::resolve(const Json& reference, const std::string& pat
   }
 }
 
-// allOf, and what stands beside $ref, as one schema: their keywords together. Refused where two say different things.
+// Merges allOf, and the keywords beside $ref, into one schema. Throws Error where two of them contradict each other.
 Json SchemaGrammar::merged(const Json& schema, const std::string& path, int depth) {
   Json result = schema;
   const auto add = [&](const Json& part) {
@@ -201,7 +201,7 @@ Json SchemaGrammar::merged(const Json& schema, const std::string& path, int dept
 
 void SchemaGrammar::alternatives(const Json& schema, const std::string& path, int next, std::vector<int>& out) {
   if (schema.contains("$ref") || schema.contains("allOf")) {
-    Json rest = schema;  // a plain reference is a call, so that a schema may contain itself
+    Json rest = schema;  // a plain reference is a call of a rule, so a schema may contain itself
     for (const std::string& name : annotations()) rest.erase(name);
     if (rest.size() == 1 && rest.contains("$ref")) {
       out.push_back(a_.call(rule(resolve(rest["$ref"], path), schema["$ref"].get<std::string>()), next));
@@ -216,7 +216,7 @@ void SchemaGrammar::alternatives(const Json& schema, const std::string& path, in
   if (nullable) enumerated(Json::array({nullptr}), Json::object(), next, out);
   for (const char* keyword : {"anyOf", "oneOf"}) {
     if (!schema.contains(keyword)) continue;
-    Json beside = schema;  // what stands beside it holds for every alternative
+    Json beside = schema;  // the keywords beside it apply to every alternative
     beside.erase(keyword);
     beside.erase("nullable");
     for (const std::string& name : annotations()) beside.erase(name);
@@ -258,7 +258,7 @@ void SchemaGrammar::typed(const Json& schema, const std::string& type, const std
   }
 }
 
-// The values' one compact spelling, those alone that the schema's type allows.
+// The values in their compact form, if the schema's type allows them.
 void SchemaGrammar::enumerated(const Json& values, const Json& schema, int next, std::vector<int>& out) {
   const std::vector<std::string> types = types_of(schema, "enum");
   std::vector<std::vector<int>> sequences;
@@ -267,7 +267,7 @@ void SchemaGrammar::enumerated(const Json& values, const Json& schema, int next,
     if (!types.empty() && std::none_of(types.begin(), types.end(), fits)) continue;
     sequences.emplace_back();
     spell_value(value, sequences.back());
-    if (value.is_null() && spelling_ == Spelling::kGemma) {  // how the prompt's rendering writes a null
+    if (value.is_null() && syntax_ == Syntax::kGemma) {  // as the prompt template writes a null
       sequences.push_back({'N', 'o', 'n', 'e'});
     }
   }
@@ -288,8 +288,8 @@ void SchemaGrammar::spell_value(const Json& value, std::vector<int>& inputs) con
     bool first = true;
     for (const auto& [name, member] : value.items()) {
       if (!std::exchange(first, false)) put(",");
-      if (value.is_object() && spelling_ == Spelling::kJson) spell_value(name, inputs);
-      if (value.is_object() && spelling_ == Spelling::kGemma) put(name);
+      if (value.is_object() && syntax_ == Syntax::kJson) spell_value(name, inputs);
+      if (value.is_object() && syntax_ == Syntax::kGemma) put(name);
       if (value.is_object()) put(":");
       spell_value(member, inputs);
     }
@@ -300,13 +300,13 @@ void SchemaGrammar::spell_value(const Json& value, std::vector<int>& inputs) con
 }
 
 int SchemaGrammar::number(const Json& schema, bool integer, const std::string& path, int next) {
-  TextGrammar::Bounds bounds;
+  LexicalGrammar::Bounds bounds;
   const auto bound = [&](const char* keyword, const char* exclusive, std::optional<std::string>& value,
                          bool& excluded) {
     if (schema.contains(keyword)) value = decimal(schema[keyword], path);
     if (!schema.contains(exclusive) || schema[exclusive] == false) return;
     excluded = true;
-    if (schema[exclusive] == true) return;  // the spelling of draft 4: the bound is in the other keyword
+    if (schema[exclusive] == true) return;  // draft 4: a boolean; the bound is in the other keyword
     if (value) refuse(path, std::string(keyword) + " beside " + exclusive + " is not implemented");
     value = decimal(schema[exclusive], path);
   };
@@ -341,7 +341,7 @@ int SchemaGrammar::separator(int next) { return a_.byte(',', text_.space(next));
 int SchemaGrammar::name_then(int next) { return a_.byte(':', text_.space(next)); }
 
 int SchemaGrammar::key(const std::string& name, int next) {
-  if (spelling_ == Spelling::kGemma) return a_.literal(name, name_then(next));
+  if (syntax_ == Syntax::kGemma) return a_.literal(name, name_then(next));
   return a_.one_of({text_.quoted(name)}, name_then(next));
 }
 
@@ -356,7 +356,7 @@ int SchemaGrammar::array(const Json& schema, const std::string& path, int next) 
   if (items == false) most = std::min(most, fixed);
   if (most < least) refuse(path, "maxItems is less than minItems");
   const int close = a_.byte(']', next), end = text_.space(close);
-  // From the back: after the fixed items come as many further ones as the counts leave room for.
+  // Built from the back: the fixed items, then as many further items as the limits allow.
   int rest = end;
   if (most > fixed) {
     const int item = rule(items, path + "/items");
@@ -380,7 +380,7 @@ int SchemaGrammar::array(const Json& schema, const std::string& path, int next) 
 int SchemaGrammar::members_of_any(int value_rule, const std::vector<std::string>& names, bool first, int close) {
   const auto member = [&](int next) {
     const int value = name_then(a_.call(value_rule, next));
-    if (names.empty() && spelling_ == Spelling::kJson) return text_.string(0, kUnbounded, value);
+    if (names.empty() && syntax_ == Syntax::kJson) return text_.string(0, kUnbounded, value);
     return text_.key_other_than(names, value);
   };
   const int more = a_.loop(separator(member(a_.finish())), 0, kUnbounded, text_.space(close));
@@ -413,7 +413,7 @@ int SchemaGrammar::object(const Json& schema, const std::string& path, int next)
     members.push_back({name, others.is_object() ? rule(others, path + "/additionalProperties") : any_value(), true});
   }
   if (members.size() > kNamesMax) refuse(path, "has too many properties");
-  if (spelling_ == Spelling::kGemma) {
+  if (syntax_ == Syntax::kGemma) {
     const auto lower = [](std::string name) {
       std::transform(name.begin(), name.end(), name.begin(),
                      [](unsigned char c) { return c < 128 ? std::tolower(c) : c; });
@@ -431,7 +431,8 @@ int SchemaGrammar::object(const Json& schema, const std::string& path, int next)
   for (const auto& [name, property] : properties.items()) names.push_back(name);
   for (const Member& member : members) names.push_back(member.name);
   const int close = a_.byte('}', next);
-  // Two chains from the back: nothing written yet, and something written, where a comma comes before the next member.
+  // Built from the back as two chains: one for "no member written yet", and one for "a member was written", in which
+  // a comma precedes the next member.
   int none = close, some = text_.space(close);
   if (others != false) {
     const int value = rule(others, path + "/additionalProperties");

@@ -1,7 +1,8 @@
-// SchemaGrammar: JSON Schema (2020-12, the part listed in grammar_schema.cc) to rules of an Automaton. What it builds
-// matches only valid instances, though not every spelling of every one: members come in the schema's order (Gemma
-// calls: sorted, as the model was taught), further members after them, and none where `additionalProperties` is not
-// given beside `properties`. oneOf is taken as anyOf. Everything else is an Error that names the keyword.
+// SchemaGrammar: compiles a JSON Schema (2020-12, the keywords listed in schema.cc) to rules of a PushdownAutomaton.
+// The rules match only valid instances, but not every way to write them: members come in the schema's order (in Gemma
+// calls they are sorted, as the model was trained), and additional members after them. There are no additional members
+// where `properties` stands without `additionalProperties`. oneOf is treated as anyOf. Any other keyword is an Error
+// that names it.
 #pragma once
 
 #include <map>
@@ -9,8 +10,8 @@
 #include <vector>
 
 #include "base/json.h"
+#include "text/grammar/lexical.h"
 #include "text/grammar/pushdown_automaton.h"
-#include "text/grammar/text.h"
 
 namespace gemma4 {
 
@@ -18,16 +19,16 @@ class SchemaGrammar {
  public:
   using Json = nlohmann::ordered_json;
 
-  // `root` must outlive it: "$ref" is resolved in it.
-  SchemaGrammar(Automaton& automaton, Spelling spelling, const Json& root)
-      : a_(automaton), text_(automaton, spelling), spelling_(spelling), root_(root) {}
+  // `root` must outlive this object: "$ref" is resolved in it.
+  SchemaGrammar(PushdownAutomaton& automaton, Syntax spelling, const Json& root)
+      : a_(automaton), text_(automaton, spelling), syntax_(spelling), root_(root) {}
 
   int rule(const Json& schema, const std::string& path);  // a value that `schema` describes
-  int any_value();                                        // rules, made when first asked for
+  int any_value();                                        // rules, made at the first call
   int any_object();
 
  private:
-  // Alternatives are nodes that go on at `next`.
+  // Appends alternatives to `out`: nodes that continue at `next`.
   void alternatives(const Json& schema, const std::string& path, int next, std::vector<int>& out);
   void typed(const Json& schema, const std::string& type, const std::string& path, int next, std::vector<int>& out);
   void enumerated(const Json& values, const Json& schema, int next, std::vector<int>& out);
@@ -43,11 +44,11 @@ class SchemaGrammar {
   Json merged(const Json& schema, const std::string& path, int depth = 0);
   void spell_value(const Json& value, std::vector<int>& inputs) const;
 
-  Automaton& a_;
-  TextGrammar text_;
-  Spelling spelling_;
+  PushdownAutomaton& a_;
+  LexicalGrammar text_;
+  Syntax syntax_;
   const Json& root_;
-  std::map<std::string, int> rules_;  // by the schema's own text and what it refers to
+  std::map<std::string, int> rules_;  // by the text of the schema and of the schemas it refers to
   int any_value_ = -1, any_object_ = -1;
   int depth_ = 0, merges_ = 0;
 };

@@ -36,8 +36,8 @@ size_t trailing_space(std::string_view text) {
   return text.size() - end;
 }
 
-// Whether a character belongs to a word. Everything past ASCII but white space counts as a letter; `tokenizers` asks
-// Unicode's tables, and no Gemma vocabulary has a token for which that matters (single_word is false in all).
+// Whether a character belongs to a word. Past ASCII every character but white space counts as a letter. `tokenizers`
+// uses Unicode's tables, but the difference matters to no token of a Gemma vocabulary (single_word is false in all).
 bool is_word(uint32_t c) {
   if (c >= 128) return !is_space(c);
   return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
@@ -87,8 +87,8 @@ int32_t AddedTokens::longest(std::string_view text, size_t at, size_t& length) c
   return found;
 }
 
-std::vector<AddedTokens::Part> AddedTokens::split(std::string_view text, bool parse_control) const {
-  std::vector<Part> parts;
+std::vector<AddedTokens::Segment> AddedTokens::split(std::string_view text, bool parse_control) const {
+  std::vector<Segment> segments;
   size_t done = 0, at = 0;
   while (at < text.size()) {
     size_t length = 0;
@@ -104,12 +104,12 @@ std::vector<AddedTokens::Part> AddedTokens::split(std::string_view text, bool pa
     if (token.single_word && (ends_word(text.substr(0, begin)) || begins_word(text.substr(end)))) continue;
     if (token.lstrip) begin = std::max(done, begin - trailing_space(text.substr(0, begin)));
     if (token.rstrip) end += leading_space(text.substr(end));
-    if (begin > done) parts.push_back({text.substr(done, begin - done), nullptr});
-    parts.push_back({text.substr(begin, end - begin), &token});
+    if (begin > done) segments.push_back({text.substr(done, begin - done), nullptr});
+    segments.push_back({text.substr(begin, end - begin), &token});
     at = done = end;
   }
-  if (done < text.size()) parts.push_back({text.substr(done), nullptr});
-  return parts;
+  if (done < text.size()) segments.push_back({text.substr(done), nullptr});
+  return segments;
 }
 
 }  // namespace gemma4

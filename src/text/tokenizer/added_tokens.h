@@ -1,5 +1,5 @@
-// AddedTokens: finds the tokens that are matched as whole strings before any merging, the longest at the leftmost place
-// first. The flags single_word, lstrip and rstrip mean what they mean in the `tokenizers` library
+// AddedTokens: finds the tokens that are matched as whole strings before any merging: at the leftmost position, and
+// there the longest. The flags single_word, lstrip and rstrip mean what they mean in the `tokenizers` library
 // (src/tokenizer/added_vocabulary.rs).
 #pragma once
 
@@ -14,19 +14,19 @@ struct AddedToken {
   int32_t id = 0;
   std::string content;
   bool single_word = false, lstrip = false, rstrip = false, normalized = false, special = false;
-  bool control = false;  // never text: skipped where control tokens are not parsed
+  bool control = false;  // never text: not matched where control tokens are not parsed
 };
 
 class AddedTokens {
  public:
   void add(const AddedToken& token, std::string_view pattern);
 
-  struct Part {
+  struct Segment {
     std::string_view text;
     const AddedToken* token;  // null: plain text
   };
-  // `text` cut into matches and the text between them, in order; nothing is left out.
-  std::vector<Part> split(std::string_view text, bool parse_control) const;
+  // Splits `text` into matches and the text between them, in order. Joined, the segments are the text.
+  std::vector<Segment> split(std::string_view text, bool parse_control) const;
 
   bool empty() const { return tokens_.empty(); }
 

@@ -11,9 +11,9 @@
 namespace gemma4 {
 namespace {
 
-constexpr size_t kShort = 48;  // symbols; up to here scanning for the best pair beats a heap
+constexpr size_t kShort = 48;  // symbols; up to this length a linear scan for the best pair is faster than a heap
 
-uint64_t mix(uint64_t key) {  // Fibonacci hashing; the high bits are the good ones
+uint64_t mix(uint64_t key) {  // Fibonacci hashing: the high bits are well mixed
   return (key * 0x9e3779b97f4a7c15u) >> 24;
 }
 
@@ -30,7 +30,7 @@ uint32_t last_point(std::string_view text) {
 
 }  // namespace
 
-void Merges::build(const Vocabulary& vocabulary, const std::vector<Merge>& merges) {
+void Bpe::build(const Vocabulary& vocabulary, const std::vector<Merge>& merges) {
   const PackedStrings& tokens = *vocabulary.tokens;
   std::copy_n(vocabulary.byte_ids, 256, byte_ids_);
   unknown_ = vocabulary.unknown;
@@ -49,8 +49,8 @@ void Merges::build(const Vocabulary& vocabulary, const std::vector<Merge>& merge
   slots_.assign(slots, {});
   joints_.assign(slots, kEmpty);
   ascii_joints_.assign(128 * 128, 0);
-  // A text is cut only where every character is either a token of its own or a run of byte tokens, and byte tokens
-  // never merge: then what a merge joins is told by the characters at the seam.
+  // Cutting is safe only if every character is either a token of its own or a run of byte tokens, and byte tokens never
+  // merge. Then the two characters at a cut decide whether a merge can join the sides.
   cut_ = byte_fallback_ && std::all_of(byte_ids_, byte_ids_ + 256, [](int32_t id) { return id >= 0; });
   std::vector<uint8_t> is_byte(tokens.size(), 0);
   for (const int32_t id : byte_ids_) {
@@ -76,7 +76,7 @@ void Merges::build(const Vocabulary& vocabulary, const std::vector<Merge>& merge
   }
 }
 
-std::vector<Merges::Merge> Merges::list() const {
+std::vector<Bpe::Merge> Bpe::list() const {
   std::vector<const Slot*> used;
   for (const Slot& slot : slots_) {
     if (slot.key != kEmpty) used.push_back(&slot);
@@ -90,7 +90,7 @@ std::vector<Merges::Merge> Merges::list() const {
   return merges;
 }
 
-const Merges::Slot* Merges::find(int32_t left, int32_t right) const {
+const Bpe::Slot* Bpe::find(int32_t left, int32_t right) const {
   const uint64_t key = static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
   size_t at = mix(key) & (slots_.size() - 1);
   while (slots_[at].key != kEmpty) {
@@ -100,7 +100,7 @@ const Merges::Slot* Merges::find(int32_t left, int32_t right) const {
   return nullptr;
 }
 
-bool Merges::may_join(uint32_t before, uint32_t after) const {
+bool Bpe::may_join(uint32_t before, uint32_t after) const {
   if (!cut_) return true;
   if (before < 128 && after < 128) return ascii_joints_[before * 128 + after];
   const uint64_t joint = static_cast<uint64_t>(before) << 32 | after;
@@ -112,7 +112,7 @@ bool Merges::may_join(uint32_t before, uint32_t after) const {
   return false;
 }
 
-void Merges::add_character(std::string_view character, uint32_t point, std::vector<int32_t>& symbols) const {
+void Bpe::add_character(std::string_view character, uint32_t point, std::vector<int32_t>& symbols) const {
   if (const int32_t id = characters_[point]; id != 0) {
     symbols.push_back(id - 1);
     return;
@@ -127,7 +127,7 @@ void Merges::add_character(std::string_view character, uint32_t point, std::vect
   symbols.push_back(unknown_);
 }
 
-void Merges::encode(std::string_view text, std::vector<int32_t>& ids) const {
+void Bpe::encode(std::string_view text, std::vector<int32_t>& ids) const {
   std::vector<int32_t> symbols;
   uint32_t before = 0;
   while (!text.empty()) {
@@ -141,7 +141,7 @@ void Merges::encode(std::string_view text, std::vector<int32_t>& ids) const {
   finish(symbols, ids);
 }
 
-void Merges::finish(std::vector<int32_t>& symbols, std::vector<int32_t>& ids) const {
+void Bpe::finish(std::vector<int32_t>& symbols, std::vector<int32_t>& ids) const {
   if (symbols.size() > kShort) {
     merge_long(symbols);
   } else if (symbols.size() > 1) {
@@ -151,7 +151,7 @@ void Merges::finish(std::vector<int32_t>& symbols, std::vector<int32_t>& ids) co
   symbols.clear();
 }
 
-void Merges::merge_short(std::vector<int32_t>& symbols) const {
+void Bpe::merge_short(std::vector<int32_t>& symbols) const {
   const Slot* pairs[kShort];  // [size - 1]: how symbols i and i + 1 merge, null where they do not
   size_t size = symbols.size();
   for (size_t i = 0; i + 1 < size; ++i) pairs[i] = find(symbols[i], symbols[i + 1]);
@@ -171,7 +171,7 @@ void Merges::merge_short(std::vector<int32_t>& symbols) const {
   symbols.resize(size);
 }
 
-void Merges::merge_long(std::vector<int32_t>& symbols) const {
+void Bpe::merge_long(std::vector<int32_t>& symbols) const {
   const auto size = static_cast<int32_t>(symbols.size());
   std::vector<int32_t> previous(size), next(size);
   std::vector<const Slot*> pairs(size, nullptr);  // how symbol i and the one after it merge
@@ -187,7 +187,8 @@ void Merges::merge_long(std::vector<int32_t>& symbols) const {
   for (int32_t i = 0; i < size; ++i) {
     if (look_up(i)) first.push_back(entry(i));
   }
-  // Rank and place in one number, lowest first. An entry is stale once the pair at its place has another rank.
+  // An entry is the rank and the position in one number; the lowest comes first. An entry is stale if the pair at its
+  // position has another rank by now.
   std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> queue(std::greater<>(), std::move(first));
   while (!queue.empty()) {
     const uint64_t best = queue.top();

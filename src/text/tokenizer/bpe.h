@@ -1,6 +1,6 @@
-// Merges: byte-pair merging of one stretch of text. Which two neighbours join first is their rank in the merge list;
-// among equals the leftmost. The result is that of merging the whole text at once: it is cut only between two
-// characters that no merge can ever join.
+// Bpe: byte-pair encoding (BPE) of a text without added tokens. The pair of neighbours with the lowest rank in the
+// merge list is merged first; of equal ranks the leftmost. For speed the text is cut between two characters that no
+// merge can join, so the result is the same as merging the whole text at once.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace gemma4 {
 
-class Merges {
+class Bpe {
  public:
   struct Merge {
     int32_t left, right, result;  // token ids
@@ -20,15 +20,16 @@ class Merges {
     const PackedStrings* tokens;
     const StringTable* table;
     const int32_t* byte_ids;  // [256], -1 where there is none
-    const uint8_t* barred;    // [tokens] no character becomes this token: it is a control token, or added alone
-    int32_t unknown;          // -1: none
+    const uint8_t*
+        barred;       // [tokens] no character is encoded as this token: it is a control token, or only an added one
+    int32_t unknown;  // -1: none
     bool byte_fallback, fuse_unknown;
   };
 
-  // `merges` in order of rank; of two with the same pair the later counts.
+  // `merges` is in order of rank. Of two merges of the same pair the later one counts.
   void build(const Vocabulary& vocabulary, const std::vector<Merge>& merges);
 
-  // Appends the ids of `text`, which is valid UTF-8.
+  // Appends the ids of `text`, which must be valid UTF-8.
   void encode(std::string_view text, std::vector<int32_t>& ids) const;
 
   std::vector<Merge> list() const;  // in order of rank
@@ -48,7 +49,8 @@ class Merges {
   void finish(std::vector<int32_t>& symbols, std::vector<int32_t>& ids) const;
 
   std::vector<Slot> slots_;
-  std::vector<uint64_t> joints_;       // open-addressed set of (last character of left, first of right)
+  std::vector<uint64_t> joints_;       // pairs that a merge can join: (last character of left, first of right). A hash
+                                       // set with open addressing
   std::vector<uint8_t> ascii_joints_;  // [128 * 128], the same for pairs of ASCII characters
   std::vector<int32_t> characters_;    // [0x110000]: id + 1 of the character's own token, 0 for none
   bool cut_ = false;

@@ -1,5 +1,5 @@
-// Many short strings in one block of memory, and a hash table from a string to its number. A vocabulary has a quarter
-// of a million of them; a std::string each would cost four times as much.
+// PackedStrings: many short strings in one block of memory. StringTable: a hash table from such a string to its index.
+// A vocabulary has a quarter of a million strings; as std::string they would take four times the memory.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,8 @@ class PackedStrings {
   std::vector<uint32_t> ends_;
 };
 
-// Numbers of the strings of one PackedStrings, which must outlive it unchanged. Of equal strings the first counts.
+// Indices of the strings of one PackedStrings, which must outlive the table and not change. Of equal strings the first
+// counts.
 class StringTable {
  public:
   void build(const PackedStrings& strings) {

@@ -13,7 +13,7 @@ constexpr size_t kTextMax = size_t{1} << 30;               // bytes; symbols are
 constexpr std::string_view kSpaceMark = "\xe2\x96\x81";    // U+2581
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
 
-// A token written <0xAB> stands for the byte 0xAB; -1 for every other spelling.
+// The byte 0xAB for the token <0xAB>; -1 for every other token.
 int byte_of(std::string_view token) {
   if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return -1;
   int value = 0;
@@ -50,37 +50,38 @@ std::string replace_all(std::string_view text, const std::vector<Replacement>& r
   return result;
 }
 
-Tokenizer::State::State(TokenizerParts parts) : normalizer(std::move(parts.normalizer)) {
-  const size_t of_model = parts.vocabulary.size();
-  for (const AddedToken& token : parts.added) parts.vocabulary.emplace_back(token.content, token.id);
-  name_tokens(parts);
-  add_tokens(parts.added);
-  if (!parts.unknown.empty()) unknown = table.find(parts.unknown);
+Tokenizer::State::State(TokenizerDefinition definition) : normalizer(std::move(definition.normalizer)) {
+  const size_t of_model = definition.vocabulary.size();
+  for (const AddedToken& token : definition.added) definition.vocabulary.emplace_back(token.content, token.id);
+  name_tokens(definition);
+  add_tokens(definition.added);
+  if (!definition.unknown.empty()) unknown = table.find(definition.unknown);
   std::vector<uint8_t> barred(tokens.size(), 1);
   for (size_t i = 0; i < of_model; ++i) {
-    const int32_t id = parts.vocabulary[i].second;
+    const int32_t id = definition.vocabulary[i].second;
     barred[id] = (flags[id] & kTokenControl) != 0;
   }
-  merges.build({&tokens, &table, byte_ids.data(), barred.data(), unknown, parts.byte_fallback, parts.fuse_unknown},
-               usable_merges(parts));
+  bpe.build(
+      {&tokens, &table, byte_ids.data(), barred.data(), unknown, definition.byte_fallback, definition.fuse_unknown},
+      usable_merges(definition));
 }
 
-// Fills tokens, pieces, flags, byte_ids and the table; every id up to the last must have exactly one token.
-void Tokenizer::State::name_tokens(const TokenizerParts& parts) {
+// Fills tokens, pieces, flags, byte_ids and the table. Every id from 0 to the highest must have exactly one token.
+void Tokenizer::State::name_tokens(const TokenizerDefinition& definition) {
   int32_t count = 0;
-  for (const auto& [token, id] : parts.vocabulary) count = std::max(count, id + 1);
-  if (parts.vocabulary.empty() || static_cast<size_t>(count) > parts.vocabulary.size()) {
-    throw Error("the vocabulary names " + std::to_string(parts.vocabulary.size()) + " tokens but ids up to " +
+  for (const auto& [token, id] : definition.vocabulary) count = std::max(count, id + 1);
+  if (definition.vocabulary.empty() || static_cast<size_t>(count) > definition.vocabulary.size()) {
+    throw Error("the vocabulary names " + std::to_string(definition.vocabulary.size()) + " tokens but ids up to " +
                 std::to_string(count - 1));
   }
   std::vector<const std::string*> by_id(count);
-  for (const auto& [token, id] : parts.vocabulary) {
+  for (const auto& [token, id] : definition.vocabulary) {
     if (token.empty() || !utf8_valid(token)) throw Error("token " + std::to_string(id) + " is empty or not UTF-8");
     if (by_id[id] != nullptr && *by_id[id] != token) throw Error("two tokens have the id " + std::to_string(id));
     by_id[id] = &token;
   }
   flags.assign(count, 0);
-  for (const AddedToken& token : parts.added) {
+  for (const AddedToken& token : definition.added) {
     flags[token.id] |= kTokenAdded | (token.special ? kTokenSpecial | kTokenControl : 0);
     if (marks_format(token.content)) flags[token.id] |= kTokenControl;
   }
@@ -90,10 +91,10 @@ void Tokenizer::State::name_tokens(const TokenizerParts& parts) {
     const std::string& token = *by_id[id];
     tokens.add(token);
     const int byte = byte_of(token);
-    if (byte >= 0 && parts.decode_bytes) flags[id] |= kTokenByte;
+    if (byte >= 0 && definition.decode_bytes) flags[id] |= kTokenByte;
     if (byte >= 0 && byte_ids[byte] < 0) byte_ids[byte] = id;
     const char value = static_cast<char>(byte);
-    pieces.add(flags[id] & kTokenByte ? std::string(1, value) : replace_all(token, parts.decoder));
+    pieces.add(flags[id] & kTokenByte ? std::string(1, value) : replace_all(token, definition.decoder));
   }
   table.build(tokens);
 }
@@ -112,17 +113,17 @@ void Tokenizer::State::add_tokens(const std::vector<AddedToken>& added) {
   }
 }
 
-std::vector<Merges::Merge> Tokenizer::State::usable_merges(const TokenizerParts& parts) const {
-  std::vector<Merges::Merge> list;
+std::vector<Bpe::Merge> Tokenizer::State::usable_merges(const TokenizerDefinition& definition) const {
+  std::vector<Bpe::Merge> list;
   std::string both;
-  for (const auto& [left, right] : parts.merges) {
+  for (const auto& [left, right] : definition.merges) {
     both.assign(left).append(right);
-    const Merges::Merge merge{table.find(left), table.find(right), table.find(both)};
+    const Bpe::Merge merge{table.find(left), table.find(right), table.find(both)};
     if (merge.left < 0 || merge.right < 0 || merge.result < 0) {
-      if (parts.skip_bad_merges) continue;
+      if (definition.skip_bad_merges) continue;
       throw Error("the merge of '" + left + "' and '" + right + "' is not in the vocabulary");
     }
-    // A control token's string is matched before merging wherever it may be parsed; elsewhere it must not arise.
+    // Where control tokens are parsed, they are matched before merging. Elsewhere merges must not produce one.
     if ((flags[merge.result] & kTokenControl) == 0) list.push_back(merge);
   }
   return list;
@@ -134,32 +135,32 @@ Tokenizer Tokenizer::from_json(std::string_view json) {
 
 Tokenizer Tokenizer::from_arrays(const TokenizerArrays& arrays) {
   if (arrays.types.size() != arrays.tokens.size()) throw Error("the vocabulary has a type missing or too many");
-  TokenizerParts parts;
+  TokenizerDefinition definition;
   for (size_t i = 0; i < arrays.tokens.size(); ++i) {
     const auto id = static_cast<int32_t>(i);
     const auto type = static_cast<TokenType>(arrays.types[i]);
-    parts.vocabulary.emplace_back(arrays.tokens[i], id);
-    if (type == TokenType::kByte) parts.byte_fallback = true;
-    if (type == TokenType::kUnknown) parts.unknown = arrays.tokens[i];
+    definition.vocabulary.emplace_back(arrays.tokens[i], id);
+    if (type == TokenType::kByte) definition.byte_fallback = true;
+    if (type == TokenType::kUnknown) definition.unknown = arrays.tokens[i];
     const bool special = type == TokenType::kControl || type == TokenType::kUnknown;
     if (special || type == TokenType::kUserDefined || type == TokenType::kUnused) {
       AddedToken token;
       token.id = id, token.content = arrays.tokens[i], token.special = special;
-      parts.added.push_back(token);
+      definition.added.push_back(token);
     }
   }
   for (const std::string& merge : arrays.merges) {
     const size_t space = merge.find(' ');
     if (space == std::string::npos) throw Error("the merge '" + merge + "' has no space between its two tokens");
-    parts.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
+    definition.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
   }
-  if (parts.merges.empty())
+  if (definition.merges.empty())
     throw Error("the vocabulary has no merges; a vocabulary of scores alone is not implemented");
-  parts.skip_bad_merges = true;
-  parts.fuse_unknown = parts.decode_bytes = true;
-  parts.normalizer = {{" ", std::string(kSpaceMark)}};
-  parts.decoder = {{std::string(kSpaceMark), " "}};
-  return Tokenizer(std::make_shared<State>(std::move(parts)));
+  definition.skip_bad_merges = true;
+  definition.fuse_unknown = definition.decode_bytes = true;
+  definition.normalizer = {{" ", std::string(kSpaceMark)}};
+  definition.decoder = {{std::string(kSpaceMark), " "}};
+  return Tokenizer(std::make_shared<State>(std::move(definition)));
 }
 
 TokenizerArrays Tokenizer::to_arrays() const {
@@ -172,7 +173,7 @@ TokenizerArrays Tokenizer::to_arrays() const {
     if (id == state_->unknown) type = TokenType::kUnknown;
     arrays.types.push_back(static_cast<int32_t>(type));
   }
-  for (const Merges::Merge& merge : state_->merges.list()) {
+  for (const Bpe::Merge& merge : state_->bpe.list()) {
     arrays.merges.push_back(std::string(token(merge.left)) + ' ' + std::string(token(merge.right)));
   }
   return arrays;
@@ -183,41 +184,41 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special
   if (!utf8_valid(text)) throw Error("the text is not valid UTF-8");
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 3);
-  for (const AddedTokens::Part& part : state_->raw.split(text, parse_special)) {
-    if (part.token != nullptr) {
-      ids.push_back(part.token->id);
+  for (const AddedTokens::Segment& segment : state_->raw.split(text, parse_special)) {
+    if (segment.token != nullptr) {
+      ids.push_back(segment.token->id);
       continue;
     }
-    const std::string plain = replace_all(part.text, state_->normalizer);
+    const std::string plain = replace_all(segment.text, state_->normalizer);
     if (state_->normalized.empty()) {
-      state_->merges.encode(plain, ids);
+      state_->bpe.encode(plain, ids);
       continue;
     }
-    for (const AddedTokens::Part& inner : state_->normalized.split(plain, parse_special)) {
+    for (const AddedTokens::Segment& inner : state_->normalized.split(plain, parse_special)) {
       if (inner.token != nullptr) {
         ids.push_back(inner.token->id);
       } else {
-        state_->merges.encode(inner.text, ids);
+        state_->bpe.encode(inner.text, ids);
       }
     }
   }
   return ids;
 }
 
-std::vector<Tokenizer::Part> Tokenizer::split_control(std::string_view text) const {
+std::vector<Tokenizer::Segment> Tokenizer::split_control(std::string_view text) const {
   if (!utf8_valid(text)) throw Error("the text is not valid UTF-8");
-  std::vector<Part> parts;
-  for (const AddedTokens::Part& part : state_->raw.split(text, true)) {
-    const bool control = part.token != nullptr && part.token->control;
-    if (!control && !parts.empty() &&
-        !parts.back().control) {  // an added token that is plain text joins its neighbours
-      const char* begin = parts.back().text.data();
-      parts.back().text = {begin, static_cast<size_t>(part.text.data() + part.text.size() - begin)};
+  std::vector<Segment> segments;
+  for (const AddedTokens::Segment& segment : state_->raw.split(text, true)) {
+    const bool control = segment.token != nullptr && segment.token->control;
+    if (!control && !segments.empty() &&
+        !segments.back().control) {  // an added token that is plain text joins its neighbours
+      const char* begin = segments.back().text.data();
+      segments.back().text = {begin, static_cast<size_t>(segment.text.data() + segment.text.size() - begin)};
     } else {
-      parts.push_back({part.text, control});
+      segments.push_back({segment.text, control});
     }
   }
-  return parts;
+  return segments;
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
@@ -246,7 +247,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
 
 int Tokenizer::vocab_size() const { return static_cast<int>(state_->flags.size()); }
 
-// The index of an id that the caller got from this tokenizer or has checked.
+// The id must come from this tokenizer or be checked by the caller.
 static size_t index_of(const Tokenizer& tokenizer, int32_t id) {
   CHECK(id >= 0 && id < tokenizer.vocab_size());
   return static_cast<size_t>(id);

@@ -1,7 +1,8 @@
-// Tokenizer: strings to token ids and back, as tokenizer.json says. Byte-pair merges over whole stretches of text, byte
-// fallback, added tokens matched in the raw text first (the `tokenizers` library's rules, which the golden ids come
-// from). Every component that a tokenizer.json may name is either implemented or refused by name. Ids are never
-// constants: ask find() by the token's name. Immutable after construction; copies are cheap; any thread may call it.
+// Tokenizer: strings to token ids and back, as tokenizer.json says. Byte-pair encoding (BPE) without pre-tokenization,
+// byte fallback, and added tokens, which are matched in the raw text first. The rules are those of the `tokenizers`
+// library, from which the golden ids come. Every component that a tokenizer.json may name is either implemented or
+// refused by name. Ids are never constants: find() returns the id of a token. Immutable after construction; copies are
+// cheap; any thread may call it.
 #pragma once
 
 #include <cstdint>
@@ -19,10 +20,10 @@ enum class TokenType : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserD
 
 // A vocabulary as GGUF stores it.
 struct TokenizerArrays {
-  std::vector<std::string> tokens;  // [vocab], as the vocabulary spells them: U+2581 for a space
+  std::vector<std::string> tokens;  // [vocab], as in the vocabulary: U+2581 for a space
   std::vector<float> scores;        // [vocab] or empty; byte-pair merging does not use them
   std::vector<int32_t> types;       // [vocab], TokenType
-  std::vector<std::string> merges;  // "left right", most wanted first
+  std::vector<std::string> merges;  // "left right", in order of rank
 };
 
 class Tokenizer {
@@ -31,31 +32,31 @@ class Tokenizer {
   static Tokenizer from_arrays(const TokenizerArrays& arrays);  // throws Error
   TokenizerArrays to_arrays() const;
 
-  // Ids of `text`; no BOS is added. parse_special: control tokens spelled in the text become those tokens; false for
-  // text that nobody vouches for, where they stay ordinary text. Throws Error on invalid UTF-8.
+  // Ids of `text`; no BOS is added. parse_special: the names of control tokens in the text become those tokens. It is
+  // false for untrusted text, in which they stay ordinary text. Throws Error on invalid UTF-8.
   std::vector<int32_t> encode(std::string_view text, bool parse_special) const;
 
-  // `text` cut at the control tokens that are spelled in it; the parts joined are the text. Throws Error on invalid
-  // UTF-8.
-  struct Part {
+  // Splits `text` at the names of control tokens. Joined, the segments are the text. Throws Error on invalid UTF-8.
+  struct Segment {
     std::string_view text;
     bool control;
   };
-  std::vector<Part> split_control(std::string_view text) const;
+  std::vector<Segment> split_control(std::string_view text) const;
 
   // Text of `ids`. A run of byte tokens that is not valid UTF-8 becomes one U+FFFD for each byte, as `tokenizers` does.
   // skip_special leaves out tokens marked special. Throws Error on an id outside the vocabulary.
   std::string decode(std::span<const int32_t> ids, bool skip_special) const;
 
   int vocab_size() const;
-  // The bytes an id stands for: U+2581 as a space, a byte token as its byte. A control token's are its name.
+  // The bytes of a token: U+2581 is a space, a byte token is its byte, a control token is its name.
   std::string_view piece(int32_t id) const;
-  std::string_view token(int32_t id) const;  // as the vocabulary spells it
+  std::string_view token(int32_t id) const;  // as in the vocabulary
   std::optional<int32_t> find(std::string_view token) const;
-  int32_t require(std::string_view token) const;  // throws Error where the vocabulary lacks it
+  int32_t require(std::string_view token) const;  // throws Error if the vocabulary lacks it
 
   bool is_special(int32_t id) const;  // marked special in the file
-  // Never text: special, or named like a marker of the prompt format (<|x>, <x|>, <|x|>), or reserved (<unused7>).
+  // Control tokens are never text. They are special, or named like a marker of the prompt format (<|x>, <x|>, <|x|>),
+  // or reserved (<unused7>).
   bool is_control(int32_t id) const;
   bool is_byte(int32_t id) const;
 

@@ -1,5 +1,5 @@
-// How fast Gemma's own 33 MB tokenizer.json loads and text becomes ids. Bounds: memory bandwidth for loading; for
-// encoding, one lookup in the merge table (16 MB, so a cache miss) for each pair of neighbours.
+// How fast Gemma's 33 MB tokenizer.json is loaded and text is encoded. Bounds: memory bandwidth for loading; for
+// encoding one look-up in the merge table for each pair of neighbours (the table has 16 MB, so it is a cache miss).
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
@@ -48,13 +48,13 @@ void BM_TokenizerLoad(benchmark::State& state) {
 BENCHMARK(BM_TokenizerLoad)->Unit(benchmark::kMillisecond);
 
 // 1 MB each: prose, code, one endless word, spaces, emoji that fall back to bytes.
-std::string text_of(int kind) {
-  static const char* kParts[] = {
+std::string text_of(int sample) {
+  static const char* kSamples[] = {
       "The quick brown fox jumps over the lazy dog, and nobody in the village (pop. 1,274) was surprised at all.\n",
       "  for (size_t i = 0; i < count; ++i) {\n    sum += values[i] * weights[i];  // accumulate\n  }\n",
       "abcdefghijklmnopqrstuvwxyz", " ", "\xf0\x9f\xa7\xbf\xf0\x9f\x91\x8b\xf0\x90\x80\x80"};
   std::string text;
-  while (text.size() < (1 << 20)) text += kParts[kind];
+  while (text.size() < (1 << 20)) text += kSamples[sample];
   return text;
 }
 

@@ -1,5 +1,5 @@
-// Fuzz targets: a tokenizer.json that is to be read or refused, and a text that must come back from its ids (U+2581 as
-// a space), trusted or not.
+// Fuzz targets: a tokenizer.json, which must be read or refused, and a text, trusted or not, which must be decoded from
+// its ids unchanged (but U+2581 as a space).
 #include <cstdio>
 #include <string>
 #include <string_view>

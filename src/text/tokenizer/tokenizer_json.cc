@@ -1,7 +1,7 @@
-// tokenizer.json, as the `tokenizers` library writes it (its src/tokenizer/serialization.rs and models/bpe).
+// Reads tokenizer.json as the `tokenizers` library writes it (its src/tokenizer/serialization.rs and models/bpe).
 
 #include "base/json.h"
-#include "text/tokenizer/json_scan.h"
+#include "text/tokenizer/json_scanner.h"
 #include "text/tokenizer/tokenizer_state.h"
 
 namespace gemma4 {
@@ -27,9 +27,9 @@ Replacement replacement(const json& component) {
 void read_normalizer(const json& component, std::vector<Replacement>& out) {
   if (component.is_null()) return;
   if (type_of(component) == "Sequence") {
-    for (const json& part : component.at("normalizers")) {
-      if (type_of(part) != "Replace") refuse("the normalizer " + type_of(part));
-      out.push_back(replacement(part));
+    for (const json& item : component.at("normalizers")) {
+      if (type_of(item) != "Replace") refuse("the normalizer " + type_of(item));
+      out.push_back(replacement(item));
     }
   } else if (type_of(component) == "Replace") {
     out.push_back(replacement(component));
@@ -38,8 +38,8 @@ void read_normalizer(const json& component, std::vector<Replacement>& out) {
   }
 }
 
-// Gemma's pre-tokenizer splits at spaces after the normalizer has replaced them all, so it never fires. Anything else
-// would.
+// Gemma's pre-tokenizer splits at spaces, but the normalizer has replaced all of them, so it has no effect. Any other
+// pre-tokenizer would have one.
 void check_pre_tokenizer(const json& component, const std::vector<Replacement>& normalizer) {
   if (component.is_null()) return;
   if (type_of(component) != "Split") refuse("the pre_tokenizer " + type_of(component));
@@ -51,23 +51,23 @@ void check_pre_tokenizer(const json& component, const std::vector<Replacement>& 
   refuse("a pre_tokenizer that splits at " + pattern.dump());
 }
 
-void read_decoder(const json& component, TokenizerParts& parts) {
+void read_decoder(const json& component, TokenizerDefinition& definition) {
   if (component.is_null()) return;
-  const json steps = type_of(component) == "Sequence" ? component.at("decoders") : json::array({component});
-  for (const json& step : steps) {
-    const std::string type = type_of(step);
+  const json items = type_of(component) == "Sequence" ? component.at("decoders") : json::array({component});
+  for (const json& item : items) {
+    const std::string type = type_of(item);
     if (type == "Replace") {
-      if (parts.decode_bytes) refuse("a decoder with Replace after ByteFallback");
-      parts.decoder.push_back(replacement(step));
+      if (definition.decode_bytes) refuse("a decoder with Replace after ByteFallback");
+      definition.decoder.push_back(replacement(item));
     } else if (type == "ByteFallback") {
-      parts.decode_bytes = true;
+      definition.decode_bytes = true;
     } else if (type != "Fuse") {
       refuse("the decoder " + type);
     }
   }
 }
 
-// BOS is put in front by whoever builds a prompt, so all that matters here is that nothing else happens to the ids.
+// The post-processor only adds BOS, which the chat module does. Any other type would change the ids.
 void check_post_processor(const json& component) {
   if (!component.is_null() && type_of(component) != "TemplateProcessing") {
     refuse("the post_processor " + type_of(component));
@@ -92,19 +92,19 @@ AddedToken read_added(const json& token) {
   return added;
 }
 
-void read_vocabulary(JsonScanner& scan, TokenizerParts& parts) {
-  scan.object([&](std::string_view token) { parts.vocabulary.emplace_back(token, small_id(scan.integer())); });
+void read_vocabulary(JsonScanner& scan, TokenizerDefinition& definition) {
+  scan.object([&](std::string_view token) { definition.vocabulary.emplace_back(token, small_id(scan.integer())); });
 }
 
 // Each merge is ["left", "right"] or, in older files, "left right".
-void read_merges(JsonScanner& scan, TokenizerParts& parts) {
+void read_merges(JsonScanner& scan, TokenizerDefinition& definition) {
   std::string left_scratch, right_scratch;
   scan.array([&] {
     if (scan.peek() == '"') {
       const std::string_view both = scan.string(left_scratch);
       const size_t space = both.find(' ');
       if (space == std::string_view::npos) scan.fail("a merge without a space between its two tokens");
-      parts.merges.emplace_back(both.substr(0, space), both.substr(space + 1));
+      definition.merges.emplace_back(both.substr(0, space), both.substr(space + 1));
       return;
     }
     int count = 0;
@@ -114,36 +114,36 @@ void read_merges(JsonScanner& scan, TokenizerParts& parts) {
       (count++ == 0 ? merge.first : merge.second) = scan.string(left_scratch);
     });
     if (count != 2) scan.fail("a merge of fewer than two tokens");
-    parts.merges.push_back(std::move(merge));
+    definition.merges.push_back(std::move(merge));
   });
 }
 
-void read_model_option(std::string_view key, const json& value, TokenizerParts& parts) {
+void read_model_option(std::string_view key, const json& value, TokenizerDefinition& definition) {
   const bool off = value.is_null() || value == "" || value == false || value == 0 || value == 0.0;
   if (key == "type") {
     if (value != "BPE") refuse("the model " + value.dump());
   } else if (key == "unk_token") {
-    if (!value.is_null()) parts.unknown = value.get<std::string>();
+    if (!value.is_null()) definition.unknown = value.get<std::string>();
   } else if (key == "byte_fallback") {
-    parts.byte_fallback = value.get<bool>();
+    definition.byte_fallback = value.get<bool>();
   } else if (key == "fuse_unk") {
-    parts.fuse_unknown = value.get<bool>();
-  } else if (!off) {  // dropout, continuing_subword_prefix, end_of_word_suffix, ignore_merges, or one we never met
+    definition.fuse_unknown = value.get<bool>();
+  } else if (!off) {  // dropout, continuing_subword_prefix, end_of_word_suffix, ignore_merges, or an unknown one
     refuse("the model's " + std::string(key) + " = " + value.dump());
   }
 }
 
-void read_model(JsonScanner& scan, TokenizerParts& parts) {
+void read_model(JsonScanner& scan, TokenizerDefinition& definition) {
   bool vocabulary = false, merges = false;
   scan.object([&](std::string_view key) {
     if (key == "vocab") {
-      read_vocabulary(scan, parts);
+      read_vocabulary(scan, definition);
       vocabulary = true;
     } else if (key == "merges") {
-      read_merges(scan, parts);
+      read_merges(scan, definition);
       merges = true;
     } else {
-      read_model_option(key, json::parse(scan.raw()), parts);
+      read_model_option(key, json::parse(scan.raw()), definition);
     }
   });
   if (!vocabulary || !merges) throw Error(std::string(kWhat) + ": its model lacks vocab or merges");
@@ -151,17 +151,17 @@ void read_model(JsonScanner& scan, TokenizerParts& parts) {
 
 }  // namespace
 
-TokenizerParts parse_tokenizer_json(std::string_view text) {
-  TokenizerParts parts;
+TokenizerDefinition parse_tokenizer_json(std::string_view text) {
+  TokenizerDefinition definition;
   json normalizer, pre_tokenizer, decoder, post_processor;
   bool model = false;
   try {
     JsonScanner scan(text, kWhat);
     scan.object([&](std::string_view key) {
       if (key == "added_tokens") {
-        scan.array([&] { parts.added.push_back(read_added(json::parse(scan.raw()))); });
+        scan.array([&] { definition.added.push_back(read_added(json::parse(scan.raw()))); });
       } else if (key == "model") {
-        read_model(scan, parts);
+        read_model(scan, definition);
         model = true;
       } else if (key == "normalizer") {
         normalizer = json::parse(scan.raw());
@@ -172,19 +172,19 @@ TokenizerParts parse_tokenizer_json(std::string_view text) {
       } else if (key == "post_processor") {
         post_processor = json::parse(scan.raw());
       } else {
-        scan.raw();  // version, truncation, padding: nothing that changes an id of one text
+        scan.raw();  // version, truncation, padding: they do not change the ids of a single text
       }
     });
     scan.end();
     if (!model) throw Error(std::string(kWhat) + ": has no model");
-    read_normalizer(normalizer, parts.normalizer);
-    check_pre_tokenizer(pre_tokenizer, parts.normalizer);
-    read_decoder(decoder, parts);
+    read_normalizer(normalizer, definition.normalizer);
+    check_pre_tokenizer(pre_tokenizer, definition.normalizer);
+    read_decoder(decoder, definition);
     check_post_processor(post_processor);
   } catch (const json::exception& e) {
     throw Error(std::string(kWhat) + ": " + e.what());
   }
-  return parts;
+  return definition;
 }
 
 }  // namespace gemma4

@@ -1,4 +1,5 @@
-// What a Tokenizer holds, and how the two kinds of file become it. Private to the tokenizer's own files.
+// Tokenizer::State: the data of a Tokenizer, and how it is made from the definitions in the two file formats
+// (tokenizer.json, GGUF). Private to the tokenizer's own files.
 #pragma once
 
 #include <array>
@@ -17,13 +18,13 @@ struct Replacement {
 };
 
 // A vocabulary as read, before it is checked.
-struct TokenizerParts {
+struct TokenizerDefinition {
   std::vector<std::pair<std::string, int32_t>> vocabulary;
   std::vector<AddedToken> added;
   std::vector<std::pair<std::string, std::string>> merges;
   std::string unknown;  // the unknown token's name, or empty
   bool byte_fallback = false, fuse_unknown = false;
-  bool skip_bad_merges = false;  // else a merge whose parts or result are no tokens is an Error
+  bool skip_bad_merges = false;  // otherwise a merge whose operands or result are no tokens is an Error
   std::vector<Replacement> normalizer, decoder;
   bool decode_bytes = false;
 };
@@ -31,7 +32,7 @@ struct TokenizerParts {
 enum TokenFlags : uint8_t { kTokenSpecial = 1, kTokenControl = 2, kTokenByte = 4, kTokenAdded = 8 };
 
 struct Tokenizer::State {
-  explicit State(TokenizerParts parts);
+  explicit State(TokenizerDefinition definition);
 
   PackedStrings tokens, pieces;  // [vocab]
   StringTable table;             // of tokens
@@ -39,16 +40,16 @@ struct Tokenizer::State {
   std::array<int32_t, 256> byte_ids;
   int32_t unknown = -1;
   std::vector<Replacement> normalizer;
-  AddedTokens raw, normalized;  // matched before and after normalising
-  Merges merges;
+  AddedTokens raw, normalized;  // matched before and after normalisation
+  Bpe bpe;
 
  private:
-  void name_tokens(const TokenizerParts& parts);
+  void name_tokens(const TokenizerDefinition& definition);
   void add_tokens(const std::vector<AddedToken>& added);
-  std::vector<Merges::Merge> usable_merges(const TokenizerParts& parts) const;
+  std::vector<Bpe::Merge> usable_merges(const TokenizerDefinition& definition) const;
 };
 
 std::string replace_all(std::string_view text, const std::vector<Replacement>& replacements);
-TokenizerParts parse_tokenizer_json(std::string_view json);
+TokenizerDefinition parse_tokenizer_json(std::string_view json);
 
 }  // namespace gemma4

@@ -32,7 +32,7 @@ void expect_golden(const Tokenizer& tokenizer, const std::string& path) {
   }
 }
 
-// Byte-pair merging by its definition, over the whole text: join the leftmost pair of lowest rank until none is left.
+// BPE by its definition, over the whole text: merge the leftmost pair of the lowest rank until none is left.
 class PlainMerges {
  public:
   explicit PlainMerges(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {
@@ -80,7 +80,7 @@ class PlainMerges {
   std::map<std::pair<std::string, std::string>, size_t> ranks_;
 };
 
-// A small tokenizer.json to change one thing in.
+// A small tokenizer.json, in which tests change one thing.
 json small() {
   return json::parse(R"({"version":"1.0","truncation":null,"padding":null,
     "added_tokens":[{"id":0,"content":"<unk>","special":true},{"id":1,"content":"<s>","special":true}],
@@ -112,7 +112,8 @@ TEST(Tokenizer, DemoGolden) {
   expect_golden(Tokenizer::from_arrays(demo().to_arrays()), "tokenizer/demo_golden.json");
 }
 
-// llama.cpp's converter calls these "user defined", so that they are printed. Text that spells one must not become one.
+// llama.cpp's converter marks these as "user defined", so that they are printed. Text with such a name must not become
+// the token.
 TEST(Tokenizer, TokensThatAGgufFileShowsAreControlTokens) {
   TokenizerArrays arrays = demo().to_arrays();
   int shown = 0;
@@ -154,7 +155,7 @@ TEST(Tokenizer, CutTextMergesAsTheWholeText) {
   const std::string alphabet = "aeinrstoh.,:{}0123THE\xc3\xa9";
   for (int round = 0; round < 400; ++round) {
     std::string text;
-    for (size_t n = random() % 150; n > 0; --n) {  // long enough for both ways of merging
+    for (size_t n = random() % 150; n > 0; --n) {  // long enough for merge_short and merge_long
       const auto roll = random() % 24;
       if (roll < 4) {
         text += "\xe2\x96\x81";
@@ -164,7 +165,7 @@ TEST(Tokenizer, CutTextMergesAsTheWholeText) {
         text += alphabet[random() % 20];
       }
     }
-    // Added tokens are matched before merging; the plain algorithm knows none.
+    // Added tokens are matched before merging; the definition above has none.
     if (text.find("\xe2\x96\x81\xe2\x96\x81") != std::string::npos) continue;
     ASSERT_EQ(demo().encode(text, false), plain.encode(text)) << text;
   }
@@ -196,7 +197,7 @@ TEST(Tokenizer, ControlTokensOnlyWhereAskedFor) {
   EXPECT_TRUE(gemma3().is_control(gemma3().require("<unused7>")));
 }
 
-// No spelling of untrusted text may give a control token: not the tokens' own names, nor cut or doubled ones.
+// No untrusted text may give a control token: neither the tokens' names, nor truncated or doubled ones.
 TEST(Tokenizer, UntrustedTextNeverGivesAControlToken) {
   std::mt19937 random(4);
   std::vector<std::string> names;
@@ -322,7 +323,7 @@ TEST(Tokenizer, RefusesByName) {
   EXPECT_THAT(error_of([&] { Tokenizer::from_arrays(arrays); }), HasSubstr("type"));
 }
 
-// Whatever happens to a tokenizer.json, it loads or is refused.
+// A damaged tokenizer.json is loaded or refused.
 TEST(Tokenizer, DamagedFilesAreRefusedNotTrusted) {
   const std::string file = small().dump();
   std::mt19937 random(9);

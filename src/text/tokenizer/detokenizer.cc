@@ -1,4 +1,4 @@
-#include "text/tokenizer/stream.h"
+#include "text/tokenizer/detokenizer.h"
 
 #include <algorithm>
 #include <utility>
@@ -11,8 +11,8 @@ StopFilter::StopFilter(std::vector<std::string> stops) : stops_(std::move(stops)
   std::erase_if(stops_, [](const std::string& stop) { return stop.empty(); });
 }
 
-// The stop string that is complete first counts, and of several that end together the longest, so that the result does
-// not depend on how the text was cut.
+// The stop string that completes first counts; of several that end at the same byte, the longest. So the result does
+// not depend on how the text was split.
 std::string StopFilter::push(std::string_view text) {
   if (stopped_) return "";
   held_ += text;
@@ -27,7 +27,7 @@ std::string StopFilter::push(std::string_view text) {
     }
   }
   if (!stopped_) {
-    cut = held_.size();  // all but the longest end that begins a stop string
+    cut = held_.size();  // keep the longest suffix that begins a stop string
     for (const std::string& stop : stops_) {
       for (size_t length = std::min(stop.size() - 1, held_.size()); length > held_.size() - cut; --length) {
         if (held_.ends_with(std::string_view(stop).substr(0, length))) {
@@ -44,10 +44,10 @@ std::string StopFilter::push(std::string_view text) {
 
 std::string StopFilter::finish() { return std::exchange(held_, ""); }
 
-TokenStream::TokenStream(const Tokenizer& tokenizer, std::vector<std::string> stops)
+Detokenizer::Detokenizer(const Tokenizer& tokenizer, std::vector<std::string> stops)
     : tokenizer_(tokenizer), filter_(std::move(stops)) {}
 
-std::string TokenStream::push(int32_t id) {
+std::string Detokenizer::push(int32_t id) {
   std::string ready;
   const bool control = tokenizer_.is_control(id);
   if (control || !tokenizer_.is_byte(id))
@@ -59,7 +59,7 @@ std::string TokenStream::push(int32_t id) {
   return filter_.push(ready);
 }
 
-std::string TokenStream::finish() {
+std::string Detokenizer::finish() {
   const std::string ready = filter_.push(utf8_repair(std::exchange(bytes_, "")));
   return ready + filter_.finish();
 }

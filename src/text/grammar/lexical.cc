@@ -1,4 +1,4 @@
-#include "text/grammar/text.h"
+#include "text/grammar/lexical.h"
 
 #include <algorithm>
 
@@ -26,22 +26,23 @@ std::string spell(uint32_t point) {
 
 }  // namespace
 
-int TextGrammar::space(int next) {
-  if (spelling_ == Spelling::kGemma) return next;
+int LexicalGrammar::space(int next) {
+  if (syntax_ == Syntax::kGemma) return next;
   const int indent = a_.loop(a_.bytes(one_of_bytes(" \t"), a_.finish()), 0, kIndentMax, next);
   return a_.split({next, a_.byte(' ', next), a_.byte('\n', indent)});
 }
 
-int TextGrammar::open_quote(int next) {
-  return spelling_ == Spelling::kGemma ? a_.symbol(kQuote, next) : a_.byte('"', next);
+int LexicalGrammar::open_quote(int next) {
+  return syntax_ == Syntax::kGemma ? a_.symbol(kQuote, next) : a_.byte('"', next);
 }
 
-// Code points of one UTF-8 length, as sequences of byte ranges: cut where a continuation byte would wrap.
-int TextGrammar::utf8(uint32_t first, uint32_t last, int next) {
+// Code points as sequences of byte ranges. The range is split by UTF-8 length, and where a continuation byte would
+// wrap.
+int LexicalGrammar::utf8(uint32_t first, uint32_t last, int next) {
   std::vector<int> choices;
   const auto add = [&](const auto& self, uint32_t low, uint32_t high) -> void {
     const std::string a = spell(low), b = spell(high);
-    for (size_t i = 1; i < a.size(); ++i) {  // the tails of low must be lowest and of high highest, or alike before
+    for (size_t i = 1; i < a.size(); ++i) {  // a sequence of ranges needs equal lead bytes, or full continuation bytes
       const uint32_t tail = (1u << (6 * i)) - 1;
       if ((low & ~tail) == (high & ~tail)) continue;
       if ((low & tail) != 0) return self(self, low, low | tail), self(self, (low | tail) + 1, high);
@@ -61,8 +62,8 @@ int TextGrammar::utf8(uint32_t first, uint32_t last, int next) {
   return a_.split(std::move(choices));
 }
 
-// After a backslash. Surrogates are left out, so that every string is valid Unicode.
-int TextGrammar::escape(int next) {
+// The rest of an escape after the backslash. Surrogates are excluded, so that every string is valid Unicode.
+int LexicalGrammar::escape(int next) {
   const ByteSet hex = one_of_bytes("0123456789abcdefABCDEF");
   const int two = a_.bytes(hex, a_.bytes(hex, next));
   const int plain = a_.bytes(one_of_bytes("0123456789abcefABCEF"), a_.bytes(hex, two));
@@ -70,20 +71,20 @@ int TextGrammar::escape(int next) {
   return a_.split({a_.bytes(one_of_bytes("\"\\/bfnrt"), next), a_.byte('u', a_.split({plain, below}))});
 }
 
-int TextGrammar::character(int next) {
-  if (spelling_ == Spelling::kGemma) return utf8(0, 0x10ffff, next);
+int LexicalGrammar::character(int next) {
+  if (syntax_ == Syntax::kGemma) return utf8(0, 0x10ffff, next);
   const int above = utf8(0x80, 0x10ffff, next);
   const ByteSet ascii = byte_range(0x20, 0x7f) & ~one_of_bytes("\"\\");
   return a_.split({a_.bytes(ascii, next), above, a_.byte('\\', escape(next))});
 }
 
-int TextGrammar::characters(const std::vector<PointRange>& ranges, int next) {
+int LexicalGrammar::characters(const std::vector<PointRange>& ranges, int next) {
   std::vector<int> choices;
   for (auto [first, last] : ranges) {
     if (first >= 0xd800 && first <= 0xdfff) first = 0xe000;  // surrogates are no characters
     if (last >= 0xd800 && last <= 0xdfff) last = 0xd7ff;
     if (first > last) continue;
-    if (spelling_ == Spelling::kGemma || first >= 0x80) {
+    if (syntax_ == Syntax::kGemma || first >= 0x80) {
       choices.push_back(utf8(first, last, next));
       continue;
     }
@@ -107,7 +108,7 @@ int TextGrammar::characters(const std::vector<PointRange>& ranges, int next) {
   return a_.split(std::move(choices));
 }
 
-int TextGrammar::string(uint32_t least, uint32_t most, int next) {
+int LexicalGrammar::string(uint32_t least, uint32_t most, int next) {
   const int close = close_quote(next);
   if (least == 0 && most == kUnbounded) {
     const int again = a_.reserve();
@@ -117,12 +118,12 @@ int TextGrammar::string(uint32_t least, uint32_t most, int next) {
   return open_quote(a_.loop(character(a_.finish()), least, most, close));
 }
 
-std::vector<int> TextGrammar::quoted(std::string_view text) const {
+std::vector<int> LexicalGrammar::quoted(std::string_view text) const {
   std::vector<int> inputs;
-  const auto put = [&](std::string_view part) {
-    for (const char c : part) inputs.push_back(static_cast<unsigned char>(c));
+  const auto put = [&](std::string_view bytes) {
+    for (const char c : bytes) inputs.push_back(static_cast<unsigned char>(c));
   };
-  const bool gemma = spelling_ == Spelling::kGemma;
+  const bool gemma = syntax_ == Syntax::kGemma;
   inputs.push_back(gemma ? static_cast<int>(kQuote) : '"');
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
@@ -139,9 +140,9 @@ std::vector<int> TextGrammar::quoted(std::string_view text) const {
   return inputs;
 }
 
-int TextGrammar::key_other_than(const std::vector<std::string>& names, int next) {
-  const bool gemma = spelling_ == Spelling::kGemma;
-  // Gemma's keys are bare words, so they cannot hold what ends one.
+int LexicalGrammar::key_other_than(const std::vector<std::string>& names, int next) {
+  const bool gemma = syntax_ == Syntax::kGemma;
+  // Gemma's keys are bare words, so they cannot contain a delimiter.
   const std::string_view kEnds = gemma ? std::string_view(":,{}[]\" \t\r\n<>") : std::string_view("\"\\");
   std::vector<PointRange> allowed;
   for (uint32_t c = 0x20; c < 0x80; ++c) {
@@ -154,7 +155,7 @@ int TextGrammar::key_other_than(const std::vector<std::string>& names, int next)
   const int more = a_.split({a_.bytes(ascii, free), utf8(0x80, 0x10ffff, free)});
   a_.set(free, a_.split({end, more}));
 
-  // Along the names: at each place a character that no name goes on with leads to freedom.
+  // Walks a trie of the names: a character with which no name continues leads to `free`, where all is allowed.
   std::vector<std::string> sorted(names);
   std::sort(sorted.begin(), sorted.end());
   const auto build = [&](const auto& self, size_t begin, size_t stop, size_t at, bool first) -> int {
@@ -163,7 +164,7 @@ int TextGrammar::key_other_than(const std::vector<std::string>& names, int next)
     if (!is_name && !(gemma && first)) choices.push_back(end);
     while (begin < stop && sorted[begin].size() == at) ++begin;
     ByteSet left = ascii;
-    bool wide = false;  // a name goes on with a character past ASCII
+    bool wide = false;  // a name continues with a character past ASCII
     while (begin < stop) {
       const std::string_view rest = std::string_view(sorted[begin]).substr(at);
       const std::string character(rest.substr(0, std::max<size_t>(utf8_length(rest), 1)));

@@ -1,6 +1,6 @@
-// TokenStream: token ids in, text out as it arrives. What it hands out is always whole UTF-8 characters, never a
-// control token, and never the beginning of a stop string that may still complete. The parts joined are the text of all
-// ids.
+// Detokenizer: incremental detokenization. Token ids come in one by one, and text goes out as soon as it is certain:
+// whole UTF-8 characters, no control tokens, and nothing that could still become a stop string. All texts joined are
+// the text of all ids.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@
 
 namespace gemma4 {
 
-// Holds text back while its end could be the beginning of a stop string.
+// Holds back text whose end could be the beginning of a stop string.
 class StopFilter {
  public:
   explicit StopFilter(std::vector<std::string> stops);  // empty strings are ignored
-  std::string push(std::string_view text);              // what may be shown now; nothing once stopped()
-  std::string finish();                                 // what was held back
+  std::string push(std::string_view text);              // the text that may be shown now; empty once stopped()
+  std::string finish();                                 // the text that was held back
   bool stopped() const { return stopped_; }
   const std::string& stop() const { return stop_; }  // the string that stopped it
 
@@ -27,9 +27,9 @@ class StopFilter {
   bool stopped_ = false;
 };
 
-class TokenStream {
+class Detokenizer {
  public:
-  explicit TokenStream(const Tokenizer& tokenizer, std::vector<std::string> stops = {});
+  explicit Detokenizer(const Tokenizer& tokenizer, std::vector<std::string> stops = {});
   std::string push(int32_t id);
   std::string finish();  // the rest; an unfinished character becomes U+FFFD for each of its bytes
   bool stopped() const { return filter_.stopped(); }
@@ -38,7 +38,7 @@ class TokenStream {
  private:
   Tokenizer tokenizer_;
   StopFilter filter_;
-  std::string bytes_;  // the last character's bytes so far
+  std::string bytes_;  // of a character that is not complete yet
 };
 
 }  // namespace gemma4

@@ -1,4 +1,4 @@
-#include "text/tokenizer/stream.h"
+#include "text/tokenizer/detokenizer.h"
 
 #include <gtest/gtest.h>
 
@@ -13,25 +13,25 @@ namespace {
 using test::demo;
 
 std::string stream(const std::vector<int32_t>& ids, std::vector<std::string> stops = {}) {
-  TokenStream tokens(demo(), std::move(stops));
+  Detokenizer tokens(demo(), std::move(stops));
   std::string text;
   for (const int32_t id : ids) {
-    const std::string part = tokens.push(id);
-    EXPECT_TRUE(utf8_valid(part));
-    text += part;
+    const std::string ready = tokens.push(id);
+    EXPECT_TRUE(utf8_valid(ready));
+    text += ready;
   }
   return text + tokens.finish();
 }
 
-TEST(TokenStream, JoinedPartsAreTheText) {
+TEST(Detokenizer, JoinedTextsAreTheWholeText) {
   for (const auto& one : test::golden("tokenizer/demo_golden.json")) {
     const auto ids = demo().encode(one["text"].get<std::string>(), false);
     EXPECT_EQ(stream(ids), demo().decode(ids, false));
   }
 }
 
-TEST(TokenStream, ShowsACharacterWhenItsLastByteArrives) {
-  TokenStream tokens(demo());
+TEST(Detokenizer, ShowsACharacterWhenItsLastByteArrives) {
+  Detokenizer tokens(demo());
   const auto byte = [](const char* hex) { return demo().require(std::string("<0x") + hex + ">"); };
   EXPECT_EQ(tokens.push(byte("F0")), "");
   EXPECT_EQ(tokens.push(byte("9F")), "");
@@ -45,7 +45,7 @@ TEST(TokenStream, ShowsACharacterWhenItsLastByteArrives) {
   EXPECT_EQ(tokens.finish(), "\xef\xbf\xbd");
 }
 
-TEST(TokenStream, NeverShowsAControlToken) {
+TEST(Detokenizer, NeverShowsAControlToken) {
   std::vector<int32_t> all;
   std::string expected;
   for (int32_t id = 0; id < demo().vocab_size(); ++id) {
@@ -75,8 +75,8 @@ TEST(StopFilter, GivesBackWhatDidNotComplete) {
   EXPECT_EQ(filter.finish(), "EN");
 }
 
-// The result is that of cutting at the stop string that completes first, however the text arrives.
-TEST(StopFilter, ChunksDoNotMatter) {
+// The text is cut at the stop string that completes first, however the text is split.
+TEST(StopFilter, SplittingDoesNotMatter) {
   std::mt19937 random(7);
   for (int round = 0; round < 3000; ++round) {
     const auto letters = [&](int most) {
@@ -87,7 +87,7 @@ TEST(StopFilter, ChunksDoNotMatter) {
     const std::string text = letters(24);
     std::vector<std::string> stops;
     for (int n = static_cast<int>(random() % 4); n > 0; --n) stops.push_back(letters(5));
-    std::string expected = text;  // by trying every end
+    std::string expected = text;  // found by trying every end
     bool found = false;
     for (size_t end = 1; end <= text.size() && !found; ++end) {
       size_t cut = text.size();

@@ -1,7 +1,7 @@
 // JsonScanner: one pass over a large JSON text without building a tree, for tokenizer.json's half a million merges. It
-// hands out strings and integers where the caller expects them and skips the rest; small parts come back as raw text
-// for a real JSON parser. Throws Error at the first byte that does not fit. No recursion, so nesting cannot exhaust the
-// stack.
+// returns strings and integers where the caller expects them, skips other values, and returns small values as raw text
+// for a full JSON parser. Throws Error at the first byte that is not allowed. It does not recurse, so nesting cannot
+// exhaust the stack.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ class JsonScanner {
  public:
   JsonScanner(std::string_view text, std::string what) : text_(text), what_(std::move(what)) {}
 
-  // Calls member(key) before each value of an object; the callback must take the value.
+  // Calls member(key) before each value of an object; the callback must read the value.
   template <typename Member>
   void object(Member member) {
     expect('{');

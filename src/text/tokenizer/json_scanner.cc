@@ -1,4 +1,4 @@
-#include "text/tokenizer/json_scan.h"
+#include "text/tokenizer/json_scanner.h"
 
 #include "base/utf8.h"
 

@@ -1,5 +1,5 @@
-// The lexical parts of the grammars: characters, strings, white space, numbers, patterns; each in JSON's spelling
-// (quotes and escapes) or in Gemma's (between <|"|> tokens, no escapes).
+// LexicalGrammar: the tokens of the grammars (characters, strings, white space, numbers, patterns), each in JSON's
+// syntax (quotes and escapes) or in Gemma's (between <|"|> tokens, no escapes).
 #pragma once
 
 #include <optional>
@@ -12,28 +12,29 @@
 
 namespace gemma4 {
 
-enum class Spelling { kJson, kGemma };
+enum class Syntax { kJson, kGemma };
 
 // Code points first .. last, both included.
 using PointRange = std::pair<uint32_t, uint32_t>;
 
-class TextGrammar {
+class LexicalGrammar {
  public:
-  TextGrammar(Automaton& automaton, Spelling spelling) : a_(automaton), spelling_(spelling) {}
+  LexicalGrammar(PushdownAutomaton& automaton, Syntax spelling) : a_(automaton), syntax_(spelling) {}
 
-  // Nothing, one space, or a newline and what indents the next line. Bounded, so that no model can write white space
-  // for ever. Gemma's spelling has none.
+  // Nothing, one space, or a newline and the next line's indentation. Bounded, so that no model can write white space
+  // for ever. Gemma's syntax has no white space.
   int space(int next);
   int open_quote(int next);
   int close_quote(int next) { return open_quote(next); }
-  int character(int next);                                          // any, of a string
-  int characters(const std::vector<PointRange>& ranges, int next);  // one of these, of a string
+  int character(int next);                                          // any character of a string
+  int characters(const std::vector<PointRange>& ranges, int next);  // one character of a string, of these ranges
   int string(uint32_t least, uint32_t most, int next);              // with its quotes; lengths in code points
-  // Throws Error, naming `what`, at what is outside the subset: ^ $ . [] () | * + ? {m,n} \d \w \s and escapes.
+  // Supports ^ $ . [] () | * + ? {m,n} \d \w \s and escapes. Throws Error, naming `what`, for anything else.
   int pattern(std::string_view regex, const std::string& what, int next);  // with its quotes
-  // A string that is none of `names`, for a further member's key. JSON: without escapes, so that it cannot spell one.
+  // A string that is not in `names`, for the key of an additional member. In JSON it has no escapes, which could spell
+  // one of the names.
   int key_other_than(const std::vector<std::string>& names, int next);
-  // The inputs that spell exactly this string, quotes included.
+  // The inputs that write exactly this string, quotes included.
   std::vector<int> quoted(std::string_view text) const;
 
   struct Bounds {
@@ -48,8 +49,8 @@ class TextGrammar {
   int escape(int next);
   int digits(uint32_t least, uint32_t most, int next);
 
-  Automaton& a_;
-  Spelling spelling_;
+  PushdownAutomaton& a_;
+  Syntax syntax_;
 };
 
 }  // namespace gemma4

@@ -1,4 +1,4 @@
-// Runs the built gemma4 as a person would, and keeps what it wrote.
+// Test support: runs the built gemma4 as a child process and returns its exit code and output.
 #pragma once
 
 #include <fcntl.h>
@@ -20,14 +20,14 @@
 namespace gemma4 {
 
 struct Ran {
-  int code = -1;  // exit code; -1 - signal where a signal ended it
+  int code = -1;  // exit code; -1 - signal if a signal ended it
   std::string out, err;
 };
 
 struct RunSetting {
-  std::string out_path;    // where standard output goes; empty: it is kept
+  std::string out_path;    // where standard output goes; empty: it is returned in Ran
   std::string input;       // standard input
-  int64_t file_size = -1;  // no file may grow past this: a full disk
+  int64_t file_size = -1;  // limit of a file's size, in place of a full disk
 };
 
 inline std::string slurp(const std::filesystem::path& path) {
@@ -40,7 +40,7 @@ inline void spill(const std::filesystem::path& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;
 }
 
-// A folder that goes when the test does.
+// A folder that is removed at the end of the test.
 struct Scratch {
   Scratch() {
     std::string name = (std::filesystem::temp_directory_path() / "gemma4_test_XXXXXX").string();

@@ -1,4 +1,4 @@
-// What the server's tests share: the demo model behind a server, and requests that it answers in a known way.
+// Test support for the server: the demo model behind a server, and requests with known answers.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/models_testing.h"
 #include "server/server.h"
 #include "server/server_testing.h"
 
@@ -23,7 +24,7 @@ inline const std::filesystem::path kRoot = SOURCE_DIR;
 
 inline EngineOptions served_model() {
   EngineOptions options;
-  options.model = kRoot / "models/demo";
+  options.model = kDemo;
   options.backend = "cpu";
   options.threads = 1;
   options.max_seq_len = 1024;
@@ -50,9 +51,7 @@ inline std::string base64(const std::string& bytes) {
   return out;
 }
 
-inline std::string picture(const std::string& name) {
-  return base64(read_file(kRoot / "tests/golden/demo_eval/images" / name));
-}
+inline std::string picture(const std::string& name) { return base64(read_file(kImages + name)); }
 
 struct SseEvent {
   std::string name;
@@ -140,7 +139,8 @@ inline Json tool_chat() {
   return body;
 }
 
-// A stream of the same word again and again: left alone, the model ends its answer and then says nothing that shows.
+// A stream that repeats one word. Without the bias the model would end its answer and then generate only tokens without
+// text.
 inline Json long_stream(int port, int tokens) {
   const Json word = {{"prompt", "the"}, {"add_special_tokens", false}};
   const int id = Json::parse(ask(port, "POST", "/tokenize", word.dump()).body)["tokens"][0];

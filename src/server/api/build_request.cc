@@ -1,4 +1,4 @@
-#include "server/api/content.h"
+#include "server/api/build_request.h"
 
 #include <algorithm>
 #include <array>
@@ -63,16 +63,17 @@ std::string image_of_url(const std::string& url, const ApiContext& context, cons
   if (!head.starts_with("data:")) fail_at(path, "must be a data: URL (data:image/png;base64,...)");
   const size_t comma = url.find(',');
   if (comma == std::string::npos) fail_at(path, "is a data: URL without a comma");
-  const std::string kind = lower(std::string_view(url).substr(5, std::min<size_t>(comma - 5, 200)));
-  if (!kind.ends_with(";base64")) fail_at(path, "must be a data: URL in base64 (data:image/png;base64,...)");
-  // Which of the formats it is the bytes themselves say.
-  if (!kind.starts_with("image/") && !kind.starts_with("application/octet-stream") && !kind.starts_with(";")) {
-    fail_at(path, "must be a data: URL of an image, not of " + kind.substr(0, kind.find(';')));
+  const std::string media_type = lower(std::string_view(url).substr(5, std::min<size_t>(comma - 5, 200)));
+  if (!media_type.ends_with(";base64")) fail_at(path, "must be a data: URL in base64 (data:image/png;base64,...)");
+  // The image format is recognised from the bytes.
+  if (!media_type.starts_with("image/") && !media_type.starts_with("application/octet-stream") &&
+      !media_type.starts_with(";")) {
+    fail_at(path, "must be a data: URL of an image, not of " + media_type.substr(0, media_type.find(';')));
   }
   return decode_base64(std::string_view(url).substr(comma + 1), path);
 }
 
-void want_detail(Request& request, const std::string& detail, const ApiContext& context, const std::string& path) {
+void set_image_detail(Request& request, const std::string& detail, const ApiContext& context, const std::string& path) {
   if (detail == "auto") return;
   if (detail != "low" && detail != "high") fail_at(path, "must be one of auto, low, high");
   const int most = context.image_budget_max > 0 ? context.image_budget_max : 1120;
@@ -92,7 +93,7 @@ void add_text(Message& message, std::string text) {
 
 void add_image(Request& request, Message& message, std::string bytes) {
   ContentPart part;
-  part.kind = ContentPart::kImage;
+  part.type = ContentPart::kImage;
   message.content.push_back(std::move(part));
   request.images.push_back(std::move(bytes));
 }

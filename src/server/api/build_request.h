@@ -1,4 +1,5 @@
-// Content: the parts of messages that the APIs share: pictures as data URLs or base64, and tools.
+// Building a Request from the JSON of any API: text and images (base64, data: and http(s) URLs) as message content, and
+// tool definitions.
 #pragma once
 
 #include <string>
@@ -9,24 +10,23 @@
 
 namespace gemma4 {
 
-// Whitespace is allowed; anything else outside the alphabet (standard or URL-safe) is an Error.
+// White space is allowed. Any other character outside the alphabet (standard or URL-safe) is an ApiError.
 std::string decode_base64(std::string_view text, const std::string& path);
 
-// The bytes of an image that a URL names; `path` is where the URL stands in the request. Only data: URLs carry bytes.
+// The bytes of the image behind a data: or http(s) URL; `path` is the URL's path in the request, for errors.
 std::string image_of_url(const std::string& url, const ApiContext& context, const std::string& path);
 
-// Notes that an image was asked for in this detail ("low", "auto", "high"): the largest wish sets
-// Request::image_budget.
-void want_detail(Request& request, const std::string& detail, const ApiContext& context, const std::string& path);
+// Sets Request::image_budget from an image's detail ("low", "auto", "high"). The largest one of a request counts.
+void set_image_detail(Request& request, const std::string& detail, const ApiContext& context, const std::string& path);
 
 Message& add_message(Request& request, std::string role);
 void add_text(Message& message, std::string text);
 void add_image(Request& request, Message& message, std::string bytes);
 
-// One tool in the form that the engine takes.
+// A tool in the form of Request::tools.
 Json make_tool(const std::string& name, const Json* description, const Json* parameters, const std::string& path);
 
-// The tool that `name` must be one of; throws where it is not.
+// Throws ApiError if no tool has this name.
 void check_tool_name(const Json& tools, const std::string& name, const std::string& path);
 
 }  // namespace gemma4

@@ -1,0 +1,142 @@
+// The endpoints that generate text: /v1/chat/completions, /v1/completions, /v1/responses and /v1/messages. Each API's
+// parser makes a Call; all Calls run here alike, streamed or not.
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+
+#include "server/answers.h"
+#include "server/api/anthropic.h"
+#include "server/api/openai.h"
+#include "server/endpoint.h"
+
+namespace gemma4 {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kAliveCheck(200);  // how often a waiting thread checks that its client is still connected
+constexpr size_t kWriteBytes = 64 << 10;  // events that are ready are joined to one write of about so many bytes
+
+Clock::duration seconds(double count) {
+  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
+}
+
+// Throws ApiError if the event says that there will be no complete answer.
+void check_end(ServerState& server, const Event& event) {
+  if (event.kind == Event::kError) {
+    server.device_failed = server.device_failed || event.device;
+    throw ApiError(500, event.text, "", event.device ? "device_failed" : "engine_failed");
+  }
+  if (event.kind == Event::kDone && event.finish == Finish::kCancelled) {
+    throw ApiError(503, "the server is stopping; this answer is not complete", "", "stopping");
+  }
+}
+
+void add_event(Choice& choice, Event event) {
+  if (event.kind != Event::kThinking) {
+    std::ranges::move(event.logprobs, std::back_inserter(choice.logprobs));
+  }
+  switch (event.kind) {
+    case Event::kText:
+      choice.text += event.text;
+      break;
+    case Event::kThinking:
+      choice.thinking += event.text;
+      break;
+    case Event::kToolCall:
+      choice.tool_calls.push_back(std::move(event.tool_call));
+      break;
+    default:
+      choice.finish = event.finish;
+      choice.stop = event.stop;
+      choice.usage = event.usage;
+  }
+}
+
+std::vector<Choice> collect(ServerState& server, Answers& answers, size_t count, const HttpRequest& request) {
+  const auto deadline = Clock::now() + seconds(server.options.request_seconds);
+  std::vector<Choice> choices(count);
+  auto checked = Clock::now();
+  while (!answers.over()) {
+    if (auto next = answers.next(kAliveCheck)) {
+      check_end(server, next->second);
+      add_event(choices[next->first], std::move(next->second));
+    }
+    if (Clock::now() - checked < kAliveCheck) continue;
+    checked = Clock::now();
+    if (!request.alive()) throw ApiError(499, "the client has gone");
+    if (checked > deadline) throw ApiError(504, "the answer took longer than this server allows");
+  }
+  return choices;
+}
+
+void stream(ServerState& server, const StreamSpelling& spelling, Answers& answers, HttpWriter& writer) {
+  ++server.metrics->streams;
+  const std::shared_ptr<void> count(nullptr, [&server](void*) { --server.metrics->streams; });
+  const auto deadline = Clock::now() + seconds(server.options.request_seconds);
+  auto wrote = Clock::now();
+  try {
+    std::string out = spelling.begin();
+    while (!answers.over()) {
+      // Events that are ready already are sent in one write.
+      auto next = answers.next(out.empty() ? kAliveCheck : milliseconds(0));
+      if (next) {
+        check_end(server, next->second);
+        out += spelling.piece(next->first, next->second);
+        if (out.size() < kWriteBytes) continue;
+      }
+      const auto now = Clock::now();
+      if (now > deadline) throw ApiError(504, "the answer took longer than this server allows");
+      if (out.empty() && now - wrote > seconds(server.options.ping_seconds)) out = spelling.ping;
+      if (out.empty() && !writer.alive()) return;
+      if (out.empty()) continue;
+      if (!writer.write(out)) return;
+      out.clear();
+      wrote = now;
+    }
+    writer.write(out + spelling.end());
+  } catch (const ApiError& error) {
+    writer.write(spelling.error(error));
+  }
+}
+
+HttpResponse generate(ServerState& server, HttpRequest& request, Call (*parse)(const Json&, const ApiContext&)) {
+  if (server.stopping) throw StoppingError("the server is stopping and takes no new requests");
+  auto call = std::make_shared<Call>();
+  std::shared_ptr<Answers> answers;
+  size_t choices = 0;
+  prepare(server, [&](const ApiContext& context) {
+    *call = parse(parse_body(request.body), context);
+    std::string().swap(request.body);
+    choices = call->requests.size();
+    answers = std::make_shared<Answers>(server.engine, server.metrics, std::move(call->requests), call->one_tool_call);
+  });
+  request.held.reset();
+  HttpResponse response;
+  if (!call->stream) {
+    response.body = call->spelling.whole(collect(server, *answers, choices, request));
+    return response;
+  }
+  response.content_type = "text/event-stream";
+  response.headers.emplace_back("Cache-Control", "no-cache");
+  response.headers.emplace_back("X-Accel-Buffering", "no");  // proxies must not buffer the stream
+  response.stream = [&server, call, answers](HttpWriter& writer) { stream(server, call->spelling, *answers, writer); };
+  return response;
+}
+
+}  // namespace
+
+namespace endpoints {
+
+HttpResponse chat_completions(ServerState& server, HttpRequest& request) {
+  return generate(server, request, parse_chat);
+}
+HttpResponse completions(ServerState& server, HttpRequest& request) {
+  return generate(server, request, parse_completions);
+}
+HttpResponse responses(ServerState& server, HttpRequest& request) { return generate(server, request, parse_responses); }
+HttpResponse messages(ServerState& server, HttpRequest& request) { return generate(server, request, parse_messages); }
+
+}  // namespace endpoints
+}  // namespace gemma4

@@ -1,0 +1,45 @@
+// /v1/models, and /v1/models/NAME for one model.
+#include <algorithm>
+
+#include "server/routes.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr std::string_view kModelPath = "/v1/models/";
+
+Json model_json(const ServerState& server, const std::string& name, bool anthropic) {
+  Json json = {{"id", name},
+               {"object", "model"},
+               {"created", server.context.started},
+               {"owned_by", "gemma4"},
+               {"max_model_len", server.context.max_seq_len},
+               {"vision", server.engine.options().vision},
+               {"image_budget", server.engine.options().image_budget},
+               {"image_budget_max", server.context.image_budget_max}};
+  if (anthropic) json.update({{"type", "model"}, {"display_name", name}, {"created_at", "1970-01-01T00:00:00Z"}});
+  return json;
+}
+
+}  // namespace
+
+namespace endpoints {
+
+HttpResponse models(ServerState& server, HttpRequest& request) {
+  const bool anthropic = api_of(request) == Api::kAnthropic;
+  const std::vector<std::string>& names = server.context.models;
+  if (request.path.starts_with(kModelPath)) {
+    const std::string name = request.path.substr(kModelPath.size());
+    if (std::ranges::find(names, name) == names.end()) {
+      throw ApiError(404, "the model '" + name.substr(0, 200) + "' is not served here", "model", "model_not_found");
+    }
+    return json_response(model_json(server, name, anthropic));
+  }
+  Json json = {{"object", "list"}, {"data", Json::array()}};
+  for (const std::string& name : names) json["data"].push_back(model_json(server, name, anthropic));
+  if (anthropic) json.update({{"has_more", false}, {"first_id", names.front()}, {"last_id", names.back()}});
+  return json_response(json);
+}
+
+}  // namespace endpoints
+}  // namespace gemma4

@@ -1,0 +1,58 @@
+// The endpoints that only tokenize: /tokenize, /detokenize and /v1/messages/count_tokens.
+#include "server/api/anthropic.h"
+#include "server/api/openai.h"
+#include "server/endpoint.h"
+
+namespace gemma4::endpoints {
+
+HttpResponse count_tokens(ServerState& server, HttpRequest& request) {
+  HttpResponse response;
+  prepare(server, [&](const ApiContext& context) {
+    const Request prompt = parse_count_tokens(parse_body(request.body), context);
+    response = json_response({{"input_tokens", server.engine.count_tokens(prompt)}});
+  });
+  return response;
+}
+
+HttpResponse tokenize(ServerState& server, HttpRequest& request) {
+  Engine& engine = server.engine;
+  std::vector<int32_t> ids;
+  prepare(server, [&](const ApiContext& context) {
+    const Json json = parse_body(request.body);
+    Fields body(json, "");
+    if (body.find("model")) check_model(body, context);
+    if (body.find("messages")) {
+      Request prompt = parse_chat_prompt(body, context);
+      prompt.chat.add_generation_prompt = body.boolean("add_generation_prompt").value_or(true);
+      body.done();
+      ids = engine.prompt_ids(prompt);
+      return;
+    }
+    const std::string text = body.required_string("prompt");
+    const bool special = body.boolean("add_special_tokens").value_or(true);
+    body.done();
+    Request prompt;
+    prompt.raw = text;
+    ids = special ? engine.prompt_ids(prompt) : engine.tokenizer().encode(text, true);
+  });
+  const size_t count = ids.size();
+  return json_response({{"count", count}, {"max_model_len", server.context.max_seq_len}, {"tokens", std::move(ids)}});
+}
+
+HttpResponse detokenize(ServerState& server, HttpRequest& request) {
+  const Tokenizer& tokenizer = server.engine.tokenizer();
+  const Json json = parse_body(request.body);
+  Fields body(json, "");
+  if (body.find("model")) check_model(body, server.context);
+  std::vector<int32_t> ids;
+  for (const Json& id : expect_array(body.require("tokens"), "tokens")) {
+    if (!id.is_number_integer() || id < 0 || id >= tokenizer.vocab_size()) {
+      fail_at("tokens", "holds " + dump(id).substr(0, 40) + ", which is no token id");
+    }
+    ids.push_back(id.get<int32_t>());
+  }
+  body.done();
+  return json_response({{"prompt", tokenizer.decode(ids, false)}});
+}
+
+}  // namespace gemma4::endpoints

@@ -1,0 +1,63 @@
+#include "server/routes.h"
+
+#include <algorithm>
+
+#include "server/page.h"
+
+namespace gemma4 {
+
+namespace endpoints {
+Handler chat_completions, completions, responses, messages;  // generate.cc
+Handler count_tokens, tokenize, detokenize;                  // tokenize.cc
+Handler models;                                              // models.cc
+Handler health, metrics;                                     // status.cc
+Handler page;                                                // page.cc
+}  // namespace endpoints
+
+namespace {
+
+constexpr Route kRoutes[] = {
+    {"POST", "/v1/chat/completions", endpoints::chat_completions},
+    {"POST", "/v1/completions", endpoints::completions},
+    {"POST", "/v1/responses", endpoints::responses},
+    {.method = "POST", .path = "/v1/messages", .handle = endpoints::messages, .api = Api::kAnthropic},
+    {.method = "POST", .path = "/v1/messages/count_tokens", .handle = endpoints::count_tokens, .api = Api::kAnthropic},
+    {"GET", "/v1/models", endpoints::models},
+    {"GET", "/v1/models/", endpoints::models, Route::kPrefix},
+    {"POST", "/tokenize", endpoints::tokenize},
+    {"POST", "/detokenize", endpoints::detokenize},
+    {"GET", "/metrics", endpoints::metrics},
+    {.method = "GET", .path = "/health", .handle = endpoints::health, .open = true},
+    {.method = "GET", .path = "/", .handle = endpoints::page, .match = Route::kPage, .open = true},
+};
+
+bool matches(const Route& route, const std::string& path) {
+  switch (route.match) {
+    case Route::kExact:
+      return path == route.path;
+    case Route::kPrefix:
+      return path.starts_with(route.path);
+    case Route::kPage:
+      return std::ranges::find(page_files(), path, &PageFile::path) != page_files().end();
+  }
+  return false;
+}
+
+}  // namespace
+
+const Route* find_route(const HttpRequest& request, bool any_method) {
+  const auto* found = std::ranges::find_if(kRoutes, [&](const Route& route) {
+    return (any_method || request.method == route.method) && matches(route, request.path);
+  });
+  return found == std::end(kRoutes) ? nullptr : found;
+}
+
+Api api_of(const HttpRequest& request) {
+  const bool anthropic =
+      !request.header("anthropic-version").empty() || std::ranges::any_of(kRoutes, [&](const Route& route) {
+        return route.api == Api::kAnthropic && request.path.starts_with(route.path);
+      });
+  return anthropic ? Api::kAnthropic : Api::kOpenAi;
+}
+
+}  // namespace gemma4
