@@ -16,7 +16,7 @@ uint64_t mix(uint64_t z) {
   return z ^ (z >> 31);
 }
 
-void edit(float* logits, int64_t vocab, const Sampling& s) {
+void edit(float* logits, int64_t vocab, const SamplingInput& s) {
   for (const auto& [id, value] : s.bias) {
     if (id >= 0 && id < vocab) logits[id] += value;
   }
@@ -66,7 +66,7 @@ void order_candidates(const float* logits, int64_t vocab, int top_k, std::vector
 
 // Draws from `candidates`, most likely first. p(id) = exp((logit - top) / temperature) over its sum; top_p keeps the
 // shortest prefix that reaches it, min_p what is at least that part of the most likely; both see top_k's distribution.
-int32_t draw(const float* logits, const std::vector<int32_t>& candidates, const Sampling& s) {
+int32_t draw(const float* logits, const std::vector<int32_t>& candidates, const SamplingInput& s) {
   const float top = logits[candidates[0]];
   const auto weight = [&](int32_t id) { return std::exp(static_cast<double>((logits[id] - top) / s.temperature)); };
   double total = 0;
@@ -88,11 +88,11 @@ int32_t draw(const float* logits, const std::vector<int32_t>& candidates, const 
 
 }  // namespace
 
-bool edits(const Sampling& s) { return !s.bias.empty() || !s.counts.empty() || !s.allowed.empty(); }
+bool edits(const SamplingInput& s) { return !s.bias.empty() || !s.counts.empty() || !s.allowed.empty(); }
 
 float uniform_draw(uint64_t seed, uint64_t step) { return static_cast<float>(mix(mix(seed) + step) >> 40) * 0x1p-24f; }
 
-int32_t sample_row(float* logits, int64_t vocab, const Sampling& s, std::vector<int32_t>& candidates) {
+int32_t sample_row(float* logits, int64_t vocab, const SamplingInput& s, std::vector<int32_t>& candidates) {
   edit(logits, vocab, s);
   if (s.temperature <= 0) return largest(logits, vocab);
   order_candidates(logits, vocab, s.top_k, candidates);

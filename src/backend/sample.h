@@ -14,9 +14,9 @@ namespace gemma4 {
 float uniform_draw(uint64_t seed, uint64_t step);
 
 // Does sampling so change logits? Where it does not, sample_row() only reads them.
-bool edits(const Sampling& sampling);
+bool edits(const SamplingInput& sampling);
 
 // `logits` [vocab] is changed by bias, penalties and mask. Throws nothing; some token must be allowed.
-int32_t sample_row(float* logits, int64_t vocab, const Sampling& sampling, std::vector<int32_t>& scratch);
+int32_t sample_row(float* logits, int64_t vocab, const SamplingInput& sampling, std::vector<int32_t>& scratch);
 
 }  // namespace gemma4

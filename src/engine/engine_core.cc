@@ -139,7 +139,7 @@ void Stepper::append(const Step::Part& part) {
   }
   if (!part.last) return;
   batch_.logit_rows.push_back(static_cast<int32_t>(batch_.ids.size()) - 1);
-  Sampling sampling = sequence.sampling;
+  SamplingInput sampling{sequence.sampling};
   sampling.step = sequence.ids.size() - sequence.prompt;
   sampling.counts = sequence.counts;
   sampling.bias = sequence.bias;

@@ -1,18 +1,11 @@
 #include "engine/input_processor.h"
 
 #include <algorithm>
-#include <random>
 
 #include "engine/check_request.h"
 
 namespace gemma4 {
 namespace {
-
-uint64_t random_seed() {
-  static thread_local std::mt19937_64 generator{std::random_device{}()};
-  // JSON numbers are exact up to 2^53: a reported seed must survive them.
-  return generator() >> 11;
-}
 
 }  // namespace
 
@@ -43,19 +36,6 @@ Grammar Preparer::grammar(const Request& request) const {
   }
 }
 
-void Preparer::set_sampling(Sequence& sequence, const SamplingRequest& wanted) const {
-  Sampling& sampling = sequence.sampling;
-  sampling.temperature = wanted.temperature.value_or(generation_.do_sample ? generation_.temperature : 0);
-  sampling.top_k = wanted.top_k.value_or(generation_.top_k);
-  sampling.top_p = wanted.top_p.value_or(generation_.top_p);
-  sampling.min_p = wanted.min_p;
-  sampling.seed = wanted.seed.value_or(seed_ > 0 ? seed_ : random_seed());
-  sampling.repetition_penalty = wanted.repetition_penalty;
-  sampling.presence_penalty = wanted.presence_penalty;
-  sampling.frequency_penalty = wanted.frequency_penalty;
-  sequence.bias = wanted.logit_bias;
-}
-
 std::unique_ptr<Sequence> Preparer::make(const Request& request, Sink sink) const {
   const Clock::time_point start = Clock::now();
   check_request(request, config_);
@@ -71,13 +51,14 @@ std::unique_ptr<Sequence> Preparer::make(const Request& request, Sink sink) cons
   sequence->ids = std::move(prompt.ids);
   sequence->keys = std::move(prompt.keys);
   sequence->images = std::move(prompt.images);
-  set_sampling(*sequence, request.sampling);
+  sequence->sampling = resolve_sampling(request.sampling, generation_, seed_);
+  sequence->bias = request.sampling.logit_bias;
   sequence->ignore_eos = request.ignore_eos;
   sequence->reuse_prefix = request.reuse_prefix;
   sequence->logprobs = request.logprobs;
   if (request.format.kind != FormatRequest::kFree) sequence->grammar = grammar(request);
   sequence->sink = std::move(sink);
-  answerer_.begin(*sequence, request.sampling);
+  answerer_.begin(*sequence);
   Usage& usage = sequence->usage;
   usage.prompt_tokens = sequence->prompt;
   for (const PromptImage& image : sequence->images) usage.image_tokens += image.end - image.begin;

@@ -20,7 +20,6 @@ class Preparer {
 
  private:
   Grammar grammar(const Request& request) const;
-  void set_sampling(Sequence& sequence, const SamplingRequest& wanted) const;
 
   const Tokenizer tokenizer_;
   const Config config_;

@@ -49,7 +49,7 @@ Answerer::Answerer(const Tokenizer& tokenizer, std::vector<int32_t> end_ids)
       channel_begin_(tokenizer.find("<|channel>").value_or(-1)),
       channel_end_(tokenizer.find("<channel|>").value_or(-1)) {}
 
-void Answerer::begin(Sequence& sequence, const SamplingRequest& sampling) const {
+void Answerer::begin(Sequence& sequence) const {
   // A prompt may end inside a thought (the template opens one after a tool's result): the answer goes on there.
   const auto& ids = sequence.ids;
   const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
@@ -58,9 +58,7 @@ void Answerer::begin(Sequence& sequence, const SamplingRequest& sampling) const 
     for (auto it = open.base() - 1; it != ids.end(); ++it) sequence.parser.push(*it);
     sequence.thinking = true;
   }
-  sequence.counting =
-      sampling.repetition_penalty != 1 || sampling.presence_penalty != 0 || sampling.frequency_penalty != 0;
-  if (!sequence.counting) return;
+  if (!sequence.sampling.penalizes()) return;
   for (const int32_t id : ids) count(sequence, id, 0);
 }
 
@@ -89,7 +87,7 @@ std::optional<Finish> Answerer::accept(Sequence& sequence, int32_t token, std::s
   ++sequence.usage.generated_tokens;
   sequence.ids.push_back(token);
   sequence.keys.push_back(static_cast<TokenKey>(token));
-  if (sequence.counting) count(sequence, token, 1);
+  if (sequence.sampling.penalizes()) count(sequence, token, 1);
   if (!logits.empty()) {
     sequence.logprobs_held.push_back(token_logprobs(tokenizer_, logits, token, sequence.logprobs));
   }

@@ -17,7 +17,7 @@ class Answerer {
   Answerer(const Tokenizer& tokenizer, std::vector<int32_t> end_ids);
 
   // Sets up parser, grammar-independent state and penalties for a prompt that is ready to be computed.
-  void begin(Sequence& sequence, const SamplingRequest& sampling) const;
+  void begin(Sequence& sequence) const;
 
   // The token chosen after ids. `logits` [vocabulary] where the sequence wants logprobs, else empty. Says how the
   // answer ended, where it did; then call finish().

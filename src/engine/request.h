@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/sampling.h"
 #include "base/check.h"
 #include "text/chat/chat.h"
 
@@ -22,17 +23,13 @@ struct StoppingError : Error {
   using Error::Error;
 };
 
-// How tokens are chosen. What is unset comes from the checkpoint's generation_config.json.
-struct SamplingRequest {
-  std::optional<float> temperature;                   // >= 0; 0: the most likely token, always
-  std::optional<int> top_k;                           // >= 0; 0: all
-  std::optional<float> top_p;                         // (0, 1]
-  float min_p = 0;                                    // [0, 1): drop tokens less likely than min_p times the likeliest
-  float repetition_penalty = 1;                       // > 0; over prompt and answer, as transformers does
-  float presence_penalty = 0;                         // [-2, 2]; over the answer, as OpenAI does
-  float frequency_penalty = 0;                        // [-2, 2]; over the answer
-  std::vector<std::pair<int32_t, float>> logit_bias;  // (id, added to its logit)
+// How a request wants its tokens chosen. Unset fields come from the checkpoint's generation_config.json.
+struct RequestSampling : SamplingAdjustments {
+  std::optional<float> temperature;
+  std::optional<int> top_k;
+  std::optional<float> top_p;
   std::optional<uint64_t> seed;                       // unset: drawn at random and reported in Usage
+  std::vector<std::pair<int32_t, float>> logit_bias;  // (id, added to its logit)
 };
 
 // What shape the answer must have; enforced by masking tokens.
@@ -56,7 +53,7 @@ struct Request {
   std::vector<std::string> images;
   int image_budget = 0;  // soft tokens for each image: 70, 140, 280, 560 or 1120; 0: the checkpoint's default
 
-  SamplingRequest sampling;
+  RequestSampling sampling;
   FormatRequest format;
   int max_new_tokens = 0;         // 0: until the context is full
   std::vector<std::string> stop;  // the answer ends before the first of these

@@ -38,10 +38,9 @@ struct Sequence {
   int slot = -1;  // its number in the model while it runs; -1: it waits
 
   // Choosing.
-  Sampling sampling;  // counts, bias and allowed point into the members below
+  SamplingParams sampling;
   std::vector<std::pair<int32_t, int32_t>> counts;
   std::vector<std::pair<int32_t, float>> bias;
-  bool counting = false;  // a penalty is set
   std::optional<Grammar> grammar;
   bool ignore_eos = false;
   bool reuse_prefix = true;

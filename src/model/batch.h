@@ -16,7 +16,7 @@ struct Batch {
   std::vector<int32_t> image_index;        // [soft] rows replaced by image embeddings, ascending
   std::vector<Tensor> soft;         // image embeddings [n, hidden] on the backend, whose rows fill image_index in order
   std::vector<int32_t> logit_rows;  // [out] rows whose logits are wanted, ascending
-  std::vector<Sampling> sampling;   // [out], or empty: no token is chosen
+  std::vector<SamplingInput> sampling;   // [out], or empty: no token is chosen
 
   void clear() { *this = Batch(); }
 };

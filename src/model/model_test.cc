@@ -134,7 +134,7 @@ TEST_P(ModelOn, SameSeedSameTokens) {
       Batch batch;
       append_row(batch, run.model->config(), 500, 0, static_cast<int32_t>(step), -1);
       batch.logit_rows = {0};
-      Sampling sampling;
+      SamplingInput sampling;
       sampling.temperature = 3, sampling.seed = seed, sampling.step = step;
       batch.sampling = {sampling};
       out.push_back(run.model->forward(batch)[0]);

@@ -172,7 +172,7 @@ int64_t Program::Impl::begin(const char* method, std::span<const int64_t> positi
 std::vector<Output> Program::Impl::run(const char* method, Batch& batch, const Input& temperature) {
   const float t = floats(temperature)[0];
   if (!(t >= 0 && t <= 1e6f)) refuse(method, "the temperature is not a number from 0 to 1000000");
-  Sampling sampling;
+  SamplingInput sampling;
   sampling.temperature = t;
   sampling.seed = seed;
   sampling.step = step++;

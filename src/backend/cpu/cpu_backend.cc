@@ -230,7 +230,7 @@ class CpuBackend final : public Backend {
     cpu::softcap(context(), x, cap);
   }
 
-  void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) override {
+  void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling) override {
     CHECK(is_f32(logits) && is_i32(ids, logits.rows()) && logits.rows() == static_cast<int64_t>(sampling.size()));
     pool_.parallel_tasks(logits.rows(), [&](int thread, int64_t i) {
       auto& [copy, candidates] = choosers_[static_cast<size_t>(thread)];

@@ -225,7 +225,7 @@ class Bench {
 
   static void want(Batch& batch, int32_t row) {
     batch.logit_rows.push_back(row);
-    Sampling sampling;
+    SamplingInput sampling;
     sampling.top_k = 64, sampling.top_p = 0.95f, sampling.seed = 1;
     batch.sampling.push_back(sampling);
   }

@@ -396,7 +396,7 @@ Call parse_messages(const Json& json, const ApiContext& context) {
   const auto most = body.integer("max_tokens", 1, INT32_MAX);
   if (!most) body.fail("max_tokens", "is missing");
   request.max_new_tokens = static_cast<int>(*most);
-  SamplingRequest& s = request.sampling;
+  RequestSampling& s = request.sampling;
   if (const auto v = body.number("temperature", 0, 1)) s.temperature = static_cast<float>(*v);
   if (const auto v = body.number("top_p", 0, 1)) s.top_p = static_cast<float>(*v);
   if (const auto v = body.integer("top_k", 0, INT32_MAX)) s.top_k = static_cast<int>(*v);
