@@ -46,8 +46,9 @@ void check_request(const Request& request, const Config& config) {
     need(!stop.empty(), "a stop string is empty");
     need(utf8_valid(stop), "a stop string is not valid UTF-8");
   }
+  need(request.n >= 1 && request.n <= kChoicesMax, "n must be at least 1 and at most " + std::to_string(kChoicesMax));
   need(request.image_budget >= 0, "the image budget must not be negative");
-  need(request.format.kind != FormatRequest::kToolCall || !request.tools.empty(),
+  need(request.format.type != ResponseFormat::kToolCall || !request.tools.empty(),
        "a tool call is asked for, but there are no tools");
 }
 

@@ -47,7 +47,9 @@ struct EngineStats {
   uint64_t prefix_hits = 0;      // started requests that found any there
   uint64_t computed_tokens = 0;  // rows of all forward passes
   uint64_t generated_tokens = 0;
-  uint64_t images = 0, images_encoded = 0;  // those encoded were not in the cache
+  uint64_t images = 0;          // of all choices
+  uint64_t images_decoded = 0;  // their embeddings were not held any more, when they arrived
+  uint64_t images_encoded = 0;  // and were computed
   uint64_t steps = 0;
   double forward_ms = 0, image_ms = 0;
   int pages_total[kAttentionKinds] = {}, pages_used[kAttentionKinds] = {};  // used: by running requests
@@ -65,11 +67,13 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Decodes images, renders and tokenizes on the caller's thread, then queues the request. Throws Error where the
+  // Renders, tokenizes and decodes images on the caller's thread, then queues the request. Throws Error where the
   // request itself is wrong (too long, a bad image, a bad value): then no event comes. Never blocks on the model.
-  uint64_t submit(Request request, Sink sink);
+  // Returns the id of choice 0; choice i has that id + i. The choices share one preparation and, where they run at the
+  // same time or the prefix cache is on, one computation of the prompt. All their events arrive at `sink`.
+  uint64_t submit(const Request& request, const Sink& sink);
 
-  // Ends a request wherever it is; its kDone (kCancelled) comes soon, unless it is over already. From any thread, also
+  // Ends a choice wherever it is; its kDone (kCancelled) comes soon, unless it is over already. From any thread, also
   // from a sink.
   void cancel(uint64_t id);
 
@@ -84,7 +88,8 @@ class Engine {
   const Tokenizer& tokenizer() const;     // thread-safe
   const std::string& model_kind() const;  // Checkpoint::kind
 
-  // Tokens of the prompt that submit() would make, images included. Throws Error as submit() does.
+  // Tokens of the prompt that submit() would make, images included. Of an image only the header is read, so damaged
+  // pixels go unnoticed here; otherwise throws Error as submit() does.
   int count_tokens(const Request& request) const;
   std::vector<int32_t> prompt_ids(const Request& request) const;
 

@@ -90,7 +90,7 @@ ModelOptions plan_memory(EngineOptions& options, const Config& config) {
 
 OpenedModel open_model(EngineOptions options, Ranks backends) {
   const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj);
-  Config config = parse_config(checkpoint.config);
+  const Config config = parse_config(checkpoint.config);
   // A Hugging Face checkpoint of this model has its vision tower; a GGUF's may lie in another file.
   need(config.has_vision || checkpoint.kind == "gguf" || checkpoint.program,
        options.model.string() + ": config.json has no vision_config");
@@ -104,10 +104,10 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   }
   const ModelOptions model_options = plan_memory(options, config);
   if (!backends) backends = make_ranks(options.backend, options.threads, options.gpus, options.channel);
-  auto model = std::make_unique<Model>(checkpoint, backends, model_options);
+  auto model = std::make_unique<Model>(checkpoint, config, backends, model_options);
   std::vector<int32_t> ends = end_ids(config, generation, tokenizer);
-  return {std::move(options),   checkpoint.kind, std::move(config),   std::move(generation),
-          std::move(tokenizer), std::move(ends), std::move(backends), std::move(model)};
+  return {std::move(options), checkpoint.kind,     std::move(generation), std::move(tokenizer),
+          std::move(ends),    std::move(backends), std::move(model)};
 }
 
 }  // namespace gemma4

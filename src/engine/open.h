@@ -15,12 +15,11 @@ namespace gemma4 {
 struct OpenedModel {
   EngineOptions options;  // with defaults filled in
   std::string kind;       // Checkpoint::kind
-  Config config;
   GenerationConfig generation;
   Tokenizer tokenizer;
   std::vector<int32_t> end_ids;  // a token of these ends an answer
   Ranks backends;
-  std::unique_ptr<Model> model;
+  std::unique_ptr<Model> model;  // also holds the parsed config.json
 };
 
 // `backends`: made by the caller, or none. Throws Error.

@@ -7,6 +7,11 @@
 namespace gemma4 {
 namespace {
 
+void send(const Sequence& sequence, Event& event) {
+  event.choice = sequence.choice;
+  sequence.sink(event);
+}
+
 double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
 }  // namespace
@@ -43,13 +48,13 @@ TokenLogprobs token_logprobs(const Tokenizer& tokenizer, std::span<const float> 
   return out;
 }
 
-Answerer::Answerer(const Tokenizer& tokenizer, std::vector<int32_t> end_ids)
+OutputProcessor::OutputProcessor(const Tokenizer& tokenizer, std::vector<int32_t> end_ids)
     : tokenizer_(tokenizer),
       end_ids_(std::move(end_ids)),
       channel_begin_(tokenizer.find("<|channel>").value_or(-1)),
       channel_end_(tokenizer.find("<channel|>").value_or(-1)) {}
 
-void Answerer::begin(Sequence& sequence) const {
+void OutputProcessor::begin(Sequence& sequence) const {
   // A prompt may end inside a thought (the template opens one after a tool's result): the answer goes on there.
   const auto& ids = sequence.ids;
   const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
@@ -63,7 +68,7 @@ void Answerer::begin(Sequence& sequence) const {
 }
 
 // `counts` is sorted by id. Zero times means: in the prompt alone.
-void Answerer::count(Sequence& sequence, int32_t token, int times) const {
+void OutputProcessor::count(Sequence& sequence, int32_t token, int times) const {
   auto& counts = sequence.counts;
   const auto it = std::ranges::lower_bound(counts, token, {}, &std::pair<int32_t, int32_t>::first);
   if (it != counts.end() && it->first == token) {
@@ -73,7 +78,7 @@ void Answerer::count(Sequence& sequence, int32_t token, int times) const {
   }
 }
 
-std::optional<Finish> Answerer::accept(Sequence& sequence, int32_t token, std::span<const float> logits) const {
+std::optional<Finish> OutputProcessor::accept(Sequence& sequence, int32_t token, std::span<const float> logits) const {
   sequence.last_token = Clock::now();
   if (sequence.usage.generated_tokens == 0) {
     sequence.first_token = sequence.last_token;
@@ -86,7 +91,7 @@ std::optional<Finish> Answerer::accept(Sequence& sequence, int32_t token, std::s
 
   ++sequence.usage.generated_tokens;
   sequence.ids.push_back(token);
-  sequence.keys.push_back(static_cast<TokenKey>(token));
+  sequence.hashes.push_back(static_cast<TokenHash>(token));
   if (sequence.sampling.penalizes()) count(sequence, token, 1);
   if (!logits.empty()) {
     sequence.logprobs_held.push_back(token_logprobs(tokenizer_, logits, token, sequence.logprobs));
@@ -103,29 +108,29 @@ std::optional<Finish> Answerer::accept(Sequence& sequence, int32_t token, std::s
   return std::nullopt;
 }
 
-void Answerer::emit(Sequence& sequence, std::vector<OutputEvent> outputs) const {
+void OutputProcessor::emit(Sequence& sequence, std::vector<OutputEvent> outputs) const {
   for (OutputEvent& output : outputs) {
     Event event;
     switch (output.kind) {
       case OutputEvent::kContent:
       case OutputEvent::kThinking:
         if (output.text.empty()) continue;
-        event.kind = output.kind == OutputEvent::kContent ? Event::kText : Event::kThinking;
+        event.type = output.kind == OutputEvent::kContent ? Event::kText : Event::kThinking;
         event.text = std::move(output.text);
         break;
       case OutputEvent::kToolCall:
-        event.kind = Event::kToolCall;
+        event.type = Event::kToolCall;
         event.tool_call.name = std::move(output.text);
         event.tool_call.arguments = std::move(output.arguments);
         event.tool_index = sequence.tool_calls++;
         break;
     }
     event.logprobs = std::exchange(sequence.logprobs_held, {});
-    sequence.sink(event);
+    send(sequence, event);
   }
 }
 
-void Answerer::finish(Sequence& sequence, Finish how) const {
+void OutputProcessor::finish(Sequence& sequence, Finish how) const {
   if (std::exchange(sequence.over, true)) return;
   if (!sequence.parser.stopped()) emit(sequence, sequence.parser.finish());
   // What the parser held back may complete a stop string, or a call.
@@ -138,21 +143,21 @@ void Answerer::finish(Sequence& sequence, Finish how) const {
     usage.decode_ms = milliseconds(sequence.last_token - sequence.first_token);
   }
   Event event;
-  event.kind = Event::kDone;
+  event.type = Event::kDone;
   event.finish = how;
   event.usage = usage;
   event.logprobs = std::exchange(sequence.logprobs_held, {});
   if (sequence.parser.stopped()) event.stop = sequence.parser.stop();
-  sequence.sink(event);
+  send(sequence, event);
 }
 
-void Answerer::fail(Sequence& sequence, const std::string& message, bool device) const {
+void OutputProcessor::fail(Sequence& sequence, const std::string& message, bool device) const {
   if (std::exchange(sequence.over, true)) return;
   Event event;
-  event.kind = Event::kError;
+  event.type = Event::kError;
   event.text = message;
   event.device = device;
-  sequence.sink(event);
+  send(sequence, event);
 }
 
 }  // namespace gemma4

@@ -1,5 +1,5 @@
-// Answerer: what a chosen token means. It grows the sequence, turns tokens into events for the sink, and knows when an
-// answer is over.
+// OutputProcessor: what a chosen token means. It grows the sequence, turns tokens into events for the sink, and knows
+// when an answer is over.
 #pragma once
 
 #include <optional>
@@ -12,9 +12,9 @@
 
 namespace gemma4 {
 
-class Answerer {
+class OutputProcessor {
  public:
-  Answerer(const Tokenizer& tokenizer, std::vector<int32_t> end_ids);
+  OutputProcessor(const Tokenizer& tokenizer, std::vector<int32_t> end_ids);
 
   // Sets up parser, grammar-independent state and penalties for a prompt that is ready to be computed.
   void begin(Sequence& sequence) const;

@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/function_ref.h"
 #include "engine/hash.h"
 #include "model/config.h"
 
@@ -22,9 +23,9 @@ namespace gemma4 {
 
 // What stands at one position, for comparing prompts: a token's id, or a hash of (image, index within it) with the top
 // bit set.
-using TokenKey = uint64_t;
+using TokenHash = uint64_t;
 
-struct PageCacheOptions {
+struct PrefixCacheOptions {
   int page = 64;
   int window = 0;                   // sliding window, in tokens
   int pages[kAttentionKinds] = {};  // in each pool
@@ -36,7 +37,7 @@ struct PageCopy {
   int32_t from, to;
 };
 
-// One sequence's hold on pages. Opaque to all but PageCache and whoever tells the model where the pages are.
+// One sequence's hold on pages. Opaque to all but PrefixCache and whoever tells the model where the pages are.
 struct PageTable {
   std::vector<int32_t> pages[kAttentionKinds];  // [page index in the sequence]; -1: let go or not there yet
   int first_sliding = 0;                        // sliding pages below this were let go
@@ -45,38 +46,45 @@ struct PageTable {
     uint64_t a = 0, b = 0;
     bool operator==(const Hash&) const = default;
   };
-  std::vector<Hash> hashes;  // [whole pages published]
+  std::vector<Hash> page_hashes;  // [whole pages published]
 };
 
-class PageCache {
+class PrefixCache {
  public:
-  explicit PageCache(const PageCacheOptions& options);
+  explicit PrefixCache(const PrefixCacheOptions& options);
 
   struct Blocked {  // positions that reuse may not end between: begin < end of reuse < end
     int begin, end;
   };
-  // For an empty `table`: takes hold of the pages of the longest known beginning of keys[0, limit) and returns its
+  // For an empty `table`: takes hold of the pages of the longest known beginning of hashes[0, limit) and returns its
   // length. `copies` are to be made before the next forward pass.
-  int attach(PageTable& table, std::span<const TokenKey> keys, int limit, std::span<const Blocked> blocked,
-             std::vector<PageCopy>& copies);
+  int match_prefix(PageTable& table, std::span<const TokenHash> hashes, int limit, std::span<const Blocked> blocked,
+                   std::vector<PageCopy>& copies);
+
+  // For an empty `table`: shares the pages of `from`, a table in use whose positions [0, length) are computed and are
+  // the same tokens. Returns what it shares: `length`, less where that lies inside an image, or 0 where the window has
+  // left pages behind that are needed or no page is left to copy into. Works without kept pages, too.
+  int fork(const PageTable& from, PageTable& table, int length, std::span<const Blocked> blocked,
+           std::vector<PageCopy>& copies);
 
   // Makes positions below `end` writable. False where pages are short: then nothing has changed.
-  bool grow(PageTable& table, int end);
+  bool allocate(PageTable& table, int end);
 
   // The next position to be computed is `next`: lets go of what the window has passed.
-  void slide(PageTable& table, int next);
+  void free_out_of_window(PageTable& table, int next);
 
   // Positions [0, computed) are written and never change. `last`: the sequence ends here, keep its unfinished page too.
   // Sliding pages that overlap [keep_begin, keep_end) are kept longer than others: a next turn may begin there.
-  void publish(PageTable& table, std::span<const TokenKey> keys, int computed, bool last, int keep_begin, int keep_end);
+  void insert(PageTable& table, std::span<const TokenHash> hashes, int computed, bool last, int keep_begin,
+              int keep_end);
 
-  void release(PageTable& table);  // lets go of everything; the table is empty again
+  void free(PageTable& table);  // lets go of everything; the table is empty again
 
   bool available(AttentionKind kind, int pages) const;  // free or cached
-  int total(AttentionKind kind) const { return static_cast<int>(pools_[kind].pages.size()); }
-  int used(AttentionKind kind) const { return total(kind) - free(kind) - cached(kind); }
-  int free(AttentionKind kind) const { return static_cast<int>(pools_[kind].free.size()); }
-  int cached(AttentionKind kind) const { return static_cast<int>(pools_[kind].cached.size()); }
+  int total_pages(AttentionKind kind) const { return static_cast<int>(pools_[kind].pages.size()); }
+  int used_pages(AttentionKind kind) const { return total_pages(kind) - free_pages(kind) - cached_pages(kind); }
+  int free_pages(AttentionKind kind) const { return static_cast<int>(pools_[kind].free.size()); }
+  int cached_pages(AttentionKind kind) const { return static_cast<int>(pools_[kind].cached.size()); }
   int window() const { return options_.window; }
   int page() const { return options_.page; }
   int pages_for(int tokens) const { return (tokens + options_.page - 1) / options_.page; }
@@ -92,7 +100,7 @@ class PageCache {
   };
   struct Entry {
     Hash parent;
-    std::vector<TokenKey> keys;  // [1 .. page]
+    std::vector<TokenHash> hashes;  // [1 .. page]
     int32_t pages[kAttentionKinds] = {-1, -1};
     int depth = 0;
     bool keep = false;
@@ -117,21 +125,23 @@ class PageCache {
     std::set<Rank> cached;
   };
 
-  Hash hash(const Hash& parent, std::span<const TokenKey> keys) const;
+  Hash hash(const Hash& parent, std::span<const TokenHash> hashes) const;
   Entry* find(const Hash& hash);
-  std::vector<Hash> path(std::span<const TokenKey> keys, int& length);
+  std::vector<Hash> path(std::span<const TokenHash> hashes, int& length);
   int usable(std::span<const Hash> path, int length, std::span<const Blocked> blocked);
-  int32_t take(AttentionKind kind);  // a page with one reference, or -1
-  void hold(AttentionKind kind, int32_t page);
-  void drop(AttentionKind kind, int32_t page);
+  bool share(PageTable& table, int length, FunctionRef<int32_t(AttentionKind kind, int index)> page_at,
+             std::vector<PageCopy>& copies);
+  int32_t take_page(AttentionKind kind);  // a page with one reference, or -1
+  void add_reference(AttentionKind kind, int32_t page);
+  void drop_reference(AttentionKind kind, int32_t page);
   void own(const Hash& hash, Entry& entry, AttentionKind kind, int32_t page);
   void disown(AttentionKind kind, int32_t page);  // its entry forgets it
   void erase(const Hash& hash);
-  void insert(PageTable& table, int index, const Hash& parent, const Hash& hash, std::span<const TokenKey> keys,
-              bool keep);
-  void drop_beginnings(const Hash& parent, std::span<const TokenKey> keys);
+  void insert_page(PageTable& table, int index, const Hash& parent, const Hash& hash, std::span<const TokenHash> hashes,
+                   bool keep);
+  void drop_beginnings(const Hash& parent, std::span<const TokenHash> hashes);
 
-  PageCacheOptions options_;
+  PrefixCacheOptions options_;
   HashKey key_;
   Pool pools_[kAttentionKinds];
   std::unordered_map<Hash, Entry, HashHasher> entries_;

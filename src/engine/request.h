@@ -33,8 +33,8 @@ struct RequestSampling : SamplingAdjustments {
 };
 
 // What shape the answer must have; enforced by masking tokens.
-struct FormatRequest {
-  enum Kind { kFree, kJson, kSchema, kToolCall } kind = kFree;
+struct ResponseFormat {
+  enum Type { kFree, kJson, kSchema, kToolCall } type = kFree;
   std::string schema;          // kSchema: a JSON schema, as JSON text
   std::string tool_name;       // kToolCall: this tool of Request::tools; empty: any of them, at least one call
   bool parallel_tools = true;  // kToolCall: more than one call may come
@@ -54,16 +54,18 @@ struct Request {
   int image_budget = 0;  // soft tokens for each image: 70, 140, 280, 560 or 1120; 0: the checkpoint's default
 
   RequestSampling sampling;
-  FormatRequest format;
+  ResponseFormat format;
   int max_new_tokens = 0;         // 0: until the context is full
   std::vector<std::string> stop;  // the answer ends before the first of these
   bool ignore_eos = false;        // benchmarks: never stop at an end token
   int logprobs = -1;              // -1: none; n >= 0: of every token, and of the n likeliest (at most kLogprobsMax)
+  int n = 1;                      // answers ("choices") to this prompt; choice i is drawn with seed + i
   int priority = 0;               // larger goes first and is preempted last
   bool reuse_prefix = true;       // false: compute the whole prompt, whatever the cache holds
 };
 constexpr int kLogprobsMax = 20;
 constexpr int kStopsMax = 16;
+constexpr int kChoicesMax = 32;
 
 struct TokenLogprob {
   int32_t id = 0;
@@ -103,14 +105,15 @@ struct Usage {
 
 // One thing that happened to one request. kDone or kError comes exactly once and last.
 struct Event {
-  enum Kind {
+  enum Type {
     kText,      // text: a piece of the answer, whole UTF-8 characters, never a control token
     kThinking,  // text: a piece of the thought channel
     kToolCall,  // tool_call: one finished call
     kDone,      // finish, stop, usage
     kError,     // text: one sentence; device: the engine is dead and the process should end with kExitDevice
   };
-  Kind kind = kText;
+  Type type = kText;
+  int choice = 0;  // which of Request::n
   std::string text;
   ToolCall tool_call;                   // arguments: a JSON object as text; id is empty: the front end makes one
   int tool_index = 0;                   // 0, 1, ... within this answer

@@ -19,21 +19,23 @@ struct SchedulerOptions {
   int rows_max = 512;  // rows of one pass; at least max_seqs + the largest image
 };
 
-// The next forward pass: of each sequence, positions [begin, begin + count).
+// Positions [begin, begin + count) of one sequence.
+struct ScheduledRows {
+  Sequence* sequence;
+  int begin, count;
+  bool last;  // reaches the end of the timeline: a token is to be chosen
+};
+
+// The next forward pass.
 struct Step {
-  struct Part {
-    Sequence* sequence;
-    int begin, count;
-    bool last;  // reaches the end of the timeline: a token is to be chosen
-  };
-  std::vector<Part> parts;
+  std::vector<ScheduledRows> scheduled;
   std::vector<PageCopy> copies;  // to be made first
   int rows = 0;
 };
 
 class Scheduler {
  public:
-  Scheduler(const SchedulerOptions& options, PageCache& pages);
+  Scheduler(const SchedulerOptions& options, PrefixCache& pages);
 
   void add(std::unique_ptr<Sequence> sequence);
   Sequence* find(uint64_t id);
@@ -50,6 +52,9 @@ class Scheduler {
 
  private:
   void admit(Step& step);
+  void start(Sequence& sequence, const Sequence* sibling, Step& step);
+  bool must_wait(const Sequence& sequence, const Sequence*& sibling) const;
+  bool wanted_by_siblings(const Sequence& sequence) const;
   bool fits(const Sequence& sequence) const;
   bool make_room(Sequence& sequence, int end, Step& step);
   void preempt(Sequence& victim, Step& step);
@@ -57,11 +62,11 @@ class Scheduler {
   void append(Sequence& sequence, int count, Step& step);
 
   SchedulerOptions options_;
-  PageCache& pages_;
+  PrefixCache& pages_;
   // Both in order of Sequence::before().
   std::vector<std::unique_ptr<Sequence>> waiting_, running_;
   std::vector<int> slots_;  // free
-  std::vector<PageCache::Blocked> blocked_;
+  std::vector<PrefixCache::Blocked> blocked_;
   uint64_t preemptions_ = 0;
 };
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "engine/prefix_cache.h"
-#include "engine/prompt.h"
+#include "engine/prompt_images.h"
 #include "engine/request.h"
 #include "model/model.h"
 #include "text/chat/output.h"
@@ -25,11 +25,13 @@ struct Sequence {
   explicit Sequence(OutputParser parser) : parser(std::move(parser)) {}
 
   uint64_t id = 0;
+  uint64_t group = 0;  // the same for all choices of one prompt; 0: it has but one
+  int choice = 0;
   int priority = 0;
 
-  // The timeline: prompt, then what was generated. keys[i] says what stands at position i (engine/prefix_cache.h).
+  // The timeline: prompt, then what was generated. hashes[i] says what stands at position i (engine/prefix_cache.h).
   std::vector<int32_t> ids;
-  std::vector<TokenKey> keys;
+  std::vector<TokenHash> hashes;
   std::vector<PromptImage> images;  // in order of position
   int prompt = 0;                   // tokens of the prompt
   int limit = 0;                    // tokens that ids may grow to
@@ -57,6 +59,7 @@ struct Sequence {
   bool started = false;  // was scheduled once
   bool over = false;     // its last event went out
 
+  bool prefilled() const { return computed >= prompt; }
   int remaining() const { return static_cast<int>(ids.size()) - computed; }
   // Runs before, and is preempted after, `other`.
   bool before(const Sequence& other) const {

@@ -14,6 +14,11 @@
 
 namespace gemma4 {
 
+struct ImageSize {
+  int width = 0, height = 0;
+  bool operator==(const ImageSize&) const = default;
+};
+
 struct Image {
   int width = 0, height = 0;
   std::vector<uint8_t> rgb;  // [height, width, 3]
@@ -27,5 +32,9 @@ inline constexpr int kMaxImageSide = 65535;
 inline constexpr uint64_t kMaxImageFileBytes = uint64_t{4} * kMaxImagePixels;
 
 Image decode_image(std::span<const std::byte> bytes);  // throws Error
+
+// The size that decode_image() would return, orientation applied, from the file's headers: no pixel is decoded. Throws
+// Error where a header is damaged or claims more than the limits; pixel data that is damaged goes unnoticed.
+ImageSize read_image_size(std::span<const std::byte> bytes);
 
 }  // namespace gemma4

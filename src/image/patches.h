@@ -18,6 +18,9 @@ struct Patches {
   int soft_tokens = 0;  // grid_w * grid_h / pool^2
 };
 
+// Soft tokens of a picture of this size, which must be whole cells of patch * pool pixels (resize.h makes it so).
+int soft_tokens(ImageSize resized, int patch, int pool);
+
 // `image` must be whole cells of patch * pool pixels.
 Patches make_patches(const Image& image, int patch, int pool);
 

@@ -171,7 +171,7 @@ void check_image_budget(int budget) {
   throw Error("an image may take one of " + allowed + " soft tokens, not " + std::to_string(budget));
 }
 
-Size fit_size(Size from, int max_patches, int patch, int pool) {
+ImageSize fit_size(ImageSize from, int max_patches, int patch, int pool) {
   CHECK(from.width > 0 && from.height > 0 && max_patches > 0 && patch > 0 && pool > 0);
   const int64_t cell = int64_t{patch} * pool;
   const double pixels = static_cast<double>(max_patches) * patch * patch;
@@ -196,8 +196,13 @@ Size fit_size(Size from, int max_patches, int patch, int pool) {
   return {static_cast<int>(width), static_cast<int>(height)};
 }
 
-Image resize_image(const Image& image, Size to) {
-  if (to == Size{image.width, image.height}) return image;
+ImageSize fit_budget(ImageSize from, int budget, int patch, int pool) {
+  check_image_budget(budget);
+  return fit_size(from, budget * pool * pool, patch, pool);
+}
+
+Image resize_image(const Image& image, ImageSize to) {
+  if (to == ImageSize{image.width, image.height}) return image;
   CHECK(to.width > 0 && to.height > 0 && image.width > 0 && image.height > 0);
   Image out;
   out.width = to.width;

@@ -33,7 +33,7 @@ struct Session {
     ModelOptions options = options_for(config, max_seq_len, rows_max, 1);
     options.logits_max = rows_max;
     options.vision = false;
-    model = std::make_unique<Model>(checkpoint, *backend, options);
+    model = std::make_unique<Model>(checkpoint, config, *backend, options);
     for (AttentionKind kind : {kSliding, kFull}) {
       std::vector<int32_t> pages(static_cast<size_t>(options.pages_per_seq[kind]));
       std::iota(pages.rbegin(), pages.rend(), 0);  // backwards: a page's number is not its place
@@ -151,7 +151,7 @@ TEST(Model, RefusesAPatchOutsideThePositionTable) {
   const Checkpoint checkpoint = open_checkpoint(kTiny);
   const auto backend = make_ref();
   const Config config = parse_config(checkpoint.config);
-  Model model(checkpoint, *backend, options_for(config, 64, 64, 1));
+  Model model(checkpoint, config, *backend, options_for(config, 64, 64, 1));
   std::vector<float> values(9 * static_cast<size_t>(config.vision.patch_dim()), 0.5f);
   std::vector<int32_t> xy;
   for (int y = 0; y < 3; ++y) {

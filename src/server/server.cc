@@ -231,17 +231,16 @@ HttpResponse Server::Impl::generate(HttpRequest& request, Call (*parse)(const Js
   if (stopping) throw StoppingError("the server is stopping and takes no new requests");
   auto call = std::make_shared<Call>();
   std::shared_ptr<Answers> answers;
-  const size_t choices = prepared([&](const ApiContext& own) {
+  prepared([&](const ApiContext& own) {
     *call = parse(parse_body(request.body), own);
     std::string().swap(request.body);
-    const size_t count = call->requests.size();
-    answers = std::make_shared<Answers>(engine, metrics, std::move(call->requests), call->one_tool_call);
-    return count;
+    answers = std::make_shared<Answers>(engine, metrics, call->requests, call->one_tool_call);
+    std::vector<Request>().swap(call->requests);
   });
   request.held.reset();
   HttpResponse response;
   if (!call->stream) {
-    response.body = call->spelling.whole(collect(*answers, choices, request));
+    response.body = call->spelling.whole(collect(*answers, answers->choices(), request));
     return response;
   }
   response.content_type = "text/event-stream";
@@ -253,20 +252,20 @@ HttpResponse Server::Impl::generate(HttpRequest& request, Call (*parse)(const Js
 
 // Throws where the event says that there will be no answer.
 void Server::Impl::check_end(const Event& event) {
-  if (event.kind == Event::kError) {
+  if (event.type == Event::kError) {
     device_failed = device_failed || event.device;
     throw ApiError(500, event.text, "", event.device ? "device_failed" : "engine_failed");
   }
-  if (event.kind == Event::kDone && event.finish == Finish::kCancelled) {
+  if (event.type == Event::kDone && event.finish == Finish::kCancelled) {
     throw ApiError(503, "the server is stopping; this answer is not complete", "", "stopping");
   }
 }
 
 static void add_event(Choice& choice, Event event) {
-  if (event.kind != Event::kThinking) {
+  if (event.type != Event::kThinking) {
     std::ranges::move(event.logprobs, std::back_inserter(choice.logprobs));
   }
-  switch (event.kind) {
+  switch (event.type) {
     case Event::kText:
       choice.text += event.text;
       break;

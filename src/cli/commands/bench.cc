@@ -61,7 +61,7 @@ class Bench {
     const int shorter =
         std::min(flat_pages(kBatchDepth + 2 * flags.steps + 16, options_.page), options_.pages_per_seq[kFull]);
     options_.pages[kFull] = options_.pages_per_seq[kFull] + (seqs - 1) * shorter;
-    model_ = std::make_unique<Model>(checkpoint, ranks, options_);
+    model_ = std::make_unique<Model>(checkpoint, config_, ranks, options_);
     step_bytes_ = model_->step_bytes();
     step_weights_ = weights_of_a_step(checkpoint);
     int next[kAttentionKinds] = {0, 0};
