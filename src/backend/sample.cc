@@ -41,8 +41,8 @@ int32_t largest(const float* logits, int64_t vocab) {
   return static_cast<int32_t>(best);
 }
 
-// Allowed ids, most likely first, of equals the lowest; the first top_k where it is not 0. That order is total, so what
-// is left out on the way does not change the result: whatever lies below the top_k-th of those seen so far.
+// The allowed ids in descending order of their logits, ties by ascending id; only the first top_k if that is not 0. The
+// order is total, so dropping ids below the top_k-th of those seen so far does not change the result.
 void order_candidates(const float* logits, int64_t vocab, int top_k, std::vector<int32_t>& candidates) {
   const auto before = [&](int32_t a, int32_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); };
   const auto most = static_cast<size_t>(top_k > 0 ? std::min<int64_t>(top_k, vocab) : vocab);
@@ -64,8 +64,9 @@ void order_candidates(const float* logits, int64_t vocab, int top_k, std::vector
   std::sort(candidates.begin(), candidates.end(), before);
 }
 
-// Draws from `candidates`, most likely first. p(id) = exp((logit - top) / temperature) over its sum; top_p keeps the
-// shortest prefix that reaches it, min_p what is at least that part of the most likely; both see top_k's distribution.
+// Draws from `candidates`, which are in descending order. p(id) = exp((logit - top) / temperature), normalized. top_p
+// keeps the shortest prefix whose sum reaches it; min_p keeps tokens of at least min_p times the likeliest one's
+// probability. Both are applied to the distribution after top_k.
 int32_t draw(const float* logits, const std::vector<int32_t>& candidates, const SamplingInput& s) {
   const float top = logits[candidates[0]];
   const auto weight = [&](int32_t id) { return std::exp(static_cast<double>((logits[id] - top) / s.temperature)); };

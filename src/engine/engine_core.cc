@@ -88,7 +88,7 @@ bool EngineCore::encode(Sequence& sequence, PromptImage& image) {
   return true;
 }
 
-// Encodes every image that the step computes. A sequence whose image fails leaves the step.
+// Encodes the images whose rows are in this step. If an image fails, its sequence fails and leaves the step.
 void EngineCore::encode_images(Step& step) {
   std::erase_if(step.scheduled, [&](const ScheduledRows& rows) {
     Sequence& sequence = *rows.sequence;
@@ -109,8 +109,8 @@ void EngineCore::encode_images(Step& step) {
 
 // Forward.
 
-// Tells the model where the sequence's pages are. Sliding pages stand at their index modulo the table's width, which is
-// at least as wide as the stretch of pages that live at a time.
+// Uploads the sequence's page table to the model. The table of the sliding layers is a ring: page i of the sequence is
+// at index i modulo the width, and the width covers all pages that are live at the same time.
 void EngineCore::update_page_table(Sequence& sequence) {
   PageTable& table = sequence.table;
   if (!table.changed) return;

@@ -20,12 +20,12 @@ class EngineCore {
   EngineCore(Model& model, const OutputProcessor& output, ImageCache& images, const EngineOptions& options);
 
   void add(std::unique_ptr<Sequence> sequence);
-  void cancel(uint64_t id);  // nothing, where the request is over
+  void cancel(uint64_t id);  // no effect after the sequence's end
   void cancel_all();
   void fail_all(const std::string& message, bool device);
 
   bool busy() const { return scheduler_.waiting() + scheduler_.running() > 0; }
-  void step();  // throws what the device throws; the engine is dead then
+  void step();  // throws DeviceError; the engine cannot be used after that
   EngineStats stats() const;
   void check() const { scheduler_.check(); }
 
@@ -45,7 +45,7 @@ class EngineCore {
   PrefixCache pages_;
   Scheduler scheduler_;
   Batch batch_;
-  std::vector<float> logits_;       // [logit rows, vocabulary], where a sequence wants logprobs
+  std::vector<float> logits_;       // [logit rows, vocabulary], read back if a sequence wants logprobs
   std::vector<int32_t> page_list_;  // scratch
   EngineStats stats_;
 };

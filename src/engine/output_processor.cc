@@ -55,7 +55,7 @@ OutputProcessor::OutputProcessor(const Tokenizer& tokenizer, std::vector<int32_t
       channel_end_(tokenizer.find("<channel|>").value_or(-1)) {}
 
 void OutputProcessor::begin(Sequence& sequence) const {
-  // A prompt may end inside a thought (the template opens one after a tool's result): the answer goes on there.
+  // The prompt may end inside the thought channel (the template opens it after a tool result); the answer continues it.
   const auto& ids = sequence.ids;
   const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
   const auto close = std::ranges::find(ids.rbegin(), ids.rend(), channel_end_);
@@ -67,7 +67,7 @@ void OutputProcessor::begin(Sequence& sequence) const {
   for (const int32_t id : ids) count(sequence, id, 0);
 }
 
-// `counts` is sorted by id. Zero times means: in the prompt alone.
+// `counts` is sorted by id. A count of 0 means that the token occurs in the prompt only.
 void OutputProcessor::count(Sequence& sequence, int32_t token, int times) const {
   auto& counts = sequence.counts;
   const auto it = std::ranges::lower_bound(counts, token, {}, &std::pair<int32_t, int32_t>::first);
@@ -133,7 +133,7 @@ void OutputProcessor::emit(Sequence& sequence, std::vector<OutputEvent> outputs)
 void OutputProcessor::finish(Sequence& sequence, Finish how) const {
   if (std::exchange(sequence.over, true)) return;
   if (!sequence.parser.stopped()) emit(sequence, sequence.parser.finish());
-  // What the parser held back may complete a stop string, or a call.
+  // The text that the parser had held back may complete a stop string or a tool call.
   if (how != Finish::kCancelled && sequence.parser.stopped()) how = Finish::kStop;
   if (how == Finish::kStop && sequence.tool_calls > 0 && !sequence.parser.stopped()) how = Finish::kToolCalls;
   Usage& usage = sequence.usage;

@@ -1,5 +1,5 @@
-// OutputProcessor: what a chosen token means. It grows the sequence, turns tokens into events for the sink, and knows
-// when an answer is over.
+// OutputProcessor: processes sampled tokens. It appends them to the sequence, turns tokens into events for the sink,
+// and knows when an answer is over.
 #pragma once
 
 #include <optional>
@@ -16,11 +16,11 @@ class OutputProcessor {
  public:
   OutputProcessor(const Tokenizer& tokenizer, std::vector<int32_t> end_ids);
 
-  // Sets up parser, grammar-independent state and penalties for a prompt that is ready to be computed.
+  // Initializes the parser and the penalty counts from the prompt.
   void begin(Sequence& sequence) const;
 
-  // The token chosen after ids. `logits` [vocabulary] where the sequence wants logprobs, else empty. Says how the
-  // answer ended, where it did; then call finish().
+  // Appends the sampled token. `logits`: [vocabulary] if the sequence wants logprobs, else empty. Returns how the
+  // answer ended, if it did; the caller then calls finish().
   std::optional<Finish> accept(Sequence& sequence, int32_t token, std::span<const float> logits) const;
 
   void finish(Sequence& sequence, Finish how) const;                             // the last event

@@ -100,7 +100,7 @@ void PrefixCache::erase(const Hash& hash) {
 
 // Reuse.
 
-// Hashes of the stretches that match hashes[0, length): whole ones, then perhaps one that matches at its beginning.
+// The hashes of cached pages that match hashes[0, length): whole pages, then possibly one whose beginning matches.
 std::vector<PrefixCache::Hash> PrefixCache::path(std::span<const TokenHash> hashes, int& length) {
   std::vector<Hash> path;
   const size_t page = options_.page;
@@ -131,7 +131,7 @@ std::vector<PrefixCache::Hash> PrefixCache::path(std::span<const TokenHash> hash
   return path;
 }
 
-// The largest end of reuse, at most `length`, that lies inside no image and whose window is still there.
+// The longest prefix of at most `length` that ends outside of images and whose sliding window is still cached.
 int PrefixCache::usable(std::span<const Hash> path, int length, std::span<const Blocked> blocked) {
   for (bool changed = true; changed && length > 0;) {
     changed = false;
@@ -278,7 +278,7 @@ void PrefixCache::insert_page(PageTable& table, int index, const Hash& parent, c
   if (entry->pages[kSliding] < 0 && entry->pages[kFull] < 0) erase(hash);
 }
 
-// Forgets unfinished stretches that `hashes` begins with: whoever would find them finds `hashes`.
+// Removes the partly filled pages that are a beginning of `hashes`: the page of `hashes` serves the same prompts.
 void PrefixCache::drop_beginnings(const Hash& parent, std::span<const TokenHash> hashes) {
   const auto children = children_.find(parent);
   if (children == children_.end()) return;

@@ -1,5 +1,5 @@
-// Request and Event: what a caller asks of the Engine, and what it hears back. Every front end (the command line, the
-// HTTP server, the evaluation) speaks these and nothing lower.
+// Request and Event: the Engine's input and output. All front ends (the command line, the HTTP server, the evaluation)
+// use these types.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 
 namespace gemma4 {
 
-// The engine has as many waiting requests as it takes (HTTP 429), or is stopping (HTTP 503): not the request's fault.
+// The engine's queue is full (HTTP 429), or it is stopping (HTTP 503). The request itself may be correct.
 struct BusyError : Error {
   using Error::Error;
 };
@@ -32,7 +32,7 @@ struct RequestSampling : SamplingAdjustments {
   std::vector<std::pair<int32_t, float>> logit_bias;  // (id, added to its logit)
 };
 
-// What shape the answer must have; enforced by masking tokens.
+// The required format of the answer, enforced by masking tokens.
 struct ResponseFormat {
   enum Type { kFree, kJson, kSchema, kToolCall } type = kFree;
   std::string schema;          // kSchema: a JSON schema, as JSON text
@@ -41,27 +41,27 @@ struct ResponseFormat {
 };
 
 struct Request {
-  // The prompt is one of: token ids, raw text, a conversation. The first that is there, in this order, is used.
-  std::vector<int32_t> ids;        // as they are; image tokens among them are refused
-  std::optional<std::string> raw;  // control tokens spelled in it are read as such; BOS is added where missing
+  // The prompt: token ids, raw text or a conversation. The first of these that is set is used.
+  std::vector<int32_t> ids;        // unchanged; may not contain image tokens
+  std::optional<std::string> raw;  // may contain control tokens; BOS is added if it is missing
   std::vector<Message> messages;  // with `tools` and `chat`, rendered as the published template does (text/chat/chat.h)
   std::string tools;              // JSON array of {"type": "function", "function": {...}} as text, or empty
   ChatOptions chat;
 
   // File bytes (JPEG, PNG, WebP) of the images, in the order of the image parts of `messages` or of the <|image|> in
-  // `raw`. As many as there are places for them.
+  // `raw`; the numbers must agree.
   std::vector<std::string> images;
   int image_budget = 0;  // soft tokens for each image: 70, 140, 280, 560 or 1120; 0: the checkpoint's default
 
   RequestSampling sampling;
   ResponseFormat format;
   int max_new_tokens = 0;         // 0: until the context is full
-  std::vector<std::string> stop;  // the answer ends before the first of these
+  std::vector<std::string> stop;  // the answer ends before the first occurrence of one of these
   bool ignore_eos = false;        // benchmarks: never stop at an end token
-  int logprobs = -1;              // -1: none; n >= 0: of every token, and of the n likeliest (at most kLogprobsMax)
+  int logprobs = -1;              // -1: none; n >= 0: of every token and the n likeliest (at most kLogprobsMax)
   int n = 1;                      // answers ("choices") to this prompt; choice i is drawn with seed + i
-  int priority = 0;               // larger goes first and is preempted last
-  bool reuse_prefix = true;       // false: compute the whole prompt, whatever the cache holds
+  int priority = 0;               // larger ones are scheduled first and preempted last
+  bool reuse_prefix = true;       // false: do not use the prefix cache; choices still share their prompt
 };
 constexpr int kLogprobsMax = 20;
 constexpr int kStopsMax = 16;
@@ -81,19 +81,19 @@ struct TokenLogprobs {
 enum class Finish {
   kStop,       // an end token or a stop string
   kLength,     // max_new_tokens or the context is used up
-  kToolCalls,  // the model waits for the result of its calls
+  kToolCalls,  // the model waits for the results of its tool calls
   kCancelled,
 };
 const char* finish_name(Finish finish);  // "stop", "length", "tool_calls", "cancelled"
 
 struct Usage {
   int prompt_tokens = 0;
-  int cached_tokens = 0;      // of the prompt: not computed, found in the prefix cache
+  int cached_tokens = 0;      // of the prompt: not computed, but shared from the prefix cache or another choice
   int image_tokens = 0;       // of the prompt: soft tokens
   int generated_tokens = 0;   // without the end token
   int thinking_tokens = 0;    // of those: inside the thought channel
-  int preemptions = 0;        // times this request gave its memory to another and was computed again
-  uint64_t seed = 0;          // that was used
+  int preemptions = 0;        // times its memory was given to another sequence and it was computed again
+  uint64_t seed = 0;          // as used
   double prepare_ms = 0;      // decoding images, rendering and tokenizing (on the caller's thread)
   double queue_ms = 0;        // from submit to the first scheduled row
   double image_ms = 0;        // vision tower
@@ -103,7 +103,7 @@ struct Usage {
   double decode_ms = 0;       // from the first token to the last
 };
 
-// One thing that happened to one request. kDone or kError comes exactly once and last.
+// An event of one choice. The last event, and no other, is kDone or kError.
 struct Event {
   enum Type {
     kText,      // text: a piece of the answer, whole UTF-8 characters, never a control token
@@ -119,13 +119,13 @@ struct Event {
   int tool_index = 0;                   // 0, 1, ... within this answer
   std::vector<TokenLogprobs> logprobs;  // kText, kThinking, kToolCall, kDone: of the tokens since the last event
   Finish finish = Finish::kStop;
-  std::string stop;  // kDone: the stop string that ended it, where one did
+  std::string stop;  // kDone: the stop string that ended it, if any
   Usage usage;       // kDone
   bool device = false;
 };
 
-// Called on the engine's thread, one call at a time for one request: it must neither block nor throw. Use EventQueue
-// (engine/event_queue.h) to read events from another thread.
+// Called on the engine's thread, one call at a time. It must not block or throw. EventQueue (engine/event_queue.h)
+// passes events to another thread.
 using Sink = std::function<void(const Event&)>;
 
 }  // namespace gemma4

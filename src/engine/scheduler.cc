@@ -57,8 +57,8 @@ std::unique_ptr<Sequence> Scheduler::remove(Sequence* sequence) {
   return out;
 }
 
-// Admission: there must be room for all that the sequence has to compute now and one token more, counting what the
-// cache would give up. What is running may take that room first; then preemption settles it.
+// A sequence is admitted if free and cached pages suffice for all its tokens and one more. Running sequences may use
+// these pages first; then preemption resolves the conflict.
 bool Scheduler::fits(const Sequence& sequence) const {
   const int full = pages_.pages_for(static_cast<int>(sequence.ids.size()) + 1);
   const int sliding = std::min(full, pages_.pages_for(pages_.window() + options_.chunk) + 1);
@@ -133,8 +133,8 @@ void Scheduler::preempt(Sequence& victim, Step& step) {
   insert_sorted(waiting_, std::move(sequence));
 }
 
-// Makes [0, end) of the sequence writable, at the cost of sequences that come after it in order. False: it has to wait
-// for those before it. The first in order never waits, since alone it fits.
+// Allocates pages for [0, end) of the sequence and preempts later sequences if necessary. False if it must wait for
+// earlier ones. The first in order never waits, because one sequence alone always fits.
 bool Scheduler::make_room(Sequence& sequence, int end, Step& step) {
   while (!pages_.allocate(sequence.table, end)) {
     Sequence& victim = *running_.back();
@@ -144,8 +144,8 @@ bool Scheduler::make_room(Sequence& sequence, int end, Step& step) {
   return true;
 }
 
-// How many rows of its prompt: `budget`, but whole images. An image that begins within the budget may exceed it, as far
-// as the pass can hold it; otherwise the chunk ends before it.
+// The number of prompt rows to compute: `budget`, adjusted to whole images. An image that begins within the budget may
+// exceed it if the pass has room; otherwise the chunk ends before the image.
 int Scheduler::prompt_rows(const Sequence& sequence, int budget, int rows_left) const {
   if (budget <= 0) return 0;
   int end = sequence.computed + std::min({sequence.remaining(), budget, rows_left});
@@ -188,7 +188,7 @@ void Scheduler::computed(const Step& step) {
   for (const ScheduledRows& rows : step.scheduled) {
     Sequence& sequence = *rows.sequence;
     sequence.computed = rows.begin + rows.count;
-    // A next turn's prompt follows this one's to its end, or nearly: the reply's opening may be written otherwise.
+    // The next turn's prompt equals this one nearly to its end; the template may write the reply's opening differently.
     constexpr int kTail = 16;
     pages_.insert(sequence.table, sequence.hashes, sequence.computed, false, sequence.prompt - kTail - pages_.window(),
                   sequence.prompt);

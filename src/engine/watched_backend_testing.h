@@ -1,4 +1,4 @@
-// WatchedBackend: another backend, watched: it counts allocations and fails where a test wants a device to fail.
+// WatchedBackend: wraps a backend for tests. It counts allocations and calls, and fails where a test wants it to.
 #pragma once
 
 #include <atomic>

@@ -39,8 +39,8 @@ Jpeg& owner(j_common_ptr info) { return *static_cast<Jpeg*>(info->client_data); 
   std::longjmp(owner(info).on_error, 1);
 }
 
-// libjpeg invents the missing end of a file and warns; we refuse the file. Other warnings (odd bytes between markers)
-// are passed over, as Pillow does.
+// Where a file is cut short, libjpeg fills in the missing part and warns; we refuse the file. Other warnings (extra
+// bytes between markers) are ignored, as in Pillow.
 void on_message(j_common_ptr info, int level) {
   if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) {
     owner(info).cut_short = true;

@@ -1,5 +1,6 @@
-// Patches: a picture as the vision tower reads it, unpadded. Layout of Hugging Face's Gemma4ImageProcessor: patches row
-// by row, within a patch its pixels row by row, colour last; values u8 * (1/255) in float32.
+// Patches: the input of the vision tower for one picture, without padding. The layout is that of Hugging Face's
+// Gemma4ImageProcessor: patches in row order, the pixels of a patch in row order, colour last; values u8 * (1/255) in
+// float32.
 #pragma once
 
 #include <cstddef>

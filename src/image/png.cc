@@ -81,7 +81,7 @@ void read_orientation(Png& state, png_infop info) {
   }
 }
 
-// Rows become RGB with 8 bits, but for 16-bit gray without alpha, which stays: clip_gray16() is Pillow's way with it.
+// Converts rows to RGB with 8 bits, except 16-bit gray without alpha: clip_gray16() converts that as Pillow does.
 void ask_for_rgb8(Png& state, int colour, int depth) {
   png_structp png = state.png;
   state.gray16 = colour == PNG_COLOR_TYPE_GRAY && depth == 16;

@@ -62,13 +62,13 @@ Axis make_axis(int from, int to) {
 
 uint8_t rounded(int32_t sum, int precision) { return static_cast<uint8_t>(std::clamp(sum >> precision, 0, 255)); }
 
-// Loops over blocks of a fixed number of values, so that the compiler turns them into vector code.
+// The loops run over a fixed number of values, so that the compiler vectorizes them.
 constexpr int kTileRows = 8;
 constexpr int kLanes = 3 * kTileRows;  // a column of a tile: 3 colours of kTileRows rows
 constexpr int kBlock = 32;             // values of a row in the vertical pass
 
-// Filters rows horizontally, kTileRows at a time: the tile is turned on its side first, so that one weight meets
-// kLanes neighbouring values.
+// Filters kTileRows rows at a time horizontally. The tile is transposed first, so that one weight multiplies kLanes
+// adjacent values.
 class Horizontal {
  public:
   Horizontal(const Image& image, int to)
@@ -109,7 +109,7 @@ class Horizontal {
   std::vector<int16_t> tile_;  // [width, 3, kTileRows]
 };
 
-// Rows of the horizontally filtered picture, made when first asked for; only as many as one output row needs are kept.
+// Rows of the horizontally filtered picture, computed on demand. Only the rows that one output row needs are kept.
 class RowWindow {
  public:
   RowWindow(const Image& image, int to, int rows)

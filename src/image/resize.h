@@ -1,6 +1,5 @@
-// Resize: how large does the vision tower see a picture, and what are its pixels then? The size rule is that of
-// Hugging Face's Gemma4ImageProcessor; the pixels are those of torchvision's resize(BICUBIC, antialias=True) on 8-bit
-// tensors, bit for bit.
+// Resize: which size does a picture have for the vision tower, and which pixels? The size follows Hugging Face's
+// Gemma4ImageProcessor; the pixels equal torchvision's resize(BICUBIC, antialias=True) on 8-bit tensors, bit for bit.
 #pragma once
 
 #include "image/decode.h"

@@ -15,7 +15,7 @@ using Bytes = std::span<const std::byte>;
 
 const uint8_t* data(Bytes bytes) { return reinterpret_cast<const uint8_t*>(bytes.data()); }
 
-// What the container says beside the pixels.
+// The metadata in the container.
 struct Container {
   int exif = 0, xmp = 0;
   Bytes frame;  // the first ANMF chunk, where there is one

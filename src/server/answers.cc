@@ -89,8 +89,8 @@ Answers::~Answers() {
   shared_->cancel_all(engine_);
 }
 
-// Whether the reader should see it; gives calls their ids and ends a choice after its first call where only one is
-// wanted.
+// Returns whether the event is passed on. Sets the ids of tool calls, and with `one_tool_call` cancels a choice after
+// its first call.
 bool Answers::keep(int index, Event& event) {
   const bool last = event.type == Event::kDone || event.type == Event::kError;
   if (last && !over_[index]) {

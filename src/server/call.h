@@ -11,7 +11,7 @@
 
 namespace gemma4 {
 
-// What the parsers of requests need to know about this server.
+// The server's settings that request parsers need.
 struct ApiContext {
   std::vector<std::string> models;  // names that requests may use; the first is the one we report
   // The image behind an http(s) URL (fetch.h), or ApiError; `path` is the parameter that held the URL.

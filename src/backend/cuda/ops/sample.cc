@@ -8,7 +8,7 @@
 namespace gemma4::cuda {
 namespace {
 
-// Appends what changes this row's logits to `words`; says where.
+// Appends this row's bias, counts and mask to `words` and stores their offsets in `row`.
 void add_edits(const SamplingInput& s, SampleRow& row, std::vector<uint32_t>& words) {
   const auto end = [&] { return static_cast<int>(words.size()); };
   row.bias_begin = end();

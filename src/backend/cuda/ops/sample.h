@@ -1,6 +1,6 @@
-// Choosing tokens on the device. backend/sample.h is the definition; the kernels keep the 64 best of each row in order,
-// which decides greedy choice, top_k up to 64, and nearly every draw without top_k. What they cannot decide (a larger
-// top_k, a nucleus or a draw past the 64 best) goes through the host's definition, with one wait.
+// Sampling on the device, as backend/sample.h defines it. The kernels sort the 64 largest logits of each row. That is
+// enough for greedy sampling, top_k up to 64, and nearly every draw without top_k. The other rows (a larger top_k, a
+// nucleus or a draw beyond the 64 largest) are sampled on the host, which costs one synchronization.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -21,7 +21,7 @@ struct SampleRow : SamplingParams {
   int sum_all = 0;  // the total over all logits is needed (no top_k)
   int edited = -1;  // row of the edit buffer; -1: the logits are used unchanged
   int bias_begin = 0, bias_end = 0, counts_begin = 0, counts_end = 0;  // pairs in the edit words
-  int allowed_begin = 0, allowed_words = 0;                           // words; 0: all ids allowed
+  int allowed_begin = 0, allowed_words = 0;                            // words; 0: all ids allowed
 };
 
 inline constexpr int kSampleBlock = 4096;  // logits a block sorts
@@ -38,7 +38,7 @@ struct SampleCall {
   float* edited;            // [edited rows, vocab]
   uint64_t* best;           // [rows, blocks, kSampleKept]
   double* totals;           // [rows, blocks]
-  int* undecided;           // [rows]: 1 where the host must choose
+  int* undecided;           // [rows]: 1 if the row must be sampled on the host
 };
 
 void launch_sample(cudaStream_t stream, const SampleCall& call, bool edits);
@@ -46,7 +46,8 @@ void launch_sample(cudaStream_t stream, const SampleCall& call, bool edits);
 class DeviceSampler {
  public:
   explicit DeviceSampler(Memory* memory) : memory_(memory) {}
-  void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling, Staging& staging, cudaStream_t stream);
+  void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling, Staging& staging,
+              cudaStream_t stream);
 
  private:
   void* grow(int which, int64_t bytes);
