@@ -1,5 +1,5 @@
-// EngineCore: the engine thread's side of the Engine. It owns the scheduler and the pages, and takes the model through
-// one step after another: schedule -> encode images -> forward -> commit. Not thread-safe.
+// EngineCore: the part of the Engine that runs on its thread. It owns the scheduler and the prefix cache. One step:
+// schedule -> encode images -> forward -> commit. Not thread-safe.
 #pragma once
 
 #include <memory>

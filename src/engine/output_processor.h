@@ -37,7 +37,4 @@ class OutputProcessor {
   int32_t channel_begin_, channel_end_;
 };
 
-// Natural log of softmax(logits) of `token`, and of the `top` likeliest.
-TokenLogprobs token_logprobs(const Tokenizer& tokenizer, std::span<const float> logits, int32_t token, int top);
-
 }  // namespace gemma4
