@@ -119,7 +119,7 @@ TEST(Run, PrintsACallWithEveryDigit) {
   request.sampling.temperature = 0;
   request.tools = R"([{"name": "f", "description": "F.", "parameters": {"type": "object", "required": ["n"],
       "properties": {"n": {"type": "integer", "enum": [-1234567890123456789012345678]}}}}])";
-  request.format.kind = FormatRequest::kToolCall;
+  request.format.type = ResponseFormat::kToolCall;
   request.format.tool_name = "f";
   request.format.parallel_tools = false;
   testing::internal::CaptureStdout();

@@ -40,7 +40,7 @@ struct Session {
       options.pages[kSliding] = options.pages_per_seq[kSliding] = ring / options.page;
     }
     options.logits_max = rows_max;
-    model = std::make_unique<Model>(checkpoint, *backend, options);
+    model = std::make_unique<Model>(checkpoint, config, *backend, options);
     for (const AttentionKind kind : {kSliding, kFull}) {
       std::vector<int32_t> pages(options.pages_per_seq[kind]);
       std::iota(pages.begin(), pages.end(), 0);
@@ -108,10 +108,10 @@ TEST(ParityTest, EmbeddingsGivenAsRowsGiveTheSameLogitsAsTheirIds) {
   session.model->tap = nullptr;
   ASSERT_TRUE(embeddings);
   Batch batch = session.batch(std::vector<int32_t>(ids.size(), 0));  // other ids, all of whose rows are replaced
-  batch.soft = {embeddings};
+  batch.image_embeddings = {embeddings};
   for (size_t i = 0; i < ids.size(); ++i) batch.image_index.push_back(static_cast<int32_t>(i));
   EXPECT_EQ(session.logits(batch), by_id);
-  batch.soft.clear();
+  batch.image_embeddings.clear();
   batch.image_index.clear();
   EXPECT_NE(session.logits(batch), by_id);
   session.backend->release(embeddings);

@@ -86,7 +86,7 @@ class Backend {
   virtual void pool(Tensor out, Tensor x, Tensor group, float scale) = 0;
   virtual void affine(Tensor x, Tensor bias, Tensor scale) = 0;  // x = (x - bias) * scale, F32 [cols] each
   virtual void softcap(Tensor x, float cap) = 0;                 // x = tanh(x / cap) * cap
-  virtual void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) = 0;  // ids I32 [rows]
+  virtual void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling) = 0;  // ids I32 [rows]
 
   // Fused ops.
   // x = (x + norm(y) * post) * scale; out = norm(x) * next. `out` empty: only x.

@@ -88,7 +88,7 @@ class ForwardingBackend : public Backend {
   void softcap(Tensor x, float cap) override {
     around("softcap", [&] { inner_.softcap(x, cap); });
   }
-  void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) override {
+  void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling) override {
     around("sample", [&] { inner_.sample(ids, logits, sampling); });
   }
   void add_rms_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) override {

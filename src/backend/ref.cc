@@ -253,7 +253,7 @@ class RefBackend : public Backend {
     }
   }
 
-  void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) override {
+  void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling) override {
     std::vector<float> copy;
     for (int64_t i = 0; i < logits.rows(); ++i) {
       copy.assign(row(logits, i), row(logits, i) + logits.row_size());

@@ -16,7 +16,7 @@ uint64_t mix(uint64_t z) {
   return z ^ (z >> 31);
 }
 
-void edit(float* logits, int64_t vocab, const Sampling& s) {
+void edit(float* logits, int64_t vocab, const SamplingInput& s) {
   for (const auto& [id, value] : s.bias) {
     if (id >= 0 && id < vocab) logits[id] += value;
   }
@@ -41,8 +41,8 @@ int32_t largest(const float* logits, int64_t vocab) {
   return static_cast<int32_t>(best);
 }
 
-// Allowed ids, most likely first, of equals the lowest; the first top_k where it is not 0. That order is total, so what
-// is left out on the way does not change the result: whatever lies below the top_k-th of those seen so far.
+// The allowed ids in descending order of their logits, ties by ascending id; only the first top_k if that is not 0. The
+// order is total, so dropping ids below the top_k-th of those seen so far does not change the result.
 void order_candidates(const float* logits, int64_t vocab, int top_k, std::vector<int32_t>& candidates) {
   const auto before = [&](int32_t a, int32_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); };
   const auto most = static_cast<size_t>(top_k > 0 ? std::min<int64_t>(top_k, vocab) : vocab);
@@ -64,9 +64,10 @@ void order_candidates(const float* logits, int64_t vocab, int top_k, std::vector
   std::sort(candidates.begin(), candidates.end(), before);
 }
 
-// Draws from `candidates`, most likely first. p(id) = exp((logit - top) / temperature) over its sum; top_p keeps the
-// shortest prefix that reaches it, min_p what is at least that part of the most likely; both see top_k's distribution.
-int32_t draw(const float* logits, const std::vector<int32_t>& candidates, const Sampling& s) {
+// Draws from `candidates`, which are in descending order. p(id) = exp((logit - top) / temperature), normalized. top_p
+// keeps the shortest prefix whose sum reaches it; min_p keeps tokens of at least min_p times the likeliest one's
+// probability. Both are applied to the distribution after top_k.
+int32_t draw(const float* logits, const std::vector<int32_t>& candidates, const SamplingInput& s) {
   const float top = logits[candidates[0]];
   const auto weight = [&](int32_t id) { return std::exp(static_cast<double>((logits[id] - top) / s.temperature)); };
   double total = 0;
@@ -88,11 +89,11 @@ int32_t draw(const float* logits, const std::vector<int32_t>& candidates, const 
 
 }  // namespace
 
-bool edits(const Sampling& s) { return !s.bias.empty() || !s.counts.empty() || !s.allowed.empty(); }
+bool edits(const SamplingInput& s) { return !s.bias.empty() || !s.counts.empty() || !s.allowed.empty(); }
 
 float uniform_draw(uint64_t seed, uint64_t step) { return static_cast<float>(mix(mix(seed) + step) >> 40) * 0x1p-24f; }
 
-int32_t sample_row(float* logits, int64_t vocab, const Sampling& s, std::vector<int32_t>& candidates) {
+int32_t sample_row(float* logits, int64_t vocab, const SamplingInput& s, std::vector<int32_t>& candidates) {
   edit(logits, vocab, s);
   if (s.temperature <= 0) return largest(logits, vocab);
   order_candidates(logits, vocab, s.top_k, candidates);

@@ -1,4 +1,4 @@
-// sample: every wish of Sampling, over ref and cpu, which share backend/sample.h, and the draw's own promises.
+// sample: every option of SamplingInput, over ref and cpu, which share backend/sample.h, and the draw's own promises.
 #include "backend/sample.h"
 
 #include <algorithm>
@@ -15,31 +15,31 @@ namespace {
 class SampleTest : public OpTest {
  protected:
   static std::vector<int32_t> choose(Backend& b, const Floats& logits, int64_t vocab,
-                                     const std::vector<Sampling>& wishes) {
-    const auto rows = static_cast<int64_t>(wishes.size());
+                                     const std::vector<SamplingInput>& inputs) {
+    const auto rows = static_cast<int64_t>(inputs.size());
     const Tensor values = put_as(b, DType::kF32, logits, {rows, vocab}), ids = b.alloc(DType::kI32, {rows});
-    b.sample(ids, values, wishes);
-    std::vector<int32_t> out(wishes.size());
+    b.sample(ids, values, inputs);
+    std::vector<int32_t> out(inputs.size());
     b.read(out.data(), ids);
     EXPECT_EQ(get(b, values), logits);  // logits stay readable
     return out;
   }
-  int32_t one(const Floats& logits, const Sampling& wish) {
-    return choose(*be, logits, static_cast<int64_t>(logits.size()), {wish})[0];
+  int32_t one(const Floats& logits, const SamplingInput& input) {
+    return choose(*be, logits, static_cast<int64_t>(logits.size()), {input})[0];
   }
   // How often each id is drawn over steps 0 .. draws - 1.
-  std::map<int32_t, int> histogram(const Floats& logits, Sampling wish, int draws) {
+  std::map<int32_t, int> histogram(const Floats& logits, SamplingInput input, int draws) {
     std::map<int32_t, int> seen;
     for (int i = 0; i < draws; ++i) {
-      wish.step = static_cast<uint64_t>(i);
-      ++seen[one(logits, wish)];
+      input.step = static_cast<uint64_t>(i);
+      ++seen[one(logits, input)];
     }
     return seen;
   }
 };
 
-Sampling greedy() {
-  Sampling s;
+SamplingInput greedy() {
+  SamplingInput s;
   s.temperature = 0;
   return s;
 }
@@ -50,7 +50,7 @@ TEST_P(SampleTest, GreedyTakesTheLargestAndOfEqualsTheLowestId) {
 }
 
 TEST_P(SampleTest, BiasPenaltiesAndMask) {
-  Sampling s = greedy();
+  SamplingInput s = greedy();
   const std::vector<std::pair<int32_t, float>> bias = {{2, 4.5f}};
   s.bias = bias;
   EXPECT_EQ(one({1, 5, 2, 5}, s), 2);
@@ -86,7 +86,7 @@ TEST_P(SampleTest, BiasPenaltiesAndMask) {
 TEST_P(SampleTest, DrawsFollowTheSoftmax) {
   const Floats logits = {0, 1, 2, -1};
   for (const float temperature : {0.5f, 1.0f, 2.0f}) {
-    Sampling s;
+    SamplingInput s;
     s.temperature = temperature, s.seed = 7;
     const int draws = kSlowBuild ? 1000 : 4000;
     auto seen = histogram(logits, s, draws);
@@ -101,18 +101,18 @@ TEST_P(SampleTest, DrawsFollowTheSoftmax) {
 
 TEST_P(SampleTest, TopKTopPAndMinPCut) {
   const Floats logits = {0, 1, 2, -1, 1.5f};  // shares of the softmax: 2: .47, 4: .28, 1: .17, 0: .06, 3: .02
-  Sampling s;
+  SamplingInput s;
   s.top_k = 2;
   EXPECT_EQ(histogram(logits, s, 300).size(), 2u);
-  s = Sampling();
+  s = SamplingInput();
   s.top_p = 0.5f;  // 2 alone has less than a half: 4 is needed too
   EXPECT_EQ(histogram(logits, s, 300).size(), 2u);
   s.top_p = 0.4f;
   EXPECT_EQ(histogram(logits, s, 300).size(), 1u);
-  s = Sampling();
+  s = SamplingInput();
   s.min_p = 0.3f;  // of the best's share: keeps 2, 4 and 1
   EXPECT_EQ(histogram(logits, s, 300).size(), 3u);
-  s = Sampling();
+  s = SamplingInput();
   s.top_k = 1;
   EXPECT_EQ(one(logits, s), 2);
 }
@@ -138,14 +138,14 @@ TEST_P(SampleTest, TopKOfManyIsTheWholeSortsPrefix) {
           *f = moved;
         }
       }
-      std::vector<Sampling> whole(40), masked;
+      std::vector<SamplingInput> whole(40), masked;
       for (size_t i = 0; i < whole.size(); ++i) {
         whole[i].seed = 5, whole[i].step = i, whole[i].top_k = k;
         whole[i].temperature =
             1e4f;  // every candidate is as likely as another: one too many or too few moves all draws
       }
       masked = whole;
-      for (Sampling& s : masked) s.top_k = 0;
+      for (SamplingInput& s : masked) s.top_k = 0;
       for (size_t i = 0; i < whole.size(); ++i) {
         const int32_t got = one(all, whole[i]), want = one(few, masked[i]);
         // Ascending, equals lie in the other order, and the cut between them with it: what counts is the logit.
@@ -162,13 +162,13 @@ TEST_P(SampleTest, SameSeedSameAnswerAloneAndInABatch) {
   Random random(1);
   const int64_t vocab = 2045;
   const Floats logits = random.values(4 * vocab, -4, 4);
-  std::vector<Sampling> wishes(4);
-  for (size_t i = 0; i < 4; ++i) wishes[i].seed = 100 + i, wishes[i].step = i, wishes[i].top_p = 0.95f;
-  const std::vector<int32_t> together = choose(*be, logits, vocab, wishes);
-  EXPECT_EQ(together, choose(*ref, logits, vocab, wishes));
+  std::vector<SamplingInput> inputs(4);
+  for (size_t i = 0; i < 4; ++i) inputs[i].seed = 100 + i, inputs[i].step = i, inputs[i].top_p = 0.95f;
+  const std::vector<int32_t> together = choose(*be, logits, vocab, inputs);
+  EXPECT_EQ(together, choose(*ref, logits, vocab, inputs));
   for (size_t i = 0; i < 4; ++i) {
     const auto row = logits.begin() + static_cast<int64_t>(i) * vocab;
-    EXPECT_EQ(one(Floats(row, row + vocab), wishes[i]), together[i]);
+    EXPECT_EQ(one(Floats(row, row + vocab), inputs[i]), together[i]);
   }
 }
 

@@ -1,6 +1,7 @@
 #include "engine/check_request.h"
 
 #include <cmath>
+#include <random>
 #include <string>
 
 #include "base/utf8.h"
@@ -12,7 +13,7 @@ void need(bool good, const std::string& message) {
   if (!good) throw Error(message);
 }
 
-void check_sampling(const SamplingRequest& s, const Config& config) {
+void check_sampling(const RequestSampling& s, const Config& config) {
   if (s.temperature) need(std::isfinite(*s.temperature) && *s.temperature >= 0, "temperature must be 0 or more");
   if (s.top_k) need(*s.top_k >= 0, "top_k must be 0 (all) or more");
   if (s.top_p) need(*s.top_p > 0 && *s.top_p <= 1, "top_p must be more than 0 and at most 1");
@@ -27,6 +28,12 @@ void check_sampling(const SamplingRequest& s, const Config& config) {
   }
 }
 
+uint64_t random_seed() {
+  static thread_local std::mt19937_64 generator{std::random_device{}()};
+  // JSON numbers are exact up to 2^53: a reported seed must survive them.
+  return generator() >> 11;
+}
+
 }  // namespace
 
 void check_request(const Request& request, const Config& config) {
@@ -39,9 +46,19 @@ void check_request(const Request& request, const Config& config) {
     need(!stop.empty(), "a stop string is empty");
     need(utf8_valid(stop), "a stop string is not valid UTF-8");
   }
+  need(request.n >= 1 && request.n <= kChoicesMax, "n must be at least 1 and at most " + std::to_string(kChoicesMax));
   need(request.image_budget >= 0, "the image budget must not be negative");
-  need(request.format.kind != FormatRequest::kToolCall || !request.tools.empty(),
+  need(request.format.type != ResponseFormat::kToolCall || !request.tools.empty(),
        "a tool call is asked for, but there are no tools");
+}
+
+SamplingParams resolve_sampling(const RequestSampling& wanted, const GenerationConfig& generation, uint64_t seed) {
+  SamplingParams params{wanted};
+  params.temperature = wanted.temperature.value_or(generation.do_sample ? generation.temperature : 0);
+  params.top_k = wanted.top_k.value_or(generation.top_k);
+  params.top_p = wanted.top_p.value_or(generation.top_p);
+  params.seed = wanted.seed.value_or(seed > 0 ? seed : random_seed());
+  return params;
 }
 
 }  // namespace gemma4

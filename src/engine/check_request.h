@@ -1,4 +1,4 @@
-// check_request: is every number of a Request in its range? Throws Error that names the first one that is not.
+// check_request: is every number of a Request in its range? Also where unset sampling options get their values.
 #pragma once
 
 #include "engine/request.h"
@@ -6,6 +6,10 @@
 
 namespace gemma4 {
 
+// Throws Error that names the first value that is out of range.
 void check_request(const Request& request, const Config& config);
+
+// Fills in what the request leaves unset: from `generation`, and for the seed `seed` (0: one drawn at random).
+SamplingParams resolve_sampling(const RequestSampling& wanted, const GenerationConfig& generation, uint64_t seed);
 
 }  // namespace gemma4

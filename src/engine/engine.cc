@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -17,6 +18,11 @@ double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
+InputLimits input_limits(const EngineOptions& options) {
+  return {options.image_budget, options.image_budget_max, options.images_max,
+          options.max_seq_len,  options.vision,           options.seed};
+}
+
 }  // namespace
 
 struct Engine::Impl {
@@ -28,9 +34,10 @@ struct Engine::Impl {
   void publish_stats();
 
   OpenedModel opened;
-  const Answerer answerer;
-  const Preparer preparer;
-  Stepper stepper;  // the engine thread's own
+  ImageCache images;
+  const OutputProcessor output;
+  const InputProcessor input;
+  EngineCore core;  // the engine thread's own
   double load_ms = 0;
 
   // Shared, under `mutex`.
@@ -49,9 +56,9 @@ struct Engine::Impl {
 
 Engine::Impl::Impl(OpenedModel o)
     : opened(std::move(o)),
-      answerer(opened.tokenizer, opened.end_ids),
-      preparer(opened, answerer),
-      stepper(*opened.model, answerer, opened.options) {}
+      output(opened.tokenizer, opened.end_ids),
+      input(opened.tokenizer, opened.model->config(), opened.generation, input_limits(opened.options), output, images),
+      core(*opened.model, output, images, opened.options) {}
 
 // The engine thread.
 
@@ -61,23 +68,24 @@ bool Engine::Impl::take_commands() {
   std::vector<uint64_t> cancelled;
   {
     std::unique_lock lock(mutex);
-    wake.wait(lock, [&] { return ending || !incoming.empty() || !cancels.empty() || stepper.busy(); });
+    wake.wait(lock, [&] { return ending || !incoming.empty() || !cancels.empty() || core.busy(); });
     if (ending) return false;
     added.swap(incoming);
     cancelled.swap(cancels);
     waiting += static_cast<int>(added.size());
   }
-  for (auto& sequence : added) stepper.add(std::move(sequence));
-  for (const uint64_t id : cancelled) stepper.cancel(id);
+  for (auto& sequence : added) core.add(std::move(sequence));
+  for (const uint64_t id : cancelled) core.cancel(id);
   return true;
 }
 
 void Engine::Impl::publish_stats() {
-  EngineStats now = stepper.stats();
+  EngineStats now = core.stats();
   const std::lock_guard lock(mutex);
   now.requests = last_id;
   now.memory_bytes = opened.backends.memory_used();
   now.load_ms = load_ms;
+  now.images_decoded = input.images_decoded();
   now.dead = !dead.empty();
   published = now;
   waiting = now.waiting;
@@ -92,18 +100,18 @@ void Engine::Impl::die(const std::string& message) {
     dead = message;
     added.swap(incoming);
   }
-  for (auto& sequence : added) stepper.add(std::move(sequence));
-  stepper.fail_all(message, true);
+  for (auto& sequence : added) core.add(std::move(sequence));
+  core.fail_all(message, true);
   publish_stats();
 }
 
 void Engine::Impl::loop() {
   try {
     while (take_commands()) {
-      stepper.step();
+      core.step();
       publish_stats();
     }
-    stepper.cancel_all();
+    core.cancel_all();
     publish_stats();
   } catch (const std::exception& error) {
     die(error.what());
@@ -132,11 +140,12 @@ Engine::~Engine() {
   impl_->thread.join();
 }
 
-uint64_t Engine::submit(Request request, Sink sink) {
+uint64_t Engine::submit(const Request& request, const Sink& sink) {
+  const int choices = std::max(1, request.n);
   const auto refuse = [&] {
     if (!impl_->dead.empty()) throw DeviceError(impl_->dead);
     if (impl_->stopping) throw StoppingError("the engine is stopping and takes no new requests");
-    if (static_cast<int>(impl_->incoming.size()) + impl_->waiting >= impl_->opened.options.max_queue) {
+    if (static_cast<int>(impl_->incoming.size()) + impl_->waiting + choices > impl_->opened.options.max_queue) {
       throw BusyError(std::to_string(impl_->opened.options.max_queue) +
                       " requests are waiting already; try again later");
     }
@@ -145,15 +154,18 @@ uint64_t Engine::submit(Request request, Sink sink) {
     const std::lock_guard lock(impl_->mutex);
     refuse();
   }
-  std::unique_ptr<Sequence> sequence = impl_->preparer.make(request, std::move(sink));
+  std::vector<std::unique_ptr<Sequence>> sequences = impl_->input.make(request, sink);
   const std::lock_guard lock(impl_->mutex);
   refuse();
-  const uint64_t id = ++impl_->last_id;
-  sequence->id = id;
-  ++impl_->unfinished;
-  impl_->incoming.push_back(std::move(sequence));
+  const uint64_t first = impl_->last_id + 1;
+  for (auto& sequence : sequences) {
+    sequence->id = ++impl_->last_id;
+    if (sequences.size() > 1) sequence->group = first;
+    ++impl_->unfinished;
+    impl_->incoming.push_back(std::move(sequence));
+  }
   impl_->wake.notify_all();
-  return id;
+  return first;
 }
 
 void Engine::cancel(uint64_t id) {
@@ -176,17 +188,18 @@ EngineStats Engine::stats() const {
   const std::lock_guard lock(impl_->mutex);
   EngineStats stats = impl_->published;
   stats.requests = impl_->last_id;
+  stats.images_decoded = impl_->input.images_decoded();
   stats.waiting = impl_->waiting + static_cast<int>(impl_->incoming.size());
   return stats;
 }
 
 const EngineOptions& Engine::options() const { return impl_->opened.options; }
-const Config& Engine::config() const { return impl_->opened.config; }
+const Config& Engine::config() const { return impl_->opened.model->config(); }
 const GenerationConfig& Engine::generation_config() const { return impl_->opened.generation; }
 const Tokenizer& Engine::tokenizer() const { return impl_->opened.tokenizer; }
 const std::string& Engine::model_kind() const { return impl_->opened.kind; }
 
 int Engine::count_tokens(const Request& request) const { return static_cast<int>(prompt_ids(request).size()); }
-std::vector<int32_t> Engine::prompt_ids(const Request& request) const { return impl_->preparer.prompt_ids(request); }
+std::vector<int32_t> Engine::prompt_ids(const Request& request) const { return impl_->input.prompt_ids(request); }
 
 }  // namespace gemma4

@@ -1,6 +1,5 @@
-// Engine: a loaded model and the thread that steps it. Requests come from any thread; their events arrive at their
-// sinks, on the engine's thread. The loop: schedule (what to compute) -> forward (compute it) -> commit (what it
-// meant).
+// Engine: a loaded model and the thread that runs its steps. Any thread may submit requests; their events arrive at
+// their sinks on the engine's thread. One step: schedule rows -> run the model -> process the sampled tokens.
 #pragma once
 
 #include <filesystem>
@@ -16,42 +15,43 @@
 namespace gemma4 {
 
 struct EngineOptions {
-  std::filesystem::path model;  // a checkpoint directory or .gguf file
-  std::filesystem::path
-      mmproj;                   // a .gguf model's vision half, or a directory to take it from; empty: looked for beside
-  std::string backend = "cpu";  // "ref", "cpu", "cuda"
-  int threads = 0;              // cpu: 0 means all cores
-  int gpus = 1;                 // devices the model is split over; ref and cpu: ranks in this process
-  std::shared_ptr<ControlChannel> channel;  // set: instead, this process is one rank of several processes
-  int max_seq_len = 0;       // tokens of one prompt and answer together; 0: 4096, or the model's most if that is less
-  int max_seqs = 1;          // requests that run at a time; the others wait
-  int max_queue = 256;       // requests that wait at a time; beyond it submit() throws BusyError
-  int chunk = 512;           // prompt tokens of one step; it grows to hold a whole image
+  std::filesystem::path model;   // a checkpoint directory or .gguf file
+  std::filesystem::path mmproj;  // a .gguf model's vision tower: a file or a directory; empty: the model's directory
+  std::string backend = "cpu";   // "ref", "cpu", "cuda"
+  int threads = 0;               // cpu: 0 means all cores
+  int gpus = 1;                  // tensor-parallel devices; ref and cpu: ranks in this process
+  std::shared_ptr<ControlChannel> channel;  // if set, this process is one rank of several processes
+  int max_seq_len = 0;       // tokens of prompt and answer together; 0: 4096, or the model's limit if that is less
+  int max_seqs = 1;          // sequences that run at a time; the others wait
+  int max_queue = 256;       // sequences that wait at a time; beyond that submit() throws BusyError
+  int chunk = 512;           // prompt tokens in one step; a step may exceed it to hold a whole image
   int page = 64;             // tokens in a page of the key-value cache
-  int64_t cache_tokens = 0;  // tokens the full layers' cache holds; 0: max_seqs * max_seq_len
-  int cache_windows = 0;     // windows the sliding layers' cache holds beside running requests'; 0: max_seqs
-  bool prefix_cache = true;  // keep finished sequences' keys for prompts that begin alike
+  int64_t cache_tokens = 0;  // capacity of the full-attention layers' cache; 0: max_seqs * max_seq_len
+  int cache_windows = 0;     // windows kept in the sliding layers' cache besides running sequences'; 0: max_seqs
+  bool prefix_cache = true;  // keep the pages of finished sequences for prompts with the same beginning
   int image_budget = 0;      // default soft tokens for each image; 0: the checkpoint's
-  int image_budget_max = 0;  // largest a request may ask for (a pass must hold a whole image); 0: 1120, -1: the default
+  int image_budget_max = 0;  // largest a request may use (a step must hold a whole image); 0: 1120, -1: the default
   int images_max = 64;       // images of one request
   bool vision = true;        // false: do not load the vision tower; requests with images are refused
-  uint64_t seed = 0;         // for requests that give none; 0: random
+  uint64_t seed = 0;         // for requests without a seed; 0: random
 };
 
-// Counters since the start, and gauges of this moment.
+// Counters since the start, and gauges.
 struct EngineStats {
   uint64_t requests = 0, finished = 0, cancelled = 0, failed = 0, preemptions = 0;
   int waiting = 0, running = 0;
   uint64_t prompt_tokens = 0;    // of started requests
-  uint64_t cached_tokens = 0;    // of those: found in the prefix cache
-  uint64_t prefix_hits = 0;      // started requests that found any there
+  uint64_t cached_tokens = 0;    // of those: shared from the prefix cache or from another choice
+  uint64_t prefix_hits = 0;      // started requests with any such token
   uint64_t computed_tokens = 0;  // rows of all forward passes
   uint64_t generated_tokens = 0;
-  uint64_t images = 0, images_encoded = 0;  // those encoded were not in the cache
+  uint64_t images = 0;          // of all choices
+  uint64_t images_decoded = 0;  // their embeddings were not held any more, when they arrived
+  uint64_t images_encoded = 0;  // and were computed
   uint64_t steps = 0;
   double forward_ms = 0, image_ms = 0;
   int pages_total[kAttentionKinds] = {}, pages_used[kAttentionKinds] = {};  // used: by running requests
-  int pages_cached[kAttentionKinds] = {};                                   // kept for prefixes, taken back when needed
+  int pages_cached[kAttentionKinds] = {};                                   // in the prefix cache, evicted when needed
   int64_t memory_bytes = 0;                                                 // allocated on the backends
   double load_ms = 0;
   bool dead = false;  // the device failed
@@ -65,11 +65,13 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Decodes images, renders and tokenizes on the caller's thread, then queues the request. Throws Error where the
+  // Renders, tokenizes and decodes images on the caller's thread, then queues the request. Throws Error where the
   // request itself is wrong (too long, a bad image, a bad value): then no event comes. Never blocks on the model.
-  uint64_t submit(Request request, Sink sink);
+  // Returns the id of choice 0; choice i has that id + i. The choices share one preparation and, where they run at the
+  // same time or the prefix cache is on, one computation of the prompt. All their events arrive at `sink`.
+  uint64_t submit(const Request& request, const Sink& sink);
 
-  // Ends a request wherever it is; its kDone (kCancelled) comes soon, unless it is over already. From any thread, also
+  // Ends a choice wherever it is; its kDone (kCancelled) comes soon, unless it is over already. From any thread, also
   // from a sink.
   void cancel(uint64_t id);
 
@@ -78,13 +80,14 @@ class Engine {
 
   EngineStats stats() const;  // from any thread
 
-  const EngineOptions& options() const;  // with defaults filled in
+  const EngineOptions& options() const;  // defaults resolved
   const Config& config() const;
   const GenerationConfig& generation_config() const;
   const Tokenizer& tokenizer() const;     // thread-safe
   const std::string& model_kind() const;  // Checkpoint::kind
 
-  // Tokens of the prompt that submit() would make, images included. Throws Error as submit() does.
+  // Tokens of the prompt that submit() would make, images included. Of an image only the header is read, so damaged
+  // pixels go unnoticed here; otherwise throws Error as submit() does.
   int count_tokens(const Request& request) const;
   std::vector<int32_t> prompt_ids(const Request& request) const;
 

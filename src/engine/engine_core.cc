@@ -8,17 +8,16 @@
 namespace gemma4 {
 namespace {
 
-constexpr size_t kRecentImages = 16;  // embeddings kept for requests that repeat an image
-
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
 }  // namespace
 
-Stepper::Stepper(Model& model, const Answerer& answerer, const EngineOptions& options)
+EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& images, const EngineOptions& options)
     : model_(model),
-      answerer_(answerer),
+      output_(output),
+      images_(images),
       pages_({model.options().page,
               model.config().window,
               {model.options().pages[kSliding], model.options().pages[kFull]},
@@ -27,49 +26,51 @@ Stepper::Stepper(Model& model, const Answerer& answerer, const EngineOptions& op
   static_assert(kSliding == 0 && kFull == 1);
 }
 
-void Stepper::add(std::unique_ptr<Sequence> sequence) {
+void EngineCore::add(std::unique_ptr<Sequence> sequence) {
   stats_.images += sequence->images.size();
   scheduler_.add(std::move(sequence));
 }
 
-void Stepper::end(Sequence* sequence, Finish how) {
-  const std::unique_ptr<Sequence> owned = scheduler_.remove(sequence);
+void EngineCore::end(Sequence* sequence, Finish how) {
+  std::unique_ptr<Sequence> owned = scheduler_.remove(sequence);
   ++(how == Finish::kCancelled ? stats_.cancelled : stats_.finished);
-  answerer_.finish(*owned, how);
+  output_.finish(*owned, how);
+  owned.reset();
+  images_.trim();
 }
 
-void Stepper::fail(Sequence* sequence, const std::string& message, bool device) {
-  const std::unique_ptr<Sequence> owned = scheduler_.remove(sequence);
+void EngineCore::fail(Sequence* sequence, const std::string& message, bool device) {
+  std::unique_ptr<Sequence> owned = scheduler_.remove(sequence);
   ++stats_.failed;
-  answerer_.fail(*owned, message, device);
+  output_.fail(*owned, message, device);
+  owned.reset();
+  images_.trim();
 }
 
-void Stepper::cancel(uint64_t id) {
+void EngineCore::cancel(uint64_t id) {
   if (Sequence* sequence = scheduler_.find(id)) end(sequence, Finish::kCancelled);
 }
 
-void Stepper::cancel_all() {
+void EngineCore::cancel_all() {
   for (Sequence* sequence : scheduler_.all()) end(sequence, Finish::kCancelled);
 }
 
-void Stepper::fail_all(const std::string& message, bool device) {
+void EngineCore::fail_all(const std::string& message, bool device) {
   for (Sequence* sequence : scheduler_.all()) fail(sequence, message, device);
 }
 
 // Images.
 
-bool Stepper::encode(Sequence& sequence, PromptImage& image) {
-  const auto known = std::ranges::find(recent_images_, image.hash, &std::pair<uint64_t, Model::ImageEmbeddings>::first);
-  if (known != recent_images_.end()) {
-    std::rotate(recent_images_.begin(), known, known + 1);
-    image.soft = recent_images_.front().second;
+bool EngineCore::encode(Sequence& sequence, PromptImage& image) {
+  if (const auto known = images_.find(image.hash)) {
+    image.embeddings = *known;
     return true;
   }
   const Clock::time_point start = Clock::now();
   try {
     const Patches& patches = *image.patches;
-    image.soft = model_.encode({patches.values.data(), patches.xy.data(), patches.grid_w * patches.grid_h});
-    CHECK(image.soft.rows.rows() == image.end - image.begin);
+    image.embeddings = model_.encode({patches.values.data(), patches.xy.data(), patches.grid_w * patches.grid_h});
+    CHECK(image.embeddings.rows.rows() == image.end - image.begin);
   } catch (const DeviceError&) {
     throw;
   } catch (const Error& error) {
@@ -79,8 +80,7 @@ bool Stepper::encode(Sequence& sequence, PromptImage& image) {
     fail(&sequence, "there is no memory for this image", false);
     return false;
   }
-  if (recent_images_.size() == kRecentImages) recent_images_.pop_back();
-  recent_images_.insert(recent_images_.begin(), {image.hash, image.soft});
+  images_.insert(image.hash, image.embeddings);
   const double spent = milliseconds_since(start);
   sequence.usage.image_ms += spent;
   stats_.image_ms += spent;
@@ -88,10 +88,10 @@ bool Stepper::encode(Sequence& sequence, PromptImage& image) {
   return true;
 }
 
-// Encodes every image that the step computes. A sequence whose image fails leaves the step.
-void Stepper::encode_images(Step& step) {
-  std::erase_if(step.parts, [&](const Step::Part& part) {
-    Sequence& sequence = *part.sequence;
+// Encodes the images whose rows are in this step. If an image fails, its sequence fails and leaves the step.
+void EngineCore::encode_images(Step& step) {
+  std::erase_if(step.scheduled, [&](const ScheduledRows& rows) {
+    Sequence& sequence = *rows.sequence;
     if (!sequence.started) {
       sequence.started = true;
       sequence.scheduled = Clock::now();
@@ -100,7 +100,7 @@ void Stepper::encode_images(Step& step) {
       stats_.prefix_hits += sequence.usage.cached_tokens > 0;
     }
     for (PromptImage& image : sequence.images) {
-      if (image.soft.rows || image.begin < part.begin || image.begin >= part.begin + part.count) continue;
+      if (image.embeddings.rows || image.begin < rows.begin || image.begin >= rows.begin + rows.count) continue;
       if (!encode(sequence, image)) return true;
     }
     return false;
@@ -109,9 +109,9 @@ void Stepper::encode_images(Step& step) {
 
 // Forward.
 
-// Tells the model where the sequence's pages are. Sliding pages stand at their index modulo the table's width, which is
-// at least as wide as the stretch of pages that live at a time.
-void Stepper::place(Sequence& sequence) {
+// Uploads the sequence's page table to the model. The table of the sliding layers is a ring: page i of the sequence is
+// at index i modulo the width, and the width covers all pages that are live at the same time.
+void EngineCore::update_page_table(Sequence& sequence) {
   PageTable& table = sequence.table;
   if (!table.changed) return;
   table.changed = false;
@@ -124,22 +124,22 @@ void Stepper::place(Sequence& sequence) {
   model_.set_pages(kSliding, sequence.slot, page_list_);
 }
 
-void Stepper::append(const Step::Part& part) {
-  Sequence& sequence = *part.sequence;
+void EngineCore::append(const ScheduledRows& rows) {
+  Sequence& sequence = *rows.sequence;
   const Config& config = model_.config();
   auto image = sequence.images.begin();
-  for (int pos = part.begin; pos < part.begin + part.count; ++pos) {
+  for (int pos = rows.begin; pos < rows.begin + rows.count; ++pos) {
     while (image != sequence.images.end() && image->end <= pos) ++image;
     const bool soft = image != sequence.images.end() && image->begin <= pos;
     if (soft) {
-      if (pos == image->begin) batch_.soft.push_back(image->soft.rows);
+      if (pos == image->begin) batch_.image_embeddings.push_back(image->embeddings.rows);
       batch_.image_index.push_back(static_cast<int32_t>(batch_.ids.size()));
     }
     append_row(batch_, config, sequence.ids[pos], sequence.slot, pos, soft ? image->end - 1 : -1);
   }
-  if (!part.last) return;
+  if (!rows.last) return;
   batch_.logit_rows.push_back(static_cast<int32_t>(batch_.ids.size()) - 1);
-  Sampling sampling = sequence.sampling;
+  SamplingInput sampling{sequence.sampling};
   sampling.step = sequence.ids.size() - sequence.prompt;
   sampling.counts = sequence.counts;
   sampling.bias = sequence.bias;
@@ -147,29 +147,29 @@ void Stepper::append(const Step::Part& part) {
   batch_.sampling.push_back(sampling);
 }
 
-void Stepper::fill_batch(const Step& step) {
+void EngineCore::fill_batch(const Step& step) {
   batch_.ids.clear();
   for (auto& rows : batch_.rows) rows.clear();
   batch_.image_index.clear();
-  batch_.soft.clear();
+  batch_.image_embeddings.clear();
   batch_.logit_rows.clear();
   batch_.sampling.clear();
-  for (const Step::Part& part : step.parts) {
-    place(*part.sequence);
-    append(part);
+  for (const ScheduledRows& rows : step.scheduled) {
+    update_page_table(*rows.sequence);
+    append(rows);
   }
 }
 
-void Stepper::step() {
+void EngineCore::step() {
   Step step = scheduler_.next();
   encode_images(step);
   for (const PageCopy& copy : step.copies) model_.copy_page(copy.kind, copy.from, copy.to);
-  if (step.parts.empty()) return;
+  if (step.scheduled.empty()) return;
   fill_batch(step);
   const Clock::time_point start = Clock::now();
   const std::vector<int32_t> tokens = model_.forward(batch_);
-  const bool logprobs =
-      std::ranges::any_of(step.parts, [](const Step::Part& part) { return part.last && part.sequence->logprobs >= 0; });
+  const bool logprobs = std::ranges::any_of(
+      step.scheduled, [](const ScheduledRows& rows) { return rows.last && rows.sequence->logprobs >= 0; });
   if (logprobs) {
     logits_.resize(static_cast<size_t>(model_.options().logits_max) * model_.config().vocab);
     model_.read_logits(logits_.data());
@@ -180,29 +180,29 @@ void Stepper::step() {
   commit(step, tokens);
 }
 
-void Stepper::commit(const Step& step, const std::vector<int32_t>& tokens) {
+void EngineCore::commit(const Step& step, const std::vector<int32_t>& tokens) {
   scheduler_.computed(step);
   const size_t vocab = model_.config().vocab;
   size_t row = 0;
-  for (const Step::Part& part : step.parts) {
-    if (!part.last) continue;
-    Sequence& sequence = *part.sequence;
+  for (const ScheduledRows& rows : step.scheduled) {
+    if (!rows.last) continue;
+    Sequence& sequence = *rows.sequence;
     std::span<const float> logits;
     if (sequence.logprobs >= 0) logits = std::span(logits_).subspan(row * vocab, vocab);
     ++stats_.generated_tokens;
-    if (const auto finish = answerer_.accept(sequence, tokens[row++], logits)) end(&sequence, *finish);
+    if (const auto finish = output_.accept(sequence, tokens[row++], logits)) end(&sequence, *finish);
   }
 }
 
-EngineStats Stepper::stats() const {
+EngineStats EngineCore::stats() const {
   EngineStats stats = stats_;
   stats.waiting = scheduler_.waiting();
   stats.running = scheduler_.running();
   stats.preemptions = scheduler_.preemptions();
   for (const AttentionKind kind : {kSliding, kFull}) {
-    stats.pages_total[kind] = pages_.total(kind);
-    stats.pages_used[kind] = pages_.used(kind);
-    stats.pages_cached[kind] = pages_.cached(kind);
+    stats.pages_total[kind] = pages_.total_pages(kind);
+    stats.pages_used[kind] = pages_.used_pages(kind);
+    stats.pages_cached[kind] = pages_.cached_pages(kind);
   }
   return stats;
 }

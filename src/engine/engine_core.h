@@ -1,5 +1,5 @@
-// Stepper: the engine thread's side of the Engine. It owns the scheduler and the pages, and takes the model through one
-// step after another: schedule -> encode images -> forward -> commit. Not thread-safe.
+// EngineCore: the part of the Engine that runs on its thread. It owns the scheduler and the prefix cache. One step:
+// schedule -> encode images -> forward -> commit. Not thread-safe.
 #pragma once
 
 #include <memory>
@@ -15,17 +15,17 @@
 
 namespace gemma4 {
 
-class Stepper {
+class EngineCore {
  public:
-  Stepper(Model& model, const Answerer& answerer, const EngineOptions& options);
+  EngineCore(Model& model, const OutputProcessor& output, ImageCache& images, const EngineOptions& options);
 
   void add(std::unique_ptr<Sequence> sequence);
-  void cancel(uint64_t id);  // nothing, where the request is over
+  void cancel(uint64_t id);  // no effect after the sequence's end
   void cancel_all();
   void fail_all(const std::string& message, bool device);
 
   bool busy() const { return scheduler_.waiting() + scheduler_.running() > 0; }
-  void step();  // throws what the device throws; the engine is dead then
+  void step();  // throws DeviceError; the engine cannot be used after that
   EngineStats stats() const;
   void check() const { scheduler_.check(); }
 
@@ -33,20 +33,20 @@ class Stepper {
   void encode_images(Step& step);
   bool encode(Sequence& sequence, PromptImage& image);
   void fill_batch(const Step& step);
-  void append(const Step::Part& part);
-  void place(Sequence& sequence);
+  void append(const ScheduledRows& rows);
+  void update_page_table(Sequence& sequence);
   void commit(const Step& step, const std::vector<int32_t>& tokens);
   void end(Sequence* sequence, Finish how);
   void fail(Sequence* sequence, const std::string& message, bool device);
 
   Model& model_;
-  const Answerer& answerer_;
-  PageCache pages_;
+  const OutputProcessor& output_;
+  ImageCache& images_;
+  PrefixCache pages_;
   Scheduler scheduler_;
   Batch batch_;
-  std::vector<float> logits_;       // [logit rows, vocabulary], where a sequence wants logprobs
+  std::vector<float> logits_;       // [logit rows, vocabulary], read back if a sequence wants logprobs
   std::vector<int32_t> page_list_;  // scratch
-  std::vector<std::pair<uint64_t, Model::ImageEmbeddings>> recent_images_;  // the last used first
   EngineStats stats_;
 };
 

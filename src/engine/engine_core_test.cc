@@ -20,28 +20,32 @@ namespace {
 struct Inside {
   explicit Inside(const EngineOptions& options)
       : opened(open_model(options, Ranks())),
-        answerer(opened.tokenizer, opened.end_ids),
-        preparer(opened, answerer),
-        stepper(*opened.model, answerer, opened.options) {}
+        output(opened.tokenizer, opened.end_ids),
+        input(opened.tokenizer, opened.model->config(), opened.generation,
+              {opened.options.image_budget, opened.options.image_budget_max, opened.options.images_max,
+               opened.options.max_seq_len, opened.options.vision, opened.options.seed},
+              output, images),
+        core(*opened.model, output, images, opened.options) {}
 
   uint64_t add(const Request& request, Heard& heard) {
-    auto sequence = preparer.make(request, [&heard](const Event& event) { heard.hear(event); });
+    auto sequence = std::move(input.make(request, [&heard](const Event& event) { heard.hear(event); })[0]);
     sequence->id = ++last_id;
-    stepper.add(std::move(sequence));
+    core.add(std::move(sequence));
     return last_id;
   }
 
   Heard alone(const Request& request) {
     Heard heard;
     add(request, heard);
-    while (stepper.busy()) stepper.step();
+    while (core.busy()) core.step();
     return heard;
   }
 
   OpenedModel opened;
-  Answerer answerer;
-  Preparer preparer;
-  Stepper stepper;
+  ImageCache images;
+  OutputProcessor output;
+  InputProcessor input;
+  EngineCore core;
   uint64_t last_id = 0;
 };
 
@@ -81,7 +85,7 @@ uint64_t drive(const EngineOptions& options, const std::vector<Request>& request
     bool cancelled = false;
   };
   std::map<uint64_t, std::unique_ptr<Running>> runs;
-  while (starts > 0 || inside.stepper.busy()) {
+  while (starts > 0 || inside.core.busy()) {
     if (starts > 0 && random() % 3 == 0) {
       auto run = std::make_unique<Running>();
       run->which = random() % requests.size();
@@ -92,10 +96,10 @@ uint64_t drive(const EngineOptions& options, const std::vector<Request>& request
     if (random() % 25 == 0 && !runs.empty()) {
       const uint64_t id = 1 + random() % inside.last_id;
       runs[id]->cancelled = true;
-      inside.stepper.cancel(id);
+      inside.core.cancel(id);
     }
-    inside.stepper.step();
-    inside.stepper.check();
+    inside.core.step();
+    inside.core.check();
   }
   for (const auto& [id, run] : runs) {
     const Heard& want = expected[run->which];
@@ -109,7 +113,7 @@ uint64_t drive(const EngineOptions& options, const std::vector<Request>& request
     EXPECT_EQ(run->heard.ids, want.ids) << "request " << run->which << " as number " << id << ", seed " << seed;
     EXPECT_EQ(run->heard.text, want.text);
   }
-  const EngineStats stats = inside.stepper.stats();
+  const EngineStats stats = inside.core.stats();
   for (const AttentionKind kind : {kSliding, kFull}) EXPECT_EQ(stats.pages_used[kind], 0) << "pages leaked";
   return stats.steps;
 }
@@ -179,7 +183,7 @@ TEST(NoBleed, SharedPagesAreFoundAndCounted) {
   EXPECT_LE(inside.alone(other).usage.cached_tokens, 5);
 }
 
-TEST(Stepper, AFailingDeviceEndsEveryStreamAndTheEngine) {
+TEST(EngineCore, AFailingDeviceEndsEveryStreamAndTheEngine) {
   const auto watch = std::make_shared<Watch>();
   watch->fail_at_sample = 5;
   EngineOptions options = tiny_options();
@@ -195,7 +199,7 @@ TEST(Stepper, AFailingDeviceEndsEveryStreamAndTheEngine) {
   EXPECT_THROW(Ask(engine, tiny_cases()[0].request), DeviceError);
 }
 
-TEST(Stepper, AllocatesNothingWhileStepping) {
+TEST(EngineCore, AllocatesNothingWhileStepping) {
   const auto watch = std::make_shared<Watch>();
   EngineOptions options = tiny_options();
   options.max_seqs = 3;

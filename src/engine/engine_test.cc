@@ -10,7 +10,8 @@
 #include <thread>
 
 #include "engine/engine_testing.h"
-#include "engine/prompt.h"
+#include "engine/image_cache.h"
+#include "engine/input_processor.h"
 
 namespace gemma4 {
 namespace {
@@ -150,6 +151,134 @@ TEST(Engine, ASecondTurnOfALongChatWithAnImageReadsOnlyWhatIsNew) {
   EXPECT_EQ(Ask(engine, second).get().ids, cached.ids);
 }
 
+TEST(Engine, ASecondTurnWithTenPicturesDecodesNone) {
+  EngineOptions options = demo_options();
+  options.max_seq_len = 1500;
+  Engine engine(options);
+  std::vector<std::string> files;
+  for (int i = 2; i < 12; ++i)
+    files.push_back(demo_image(std::string("0") + (i < 10 ? "0" : "") + std::to_string(i) + ".png"));
+  Request request = chat_request("Describe these images.", 8, files);
+  const Heard first = Ask(engine, request).get();
+  ASSERT_EQ(first.error, "");
+  EXPECT_EQ(settled(engine).images_decoded, 10u);
+  EXPECT_EQ(engine.stats().images_encoded, 10u);
+  request.messages.push_back(Message::text("assistant", first.text));
+  request.messages.push_back(Message::text("user", "And now?"));
+  engine.count_tokens(request);
+  const Heard second = Ask(engine, request).get();
+  EXPECT_EQ(settled(engine).images_decoded, 10u);
+  EXPECT_EQ(engine.stats().images_encoded, 10u);
+  request.reuse_prefix = false;  // the embeddings are used again, not only the pages of the cache
+  EXPECT_EQ(Ask(engine, request).get().ids, second.ids);
+  EXPECT_EQ(settled(engine).images_decoded, 10u);
+  EXPECT_EQ(engine.stats().images_encoded, 10u);
+}
+
+TEST(Engine, PicturesWhoseEmbeddingsAreGoneAreDecodedAgain) {
+  Engine engine(demo_options());
+  const Request request = chat_request("Describe this image.", 8, {demo_image("002.png")});
+  const Heard first = Ask(engine, request).get();
+  for (size_t i = 0; i < ImageCache::kCapacity; ++i) {
+    const std::string name = std::to_string(10 + i);
+    Ask(engine, chat_request("Describe this image.", 1, {demo_image("0" + name + ".png")})).get();
+  }
+  EXPECT_EQ(settled(engine).images_decoded, 1 + ImageCache::kCapacity);
+  Request again = request;
+  again.reuse_prefix = false;
+  EXPECT_EQ(Ask(engine, again).get().ids, first.ids);
+  EXPECT_EQ(settled(engine).images_decoded, 2 + ImageCache::kCapacity);
+  EXPECT_EQ(engine.stats().images_encoded, 2 + ImageCache::kCapacity);
+}
+
+// The header is right, the pixels are not: such a prompt has a length, and cannot be answered.
+TEST(Engine, ADamagedPictureHasACountAndIsRefused) {
+  Engine engine(demo_options());
+  Request request = chat_request("Describe this image.", 8, {demo_image("002.png")});
+  const int count = engine.count_tokens(request);
+  request.images[0].resize(request.images[0].size() / 2);
+  EXPECT_EQ(engine.count_tokens(request), count);
+  EXPECT_THROW(Ask(engine, request), Error);
+  EXPECT_EQ(engine.stats().requests, 0u);
+  request.images[0].resize(10);
+  EXPECT_THROW(engine.count_tokens(request), Error);
+}
+
+Request sampled_choices(int n) {
+  Request request = raw_request("<bos><|turn>user\nthe stars at the left of the red circle<turn|>\n", 12);
+  request.sampling.temperature = 1;
+  request.sampling.seed = 5;
+  request.ignore_eos = true;
+  request.n = n;
+  return request;
+}
+
+// Four answers to one prompt are those of four requests with the seeds 5 .. 8, and the prompt is computed once, also
+// where no page is kept for later prompts.
+TEST(Engine, ChoicesShareOnePromptAndDifferInTheirSeed) {
+  for (const bool prefix_cache : {true, false}) {
+    EngineOptions options = tiny_options();
+    options.max_seqs = 4;
+    options.chunk = 16;
+    options.prefix_cache = prefix_cache;
+    Request one = sampled_choices(1);
+    std::vector<Heard> alone;
+    Engine reference(options);
+    for (uint64_t seed = 5; seed < 9; ++seed) {
+      one.sampling.seed = seed;
+      alone.push_back(Ask(reference, one).get());
+    }
+    for (const bool reuse : {true, false}) {
+      Engine engine(options);
+      Request request = sampled_choices(4);
+      request.reuse_prefix = reuse;
+      const std::vector<Heard> choices = AskChoices(engine, request).get();
+      for (size_t i = 0; i < choices.size(); ++i) {
+        EXPECT_EQ(choices[i].ids, alone[i].ids) << "choice " << i;
+        EXPECT_EQ(choices[i].usage.seed, 5 + i);
+        EXPECT_EQ(choices[i].usage.cached_tokens, i == 0 ? 0 : choices[i].usage.prompt_tokens - 1);
+      }
+      const EngineStats stats = settled(engine);
+      // Each choice computes the prompt's last row, for its logits, and then a row for each token but the last.
+      EXPECT_EQ(stats.computed_tokens, static_cast<uint64_t>(choices[0].usage.prompt_tokens + 3 + 4 * 11));
+      EXPECT_EQ(stats.requests, 4u);
+      for (const AttentionKind kind : {kSliding, kFull}) EXPECT_EQ(stats.pages_used[kind], 0);
+    }
+  }
+}
+
+TEST(Engine, ChoicesDecodeAndEncodeAPictureOnce) {
+  EngineOptions options = demo_options();
+  options.max_seqs = 4;
+  Engine engine(options);
+  Request request = chat_request("Describe this image.", 8, {demo_image("002.png")});
+  const Heard alone = Ask(engine, request).get();
+  Engine other(options);
+  request.n = 4;
+  for (const Heard& choice : AskChoices(other, request).get()) EXPECT_EQ(choice.ids, alone.ids);
+  EXPECT_EQ(settled(other).images_decoded, 1u);
+  EXPECT_EQ(other.stats().images_encoded, 1u);
+}
+
+// Choices take turns where fewer may run at a time, and the others go on where the first is cancelled.
+TEST(Engine, ChoicesNeedNoRoomAtTheSameTimeAndOutliveTheFirst) {
+  for (const int max_seqs : {1, 2, 4}) {
+    EngineOptions options = tiny_options();
+    options.max_seqs = max_seqs;
+    options.chunk = 1;  // a prompt of many steps
+    Engine engine(options);
+    AskChoices all(engine, sampled_choices(4));
+    const std::vector<Heard> whole = all.get();
+    Request request = sampled_choices(4);
+    request.reuse_prefix = false;
+    AskChoices cancelled(engine, request);
+    engine.cancel(cancelled.id);
+    const std::vector<Heard> rest = cancelled.get();
+    EXPECT_EQ(rest[0].finish, Finish::kCancelled);
+    for (size_t i = 1; i < rest.size(); ++i) EXPECT_EQ(rest[i].ids, whole[i].ids) << i << " of " << max_seqs;
+  }
+}
+
 TEST(Engine, LogprobsAreThoseOfTheLogits) {
   Engine engine(tiny_options());
   Request request = tiny_cases()[0].request;
@@ -187,14 +316,14 @@ TEST(Engine, ForcedShapesHoldWhateverTheQuestion) {
   options.max_seqs = 4;
   Engine engine(options);
   Request schema = chat_request("Who are you?", 400);  // room for the white space that a small model pads with
-  schema.format.kind = FormatRequest::kSchema;
+  schema.format.type = ResponseFormat::kSchema;
   schema.format.schema = R"({"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99},
       "color": {"enum": ["red", "blue"]}}, "required": ["n", "color"], "additionalProperties": false})";
   Request call = chat_request("Who are you?", 60);
   call.tools = R"([{"type": "function", "function": {"name": "set_timer", "description": "Set a timer in minutes.",
       "parameters": {"type": "object", "properties": {"minutes": {"type": "integer", "minimum": 1, "maximum": 90}},
       "required": ["minutes"]}}}])";
-  call.format.kind = FormatRequest::kToolCall;
+  call.format.type = ResponseFormat::kToolCall;
   call.format.tool_name = "set_timer";
   call.format.parallel_tools = false;
   Request sampled = schema;
@@ -249,7 +378,7 @@ TEST(Engine, ASinkMayCancelItsOwnRequest) {
   Request request = tiny_cases()[0].request;
   request.max_new_tokens = 300;
   id = engine.submit(request, [&](const Event& event) {
-    if (event.kind == Event::kDone) return done.set_value(event.finish);
+    if (event.type == Event::kDone) return done.set_value(event.finish);
     while (id == 0) std::this_thread::yield();
     engine.cancel(id);
   });
@@ -302,11 +431,14 @@ TEST(Engine, ATextOfTokensThatTheModelLacksIsRefused) {
   Engine engine(tiny_options());
   Config config = engine.config();
   config.vocab = 20;  // fewer than the tokenizer knows
-  const PromptMaker maker(engine.tokenizer(), config, {0, 0, 0, 100, false});
+  ImageCache images;
+  const OutputProcessor output(engine.tokenizer(), {});
+  const InputProcessor input(engine.tokenizer(), config, engine.generation_config(), {0, 0, 0, 100, false}, output,
+                             images);
   Request request;
   request.raw = "<bos>the";
   try {
-    maker.make(request);
+    input.prompt_ids(request);
     FAIL() << "nothing was refused";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("outside the model's vocabulary of 20"), std::string::npos)
@@ -374,6 +506,26 @@ TEST(Engine, StopLetsRequestsFinish) {
   EXPECT_EQ(ask.get().ids, tiny_cases()[0].greedy);
 }
 
+TEST(EventQueue, KeepsChoicesApart) {
+  EventQueue queue(10);
+  Event event;
+  event.text = "abc";
+  EXPECT_TRUE(queue.push(event, 0));
+  EXPECT_TRUE(queue.push(event, 1));
+  EXPECT_TRUE(queue.push(event, 0));  // joins the first
+  EXPECT_TRUE(queue.push(event, 0));
+  EXPECT_FALSE(queue.push(event, 0)) << "choice 0 is read too slowly";
+  EXPECT_TRUE(queue.push(event, 1)) << "and choice 1 is not";
+  const Event first = queue.pop(), second = queue.pop(), third = queue.pop();
+  EXPECT_EQ(first.choice, 0);
+  EXPECT_EQ(first.text, "abcabcabc");
+  EXPECT_EQ(second.choice, 1);
+  EXPECT_EQ(second.text, "abcabc");
+  EXPECT_EQ(third.choice, 0);
+  EXPECT_EQ(third.type, Event::kError);
+  EXPECT_FALSE(queue.pop(std::chrono::milliseconds(1)));
+}
+
 TEST(EventQueue, JoinsTextAndGivesUpOnAReaderThatIsTooSlow) {
   EventQueue queue(10);
   Event event;
@@ -387,7 +539,7 @@ TEST(EventQueue, JoinsTextAndGivesUpOnAReaderThatIsTooSlow) {
   EXPECT_FALSE(queue.push(event));
   const std::chrono::milliseconds now(0);
   EXPECT_EQ(queue.pop(now).value_or(Event()).text, "abcabcabc");
-  EXPECT_EQ(queue.pop(now).value_or(Event()).kind, Event::kError);
+  EXPECT_EQ(queue.pop(now).value_or(Event()).type, Event::kError);
   EXPECT_FALSE(queue.push(event));
   EXPECT_FALSE(queue.pop(std::chrono::milliseconds(1)));
 }

@@ -49,11 +49,11 @@ struct Heard {
 
   void hear(const Event& event) {
     for (const TokenLogprobs& token : event.logprobs) ids.push_back(token.token.id), logprobs.push_back(token);
-    if (event.kind == Event::kText) text += event.text;
-    if (event.kind == Event::kThinking) thinking += event.text;
-    if (event.kind == Event::kToolCall) calls.push_back(event.tool_call);
-    if (event.kind == Event::kError) error = event.text, device = event.device, ++ends;
-    if (event.kind != Event::kDone) return;
+    if (event.type == Event::kText) text += event.text;
+    if (event.type == Event::kThinking) thinking += event.text;
+    if (event.type == Event::kToolCall) calls.push_back(event.tool_call);
+    if (event.type == Event::kError) error = event.text, device = event.device, ++ends;
+    if (event.type != Event::kDone) return;
     ++ends;
     finish = event.finish, stop = event.stop, usage = event.usage;
   }
@@ -107,6 +107,33 @@ inline Request chat_request(const std::string& text, int tokens, const std::vect
   request.logprobs = 0;
   return request;
 }
+
+// One request with several choices on its way; get() waits for the end of all.
+class AskChoices {
+ public:
+  AskChoices(Engine& engine, const Request& request)
+      : queue_(std::make_shared<EventQueue>(size_t{64} << 20)), heard_(request.n) {
+    id = engine.submit(request, [queue = queue_](const Event& event) { queue->push(event); });
+  }
+  std::vector<Heard> get() {
+    for (size_t ended = 0; ended < heard_.size();) {
+      const auto event = queue_->pop(std::chrono::seconds(120));
+      if (!event) {
+        ADD_FAILURE() << "no event in two minutes";
+        break;
+      }
+      Heard& heard = heard_.at(event->choice);
+      heard.hear(*event);
+      ended += event->type == Event::kDone || event->type == Event::kError;
+    }
+    return heard_;
+  }
+  uint64_t id = 0;  // of choice 0
+
+ private:
+  std::shared_ptr<EventQueue> queue_;
+  std::vector<Heard> heard_;
+};
 
 struct TinyCase {
   std::string name;

@@ -11,46 +11,50 @@ size_t event_bytes(const Event& event) {
   return bytes;
 }
 
-bool is_text(const Event& event) { return event.kind == Event::kText || event.kind == Event::kThinking; }
+bool is_text(const Event& event) { return event.type == Event::kText || event.type == Event::kThinking; }
 
 }  // namespace
 
-bool EventQueue::push(const Event& event) {
+bool EventQueue::push(const Event& event, int index) {
   const std::lock_guard lock(mutex_);
-  if (closed_) return false;
+  if (static_cast<int>(choices_.size()) <= index) choices_.resize(index + 1);
+  Choice& choice = choices_[index];
+  if (closed_ || choice.ended) return false;
   const size_t bytes = event_bytes(event);
-  const bool last = event.kind == Event::kDone || event.kind == Event::kError;
-  if (bytes_ + bytes > limit_ && !last) {
-    Event error;
-    error.kind = Event::kError;
-    error.text = "the answer was not read for so long that it was given up";
-    events_.push_back(std::move(error));
-    closed_ = true;
-  } else if (!events_.empty() && is_text(event) && events_.back().kind == event.kind) {
-    Event& back = events_.back();
-    back.text += event.text;
-    back.logprobs.insert(back.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
+  const bool last = event.type == Event::kDone || event.type == Event::kError;
+  const bool too_slow = choice.bytes + bytes > limit_ && !last;
+  if (!too_slow && choice.last && is_text(event) && choice.last->type == event.type) {
+    choice.last->text += event.text;
+    choice.last->logprobs.insert(choice.last->logprobs.end(), event.logprobs.begin(), event.logprobs.end());
   } else {
-    events_.push_back(event);
+    choice.last = &events_.emplace_back(too_slow ? Event() : event);
+    choice.last->choice = index;
   }
-  bytes_ += bytes;
-  closed_ = closed_ || last;
+  if (too_slow) {
+    choice.last->type = Event::kError;
+    choice.last->text = "the answer was not read for so long that it was given up";
+  }
+  choice.bytes += bytes;
+  choice.ended = last || too_slow;
   ready_.notify_all();
-  return !closed_ || last;
+  return !too_slow;
 }
 
 void EventQueue::close() {
   const std::lock_guard lock(mutex_);
   closed_ = true;
   events_.clear();
+  choices_.clear();
 }
 
 std::optional<Event> EventQueue::pop(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   if (!ready_.wait_for(lock, timeout, [this] { return !events_.empty(); })) return std::nullopt;
   Event event = std::move(events_.front());
+  Choice& choice = choices_[event.choice];
+  if (choice.last == &events_.front()) choice.last = nullptr;
+  choice.bytes -= std::min(choice.bytes, event_bytes(event));
   events_.pop_front();
-  bytes_ -= std::min(bytes_, event_bytes(event));
   return event;
 }
 

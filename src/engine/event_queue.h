@@ -1,14 +1,16 @@
-// EventQueue: carries one request's events from the engine's thread to whoever reads them, and is the bound on a slow
-// reader. push() never waits: neighbouring pieces of text are joined, and a reader that falls more than `limit` bytes
-// behind loses its request (the queue ends with a kError event, and push() returns false so that the sink may cancel).
+// EventQueue: carries the events of one or more choices from the engine's thread to the thread that reads them, in the
+// order in which they happened, and bounds a slow reader. push() never waits. Text that a choice still has in the queue
+// is joined with what follows, and a choice of which the reader leaves more than `limit` bytes unread is lost: it ends
+// with a kError event, and push() returns false so that the sink may cancel it.
 #pragma once
 
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
-#include <deque>
+#include <list>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 #include "engine/request.h"
 
@@ -18,18 +20,28 @@ class EventQueue {
  public:
   explicit EventQueue(size_t limit = 1 << 20) : limit_(limit) {}
 
-  bool push(const Event& event);  // false: the reader is too slow or has closed the queue
-  void close();                   // by the reader: it wants no more
+  // `choice` takes the place of Event::choice, for a reader of several prompts. False: the reader is too slow, or has
+  // closed the queue.
+  bool push(const Event& event, int choice);
+  bool push(const Event& event) { return push(event, event.choice); }
+  void close();  // by the reader: it wants no more
 
-  // The next event; nothing where none came in time. After kDone or kError none will.
+  // The next event of any choice; nothing where none came in time. A choice has none after kDone or kError.
   std::optional<Event> pop(std::chrono::milliseconds timeout);
   Event pop();  // waits for as long as it takes
 
  private:
+  struct Choice {
+    Event* last = nullptr;  // its newest event in `events_`
+    size_t bytes = 0;       // unread
+    bool ended = false;
+  };
+
   std::mutex mutex_;
   std::condition_variable ready_;
-  std::deque<Event> events_;
-  size_t limit_, bytes_ = 0;
+  std::list<Event> events_;
+  std::vector<Choice> choices_;
+  size_t limit_;
   bool closed_ = false;
 };
 

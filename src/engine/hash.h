@@ -1,6 +1,6 @@
-// Hash: a 64-bit SipHash with a key drawn at start-up, so that nobody outside can build two prompts or pictures that
-// the prefix cache takes for one. Source: Aumasson and Bernstein, "SipHash: a fast short-input PRF" (here 1-3 rounds,
-// as Rust's hash maps use).
+// Hash: a 64-bit SipHash. Its key is drawn at start-up, so that clients cannot construct two prompts or pictures with
+// the same hash. Source: Aumasson and Bernstein, "SipHash: a fast short-input PRF" (here 1-3 rounds, as Rust's hash
+// maps use).
 #pragma once
 
 #include <bit>

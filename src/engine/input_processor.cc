@@ -1,90 +1,175 @@
 #include "engine/input_processor.h"
 
 #include <algorithm>
-#include <random>
+#include <string>
 
+#include "base/check.h"
+#include "base/utf8.h"
 #include "engine/check_request.h"
 
 namespace gemma4 {
-namespace {
 
-uint64_t random_seed() {
-  static thread_local std::mt19937_64 generator{std::random_device{}()};
-  // JSON numbers are exact up to 2^53: a reported seed must survive them.
-  return generator() >> 11;
+InputProcessor::InputProcessor(const Tokenizer& tokenizer, const Config& config, const GenerationConfig& generation,
+                               const InputLimits& limits, const OutputProcessor& output, ImageCache& images)
+    : tokenizer_(tokenizer),
+      config_(config),
+      generation_(generation),
+      limits_(limits),
+      output_(output),
+      images_(config, images) {}
+
+// The prompt's tokens.
+
+std::vector<Piece> InputProcessor::pieces(const Request& request) const {
+  if (request.raw) {
+    if (!utf8_valid(*request.raw)) throw Error("the prompt is not valid UTF-8");
+    return parse_raw(*request.raw, tokenizer_);
+  }
+  if (request.messages.empty()) throw Error("there is no message to answer");
+  return render_chat(request.messages, request.tools, request.chat);
 }
 
-}  // namespace
+int InputProcessor::budget(const Request& request) const {
+  return request.image_budget > 0 ? request.image_budget : limits_.image_budget;
+}
 
-Preparer::Preparer(const OpenedModel& opened, const Answerer& answerer)
-    : tokenizer_(opened.tokenizer),
-      config_(opened.config),
-      generation_(opened.generation),
-      max_seq_len_(opened.options.max_seq_len),
-      seed_(opened.options.seed),
-      answerer_(answerer),
-      prompts_(opened.tokenizer, opened.config,
-               {opened.options.image_budget, opened.options.image_budget_max, opened.options.images_max,
-                opened.options.max_seq_len, opened.options.vision}) {}
-
-Grammar Preparer::grammar(const Request& request) const {
-  std::call_once(vocabulary_once_, [&] { vocabulary_ = std::make_shared<GrammarVocabulary>(tokenizer_); });
-  GrammarOptions grammar_options;
-  grammar_options.end_ids = answerer_.end_ids();
-  grammar_options.allow_thinking = request.messages.empty() ? false : request.chat.enable_thinking;
-  const FormatRequest& format = request.format;
-  switch (format.kind) {
-    case FormatRequest::kJson:
-      return Grammar::json_object(vocabulary_, grammar_options);
-    case FormatRequest::kSchema:
-      return Grammar::json_schema(vocabulary_, format.schema, grammar_options);
-    default:
-      return Grammar::tool_calls(vocabulary_, request.tools, format.tool_name, format.parallel_tools, grammar_options);
+void InputProcessor::check_ids(const std::vector<int32_t>& ids) const {
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < config_.vocab) continue;
+    throw Error("token id " + std::to_string(id) + " is outside the model's vocabulary of " +
+                std::to_string(config_.vocab));
   }
 }
 
-void Preparer::set_sampling(Sequence& sequence, const SamplingRequest& wanted) const {
-  Sampling& sampling = sequence.sampling;
-  sampling.temperature = wanted.temperature.value_or(generation_.do_sample ? generation_.temperature : 0);
-  sampling.top_k = wanted.top_k.value_or(generation_.top_k);
-  sampling.top_p = wanted.top_p.value_or(generation_.top_p);
-  sampling.min_p = wanted.min_p;
-  sampling.seed = wanted.seed.value_or(seed_ > 0 ? seed_ : random_seed());
-  sampling.repetition_penalty = wanted.repetition_penalty;
-  sampling.presence_penalty = wanted.presence_penalty;
-  sampling.frequency_penalty = wanted.frequency_penalty;
-  sequence.bias = wanted.logit_bias;
+Prompt InputProcessor::tokenize_pieces(const Request& request) const {
+  const int count = static_cast<int>(request.images.size());
+  if (count > 0 && !limits_.vision) {
+    throw Error("this model was loaded without its vision tower (for a .gguf model, --mmproj says where it is)");
+  }
+  if (count > limits_.images_max) {
+    throw Error(std::to_string(count) + " images are more than the " + std::to_string(limits_.images_max) +
+                " that one request may hold");
+  }
+  if (count > 0 && budget(request) > limits_.image_budget_max) {
+    throw Error("an image budget of " + std::to_string(budget(request)) + " soft tokens is more than the " +
+                std::to_string(limits_.image_budget_max) + " this engine was started for");
+  }
+  const std::vector<Piece> all = pieces(request);
+  if (count_images(all) != count) {
+    throw Error("the prompt has places for " + std::to_string(count_images(all)) + " images, but " +
+                std::to_string(count) + " were given");
+  }
+  std::vector<int> tokens;
+  for (int i = 0; i < count; ++i) tokens.push_back(images_.count_tokens(request.images[i], i, budget(request)));
+  return encode_pieces(tokenizer_, all, tokens);
 }
 
-std::unique_ptr<Sequence> Preparer::make(const Request& request, Sink sink) const {
+Prompt InputProcessor::tokenize(const Request& request) const {
+  Prompt prompt;
+  if (request.ids.empty()) {
+    prompt = tokenize_pieces(request);
+  } else {
+    if (!request.images.empty() || std::ranges::count(request.ids, config_.image_id) > 0) {
+      throw Error("a prompt given as token ids cannot hold images");
+    }
+    prompt.ids = request.ids;
+  }
+  if (prompt.ids.empty()) throw Error("the prompt is empty");
+  check_ids(prompt.ids);  // also of a text: a tokenizer may know more tokens than the model
+  if (static_cast<int>(prompt.ids.size()) >= limits_.max_seq_len) {
+    throw Error("the prompt is " + std::to_string(prompt.ids.size()) + " tokens long, but the context holds " +
+                std::to_string(limits_.max_seq_len) + ", the answer included");
+  }
+  return prompt;
+}
+
+// In order of position.
+std::vector<PromptImage> InputProcessor::prepare_images(const Request& request, const Prompt& prompt) const {
+  std::vector<PromptImage> images;
+  for (const ImageSpan& span : prompt.images) {
+    const std::string& file = request.images[span.image];
+    images.push_back(images_.prepare(file, span.image, budget(request)));
+    images.back().begin = span.begin;
+    images.back().end = span.end;
+  }
+  std::ranges::sort(images, {}, &PromptImage::begin);
+  return images;
+}
+
+std::vector<TokenHash> InputProcessor::hash_tokens(const std::vector<int32_t>& ids,
+                                                   const std::vector<PromptImage>& images) const {
+  std::vector<TokenHash> hashes(ids.begin(), ids.end());
+  for (const PromptImage& image : images) {
+    for (int i = image.begin; i < image.end; ++i) {
+      Hasher hasher(images_.key());
+      hasher.add(image.hash);
+      hasher.add(static_cast<uint64_t>(i - image.begin));
+      hashes[i] = hasher.finish() | uint64_t{1} << 63;
+    }
+  }
+  return hashes;
+}
+
+// The sequences.
+
+Grammar InputProcessor::grammar(const Request& request) const {
+  std::call_once(vocabulary_once_, [&] { vocabulary_ = std::make_shared<GrammarVocabulary>(tokenizer_); });
+  GrammarOptions options;
+  options.end_ids = output_.end_ids();
+  options.allow_thinking = request.messages.empty() ? false : request.chat.enable_thinking;
+  const ResponseFormat& format = request.format;
+  switch (format.type) {
+    case ResponseFormat::kJson:
+      return Grammar::json_object(vocabulary_, options);
+    case ResponseFormat::kSchema:
+      return Grammar::json_schema(vocabulary_, format.schema, options);
+    default:
+      return Grammar::tool_calls(vocabulary_, request.tools, format.tool_name, format.parallel_tools, options);
+  }
+}
+
+std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& request, const Sink& sink) const {
   const Clock::time_point start = Clock::now();
   check_request(request, config_);
-  PreparedPrompt prompt = prompts_.make(request);
-  auto sequence = std::make_unique<Sequence>(OutputParser(tokenizer_, request.stop));
-  sequence->priority = request.priority;
-  sequence->prompt = static_cast<int>(prompt.ids.size());
-  sequence->limit = max_seq_len_;
-  if (request.max_new_tokens > 0) {
-    sequence->limit =
-        static_cast<int>(std::min<int64_t>(max_seq_len_, int64_t{sequence->prompt} + request.max_new_tokens));
+  const Prompt prompt = tokenize(request);
+  const std::vector<PromptImage> images = prepare_images(request, prompt);
+  const std::vector<TokenHash> hashes = hash_tokens(prompt.ids, images);
+  std::vector<std::unique_ptr<Sequence>> choices;
+  for (int choice = 0; choice < request.n; ++choice) {
+    auto sequence = std::make_unique<Sequence>(OutputParser(tokenizer_, request.stop));
+    sequence->choice = choice;
+    sequence->priority = request.priority;
+    sequence->prompt = static_cast<int>(prompt.ids.size());
+    sequence->limit = limits_.max_seq_len;
+    if (request.max_new_tokens > 0) {
+      sequence->limit =
+          static_cast<int>(std::min<int64_t>(limits_.max_seq_len, int64_t{sequence->prompt} + request.max_new_tokens));
+    }
+    sequence->ids = prompt.ids;
+    sequence->hashes = hashes;
+    sequence->images = images;
+    sequence->sampling = resolve_sampling(request.sampling, generation_, limits_.seed);
+    if (request.sampling.seed) sequence->sampling.seed += choice;
+    sequence->bias = request.sampling.logit_bias;
+    sequence->ignore_eos = request.ignore_eos;
+    sequence->reuse_prefix = request.reuse_prefix;
+    sequence->logprobs = request.logprobs;
+    if (request.format.type != ResponseFormat::kFree) {
+      sequence->grammar = choice > 0 ? choices[0]->grammar : grammar(request);
+    }
+    sequence->sink = sink;
+    output_.begin(*sequence);
+    sequence->submitted = start;
+    Usage& usage = sequence->usage;
+    usage.prompt_tokens = sequence->prompt;
+    for (const PromptImage& image : sequence->images) usage.image_tokens += image.end - image.begin;
+    usage.seed = sequence->sampling.seed;
+    choices.push_back(std::move(sequence));
   }
-  sequence->ids = std::move(prompt.ids);
-  sequence->keys = std::move(prompt.keys);
-  sequence->images = std::move(prompt.images);
-  set_sampling(*sequence, request.sampling);
-  sequence->ignore_eos = request.ignore_eos;
-  sequence->reuse_prefix = request.reuse_prefix;
-  sequence->logprobs = request.logprobs;
-  if (request.format.kind != FormatRequest::kFree) sequence->grammar = grammar(request);
-  sequence->sink = std::move(sink);
-  answerer_.begin(*sequence, request.sampling);
-  Usage& usage = sequence->usage;
-  usage.prompt_tokens = sequence->prompt;
-  for (const PromptImage& image : sequence->images) usage.image_tokens += image.end - image.begin;
-  usage.seed = sequence->sampling.seed;
-  usage.prepare_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-  sequence->submitted = start;
-  return sequence;
+  for (const auto& sequence : choices) {
+    sequence->usage.prepare_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  }
+  return choices;
 }
 
 }  // namespace gemma4

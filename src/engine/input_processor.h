@@ -1,34 +1,59 @@
-// Preparer: a Request becomes a Sequence that only has to be computed. Everything that can be wrong with a request is
-// found here, on the thread that brought it. Any thread may call it.
+// InputProcessor: a Request becomes Sequences, one for each choice, that only have to be computed. It checks the
+// request, renders and tokenizes the conversation, and prepares the pictures: once, however many choices there are.
+// Everything that can be wrong with a request is found here, on the thread that brought it. Any thread may call it.
 #pragma once
 
 #include <memory>
 #include <mutex>
+#include <vector>
 
-#include "engine/open.h"
 #include "engine/output_processor.h"
-#include "engine/prompt.h"
+#include "engine/prompt_images.h"
 #include "engine/sequence.h"
+#include "model/config.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace gemma4 {
 
-class Preparer {
+struct InputLimits {
+  int image_budget = 0;      // default, tokens of one image
+  int image_budget_max = 0;  // the largest that one pass can hold
+  int images_max = 0;        // images of one request
+  int max_seq_len = 0;
+  bool vision = true;
+  uint64_t seed = 0;  // for requests that give none; 0: random
+};
+
+class InputProcessor {
  public:
-  Preparer(const OpenedModel& opened, const Answerer& answerer);
-  std::unique_ptr<Sequence> make(const Request& request, Sink sink) const;  // throws Error
-  std::vector<int32_t> prompt_ids(const Request& request) const { return prompts_.make(request).ids; }
+  // All references must outlive this object.
+  InputProcessor(const Tokenizer& tokenizer, const Config& config, const GenerationConfig& generation,
+                 const InputLimits& limits, const OutputProcessor& output, ImageCache& images);
+
+  // Request::n sequences, of choices 0, 1, ... Throws Error.
+  std::vector<std::unique_ptr<Sequence>> make(const Request& request, const Sink& sink) const;
+
+  // The prompt that make() would compute. Reads no more of the pictures than their headers. Throws Error.
+  std::vector<int32_t> prompt_ids(const Request& request) const { return tokenize(request).ids; }
+
+  uint64_t images_decoded() const { return images_.decoded(); }
 
  private:
+  Prompt tokenize(const Request& request) const;
+  Prompt tokenize_pieces(const Request& request) const;
+  std::vector<PromptImage> prepare_images(const Request& request, const Prompt& prompt) const;
+  std::vector<TokenHash> hash_tokens(const std::vector<int32_t>& ids, const std::vector<PromptImage>& images) const;
+  std::vector<Piece> pieces(const Request& request) const;
+  int budget(const Request& request) const;
   Grammar grammar(const Request& request) const;
-  void set_sampling(Sequence& sequence, const SamplingRequest& wanted) const;
+  void check_ids(const std::vector<int32_t>& ids) const;
 
-  const Tokenizer tokenizer_;
-  const Config config_;
-  const GenerationConfig generation_;
-  const int max_seq_len_;
-  const uint64_t seed_;
-  const Answerer& answerer_;
-  const PromptMaker prompts_;
+  const Tokenizer& tokenizer_;
+  const Config& config_;
+  const GenerationConfig& generation_;
+  const InputLimits limits_;
+  const OutputProcessor& output_;
+  const PromptImages images_;
   mutable std::once_flag vocabulary_once_;
   mutable std::shared_ptr<const GrammarVocabulary> vocabulary_;
 };

@@ -30,15 +30,15 @@ Tokenizer make_tokenizer(const TokenizerData& data, const std::filesystem::path&
 
 int pages_for(int64_t tokens, int page) { return static_cast<int>((tokens + page - 1) / page); }
 
-// Sliding pages that one sequence may hold while a chunk of `rows` is computed: the window before the chunk's first
-// token and the chunk, whichever way they fall on pages.
+// Sliding pages that one sequence needs while a chunk of `rows` is computed: the window before the chunk's first token
+// and the chunk itself, at any alignment to page boundaries.
 int live_pages(const Config& config, int rows, int page) { return pages_for(config.window + rows - 2, page) + 1; }
 
 void need(bool good, const std::string& message) {
   if (!good) throw Error(message);
 }
 
-// A program's length is part of what it promises: longer prompts want another program.
+// An exported program has a fixed maximum length.
 void keep_to_program(EngineOptions& options, const ProgramFile& program) {
   const auto most = static_cast<int>(program.header.constant("get_max_seq_len", kDefaultSeqLen));
   if (options.max_seq_len == 0) options.max_seq_len = most;
@@ -75,11 +75,11 @@ ModelOptions plan_memory(EngineOptions& options, const Config& config) {
   model.pages_per_seq[kFull] = pages_for(options.max_seq_len, options.page);
   model.pages_per_seq[kSliding] =
       std::min(live_pages(config, model.rows_max, options.page), model.pages_per_seq[kFull]);
-  // One sequence of full length must always fit, with a page to copy from and one to spare.
+  // One sequence of full length must always fit, together with a page to copy from and a spare one.
   if (options.cache_tokens == 0) options.cache_tokens = int64_t{options.max_seqs} * options.max_seq_len;
   model.pages[kFull] = std::max(pages_for(options.cache_tokens, options.page), model.pages_per_seq[kFull]) + 2;
   if (options.cache_windows == 0) options.cache_windows = options.prefix_cache ? options.max_seqs : 0;
-  // Running sequences seldom prefill all at once: each has its window and a page, one has a whole chunk more.
+  // Sequences rarely prefill at the same time: each gets its window and a page, and one gets a whole chunk more.
   const int window = live_pages(config, 1, options.page);
   model.pages[kSliding] =
       model.pages_per_seq[kSliding] + 2 + (options.max_seqs - 1 + options.cache_windows) * (window + 1);
@@ -90,8 +90,8 @@ ModelOptions plan_memory(EngineOptions& options, const Config& config) {
 
 OpenedModel open_model(EngineOptions options, Ranks backends) {
   const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj);
-  Config config = parse_config(checkpoint.config);
-  // A Hugging Face checkpoint of this model has its vision tower; a GGUF's may lie in another file.
+  const Config config = parse_config(checkpoint.config);
+  // A Hugging Face checkpoint contains the vision tower; a GGUF file may have it in a second file.
   need(config.has_vision || checkpoint.kind == "gguf" || checkpoint.program,
        options.model.string() + ": config.json has no vision_config");
   if (checkpoint.program) keep_to_program(options, *checkpoint.program);
@@ -104,10 +104,10 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   }
   const ModelOptions model_options = plan_memory(options, config);
   if (!backends) backends = make_ranks(options.backend, options.threads, options.gpus, options.channel);
-  auto model = std::make_unique<Model>(checkpoint, backends, model_options);
+  auto model = std::make_unique<Model>(checkpoint, config, backends, model_options);
   std::vector<int32_t> ends = end_ids(config, generation, tokenizer);
-  return {std::move(options),   checkpoint.kind, std::move(config),   std::move(generation),
-          std::move(tokenizer), std::move(ends), std::move(backends), std::move(model)};
+  return {std::move(options), checkpoint.kind,     std::move(generation), std::move(tokenizer),
+          std::move(ends),    std::move(backends), std::move(model)};
 }
 
 }  // namespace gemma4

@@ -1,5 +1,5 @@
-// open_model: a checkpoint on disk becomes everything that an Engine needs, in the order in which mistakes are cheap to
-// find: files, config, tokenizer, memory plan, then weights on the backend.
+// open_model: loads a checkpoint and everything else that an Engine needs. The order finds mistakes cheaply: files,
+// config, tokenizer, memory plan, and last the weights.
 #pragma once
 
 #include <memory>
@@ -13,20 +13,19 @@
 namespace gemma4 {
 
 struct OpenedModel {
-  EngineOptions options;  // with defaults filled in
+  EngineOptions options;  // defaults resolved
   std::string kind;       // Checkpoint::kind
-  Config config;
   GenerationConfig generation;
   Tokenizer tokenizer;
-  std::vector<int32_t> end_ids;  // a token of these ends an answer
+  std::vector<int32_t> end_ids;  // each of these tokens ends an answer
   Ranks backends;
-  std::unique_ptr<Model> model;
+  std::unique_ptr<Model> model;  // also holds the parsed config.json
 };
 
-// `backends`: made by the caller, or none. Throws Error.
+// If `backends` is empty, they are created from the options. Throws Error.
 OpenedModel open_model(EngineOptions options, Ranks backends);
 
-// The memory that the model needs for these options; fills in the defaults among them. Throws Error where they
+// Computes the sizes of the model's buffers and resolves the defaults in `options`. Throws Error if the options
 // contradict each other or the model.
 ModelOptions plan_memory(EngineOptions& options, const Config& config);
 

@@ -1,11 +1,16 @@
 #include "engine/output_processor.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numeric>
+
+#include "engine/logprobs.h"
 
 namespace gemma4 {
 namespace {
+
+void send(const Sequence& sequence, Event& event) {
+  event.choice = sequence.choice;
+  sequence.sink(event);
+}
 
 double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
@@ -25,32 +30,14 @@ const char* finish_name(Finish finish) {
   return "?";
 }
 
-TokenLogprobs token_logprobs(const Tokenizer& tokenizer, std::span<const float> logits, int32_t token, int top) {
-  const float peak = *std::ranges::max_element(logits);
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit - peak));
-  const double log_sum = peak + std::log(sum);
-  const auto entry = [&](int32_t id) {
-    return TokenLogprob{id, std::string(tokenizer.piece(id)), static_cast<float>(logits[id] - log_sum)};
-  };
-  TokenLogprobs out{entry(token), {}};
-  std::vector<int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto end = order.begin() + std::min<size_t>(top, order.size());
-  std::partial_sort(order.begin(), end, order.end(),
-                    [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
-  for (auto it = order.begin(); it != end; ++it) out.top.push_back(entry(*it));
-  return out;
-}
-
-Answerer::Answerer(const Tokenizer& tokenizer, std::vector<int32_t> end_ids)
+OutputProcessor::OutputProcessor(const Tokenizer& tokenizer, std::vector<int32_t> end_ids)
     : tokenizer_(tokenizer),
       end_ids_(std::move(end_ids)),
       channel_begin_(tokenizer.find("<|channel>").value_or(-1)),
       channel_end_(tokenizer.find("<channel|>").value_or(-1)) {}
 
-void Answerer::begin(Sequence& sequence, const SamplingRequest& sampling) const {
-  // A prompt may end inside a thought (the template opens one after a tool's result): the answer goes on there.
+void OutputProcessor::begin(Sequence& sequence) const {
+  // The prompt may end inside the thought channel (the template opens it after a tool result); the answer continues it.
   const auto& ids = sequence.ids;
   const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
   const auto close = std::ranges::find(ids.rbegin(), ids.rend(), channel_end_);
@@ -58,14 +45,12 @@ void Answerer::begin(Sequence& sequence, const SamplingRequest& sampling) const 
     for (auto it = open.base() - 1; it != ids.end(); ++it) sequence.parser.push(*it);
     sequence.thinking = true;
   }
-  sequence.counting =
-      sampling.repetition_penalty != 1 || sampling.presence_penalty != 0 || sampling.frequency_penalty != 0;
-  if (!sequence.counting) return;
+  if (!sequence.sampling.penalizes()) return;
   for (const int32_t id : ids) count(sequence, id, 0);
 }
 
-// `counts` is sorted by id. Zero times means: in the prompt alone.
-void Answerer::count(Sequence& sequence, int32_t token, int times) const {
+// `counts` is sorted by id. A count of 0 means that the token occurs in the prompt only.
+void OutputProcessor::count(Sequence& sequence, int32_t token, int times) const {
   auto& counts = sequence.counts;
   const auto it = std::ranges::lower_bound(counts, token, {}, &std::pair<int32_t, int32_t>::first);
   if (it != counts.end() && it->first == token) {
@@ -75,7 +60,7 @@ void Answerer::count(Sequence& sequence, int32_t token, int times) const {
   }
 }
 
-std::optional<Finish> Answerer::accept(Sequence& sequence, int32_t token, std::span<const float> logits) const {
+std::optional<Finish> OutputProcessor::accept(Sequence& sequence, int32_t token, std::span<const float> logits) const {
   sequence.last_token = Clock::now();
   if (sequence.usage.generated_tokens == 0) {
     sequence.first_token = sequence.last_token;
@@ -88,8 +73,8 @@ std::optional<Finish> Answerer::accept(Sequence& sequence, int32_t token, std::s
 
   ++sequence.usage.generated_tokens;
   sequence.ids.push_back(token);
-  sequence.keys.push_back(static_cast<TokenKey>(token));
-  if (sequence.counting) count(sequence, token, 1);
+  sequence.hashes.push_back(static_cast<TokenHash>(token));
+  if (sequence.sampling.penalizes()) count(sequence, token, 1);
   if (!logits.empty()) {
     sequence.logprobs_held.push_back(token_logprobs(tokenizer_, logits, token, sequence.logprobs));
   }
@@ -105,32 +90,32 @@ std::optional<Finish> Answerer::accept(Sequence& sequence, int32_t token, std::s
   return std::nullopt;
 }
 
-void Answerer::emit(Sequence& sequence, std::vector<OutputEvent> outputs) const {
+void OutputProcessor::emit(Sequence& sequence, std::vector<OutputEvent> outputs) const {
   for (OutputEvent& output : outputs) {
     Event event;
     switch (output.type) {
       case OutputEvent::kContent:
       case OutputEvent::kThinking:
         if (output.text.empty()) continue;
-        event.kind = output.type == OutputEvent::kContent ? Event::kText : Event::kThinking;
+        event.type = output.type == OutputEvent::kContent ? Event::kText : Event::kThinking;
         event.text = std::move(output.text);
         break;
       case OutputEvent::kToolCall:
-        event.kind = Event::kToolCall;
+        event.type = Event::kToolCall;
         event.tool_call.name = std::move(output.text);
         event.tool_call.arguments = std::move(output.arguments);
         event.tool_index = sequence.tool_calls++;
         break;
     }
     event.logprobs = std::exchange(sequence.logprobs_held, {});
-    sequence.sink(event);
+    send(sequence, event);
   }
 }
 
-void Answerer::finish(Sequence& sequence, Finish how) const {
+void OutputProcessor::finish(Sequence& sequence, Finish how) const {
   if (std::exchange(sequence.over, true)) return;
   if (!sequence.parser.stopped()) emit(sequence, sequence.parser.finish());
-  // What the parser held back may complete a stop string, or a call.
+  // The text that the parser had held back may complete a stop string or a tool call.
   if (how != Finish::kCancelled && sequence.parser.stopped()) how = Finish::kStop;
   if (how == Finish::kStop && sequence.tool_calls > 0 && !sequence.parser.stopped()) how = Finish::kToolCalls;
   Usage& usage = sequence.usage;
@@ -140,21 +125,21 @@ void Answerer::finish(Sequence& sequence, Finish how) const {
     usage.decode_ms = milliseconds(sequence.last_token - sequence.first_token);
   }
   Event event;
-  event.kind = Event::kDone;
+  event.type = Event::kDone;
   event.finish = how;
   event.usage = usage;
   event.logprobs = std::exchange(sequence.logprobs_held, {});
   if (sequence.parser.stopped()) event.stop = sequence.parser.stop();
-  sequence.sink(event);
+  send(sequence, event);
 }
 
-void Answerer::fail(Sequence& sequence, const std::string& message, bool device) const {
+void OutputProcessor::fail(Sequence& sequence, const std::string& message, bool device) const {
   if (std::exchange(sequence.over, true)) return;
   Event event;
-  event.kind = Event::kError;
+  event.type = Event::kError;
   event.text = message;
   event.device = device;
-  sequence.sink(event);
+  send(sequence, event);
 }
 
 }  // namespace gemma4

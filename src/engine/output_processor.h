@@ -1,5 +1,5 @@
-// Answerer: what a chosen token means. It grows the sequence, turns tokens into events for the sink, and knows when an
-// answer is over.
+// OutputProcessor: processes sampled tokens. It appends them to the sequence, turns tokens into events for the sink,
+// and knows when an answer is over.
 #pragma once
 
 #include <optional>
@@ -12,15 +12,15 @@
 
 namespace gemma4 {
 
-class Answerer {
+class OutputProcessor {
  public:
-  Answerer(const Tokenizer& tokenizer, std::vector<int32_t> end_ids);
+  OutputProcessor(const Tokenizer& tokenizer, std::vector<int32_t> end_ids);
 
-  // Sets up parser, grammar-independent state and penalties for a prompt that is ready to be computed.
-  void begin(Sequence& sequence, const SamplingRequest& sampling) const;
+  // Initializes the parser and the penalty counts from the prompt.
+  void begin(Sequence& sequence) const;
 
-  // The token chosen after ids. `logits` [vocabulary] where the sequence wants logprobs, else empty. Says how the
-  // answer ended, where it did; then call finish().
+  // Appends the sampled token. `logits`: [vocabulary] if the sequence wants logprobs, else empty. Returns how the
+  // answer ended, if it did; the caller then calls finish().
   std::optional<Finish> accept(Sequence& sequence, int32_t token, std::span<const float> logits) const;
 
   void finish(Sequence& sequence, Finish how) const;                             // the last event
@@ -36,8 +36,5 @@ class Answerer {
   std::vector<int32_t> end_ids_;
   int32_t channel_begin_, channel_end_;
 };
-
-// Natural log of softmax(logits) of `token`, and of the `top` likeliest.
-TokenLogprobs token_logprobs(const Tokenizer& tokenizer, std::span<const float> logits, int32_t token, int top);
 
 }  // namespace gemma4

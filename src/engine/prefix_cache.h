@@ -1,12 +1,13 @@
-// Pages: which pages of the key-value cache hold which tokens, and who may read them. One pool for each kind of layer,
-// pages of the same length in both, so that a stretch of `page` tokens is one page in each. A sequence's full-attention
-// pages stay for its life; its sliding pages are let go once the window has passed them. Let go, a page is not erased:
-// it stays, under the hash of all tokens up to its end, until its room is needed. A later prompt that begins alike
-// shares the pages it finds; the stretch in which it begins to differ is copied. So nothing is read twice that is still
-// there, and since a written page never changes below its fill, no snapshot is ever taken.
+// PrefixCache: which pages of the key-value cache hold which tokens? It allocates pages to sequences and shares pages
+// between prompts with the same beginning. There is one pool for each attention kind. Pages have the same length in
+// both pools, so `page` tokens take one page of each. A sequence keeps its full-attention pages until it ends, and
+// frees its sliding pages once the window has passed them. A freed page keeps its content, under the hash of all tokens
+// up to its end, until its memory is needed. A later prompt with the same beginning shares these pages; the page in
+// which the prompts begin to differ is copied. The written part of a page never changes, so sharing needs no other
+// copies.
 //
-// An image's tokens see each other on sliding layers, so their keys depend on the whole image: reuse never ends inside
-// one. Not thread-safe: the engine's thread owns it.
+// The tokens of an image see each other on sliding layers, so their keys depend on the whole image: a shared prefix
+// never ends inside an image. Not thread-safe: only the engine's thread uses it.
 #pragma once
 
 #include <cstdint>
@@ -15,20 +16,21 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/function_ref.h"
 #include "engine/hash.h"
 #include "model/config.h"
 
 namespace gemma4 {
 
-// What stands at one position, for comparing prompts: a token's id, or a hash of (image, index within it) with the top
-// bit set.
-using TokenKey = uint64_t;
+// Identifies the token at one position when prompts are compared: a token id, or, with the top bit set, a hash of an
+// image and the index within it.
+using TokenHash = uint64_t;
 
-struct PageCacheOptions {
+struct PrefixCacheOptions {
   int page = 64;
   int window = 0;                   // sliding window, in tokens
   int pages[kAttentionKinds] = {};  // in each pool
-  bool keep = true;                 // false: pages let go are forgotten at once
+  bool keep = true;                 // false: freed pages lose their content at once
 };
 
 struct PageCopy {
@@ -36,53 +38,61 @@ struct PageCopy {
   int32_t from, to;
 };
 
-// One sequence's hold on pages. Opaque to all but PageCache and whoever tells the model where the pages are.
+// The pages of one sequence. Only PrefixCache changes it; EngineCore passes it to the model.
 struct PageTable {
-  std::vector<int32_t> pages[kAttentionKinds];  // [page index in the sequence]; -1: let go or not there yet
-  int first_sliding = 0;                        // sliding pages below this were let go
-  bool changed = false;                         // since the model last heard
+  std::vector<int32_t> pages[kAttentionKinds];  // [page index in the sequence]; -1: freed or not allocated
+  int first_sliding = 0;                        // sliding pages below this index are freed
+  bool changed = false;                         // since it was last passed to the model
   struct Hash {
     uint64_t a = 0, b = 0;
     bool operator==(const Hash&) const = default;
   };
-  std::vector<Hash> hashes;  // [whole pages published]
+  std::vector<Hash> page_hashes;  // [whole pages inserted]
 };
 
-class PageCache {
+class PrefixCache {
  public:
-  explicit PageCache(const PageCacheOptions& options);
+  explicit PrefixCache(const PrefixCacheOptions& options);
 
-  struct Blocked {  // positions that reuse may not end between: begin < end of reuse < end
+  struct Blocked {  // a shared prefix may not end inside: begin < end of the prefix < end
     int begin, end;
   };
-  // For an empty `table`: takes hold of the pages of the longest known beginning of keys[0, limit) and returns its
-  // length. `copies` are to be made before the next forward pass.
-  int attach(PageTable& table, std::span<const TokenKey> keys, int limit, std::span<const Blocked> blocked,
-             std::vector<PageCopy>& copies);
+  // For an empty `table`: shares the pages of the longest cached prefix of hashes[0, limit) and returns its length. The
+  // caller makes the `copies` before the next forward pass.
+  int match_prefix(PageTable& table, std::span<const TokenHash> hashes, int limit, std::span<const Blocked> blocked,
+                   std::vector<PageCopy>& copies);
 
-  // Makes positions below `end` writable. False where pages are short: then nothing has changed.
-  bool grow(PageTable& table, int end);
+  // For an empty `table`: shares the pages of `from`, a table in use whose positions [0, length) are computed and are
+  // the same tokens. Returns what it shares: `length`, less where that lies inside an image, or 0 where the window has
+  // left pages behind that are needed or no page is left to copy into. Works without kept pages, too.
+  int fork(const PageTable& from, PageTable& table, int length, std::span<const Blocked> blocked,
+           std::vector<PageCopy>& copies);
 
-  // The next position to be computed is `next`: lets go of what the window has passed.
-  void slide(PageTable& table, int next);
+  // Allocates pages for all positions below `end`. False if there are too few; then nothing has changed.
+  bool allocate(PageTable& table, int end);
 
-  // Positions [0, computed) are written and never change. `last`: the sequence ends here, keep its unfinished page too.
-  // Sliding pages that overlap [keep_begin, keep_end) are kept longer than others: a next turn may begin there.
-  void publish(PageTable& table, std::span<const TokenKey> keys, int computed, bool last, int keep_begin, int keep_end);
+  // Frees the sliding pages that are out of the window when position `next` is computed.
+  void free_out_of_window(PageTable& table, int next);
 
-  void release(PageTable& table);  // lets go of everything; the table is empty again
+  // Makes positions [0, computed) available to other prompts. `last`: the sequence ends here, so its last, partly
+  // filled page is inserted too. Sliding pages that overlap [keep_begin, keep_end) are evicted later than others: the
+  // next turn of a conversation may begin there.
+  void insert(PageTable& table, std::span<const TokenHash> hashes, int computed, bool last, int keep_begin,
+              int keep_end);
+
+  void free(PageTable& table);  // frees all pages; the table is empty after that
 
   bool available(AttentionKind kind, int pages) const;  // free or cached
-  int total(AttentionKind kind) const { return static_cast<int>(pools_[kind].pages.size()); }
-  int used(AttentionKind kind) const { return total(kind) - free(kind) - cached(kind); }
-  int free(AttentionKind kind) const { return static_cast<int>(pools_[kind].free.size()); }
-  int cached(AttentionKind kind) const { return static_cast<int>(pools_[kind].cached.size()); }
+  int total_pages(AttentionKind kind) const { return static_cast<int>(pools_[kind].pages.size()); }
+  int used_pages(AttentionKind kind) const { return total_pages(kind) - free_pages(kind) - cached_pages(kind); }
+  int free_pages(AttentionKind kind) const { return static_cast<int>(pools_[kind].free.size()); }
+  int cached_pages(AttentionKind kind) const { return static_cast<int>(pools_[kind].cached.size()); }
   int window() const { return options_.window; }
   int page() const { return options_.page; }
   int pages_for(int tokens) const { return (tokens + options_.page - 1) / options_.page; }
-  void clear();  // forgets every cached page
+  void clear();  // evicts every cached page
 
-  // CHECKs that references, free lists and entries agree, given every table in use.
+  // CHECKs that references, free lists and entries agree. `tables`: every table in use.
   void check(std::span<const PageTable* const> tables) const;
 
  private:
@@ -92,16 +102,16 @@ class PageCache {
   };
   struct Entry {
     Hash parent;
-    std::vector<TokenKey> keys;  // [1 .. page]
+    std::vector<TokenHash> hashes;  // [1 .. page]
     int32_t pages[kAttentionKinds] = {-1, -1};
     int depth = 0;
     bool keep = false;
   };
-  // What is taken back first: the smallest.
+  // The order of eviction: the smallest first.
   struct Rank {
     int keep;
     uint64_t time;
-    int depth;  // negative: of one sequence, the deepest first
+    int depth;  // negative, so that the deepest pages of a sequence come first
     int32_t page;
     auto operator<=>(const Rank&) const = default;
   };
@@ -117,21 +127,23 @@ class PageCache {
     std::set<Rank> cached;
   };
 
-  Hash hash(const Hash& parent, std::span<const TokenKey> keys) const;
+  Hash hash(const Hash& parent, std::span<const TokenHash> hashes) const;
   Entry* find(const Hash& hash);
-  std::vector<Hash> path(std::span<const TokenKey> keys, int& length);
+  std::vector<Hash> path(std::span<const TokenHash> hashes, int& length);
   int usable(std::span<const Hash> path, int length, std::span<const Blocked> blocked);
-  int32_t take(AttentionKind kind);  // a page with one reference, or -1
-  void hold(AttentionKind kind, int32_t page);
-  void drop(AttentionKind kind, int32_t page);
+  bool share(PageTable& table, int length, FunctionRef<int32_t(AttentionKind kind, int index)> page_at,
+             std::vector<PageCopy>& copies);
+  int32_t take_page(AttentionKind kind);  // a page with one reference, or -1
+  void add_reference(AttentionKind kind, int32_t page);
+  void drop_reference(AttentionKind kind, int32_t page);
   void own(const Hash& hash, Entry& entry, AttentionKind kind, int32_t page);
-  void disown(AttentionKind kind, int32_t page);  // its entry forgets it
+  void disown(AttentionKind kind, int32_t page);  // removes it from its entry
   void erase(const Hash& hash);
-  void insert(PageTable& table, int index, const Hash& parent, const Hash& hash, std::span<const TokenKey> keys,
-              bool keep);
-  void drop_beginnings(const Hash& parent, std::span<const TokenKey> keys);
+  void insert_page(PageTable& table, int index, const Hash& parent, const Hash& hash, std::span<const TokenHash> hashes,
+                   bool keep);
+  void drop_beginnings(const Hash& parent, std::span<const TokenHash> hashes);
 
-  PageCacheOptions options_;
+  PrefixCacheOptions options_;
   HashKey key_;
   Pool pools_[kAttentionKinds];
   std::unordered_map<Hash, Entry, HashHasher> entries_;

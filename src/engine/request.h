@@ -1,5 +1,5 @@
-// Request and Event: what a caller asks of the Engine, and what it hears back. Every front end (the command line, the
-// HTTP server, the evaluation) speaks these and nothing lower.
+// Request and Event: the Engine's input and output. All front ends (the command line, the HTTP server, the evaluation)
+// use these types.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,13 @@
 #include <utility>
 #include <vector>
 
+#include "backend/sampling.h"
 #include "base/check.h"
 #include "text/chat/chat.h"
 
 namespace gemma4 {
 
-// The engine has as many waiting requests as it takes (HTTP 429), or is stopping (HTTP 503): not the request's fault.
+// The engine's queue is full (HTTP 429), or it is stopping (HTTP 503). The request itself may be correct.
 struct BusyError : Error {
   using Error::Error;
 };
@@ -22,51 +23,49 @@ struct StoppingError : Error {
   using Error::Error;
 };
 
-// How tokens are chosen. What is unset comes from the checkpoint's generation_config.json.
-struct SamplingRequest {
-  std::optional<float> temperature;                   // >= 0; 0: the most likely token, always
-  std::optional<int> top_k;                           // >= 0; 0: all
-  std::optional<float> top_p;                         // (0, 1]
-  float min_p = 0;                                    // [0, 1): drop tokens less likely than min_p times the likeliest
-  float repetition_penalty = 1;                       // > 0; over prompt and answer, as transformers does
-  float presence_penalty = 0;                         // [-2, 2]; over the answer, as OpenAI does
-  float frequency_penalty = 0;                        // [-2, 2]; over the answer
-  std::vector<std::pair<int32_t, float>> logit_bias;  // (id, added to its logit)
+// How a request wants its tokens chosen. Unset fields come from the checkpoint's generation_config.json.
+struct RequestSampling : SamplingAdjustments {
+  std::optional<float> temperature;
+  std::optional<int> top_k;
+  std::optional<float> top_p;
   std::optional<uint64_t> seed;                       // unset: drawn at random and reported in Usage
+  std::vector<std::pair<int32_t, float>> logit_bias;  // (id, added to its logit)
 };
 
-// What shape the answer must have; enforced by masking tokens.
-struct FormatRequest {
-  enum Kind { kFree, kJson, kSchema, kToolCall } kind = kFree;
+// The required format of the answer, enforced by masking tokens.
+struct ResponseFormat {
+  enum Type { kFree, kJson, kSchema, kToolCall } type = kFree;
   std::string schema;          // kSchema: a JSON schema, as JSON text
   std::string tool_name;       // kToolCall: this tool of Request::tools; empty: any of them, at least one call
   bool parallel_tools = true;  // kToolCall: more than one call may come
 };
 
 struct Request {
-  // The prompt is one of: token ids, raw text, a conversation. The first that is there, in this order, is used.
-  std::vector<int32_t> ids;        // as they are; image tokens among them are refused
-  std::optional<std::string> raw;  // control tokens spelled in it are read as such; BOS is added where missing
+  // The prompt: token ids, raw text or a conversation. The first of these that is set is used.
+  std::vector<int32_t> ids;        // unchanged; may not contain image tokens
+  std::optional<std::string> raw;  // may contain control tokens; BOS is added if it is missing
   std::vector<Message> messages;  // with `tools` and `chat`, rendered as the published template does (text/chat/chat.h)
   std::string tools;              // JSON array of {"type": "function", "function": {...}} as text, or empty
   ChatOptions chat;
 
   // File bytes (JPEG, PNG, WebP) of the images, in the order of the image parts of `messages` or of the <|image|> in
-  // `raw`. As many as there are places for them.
+  // `raw`; the numbers must agree.
   std::vector<std::string> images;
   int image_budget = 0;  // soft tokens for each image: 70, 140, 280, 560 or 1120; 0: the checkpoint's default
 
-  SamplingRequest sampling;
-  FormatRequest format;
+  RequestSampling sampling;
+  ResponseFormat format;
   int max_new_tokens = 0;         // 0: until the context is full
-  std::vector<std::string> stop;  // the answer ends before the first of these
+  std::vector<std::string> stop;  // the answer ends before the first occurrence of one of these
   bool ignore_eos = false;        // benchmarks: never stop at an end token
-  int logprobs = -1;              // -1: none; n >= 0: of every token, and of the n likeliest (at most kLogprobsMax)
-  int priority = 0;               // larger goes first and is preempted last
-  bool reuse_prefix = true;       // false: compute the whole prompt, whatever the cache holds
+  int logprobs = -1;              // -1: none; n >= 0: of every token and the n likeliest (at most kLogprobsMax)
+  int n = 1;                      // answers ("choices") to this prompt; choice i is drawn with seed + i
+  int priority = 0;               // larger ones are scheduled first and preempted last
+  bool reuse_prefix = true;       // false: do not use the prefix cache; choices still share their prompt
 };
 constexpr int kLogprobsMax = 20;
 constexpr int kStopsMax = 16;
+constexpr int kChoicesMax = 32;
 
 struct TokenLogprob {
   int32_t id = 0;
@@ -82,19 +81,19 @@ struct TokenLogprobs {
 enum class Finish {
   kStop,       // an end token or a stop string
   kLength,     // max_new_tokens or the context is used up
-  kToolCalls,  // the model waits for the result of its calls
+  kToolCalls,  // the model waits for the results of its tool calls
   kCancelled,
 };
 const char* finish_name(Finish finish);  // "stop", "length", "tool_calls", "cancelled"
 
 struct Usage {
   int prompt_tokens = 0;
-  int cached_tokens = 0;      // of the prompt: not computed, found in the prefix cache
+  int cached_tokens = 0;      // of the prompt: not computed, but shared from the prefix cache or another choice
   int image_tokens = 0;       // of the prompt: soft tokens
   int generated_tokens = 0;   // without the end token
   int thinking_tokens = 0;    // of those: inside the thought channel
-  int preemptions = 0;        // times this request gave its memory to another and was computed again
-  uint64_t seed = 0;          // that was used
+  int preemptions = 0;        // times its memory was given to another sequence and it was computed again
+  uint64_t seed = 0;          // as used
   double prepare_ms = 0;      // decoding images, rendering and tokenizing (on the caller's thread)
   double queue_ms = 0;        // from submit to the first scheduled row
   double image_ms = 0;        // vision tower
@@ -104,28 +103,29 @@ struct Usage {
   double decode_ms = 0;       // from the first token to the last
 };
 
-// One thing that happened to one request. kDone or kError comes exactly once and last.
+// An event of one choice. The last event, and no other, is kDone or kError.
 struct Event {
-  enum Kind {
+  enum Type {
     kText,      // text: a piece of the answer, whole UTF-8 characters, never a control token
     kThinking,  // text: a piece of the thought channel
     kToolCall,  // tool_call: one finished call
     kDone,      // finish, stop, usage
     kError,     // text: one sentence; device: the engine is dead and the process should end with kExitDevice
   };
-  Kind kind = kText;
+  Type type = kText;
+  int choice = 0;  // which of Request::n
   std::string text;
   ToolCall tool_call;                   // arguments: a JSON object as text; id is empty: the front end makes one
   int tool_index = 0;                   // 0, 1, ... within this answer
   std::vector<TokenLogprobs> logprobs;  // kText, kThinking, kToolCall, kDone: of the tokens since the last event
   Finish finish = Finish::kStop;
-  std::string stop;  // kDone: the stop string that ended it, where one did
+  std::string stop;  // kDone: the stop string that ended it, if any
   Usage usage;       // kDone
   bool device = false;
 };
 
-// Called on the engine's thread, one call at a time for one request: it must neither block nor throw. Use EventQueue
-// (engine/event_queue.h) to read events from another thread.
+// Called on the engine's thread, one call at a time. It must not block or throw. EventQueue (engine/event_queue.h)
+// passes events to another thread.
 using Sink = std::function<void(const Event&)>;
 
 }  // namespace gemma4

@@ -22,7 +22,7 @@ std::unique_ptr<Sequence> extract(std::vector<std::unique_ptr<Sequence>>& list, 
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerOptions& options, PageCache& pages) : options_(options), pages_(pages) {
+Scheduler::Scheduler(const SchedulerOptions& options, PrefixCache& pages) : options_(options), pages_(pages) {
   CHECK(options.chunk > 0 && options.rows_max >= options.max_seqs);
   for (int i = options.max_seqs; i-- > 0;) slots_.push_back(i);
 }
@@ -50,42 +50,81 @@ std::unique_ptr<Sequence> Scheduler::remove(Sequence* sequence) {
   if (auto waits = extract(waiting_, sequence)) return waits;
   auto out = extract(running_, sequence);
   CHECK(out);
-  pages_.publish(out->table, out->keys, out->computed, true, 0, 0);
-  pages_.release(out->table);
+  pages_.insert(out->table, out->hashes, out->computed, true, 0, 0);
+  pages_.free(out->table);
   slots_.push_back(out->slot);
   out->slot = -1;
   return out;
 }
 
-// Admission: there must be room for all that the sequence has to compute now and one token more, counting what the
-// cache would give up. What is running may take that room first; then preemption settles it.
+// A sequence is admitted if free and cached pages suffice for all its tokens and one more. Running sequences may use
+// these pages first; then preemption resolves the conflict.
 bool Scheduler::fits(const Sequence& sequence) const {
   const int full = pages_.pages_for(static_cast<int>(sequence.ids.size()) + 1);
   const int sliding = std::min(full, pages_.pages_for(pages_.window() + options_.chunk) + 1);
   return pages_.available(kFull, full) && pages_.available(kSliding, sliding);
 }
 
+// The choices of one prompt (Sequence::group) compute it once: one goes ahead, and the others wait until it has
+// computed the prompt, then take its pages over. Where it ends early, the next takes its place. `sibling`: whose pages
+// to take, or null.
+bool Scheduler::must_wait(const Sequence& sequence, const Sequence*& sibling) const {
+  sibling = nullptr;
+  if (sequence.group == 0) return false;
+  bool one_is_ahead = false;
+  for (const auto& other : running_) {
+    if (other->group != sequence.group) continue;
+    if (other->prefilled()) sibling = other.get();  // the last one has generated least
+    one_is_ahead = true;
+  }
+  for (const auto& other : waiting_) {
+    if (other.get() == &sequence) break;
+    one_is_ahead = one_is_ahead || other->group == sequence.group;
+  }
+  return one_is_ahead && !sibling;
+}
+
+bool Scheduler::wanted_by_siblings(const Sequence& sequence) const {
+  return sequence.group != 0 &&
+         std::ranges::any_of(waiting_, [&](const auto& other) { return other->group == sequence.group; });
+}
+
+void Scheduler::start(Sequence& sequence, const Sequence* sibling, Step& step) {
+  blocked_.clear();
+  for (const PromptImage& image : sequence.images) blocked_.push_back({image.begin, image.end});
+  sequence.computed = 0;
+  // The last token's row gives the logits, so it is always computed. Of a sibling only the prompt is the same.
+  if (sibling) {
+    sequence.computed = pages_.fork(sibling->table, sequence.table, sequence.prompt - 1, blocked_, step.copies);
+  }
+  if (sequence.computed == 0 && sequence.reuse_prefix) {
+    const int most = static_cast<int>(sequence.ids.size()) - 1;
+    sequence.computed = pages_.match_prefix(sequence.table, sequence.hashes, most, blocked_, step.copies);
+  }
+  if (!sequence.started) sequence.usage.cached_tokens = sequence.computed;
+  sequence.slot = slots_.back();
+  slots_.pop_back();
+  sequence.table.changed = true;
+  insert_sorted(running_, extract(waiting_, &sequence));
+}
+
 void Scheduler::admit(Step& step) {
-  while (!waiting_.empty() && !slots_.empty()) {
-    Sequence& sequence = *waiting_.front();
+  for (size_t i = 0; i < waiting_.size() && !slots_.empty();) {
+    Sequence& sequence = *waiting_[i];
+    const Sequence* sibling;
+    if (must_wait(sequence, sibling)) {
+      ++i;  // those behind it need not wait for its sibling
+      continue;
+    }
     if (!running_.empty() && !fits(sequence)) return;
-    blocked_.clear();
-    for (const PromptImage& image : sequence.images) blocked_.push_back({image.begin, image.end});
-    const int most = static_cast<int>(sequence.ids.size()) - 1;  // the last token's row gives the logits
-    sequence.computed =
-        sequence.reuse_prefix ? pages_.attach(sequence.table, sequence.keys, most, blocked_, step.copies) : 0;
-    if (!sequence.started) sequence.usage.cached_tokens = sequence.computed;
-    sequence.slot = slots_.back();
-    slots_.pop_back();
-    sequence.table.changed = true;
-    insert_sorted(running_, extract(waiting_, &sequence));
+    start(sequence, sibling, step);  // and waiting_[i] is the next
   }
 }
 
 void Scheduler::preempt(Sequence& victim, Step& step) {
-  std::erase_if(step.parts, [&](const Step::Part& part) {
-    if (part.sequence == &victim) step.rows -= part.count;
-    return part.sequence == &victim;
+  std::erase_if(step.scheduled, [&](const ScheduledRows& rows) {
+    if (rows.sequence == &victim) step.rows -= rows.count;
+    return rows.sequence == &victim;
   });
   std::unique_ptr<Sequence> sequence = remove(&victim);
   sequence->computed = 0;
@@ -94,10 +133,10 @@ void Scheduler::preempt(Sequence& victim, Step& step) {
   insert_sorted(waiting_, std::move(sequence));
 }
 
-// Makes [0, end) of the sequence writable, at the cost of sequences that come after it in order. False: it has to wait
-// for those before it. The first in order never waits, since alone it fits.
+// Allocates pages for [0, end) of the sequence and preempts later sequences if necessary. False if it must wait for
+// earlier ones. The first in order never waits, because one sequence alone always fits.
 bool Scheduler::make_room(Sequence& sequence, int end, Step& step) {
-  while (!pages_.grow(sequence.table, end)) {
+  while (!pages_.allocate(sequence.table, end)) {
     Sequence& victim = *running_.back();
     if (&victim == &sequence) return false;
     preempt(victim, step);
@@ -105,8 +144,8 @@ bool Scheduler::make_room(Sequence& sequence, int end, Step& step) {
   return true;
 }
 
-// How many rows of its prompt: `budget`, but whole images. An image that begins within the budget may exceed it, as far
-// as the pass can hold it; otherwise the chunk ends before it.
+// The number of prompt rows to compute: `budget`, adjusted to whole images. An image that begins within the budget may
+// exceed it if the pass has room; otherwise the chunk ends before the image.
 int Scheduler::prompt_rows(const Sequence& sequence, int budget, int rows_left) const {
   if (budget <= 0) return 0;
   int end = sequence.computed + std::min({sequence.remaining(), budget, rows_left});
@@ -118,7 +157,7 @@ int Scheduler::prompt_rows(const Sequence& sequence, int budget, int rows_left) 
 }
 
 void Scheduler::append(Sequence& sequence, int count, Step& step) {
-  step.parts.push_back({&sequence, sequence.computed, count, count == sequence.remaining()});
+  step.scheduled.push_back({&sequence, sequence.computed, count, count == sequence.remaining()});
   step.rows += count;
 }
 
@@ -141,19 +180,21 @@ Step Scheduler::next() {
     append(sequence, count, step);
     budget -= count;
   }
-  CHECK(!step.parts.empty() || (running_.empty() && waiting_.empty()));
+  CHECK(!step.scheduled.empty() || (running_.empty() && waiting_.empty()));
   return step;
 }
 
 void Scheduler::computed(const Step& step) {
-  for (const Step::Part& part : step.parts) {
-    Sequence& sequence = *part.sequence;
-    sequence.computed = part.begin + part.count;
-    // A next turn's prompt follows this one's to its end, or nearly: the reply's opening may be written otherwise.
+  for (const ScheduledRows& rows : step.scheduled) {
+    Sequence& sequence = *rows.sequence;
+    sequence.computed = rows.begin + rows.count;
+    // The next turn's prompt equals this one nearly to its end; the template may write the reply's opening differently.
     constexpr int kTail = 16;
-    pages_.publish(sequence.table, sequence.keys, sequence.computed, false, sequence.prompt - kTail - pages_.window(),
-                   sequence.prompt);
-    pages_.slide(sequence.table, sequence.computed);
+    pages_.insert(sequence.table, sequence.hashes, sequence.computed, false, sequence.prompt - kTail - pages_.window(),
+                  sequence.prompt);
+    // A sibling that takes the pages over begins one token earlier than this sequence goes on.
+    const bool keep_one = sequence.computed == sequence.prompt && wanted_by_siblings(sequence);
+    pages_.free_out_of_window(sequence.table, sequence.computed - keep_one);
   }
 }
 

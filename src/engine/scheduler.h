@@ -1,7 +1,7 @@
-// Scheduler: which rows of which sequences the next forward pass computes. Sequences that generate go first, one row
-// each; prompts share what is left of the chunk, in order; an image is never split. Where pages run short, the sequence
-// that is last in order gives its own back and waits (it is computed again later, from whatever is still cached): no
-// request ever fails for want of memory. Pure bookkeeping: no model, no threads, no clock.
+// Scheduler: selects the rows that the next forward pass computes. Sequences that generate come first, with one row
+// each; prompts share the rest of the chunk in order; an image is never split. If pages run out, the last sequence in
+// order is preempted: its pages are freed, and it is computed again later, from the prefix that is still cached. So no
+// request fails for lack of memory. The scheduler only does bookkeeping: no model, no threads, no clock.
 #pragma once
 
 #include <list>
@@ -15,32 +15,34 @@ namespace gemma4 {
 
 struct SchedulerOptions {
   int max_seqs = 1;
-  int chunk = 512;     // rows of one pass that belong to prompts, if no image is larger
+  int chunk = 512;     // prompt rows in one pass, unless an image is larger
   int rows_max = 512;  // rows of one pass; at least max_seqs + the largest image
 };
 
-// The next forward pass: of each sequence, positions [begin, begin + count).
+// Positions [begin, begin + count) of one sequence.
+struct ScheduledRows {
+  Sequence* sequence;
+  int begin, count;
+  bool last;  // ends at the sequence's last token: the next token is sampled
+};
+
+// The next forward pass.
 struct Step {
-  struct Part {
-    Sequence* sequence;
-    int begin, count;
-    bool last;  // reaches the end of the timeline: a token is to be chosen
-  };
-  std::vector<Part> parts;
-  std::vector<PageCopy> copies;  // to be made first
+  std::vector<ScheduledRows> scheduled;
+  std::vector<PageCopy> copies;  // made before the pass
   int rows = 0;
 };
 
 class Scheduler {
  public:
-  Scheduler(const SchedulerOptions& options, PageCache& pages);
+  Scheduler(const SchedulerOptions& options, PrefixCache& pages);
 
   void add(std::unique_ptr<Sequence> sequence);
   Sequence* find(uint64_t id);
-  std::unique_ptr<Sequence> remove(Sequence* sequence);  // its pages go back
+  std::unique_ptr<Sequence> remove(Sequence* sequence);  // frees its pages
 
-  Step next();                      // empty: there is nothing to do
-  void computed(const Step& step);  // the pass is done: pages are published, windows slide
+  Step next();                      // empty if there is nothing to do
+  void computed(const Step& step);  // call after the pass: inserts pages into the prefix cache, frees old ones
 
   int waiting() const { return static_cast<int>(waiting_.size()); }
   int running() const { return static_cast<int>(running_.size()); }
@@ -50,6 +52,9 @@ class Scheduler {
 
  private:
   void admit(Step& step);
+  void start(Sequence& sequence, const Sequence* sibling, Step& step);
+  bool must_wait(const Sequence& sequence, const Sequence*& sibling) const;
+  bool wanted_by_siblings(const Sequence& sequence) const;
   bool fits(const Sequence& sequence) const;
   bool make_room(Sequence& sequence, int end, Step& step);
   void preempt(Sequence& victim, Step& step);
@@ -57,11 +62,11 @@ class Scheduler {
   void append(Sequence& sequence, int count, Step& step);
 
   SchedulerOptions options_;
-  PageCache& pages_;
+  PrefixCache& pages_;
   // Both in order of Sequence::before().
   std::vector<std::unique_ptr<Sequence>> waiting_, running_;
   std::vector<int> slots_;  // free
-  std::vector<PageCache::Blocked> blocked_;
+  std::vector<PrefixCache::Blocked> blocked_;
   uint64_t preemptions_ = 0;
 };
 

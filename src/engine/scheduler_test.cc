@@ -64,7 +64,7 @@ class Memory {
   // The key at a position depends on every token before it, and in an image on the whole image: its hash.
   uint64_t prefix(const Sequence& sequence, int pos) {
     Hasher hasher({1, 2});
-    for (int i = 0; i <= pos; ++i) hasher.add(sequence.keys[i]);
+    for (int i = 0; i <= pos; ++i) hasher.add(sequence.hashes[i]);
     return hasher.finish();
   }
 
@@ -79,13 +79,13 @@ struct World {
         pages({shape.page, shape.window, {shape.pages_sliding, shape.pages_full}, keep}),
         scheduler({shape.max_seqs, shape.chunk, shape.rows_max}, pages) {}
 
-  Sequence* add(std::vector<TokenKey> keys, int answer, std::vector<std::pair<int, int>> images = {}) {
+  Sequence* add(std::vector<TokenHash> hashes, int answer, std::vector<std::pair<int, int>> images = {}) {
     auto sequence = std::make_unique<Sequence>(OutputParser(demo_tokenizer()));
     sequence->id = ++last_id;
-    sequence->prompt = static_cast<int>(keys.size());
+    sequence->prompt = static_cast<int>(hashes.size());
     sequence->limit = sequence->prompt + answer;
-    sequence->ids.assign(keys.begin(), keys.end());
-    sequence->keys = std::move(keys);
+    sequence->ids.assign(hashes.begin(), hashes.end());
+    sequence->hashes = std::move(hashes);
     for (const auto& [begin, end] : images) {
       PromptImage image;
       image.begin = begin, image.end = end;
@@ -101,34 +101,34 @@ struct World {
     const Step step = scheduler.next();
     EXPECT_LE(step.rows, shape.rows_max);
     for (const PageCopy& copy : step.copies) memory.copy(copy);
-    for (const Step::Part& part : step.parts) {
-      for (int pos = part.begin; pos < part.begin + part.count; ++pos) memory.write(*part.sequence, pos);
+    for (const ScheduledRows& item : step.scheduled) {
+      for (int pos = item.begin; pos < item.begin + item.count; ++pos) memory.write(*item.sequence, pos);
     }
-    for (const Step::Part& part : step.parts) {
-      for (int pos = part.begin; pos < part.begin + part.count; ++pos) {
-        memory.check(*part.sequence, pos, last_visible(part, pos));
+    for (const ScheduledRows& item : step.scheduled) {
+      for (int pos = item.begin; pos < item.begin + item.count; ++pos) {
+        memory.check(*item.sequence, pos, last_visible(item, pos));
       }
     }
     scheduler.computed(step);
     int rows = 0;
-    for (const Step::Part& part : step.parts) {
-      rows += part.count;
-      if (!part.last) continue;
-      Sequence& sequence = *part.sequence;
+    for (const ScheduledRows& item : step.scheduled) {
+      rows += item.count;
+      if (!item.last) continue;
+      Sequence& sequence = *item.sequence;
       const auto token = static_cast<int32_t>(random() % 5);
       sequence.ids.push_back(token);
-      sequence.keys.push_back(token);
+      sequence.hashes.push_back(token);
       if (static_cast<int>(sequence.ids.size()) >= sequence.limit) done[sequence.id] = scheduler.remove(&sequence);
     }
     scheduler.check();
     return rows;
   }
 
-  int last_visible(const Step::Part& part, int pos) {
-    for (const PromptImage& image : part.sequence->images) {
+  int last_visible(const ScheduledRows& item, int pos) {
+    for (const PromptImage& image : item.sequence->images) {
       if (image.begin > pos || pos >= image.end) continue;
-      EXPECT_LE(part.begin, image.begin) << "an image was split";
-      EXPECT_GE(part.begin + part.count, image.end) << "an image was split";
+      EXPECT_LE(item.begin, image.begin) << "an image was split";
+      EXPECT_GE(item.begin + item.count, image.end) << "an image was split";
       return image.end - 1;
     }
     return pos;
@@ -140,17 +140,17 @@ struct World {
 
   Shape shape;
   Memory memory;
-  PageCache pages;
+  PrefixCache pages;
   Scheduler scheduler;
   std::mt19937 random{7};
   uint64_t last_id = 0;
   std::map<uint64_t, std::unique_ptr<Sequence>> done;
 };
 
-std::vector<TokenKey> counting(int n, TokenKey from = 100) {
-  std::vector<TokenKey> keys(n);
-  for (int i = 0; i < n; ++i) keys[i] = from + i;
-  return keys;
+std::vector<TokenHash> counting(int n, TokenHash from = 100) {
+  std::vector<TokenHash> hashes(n);
+  for (int i = 0; i < n; ++i) hashes[i] = from + i;
+  return hashes;
 }
 
 // window 10, chunk 12: a sequence holds at most (10 + 16 - 2) / 4 + 2 sliding pages at a time.
@@ -165,7 +165,7 @@ TEST(Scheduler, ComputesAPromptInChunksAndThenTokens) {
   EXPECT_EQ(world.step(), 1);
   EXPECT_EQ(world.step(), 1);
   EXPECT_EQ(world.scheduler.running(), 0);
-  EXPECT_EQ(world.pages.used(kFull), 0);
+  EXPECT_EQ(world.pages.used_pages(kFull), 0);
 }
 
 TEST(Scheduler, MixesTokensAndPromptsInOneStep) {
@@ -186,12 +186,12 @@ TEST(Scheduler, AChunkGrowsToHoldAWholeImageAndNeverSplitsOne) {
 
 TEST(Scheduler, ASecondTurnComputesOnlyNewTokens) {
   World world(kShape);
-  auto keys = counting(31);
-  world.add(keys, 8);
+  auto hashes = counting(31);
+  world.add(hashes, 8);
   world.drain();
-  const auto first = world.done.at(1)->keys;
+  const auto first = world.done.at(1)->hashes;
   auto next = first;
-  for (const TokenKey key : counting(6, 900)) next.push_back(key);
+  for (const TokenHash hash : counting(6, 900)) next.push_back(hash);
   const Sequence* second = world.add(next, 1);
   int rows = 0;
   while (world.scheduler.running() + world.scheduler.waiting() > 0) rows += world.step();
@@ -205,7 +205,7 @@ TEST(Scheduler, ASecondTurnThatDivergesBeforeTheAnswerRereadsOnlyTheAnswer) {
   world.add(counting(31), 40);  // an answer several windows long
   world.drain();
   auto next = counting(29);  // the prompt but for its last two tokens
-  for (const TokenKey key : counting(6, 900)) next.push_back(key);
+  for (const TokenHash hash : counting(6, 900)) next.push_back(hash);
   world.add(next, 1);
   EXPECT_EQ(world.step(), 6);
 }
@@ -230,7 +230,32 @@ TEST(Scheduler, PreemptsTheLastInsteadOfFailing) {
   world.drain();
   EXPECT_GT(world.scheduler.preemptions(), 0u);
   EXPECT_EQ(world.done.size(), 3u);
-  for (const auto& [id, sequence] : world.done) EXPECT_EQ(sequence->keys.size(), 35u);
+  for (const auto& [id, sequence] : world.done) EXPECT_EQ(sequence->hashes.size(), 35u);
+}
+
+TEST(Scheduler, ChoicesComputeThePromptOnce) {
+  for (const bool keep : {true, false}) {
+    World world(kShape, keep);
+    for (int i = 0; i < 3; ++i) world.add(counting(30), 5)->group = 1;
+    for (const int rows : {12, 12, 6}) EXPECT_EQ(world.step(), rows);
+    EXPECT_EQ(world.step(), 3);  // a token of the first, the prompt's last row of the others
+    world.drain();
+    EXPECT_EQ(world.pages.used_pages(kFull), 0);
+    EXPECT_EQ(world.pages.used_pages(kSliding), 0);
+  }
+}
+
+TEST(Scheduler, WhereTheFirstChoiceEndsEarlyTheNextGoesAhead) {
+  World world(kShape, false);
+  Sequence* first = world.add(counting(30), 5);
+  first->group = 1;
+  for (int i = 0; i < 2; ++i) world.add(counting(30), 5)->group = 1;
+  EXPECT_EQ(world.step(), 12);
+  EXPECT_EQ(world.scheduler.waiting(), 2);
+  world.scheduler.remove(first);
+  for (const int rows : {12, 12, 6}) EXPECT_EQ(world.step(), rows);
+  EXPECT_EQ(world.step(), 2);
+  world.drain();
 }
 
 TEST(Scheduler, PriorityGoesFirst) {
@@ -278,30 +303,33 @@ void drive(uint32_t seed, int steps) {
   shape.pages_sliding = live + 2 + pick(0, 3 * live);
   shape.pages_full = (length_max + shape.page - 1) / shape.page + 2 + pick(0, 60 / shape.page);
   World world(shape, pick(0, 4) > 0);
-  std::vector<std::vector<TokenKey>> history = {{}};
+  std::vector<std::vector<TokenHash>> history = {{}};
   std::vector<std::vector<std::pair<int, int>>> history_images = {{}};
   for (int i = 0; i < steps; ++i) {
     if (pick(0, 2) == 0 && world.scheduler.waiting() < 8) {
       const size_t base = pick(0, static_cast<int>(history.size()) - 1);
-      std::vector<TokenKey> keys = history[base];
+      std::vector<TokenHash> hashes = history[base];
       auto images = history_images[base];
-      const int cut = pick(0, static_cast<int>(keys.size()));
+      const int cut = pick(0, static_cast<int>(hashes.size()));
       std::erase_if(images, [&](const auto& image) { return image.second > cut; });
       int size = cut;
       for (const auto& image : history_images[base]) {
         if (image.first < cut && cut < image.second) size = image.first;
       }
-      keys.resize(size);
+      hashes.resize(size);
       if (pick(0, 1) && size + 12 < length_max - 8) {
-        const int begin = static_cast<int>(keys.size()), count = pick(1, image_max);
-        const TokenKey image = (uint64_t{1} << 63) + 1000 * pick(0, 2);
-        for (int j = 0; j < count; ++j) keys.push_back(image + 100 * count + j);
+        const int begin = static_cast<int>(hashes.size()), count = pick(1, image_max);
+        const TokenHash image = (uint64_t{1} << 63) + 1000 * pick(0, 2);
+        for (int j = 0; j < count; ++j) hashes.push_back(image + 100 * count + j);
         images.push_back({begin, begin + count});
       }
-      for (int j = pick(1, 12); j > 0 && static_cast<int>(keys.size()) < length_max - 8; --j)
-        keys.push_back(pick(0, 2));
-      if (keys.empty()) keys.push_back(1);
-      world.add(keys, pick(1, std::min(20, length_max - static_cast<int>(keys.size()))), images);
+      for (int j = pick(1, 12); j > 0 && static_cast<int>(hashes.size()) < length_max - 8; --j)
+        hashes.push_back(pick(0, 2));
+      if (hashes.empty()) hashes.push_back(1);
+      const int answer = pick(1, std::min(20, length_max - static_cast<int>(hashes.size())));
+      const int choices = pick(0, 3) == 0 ? pick(2, 4) : 1;
+      const uint64_t group = choices > 1 ? world.last_id + 1 : 0;
+      for (int choice = 0; choice < choices; ++choice) world.add(hashes, answer, images)->group = group;
     }
     if (pick(0, 9) == 0) {
       const auto all = world.scheduler.all();
@@ -315,17 +343,17 @@ void drive(uint32_t seed, int steps) {
     if (::testing::Test::HasFatalFailure() || ::testing::Test::HasNonfatalFailure()) FAIL() << "seed " << seed;
     if (world.done.size() > before && history.size() < 40) {
       const Sequence& last = *world.done.rbegin()->second;
-      history.push_back(last.keys);
+      history.push_back(last.hashes);
       history_images.emplace_back();
       for (const PromptImage& image : last.images) history_images.back().push_back({image.begin, image.end});
     }
   }
   world.drain();
-  EXPECT_EQ(world.pages.used(kFull), 0);
-  EXPECT_EQ(world.pages.used(kSliding), 0);
+  EXPECT_EQ(world.pages.used_pages(kFull), 0);
+  EXPECT_EQ(world.pages.used_pages(kSliding), 0);
   world.pages.clear();
-  EXPECT_EQ(world.pages.free(kFull), shape.pages_full);
-  EXPECT_EQ(world.pages.free(kSliding), shape.pages_sliding);
+  EXPECT_EQ(world.pages.free_pages(kFull), shape.pages_full);
+  EXPECT_EQ(world.pages.free_pages(kSliding), shape.pages_sliding);
 }
 
 TEST(Scheduler, NoRowEverSeesAnotherSequencesKeys) {

@@ -1,6 +1,6 @@
-// Sequence: one request's timeline: which tokens it has, how far they are computed, which pages hold them, how its next
-// token is chosen, and who hears about it. Made by Engine::submit() on the caller's thread, then the engine thread's
-// own.
+// Sequence: the state of one choice of a request: its tokens, how many of them are computed, its pages, its sampling
+// parameters and its sink. Engine::submit() creates it on the caller's thread; after that only the engine's thread uses
+// it.
 #pragma once
 
 #include <chrono>
@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "engine/prefix_cache.h"
-#include "engine/prompt.h"
+#include "engine/prompt_images.h"
 #include "engine/request.h"
 #include "model/model.h"
 #include "text/chat/output.h"
@@ -25,39 +25,41 @@ struct Sequence {
   explicit Sequence(OutputParser parser) : parser(std::move(parser)) {}
 
   uint64_t id = 0;
+  uint64_t group = 0;  // the same for all choices of one prompt; 0: it has but one
+  int choice = 0;
   int priority = 0;
 
-  // The timeline: prompt, then what was generated. keys[i] says what stands at position i (engine/prefix_cache.h).
+  // The prompt, then the generated tokens. hashes[i] identifies the token at position i (engine/prefix_cache.h).
   std::vector<int32_t> ids;
-  std::vector<TokenKey> keys;
+  std::vector<TokenHash> hashes;
   std::vector<PromptImage> images;  // in order of position
   int prompt = 0;                   // tokens of the prompt
   int limit = 0;                    // tokens that ids may grow to
   int computed = 0;                 // positions [0, computed) are in the cache
   PageTable table;
-  int slot = -1;  // its number in the model while it runs; -1: it waits
+  int slot = -1;  // its sequence number in the model; -1 while it waits
 
-  // Choosing.
-  Sampling sampling;  // counts, bias and allowed point into the members below
+  // Sampling.
+  SamplingParams sampling;
   std::vector<std::pair<int32_t, int32_t>> counts;
   std::vector<std::pair<int32_t, float>> bias;
-  bool counting = false;  // a penalty is set
   std::optional<Grammar> grammar;
   bool ignore_eos = false;
   bool reuse_prefix = true;
   int logprobs = -1;
 
-  // Answering.
+  // Output.
   OutputParser parser;
-  std::vector<TokenLogprobs> logprobs_held;  // until the next event
+  std::vector<TokenLogprobs> logprobs_held;  // sent with the next event
   bool thinking = false;
   int tool_calls = 0;
   Sink sink;
   Usage usage;
   Clock::time_point submitted, scheduled, first_token, last_token;
   bool started = false;  // was scheduled once
-  bool over = false;     // its last event went out
+  bool over = false;     // its last event was sent
 
+  bool prefilled() const { return computed >= prompt; }
   int remaining() const { return static_cast<int>(ids.size()) - computed; }
   // Runs before, and is preempted after, `other`.
   bool before(const Sequence& other) const {

@@ -1,4 +1,4 @@
-// WatchedBackend: another backend, watched: it counts allocations and fails where a test wants a device to fail.
+// WatchedBackend: wraps a backend for tests. It counts allocations and calls, and fails where a test wants it to.
 #pragma once
 
 #include <atomic>
@@ -34,7 +34,7 @@ class WatchedBackend : public ForwardingBackend {
   void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) override {
     Backend::linear_geglu(out, x, gate_up, scratch);  // through linear() above
   }
-  void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) override {
+  void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling) override {
     if (++watch_->samples >= watch_->fail_at_sample) throw DeviceError("the device fell off the bus");
     ForwardingBackend::sample(ids, logits, sampling);
   }

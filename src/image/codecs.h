@@ -1,4 +1,5 @@
-// Codecs: how each file format becomes RGB with its orientation still unapplied. For image/decode.cc alone.
+// Codecs: how each file format becomes RGB, and what its headers say. Orientation is not applied here. For
+// image/decode.cc only.
 #pragma once
 
 #include <cstddef>
@@ -15,9 +16,19 @@ struct Decoded {
   int orientation = 1;  // EXIF's numbers, 1 .. 8
 };
 
+struct ImageHeader {
+  ImageSize size;
+  int orientation = 1;  // as above
+};
+
 Decoded decode_jpeg(std::span<const std::byte> bytes);
 Decoded decode_png(std::span<const std::byte> bytes);
 Decoded decode_webp(std::span<const std::byte> bytes);
+
+// Without decoding pixels. Sizes are checked against the limits.
+ImageHeader read_jpeg_header(std::span<const std::byte> bytes);
+ImageHeader read_png_header(std::span<const std::byte> bytes);
+ImageHeader read_webp_header(std::span<const std::byte> bytes);
 
 // Throws Error unless both sides lie in [1, kMaxImageSide] and the product within kMaxImagePixels.
 void check_image_size(uint64_t width, uint64_t height);

@@ -14,13 +14,20 @@ bool starts_with(std::span<const std::byte> bytes, std::string_view magic, size_
   return bytes.size() >= at + magic.size() && std::memcmp(bytes.data() + at, magic.data(), magic.size()) == 0;
 }
 
-Decoded decode_any(std::span<const std::byte> bytes) {
+struct Codec {
+  Decoded (*decode)(std::span<const std::byte> bytes);
+  ImageHeader (*read_header)(std::span<const std::byte> bytes);
+};
+
+Codec codec_for(std::span<const std::byte> bytes) {
   if (bytes.empty()) throw Error("the image is empty");
-  if (starts_with(bytes, "\xff\xd8\xff")) return decode_jpeg(bytes);
-  if (starts_with(bytes, "\x89PNG\r\n\x1a\n")) return decode_png(bytes);
-  if (starts_with(bytes, "RIFF") && starts_with(bytes, "WEBP", 8)) return decode_webp(bytes);
+  if (starts_with(bytes, "\xff\xd8\xff")) return {decode_jpeg, read_jpeg_header};
+  if (starts_with(bytes, "\x89PNG\r\n\x1a\n")) return {decode_png, read_png_header};
+  if (starts_with(bytes, "RIFF") && starts_with(bytes, "WEBP", 8)) return {decode_webp, read_webp_header};
   throw Error("the image is neither JPEG, PNG nor WebP");
 }
+
+bool swaps_sides(int orientation) { return orientation >= 5 && orientation <= 8; }
 
 // Source pixel (x, y) of output pixel (0, 0), and the steps in the source for one step right and one step down.
 struct Walk {
@@ -50,8 +57,8 @@ Image oriented(Image image, int orientation) {
   if (orientation < 2 || orientation > 8) return image;
   const Walk walk = walk_for(orientation, image.width, image.height);
   Image out;
-  out.width = orientation >= 5 ? image.height : image.width;
-  out.height = orientation >= 5 ? image.width : image.height;
+  out.width = swaps_sides(orientation) ? image.height : image.width;
+  out.height = swaps_sides(orientation) ? image.width : image.height;
   out.rgb.resize(image.rgb.size());
   uint8_t* to = out.rgb.data();
   for (int y = 0; y < out.height; ++y) {
@@ -115,8 +122,14 @@ int xmp_orientation(std::string_view packet) {
 }
 
 Image decode_image(std::span<const std::byte> bytes) {
-  Decoded decoded = decode_any(bytes);
+  Decoded decoded = codec_for(bytes).decode(bytes);
   return oriented(std::move(decoded.image), decoded.orientation);
+}
+
+ImageSize read_image_size(std::span<const std::byte> bytes) {
+  const ImageHeader header = codec_for(bytes).read_header(bytes);
+  if (swaps_sides(header.orientation)) return {header.size.height, header.size.width};
+  return header.size;
 }
 
 }  // namespace gemma4

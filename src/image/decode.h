@@ -3,8 +3,8 @@
 // applied, alpha is dropped (not blended), and palettes, gray, 16-bit and CMYK become RGB with 8 bits (16-bit gray by
 // clipping at 255: a quirk of Pillow's, kept because the model was used with it).
 //
-// The bytes are untrusted. Sizes are checked from the header before anything is allocated, and whatever is wrong with
-// the file ends as one Error whose sentence is safe to show to whoever sent it.
+// The bytes are untrusted. Sizes are checked before anything is allocated, and every fault of a file is reported as an
+// Error whose message is safe to show to the sender.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,11 @@
 #include <vector>
 
 namespace gemma4 {
+
+struct ImageSize {
+  int width = 0, height = 0;
+  bool operator==(const ImageSize&) const = default;
+};
 
 struct Image {
   int width = 0, height = 0;
@@ -23,9 +28,13 @@ struct Image {
 // needs; JPEG cannot say more than 65535 on a side.
 inline constexpr int64_t kMaxImagePixels = int64_t{1} << 26;
 inline constexpr int kMaxImageSide = 65535;
-// Of a file that is read for its picture: 4 bytes for each of so many pixels, more than the formats need uncompressed.
+// Limit on the size of an image file: 4 bytes per pixel, which is more than the formats need uncompressed.
 inline constexpr uint64_t kMaxImageFileBytes = uint64_t{4} * kMaxImagePixels;
 
 Image decode_image(std::span<const std::byte> bytes);  // throws Error
+
+// The size that decode_image() would return, orientation applied, from the file's headers: no pixel is decoded. Throws
+// Error where a header is damaged or claims more than the limits; pixel data that is damaged goes unnoticed.
+ImageSize read_image_size(std::span<const std::byte> bytes);
 
 }  // namespace gemma4

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <optional>
 #include <random>
 
 #include "image/golden_testing.h"
@@ -37,6 +38,55 @@ INSTANTIATE_TEST_SUITE_P(Decode, DecodeGolden, ::testing::ValuesIn(decode_cases(
   for (char& c : name) c = c == '.' ? '_' : c;
   return name;
 });
+
+// Every picture of the tests: the header alone gives the size that the decoder gives.
+TEST(ReadImageSize, EqualsTheDecodersForEveryPicture) {
+  int pictures = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(golden_path(""))) {
+    const auto extension = entry.path().extension();
+    if (extension != ".png" && extension != ".jpg" && extension != ".jpeg" && extension != ".webp") continue;
+    const std::string bytes = read_file(entry.path());
+    std::optional<Image> image;
+    try {
+      image = decode_text(bytes);
+    } catch (const Error&) {
+      continue;  // tests/golden/image_corpus/refused
+    }
+    const ImageSize size = read_image_size(std::as_bytes(std::span(bytes)));
+    EXPECT_EQ(size.width, image->width) << entry.path();
+    EXPECT_EQ(size.height, image->height) << entry.path();
+    ++pictures;
+  }
+  EXPECT_GT(pictures, 300);
+}
+
+TEST(ReadImageSize, NeedsTheHeaderOnly) {
+  for (const char* name : {"rgb.png", "rgb_420.jpg", "lossy.webp", "lossless_alpha.webp"}) {
+    const std::string whole = read_file(golden_path(std::string("decode/") + name));
+    const std::string cut = whole.substr(0, whole.size() - 20);
+    const Image image = decode_text(whole);
+    EXPECT_THROW(decode_text(cut), Error) << name;
+    EXPECT_EQ(read_image_size(std::as_bytes(std::span(cut))), (ImageSize{image.width, image.height})) << name;
+  }
+}
+
+TEST(ReadImageSize, EqualsTheDecodersWhereBitsFlip) {
+  std::mt19937 random(8);
+  for (const std::string& name : decode_cases()) {
+    std::string bytes = read_file(golden_path("decode/" + name));
+    for (int round = 0; round < 20; ++round) {
+      std::string flipped = bytes;
+      flipped[random() % flipped.size()] ^= static_cast<char>(1 << random() % 8);
+      std::optional<Image> image;
+      try {
+        image = decode_text(flipped);
+      } catch (const Error&) {
+        continue;
+      }
+      EXPECT_EQ(read_image_size(std::as_bytes(std::span(flipped))), (ImageSize{image->width, image->height})) << name;
+    }
+  }
+}
 
 std::string error_of(const std::string& bytes) {
   try {

@@ -1,4 +1,4 @@
-// Golden: reads the reference files under tests/golden for this room's tests.
+// Golden: reads the reference files under tests/golden for the tests of src/image.
 #pragma once
 
 #include <cstring>

@@ -15,7 +15,7 @@ Image noise(int width, int height) {
 
 void resize(benchmark::State& state) {
   const Image image = noise(static_cast<int>(state.range(0)), static_cast<int>(state.range(1)));
-  const Size to = fit_size({image.width, image.height}, 9 * static_cast<int>(state.range(2)), 16, 3);
+  const ImageSize to = fit_size({image.width, image.height}, 9 * static_cast<int>(state.range(2)), 16, 3);
   for (auto _ : state) benchmark::DoNotOptimize(resize_image(image, to));
   state.counters["pixels/s"] = benchmark::Counter(static_cast<double>(image.width) * image.height,
                                                   benchmark::Counter::kIsIterationInvariantRate);

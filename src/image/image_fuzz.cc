@@ -1,4 +1,4 @@
-// Fuzz target: the image decoders, then resize and patches of whatever they let through.
+// Fuzz target: the image decoders, the size that headers claim, then resize and patches of every decoded picture.
 #include <filesystem>
 
 #include "base/file.h"
@@ -21,8 +21,10 @@ std::vector<std::string> image_seeds() {
 }
 
 void run_image(const std::string& input) {
-  const Image image = decode_image(std::as_bytes(std::span(input.data(), input.size())));
+  const auto bytes = std::as_bytes(std::span(input.data(), input.size()));
+  const Image image = decode_image(bytes);
   if (image.rgb.size() != size_t{3} * image.width * image.height) std::abort();
+  if (read_image_size(bytes) != ImageSize{image.width, image.height}) std::abort();
   if (image.rgb.size() < 4'000'000) preprocess_image(image, 70, 16, 3);
 }
 

@@ -39,8 +39,8 @@ Jpeg& owner(j_common_ptr info) { return *static_cast<Jpeg*>(info->client_data); 
   std::longjmp(owner(info).on_error, 1);
 }
 
-// libjpeg invents the missing end of a file and warns; we refuse the file. Other warnings (odd bytes between markers)
-// are passed over, as Pillow does.
+// Where a file is cut short, libjpeg fills in the missing part and warns; we refuse the file. Other warnings (extra
+// bytes between markers) are ignored, as in Pillow.
 void on_message(j_common_ptr info, int level) {
   if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) {
     owner(info).cut_short = true;
@@ -98,10 +98,8 @@ void read_rows(Jpeg& jpeg) {
   }
 }
 
-// Everything below setjmp keeps its state in `jpeg`, which the caller owns, so that a jump skips no destructor.
-bool decode(Jpeg& jpeg, std::span<const std::byte> bytes) {
+void read_header(Jpeg& jpeg, std::span<const std::byte> bytes) {
   auto& info = jpeg.info;
-  if (setjmp(jpeg.on_error)) return false;
   jpeg_create_decompress(&info);
   info.client_data = &jpeg;
   info.progress = &jpeg.progress;
@@ -110,6 +108,19 @@ bool decode(Jpeg& jpeg, std::span<const std::byte> bytes) {
   jpeg_read_header(&info, TRUE);
   check_image_size(info.image_width, info.image_height);
   read_markers(jpeg);
+}
+
+// read_header() and decode() keep their state in `jpeg`, which the caller owns, so that a jump skips no destructor.
+bool try_read_header(Jpeg& jpeg, std::span<const std::byte> bytes) {
+  if (setjmp(jpeg.on_error)) return false;
+  read_header(jpeg, bytes);
+  return true;
+}
+
+bool decode(Jpeg& jpeg, std::span<const std::byte> bytes) {
+  auto& info = jpeg.info;
+  if (setjmp(jpeg.on_error)) return false;
+  read_header(jpeg, bytes);
   info.out_color_space = info.num_components == 4 ? JCS_CMYK : info.num_components == 1 ? JCS_GRAYSCALE : JCS_RGB;
   jpeg_start_decompress(&info);
   jpeg.image->width = static_cast<int>(info.output_width);
@@ -121,24 +132,40 @@ bool decode(Jpeg& jpeg, std::span<const std::byte> bytes) {
   return true;
 }
 
+void set_handlers(Jpeg& jpeg) {
+  jpeg.info.err = jpeg_std_error(&jpeg.errors);
+  jpeg.info.client_data = &jpeg;
+  jpeg.errors.error_exit = fail;
+  jpeg.errors.emit_message = on_message;
+  jpeg.progress.progress_monitor = on_progress;
+}
+
+[[noreturn]] void throw_failure(const Jpeg& jpeg) {
+  if (jpeg.cut_short) throw Error("the JPEG image is cut short");
+  if (jpeg.too_many_scans) throw Error("the JPEG image has more than " + std::to_string(kMaxScans) + " scans");
+  throw Error(std::string("the JPEG image is damaged: ") + jpeg.message);
+}
+
+int orientation(const Jpeg& jpeg) { return jpeg.exif ? jpeg.exif : jpeg.xmp; }
+
 }  // namespace
 
 Decoded decode_jpeg(std::span<const std::byte> bytes) {
   Decoded out;
   Jpeg jpeg;
   jpeg.image = &out.image;
-  jpeg.info.err = jpeg_std_error(&jpeg.errors);
-  jpeg.info.client_data = &jpeg;
-  jpeg.errors.error_exit = fail;
-  jpeg.errors.emit_message = on_message;
-  jpeg.progress.progress_monitor = on_progress;
-  if (!decode(jpeg, bytes)) {
-    if (jpeg.cut_short) throw Error("the JPEG image is cut short");
-    if (jpeg.too_many_scans) throw Error("the JPEG image has more than " + std::to_string(kMaxScans) + " scans");
-    throw Error(std::string("the JPEG image is damaged: ") + jpeg.message);
-  }
-  out.orientation = jpeg.exif ? jpeg.exif : jpeg.xmp;
+  set_handlers(jpeg);
+  if (!decode(jpeg, bytes)) throw_failure(jpeg);
+  out.orientation = orientation(jpeg);
   return out;
+}
+
+ImageHeader read_jpeg_header(std::span<const std::byte> bytes) {
+  Jpeg jpeg;
+  set_handlers(jpeg);
+  if (!try_read_header(jpeg, bytes)) throw_failure(jpeg);
+  const ImageSize size = {static_cast<int>(jpeg.info.image_width), static_cast<int>(jpeg.info.image_height)};
+  return {size, orientation(jpeg)};
 }
 
 }  // namespace gemma4

@@ -16,13 +16,17 @@ std::array<float, 256> make_levels() {
 
 }  // namespace
 
+int soft_tokens(ImageSize resized, int patch, int pool) {
+  return (resized.width / patch) * (resized.height / patch) / (pool * pool);
+}
+
 Patches make_patches(const Image& image, int patch, int pool) {
   CHECK(image.width % (patch * pool) == 0 && image.height % (patch * pool) == 0);
   static const std::array<float, 256> levels = make_levels();
   Patches out;
   out.grid_w = image.width / patch;
   out.grid_h = image.height / patch;
-  out.soft_tokens = out.grid_w * out.grid_h / (pool * pool);
+  out.soft_tokens = soft_tokens({image.width, image.height}, patch, pool);
   out.values.resize(size_t{3} * image.width * image.height);
   out.xy.reserve(size_t{2} * out.grid_w * out.grid_h);
   float* to = out.values.data();
@@ -41,8 +45,7 @@ Patches make_patches(const Image& image, int patch, int pool) {
 }
 
 Patches preprocess_image(const Image& image, int budget, int patch, int pool) {
-  check_image_budget(budget);
-  const Size size = fit_size({image.width, image.height}, budget * pool * pool, patch, pool);
+  const ImageSize size = fit_budget({image.width, image.height}, budget, patch, pool);
   return make_patches(resize_image(image, size), patch, pool);
 }
 

@@ -1,5 +1,6 @@
-// Patches: a picture as the vision tower reads it, unpadded. Layout of Hugging Face's Gemma4ImageProcessor: patches row
-// by row, within a patch its pixels row by row, colour last; values u8 * (1/255) in float32.
+// Patches: the input of the vision tower for one picture, without padding. The layout is that of Hugging Face's
+// Gemma4ImageProcessor: patches in row order, the pixels of a patch in row order, colour last; values u8 * (1/255) in
+// float32.
 #pragma once
 
 #include <cstddef>
@@ -17,6 +18,9 @@ struct Patches {
   int grid_w = 0, grid_h = 0;
   int soft_tokens = 0;  // grid_w * grid_h / pool^2
 };
+
+// Soft tokens of a picture of this size, which must be whole cells of patch * pool pixels (resize.h makes it so).
+int soft_tokens(ImageSize resized, int patch, int pool);
 
 // `image` must be whole cells of patch * pool pixels.
 Patches make_patches(const Image& image, int patch, int pool);

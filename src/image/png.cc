@@ -81,7 +81,7 @@ void read_orientation(Png& state, png_infop info) {
   }
 }
 
-// Rows become RGB with 8 bits, but for 16-bit gray without alpha, which stays: clip_gray16() is Pillow's way with it.
+// Converts rows to RGB with 8 bits, except 16-bit gray without alpha: clip_gray16() converts that as Pillow does.
 void ask_for_rgb8(Png& state, int colour, int depth) {
   png_structp png = state.png;
   state.gray16 = colour == PNG_COLOR_TYPE_GRAY && depth == 16;
@@ -115,27 +115,72 @@ void read_pixels(Png& state, uint32_t width, uint32_t height) {
   }
 }
 
-// Everything below setjmp keeps its state in `state`, which the caller owns, so that a jump skips no destructor.
-bool decode(Png& state) {
-  if (setjmp(png_jmpbuf(state.png))) return false;
+void read_header(Png& state) {
   png_set_read_fn(state.png, &state, read_bytes);
   png_set_user_limits(state.png, kMaxImageSide, kMaxImageSide);
   png_set_chunk_malloc_max(state.png, 16 << 20);
   png_set_chunk_cache_max(state.png, 256);
   png_set_benign_errors(state.png, 1);
   png_read_info(state.png, state.info);
+  check_image_size(png_get_image_width(state.png, state.info), png_get_image_height(state.png, state.info));
+}
+
+// The functions below keep their state in `state`, which the caller owns, so that a jump skips no destructor.
+bool try_read_header(Png& state) {
+  if (setjmp(png_jmpbuf(state.png))) return false;
+  read_header(state);
+  return true;
+}
+
+bool decode(Png& state) {
+  if (setjmp(png_jmpbuf(state.png))) return false;
+  read_header(state);
   const uint32_t width = png_get_image_width(state.png, state.info);
   const uint32_t height = png_get_image_height(state.png, state.info);
-  check_image_size(width, height);
   if (png_get_rowbytes(state.png, state.info) * height / kMaxDeflateRatio > state.file_size) {
     png_error(state.png, "it is too short to hold the pixels it claims");
   }
   ask_for_rgb8(state, png_get_color_type(state.png, state.info), png_get_bit_depth(state.png, state.info));
   read_pixels(state, width, height);
   png_read_end(state.png, state.end);
+  return true;
+}
+
+void open(Png& state, std::span<const std::byte> bytes) {
+  state.rest = bytes;
+  state.file_size = bytes.size();
+  state.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &state, fail, ignore_warning);
+  if (state.png) state.info = png_create_info_struct(state.png);
+  if (state.info) state.end = png_create_info_struct(state.png);
+  if (!state.end) throw Error("no memory to decode a PNG image");
+}
+
+[[noreturn]] void throw_failure(const Png& state) {
+  throw Error(std::string("the PNG image is damaged: ") + state.message);
+}
+
+// A PNG without pixels that has, between its header and an empty IDAT, the chunks that follow the pixels of `bytes`.
+std::string chunks_after_pixels(std::span<const std::byte> bytes) {
+  const std::string_view file(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  std::string out(file.substr(0, 8));
+  bool after = false;
+  for (size_t at = 8; at + 12 <= file.size();) {
+    uint32_t length = 0;
+    for (int i = 0; i < 4; ++i) length = length << 8 | static_cast<uint8_t>(file[at + i]);
+    if (length > file.size() - at - 12) break;
+    const std::string_view name = file.substr(at + 4, 4), chunk = file.substr(at, size_t{12} + length);
+    if (name == "IEND") break;
+    after = after || name == "IDAT";
+    if (name == "IHDR" || name == "PLTE" || (after && name != "IDAT")) out += chunk;
+    at += chunk.size();
+  }
+  return out + std::string("\0\0\0\0IDAT\x35\xaf\x06\x1e", 12);
+}
+
+int orientation(Png& state) {
   read_orientation(state, state.info);
   read_orientation(state, state.end);
-  return true;
+  return state.exif ? state.exif : state.xmp;
 }
 
 }  // namespace
@@ -144,15 +189,25 @@ Decoded decode_png(std::span<const std::byte> bytes) {
   Decoded out;
   Png state;
   state.image = &out.image;
-  state.rest = bytes;
-  state.file_size = bytes.size();
-  state.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &state, fail, ignore_warning);
-  if (state.png) state.info = png_create_info_struct(state.png);
-  if (state.info) state.end = png_create_info_struct(state.png);
-  if (!state.end) throw Error("no memory to decode a PNG image");
-  if (!decode(state)) throw Error(std::string("the PNG image is damaged: ") + state.message);
-  out.orientation = state.exif ? state.exif : state.xmp;
+  open(state, bytes);
+  if (!decode(state)) throw_failure(state);
+  out.orientation = orientation(state);
   return out;
+}
+
+ImageHeader read_png_header(std::span<const std::byte> bytes) {
+  Png state;
+  open(state, bytes);
+  if (!try_read_header(state)) throw_failure(state);
+  const ImageSize size = {static_cast<int>(png_get_image_width(state.png, state.info)),
+                          static_cast<int>(png_get_image_height(state.png, state.info))};
+  read_orientation(state, state.info);
+  // The orientation may be behind the pixels. Damage there is for decode_png() to report.
+  const std::string rest = chunks_after_pixels(bytes);
+  Png after;
+  open(after, std::as_bytes(std::span(rest)));
+  after.exif = state.exif, after.xmp = state.xmp;
+  return {size, try_read_header(after) ? orientation(after) : state.exif ? state.exif : state.xmp};
 }
 
 }  // namespace gemma4

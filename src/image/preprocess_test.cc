@@ -102,18 +102,18 @@ TEST(FitSize, FollowsTheRule) {
   const auto fit = [](int patch, int max_patches, int pool, int h, int w) {
     return fit_size({w, h}, max_patches, patch, pool);
   };
-  EXPECT_EQ(fit(16, 256, 1, 256, 256), (Size{256, 256}));
-  EXPECT_EQ(fit(16, 256, 1, 512, 512), (Size{256, 256}));
-  EXPECT_EQ(fit(10, 200, 1, 50, 10000), (Size{2000, 10}));
-  EXPECT_EQ(fit(10, 200, 1, 25, 10000), (Size{2000, 10}));
-  EXPECT_EQ(fit(16, 2304, 6, 2785, 34), (Size{96, 6144}));
-  EXPECT_EQ(fit(10, 200, 1, 25, 20000), (Size{2000, 10}));
-  EXPECT_EQ(fit(4, 64, 2, 50, 1000), (Size{128, 8}));
-  EXPECT_EQ(fit(5, 100, 3, 100, 100), (Size{45, 45}));
-  EXPECT_EQ(fit(5, 20, 3, 5, 100), (Size{30, 15}));
-  EXPECT_EQ(fit(16, 2520, 3, 1080, 1920), (Size{1056, 576}));
-  EXPECT_EQ(fit(16, 10080, 3, 480, 640), (Size{1824, 1344}));
-  EXPECT_EQ(fit(16, 2520, 3, 1, 60000), (Size{280 * 48, 48}));
+  EXPECT_EQ(fit(16, 256, 1, 256, 256), (ImageSize{256, 256}));
+  EXPECT_EQ(fit(16, 256, 1, 512, 512), (ImageSize{256, 256}));
+  EXPECT_EQ(fit(10, 200, 1, 50, 10000), (ImageSize{2000, 10}));
+  EXPECT_EQ(fit(10, 200, 1, 25, 10000), (ImageSize{2000, 10}));
+  EXPECT_EQ(fit(16, 2304, 6, 2785, 34), (ImageSize{96, 6144}));
+  EXPECT_EQ(fit(10, 200, 1, 25, 20000), (ImageSize{2000, 10}));
+  EXPECT_EQ(fit(4, 64, 2, 50, 1000), (ImageSize{128, 8}));
+  EXPECT_EQ(fit(5, 100, 3, 100, 100), (ImageSize{45, 45}));
+  EXPECT_EQ(fit(5, 20, 3, 5, 100), (ImageSize{30, 15}));
+  EXPECT_EQ(fit(16, 2520, 3, 1080, 1920), (ImageSize{1056, 576}));
+  EXPECT_EQ(fit(16, 10080, 3, 480, 640), (ImageSize{1824, 1344}));
+  EXPECT_EQ(fit(16, 2520, 3, 1, 60000), (ImageSize{280 * 48, 48}));
   EXPECT_THROW(fit(16, 4, 3, 100, 100), Error);
 }
 
@@ -135,8 +135,10 @@ Image noise(int width, int height) {
 }
 
 TEST(Resize, KeepsAFlatPictureFlatAndTouchesNoOtherByte) {
-  for (const Size from : {Size{1, 1}, Size{1, 300}, Size{300, 1}, Size{17, 9}, Size{257, 31}}) {
-    for (const Size to : {Size{48, 48}, Size{48, from.height}, Size{from.width, 48}, Size{3, 5}, Size{1, 1}}) {
+  for (const ImageSize from :
+       {ImageSize{1, 1}, ImageSize{1, 300}, ImageSize{300, 1}, ImageSize{17, 9}, ImageSize{257, 31}}) {
+    for (const ImageSize to :
+         {ImageSize{48, 48}, ImageSize{48, from.height}, ImageSize{from.width, 48}, ImageSize{3, 5}, ImageSize{1, 1}}) {
       const Image flat{from.width, from.height, std::vector<uint8_t>(size_t{3} * from.width * from.height, 77)};
       const Image out = resize_image(flat, to);
       EXPECT_EQ(out.width, to.width);
@@ -153,7 +155,7 @@ TEST(Resize, CommutesWithTurningUpsideDown) {
   for (int i = 0; i < 61 * 143; ++i) {
     for (int c = 0; c < 3; ++c) turned.rgb[3 * (61 * 143 - 1 - i) + c] = image.rgb[3 * i + c];
   }
-  const Size to{48, 96};
+  const ImageSize to{48, 96};
   const Image a = resize_image(image, to), b = resize_image(turned, to);
   int different = 0;
   for (int i = 0; i < to.width * to.height; ++i) {

@@ -62,13 +62,13 @@ Axis make_axis(int from, int to) {
 
 uint8_t rounded(int32_t sum, int precision) { return static_cast<uint8_t>(std::clamp(sum >> precision, 0, 255)); }
 
-// Loops over blocks of a fixed number of values, so that the compiler turns them into vector code.
+// The loops run over a fixed number of values, so that the compiler vectorizes them.
 constexpr int kTileRows = 8;
 constexpr int kLanes = 3 * kTileRows;  // a column of a tile: 3 colours of kTileRows rows
 constexpr int kBlock = 32;             // values of a row in the vertical pass
 
-// Filters rows horizontally, kTileRows at a time: the tile is turned on its side first, so that one weight meets
-// kLanes neighbouring values.
+// Filters kTileRows rows at a time horizontally. The tile is transposed first, so that one weight multiplies kLanes
+// adjacent values.
 class Horizontal {
  public:
   Horizontal(const Image& image, int to)
@@ -109,7 +109,7 @@ class Horizontal {
   std::vector<int16_t> tile_;  // [width, 3, kTileRows]
 };
 
-// Rows of the horizontally filtered picture, made when first asked for; only as many as one output row needs are kept.
+// Rows of the horizontally filtered picture, computed on demand. Only the rows that one output row needs are kept.
 class RowWindow {
  public:
   RowWindow(const Image& image, int to, int rows)
@@ -171,7 +171,7 @@ void check_image_budget(int budget) {
   throw Error("an image may take one of " + allowed + " soft tokens, not " + std::to_string(budget));
 }
 
-Size fit_size(Size from, int max_patches, int patch, int pool) {
+ImageSize fit_size(ImageSize from, int max_patches, int patch, int pool) {
   CHECK(from.width > 0 && from.height > 0 && max_patches > 0 && patch > 0 && pool > 0);
   const int64_t cell = int64_t{patch} * pool;
   const double pixels = static_cast<double>(max_patches) * patch * patch;
@@ -196,8 +196,13 @@ Size fit_size(Size from, int max_patches, int patch, int pool) {
   return {static_cast<int>(width), static_cast<int>(height)};
 }
 
-Image resize_image(const Image& image, Size to) {
-  if (to == Size{image.width, image.height}) return image;
+ImageSize fit_budget(ImageSize from, int budget, int patch, int pool) {
+  check_image_budget(budget);
+  return fit_size(from, budget * pool * pool, patch, pool);
+}
+
+Image resize_image(const Image& image, ImageSize to) {
+  if (to == ImageSize{image.width, image.height}) return image;
   CHECK(to.width > 0 && to.height > 0 && image.width > 0 && image.height > 0);
   Image out;
   out.width = to.width;

@@ -1,16 +1,10 @@
-// Resize: how large does the vision tower see a picture, and what are its pixels then? The size rule is that of
-// Hugging Face's Gemma4ImageProcessor; the pixels are those of torchvision's resize(BICUBIC, antialias=True) on 8-bit
-// tensors, bit for bit.
+// Resize: which size does a picture have for the vision tower, and which pixels? The size follows Hugging Face's
+// Gemma4ImageProcessor; the pixels equal torchvision's resize(BICUBIC, antialias=True) on 8-bit tensors, bit for bit.
 #pragma once
 
 #include "image/decode.h"
 
 namespace gemma4 {
-
-struct Size {
-  int width = 0, height = 0;
-  bool operator==(const Size&) const = default;
-};
 
 inline constexpr int kImageBudgets[] = {70, 140, 280, 560, 1120};  // soft tokens an image may take
 
@@ -18,8 +12,11 @@ void check_image_budget(int budget);  // throws Error that names the allowed one
 
 // The largest size, in whole cells of (patch * pool) pixels, that keeps the aspect ratio (each side rounded down by
 // itself) and has at most max_patches patches. Small pictures grow. Throws Error where no such size exists.
-Size fit_size(Size from, int max_patches, int patch, int pool);
+ImageSize fit_size(ImageSize from, int max_patches, int patch, int pool);
 
-Image resize_image(const Image& image, Size to);
+// fit_size() for `budget` soft tokens of pool * pool patches each. Throws Error where kImageBudgets lacks the budget.
+ImageSize fit_budget(ImageSize from, int budget, int patch, int pool);
+
+Image resize_image(const Image& image, ImageSize to);
 
 }  // namespace gemma4

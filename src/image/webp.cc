@@ -15,14 +15,14 @@ using Bytes = std::span<const std::byte>;
 
 const uint8_t* data(Bytes bytes) { return reinterpret_cast<const uint8_t*>(bytes.data()); }
 
-// What the container says beside the pixels.
-struct Parts {
+// The metadata in the container.
+struct Container {
   int exif = 0, xmp = 0;
   Bytes frame;  // the first ANMF chunk, where there is one
 };
 
-Parts read_parts(Bytes bytes) {
-  Parts parts;
+Container read_container(Bytes bytes) {
+  Container found;
   bytes = bytes.subspan(12);  // "RIFF", size, "WEBP"
   while (bytes.size() >= 8) {
     const std::string_view name(reinterpret_cast<const char*>(bytes.data()), 4);
@@ -30,14 +30,14 @@ Parts read_parts(Bytes bytes) {
     std::memcpy(&size, bytes.data() + 4, 4);
     if (size > bytes.size() - 8) break;
     const Bytes chunk = bytes.subspan(8, size);
-    if (name == "EXIF" && parts.exif == 0) parts.exif = exif_orientation(chunk);
-    if (name == "XMP " && parts.xmp == 0) {
-      parts.xmp = xmp_orientation({reinterpret_cast<const char*>(chunk.data()), chunk.size()});
+    if (name == "EXIF" && found.exif == 0) found.exif = exif_orientation(chunk);
+    if (name == "XMP " && found.xmp == 0) {
+      found.xmp = xmp_orientation({reinterpret_cast<const char*>(chunk.data()), chunk.size()});
     }
-    if (name == "ANMF" && parts.frame.empty()) parts.frame = chunk;
+    if (name == "ANMF" && found.frame.empty()) found.frame = chunk;
     bytes = bytes.subspan(std::min<size_t>(bytes.size(), 8 + size_t{size} + size % 2));
   }
-  return parts;
+  return found;
 }
 
 [[noreturn]] void throw_damaged(VP8StatusCode status) {
@@ -83,21 +83,28 @@ void decode_first_frame(Bytes frame, Image& image) {
   decode_into(still, features.width, features.height, static_cast<int>(x), static_cast<int>(y), image);
 }
 
+int orientation(const Container& found) { return found.exif ? found.exif : found.xmp; }
+
 }  // namespace
+
+ImageHeader read_webp_header(Bytes bytes) {
+  const WebPBitstreamFeatures features = features_of(bytes);
+  return {{features.width, features.height}, orientation(read_container(bytes))};
+}
 
 Decoded decode_webp(Bytes bytes) {
   const WebPBitstreamFeatures features = features_of(bytes);
-  const Parts parts = read_parts(bytes);
+  const Container container = read_container(bytes);
   Decoded out;
   out.image.width = features.width;
   out.image.height = features.height;
   out.image.rgb.resize(size_t{3} * features.width * features.height);
   if (features.has_animation) {
-    decode_first_frame(parts.frame, out.image);
+    decode_first_frame(container.frame, out.image);
   } else {
     decode_into(bytes, features.width, features.height, 0, 0, out.image);
   }
-  out.orientation = parts.exif ? parts.exif : parts.xmp;
+  out.orientation = orientation(container);
   return out;
 }
 

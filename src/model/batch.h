@@ -14,9 +14,10 @@ struct Batch {
   std::vector<int32_t> ids;                // [rows]; at image rows: any id in range
   std::vector<Row> rows[kAttentionKinds];  // [rows] what each row may see, for each kind of layer
   std::vector<int32_t> image_index;        // [soft] rows replaced by image embeddings, ascending
-  std::vector<Tensor> soft;         // image embeddings [n, hidden] on the backend, whose rows fill image_index in order
-  std::vector<int32_t> logit_rows;  // [out] rows whose logits are wanted, ascending
-  std::vector<Sampling> sampling;   // [out], or empty: no token is chosen
+  // [n, hidden] on the backend; their rows fill image_index in order.
+  std::vector<Tensor> image_embeddings;
+  std::vector<int32_t> logit_rows;      // [out] rows whose logits are wanted, ascending
+  std::vector<SamplingInput> sampling;  // [out], or empty: no token is chosen
 
   void clear() { *this = Batch(); }
 };

@@ -32,8 +32,8 @@ struct Model::Impl {
     TextModel text;
   };
 
-  Impl(const Checkpoint& checkpoint, const Ranks& backends, const ModelOptions& options)
-      : config(parse_config(checkpoint.config)), options(options), ranks(backends), models(backends.size()) {
+  Impl(const Checkpoint& checkpoint, const Config& parsed, const Ranks& backends, const ModelOptions& options)
+      : config(parsed), options(options), ranks(backends), models(backends.size()) {
     const CommandBytes open =
         ranks.leads() ? encode_open(model_fingerprint(checkpoint, ranks[0].name()), options) : CommandBytes();
     run(open, [&](int r) {
@@ -78,8 +78,8 @@ struct Model::Impl {
   std::unique_ptr<VisionModel> vision;             // on rank 0
 };
 
-Model::Model(const Checkpoint& checkpoint, const Ranks& ranks, const ModelOptions& options)
-    : impl_(std::make_unique<Impl>(checkpoint, ranks, options)) {}
+Model::Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options)
+    : impl_(std::make_unique<Impl>(checkpoint, config, ranks, options)) {}
 
 Model::~Model() = default;
 

@@ -44,7 +44,8 @@ struct PatchView {
 
 class Model {
  public:
-  Model(const Checkpoint& checkpoint, const Ranks& ranks, const ModelOptions& options);  // throws Error
+  // `config` is the checkpoint's, parsed. Throws Error.
+  Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options);
   ~Model();
 
   const Config& config() const;

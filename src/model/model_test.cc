@@ -33,7 +33,7 @@ struct Session {
     ModelOptions options = options_for(config, max_seq_len, rows_max, 1);
     options.logits_max = rows_max;
     options.vision = false;
-    model = std::make_unique<Model>(checkpoint, *backend, options);
+    model = std::make_unique<Model>(checkpoint, config, *backend, options);
     for (AttentionKind kind : {kSliding, kFull}) {
       std::vector<int32_t> pages(static_cast<size_t>(options.pages_per_seq[kind]));
       std::iota(pages.rbegin(), pages.rend(), 0);  // backwards: a page's number is not its place
@@ -134,7 +134,7 @@ TEST_P(ModelOn, SameSeedSameTokens) {
       Batch batch;
       append_row(batch, run.model->config(), 500, 0, static_cast<int32_t>(step), -1);
       batch.logit_rows = {0};
-      Sampling sampling;
+      SamplingInput sampling;
       sampling.temperature = 3, sampling.seed = seed, sampling.step = step;
       batch.sampling = {sampling};
       out.push_back(run.model->forward(batch)[0]);
@@ -151,7 +151,7 @@ TEST(Model, RefusesAPatchOutsideThePositionTable) {
   const Checkpoint checkpoint = open_checkpoint(kTiny);
   const auto backend = make_ref();
   const Config config = parse_config(checkpoint.config);
-  Model model(checkpoint, *backend, options_for(config, 64, 64, 1));
+  Model model(checkpoint, config, *backend, options_for(config, 64, 64, 1));
   std::vector<float> values(9 * static_cast<size_t>(config.vision.patch_dim()), 0.5f);
   std::vector<int32_t> xy;
   for (int y = 0; y < 3; ++y) {

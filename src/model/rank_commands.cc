@@ -56,7 +56,7 @@ Batch take_batch(Reader& in) {
   batch.image_index = take_all<int32_t>(in);
   for (const int64_t rows : take_all<int64_t>(in)) {
     if (rows < 0) throw Error(in.what() + " has a picture of fewer rows than none");
-    batch.soft.emplace_back(nullptr, DType::kF32, std::initializer_list{rows});
+    batch.image_embeddings.emplace_back(nullptr, DType::kF32, std::initializer_list{rows});
   }
   batch.logit_rows = take_all<int32_t>(in);
   return batch;
@@ -98,7 +98,7 @@ CommandBytes encode_forward(const Batch& batch) {
   for (const auto& rows : batch.rows) put_all(out, std::span<const Row>(rows));
   put_all(out, std::span<const int32_t>(batch.image_index));
   std::vector<int64_t> soft_rows;
-  for (const Tensor& soft : batch.soft) soft_rows.push_back(soft.rows());
+  for (const Tensor& soft : batch.image_embeddings) soft_rows.push_back(soft.rows());
   put_all(out, std::span<const int64_t>(soft_rows));
   put_all(out, std::span<const int32_t>(batch.logit_rows));
   return out;
@@ -145,6 +145,7 @@ uint64_t model_fingerprint(const Checkpoint& checkpoint, const std::string& back
 }
 
 void worker_loop(const Checkpoint& checkpoint, const Ranks& ranks) {
+  const Config config = parse_config(checkpoint.config);
   std::unique_ptr<Model> model;
   while (const auto bytes = ranks.channel()->next_command()) {
     const RankCommand command = decode_command(*bytes);
@@ -153,7 +154,7 @@ void worker_loop(const Checkpoint& checkpoint, const Ranks& ranks) {
       if (command.model != model_fingerprint(checkpoint, ranks[0].name())) {
         throw Error(checkpoint.path.string() + " holds another model than rank 0's, or is run by another backend");
       }
-      model = std::make_unique<Model>(checkpoint, ranks, command.options);
+      model = std::make_unique<Model>(checkpoint, config, ranks, command.options);
     } else if (command.type != RankCommand::kClose) {
       if (!model) throw Error("rank 0 calls a model that it has not opened");
       if (command.type == RankCommand::kSetPages) model->set_pages(command.kind, command.seq, command.pages);

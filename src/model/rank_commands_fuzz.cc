@@ -16,7 +16,7 @@ std::vector<std::string> seeds() {
   batch.ids = {5, 6, 7};
   for (auto& rows : batch.rows) rows = {{0, 0, 0, 0}, {0, 1, 0, 1}, {1, 9, 2, 9}};
   batch.image_index = {1, 2};
-  batch.soft.emplace_back(nullptr, DType::kF32, std::initializer_list<int64_t>{2});
+  batch.image_embeddings.emplace_back(nullptr, DType::kF32, std::initializer_list<int64_t>{2});
   batch.logit_rows = {2};
   const std::vector<int32_t> pages = {3, 1, 2};
   return {text(encode_open(0x0123456789abcdef, options)), text(encode_close()), text(encode_set_pages(kFull, 4, pages)),

@@ -21,7 +21,7 @@ Batch some_batch() {
   }
   batch.image_index = {1, 2, 4, 5, 6};
   static float values[4 * 8];
-  batch.soft = {Tensor(values, DType::kBF16, {2, 8}), Tensor(values, DType::kF32, {3, 8})};
+  batch.image_embeddings = {Tensor(values, DType::kBF16, {2, 8}), Tensor(values, DType::kF32, {3, 8})};
   batch.logit_rows = {3, 6};
   batch.sampling.resize(2);
   return batch;
@@ -38,10 +38,10 @@ TEST(RankCommands, BatchRoundTrips) {
         std::equal(out.rows[kind].begin(), out.rows[kind].end(), in.rows[kind].begin(), in.rows[kind].end(), same));
   }
   EXPECT_EQ(out.image_index, in.image_index);
-  ASSERT_EQ(out.soft.size(), 2u);
-  EXPECT_EQ(out.soft[0].rows(), 2);
-  EXPECT_EQ(out.soft[1].rows(), 3);
-  EXPECT_FALSE(out.soft[0]) << "values stay with rank 0";
+  ASSERT_EQ(out.image_embeddings.size(), 2u);
+  EXPECT_EQ(out.image_embeddings[0].rows(), 2);
+  EXPECT_EQ(out.image_embeddings[1].rows(), 3);
+  EXPECT_FALSE(out.image_embeddings[0]) << "values stay with rank 0";
   EXPECT_EQ(out.logit_rows, in.logit_rows);
   EXPECT_TRUE(out.sampling.empty()) << "rank 0 chooses";
   const RankCommand empty = decode_command(encode_forward(Batch()));

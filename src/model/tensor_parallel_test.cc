@@ -111,7 +111,7 @@ std::vector<float> logits(const Checkpoint& checkpoint, const Ranks& ranks, int 
   const Config config = parse_config(checkpoint.config);
   ModelOptions options = options_for(config, count, chunk, 1);
   options.logits_max = chunk, options.vision = false;
-  Model model(checkpoint, ranks, options);
+  Model model(checkpoint, config, ranks, options);
   for (const AttentionKind kind : {kSliding, kFull}) {
     std::vector<int32_t> pages(options.pages_per_seq[kind]);
     std::iota(pages.rbegin(), pages.rend(), 0);  // backwards: a page's number is not its place

@@ -132,9 +132,9 @@ TextModel::Inputs TextModel::write_inputs(const Batch& b) {
 
 void TextModel::embed(const Batch& batch, const Activations& a, const Inputs& in) {
   be_.embed(a.x, w_.embed, in.ids, config_.embed_scale);
-  if (batch.soft.empty()) return;
+  if (batch.image_embeddings.empty()) return;
   int64_t begin = 0;
-  for (const Tensor& soft : batch.soft) {  // image rows are not scaled
+  for (const Tensor& soft : batch.image_embeddings) {  // image rows are not scaled
     if (w_.tensor_parallel.rank == 0) be_.scatter(a.x, soft, in.image_index.slice(begin, soft.rows()));
     begin += soft.rows();
   }
@@ -175,7 +175,7 @@ std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
   Activations a = a_.slice(rows);
   if (w_.tensor_parallel.world > 1) a.y.dtype = be_.reduce_type(rows);  // no wider than a product's
   logits_ = all_logits_.slice(0, in.logit_index.rows());
-  if (batch.ids.size() <= kReplayRowsMax && batch.soft.empty() && !tap) {
+  if (batch.ids.size() <= kReplayRowsMax && batch.image_embeddings.empty() && !tap) {
     be_.replay(graph_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });
   } else {
     run(batch, a, in, tap);

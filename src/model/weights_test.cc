@@ -1,4 +1,5 @@
 // A checkpoint that lacks tensors is refused, and each of them is named.
+#include "model/tensor_table.h"
 #include "model/weights.h"
 
 #include <gmock/gmock.h>

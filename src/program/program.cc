@@ -122,7 +122,7 @@ Program::Impl::Impl(const std::string& directory, const ProgramOptions& options)
   ModelOptions model_options = options_for(config, limits.max_seq_len, limits.chunk, 1);
   model_options.vision = config.has_vision;
   backend = make_backend(checkpoint.program->header.backend, options.threads);
-  model = std::make_unique<Model>(checkpoint, *backend, model_options);
+  model = std::make_unique<Model>(checkpoint, config, *backend, model_options);
   for (const AttentionKind kind : {kSliding, kFull}) {
     std::vector<int32_t> pages(static_cast<size_t>(model_options.pages_per_seq[kind]));
     std::iota(pages.begin(), pages.end(), 0);
@@ -172,7 +172,7 @@ int64_t Program::Impl::begin(const char* method, std::span<const int64_t> positi
 std::vector<Output> Program::Impl::run(const char* method, Batch& batch, const Input& temperature) {
   const float t = floats(temperature)[0];
   if (!(t >= 0 && t <= 1e6f)) refuse(method, "the temperature is not a number from 0 to 1000000");
-  Sampling sampling;
+  SamplingInput sampling;
   sampling.temperature = t;
   sampling.seed = seed;
   sampling.step = step++;
@@ -204,8 +204,8 @@ std::vector<Output> Program::Impl::prefill(const std::vector<Input>& inputs) {
     if (limits.soft_max > 0) batch.image_index.push_back(static_cast<int32_t>(i));
   }
   if (limits.soft_max > 0) {
-    batch.soft = {embeddings.slice(0, count)};
-    backend->write(batch.soft[0], inputs[0].data);
+    batch.image_embeddings = {embeddings.slice(0, count)};
+    backend->write(batch.image_embeddings[0], inputs[0].data);
   }
   return run("prefill", batch, inputs[2]);
 }

@@ -1,5 +1,5 @@
-// Answers: the engine's answers to one HTTP request, one for each choice, in the order in which their pieces come.
-// Whoever lets go of it before the end cancels what is left, so a client that has gone costs nothing.
+// Answers: the events of all choices of one HTTP request, in the order in which they happen. Destroying it before the
+// end cancels the remaining choices, so a client that disconnects costs nothing.
 #pragma once
 
 #include <chrono>
@@ -15,15 +15,16 @@ namespace gemma4 {
 
 class Answers {
  public:
-  // Submits; throws as Engine::submit does.
-  Answers(Engine& engine, std::shared_ptr<Metrics> metrics, std::vector<Request> requests, bool one_tool_call);
+  // Submits; throws as Engine::submit does. The choices are counted through: those of the first request come first.
+  Answers(Engine& engine, std::shared_ptr<Metrics> metrics, const std::vector<Request>& requests, bool one_tool_call);
   ~Answers();
   Answers(const Answers&) = delete;
   Answers& operator=(const Answers&) = delete;
 
-  // The next event and the choice it belongs to; nothing where none came in time. Tool calls have ids. With
-  // `one_tool_call` a choice ends after its first call.
+  // The next event and its choice; nothing if none came within the timeout. Tool calls have ids. With `one_tool_call` a
+  // choice ends after its first call.
   std::optional<std::pair<int, Event>> next(std::chrono::milliseconds timeout);
+  size_t choices() const { return over_.size(); }
   bool over() const { return unfinished_ == 0; }
 
  private:
@@ -33,7 +34,7 @@ class Answers {
   Engine& engine_;
   std::shared_ptr<Shared> shared_;
   bool one_tool_call_;
-  int unfinished_;
+  int unfinished_ = 0;
   std::vector<bool> called_, over_;  // [choices]
 };
 

@@ -31,13 +31,6 @@ std::string sse(const Json& data, const std::string& name) {
   return (name.empty() ? "" : "event: " + name + "\n") + "data: " + dump(data) + "\n\n";
 }
 
-void add_copies(std::vector<Request>& all, const Request& request, int n) {
-  for (int i = 0; i < n; ++i) {
-    Request& copy = all.emplace_back(request);
-    if (copy.sampling.seed) *copy.sampling.seed += i;
-  }
-}
-
 // The choices of one prompt share it; it counts once.
 Usage total_usage(const std::vector<Choice>& choices, int per_prompt) {
   Usage total;

@@ -11,7 +11,7 @@
 
 namespace gemma4 {
 
-// What the parsers of requests need to know about this server.
+// The server's settings that request parsers need.
 struct ApiContext {
   std::vector<std::string> models;  // names that requests may use; the first is the one we report
   // The image behind an http(s) URL (fetch.h), or ApiError; `path` is the parameter that held the URL.
@@ -43,7 +43,7 @@ struct StreamSpelling {
 };
 
 struct Call {
-  std::vector<Request> requests;  // one for each choice
+  std::vector<Request> requests;  // one for each prompt, with Request::n choices each
   bool stream = false;
   bool one_tool_call = false;  // parallel calls are not wanted: the answer ends with the first
   StreamSpelling spelling;
@@ -57,10 +57,6 @@ int64_t unix_time();
 
 // A server-sent event; `name` may be empty.
 std::string sse(const Json& data, const std::string& name = "");
-
-// Copies of `request`, `n` for each; where it has a seed, copy i gets seed + i.
-void add_copies(std::vector<Request>& all, const Request& request, int n);
-constexpr int kChoicesMax = 32;
 
 Usage total_usage(const std::vector<Choice>& choices, int per_prompt);
 

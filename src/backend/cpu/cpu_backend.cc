@@ -116,7 +116,7 @@ void CpuBackend::scatter(Tensor x, Tensor rows, Tensor index) {
   }
 }
 
-void CpuBackend::sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) {
+void CpuBackend::sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling) {
   CHECK(is_f32(logits) && is_i32(ids, logits.rows()) && logits.rows() == static_cast<int64_t>(sampling.size()));
   pool_.parallel_tasks(logits.rows(), [&](int thread, int64_t i) {
     auto& [copy, candidates] = choosers_[static_cast<size_t>(thread)];

@@ -62,7 +62,7 @@ class CpuBackend final : public Backend {
   void pool(Tensor out, Tensor x, Tensor group, float scale) override;
   void affine(Tensor x, Tensor bias, Tensor scale) override;
   void softcap(Tensor x, float cap) override;
-  void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) override;
+  void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling) override;
 
  private:
   Context context() { return {pool_, scratch_}; }

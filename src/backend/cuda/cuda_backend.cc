@@ -103,7 +103,7 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
   void pool(Tensor out, Tensor x, Tensor group, float scale) override { cuda::pool(stream(), out, x, group, scale); }
   void affine(Tensor x, Tensor bias, Tensor scale) override { cuda::affine(stream(), x, bias, scale); }
   void softcap(Tensor x, float cap) override { cuda::softcap(stream(), x, cap); }
-  void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling) override {
+  void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling) override {
     CHECK(!capturing());
     sampler_.sample(ids, logits, sampling, staging_, stream());
   }

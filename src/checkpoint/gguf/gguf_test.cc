@@ -14,7 +14,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/golden_testing.h"
 #include "model/config.h"
-#include "model/weights.h"
+#include "model/tensor_table.h"
 #include "quant/pack.h"
 
 namespace gemma4 {

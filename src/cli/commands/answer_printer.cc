@@ -34,7 +34,7 @@ Answer receive(Engine& engine, Request request, const std::function<void(const E
     if (interrupt && *interrupt && !cancelled) engine.cancel(id), cancelled = true;
     const auto event = queue->pop(std::chrono::milliseconds(50));
     if (!event) continue;
-    switch (event->kind) {
+    switch (event->type) {
       case Event::kText:
         answer.text += event->text;
         break;
@@ -66,7 +66,7 @@ Answer collect_answer(Engine& engine, Request request) {
 Answer print_answer(Engine& engine, Request request, bool show_thinking, const std::atomic<bool>* interrupt) {
   bool in_thought = false, at_line_start = true;
   const auto show = [&](const Event& event) {
-    if (event.kind == Event::kThinking) {
+    if (event.type == Event::kThinking) {
       if (!show_thinking) return;
       if (!in_thought) std::fputs("[thinking] ", stderr);
       in_thought = true;
@@ -76,7 +76,7 @@ Answer print_answer(Engine& engine, Request request, bool show_thinking, const s
     if (in_thought) std::fputs("\n[answer]\n", stderr);
     in_thought = false;
     const std::string text =
-        event.kind == Event::kToolCall ? (at_line_start ? "" : "\n") + tool_call_line(event.tool_call) : event.text;
+        event.type == Event::kToolCall ? (at_line_start ? "" : "\n") + tool_call_line(event.tool_call) : event.text;
     put(text);
     at_line_start = text.ends_with('\n');
   };

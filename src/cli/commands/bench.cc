@@ -62,7 +62,7 @@ class Bench {
     const int shorter =
         std::min(flat_pages(kBatchDepth + 2 * flags.steps + 16, options_.page), options_.pages_per_seq[kFull]);
     options_.pages[kFull] = options_.pages_per_seq[kFull] + (seqs - 1) * shorter;
-    model_ = std::make_unique<Model>(checkpoint, ranks, options_);
+    model_ = std::make_unique<Model>(checkpoint, config_, ranks, options_);
     step_bytes_ = model_->step_bytes();
     step_weights_ = weights_of_a_step(checkpoint);
     int next[kAttentionKinds] = {0, 0};
@@ -227,7 +227,7 @@ class Bench {
 
   static void want(Batch& batch, int32_t row) {
     batch.logit_rows.push_back(row);
-    Sampling sampling;
+    SamplingInput sampling;
     sampling.top_k = 64, sampling.top_p = 0.95f, sampling.seed = 1;
     batch.sampling.push_back(sampling);
   }

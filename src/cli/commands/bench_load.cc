@@ -66,7 +66,8 @@ int bench_load(const LoadFlags& flags) {
   int64_t file_bytes = 0;
   for (const auto& file : checkpoint.files) file_bytes += static_cast<int64_t>(file->bytes().size());
   const double opened = seconds();
-  Model model(checkpoint, *backend, options_for(parse_config(checkpoint.config), 64, 16, 1));
+  const Config config = parse_config(checkpoint.config);
+  Model model(checkpoint, config, *backend, options_for(config, 64, 16, 1));
   backend->sync();
   checkpoint = Checkpoint();  // frees what the model does not need, as the engine does
   const double loaded = seconds();

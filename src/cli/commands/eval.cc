@@ -174,7 +174,7 @@ std::vector<float> Evaluation::prefill(const GoldenCase& golden) {
       batch.logit_rows.push_back(static_cast<int32_t>(i - begin));
       if (last_of_block[i] < 0) continue;
       batch.image_index.push_back(static_cast<int32_t>(i - begin));
-      if (last_of_block[i] == static_cast<int32_t>(i)) batch.soft.push_back(soft_.at(image++).rows);
+      if (last_of_block[i] == static_cast<int32_t>(i)) batch.image_embeddings.push_back(soft_.at(image++).rows);
     }
     model_->forward(batch);
     const auto rows = logits(static_cast<int64_t>(end - begin));
@@ -215,7 +215,7 @@ Report Evaluation::run_case(const GoldenCase& golden) {
   ModelOptions options = options_for(config_, tokens, static_cast<int>(golden.input_ids.size()), 1);
   options.logits_max = options.rows_max;
   options.vision = config_.has_vision && !golden.images.empty();
-  model_ = std::make_unique<Model>(checkpoint_, ranks_, options);
+  model_ = std::make_unique<Model>(checkpoint_, config_, ranks_, options);
   for (AttentionKind kind : {kSliding, kFull}) {
     model_->set_pages(kind, 0, std::span(pages).first(static_cast<size_t>(options.pages_per_seq[kind])));
   }

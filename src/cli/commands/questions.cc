@@ -61,8 +61,8 @@ std::string receive(EventQueue& queue, const Tokenizer& tokenizer) {
   while (true) {
     const Event event = queue.pop();
     for (const TokenLogprobs& token : event.logprobs) ids.push_back(token.token.id);
-    if (event.kind == Event::kDone) return tokenizer.decode(ids, false);
-    if (event.kind != Event::kError) continue;
+    if (event.type == Event::kDone) return tokenizer.decode(ids, false);
+    if (event.type != Event::kError) continue;
     if (event.device) throw DeviceError(event.text);
     throw Error(event.text);
   }

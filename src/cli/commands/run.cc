@@ -24,7 +24,7 @@ struct RunFlags {
   std::string system, tools_file;
   bool think = false, raw = false, json = false, ignore_eos = false, processes = false;
   int max_new_tokens = 0;
-  SamplingRequest sampling;
+  RequestSampling sampling;
 };
 
 constexpr const char* kRunAbout =

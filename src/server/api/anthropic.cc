@@ -162,7 +162,7 @@ bool parse_tool_choice(const Json* choice, const Json& tools, Request& request) 
     request.tools.clear();
   } else if (type == "any" || type == "tool") {
     if (tools.empty()) fail_at("tool_choice", "asks for a call, but there are no tools");
-    request.format.kind = FormatRequest::kToolCall;
+    request.format.type = ResponseFormat::kToolCall;
     if (type == "tool") {
       request.format.tool_name = fields.required_string("name");
       check_tool_name(tools, request.format.tool_name, "tool_choice.name");
@@ -195,10 +195,10 @@ void parse_output_config(Fields& body, Request& request) {
   const auto read_format = [&](const Json& value, const std::string& path) {
     Fields format(value, path);
     format.only("type", {"json_schema"});
-    if (request.format.kind == FormatRequest::kToolCall) {
+    if (request.format.type == ResponseFormat::kToolCall) {
       fail_at(path, "cannot be combined with a tool_choice that forces a call");
     }
-    request.format.kind = FormatRequest::kSchema;
+    request.format.type = ResponseFormat::kSchema;
     const Json& schema = format.require("schema");
     if (!schema.is_object()) format.fail("schema", "must be a JSON schema (an object)");
     request.format.schema = dump(schema);
@@ -274,7 +274,7 @@ std::string open_block(MessageStream& stream, Json block) {
 
 std::string message_piece(MessageStream& stream, const Event& event) {
   std::string out;
-  switch (event.kind) {
+  switch (event.type) {
     case Event::kText:
       if (stream.open != MessageStream::kText) {
         out = close_block(stream);
@@ -396,7 +396,7 @@ Call parse_messages(const Json& json, const ApiContext& context) {
   const auto most = body.integer("max_tokens", 1, INT32_MAX);
   if (!most) body.fail("max_tokens", "is missing");
   request.max_new_tokens = static_cast<int>(*most);
-  SamplingRequest& s = request.sampling;
+  RequestSampling& s = request.sampling;
   if (const auto v = body.number("temperature", 0, 1)) s.temperature = static_cast<float>(*v);
   if (const auto v = body.number("top_p", 0, 1)) s.top_p = static_cast<float>(*v);
   if (const auto v = body.integer("top_k", 0, INT32_MAX)) s.top_k = static_cast<int>(*v);

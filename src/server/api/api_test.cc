@@ -83,10 +83,11 @@ TEST(Api, ChatBecomesARequest) {
        {"tool_calls", {{{"id", "c1"}, {"type", "function"}, {"function", {{"name", "f"}, {"arguments", "{}"}}}}}}});
   body["messages"].push_back({{"role", "tool"}, {"tool_call_id", "c1"}, {"content", "done"}});
   const Call call = parse_chat(body, context());
-  ASSERT_EQ(call.requests.size(), 2u);
-  const Request& request = call.requests[1];
+  ASSERT_EQ(call.requests.size(), 1u);
+  const Request& request = call.requests[0];
+  EXPECT_EQ(request.n, 2);
   EXPECT_EQ(request.max_new_tokens, 7);
-  EXPECT_EQ(request.sampling.seed, 4u);
+  EXPECT_EQ(request.sampling.seed, 3u);
   EXPECT_EQ(request.sampling.top_k, 0);
   EXPECT_EQ(request.sampling.logit_bias, (std::vector<std::pair<int32_t, float>>{{5, -1.5f}}));
   EXPECT_EQ(request.stop, (std::vector<std::string>{"a", "b"}));

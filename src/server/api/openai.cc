@@ -47,7 +47,7 @@ Json openai_error(const ApiError& error) {
 }
 
 void parse_sampling(Fields& body, Request& request) {
-  SamplingRequest& s = request.sampling;
+  RequestSampling& s = request.sampling;
   if (const auto v = body.number("temperature", 0, 2)) s.temperature = static_cast<float>(*v);
   if (const auto v = body.number("top_p", 0, 1)) s.top_p = static_cast<float>(*v);
   if (const auto v = body.integer("top_k", -1, INT32_MAX)) s.top_k = static_cast<int>(std::max<int64_t>(*v, 0));

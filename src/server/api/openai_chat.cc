@@ -113,18 +113,18 @@ Json parse_tools(const Json& value, const std::string& path) {
 }
 
 void parse_tool_choice(const Json* choice, const Json& tools, Request& request) {
-  FormatRequest& format = request.format;
+  ResponseFormat& format = request.format;
   if (choice == nullptr || *choice == "auto") return;
   if (*choice == "none") {
     request.tools.clear();
   } else if (*choice == "required") {
     if (tools.empty()) fail_at("tool_choice", "is 'required', but there are no tools");
-    format.kind = FormatRequest::kToolCall;
+    format.type = ResponseFormat::kToolCall;
   } else if (choice->is_object()) {
     Fields fields(*choice, "tool_choice");
     fields.only("type", {"function"});
     Fields function(fields.require("function"), "tool_choice.function");
-    format.kind = FormatRequest::kToolCall;
+    format.type = ResponseFormat::kToolCall;
     format.tool_name = function.required_string("name");
     check_tool_name(tools, format.tool_name, "tool_choice.function.name");
     function.done();
@@ -138,12 +138,12 @@ void parse_format(const Json* value, Request& request) {
   if (value == nullptr) return;
   Fields fields(*value, "response_format");
   const std::string type = fields.required_string("type");
-  FormatRequest format;
+  ResponseFormat format;
   if (type == "json_object") {
-    format.kind = FormatRequest::kJson;
+    format.type = ResponseFormat::kJson;
   } else if (type == "json_schema") {
     Fields schema(fields.require("json_schema"), "response_format.json_schema");
-    format.kind = FormatRequest::kSchema;
+    format.type = ResponseFormat::kSchema;
     format.schema = schema_text(schema.require("schema"), schema.where("schema"));
     schema.ignore({"name", "description"});
     schema.only("strict", {true, false});
@@ -152,8 +152,8 @@ void parse_format(const Json* value, Request& request) {
     fail_at("response_format.type", "must be text, json_object or json_schema");
   }
   fields.done();
-  if (format.kind == FormatRequest::kFree) return;
-  if (request.format.kind == FormatRequest::kToolCall) {
+  if (format.type == ResponseFormat::kFree) return;
+  if (request.format.type == ResponseFormat::kToolCall) {
     fail_at("response_format", "cannot be combined with a tool_choice that forces a call");
   }
   request.format = std::move(format);
@@ -233,8 +233,8 @@ Json chat_choice(const Choice& choice, int index, bool logprobs) {
 
 std::string chat_piece(ChatStream& stream, int index, const Event& event) {
   Json logprobs;
-  if (stream.logprobs && event.kind == Event::kText) logprobs = chat_logprobs(event.logprobs);
-  switch (event.kind) {
+  if (stream.logprobs && event.type == Event::kText) logprobs = chat_logprobs(event.logprobs);
+  switch (event.type) {
     case Event::kText:
       return stream.chunk(index, {{"content", event.text}}, nullptr, std::move(logprobs));
     case Event::kThinking:
@@ -282,7 +282,7 @@ StreamSpelling chat_spelling(ChatStream made) {
     return out;
   };
   spelling.piece = [stream](int index, const Event& event) {
-    if (event.kind == Event::kDone) stream->done.emplace_back().usage = event.usage;
+    if (event.type == Event::kDone) stream->done.emplace_back().usage = event.usage;
     return chat_piece(*stream, index, event);
   };
   spelling.end = [stream] { return chat_end(*stream); };
@@ -346,7 +346,8 @@ Call parse_chat(const Json& json, const ApiContext& context) {
   ignore_account_fields(body);
   body.done();
   stream.model = context.models.front();
-  add_copies(call.requests, request, stream.choices);
+  request.n = stream.choices;
+  call.requests.push_back(std::move(request));
   call.spelling = chat_spelling(std::move(stream));
   return call;
 }

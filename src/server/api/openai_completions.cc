@@ -50,12 +50,12 @@ std::string call_text(const ToolCall& call) { return call.name + "(" + call.argu
 const char* reason(Finish finish) { return finish == Finish::kLength ? "length" : "stop"; }
 
 std::string text_piece(TextStream& stream, int index, const Event& event) {
-  std::string text = event.kind == Event::kToolCall ? call_text(event.tool_call) : event.text;
+  std::string text = event.type == Event::kToolCall ? call_text(event.tool_call) : event.text;
   Json choice = {{"index", index}, {"text", text}, {"logprobs", nullptr}, {"finish_reason", nullptr}};
   if (stream.logprobs && !event.logprobs.empty())
     choice["logprobs"] = text_logprobs(event.logprobs, stream.offset[index]);
   stream.offset[index] += text.size();
-  if (event.kind == Event::kDone) {
+  if (event.type == Event::kDone) {
     choice["text"] = "";
     choice["finish_reason"] = reason(event.finish);
     stream.done[index].usage = event.usage;
@@ -88,7 +88,7 @@ StreamSpelling text_spelling(TextStream made) {
   spelling.whole = [stream](const std::vector<Choice>& choices) { return text_whole(*stream, choices); };
   spelling.begin = [] { return std::string(); };
   spelling.piece = [stream](int index, const Event& event) {
-    return event.kind == Event::kThinking ? std::string() : text_piece(*stream, index, event);
+    return event.type == Event::kThinking ? std::string() : text_piece(*stream, index, event);
   };
   spelling.end = [stream] {
     std::string out;
@@ -189,11 +189,12 @@ Call parse_completions(const Json& json, const ApiContext& context) {
     request.ids = std::move(prompt.ids);
     request.raw = std::move(prompt.raw);
     request.images = std::move(prompt.images);
-    add_copies(call.requests, request, stream.per_prompt);
+    request.n = stream.per_prompt;
+    call.requests.push_back(std::move(request));
   }
   stream.model = context.models.front();
-  stream.done.resize(call.requests.size());
-  stream.offset.resize(call.requests.size());
+  stream.done.resize(call.requests.size() * stream.per_prompt);
+  stream.offset.resize(stream.done.size());
   call.spelling = text_spelling(std::move(stream));
   return call;
 }

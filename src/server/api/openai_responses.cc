@@ -122,7 +122,7 @@ void parse_tool_choice(const Json* choice, const Json& tools, Request& request) 
     fail_at("tool_choice", "must be none, auto, required or {\"type\": \"function\", \"name\": ...}");
   }
   if (tools.empty()) fail_at("tool_choice", "asks for a call, but there are no tools");
-  request.format.kind = FormatRequest::kToolCall;
+  request.format.type = ResponseFormat::kToolCall;
   if (!choice->is_object()) return;
   Fields fields(*choice, "tool_choice");
   fields.only("type", {"function"});
@@ -139,13 +139,13 @@ void parse_text_format(Fields& body, Request& request) {
   if (const Json* value = fields.find("format")) {
     Fields format(*value, "text.format");
     const std::string type = format.required_string("type");
-    if (type != "text" && request.format.kind == FormatRequest::kToolCall) {
+    if (type != "text" && request.format.type == ResponseFormat::kToolCall) {
       fail_at("text.format", "cannot be combined with a tool_choice that forces a call");
     }
     if (type == "json_object") {
-      request.format.kind = FormatRequest::kJson;
+      request.format.type = ResponseFormat::kJson;
     } else if (type == "json_schema") {
-      request.format.kind = FormatRequest::kSchema;
+      request.format.type = ResponseFormat::kSchema;
       request.format.schema = schema_text(format.require("schema"), "text.format.schema");
       format.ignore({"name", "description"});
       format.only("strict", {true, false});
@@ -283,7 +283,7 @@ std::string close_item(ResponsesState& stream) {
 }
 
 std::string grow_item(ResponsesState& stream, const Event& event) {
-  const bool message = event.kind == Event::kText;
+  const bool message = event.type == Event::kText;
   const auto wanted = message ? ResponsesState::kMessage : ResponsesState::kReasoning;
   std::string out;
   if (stream.open != wanted) {
@@ -322,8 +322,8 @@ std::string add_call(ResponsesState& stream, const ToolCall& call) {
 }
 
 std::string response_piece(ResponsesState& stream, const Event& event) {
-  if (event.kind == Event::kText || event.kind == Event::kThinking) return grow_item(stream, event);
-  if (event.kind == Event::kToolCall) return add_call(stream, event.tool_call);
+  if (event.type == Event::kText || event.type == Event::kThinking) return grow_item(stream, event);
+  if (event.type == Event::kToolCall) return add_call(stream, event.tool_call);
   stream.finish = event.finish;
   std::string out = close_item(stream);
   finish_response(stream.response, event.finish, event.usage);

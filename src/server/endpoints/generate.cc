@@ -24,20 +24,20 @@ Clock::duration seconds(double count) {
 
 // Throws ApiError if the event says that there will be no complete answer.
 void check_end(ServerState& server, const Event& event) {
-  if (event.kind == Event::kError) {
+  if (event.type == Event::kError) {
     server.device_failed = server.device_failed || event.device;
     throw ApiError(500, event.text, "", event.device ? "device_failed" : "engine_failed");
   }
-  if (event.kind == Event::kDone && event.finish == Finish::kCancelled) {
+  if (event.type == Event::kDone && event.finish == Finish::kCancelled) {
     throw ApiError(503, "the server is stopping; this answer is not complete", "", "stopping");
   }
 }
 
 void add_event(Choice& choice, Event event) {
-  if (event.kind != Event::kThinking) {
+  if (event.type != Event::kThinking) {
     std::ranges::move(event.logprobs, std::back_inserter(choice.logprobs));
   }
-  switch (event.kind) {
+  switch (event.type) {
     case Event::kText:
       choice.text += event.text;
       break;
@@ -105,17 +105,16 @@ HttpResponse generate(ServerState& server, HttpRequest& request, Call (*parse)(c
   if (server.stopping) throw StoppingError("the server is stopping and takes no new requests");
   auto call = std::make_shared<Call>();
   std::shared_ptr<Answers> answers;
-  size_t choices = 0;
   prepare(server, [&](const ApiContext& context) {
     *call = parse(parse_body(request.body), context);
     std::string().swap(request.body);
-    choices = call->requests.size();
-    answers = std::make_shared<Answers>(server.engine, server.metrics, std::move(call->requests), call->one_tool_call);
+    answers = std::make_shared<Answers>(server.engine, server.metrics, call->requests, call->one_tool_call);
+    std::vector<Request>().swap(call->requests);
   });
   request.held.reset();
   HttpResponse response;
   if (!call->stream) {
-    response.body = call->spelling.whole(collect(server, *answers, choices, request));
+    response.body = call->spelling.whole(collect(server, *answers, answers->choices(), request));
     return response;
   }
   response.content_type = "text/event-stream";

@@ -49,28 +49,28 @@ __global__ void edit_logits_kernel(SampleCall call) {
   grid_release();
   grid_wait();
   const int row = blockIdx.x;
-  const SampleRow& wish = call.wishes[row];
-  if (wish.edited < 0) return;
-  float* out = call.edited + static_cast<int64_t>(wish.edited) * call.vocab;
+  const SampleRow& params = call.params[row];
+  if (params.edited < 0) return;
+  float* out = call.edited + static_cast<int64_t>(params.edited) * call.vocab;
   const uint32_t* words = call.words;
   for (int id = threadIdx.x; id < call.vocab; id += kThreads) out[id] = raw_logit(call, row, id);
   __syncthreads();
-  for (int i = wish.bias_begin + 2 * threadIdx.x; i < wish.bias_end; i += 2 * kThreads) {
+  for (int i = params.bias_begin + 2 * threadIdx.x; i < params.bias_end; i += 2 * kThreads) {
     const int id = static_cast<int>(words[i]);
     if (id >= 0 && id < call.vocab) atomicAdd(out + id, __uint_as_float(words[i + 1]));
   }
   __syncthreads();
-  for (int i = wish.counts_begin + 2 * threadIdx.x; i < wish.counts_end; i += 2 * kThreads) {
+  for (int i = params.counts_begin + 2 * threadIdx.x; i < params.counts_end; i += 2 * kThreads) {
     const int id = static_cast<int>(words[i]), times = static_cast<int>(words[i + 1]);
     if (id < 0 || id >= call.vocab) continue;
     float x = out[id];
-    x = x > 0 ? x / wish.repetition : x * wish.repetition;
-    out[id] = x - (wish.frequency * static_cast<float>(times) + (times > 0 ? wish.presence : 0.0f));
+    x = x > 0 ? x / params.repetition_penalty : x * params.repetition_penalty;
+    out[id] = x - (params.frequency_penalty * static_cast<float>(times) + (times > 0 ? params.presence_penalty : 0.0f));
   }
   __syncthreads();
-  if (wish.allowed_words == 0) return;
+  if (params.allowed_words == 0) return;
   for (int id = threadIdx.x; id < call.vocab; id += kThreads) {
-    const bool allowed = id / 32 < wish.allowed_words && (words[wish.allowed_begin + id / 32] >> (id % 32) & 1);
+    const bool allowed = id / 32 < params.allowed_words && (words[params.allowed_begin + id / 32] >> (id % 32) & 1);
     if (!allowed) out[id] = -INFINITY;
   }
 }
@@ -83,8 +83,8 @@ __global__ void sort_blocks_kernel(SampleCall call) {
   grid_release();
   grid_wait();
   const int row = blockIdx.y, begin = blockIdx.x * kSampleBlock;
-  const SampleRow& wish = call.wishes[row];
-  const float* edited = wish.edited < 0 ? nullptr : call.edited + static_cast<int64_t>(wish.edited) * call.vocab;
+  const SampleRow& params = call.params[row];
+  const float* edited = params.edited < 0 ? nullptr : call.edited + static_cast<int64_t>(params.edited) * call.vocab;
   constexpr int kEach = kSampleBlock / kThreads;
   float mine[kEach];
   uint64_t top = 0;
@@ -98,7 +98,7 @@ __global__ void sort_blocks_kernel(SampleCall call) {
     top = key > top ? key : top;
   }
   uint64_t* best = call.best + (static_cast<int64_t>(row) * gridDim.x + blockIdx.x) * kSampleKept;
-  if (wish.greedy) {
+  if (params.greedy) {
     __syncthreads();
     keys[threadIdx.x] = top;
     for (int step = kThreads / 2; step > 0; step /= 2) {
@@ -112,12 +112,12 @@ __global__ void sort_blocks_kernel(SampleCall call) {
   }
   sort_keys(keys);
   if (threadIdx.x < kSampleKept) best[threadIdx.x] = keys[threadIdx.x];
-  if (!wish.weigh_all) return;
+  if (!params.sum_all) return;
   const float highest = key_logit(keys[0]);
   double sum = 0;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
-    if (mine[i] > -INFINITY) sum += exp(static_cast<double>((mine[i] - highest) / wish.temperature));
+    if (mine[i] > -INFINITY) sum += exp(static_cast<double>((mine[i] - highest) / params.temperature));
   }
   for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
@@ -128,25 +128,25 @@ __global__ void sort_blocks_kernel(SampleCall call) {
 }
 
 // draw() of backend/sample.cc, with the best 64 as the candidates. Returns the id, or -1 where more are needed.
-__device__ int draw(const SampleRow& wish, const uint64_t* keys, const double* weights, double total_all) {
-  const int most = wish.top_k > 0 ? min(wish.top_k, kSampleKept) : kSampleKept;
+__device__ int draw(const SampleRow& params, const uint64_t* keys, const double* weights, double total_all) {
+  const int most = params.top_k > 0 ? min(params.top_k, kSampleKept) : kSampleKept;
   int kept = 0;
   double total = 0;
   for (; kept < most && key_logit(keys[kept]) > -INFINITY; ++kept) total += weights[kept];
   if (kept == 0) return key_id(keys[0]);
-  const bool whole = wish.top_k > 0 ? wish.top_k <= kSampleKept : kept < kSampleKept;  // no candidate is missing
-  if (!whole && wish.top_k > 0) return -1;
-  if (wish.top_k == 0) total = total_all;
+  const bool whole = params.top_k > 0 ? params.top_k <= kSampleKept : kept < kSampleKept;  // no candidate is missing
+  if (!whole && params.top_k > 0) return -1;
+  if (params.top_k == 0) total = total_all;
   int count = 0;
   double sum = 0;
-  while (count < kept && (count == 0 || (sum < total * wish.top_p && weights[count] >= wish.min_p))) {
+  while (count < kept && (count == 0 || (sum < total * params.top_p && weights[count] >= params.min_p))) {
     sum += weights[count++];
   }
   if (count == kept && !whole) {  // the cut may lie further on
-    if (wish.top_p < 1 || wish.min_p > 0) return -1;
+    if (params.top_p < 1 || params.min_p > 0) return -1;
     sum = total_all;
   }
-  double at = wish.uniform * sum;
+  double at = params.uniform * sum;
   for (int i = 0; i < count; ++i) {
     if (at < weights[i]) return key_id(keys[i]);
     at -= weights[i];
@@ -160,9 +160,9 @@ __global__ void sample_kernel(SampleCall call, int blocks) {
   grid_release();
   grid_wait();
   const int row = blockIdx.x;
-  const SampleRow& wish = call.wishes[row];
+  const SampleRow& params = call.params[row];
   const uint64_t* best = call.best + static_cast<int64_t>(row) * blocks * kSampleKept;
-  if (wish.greedy) {
+  if (params.greedy) {
     if (threadIdx.x > 0) return;
     uint64_t top = best[0];
     for (int i = 1; i < blocks; ++i) top = best[i * kSampleKept] > top ? best[i * kSampleKept] : top;
@@ -175,20 +175,20 @@ __global__ void sample_kernel(SampleCall call, int blocks) {
   __shared__ double weights[kSampleKept];
   if (threadIdx.x < kSampleKept) {
     weights[threadIdx.x] =
-        exp(static_cast<double>((key_logit(keys[threadIdx.x]) - key_logit(keys[0])) / wish.temperature));
+        exp(static_cast<double>((key_logit(keys[threadIdx.x]) - key_logit(keys[0])) / params.temperature));
   }
   __syncthreads();
   if (threadIdx.x > 0) return;
   double total = 0;
-  if (wish.weigh_all) {
+  if (params.sum_all) {
     for (int i = 0; i < blocks; ++i) {
       const float top = key_logit(best[i * kSampleKept]);
       if (top == -INFINITY) continue;
       total += call.totals[static_cast<int64_t>(row) * blocks + i] *
-               exp(static_cast<double>((top - key_logit(keys[0])) / wish.temperature));
+               exp(static_cast<double>((top - key_logit(keys[0])) / params.temperature));
     }
   }
-  const int id = draw(wish, keys, weights, total);
+  const int id = draw(params, keys, weights, total);
   if (id >= 0) call.ids[row] = id;
   call.undecided[row] = id < 0;
 }

@@ -1,6 +1,6 @@
-// Choosing tokens on the device. backend/sample.h is the definition; the kernels keep the 64 best of each row in order,
-// which decides greedy choice, top_k up to 64, and nearly every draw without top_k. What they cannot decide (a larger
-// top_k, a nucleus or a draw past the 64 best) goes through the host's definition, with one wait.
+// Sampling on the device, as backend/sample.h defines it. The kernels sort the 64 largest logits of each row. That is
+// enough for greedy sampling, top_k up to 64, and nearly every draw without top_k. The other rows (a larger top_k, a
+// nucleus or a draw beyond the 64 largest) are sampled on the host, which costs one synchronization.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,17 +14,14 @@
 
 namespace gemma4::cuda {
 
-// One row's wishes, as the kernels read them.
-struct SampleRow {
-  double uniform;  // in [0, 1)
-  float temperature, top_p, min_p;
-  int top_k;  // 0: all
-  int greedy;
-  int weigh_all;  // the total over all logits is needed (no top_k)
-  int edited;     // row of the edit buffer, or -1: the logits as they are
-  float repetition, presence, frequency;
-  int bias_begin, bias_end, counts_begin, counts_end;  // pairs in the edit words
-  int allowed_begin, allowed_words;                    // words; 0: all ids allowed
+// One row's sampling parameters as the kernels read them; top_k is 0 where it is not less than the vocabulary.
+struct SampleRow : SamplingParams {
+  double uniform = 0;  // in [0, 1)
+  int greedy = 0;
+  int sum_all = 0;  // the total over all logits is needed (no top_k)
+  int edited = -1;  // row of the edit buffer; -1: the logits are used unchanged
+  int bias_begin = 0, bias_end = 0, counts_begin = 0, counts_end = 0;  // pairs in the edit words
+  int allowed_begin = 0, allowed_words = 0;                            // words; 0: all ids allowed
 };
 
 inline constexpr int kSampleBlock = 4096;  // logits a block sorts
@@ -36,12 +33,12 @@ struct SampleCall {
   bool bf16;
   int64_t stride;
   int rows, vocab;
-  const SampleRow* wishes;  // [rows]
+  const SampleRow* params;  // [rows]
   const uint32_t* words;    // biases, counts and masks
   float* edited;            // [edited rows, vocab]
   uint64_t* best;           // [rows, blocks, kSampleKept]
   double* totals;           // [rows, blocks]
-  int* undecided;           // [rows]: 1 where the host must choose
+  int* undecided;           // [rows]: 1 if the row must be sampled on the host
 };
 
 void launch_sample(cudaStream_t stream, const SampleCall& call, bool edits);
@@ -49,17 +46,18 @@ void launch_sample(cudaStream_t stream, const SampleCall& call, bool edits);
 class DeviceSampler {
  public:
   explicit DeviceSampler(Memory* memory) : memory_(memory) {}
-  void sample(Tensor ids, Tensor logits, std::span<const Sampling> sampling, Staging& staging, cudaStream_t stream);
+  void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling, Staging& staging,
+              cudaStream_t stream);
 
  private:
   void* grow(int which, int64_t bytes);
-  void choose_on_host(Tensor ids, Tensor logits, std::span<const Sampling> sampling, const std::vector<int>& rows,
+  void choose_on_host(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling, const std::vector<int>& rows,
                       Staging& staging, cudaStream_t stream);
 
   Memory* memory_;
-  void* buffers_[6] = {};  // device: wishes, words, edited, best, totals, undecided
+  void* buffers_[6] = {};  // device: params, words, edited, best, totals, undecided
   int64_t sizes_[6] = {};
-  std::vector<SampleRow> wishes_;
+  std::vector<SampleRow> params_;
   std::vector<uint32_t> words_;
   std::vector<float> row_;
   std::vector<uint16_t> raw_;

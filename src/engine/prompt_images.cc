@@ -1,0 +1,65 @@
+#include "engine/prompt_images.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "image/decode.h"
+#include "image/resize.h"
+
+namespace gemma4 {
+namespace {
+
+std::span<const std::byte> as_bytes(const std::string& text) { return std::as_bytes(std::span(text)); }
+
+template <typename Work>
+auto naming_image(int index, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    throw Error("image " + std::to_string(index + 1) + ": " + error.what());
+  }
+}
+
+}  // namespace
+
+PromptImages::PromptImages(const Config& config, ImageCache& cache)
+    : config_(config), cache_(cache), key_(HashKey::random()) {}
+
+uint64_t PromptImages::hash(const std::string& file, int budget) const {
+  Hasher hasher(key_);
+  hasher.add(budget);
+  hasher.add(as_bytes(file));
+  return hasher.finish();
+}
+
+int PromptImages::count_tokens(const std::string& file, int index, int budget) const {
+  const VisionConfig& vision = config_.vision;
+  return naming_image(index, [&] {
+    const ImageSize size = fit_budget(read_image_size(as_bytes(file)), budget, vision.patch, vision.pool);
+    const int grid_w = size.width / vision.patch, grid_h = size.height / vision.patch;
+    if (std::max(grid_w, grid_h) > vision.positions) {
+      throw Error("at a budget of " + std::to_string(budget) + " it is " + std::to_string(grid_w) + " x " +
+                  std::to_string(grid_h) + " patches, but the model knows " + std::to_string(vision.positions) +
+                  " positions on a side");
+    }
+    return soft_tokens(size, vision.patch, vision.pool);
+  });
+}
+
+PromptImage PromptImages::prepare(const std::string& file, int index, int budget) const {
+  PromptImage prepared;
+  prepared.hash = hash(file, budget);
+  if (const auto known = cache_.find(prepared.hash)) {
+    prepared.embeddings = *known;
+    return prepared;
+  }
+  return naming_image(index, [&] {
+    ++decoded_;
+    const Image image = decode_image(as_bytes(file));
+    prepared.patches =
+        std::make_shared<Patches>(preprocess_image(image, budget, config_.vision.patch, config_.vision.pool));
+    return prepared;
+  });
+}
+
+}  // namespace gemma4
