@@ -33,7 +33,8 @@ struct Session {
   // `ring`: slots of the sliding layers; 0: as many as a chunk of rows_max needs.
   explicit Session(const std::string& path, int rows_max = 128, int ring = 0)
       : checkpoint(open_checkpoint(path)), backend(make_ref()) {
-    ModelOptions options = options_for(parse_config(checkpoint.config), 256, rows_max, 1);
+    const Config config = parse_config(checkpoint.config);
+    ModelOptions options = options_for(config, 256, rows_max, 1);
     if (ring > 0) {
       options.page = 8;
       options.pages[kFull] = options.pages_per_seq[kFull] = 256 / options.page;

@@ -41,7 +41,7 @@ Memory memory_of(const std::string& backend, EngineOptions options) {
     memory.pages += cache.slots * cache.heads * cache.dim * 2 * int64_t{sizeof(float)};
   }
   // F32: the hidden state before and after the last norm, the logits. I32: which row it is, the sampled id, the tables.
-  memory.row = 4 * (2 * int64_t{opened.config.hidden} + opened.config.vocab + 2);
+  memory.row = 4 * (2 * int64_t{opened.model->config().hidden} + opened.model->config().vocab + 2);
   for (const AttentionKind kind : {kSliding, kFull}) {
     memory.row += 4 * int64_t{model.pages_per_seq[kind]};
     memory.pages_of[kind] = model.pages[kind];

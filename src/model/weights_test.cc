@@ -98,7 +98,7 @@ TEST_P(WeightsOf, ATextModelNeedsNoVisionTower) {
     const Config config = parse_config(checkpoint.config);
     const auto backend = make_ref();
     const ModelOptions options = options_for(config, 64, 64, 1);
-    Model model(checkpoint, *backend, options);
+    Model model(checkpoint, config, *backend, options);
     for (const AttentionKind kind : {kSliding, kFull}) {
       std::vector<int32_t> pages(static_cast<size_t>(options.pages_per_seq[kind]));
       std::iota(pages.begin(), pages.end(), 0);
