@@ -8,7 +8,7 @@
 #include <semaphore>
 
 #include "engine/engine.h"
-#include "server/call.h"
+#include "server/completion_request.h"
 #include "server/http.h"
 #include "server/metrics.h"
 #include "server/server.h"

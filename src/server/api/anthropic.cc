@@ -329,17 +329,17 @@ std::string message_whole(MessageStream stream, const Choice& choice) {
   return dump(json);
 }
 
-StreamSpelling message_spelling(const std::string& model) {
+ResponseSerializer message_serializer(const std::string& model) {
   auto stream = std::make_shared<MessageStream>();
   stream->model = model;
-  StreamSpelling spelling;
-  spelling.whole = [stream](const std::vector<Choice>& choices) { return message_whole(*stream, choices.front()); };
-  spelling.begin = [stream] { return event_of("message_start", {{"message", message_json(*stream)}}); };
-  spelling.piece = [stream](int, const Event& event) { return message_piece(*stream, event); };
-  spelling.end = [stream] { return message_end(*stream); };
-  spelling.error = [](const ApiError& error) { return sse(anthropic_error(error), "error"); };
-  spelling.ping = event_of("ping", Json::object());
-  return spelling;
+  ResponseSerializer serializer;
+  serializer.whole = [stream](const std::vector<Choice>& choices) { return message_whole(*stream, choices.front()); };
+  serializer.begin = [stream] { return event_of("message_start", {{"message", message_json(*stream)}}); };
+  serializer.piece = [stream](int, const Event& event) { return message_piece(*stream, event); };
+  serializer.end = [stream] { return message_end(*stream); };
+  serializer.error = [](const ApiError& error) { return sse(anthropic_error(error), "error"); };
+  serializer.ping = event_of("ping", Json::object());
+  return serializer;
 }
 
 Json parse_prompt(Fields& body, Request& request, const ApiContext& context) {
@@ -386,12 +386,12 @@ Request parse_count_tokens(const Json& json, const ApiContext& context) {
   return request;
 }
 
-Call parse_messages(const Json& json, const ApiContext& context) {
+CompletionRequest parse_messages(const Json& json, const ApiContext& context) {
   Fields body(json, "");
   Request request;
   const Json tools = parse_prompt(body, request, context);
-  Call call;
-  call.one_tool_call = parse_tool_choice(body.find("tool_choice"), tools, request);
+  CompletionRequest completion;
+  completion.one_tool_call = parse_tool_choice(body.find("tool_choice"), tools, request);
   parse_output_config(body, request);
   const auto most = body.integer("max_tokens", 1, INT32_MAX);
   if (!most) body.fail("max_tokens", "is missing");
@@ -401,13 +401,13 @@ Call parse_messages(const Json& json, const ApiContext& context) {
   if (const auto v = body.number("top_p", 0, 1)) s.top_p = static_cast<float>(*v);
   if (const auto v = body.integer("top_k", 0, INT32_MAX)) s.top_k = static_cast<int>(*v);
   request.stop = body.strings("stop_sequences");
-  call.stream = body.boolean("stream").value_or(false);
+  completion.stream = body.boolean("stream").value_or(false);
   body.ignore({"metadata"});
   body.only("service_tier", {"auto", "standard_only"});
   body.done();
-  call.requests.push_back(std::move(request));
-  call.spelling = message_spelling(context.models.front());
-  return call;
+  completion.requests.push_back(std::move(request));
+  completion.serializer = message_serializer(context.models.front());
+  return completion;
 }
 
 }  // namespace gemma4

@@ -2,11 +2,11 @@
 // Source: Anthropic's API reference (docs.anthropic.com/en/api/messages) and the `anthropic` Python client's types.
 #pragma once
 
-#include "server/call.h"
+#include "server/completion_request.h"
 
 namespace gemma4 {
 
-Call parse_messages(const Json& body, const ApiContext& context);
+CompletionRequest parse_messages(const Json& body, const ApiContext& context);
 Request parse_count_tokens(const Json& body, const ApiContext& context);
 
 Json anthropic_error(const ApiError& error);

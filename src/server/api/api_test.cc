@@ -82,16 +82,16 @@ TEST(Api, ChatBecomesARequest) {
        {"reasoning_content", "hm"},
        {"tool_calls", {{{"id", "c1"}, {"type", "function"}, {"function", {{"name", "f"}, {"arguments", "{}"}}}}}}});
   body["messages"].push_back({{"role", "tool"}, {"tool_call_id", "c1"}, {"content", "done"}});
-  const Call call = parse_chat(body, context());
-  ASSERT_EQ(call.requests.size(), 1u);
-  const Request& request = call.requests[0];
+  const CompletionRequest completion = parse_chat(body, context());
+  ASSERT_EQ(completion.requests.size(), 1u);
+  const Request& request = completion.requests[0];
   EXPECT_EQ(request.n, 2);
   EXPECT_EQ(request.max_new_tokens, 7);
   EXPECT_EQ(request.sampling.seed, 3u);
   EXPECT_EQ(request.sampling.top_k, 0);
   EXPECT_EQ(request.sampling.logit_bias, (std::vector<std::pair<int32_t, float>>{{5, -1.5f}}));
   EXPECT_EQ(request.stop, (std::vector<std::string>{"a", "b"}));
-  EXPECT_TRUE(call.one_tool_call);
+  EXPECT_TRUE(completion.one_tool_call);
   ASSERT_EQ(request.messages.size(), 3u);
   EXPECT_EQ(request.messages[1].reasoning, "hm");
   EXPECT_EQ(request.messages[1].tool_calls[0].id, "c1");

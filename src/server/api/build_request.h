@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "engine/request.h"
-#include "server/call.h"
+#include "server/completion_request.h"
 
 namespace gemma4 {
 

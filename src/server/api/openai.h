@@ -4,13 +4,13 @@
 // `chat_template_kwargs`, `top_k`, `min_p` and `repetition_penalty` are those of vLLM.
 #pragma once
 
-#include "server/call.h"
+#include "server/completion_request.h"
 
 namespace gemma4 {
 
-Call parse_chat(const Json& body, const ApiContext& context);
-Call parse_completions(const Json& body, const ApiContext& context);
-Call parse_responses(const Json& body, const ApiContext& context);
+CompletionRequest parse_chat(const Json& body, const ApiContext& context);
+CompletionRequest parse_completions(const Json& body, const ApiContext& context);
+CompletionRequest parse_responses(const Json& body, const ApiContext& context);
 
 // Parses only the conversation, for /tokenize: messages, tools, chat_template_kwargs, reasoning_effort.
 Request parse_chat_prompt(Fields& body, const ApiContext& context);

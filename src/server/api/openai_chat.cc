@@ -263,10 +263,10 @@ std::string chat_end(const ChatStream& stream) {
   return out + "data: [DONE]\n\n";
 }
 
-StreamSpelling chat_spelling(ChatStream made) {
+ResponseSerializer chat_serializer(ChatStream made) {
   auto stream = std::make_shared<ChatStream>(std::move(made));
-  StreamSpelling spelling;
-  spelling.whole = [stream](const std::vector<Choice>& choices) {
+  ResponseSerializer serializer;
+  serializer.whole = [stream](const std::vector<Choice>& choices) {
     Json json = stream->object("chat.completion");
     json["choices"] = Json::array();
     for (size_t i = 0; i < choices.size(); ++i) {
@@ -276,18 +276,18 @@ StreamSpelling chat_spelling(ChatStream made) {
     json["timings"] = timings(choices.front().usage);
     return dump(json);
   };
-  spelling.begin = [stream] {
+  serializer.begin = [stream] {
     std::string out;
     for (int i = 0; i < stream->choices; ++i) out += stream->chunk(i, {{"role", "assistant"}, {"content", ""}});
     return out;
   };
-  spelling.piece = [stream](int index, const Event& event) {
+  serializer.piece = [stream](int index, const Event& event) {
     if (event.type == Event::kDone) stream->done.emplace_back().usage = event.usage;
     return chat_piece(*stream, index, event);
   };
-  spelling.end = [stream] { return chat_end(*stream); };
-  spelling.error = [](const ApiError& error) { return sse(openai_error(error)); };
-  return spelling;
+  serializer.end = [stream] { return chat_end(*stream); };
+  serializer.error = [](const ApiError& error) { return sse(openai_error(error)); };
+  return serializer;
 }
 
 // Members without effect here, whatever their values are: who sends the request, and how a large operator routes it.
@@ -314,7 +314,7 @@ Request parse_chat_prompt(Fields& body, const ApiContext& context) {
   return request;
 }
 
-Call parse_chat(const Json& json, const ApiContext& context) {
+CompletionRequest parse_chat(const Json& json, const ApiContext& context) {
   Fields body(json, "");
   check_model(body, context);
   Request request = parse_chat_prompt(body, context);
@@ -330,26 +330,26 @@ Call parse_chat(const Json& json, const ApiContext& context) {
   stream.logprobs = body.boolean("logprobs").value_or(false);
   if (top && !stream.logprobs) fail_at("top_logprobs", "needs logprobs to be true");
   if (stream.logprobs) request.logprobs = static_cast<int>(top.value_or(0));
-  Call call;
-  call.stream = body.boolean("stream").value_or(false);
+  CompletionRequest completion;
+  completion.stream = body.boolean("stream").value_or(false);
   if (const Json* options = body.find("stream_options")) {
-    if (!call.stream) fail_at("stream_options", "needs stream to be true");
+    if (!completion.stream) fail_at("stream_options", "needs stream to be true");
     Fields fields(*options, "stream_options");
     stream.usage = fields.boolean("include_usage").value_or(false);
     fields.only("include_obfuscation", {false});
     fields.done();
   }
   const bool parallel = body.boolean("parallel_tool_calls").value_or(true);
-  call.one_tool_call = !parallel;
+  completion.one_tool_call = !parallel;
   request.format.parallel_tools = parallel;
   stream.choices = static_cast<int>(body.integer("n", 1, kChoicesMax).value_or(1));
   ignore_account_fields(body);
   body.done();
   stream.model = context.models.front();
   request.n = stream.choices;
-  call.requests.push_back(std::move(request));
-  call.spelling = chat_spelling(std::move(stream));
-  return call;
+  completion.requests.push_back(std::move(request));
+  completion.serializer = chat_serializer(std::move(stream));
+  return completion;
 }
 
 }  // namespace gemma4

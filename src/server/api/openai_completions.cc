@@ -82,15 +82,15 @@ std::string text_whole(const TextStream& stream, const std::vector<Choice>& choi
   return dump(json);
 }
 
-StreamSpelling text_spelling(TextStream made) {
+ResponseSerializer text_serializer(TextStream made) {
   auto stream = std::make_shared<TextStream>(std::move(made));
-  StreamSpelling spelling;
-  spelling.whole = [stream](const std::vector<Choice>& choices) { return text_whole(*stream, choices); };
-  spelling.begin = [] { return std::string(); };
-  spelling.piece = [stream](int index, const Event& event) {
+  ResponseSerializer serializer;
+  serializer.whole = [stream](const std::vector<Choice>& choices) { return text_whole(*stream, choices); };
+  serializer.begin = [] { return std::string(); };
+  serializer.piece = [stream](int index, const Event& event) {
     return event.type == Event::kThinking ? std::string() : text_piece(*stream, index, event);
   };
-  spelling.end = [stream] {
+  serializer.end = [stream] {
     std::string out;
     if (stream->usage) {
       Json json = stream->object();
@@ -100,8 +100,8 @@ StreamSpelling text_spelling(TextStream made) {
     }
     return out + "data: [DONE]\n\n";
   };
-  spelling.error = [](const ApiError& error) { return sse(openai_error(error)); };
-  return spelling;
+  serializer.error = [](const ApiError& error) { return sse(openai_error(error)); };
+  return serializer;
 }
 
 std::vector<int32_t> parse_ids(const Json& array, const std::string& path) {
@@ -151,7 +151,7 @@ void parse_images(Fields& body, std::vector<Request>& prompts, const ApiContext&
 
 }  // namespace
 
-Call parse_completions(const Json& json, const ApiContext& context) {
+CompletionRequest parse_completions(const Json& json, const ApiContext& context) {
   Fields body(json, "");
   check_model(body, context);
   std::vector<Request> prompts = parse_prompts(body.require("prompt"));
@@ -166,10 +166,10 @@ Call parse_completions(const Json& json, const ApiContext& context) {
     stream.logprobs = true;
     settings.logprobs = static_cast<int>(*count);
   }
-  Call call;
-  call.stream = body.boolean("stream").value_or(false);
+  CompletionRequest completion;
+  completion.stream = body.boolean("stream").value_or(false);
   if (const Json* options = body.find("stream_options")) {
-    if (!call.stream) fail_at("stream_options", "needs stream to be true");
+    if (!completion.stream) fail_at("stream_options", "needs stream to be true");
     Fields fields(*options, "stream_options");
     stream.usage = fields.boolean("include_usage").value_or(false);
     fields.only("include_obfuscation", {false});
@@ -190,13 +190,13 @@ Call parse_completions(const Json& json, const ApiContext& context) {
     request.raw = std::move(prompt.raw);
     request.images = std::move(prompt.images);
     request.n = stream.per_prompt;
-    call.requests.push_back(std::move(request));
+    completion.requests.push_back(std::move(request));
   }
   stream.model = context.models.front();
-  stream.done.resize(call.requests.size() * stream.per_prompt);
+  stream.done.resize(completion.requests.size() * stream.per_prompt);
   stream.offset.resize(stream.done.size());
-  call.spelling = text_spelling(std::move(stream));
-  return call;
+  completion.serializer = text_serializer(std::move(stream));
+  return completion;
 }
 
 }  // namespace gemma4

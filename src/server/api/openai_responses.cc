@@ -348,28 +348,28 @@ std::string response_whole(Json response, const Choice& choice) {
   return dump(response);
 }
 
-StreamSpelling response_spelling(Json response) {
+ResponseSerializer response_serializer(Json response) {
   auto stream = std::make_shared<ResponsesState>();
   stream->response = std::move(response);
-  StreamSpelling spelling;
-  spelling.whole = [stream](const std::vector<Choice>& choices) {
+  ResponseSerializer serializer;
+  serializer.whole = [stream](const std::vector<Choice>& choices) {
     return response_whole(stream->response, choices.front());
   };
-  spelling.begin = [stream] {
+  serializer.begin = [stream] {
     const std::string created = stream->event("response.created", {{"response", stream->response}});
     return created + stream->event("response.in_progress", {{"response", stream->response}});
   };
-  spelling.piece = [stream](int, const Event& event) { return response_piece(*stream, event); };
-  spelling.end = [stream] {
+  serializer.piece = [stream](int, const Event& event) { return response_piece(*stream, event); };
+  serializer.end = [stream] {
     const bool cut = stream->finish == Finish::kLength;
     return stream->event(cut ? "response.incomplete" : "response.completed", {{"response", stream->response}});
   };
-  spelling.error = [stream](const ApiError& error) {
+  serializer.error = [stream](const ApiError& error) {
     stream->response["status"] = "failed";
     stream->response["error"] = {{"code", "server_error"}, {"message", error.what()}};
     return stream->event("response.failed", {{"response", stream->response}});
   };
-  return spelling;
+  return serializer;
 }
 
 // Like OpenAI's, the answer repeats the members of the request.
@@ -405,7 +405,7 @@ Json make_response(const Json& body, const ApiContext& context) {
 
 }  // namespace
 
-Call parse_responses(const Json& json, const ApiContext& context) {
+CompletionRequest parse_responses(const Json& json, const ApiContext& context) {
   Fields body(json, "");
   check_model(body, context);
   Request request;
@@ -419,15 +419,15 @@ Call parse_responses(const Json& json, const ApiContext& context) {
   parse_include(body, request);
   parse_sampling(body, request);
   request.max_new_tokens = static_cast<int>(body.integer("max_output_tokens", 1, INT32_MAX).value_or(0));
-  Call call;
-  call.stream = body.boolean("stream").value_or(false);
+  CompletionRequest completion;
+  completion.stream = body.boolean("stream").value_or(false);
   if (const Json* options = body.find("stream_options")) {
     Fields fields(*options, "stream_options");
     fields.only("include_obfuscation", {false});
     fields.done();
   }
   const bool parallel = body.boolean("parallel_tool_calls").value_or(true);
-  call.one_tool_call = !parallel;
+  completion.one_tool_call = !parallel;
   request.format.parallel_tools = parallel;
   body.only("store", {false});
   body.only("background", {false});
@@ -435,9 +435,9 @@ Call parse_responses(const Json& json, const ApiContext& context) {
   body.only("service_tier", {"auto", "default"});
   body.ignore({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"});
   body.done();
-  call.requests.push_back(std::move(request));
-  call.spelling = response_spelling(make_response(json, context));
-  return call;
+  completion.requests.push_back(std::move(request));
+  completion.serializer = response_serializer(make_response(json, context));
+  return completion;
 }
 
 }  // namespace gemma4

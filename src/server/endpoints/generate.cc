@@ -4,10 +4,10 @@
 #include <chrono>
 #include <iterator>
 
-#include "server/answers.h"
 #include "server/api/anthropic.h"
 #include "server/api/openai.h"
 #include "server/endpoint.h"
+#include "server/response_stream.h"
 
 namespace gemma4 {
 namespace {
@@ -54,7 +54,7 @@ void add_event(Choice& choice, Event event) {
   }
 }
 
-std::vector<Choice> collect(ServerState& server, Answers& answers, size_t count, const HttpRequest& request) {
+std::vector<Choice> collect(ServerState& server, ResponseStream& answers, size_t count, const HttpRequest& request) {
   const auto deadline = Clock::now() + seconds(server.options.request_seconds);
   std::vector<Choice> choices(count);
   auto checked = Clock::now();
@@ -71,56 +71,60 @@ std::vector<Choice> collect(ServerState& server, Answers& answers, size_t count,
   return choices;
 }
 
-void stream(ServerState& server, const StreamSpelling& spelling, Answers& answers, HttpWriter& writer) {
+void stream(ServerState& server, const ResponseSerializer& serializer, ResponseStream& answers, HttpWriter& writer) {
   ++server.metrics->streams;
   const std::shared_ptr<void> count(nullptr, [&server](void*) { --server.metrics->streams; });
   const auto deadline = Clock::now() + seconds(server.options.request_seconds);
   auto wrote = Clock::now();
   try {
-    std::string out = spelling.begin();
+    std::string out = serializer.begin();
     while (!answers.over()) {
       // Events that are ready already are sent in one write.
       auto next = answers.next(out.empty() ? kAliveCheck : milliseconds(0));
       if (next) {
         check_end(server, next->second);
-        out += spelling.piece(next->first, next->second);
+        out += serializer.piece(next->first, next->second);
         if (out.size() < kWriteBytes) continue;
       }
       const auto now = Clock::now();
       if (now > deadline) throw ApiError(504, "the answer took longer than this server allows");
-      if (out.empty() && now - wrote > seconds(server.options.ping_seconds)) out = spelling.ping;
+      if (out.empty() && now - wrote > seconds(server.options.ping_seconds)) out = serializer.ping;
       if (out.empty() && !writer.alive()) return;
       if (out.empty()) continue;
       if (!writer.write(out)) return;
       out.clear();
       wrote = now;
     }
-    writer.write(out + spelling.end());
+    writer.write(out + serializer.end());
   } catch (const ApiError& error) {
-    writer.write(spelling.error(error));
+    writer.write(serializer.error(error));
   }
 }
 
-HttpResponse generate(ServerState& server, HttpRequest& request, Call (*parse)(const Json&, const ApiContext&)) {
+HttpResponse generate(ServerState& server, HttpRequest& request,
+                      CompletionRequest (*parse)(const Json&, const ApiContext&)) {
   if (server.stopping) throw StoppingError("the server is stopping and takes no new requests");
-  auto call = std::make_shared<Call>();
-  std::shared_ptr<Answers> answers;
+  auto completion = std::make_shared<CompletionRequest>();
+  std::shared_ptr<ResponseStream> answers;
   prepare(server, [&](const ApiContext& context) {
-    *call = parse(parse_body(request.body), context);
+    *completion = parse(parse_body(request.body), context);
     std::string().swap(request.body);
-    answers = std::make_shared<Answers>(server.engine, server.metrics, call->requests, call->one_tool_call);
-    std::vector<Request>().swap(call->requests);
+    answers = std::make_shared<ResponseStream>(server.engine, server.metrics, completion->requests,
+                                               completion->one_tool_call);
+    std::vector<Request>().swap(completion->requests);
   });
   request.held.reset();
   HttpResponse response;
-  if (!call->stream) {
-    response.body = call->spelling.whole(collect(server, *answers, answers->choices(), request));
+  if (!completion->stream) {
+    response.body = completion->serializer.whole(collect(server, *answers, answers->choices(), request));
     return response;
   }
   response.content_type = "text/event-stream";
   response.headers.emplace_back("Cache-Control", "no-cache");
   response.headers.emplace_back("X-Accel-Buffering", "no");  // proxies must not buffer the stream
-  response.stream = [&server, call, answers](HttpWriter& writer) { stream(server, call->spelling, *answers, writer); };
+  response.stream = [&server, completion, answers](HttpWriter& writer) {
+    stream(server, completion->serializer, *answers, writer);
+  };
   return response;
 }
 

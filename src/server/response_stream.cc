@@ -1,11 +1,11 @@
-#include "server/answers.h"
+#include "server/response_stream.h"
 
 #include <algorithm>
 #include <atomic>
 #include <deque>
 
 #include "engine/event_queue.h"
-#include "server/call.h"
+#include "server/completion_request.h"
 
 namespace gemma4 {
 namespace {
@@ -17,7 +17,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 }  // namespace
 
 // Lives as long as the last sink.
-struct Answers::Shared {
+struct ResponseStream::Shared {
   struct Choice {
     std::atomic<uint64_t> id = 0;  // 0: not submitted yet, or cancelled
     Clock::time_point last;        // event with content; the engine's thread alone touches it
@@ -58,8 +58,8 @@ struct Answers::Shared {
   Clock::time_point start = Clock::now();
 };
 
-Answers::Answers(Engine& engine, std::shared_ptr<Metrics> metrics, const std::vector<Request>& requests,
-                 bool one_tool_call)
+ResponseStream::ResponseStream(Engine& engine, std::shared_ptr<Metrics> metrics, const std::vector<Request>& requests,
+                               bool one_tool_call)
     : engine_(engine), one_tool_call_(one_tool_call) {
   for (const Request& request : requests) unfinished_ += request.n;
   called_.resize(unfinished_);
@@ -81,7 +81,7 @@ Answers::Answers(Engine& engine, std::shared_ptr<Metrics> metrics, const std::ve
   }
 }
 
-Answers::~Answers() {
+ResponseStream::~ResponseStream() {
   shared_->queue.close();
   for (size_t i = 0; i < over_.size(); ++i) {
     if (over_[i]) shared_->choices[i].id = 0;
@@ -91,7 +91,7 @@ Answers::~Answers() {
 
 // Returns whether the event is passed on. Sets the ids of tool calls, and with `one_tool_call` cancels a choice after
 // its first call.
-bool Answers::keep(int index, Event& event) {
+bool ResponseStream::keep(int index, Event& event) {
   const bool last = event.type == Event::kDone || event.type == Event::kError;
   if (last && !over_[index]) {
     over_[index] = true;
@@ -108,7 +108,7 @@ bool Answers::keep(int index, Event& event) {
   return last;
 }
 
-std::optional<std::pair<int, Event>> Answers::next(std::chrono::milliseconds timeout) {
+std::optional<std::pair<int, Event>> ResponseStream::next(std::chrono::milliseconds timeout) {
   const auto deadline = Clock::now() + timeout;
   while (!over()) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());

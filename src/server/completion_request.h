@@ -31,7 +31,7 @@ struct Choice {
   Usage usage;
 };
 
-struct StreamSpelling {
+struct ResponseSerializer {
   std::function<std::string(const std::vector<Choice>&)> whole;  // the body of an answer that is not streamed
 
   // Pieces of a stream, as server-sent events.
@@ -42,11 +42,11 @@ struct StreamSpelling {
   std::string ping = ": still working\n\n";                         // where nothing else was sent for long
 };
 
-struct Call {
+struct CompletionRequest {
   std::vector<Request> requests;  // one for each prompt, with Request::n choices each
   bool stream = false;
   bool one_tool_call = false;  // parallel calls are not wanted: the answer ends with the first
-  StreamSpelling spelling;
+  ResponseSerializer serializer;
 };
 
 void check_model(Fields& body, const ApiContext& context);  // throws ApiError 404

@@ -1,4 +1,4 @@
-#include "server/call.h"
+#include "server/completion_request.h"
 
 #include <algorithm>
 #include <chrono>

@@ -13,13 +13,14 @@
 
 namespace gemma4 {
 
-class Answers {
+class ResponseStream {
  public:
   // Submits; throws as Engine::submit does. The choices are counted through: those of the first request come first.
-  Answers(Engine& engine, std::shared_ptr<Metrics> metrics, const std::vector<Request>& requests, bool one_tool_call);
-  ~Answers();
-  Answers(const Answers&) = delete;
-  Answers& operator=(const Answers&) = delete;
+  ResponseStream(Engine& engine, std::shared_ptr<Metrics> metrics, const std::vector<Request>& requests,
+                 bool one_tool_call);
+  ~ResponseStream();
+  ResponseStream(const ResponseStream&) = delete;
+  ResponseStream& operator=(const ResponseStream&) = delete;
 
   // The next event and its choice; nothing if none came within the timeout. Tool calls have ids. With `one_tool_call` a
   // choice ends after its first call.
