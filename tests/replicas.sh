@@ -1,7 +1,7 @@
 #!/bin/bash
-# Two replicas of the demo model behind HAProxy, as docs/SCALING.md describes them: a conversation stays with its replica and
-# finds its beginning in the cache, a replica that stops finishes its answer while new requests go to the other, and
-# one that is killed is gone around. Needs haproxy, curl and python3.   tests/replicas.sh [GEMMA4]
+# Tests two replicas of the demo model behind HAProxy, as docs/SCALING.md describes them: a conversation stays with its replica
+# and finds its prefix in the cache; a replica that stops finishes its answer while new requests go to the other; a killed
+# replica gets no more requests. Needs haproxy, curl and python3.   tests/replicas.sh [GEMMA4]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 GEMMA4=${1:-build/release/gemma4}

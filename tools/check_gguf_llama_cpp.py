@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Does llama.cpp load our GGUF files and continue as the reference does? Runs the demo model's text prompts (token ids in,
-greedy token ids out) and, with an mmproj file, its pictures, through llama.cpp and counts equal answers.
+"""Checks that llama.cpp loads our GGUF files and gives the reference's answers. Runs the demo model's text prompts (token ids
+in, greedy token ids out) and, with an mmproj file, its pictures, through llama.cpp and counts equal answers.
 
   gemma4 export --format gguf --model-dir models/demo --output demo.gguf --mmproj
   pip install xllamacpp pillow && python3 tools/check_gguf_llama_cpp.py demo.gguf [--mmproj mmproj-demo.gguf] [--limit N]
 
-xllamacpp is llama.cpp with its server as a Python module, built for most machines; llama-cpp-python would do as well.
-llama.cpp chooses other picture sizes than the reference, so pictures are resized here (with Pillow) to the size the
-reference chose, which llama.cpp then leaves alone; they are compared by their answers."""
+xllamacpp is llama.cpp with its server as a Python module, built for most machines; llama-cpp-python would also do.
+llama.cpp chooses other picture sizes than the reference, so pictures are resized here (with Pillow) to the size that the
+reference chose, which llama.cpp then keeps. Pictures are compared by their answers."""
 import argparse
 import base64
 import io

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Does mlx-vlm load our MLX directories and continue as the reference does? Runs the demo model's text prompts (token ids in,
-greedy token ids out) through it and counts equal answers.
+"""Checks that mlx-vlm loads our MLX directories and gives the reference's answers. Runs the demo model's text prompts (token
+ids in, greedy token ids out) through it and counts equal answers.
 
   gemma4 export --format mlx --model-dir models/demo --output demo-mlx --bits 8
   pip install "mlx[cpu]" mlx-vlm && python3 tools/check_mlx.py demo-mlx [--limit N]
 
-The loader is strict: a tensor missing, left over or of another shape is an error, in the text model and the vision tower."""
+The loader is strict: a tensor that is missing, left over or of another shape is an error, in the text model and in the
+vision tower."""
 import argparse
 import json
 import pathlib

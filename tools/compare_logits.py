@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How far apart two files of logits are (`gemma4 bench --dump`, `gemma4 eval --dump`).
+"""Compares two files of logits (`gemma4 bench --dump`, `gemma4 eval --dump`).
 
     compare_logits.py REFERENCE OTHER [--kl LIMIT]
 
-Prints, for each tensor, the largest difference of a logit, the largest KL divergence of a row (reference to other, in
-nats) and in how many rows the likeliest token is the same. Exits 1 where a KL divergence is above LIMIT.
+Prints for each tensor the largest difference of a logit, the largest KL divergence of a row (reference to other, in
+nats) and in how many rows the most likely token is the same. Exits 1 if a KL divergence is above LIMIT.
 """
 import argparse
 import array

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What does each weight format cost in answers? Makes the demo model in every format that is read, asks each all of
-tests/golden/demo_eval (240 pictures, 60 text prompts) and prints the table of docs/FORMATS.md.
+"""Measures how many answers each weight format costs. Makes the demo model in every supported format, runs all questions of
+tests/golden/demo_eval (240 pictures, 60 text prompts) with each and prints the table of docs/FORMATS.md.
 
   tools/format_scores.py build/release/gemma4 [--work DIR] [--only WORD ...]
 
 The K-quants are made by llama.cpp's quantiser and compressed-tensors by its own package; tools/make_k_quants.py and
-tools/make_w4a16.py say what to install, --python PYTHON is the interpreter that has it. A row that cannot be made says so
-and fails the run."""
+tools/make_w4a16.py say what to install, --python PYTHON is the interpreter that has it. A row that cannot be made is
+reported and fails the run."""
 import argparse
 import json
 import os

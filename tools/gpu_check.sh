@@ -1,5 +1,5 @@
 #!/bin/bash
-# usage: gpu_check.sh STAGE...: what has to be seen on a GPU, in stages of less than ten minutes each. Needs no
+# usage: gpu_check.sh STAGE...: tests and benchmarks on a GPU, in stages of less than ten minutes each. Needs no
 # compiler: programs and libraries come from tools/gpu_bundle.sh (build/gpu or build/gpu.tar.gz, or $BUNDLE). Run it in
 # the project's folder. Logs go to $OUT (or build/gpu_logs), a synthetic 31B to $MODELS (/dev/shm or /tmp). A stage's
 # table is printed last; exit 1 where a step failed.

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Many clients at once against a `gemma4 serve` on this machine: streams, cancels, disconnects, malformed requests.
 
-Every stream's text is checked against the answer of the same prompt alone (temperature 0), so a lost or mixed stream is
-seen. Prints one line of JSON: requests by outcome, throughput, latency of /health, resident memory over time; exits 1
-where something was wrong. Standard library only; talks to the loopback interface only.
+Every stream's text is compared with the answer to the same prompt alone (temperature 0), so lost or mixed streams are
+noticed. Prints one line of JSON: requests by outcome, throughput, latency of /health, resident memory over time. Exits 1
+if something was wrong. Uses only the standard library and the loopback interface.
 
 usage: tools/load_test.py --binary build/release/gemma4 [--clients 200] [--seconds 300]
 """

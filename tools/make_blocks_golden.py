@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/blocks: for each ggml block format four blocks (NAME.blocks) and what the gguf package makes of
-them (NAME.f32). Needs: pip install gguf numpy. Run once; the results are committed."""
+"""Writes tests/golden/blocks: for each ggml block format four blocks (NAME.blocks) and the values that the gguf package
+unpacks from them (NAME.f32). Needs: pip install gguf numpy. Run once; the results are committed."""
 import pathlib
 
 import gguf

@@ -3,9 +3,9 @@
 
 usage: make_chat_golden.py TEMPLATE OUT [SEED [COUNT]]
 
-TEMPLATE is the chat_template.jinja of google/gemma-4-31B-it (llama.cpp keeps a copy in models/templates). Left out is
-what this program renders otherwise on purpose: parameters named like a keyword of JSON Schema, which the template drops
-from a declaration; content of a system message in parts; tool results that answer no call. Needs jinja2.
+TEMPLATE is the chat_template.jinja of google/gemma-4-31B-it (llama.cpp keeps a copy in models/templates). The conversations
+leave out what gemma4 deliberately renders differently: parameters named like a keyword of JSON Schema, which the template
+drops from a declaration; a system message of several content parts; tool results that answer no call. Needs jinja2.
 """
 import json
 import random

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes random Gemma 4 checkpoints of a few kilobytes, each with other quirks than tests/golden/tiny, and what Hugging
-Face transformers computes on them: tests/golden/variants.
+"""Writes tests/golden/variants: random Gemma 4 checkpoints of a few kilobytes, each with features that tests/golden/tiny
+lacks, and what Hugging Face transformers computes on them.
 
 usage: make_golden_variants.py OUT [NAME...]        the committed ones, or those named
        make_golden_variants.py OUT --random SEED N  N more of random shapes, to look for differences
 
-Needs torch, torchvision and transformers 5.17. The arithmetic is float32 with eager attention; weights are rounded to the
-type of the file, and the embedding scale to bfloat16, as a bfloat16 checkpoint has it.
+Needs torch, torchvision and transformers 5.17. The arithmetic is float32 with eager attention. Weights are rounded to the
+type of the file, and the embedding scale to bfloat16, as for a bfloat16 checkpoint.
 """
 import copy
 import json

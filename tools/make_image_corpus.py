@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/image_corpus: bad and extreme picture files. `refused/` must be answered with one sentence, `shown/` with
-an answer, and neither may cost the server more than a moment. Needs Pillow. The files are in the repository; this says what
-they are.
+"""Writes tests/golden/image_corpus: bad and extreme picture files. The server must refuse those in `refused/` with one sentence
+and answer about those in `shown/`, both without much work. Needs Pillow. The files are in the repository; this script
+documents them.
 
 usage: tools/make_image_corpus.py [FOLDER]
 """

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/decode: small JPEG, PNG and WebP files of every kind the decoder handles, each beside the RGB
-pixels Pillow shows for it (NAME.ppm). Needs: pip install pillow numpy. Run once; the results are committed."""
+"""Writes tests/golden/decode: small JPEG, PNG and WebP files of every variant that the decoder handles, each with the RGB
+pixels that Pillow decodes (NAME.ppm). Needs: pip install pillow numpy. Run once; the results are committed."""
 import io
 import pathlib
 import struct

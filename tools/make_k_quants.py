@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Quantises the matrices of a GGUF file of floats with llama.cpp's own quantiser, as its llama-quantize does it.
+"""Quantises the matrices of a GGUF file of floats with llama.cpp's own quantiser, like llama-quantize.
 
   pip install gguf xllamacpp && tools/make_k_quants.py BF16.gguf OUT.gguf TYPE        (TYPE: Q2_K ... Q6_K, Q4_K_M)
 
-The quantiser is ggml_quantize_chunk() of the library inside xllamacpp. The embedding, which is the head too, is Q6_K in
-all, as llama-quantize has it where they are tied. Q4_K_M is the usual mixture: values and the MLP's way down are Q6_K in
-the first and the last eighth of the layers and in every third between. Vectors stay as they are; metadata is copied."""
+The quantiser is ggml_quantize_chunk() of the library inside xllamacpp. The embedding, which is also the head, is always
+Q6_K, as in llama-quantize if they are tied. Q4_K_M is the usual mixture: v_proj and down_proj are Q6_K in the first and the
+last eighth of the layers and in every third layer between. Vectors are kept; metadata is copied."""
 import argparse
 import ctypes
 import pathlib

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes tests/golden/mlx and tests/golden/compressed_tensors: some weights of tests/golden/tiny quantised by the mlx
-package, and packed as compressed-tensors' helpers.py says; expected.safetensors holds the values they stand for.
+package, and packed like compressed-tensors' helpers.py; expected.safetensors has the dequantised values.
 Needs: pip install "mlx[cpu]" numpy. Run once; the results are committed."""
 import json
 import pathlib

@@ -4,10 +4,10 @@ compressed-tensors package itself: its scales and zero points, its codes, its pa
 
   pip install torch compressed-tensors accelerate safetensors
   tools/make_w4a16.py SOURCE OUTPUT [--group 32|128|...] [--asymmetric] [--values DIR]
-  gemma4 diff DIR OUTPUT        # must say "equal": the package's values and ours
+  gemma4 diff DIR OUTPUT        # must print "equal": the package's values and ours
 
-The text model's linear layers are quantised, as llm-compressor's recipes for Gemma do; the embedding (which is the head
-too) and the vision tower stay. --values DIR also writes what the package decompresses OUTPUT to, in float32."""
+The text model's linear layers are quantised, like in llm-compressor's recipes for Gemma. The embedding (which is also the
+head) and the vision tower are kept. --values DIR also writes the values that the package decompresses, in float32."""
 import argparse
 import json
 import pathlib

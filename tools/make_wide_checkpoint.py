@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes a Hugging Face directory with google/gemma-4-31B-it's own widths and fewer layers, to measure memory and time.
+"""Writes a Hugging Face directory with google/gemma-4-31B-it's widths and fewer layers, to measure memory and time.
 
     make_wide_checkpoint.py OUTPUT [LAYERS]
 
-The weights are zeros in a sparse file: it takes no disk space, and reading it costs what a cached file costs. Names and
+The weights are zeros in a sparse file: it takes no disk space, and it is read as fast as a cached file. Names and
 shapes come from tests/golden/config_31b; LAYERS (12) keeps the first ones, with every sixth a full-attention layer.
 """
 import json

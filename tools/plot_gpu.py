@@ -3,8 +3,8 @@
 
     plot_gpu.py [OUTPUT.svg]
 
-Figures: docs/cuda/benchmarks.md (`gemma4 bench`); llama.cpp of August 2026 and Hugging Face transformers as measured on a card of
-the same kind.
+Figures: docs/cuda/benchmarks.md (`gemma4 bench`); llama.cpp of August 2026 and Hugging Face transformers, measured on a GPU of
+the same model.
 """
 import pathlib
 import sys

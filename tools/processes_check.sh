@@ -1,6 +1,6 @@
 #!/bin/bash
 # One process for each GPU of this host, by the variables that torchrun would set: eval on the tiny golden cases, then
-# bench of MODEL, each as N processes. Prints what rank 0 wrote and checks every exit code. Nothing can hang: each
+# bench of MODEL, each as N processes. Prints the output of rank 0 and checks every exit code. It cannot hang: each
 # process has LIMIT seconds (150) and is killed 10 s after that.
 #   tools/processes_check.sh N MODEL
 # BUILD: the folder with gemma4 (build/cuda). BACKEND: cuda. OUT: where logs go (/tmp/gemma4-processes).

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pictures of the page for docs/: starts `gemma4 serve` with the demo model and looks at it with Debian's chromium.
+"""Makes the screenshots of the page for docs/: starts `gemma4 serve` with the demo model and opens it with Debian's chromium.
 
 usage: tools/screenshots.py [FOLDER]   (needs the playwright package; `make test-clients` sets one up in build/clients)
 """

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the build needs from Debian's packages, if anything of it is missing. Needs root or sudo only then.
-# `setup.sh test` adds what the tests need, `setup.sh clients` what the tests of real clients and of the page need.
+# Installs the Debian packages that the build needs. Needs root or sudo only if one is missing. `setup.sh test` adds the
+# packages for the tests, `setup.sh clients` those for the tests with real clients and of the page.
 set -eu
 packages="g++ cmake ninja-build pkg-config libhwy-dev nlohmann-json3-dev libcli11-dev libjpeg62-turbo-dev libpng-dev
   libwebp-dev libcpp-httplib-dev"

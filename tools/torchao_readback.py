@@ -3,7 +3,7 @@
 
     torchao_readback.py QUANTISED [SOURCE]
 
-Needs torch, torchao 0.17 and safetensors. Prints what it compared; exits 1 where something differs.
+Needs torch, torchao 0.17 and safetensors. Prints what it compared; exits 1 if something differs.
  1. unflatten_tensor_state_dict() must take every tensor and leave none over; each subclass must have the type, shape
     and block size that the metadata says, and dequantise to finite numbers.
  2. Flattened again by torchao, tensors and metadata must equal the file's.
