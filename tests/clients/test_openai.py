@@ -70,7 +70,7 @@ def test_two_images(client):
     text = "What number is written in the image?"
     asked = [client.chat.completions.create(model="demo", messages=image_message(*names, text=text), temperature=0, max_tokens=20)
              for names in (["000.png"], ["000.png", "002.png"])]
-    # The demo never saw two pictures: what it says is its own affair, that both went in is ours.
+    # The demo model was not trained on two pictures: its answer does not matter, only that both were read.
     assert asked[1].usage.prompt_tokens > asked[0].usage.prompt_tokens + 40
     assert asked[1].choices[0].message.content
 
@@ -134,7 +134,7 @@ def test_schema_stream(client):
 
 
 def test_json_mode(server, client):
-    # The demo never saw JSON, so that its object ends is the bias' doing: towards the closing brace.
+    # The demo model was not trained on JSON. The bias towards the closing brace makes its object end.
     close = int(server.post("/tokenize", {"prompt": "}", "add_special_tokens": False})["tokens"][0])
     answer = client.chat.completions.create(model="demo", messages=COUNT, response_format={"type": "json_object"},
                                             temperature=0, max_tokens=300, logit_bias={str(close): 100})

@@ -106,7 +106,7 @@ def test_a_bad_picture_is_said(page):
 
 
 def test_stops_an_answer(page, server):
-    # Every place is taken, so the answer waits until it is stopped.
+    # All sequences are in use, so the answer waits until it is stopped.
     def fill(_):
         body = {"model": "demo", "prompt": "x", "max_tokens": 1900, "ignore_eos": True, "n": 32, "stream": True}
         request = urllib.request.Request(server.url + "/v1/completions", json.dumps(body).encode(),
