@@ -206,10 +206,11 @@ std::vector<int32_t> some_ids(int count, int vocab, int seed = 0) {
 struct Session {
   Session(const Checkpoint& checkpoint, int max_seq_len, int rows_max, int seqs = 1)
       : backend(make_backend(kBackend, 2)) {
-    ModelOptions options = options_for(parse_config(checkpoint.config), max_seq_len, rows_max, seqs);
+    const Config config = parse_config(checkpoint.config);
+    ModelOptions options = options_for(config, max_seq_len, rows_max, seqs);
     options.logits_max = rows_max;
     options.vision = false;
-    model = std::make_unique<Model>(checkpoint, *backend, options);
+    model = std::make_unique<Model>(checkpoint, config, *backend, options);
     for (const AttentionKind kind : {kSliding, kFull}) {
       for (int seq = 0; seq < seqs; ++seq) {  // the pages of the sequences alternate
         std::vector<int32_t> pages(static_cast<size_t>(options.pages_per_seq[kind]));

@@ -1,4 +1,4 @@
-// Call: what one HTTP request asks of the engine, and how its API spells the answer. Each API (openai.h, anthropic.h)
+// CompletionRequest: what one HTTP request asks of the engine, and how its API spells the answer. Each API (openai.h, anthropic.h)
 // makes Calls; server.cc runs them all alike.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Answers: the events of all choices of one HTTP request, in the order in which they happen. Destroying it before the
+// ResponseStream: the events of all choices of one HTTP request, in the order in which they happen. Destroying it before the
 // end cancels the remaining choices, so a client that disconnects costs nothing.
 #pragma once
 

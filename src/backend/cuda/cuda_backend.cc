@@ -12,7 +12,7 @@
 #include "backend/cuda/gemm/select_kernel.h"
 #include "backend/cuda/ops/ops.h"
 #include "backend/cuda/ops/sample.h"
-#include "backend/cuda/recording_backend.h"
+#include "backend/cuda/megakernel/recording_backend.h"
 #include "backend/cuda/runtime/error.h"
 #include "backend/cuda/runtime/graphs.h"
 #include "backend/cuda/runtime/memory.h"

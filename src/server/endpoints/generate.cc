@@ -1,5 +1,5 @@
 // The endpoints that generate text: /v1/chat/completions, /v1/completions, /v1/responses and /v1/messages. Each API's
-// parser makes a Call; all Calls run here alike, streamed or not.
+// parser makes a CompletionRequest; all of them run here alike, streamed or not.
 #include <algorithm>
 #include <chrono>
 #include <iterator>

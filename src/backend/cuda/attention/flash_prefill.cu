@@ -4,6 +4,7 @@
 // the query tile sees are never read. Tiles that every row sees entirely skip the mask. The tensor cores bound the
 // speed.
 #include "backend/cuda/attention/flash_tile.cuh"
+#include "backend/cuda/runtime/dispatch.cuh"
 #include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {

@@ -14,11 +14,11 @@ template <typename Codec>
 __device__ __forceinline__ void produce_weights(const GemvInstruction& op, const Pipeline& pipeline,
                                                 ProducerState& state, int lane, uint64_t policy) {
   constexpr int kUnit = kRowTileTiles * Codec::kBytes;
-  const WorkRange range(op);
+  const GemvRange range(op);
   const int tail = range.tail(op);
 #pragma unroll 1
   for (int from = tail, to = range.end;; to = from, from = range.begin) {
-    for (StageSlices at(WorkRange(op, from, to), op.col_tiles); at.more(); at.next(), state.next()) {
+    for (StageSlices at(GemvRange(op, from, to), op.col_tiles); at.more(); at.next(), state.next()) {
       pipeline.acquire(state);
       if (lane == 0) {
         const uint32_t bytes = at.length * kUnit;
@@ -197,7 +197,7 @@ __device__ __forceinline__ void multiply_tiles(const Pipeline& pipeline, Pipelin
 
 // The consumer warps.
 template <typename Codec>
-__device__ __forceinline__ void run_gemv(const GemvInstruction& op, const WorkRange& range,
+__device__ __forceinline__ void run_gemv(const GemvInstruction& op, const GemvRange& range,
                                          const GemvEpilogue& epilogue, const Pipeline& pipeline, PipelineState& state,
                                          const uint8_t* input) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tail = range.tail(op);

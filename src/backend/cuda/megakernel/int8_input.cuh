@@ -48,7 +48,7 @@ constexpr float kRounding = 12582912;
 
 // Of a group of 32, in each of its threads: minus the sum of its integers, and the value of one unit.
 template <int kPasses>
-struct GroupScales {
+struct InputScales {
   int minus[kPasses];
   float unit[kPasses];
 };
@@ -56,7 +56,7 @@ struct GroupScales {
 // Stores the limbs of a thread's x; `count`: tiles that the CTA holds. Each step is done for all passes before the next
 // step: one pass alone would wait for its shuffles.
 template <int kPasses>
-__device__ __forceinline__ GroupScales<kPasses> store_limbs(uint8_t* input, int count, const float (&x)[kPasses][8]) {
+__device__ __forceinline__ InputScales<kPasses> store_limbs(uint8_t* input, int count, const float (&x)[kPasses][8]) {
   uint32_t bits[kPasses], value[kPasses][8];
   int sum[kPasses];
 #pragma unroll
@@ -103,7 +103,7 @@ __device__ __forceinline__ GroupScales<kPasses> store_limbs(uint8_t* input, int 
       *reinterpret_cast<uint32_t*>(to + 32) = low_limbs(a, b, c, d);
     }
   }
-  GroupScales<kPasses> scales;
+  InputScales<kPasses> scales;
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {  // infinity and NaN (exponent 255) make the row NaN
     const uint32_t exponent = max(bits[pass] >> 23, 14u);
@@ -115,7 +115,7 @@ __device__ __forceinline__ GroupScales<kPasses> store_limbs(uint8_t* input, int 
 
 // `factor`: of the whole row; the limbs are those of the row without it.
 template <int kPasses>
-__device__ __forceinline__ void store_scales(uint8_t* input, int count, const GroupScales<kPasses>& scales,
+__device__ __forceinline__ void store_scales(uint8_t* input, int count, const InputScales<kPasses>& scales,
                                              float factor) {
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
@@ -153,7 +153,7 @@ __device__ __forceinline__ void convert_tiles(const GemvInstruction& op, int fir
 }
 
 // Converts the tiles of x that this CTA multiplies.
-__device__ __forceinline__ void convert_input(const GemvInstruction& op, const WorkRange& range, uint32_t epoch,
+__device__ __forceinline__ void convert_input(const GemvInstruction& op, const GemvRange& range, uint32_t epoch,
                                               uint8_t* input) {
   constexpr int kEach = kConsumerThreads / 8;  // tiles in a pass
   static_assert(kInputTilesMax <= 4 * kEach);

@@ -88,7 +88,7 @@ __device__ void run_consumers(const InstructionList& list, const MegakernelWorks
                                    w.attention_counters, pipeline, state, scratch, &shared.last, clock);
     } else {
       const GemvInstruction& gemv = op.gemv;
-      const WorkRange range(gemv);
+      const GemvRange range(gemv);
       if (!gemv.from_norm) {
         if (!gemv.from.values) barrier.wait();
         convert_input(gemv, range, epochs.of(gemv.from), scratch);
@@ -162,7 +162,7 @@ void launch_kernel(const InstructionList& list, const MegakernelWorkspace& works
 }  // namespace
 
 bool megakernel_fits(const GemvWorkspace& workspace) {
-  return workspace.shared_most >= kMegakernelShared + (5 << 10);
+  return workspace.shared_max >= kMegakernelShared + (5 << 10);
 }
 
 void launch_megakernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream) {

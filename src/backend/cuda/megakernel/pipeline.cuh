@@ -87,11 +87,11 @@ __device__ __forceinline__ void consumer_barrier() {
 }
 
 // This CTA's work units of a GEMV, begin .. end-1. The first is column tile `col` of row tile `row_tile`.
-struct WorkRange {
+struct GemvRange {
   int begin, end, row_tile, col;
-  __device__ __forceinline__ explicit WorkRange(const GemvInstruction& op)
-      : WorkRange(op, op.first_unit(blockIdx.x), op.first_unit(blockIdx.x + 1)) {}
-  __device__ __forceinline__ WorkRange(const GemvInstruction& op, int begin_, int end_)
+  __device__ __forceinline__ explicit GemvRange(const GemvInstruction& op)
+      : GemvRange(op, op.first_unit(blockIdx.x), op.first_unit(blockIdx.x + 1)) {}
+  __device__ __forceinline__ GemvRange(const GemvInstruction& op, int begin_, int end_)
       : begin(begin_), end(end_), row_tile(op.row_tile_of(begin)), col(begin - row_tile * op.col_tiles) {}
   // If the range ends inside a row tile that another CTA finishes, and other row tiles end before it: where this last
   // row tile begins. It is computed first, so that its partial is ready when that CTA needs it. Else `begin`.
@@ -104,7 +104,7 @@ struct WorkRange {
 // Walks a range in slices of up to one stage, each of a single row tile.
 struct StageSlices {
   int left, col_tiles, row_tile, col, length;
-  __device__ __forceinline__ StageSlices(const WorkRange& range, int col_tiles_)
+  __device__ __forceinline__ StageSlices(const GemvRange& range, int col_tiles_)
       : left(range.end - range.begin), col_tiles(col_tiles_), row_tile(range.row_tile), col(range.col) {
     measure();
   }

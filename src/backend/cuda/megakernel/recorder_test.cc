@@ -13,7 +13,7 @@ class CudaOpRecorder : public testing::Test {
  protected:
   static MegakernelWorkspace workspace(int world) {
     MegakernelWorkspace w = {};
-    w.decode.blocks = 132, w.decode.shared_most = 227 << 10;
+    w.decode.blocks = 132, w.decode.shared_max = 227 << 10;
     w.ranks.world = world;
     w.ranks.receive[0] = reinterpret_cast<uint32_t*>(0x3000);
     w.channels = reinterpret_cast<uint32_t*>(0x4000);

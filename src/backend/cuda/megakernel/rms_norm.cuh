@@ -97,7 +97,7 @@ __device__ __forceinline__ void store_norm_output(const RmsNormInstruction& op, 
                                                   uint8_t* input, float* sums) {
 #pragma unroll
   for (int i = 0; i < kNormPasses * 8; ++i) x[i / 8][i % 8] *= next[i / 8][i % 8];
-  const GroupScales<kNormPasses> scales = store_limbs(input, min(tiles, kInputTilesMax), x);
+  const InputScales<kNormPasses> scales = store_limbs(input, min(tiles, kInputTilesMax), x);
   const float factor = rsqrtf(consumer_sum(squares, sums + kConsumerWarps) * inverse_dim + op.eps);
   store_scales(input, min(tiles, kInputTilesMax), scales, factor);
   if (blockIdx.x != 0) return;

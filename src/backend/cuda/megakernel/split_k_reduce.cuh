@@ -9,7 +9,7 @@ namespace gemma4::cuda {
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 // Whether the range holds the end of a row tile, but not its beginning.
-__device__ __forceinline__ bool reduces_partials(const GemvInstruction& op, const WorkRange& range) {
+__device__ __forceinline__ bool reduces_partials(const GemvInstruction& op, const GemvRange& range) {
   return range.col > 0 && range.end - range.begin >= op.col_tiles - range.col;
 }
 
@@ -86,7 +86,7 @@ __device__ __forceinline__ void run_reduction_warp(const InstructionList& list, 
   for (int i = 0; i < list.count; ++i) {
     const Instruction& op = list.instructions[i];
     if (op.opcode != Opcode::kGemv) continue;
-    const WorkRange range(op.gemv);
+    const GemvRange range(op.gemv);
     if (!reduces_partials(op.gemv, range)) continue;
     int first = static_cast<int>(blockIdx.x);
     while (first > 0 && op.gemv.first_unit(first) > range.begin - range.col) --first;

@@ -1,5 +1,6 @@
 // The elementwise ops, and those that move rows. HBM bandwidth bounds their speed: a thread takes eight elements where
 // alignment allows.
+#include "backend/cuda/device/activation.cuh"
 #include "backend/cuda/device/convert.cuh"
 #include "backend/cuda/ops/ops.h"
 #include "backend/cuda/runtime/dispatch.cuh"

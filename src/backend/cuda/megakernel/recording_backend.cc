@@ -1,4 +1,4 @@
-#include "backend/cuda/recording_backend.h"
+#include "backend/cuda/megakernel/recording_backend.h"
 
 #include <bit>
 

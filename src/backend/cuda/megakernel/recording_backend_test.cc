@@ -1,7 +1,7 @@
 // Whether a decode step of the 31B runs in the megakernel as a whole. run_layer() issues the real ops with the real
 // shapes and types to RecordingBackend, which offers them to the recorder as in CudaBackend. Only memory and kernels
 // are missing: addresses are made up and never read, and kernels only leave their name. So no GPU is needed.
-#include "backend/cuda/recording_backend.h"
+#include "backend/cuda/megakernel/recording_backend.h"
 
 #include <gtest/gtest.h>
 
@@ -19,7 +19,7 @@ class FakeBackend final : public RecordingBackend<FakeBackend> {
  public:
   explicit FakeBackend(int world) {
     cuda::MegakernelWorkspace w;
-    w.decode.blocks = 132, w.decode.shared_most = 227 << 10;  // H100
+    w.decode.blocks = 132, w.decode.shared_max = 227 << 10;  // H100
     w.channels = reinterpret_cast<uint32_t*>(0x1000);
     w.ranks.receive[0] = reinterpret_cast<uint32_t*>(0x2000);
     w.ranks.world = world;
@@ -63,7 +63,7 @@ class FakeBackend final : public RecordingBackend<FakeBackend> {
   void scatter(Tensor, Tensor, Tensor) override { ran("scatter"); }
   void pool(Tensor, Tensor, Tensor, float) override { ran("pool"); }
   void affine(Tensor, Tensor, Tensor) override { ran("affine"); }
-  void sample(Tensor, Tensor, std::span<const Sampling>) override { ran("sample"); }
+  void sample(Tensor, Tensor, std::span<const SamplingInput>) override { ran("sample"); }
 
   // As CudaBackend: directly, captured, then replayed without calling `issue`.
   void replay(uint64_t key, const std::function<void()>& issue) override {
@@ -143,7 +143,7 @@ class CudaRecordingBackend : public testing::Test {
       const int64_t q = heads * d.head_dim[kind], kv = shapes[kind].kv_heads * d.head_dim[kind];
       w.partial_sums = d.ranks > 1;
       w.qkv.rows = q + kv * (2 - kind);
-      w.qkv.parts = {{be.matrix(w.qkv.rows, d.hidden, d.weights), 0}};
+      w.qkv.slices = {{be.matrix(w.qkv.rows, d.hidden, d.weights), 0}};
       w.o = be.matrix(d.hidden, q, d.weights);
       w.gate_up = {{{be.matrix(2 * inner, d.hidden, d.weights, true), 0}}, 2 * inner};
       w.down = be.matrix(d.hidden, inner, d.down);
