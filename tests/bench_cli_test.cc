@@ -188,7 +188,7 @@ TEST(BenchCommand, ProfilesOps) {
   const Ran ran = run_gemma4(
       {"bench", "--model", out, "--backend", "cpu", "--prompts", "40", "--images", "70", "--chunk", "32", "--profile"});
   ASSERT_EQ(ran.code, 0) << ran.err;
-  for (const char* part : {"prompt of 40", "decode steps", "images of 70", "attend 16", "residual_norm"}) {
+  for (const char* part : {"prompt of 40", "decode steps", "images of 70", "attention 16", "add_rms_norm"}) {
     EXPECT_NE(ran.out.find(part), std::string::npos) << part;
   }
 }

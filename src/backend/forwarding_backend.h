@@ -53,7 +53,7 @@ class ForwardingBackend : public Backend {
     around(shape("linear", w), [&] { inner_.linear(out, x, w); });
   }
   void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) override {
-    around("norm", [&] { inner_.rms_norm(out, x, weight, eps); });
+    around("rms_norm", [&] { inner_.rms_norm(out, x, weight, eps); });
   }
   void add(Tensor x, Tensor y, float scale) override {
     around("add", [&] { inner_.add(x, y, scale); });
@@ -68,7 +68,7 @@ class ForwardingBackend : public Backend {
     around("kv_write", [&] { inner_.kv_write(kv, k, v, rows); });
   }
   void attention(Tensor out, Tensor q, const KvCache& kv, const Rows& rows) override {
-    around("attend " + std::to_string(q.shape[2]), [&] { inner_.attention(out, q, kv, rows); });
+    around("attention " + std::to_string(q.shape[2]), [&] { inner_.attention(out, q, kv, rows); });
   }
   void convert(Tensor out, Tensor x) override {
     around("convert", [&] { inner_.convert(out, x); });
@@ -92,14 +92,15 @@ class ForwardingBackend : public Backend {
     around("sample", [&] { inner_.sample(ids, logits, sampling); });
   }
   void add_rms_norm(Tensor out, Tensor x, Tensor y, Tensor post, float scale, Tensor next, float eps) override {
-    around("residual_norm", [&] { inner_.add_rms_norm(out, x, y, post, scale, next, eps); });
+    around("add_rms_norm", [&] { inner_.add_rms_norm(out, x, y, post, scale, next, eps); });
   }
   void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) override {
     around(shape("linear_geglu", gate_up), [&] { inner_.linear_geglu(out, x, gate_up, scratch); });
   }
   void qk_norm_rope_cache(Tensor query, Tensor q, Tensor k, Tensor v, Tensor scratch, const QkNorms& norms, Tensor pos,
                           const Rope& rope_by, const KvCache& kv, const Rows& rows) override {
-    around("heads", [&] { inner_.qk_norm_rope_cache(query, q, k, v, scratch, norms, pos, rope_by, kv, rows); });
+    around("qk_norm_rope_cache",
+           [&] { inner_.qk_norm_rope_cache(query, q, k, v, scratch, norms, pos, rope_by, kv, rows); });
   }
 
   int rank() const override { return inner_.rank(); }

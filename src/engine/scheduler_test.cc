@@ -289,76 +289,100 @@ TEST(Scheduler, PriorityGoesFirst) {
 }
 
 // Thousands of interleavings: prompts that share beginnings, images, forks, second turns, cancels, little memory.
-void drive(uint32_t seed, int steps) {
-  std::mt19937 random(seed);
-  const auto pick = [&](int low, int high) { return std::uniform_int_distribution(low, high)(random); };
-  Shape shape;
-  shape.page = pick(1, 6);
-  shape.window = pick(2, 14);
-  shape.max_seqs = pick(1, 6);
-  shape.chunk = pick(1, 20);
-  const int image_max = 9, length_max = 60;
-  shape.rows_max = std::max(shape.chunk, image_max) + shape.max_seqs;
-  const int live = (shape.window + shape.rows_max - 2 + shape.page - 1) / shape.page + 1;
-  shape.pages_sliding = live + 2 + pick(0, 3 * live);
-  shape.pages_full = (length_max + shape.page - 1) / shape.page + 2 + pick(0, 60 / shape.page);
-  World world(shape, pick(0, 4) > 0);
-  std::vector<std::vector<TokenHash>> history = {{}};
-  std::vector<std::vector<std::pair<int, int>>> history_images = {{}};
-  for (int i = 0; i < steps; ++i) {
-    if (pick(0, 2) == 0 && world.scheduler.waiting() < 8) {
-      const size_t base = pick(0, static_cast<int>(history.size()) - 1);
-      std::vector<TokenHash> hashes = history[base];
-      auto images = history_images[base];
-      const int cut = pick(0, static_cast<int>(hashes.size()));
-      std::erase_if(images, [&](const auto& image) { return image.second > cut; });
-      int size = cut;
-      for (const auto& image : history_images[base]) {
-        if (image.first < cut && cut < image.second) size = image.first;
-      }
-      hashes.resize(size);
-      if (pick(0, 1) && size + 12 < length_max - 8) {
-        const int begin = static_cast<int>(hashes.size()), count = pick(1, image_max);
-        const TokenHash image = (uint64_t{1} << 63) + 1000 * pick(0, 2);
-        for (int j = 0; j < count; ++j) hashes.push_back(image + 100 * count + j);
-        images.push_back({begin, begin + count});
-      }
-      for (int j = pick(1, 12); j > 0 && static_cast<int>(hashes.size()) < length_max - 8; --j)
-        hashes.push_back(pick(0, 2));
-      if (hashes.empty()) hashes.push_back(1);
-      const int answer = pick(1, std::min(20, length_max - static_cast<int>(hashes.size())));
-      const int choices = pick(0, 3) == 0 ? pick(2, 4) : 1;
-      const uint64_t group = choices > 1 ? world.last_id + 1 : 0;
-      for (int choice = 0; choice < choices; ++choice) world.add(hashes, answer, images)->group = group;
+class Interleavings {
+ public:
+  explicit Interleavings(uint32_t seed) : random_(seed), shape_(random_shape()), world_(shape_, pick(0, 4) > 0) {}
+
+  void run(int steps) {
+    for (int i = 0; i < steps; ++i) {
+      if (pick(0, 2) == 0 && world_.scheduler.waiting() < 8) add_request();
+      if (pick(0, 9) == 0) cancel_one();
+      const size_t before = world_.done.size();
+      world_.step();
+      if (::testing::Test::HasFailure()) return;
+      if (world_.done.size() > before && history_.size() < 40) remember(*world_.done.rbegin()->second);
     }
-    if (pick(0, 9) == 0) {
-      const auto all = world.scheduler.all();
-      if (!all.empty()) {
-        const auto gone = world.scheduler.remove(all[pick(0, static_cast<int>(all.size()) - 1)]);
-        world.scheduler.check();
-      }
-    }
-    const size_t before = world.done.size();
-    world.step();
-    if (::testing::Test::HasFatalFailure() || ::testing::Test::HasNonfatalFailure()) FAIL() << "seed " << seed;
-    if (world.done.size() > before && history.size() < 40) {
-      const Sequence& last = *world.done.rbegin()->second;
-      history.push_back(last.hashes);
-      history_images.emplace_back();
-      for (const PromptImage& image : last.images) history_images.back().push_back({image.begin, image.end});
-    }
+    world_.drain();
+    EXPECT_EQ(world_.pages.used_pages(kFull), 0);
+    EXPECT_EQ(world_.pages.used_pages(kSliding), 0);
+    world_.pages.clear();
+    EXPECT_EQ(world_.pages.free_pages(kFull), shape_.pages_full);
+    EXPECT_EQ(world_.pages.free_pages(kSliding), shape_.pages_sliding);
   }
-  world.drain();
-  EXPECT_EQ(world.pages.used_pages(kFull), 0);
-  EXPECT_EQ(world.pages.used_pages(kSliding), 0);
-  world.pages.clear();
-  EXPECT_EQ(world.pages.free_pages(kFull), shape.pages_full);
-  EXPECT_EQ(world.pages.free_pages(kSliding), shape.pages_sliding);
-}
+
+ private:
+  static constexpr int kImageMax = 9, kLengthMax = 60;
+  using Images = std::vector<std::pair<int, int>>;
+
+  int pick(int low, int high) { return std::uniform_int_distribution(low, high)(random_); }
+
+  Shape random_shape() {
+    Shape shape;
+    shape.page = pick(1, 6);
+    shape.window = pick(2, 14);
+    shape.max_seqs = pick(1, 6);
+    shape.chunk = pick(1, 20);
+    shape.rows_max = std::max(shape.chunk, kImageMax) + shape.max_seqs;
+    const int live = (shape.window + shape.rows_max - 2 + shape.page - 1) / shape.page + 1;
+    shape.pages_sliding = live + 2 + pick(0, 3 * live);
+    shape.pages_full = (kLengthMax + shape.page - 1) / shape.page + 2 + pick(0, 60 / shape.page);
+    return shape;
+  }
+
+  // A prompt that begins as an earlier one did, cut where no image is.
+  void add_request() {
+    const size_t base = static_cast<size_t>(pick(0, static_cast<int>(history_.size()) - 1));
+    std::vector<TokenHash> hashes = history_[base];
+    Images images = history_images_[base];
+    const int cut = pick(0, static_cast<int>(hashes.size()));
+    std::erase_if(images, [&](const auto& image) { return image.second > cut; });
+    int size = cut;
+    for (const auto& image : history_images_[base]) {
+      if (image.first < cut && cut < image.second) size = image.first;
+    }
+    hashes.resize(static_cast<size_t>(size));
+    if (pick(0, 1) && size + 12 < kLengthMax - 8) add_image(hashes, images);
+    for (int j = pick(1, 12); j > 0 && static_cast<int>(hashes.size()) < kLengthMax - 8; --j) {
+      hashes.push_back(static_cast<TokenHash>(pick(0, 2)));
+    }
+    if (hashes.empty()) hashes.push_back(1);
+    const int answer = pick(1, std::min(20, kLengthMax - static_cast<int>(hashes.size())));
+    const int choices = pick(0, 3) == 0 ? pick(2, 4) : 1;
+    const uint64_t group = choices > 1 ? world_.last_id + 1 : 0;
+    for (int choice = 0; choice < choices; ++choice) world_.add(hashes, answer, images)->group = group;
+  }
+
+  void add_image(std::vector<TokenHash>& hashes, Images& images) {
+    const int begin = static_cast<int>(hashes.size()), count = pick(1, kImageMax);
+    const TokenHash image = (uint64_t{1} << 63) + 1000 * static_cast<TokenHash>(pick(0, 2));
+    for (int j = 0; j < count; ++j) hashes.push_back(image + static_cast<TokenHash>(100 * count + j));
+    images.push_back({begin, begin + count});
+  }
+
+  void cancel_one() {
+    const auto all = world_.scheduler.all();
+    if (all.empty()) return;
+    const auto gone = world_.scheduler.remove(all[static_cast<size_t>(pick(0, static_cast<int>(all.size()) - 1))]);
+    world_.scheduler.check();
+  }
+
+  void remember(const Sequence& last) {
+    history_.push_back(last.hashes);
+    history_images_.emplace_back();
+    for (const PromptImage& image : last.images) history_images_.back().push_back({image.begin, image.end});
+  }
+
+  std::mt19937 random_;
+  Shape shape_;
+  World world_;
+  std::vector<std::vector<TokenHash>> history_ = {{}};
+  std::vector<Images> history_images_ = {{}};
+};
 
 TEST(Scheduler, NoRowEverSeesAnotherSequencesKeys) {
   for (uint32_t seed = 1; seed <= 150; ++seed) {
-    drive(seed, 120);
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Interleavings(seed).run(120);
     if (HasFailure()) return;
   }
 }

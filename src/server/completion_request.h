@@ -1,5 +1,5 @@
-// CompletionRequest: what one HTTP request asks of the engine, and how its API spells the answer. Each API (openai.h, anthropic.h)
-// makes Calls; server.cc runs them all alike.
+// CompletionRequest: what one HTTP request asks of the engine, and how its API writes the answer. The parser of each
+// API (openai.h, anthropic.h) makes one; server/endpoints/generate.cc runs all of them alike.
 #pragma once
 
 #include <functional>

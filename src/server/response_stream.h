@@ -1,5 +1,5 @@
-// ResponseStream: the events of all choices of one HTTP request, in the order in which they happen. Destroying it before the
-// end cancels the remaining choices, so a client that disconnects costs nothing.
+// ResponseStream: the events of all choices of one HTTP request, in the order in which they happen. Destroying it
+// before the end cancels the remaining choices, so a client that disconnects costs nothing.
 #pragma once
 
 #include <chrono>

@@ -1,8 +1,7 @@
 // Warpgroup products (wgmma, sm_90a): d [64, N] += a [64, 16] b [16, N] with float32 sums, for the prefill GEMM (bf16)
-// and for attention (attend_t). Lane layouts of d, and of a in registers: those of mma.m16n8k16 (device/mma.cuh), where
-// warp w of the group holds rows 16 w ... The products run asynchronously: between group_fence() and group_wait() the
-// registers of d and a must not be touched. Source: PTX ISA, "Asynchronous warpgroup level matrix instructions".
-//
+// and for attention (attention_t). Lane layouts of d, and of a in registers: those of mma.m16n8k16 (device/mma.cuh),
+// where warp w of the group holds rows 16 w ... The products run asynchronously: between group_fence() and group_wait()
+// the registers of d and a must not be touched. Source: PTX ISA, "Asynchronous warpgroup level matrix instructions".
 // Tiles of attention lie in shared memory without swizzle, as core matrices of 8 rows x 16 bytes, each of them
 // contiguous: 8-element vector c of row r of a tile of R rows begins at byte c * R * 16 + r / 8 * 128 + r % 8 * 16.
 // Read along its rows such a tile is a K-major operand (q, keys), read across them an MN-major one (values).

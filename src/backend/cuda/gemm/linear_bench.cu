@@ -186,7 +186,8 @@ struct Bench {
 
 // Takes the place of the small kernels between linear layers: a block for each row normalises the last 5376 outputs and
 // writes the next `to_cols` inputs.
-__global__ void __launch_bounds__(1024) between_kernel(const uint4* from, int64_t from_stride, uint4* to, int to_cols) {
+__global__ void __launch_bounds__(1024)
+    normalize_rows_kernel(const uint4* from, int64_t from_stride, uint4* to, int to_cols) {
   grid_release();
   grid_wait();
   __shared__ float sums[32];
@@ -286,8 +287,8 @@ class Chain {
         const int64_t outs = run_layer(layers_[i], i_layer, n, a, b);
         bytes += layers_[i].w.bytes;
         const int64_t next = i < 2 ? layers_[full ? 3 : 2].shape.cols : i == 4 ? 21504 : 5376;
-        launch(stream_, dim3(static_cast<unsigned>(n)), dim3(1024), 0, between_kernel, static_cast<const uint4*>(b),
-               outs, static_cast<uint4*>(a), static_cast<int>(next));
+        launch(stream_, dim3(static_cast<unsigned>(n)), dim3(1024), 0, normalize_rows_kernel,
+               static_cast<const uint4*>(b), outs, static_cast<uint4*>(a), static_cast<int>(next));
       }
     }
     run_layer(layers_[6], 0, n, a, b);

@@ -118,6 +118,27 @@ struct Decoder {
 
 class CudaRecordingBackend : public testing::Test {
  protected:
+  static std::vector<LayerWeights> layer_weights(const Decoder& d, FakeBackend& be) {
+    const int64_t inner = d.inner / d.ranks, heads = d.heads / d.ranks;
+    const auto vector = [&](int64_t size) { return be.alloc(d.norms, {size}); };
+    std::vector<LayerWeights> layers(static_cast<size_t>(d.layers));
+    for (size_t i = 0; i < layers.size(); ++i) {
+      LayerWeights& w = layers[i];
+      const int kind = kind_of(i);
+      const int64_t q = heads * d.head_dim[kind], kv = d.kv_heads[kind] / d.ranks * d.head_dim[kind];
+      w.partial_sums = d.ranks > 1;
+      w.qkv.rows = q + kv * (2 - kind);
+      w.qkv.slices = {{be.matrix(w.qkv.rows, d.hidden, d.weights), 0}};
+      w.o = be.matrix(d.hidden, q, d.weights);
+      w.gate_up = {{{be.matrix(2 * inner, d.hidden, d.weights, true), 0}}, 2 * inner};
+      w.down = be.matrix(d.hidden, inner, d.down);
+      w.input_norm = vector(d.hidden), w.post_attention_norm = vector(d.hidden);
+      w.pre_feedforward_norm = vector(d.hidden), w.post_feedforward_norm = vector(d.hidden);
+      w.q_norm = vector(d.head_dim[kind]), w.k_norm = vector(d.head_dim[kind]);
+    }
+    return layers;
+  }
+
   // Runs `steps` steps with one key.
   static Backend::Stats run(const Decoder& d, FakeBackend& be, int steps = 1) {
     const int64_t inner = d.inner / d.ranks, heads = d.heads / d.ranks;
@@ -135,22 +156,7 @@ class CudaRecordingBackend : public testing::Test {
       caches[kind].pages = be.alloc(DType::kI32, {1, 32});
       caches[kind].k_norm = be.alloc(DType::kF32, {d.head_dim[kind]});
     }
-    const auto vector = [&](int64_t size) { return be.alloc(d.norms, {size}); };
-    std::vector<LayerWeights> layers(static_cast<size_t>(d.layers));
-    for (size_t i = 0; i < layers.size(); ++i) {
-      LayerWeights& w = layers[i];
-      const int kind = kind_of(i);
-      const int64_t q = heads * d.head_dim[kind], kv = shapes[kind].kv_heads * d.head_dim[kind];
-      w.partial_sums = d.ranks > 1;
-      w.qkv.rows = q + kv * (2 - kind);
-      w.qkv.slices = {{be.matrix(w.qkv.rows, d.hidden, d.weights), 0}};
-      w.o = be.matrix(d.hidden, q, d.weights);
-      w.gate_up = {{{be.matrix(2 * inner, d.hidden, d.weights, true), 0}}, 2 * inner};
-      w.down = be.matrix(d.hidden, inner, d.down);
-      w.input_norm = vector(d.hidden), w.post_attention_norm = vector(d.hidden);
-      w.pre_feedforward_norm = vector(d.hidden), w.post_feedforward_norm = vector(d.hidden);
-      w.q_norm = vector(d.head_dim[kind]), w.k_norm = vector(d.head_dim[kind]);
-    }
+    const std::vector<LayerWeights> layers = layer_weights(d, be);
     Activations a;  // as TextModel allocates them
     const DType type = be.activation_type(), output = be.gemm_output_type();
     a.x = be.alloc(be.residual_type(), {d.rows, d.hidden}), a.h = be.alloc(type, {d.rows, d.hidden});

@@ -158,7 +158,7 @@ void register_all() {
     const std::string of = std::to_string(rows);
     add("heads/vision/" + of, qk_norm_rope_cache, Heads{16, 16, 72, 2, 0}, rows);
     add("geglu/" + of, geglu, rows, 4304);
-    add("residual_norm/" + of, add_rms_norm, rows, 1152);
+    add("add_rms_norm/" + of, add_rms_norm, rows, 1152);
     add("product/qkv/" + of, product, rows, 3456, 1152, false);
     add("product/o/" + of, product, rows, 1152, 1152, false);
     add("product/gate_up and geglu/" + of, product, rows, 8608, 1152, true);
