@@ -3,7 +3,7 @@
 
     plot_scaling.py [OUTPUT.png]
 
-MEASURED is what `gemma4 bench --gpus N` printed on one host with four H200: replace it by what tools/gpus_check.sh
+MEASURED is what `gemma4 bench --gpus N` printed on one host with four H200: replace it by what tools/multi_gpu_check.sh
 prints on yours.
 """
 import pathlib

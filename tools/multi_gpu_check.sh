@@ -1,7 +1,7 @@
 #!/bin/bash
 # What a host with several GPUs must show, in one command and under ten minutes: the parallel tests, the exchanges' times,
 # decode and prompts of the synthetic 31B at 1 and at N GPUs, and that the logits agree. The last lines are a table.
-#   tools/gpus_check.sh [N]        (N = 2)
+#   tools/multi_gpu_check.sh [N]        (N = 2)
 # BUILD: the folder with gemma4, cuda_tests and cuda_benchmarks (build/cuda; CMake's preset "cuda" makes it).
 # MODEL: a checkpoint; else the synthetic 31B (21.7 GB) is written to WORK (/dev/shm/gemma4-check) and left there.
 # OUT: where logs go (WORK/out). KL: how far logits may be apart, in nats.
@@ -15,11 +15,11 @@ OUT=${OUT:-$WORK/out}
 KL=${KL:-5e-3}
 mkdir -p "$OUT" || exit 2
 for program in gemma4 cuda_tests cuda_benchmarks; do
-  [ -x "$BUILD/$program" ] || { echo "gpus_check: $BUILD/$program is missing; build it with: cmake --preset cuda && cmake --build $BUILD"; exit 2; }
+  [ -x "$BUILD/$program" ] || { echo "multi_gpu_check: $BUILD/$program is missing; build it with: cmake --preset cuda && cmake --build $BUILD"; exit 2; }
 done
-command -v python3 >/dev/null || { echo "gpus_check: python3 is missing, which compares the logits"; exit 2; }
+command -v python3 >/dev/null || { echo "multi_gpu_check: python3 is missing, which compares the logits"; exit 2; }
 here=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
-[ "$here" -ge "$N" ] || { echo "gpus_check: $N GPUs are wanted and $here are here"; exit 2; }
+[ "$here" -ge "$N" ] || { echo "multi_gpu_check: $N GPUs are wanted and $here are here"; exit 2; }
 nvidia-smi --query-gpu=index,name,driver_version,clocks.sm --format=csv | tee "$OUT/gpus.txt"
 nvidia-smi topo -m >> "$OUT/gpus.txt" 2>&1
 
