@@ -2,11 +2,34 @@
 
 #include <algorithm>
 #include <exception>
-#include <mutex>
+#include <utility>
 
+#include "base/mutex.h"
 #include "distributed/process_group.h"
 
 namespace gemma4 {
+namespace {
+
+// The first exception of several threads.
+class FirstFailure {
+ public:
+  bool keep(std::exception_ptr failure) {  // false: it is not the first
+    const MutexLock lock(mutex_);
+    if (first_) return false;
+    first_ = std::move(failure);
+    return true;
+  }
+  void rethrow() {
+    const MutexLock lock(mutex_);
+    if (first_) std::rethrow_exception(first_);
+  }
+
+ private:
+  Mutex mutex_;
+  std::exception_ptr first_ GUARDED_BY(mutex_);
+};
+
+}  // namespace
 
 Ranks::Ranks(std::unique_ptr<Backend> backend) {
   if (backend) backends_.push_back(std::move(backend));
@@ -42,21 +65,16 @@ void Ranks::replace(Backend& first) { backends_[0] = {std::shared_ptr<Backend>(b
 void Ranks::run(FunctionRef<void(int rank)> work) const {
   if (channel_) return run_with_channel(work);
   if (!threads_) return work(0);
-  std::mutex mutex;
-  std::exception_ptr first;
+  FirstFailure first;
   threads_->run([&](int rank) {
     try {
       work(rank);
     } catch (const std::exception& error) {
-      {
-        const std::lock_guard lock(mutex);
-        if (first) return;  // the others fail because the first one did
-        first = std::current_exception();
-      }
+      if (!first.keep(std::current_exception())) return;  // the others fail because the first one did
       for (const auto& backend : backends_) backend->abort(error.what());
     }
   });
-  if (first) std::rethrow_exception(first);
+  first.rethrow();
 }
 
 void Ranks::fail(int code, const std::string& why) const {

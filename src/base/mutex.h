@@ -1,6 +1,6 @@
-// Mutex, MutexLock and CondVar: std::mutex and its kin with the annotations of clang's thread safety analysis, so that
-// a compiler checks what a comment would only say: a member marked GUARDED_BY(mutex_) is touched only while mutex_ is
-// held. `make test-locks` runs that analysis. https://clang.llvm.org/docs/ThreadSafetyAnalysis.html
+// Mutex, MutexLock and CondVar: std::mutex and its kin with the annotations of clang's thread safety analysis, which
+// `make test-locks` runs (https://clang.llvm.org/docs/ThreadSafetyAnalysis.html): a member marked GUARDED_BY(mutex_) is
+// touched only while mutex_ is held. clang does not analyse the bodies of catch: call a function there that locks.
 #pragma once
 
 #include <chrono>

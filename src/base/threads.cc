@@ -4,11 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <exception>
-#include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include "base/mutex.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -42,17 +43,21 @@ struct ThreadPool::State {
   std::atomic<int> running{0};
   std::atomic<bool> stop{false};
   const FunctionRef<void(int)>* body = nullptr;
-  std::mutex mutex;
-  std::condition_variable wake, done;
-  std::exception_ptr failure;
+  Mutex mutex;
+  CondVar wake, done;
+  std::exception_ptr failure GUARDED_BY(mutex);  // the first of the loop in progress
 
   void call(int thread) {
     try {
       (*body)(thread);
     } catch (...) {
-      std::lock_guard lock(mutex);
-      if (!failure) failure = std::current_exception();
+      keep_failure(std::current_exception());
     }
+  }
+
+  void keep_failure(std::exception_ptr caught) {
+    const MutexLock lock(mutex);
+    if (!failure) failure = std::move(caught);
   }
 
   void work(int thread) {
@@ -60,14 +65,14 @@ struct ThreadPool::State {
     while (true) {
       for (int i = 0; i < kSpins && generation.load(std::memory_order_acquire) == seen; ++i) pause();
       if (generation.load(std::memory_order_acquire) == seen) {
-        std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
+        const MutexLock lock(mutex);
+        while (generation.load(std::memory_order_acquire) == seen) wake.wait(mutex);
       }
       ++seen;
       if (stop.load()) return;
       call(thread);
       if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        std::lock_guard lock(mutex);
+        const MutexLock lock(mutex);
         done.notify_one();
       }
     }
@@ -81,7 +86,7 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
 
 ThreadPool::~ThreadPool() {
   {
-    std::lock_guard lock(state_->mutex);
+    const MutexLock lock(state_->mutex);
     state_->stop = true;
     state_->generation.fetch_add(1, std::memory_order_release);
   }
@@ -95,11 +100,10 @@ int ThreadPool::threads_for(int threads) { return threads > 0 ? threads : cores(
 void ThreadPool::run(FunctionRef<void(int)> body) {
   State& s = *state_;
   s.body = &body;
-  s.failure = nullptr;
   if (s.threads > 1) {
     s.running.store(s.threads - 1, std::memory_order_relaxed);
     {
-      std::lock_guard lock(s.mutex);
+      const MutexLock lock(s.mutex);
       s.generation.fetch_add(1, std::memory_order_release);
     }
     s.wake.notify_all();
@@ -107,10 +111,10 @@ void ThreadPool::run(FunctionRef<void(int)> body) {
   s.call(0);
   if (s.threads > 1) {
     for (int i = 0; i < kSpins && s.running.load(std::memory_order_acquire) > 0; ++i) pause();
-    std::unique_lock lock(s.mutex);
-    s.done.wait(lock, [&] { return s.running.load(std::memory_order_acquire) == 0; });
   }
-  if (s.failure) std::rethrow_exception(s.failure);
+  const MutexLock lock(s.mutex);
+  while (s.running.load(std::memory_order_acquire) > 0) s.done.wait(s.mutex);
+  if (s.failure) std::rethrow_exception(std::exchange(s.failure, nullptr));
 }
 
 void ThreadPool::parallel_for(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) {

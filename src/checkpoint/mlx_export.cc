@@ -1,9 +1,9 @@
 #include <algorithm>
-#include <mutex>
 
 #include "base/bf16.h"
 #include "base/check.h"
 #include "base/json_text.h"
+#include "base/mutex.h"
 #include "base/progress.h"
 #include "checkpoint/mlx.h"
 #include "checkpoint/names.h"
@@ -44,16 +44,25 @@ void describe(std::vector<SafetensorsEntry>& entries, const std::string& name, c
   entries.push_back({stem + ".biases", DType::kBF16, {rows, cols / q.group}});
 }
 
-template <typename T>
-void write_rows(SafetensorsWriter& out, std::mutex& mutex, const std::string& name, int64_t first,
-                const std::vector<T>& values, int64_t row_size) {
-  const std::lock_guard lock(mutex);
-  out.write(name, static_cast<uint64_t>(first * row_size) * sizeof(T), values.data(), values.size() * sizeof(T));
-}
+// A SafetensorsWriter that several threads write to.
+class SharedWriter {
+ public:
+  explicit SharedWriter(SafetensorsWriter& out) : out_(out) {}
+
+  template <typename T>
+  void write_rows(const std::string& name, int64_t first, const std::vector<T>& values, int64_t row_size) {
+    const MutexLock lock(mutex_);
+    out_.write(name, static_cast<uint64_t>(first * row_size) * sizeof(T), values.data(), values.size() * sizeof(T));
+  }
+
+ private:
+  Mutex mutex_;
+  SafetensorsWriter& out_ GUARDED_BY(mutex_);
+};
 
 // Rows begin .. end-1 of one weight.
-void write_stretch(SafetensorsWriter& out, std::mutex& mutex, const std::string& name, const Weight& weight,
-                   const MlxQuantization& q, int64_t begin, int64_t end) {
+void write_stretch(SharedWriter& out, const std::string& name, const Weight& weight, const MlxQuantization& q,
+                   int64_t begin, int64_t end) {
   const Matrix& m = weight.matrix;
   const std::string theirs = mlx_name(name), stem = theirs.substr(0, theirs.rfind('.'));
   const size_t rows = static_cast<size_t>(end - begin), cols = static_cast<size_t>(m.cols);
@@ -64,7 +73,7 @@ void write_stretch(SafetensorsWriter& out, std::mutex& mutex, const std::string&
       unpack_row(m, begin + static_cast<int64_t>(r), row.data());
       std::transform(row.begin(), row.end(), values.begin() + static_cast<int64_t>(r * cols), float_to_bf16);
     }
-    return write_rows(out, mutex, theirs, begin, values, m.cols);
+    return out.write_rows(theirs, begin, values, m.cols);
   }
   const size_t words = cols * static_cast<size_t>(q.bits) / 32, groups = cols / static_cast<size_t>(q.group);
   std::vector<uint32_t> codes(rows * words);
@@ -74,9 +83,9 @@ void write_stretch(SafetensorsWriter& out, std::mutex& mutex, const std::string&
     for (float& v : row) v = round_to_bf16(v);  // the type that MLX would load
     mlx_quantize_row(row.data(), m.cols, q, &codes[r * words], &scales[r * groups], &biases[r * groups]);
   }
-  write_rows(out, mutex, theirs, begin, codes, static_cast<int64_t>(words));
-  write_rows(out, mutex, stem + ".scales", begin, scales, static_cast<int64_t>(groups));
-  write_rows(out, mutex, stem + ".biases", begin, biases, static_cast<int64_t>(groups));
+  out.write_rows(theirs, begin, codes, static_cast<int64_t>(words));
+  out.write_rows(stem + ".scales", begin, scales, static_cast<int64_t>(groups));
+  out.write_rows(stem + ".biases", begin, biases, static_cast<int64_t>(groups));
 }
 
 }  // namespace
@@ -100,14 +109,14 @@ void export_mlx(const Checkpoint& checkpoint, const MlxQuantization& q, const fs
   for (const std::string& name : checkpoint.order) describe(entries, name, checkpoint.weights.at(name), q);
   SafetensorsWriter out(directory / "model.safetensors", entries, {{"format", "mlx"}});
   Progress progress("model.safetensors", out.data_bytes());
-  std::mutex mutex;
+  SharedWriter shared(out);
   for (const std::string& name : checkpoint.order) {
     const Weight& weight = checkpoint.weights.at(name);
     const int64_t step = std::max<int64_t>(1, (4 << 20) / weight.matrix.cols);
     pool.parallel_for(weight.matrix.rows, std::min(step, (weight.matrix.rows + 15) / 16),
                       [&](int64_t begin, int64_t end) {
                         for (int64_t row = begin; row < end; row += step) {
-                          write_stretch(out, mutex, name, weight, q, row, std::min(end, row + step));
+                          write_stretch(shared, name, weight, q, row, std::min(end, row + step));
                         }
                       });
     progress.add(weight.bytes, name);

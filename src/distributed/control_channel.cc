@@ -69,7 +69,7 @@ void ControlChannel::throw_failure(const Failure& failure) {
 }
 
 void ControlChannel::throw_disconnected(int rank) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   throw_failure(failed_ ? *failed_ : peek_failure(rank));
 }
 
@@ -141,7 +141,7 @@ void ControlChannel::receive(int from, Message type, std::span<std::byte> bytes)
 std::optional<ControlChannel::Bytes> ControlChannel::next_command() {
   const Header header = receive_header(0, Message::kCommand, kCommandBytesMax);
   if (header.type == static_cast<uint32_t>(Message::kEnd)) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ended_ = true;  // from now on rank 0 may disconnect
     return std::nullopt;
   }
@@ -174,7 +174,7 @@ ControlChannel::Bytes ControlChannel::gather(Message type, std::span<const std::
 
 void ControlChannel::end() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const bool end_received = rank() == 0 || ended_;  // a rank that leaves before kEnd has failed
     if (failed_ || end_sent_ || !end_received) return;
     end_sent_ = ended_ = true;
@@ -196,7 +196,7 @@ void ControlChannel::end() {
 // thread is stuck in send(), the message is left out.
 void ControlChannel::abort_peers(const Failure& failure, int directions) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (ended_ || failed_) return;
     failed_ = failure;
   }
@@ -221,7 +221,7 @@ void ControlChannel::fail(int code, const std::string& why) { abort_peers({code,
 // Watching.
 
 void ControlChannel::on_peer_lost(std::function<void(const std::string&)> callback) {
-  const std::lock_guard lock(callback_mutex_);
+  const MutexLock lock(callback_mutex_);
   peer_lost_callback_ = std::move(callback);
   if (lost_reason_ && peer_lost_callback_)
     peer_lost_callback_(*lost_reason_);  // the process ended before the callback was set
@@ -259,12 +259,12 @@ void ControlChannel::watch_peers() {
   abort_peers(peek_failure(*from), SHUT_RDWR);
   Failure failure;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!failed_) return;  // an end in good order
     failure = *failed_;
   }
   std::thread notifier = thread_without_signals([&] {  // the callback may block for ever
-    const std::lock_guard lock(callback_mutex_);
+    const MutexLock lock(callback_mutex_);
     lost_reason_ = failure.why;
     if (peer_lost_callback_) peer_lost_callback_(failure.why);
   });

@@ -16,6 +16,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/mutex.h"
+
 namespace gemma4 {
 
 // Which rank this process is, and where rank 0 listens.
@@ -85,24 +87,24 @@ class ControlChannel {
   void write(int to, const void* from, size_t size);
   Header receive_header(int from, Message type, size_t most);
   [[noreturn]] static void throw_failure(const Failure& failure);
-  [[noreturn]] void throw_disconnected(int rank);
+  [[noreturn]] void throw_disconnected(int rank) EXCLUDES(mutex_);
   Failure failure_of(int from, std::span<const std::byte> text) const;
   Failure peek_failure(int from) const;
   std::optional<int> wait_for_disconnect() const;
-  void watch_peers();
-  void abort_peers(const Failure& failure, int directions);
+  void watch_peers() EXCLUDES(mutex_, callback_mutex_);
+  void abort_peers(const Failure& failure, int directions) EXCLUDES(mutex_);
 
   const ProcessInfo process_;
   std::vector<int> sockets_;
   int wake_ = -1;                // an eventfd that ends the watching thread
-  std::timed_mutex send_mutex_;  // one message at a time
-  std::mutex mutex_;
-  bool ended_ = false;             // under mutex_: kEnd was sent or received, so a process may disconnect
-  bool end_sent_ = false;          // under mutex_: end() was called
-  std::optional<Failure> failed_;  // under mutex_
-  std::mutex callback_mutex_;      // held while peer_lost_callback_ runs
-  std::function<void(const std::string&)> peer_lost_callback_;
-  std::optional<std::string> lost_reason_;  // under callback_mutex_
+  std::timed_mutex send_mutex_;  // one message at a time; no Mutex, because abort_peers() stops waiting for it
+  Mutex mutex_;
+  bool ended_ GUARDED_BY(mutex_) = false;     // kEnd was sent or received, so a process may disconnect
+  bool end_sent_ GUARDED_BY(mutex_) = false;  // end() was called
+  std::optional<Failure> failed_ GUARDED_BY(mutex_);
+  Mutex callback_mutex_;  // held while peer_lost_callback_ runs
+  std::function<void(const std::string&)> peer_lost_callback_ GUARDED_BY(callback_mutex_);
+  std::optional<std::string> lost_reason_ GUARDED_BY(callback_mutex_);
   std::thread watcher_;
 };
 

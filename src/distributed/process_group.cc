@@ -17,7 +17,7 @@ void copy_rows(const Tensor& to, const Tensor& from) {
 }  // namespace
 
 void ProcessGroup::barrier() {
-  std::unique_lock lock(mutex_);
+  const MutexLock lock(mutex_);
   if (aborted_) throw DeviceError(why_);
   const uint64_t meeting = generation_;
   if (++waiting_ == size()) {
@@ -26,13 +26,13 @@ void ProcessGroup::barrier() {
     wake_.notify_all();
     return;
   }
-  wake_.wait(lock, [&] { return generation_ != meeting || aborted_; });
+  while (generation_ == meeting && !aborted_) wake_.wait(mutex_);
   if (generation_ == meeting) throw DeviceError(why_);
 }
 
 void ProcessGroup::abort(const std::string& why) {
   if (channel_) channel_->fail(kExitDevice, why);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (aborted_) return;
   aborted_ = true;
   why_ = why;

@@ -4,14 +4,13 @@
 // they do not depend on which rank comes first.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/tensor.h"
 #include "distributed/control_channel.h"
 
@@ -33,16 +32,16 @@ class ProcessGroup {
   void abort(const std::string& why);  // the first reason counts
 
  private:
-  void barrier();  // returns when all ranks have called it
+  void barrier() EXCLUDES(mutex_);  // returns when all ranks have called it
 
   std::vector<Tensor> tensors_;              // of the op in flight, by rank
   std::shared_ptr<ControlChannel> channel_;  // to the processes of the other ranks, or null
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  int waiting_ = 0;
-  uint64_t generation_ = 0;
-  bool aborted_ = false;
-  std::string why_;
+  Mutex mutex_;
+  CondVar wake_;
+  int waiting_ GUARDED_BY(mutex_) = 0;
+  uint64_t generation_ GUARDED_BY(mutex_) = 0;
+  bool aborted_ GUARDED_BY(mutex_) = false;
+  std::string why_ GUARDED_BY(mutex_);
 };
 
 }  // namespace gemma4

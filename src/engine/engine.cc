@@ -1,11 +1,10 @@
 #include "engine/engine.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <thread>
 
+#include "base/mutex.h"
 #include "engine/engine_core.h"
 #include "engine/input_processor.h"
 #include "engine/open.h"
@@ -29,9 +28,11 @@ struct Engine::Impl {
   explicit Impl(OpenedModel o);
 
   void loop();
-  bool take_commands();
-  void die(const std::string& message);
-  void publish_stats();
+  bool take_commands() EXCLUDES(mutex);
+  void die(const std::string& message) EXCLUDES(mutex);
+  void publish_stats() EXCLUDES(mutex);
+  void check_admission(int choices) const REQUIRES(mutex);
+  bool all_done() const REQUIRES(mutex) { return unfinished == 0 || !dead.empty(); }
 
   OpenedModel opened;
   ImageCache images;
@@ -40,17 +41,17 @@ struct Engine::Impl {
   EngineCore core;  // the engine thread's own
   double load_ms = 0;
 
-  // Shared, under `mutex`.
-  mutable std::mutex mutex;
-  std::condition_variable wake, idle;
-  std::deque<std::unique_ptr<Sequence>> incoming;
-  std::vector<uint64_t> cancels;
-  EngineStats published;
-  int unfinished = 0;  // requests whose last event has not gone out
-  int waiting = 0;     // in the scheduler, of the last step
-  bool stopping = false, ending = false;
-  std::string dead;  // why
-  uint64_t last_id = 0;
+  Mutex mutex;
+  CondVar wake, idle;
+  std::deque<std::unique_ptr<Sequence>> incoming GUARDED_BY(mutex);
+  std::vector<uint64_t> cancels GUARDED_BY(mutex);
+  EngineStats published GUARDED_BY(mutex);
+  int unfinished GUARDED_BY(mutex) = 0;  // requests whose last event has not gone out
+  int waiting GUARDED_BY(mutex) = 0;     // in the scheduler, of the last step
+  bool stopping GUARDED_BY(mutex) = false;
+  bool ending GUARDED_BY(mutex) = false;
+  std::string dead GUARDED_BY(mutex);  // why
+  uint64_t last_id GUARDED_BY(mutex) = 0;
   std::thread thread;
 };
 
@@ -67,8 +68,8 @@ bool Engine::Impl::take_commands() {
   std::deque<std::unique_ptr<Sequence>> added;
   std::vector<uint64_t> cancelled;
   {
-    std::unique_lock lock(mutex);
-    wake.wait(lock, [&] { return ending || !incoming.empty() || !cancels.empty() || core.busy(); });
+    const MutexLock lock(mutex);
+    while (!ending && incoming.empty() && cancels.empty() && !core.busy()) wake.wait(mutex);
     if (ending) return false;
     added.swap(incoming);
     cancelled.swap(cancels);
@@ -81,7 +82,7 @@ bool Engine::Impl::take_commands() {
 
 void Engine::Impl::publish_stats() {
   EngineStats now = core.stats();
-  const std::lock_guard lock(mutex);
+  const MutexLock lock(mutex);
   now.requests = last_id;
   now.memory_bytes = opened.backends.memory_used();
   now.load_ms = load_ms;
@@ -96,7 +97,7 @@ void Engine::Impl::publish_stats() {
 void Engine::Impl::die(const std::string& message) {
   std::deque<std::unique_ptr<Sequence>> added;
   {
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     dead = message;
     added.swap(incoming);
   }
@@ -118,6 +119,15 @@ void Engine::Impl::loop() {
   }
 }
 
+// Throws if the engine takes no request of this many choices now.
+void Engine::Impl::check_admission(int choices) const {
+  if (!dead.empty()) throw DeviceError(dead);
+  if (stopping) throw StoppingError("the engine is stopping and takes no new requests");
+  if (static_cast<int>(incoming.size()) + waiting + choices > opened.options.max_queue) {
+    throw BusyError(std::to_string(opened.options.max_queue) + " requests are waiting already; try again later");
+  }
+}
+
 // The public face.
 
 Engine::Engine(const EngineOptions& options) : Engine(options, Ranks()) {}
@@ -133,7 +143,7 @@ Engine::Engine(const EngineOptions& options, Ranks backends) {
 Engine::~Engine() {
   stop(0);
   {
-    const std::lock_guard lock(impl_->mutex);
+    const MutexLock lock(impl_->mutex);
     impl_->ending = true;
     impl_->wake.notify_all();
   }
@@ -142,21 +152,13 @@ Engine::~Engine() {
 
 uint64_t Engine::submit(const Request& request, const Sink& sink) {
   const int choices = std::max(1, request.n);
-  const auto refuse = [&] {
-    if (!impl_->dead.empty()) throw DeviceError(impl_->dead);
-    if (impl_->stopping) throw StoppingError("the engine is stopping and takes no new requests");
-    if (static_cast<int>(impl_->incoming.size()) + impl_->waiting + choices > impl_->opened.options.max_queue) {
-      throw BusyError(std::to_string(impl_->opened.options.max_queue) +
-                      " requests are waiting already; try again later");
-    }
-  };
   {
-    const std::lock_guard lock(impl_->mutex);
-    refuse();
+    const MutexLock lock(impl_->mutex);
+    impl_->check_admission(choices);
   }
   std::vector<std::unique_ptr<Sequence>> sequences = impl_->input.make(request, sink);
-  const std::lock_guard lock(impl_->mutex);
-  refuse();
+  const MutexLock lock(impl_->mutex);
+  impl_->check_admission(choices);
   const uint64_t first = impl_->last_id + 1;
   for (auto& sequence : sequences) {
     sequence->id = ++impl_->last_id;
@@ -169,23 +171,25 @@ uint64_t Engine::submit(const Request& request, const Sink& sink) {
 }
 
 void Engine::cancel(uint64_t id) {
-  const std::lock_guard lock(impl_->mutex);
+  const MutexLock lock(impl_->mutex);
   impl_->cancels.push_back(id);
   impl_->wake.notify_all();
 }
 
 void Engine::stop(double seconds) {
-  std::unique_lock lock(impl_->mutex);
+  const MutexLock lock(impl_->mutex);
   impl_->stopping = true;
-  const auto done = [&] { return impl_->unfinished == 0 || !impl_->dead.empty(); };
-  if (impl_->idle.wait_for(lock, std::chrono::duration<double>(seconds), done)) return;
+  const auto deadline = Clock::now() + std::chrono::ceil<Clock::duration>(std::chrono::duration<double>(seconds));
+  while (!impl_->all_done() && impl_->idle.wait_until(impl_->mutex, deadline)) {
+  }
+  if (impl_->all_done()) return;
   for (uint64_t id = 1; id <= impl_->last_id; ++id) impl_->cancels.push_back(id);
   impl_->wake.notify_all();
-  impl_->idle.wait(lock, done);
+  while (!impl_->all_done()) impl_->idle.wait(impl_->mutex);
 }
 
 EngineStats Engine::stats() const {
-  const std::lock_guard lock(impl_->mutex);
+  const MutexLock lock(impl_->mutex);
   EngineStats stats = impl_->published;
   stats.requests = impl_->last_id;
   stats.images_decoded = impl_->input.images_decoded();

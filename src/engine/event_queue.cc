@@ -16,7 +16,7 @@ bool is_text(const Event& event) { return event.type == Event::kText || event.ty
 }  // namespace
 
 bool EventQueue::push(const Event& event, int index) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (static_cast<int>(choices_.size()) <= index) choices_.resize(index + 1);
   Choice& choice = choices_[index];
   if (closed_ || choice.ended) return false;
@@ -41,15 +41,18 @@ bool EventQueue::push(const Event& event, int index) {
 }
 
 void EventQueue::close() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   closed_ = true;
   events_.clear();
   choices_.clear();
 }
 
 std::optional<Event> EventQueue::pop(std::chrono::milliseconds timeout) {
-  std::unique_lock lock(mutex_);
-  if (!ready_.wait_for(lock, timeout, [this] { return !events_.empty(); })) return std::nullopt;
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  const MutexLock lock(mutex_);
+  while (events_.empty() && ready_.wait_until(mutex_, deadline)) {
+  }
+  if (events_.empty()) return std::nullopt;
   Event event = std::move(events_.front());
   Choice& choice = choices_[event.choice];
   if (choice.last == &events_.front()) choice.last = nullptr;

@@ -5,13 +5,12 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <list>
-#include <mutex>
 #include <optional>
 #include <vector>
 
+#include "base/mutex.h"
 #include "engine/request.h"
 
 namespace gemma4 {
@@ -37,12 +36,12 @@ class EventQueue {
     bool ended = false;
   };
 
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  std::list<Event> events_;
-  std::vector<Choice> choices_;
-  size_t limit_;
-  bool closed_ = false;
+  const size_t limit_;
+  Mutex mutex_;
+  CondVar ready_;
+  std::list<Event> events_ GUARDED_BY(mutex_);
+  std::vector<Choice> choices_ GUARDED_BY(mutex_);
+  bool closed_ GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace gemma4

@@ -5,7 +5,7 @@
 namespace gemma4 {
 
 std::optional<Model::ImageEmbeddings> ImageCache::find(uint64_t hash) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto known = std::ranges::find(recent_, hash, &std::pair<uint64_t, Model::ImageEmbeddings>::first);
   if (known == recent_.end()) return std::nullopt;
   std::rotate(recent_.begin(), known, known + 1);
@@ -13,13 +13,13 @@ std::optional<Model::ImageEmbeddings> ImageCache::find(uint64_t hash) {
 }
 
 void ImageCache::insert(uint64_t hash, const Model::ImageEmbeddings& embeddings) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   recent_.insert(recent_.begin(), {hash, embeddings});
   trim_locked();
 }
 
 void ImageCache::trim() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   trim_locked();
 }
 

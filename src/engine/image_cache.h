@@ -7,11 +7,11 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "model/model.h"
 
 namespace gemma4 {
@@ -26,10 +26,10 @@ class ImageCache {
   void trim();  // frees what exceeds the capacity and is not in use, the least recently used first
 
  private:
-  void trim_locked();
+  void trim_locked() REQUIRES(mutex_);
 
-  std::mutex mutex_;
-  std::vector<std::pair<uint64_t, Model::ImageEmbeddings>> recent_;  // the last used first
+  Mutex mutex_;
+  std::vector<std::pair<uint64_t, Model::ImageEmbeddings>> recent_ GUARDED_BY(mutex_);  // the last used first
 };
 
 }  // namespace gemma4

@@ -9,9 +9,9 @@
 #include <chrono>
 #include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <thread>
 
+#include "base/mutex.h"
 #include "server/json.h"
 
 namespace gemma4 {
@@ -109,7 +109,7 @@ class Deadline {
  public:
   Deadline(httplib::ClientImpl& client, double seconds)
       : thread_([this, &client, seconds](const std::stop_token& stop) {
-          std::unique_lock lock(mutex_);
+          MutexLock lock(mutex_);
           auto wait = std::chrono::duration<double>(seconds);
           while (!wake_.wait_for(lock, stop, wait, [&] { return stop.stop_requested(); })) {
             passed_ = true;
@@ -118,14 +118,14 @@ class Deadline {
           }
         }) {}
   bool passed() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return passed_;
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable_any wake_;
-  bool passed_ = false;
+  Mutex mutex_;
+  std::condition_variable_any wake_;  // no CondVar, because the wait ends with a stop token
+  bool passed_ GUARDED_BY(mutex_) = false;
   std::jthread thread_;  // last, because it uses the members above
 };
 

@@ -9,14 +9,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cctype>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <set>
 #include <system_error>
 #include <thread>
 
 #include "base/check.h"
+#include "base/mutex.h"
 #include "server/connection.h"
 
 namespace gemma4 {
@@ -142,10 +141,10 @@ struct HttpServer::Impl : httplib::Server {
   ~Impl() override;
 
   void accept_loop();
-  bool hand_over(int fd);
+  bool hand_over(int fd) EXCLUDES(mutex);
   void turn_away(int fd);
   void work();
-  void serve(int fd);
+  void serve(int fd) EXCLUDES(mutex);
   bool serve_one(Connection& connection);
   void respond(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader* reader);
   HttpResponse answer(const httplib::Request& request, const httplib::ContentReader* reader);
@@ -157,13 +156,14 @@ struct HttpServer::Impl : httplib::Server {
   int listener = -1, wake = -1, bound = 0;
   std::thread acceptor;
 
-  std::mutex mutex;
-  std::condition_variable work_ready, all_gone;
-  std::deque<int> accepted_fds;
-  std::vector<std::thread> workers;
-  int idle_workers = 0;
-  std::set<Connection*> open, idle;  // idle: between two requests
-  bool ended = false;
+  Mutex mutex;
+  CondVar work_ready, all_gone;
+  std::deque<int> accepted_fds GUARDED_BY(mutex);
+  std::vector<std::thread> workers GUARDED_BY(mutex);
+  int idle_workers GUARDED_BY(mutex) = 0;
+  std::set<Connection*> open GUARDED_BY(mutex);
+  std::set<Connection*> idle GUARDED_BY(mutex);  // between two requests
+  bool ended GUARDED_BY(mutex) = false;
   std::atomic<bool> stopping = false;
   std::atomic<int> connections = 0;
   std::atomic<uint64_t> accepted = 0, turned_away = 0;
@@ -241,7 +241,7 @@ void HttpServer::Impl::accept_loop() {
 
 // False if no thread is free and none can be started.
 bool HttpServer::Impl::hand_over(int fd) {
-  const std::lock_guard lock(mutex);
+  const MutexLock lock(mutex);
   if (idle_workers <= static_cast<int>(accepted_fds.size())) {
     try {
       workers.emplace_back([this] { work(); });
@@ -274,10 +274,10 @@ void HttpServer::Impl::turn_away(int fd) {
 // Connections.
 
 void HttpServer::Impl::work() {
-  std::unique_lock lock(mutex);
+  MutexLock lock(mutex);
   while (true) {
     ++idle_workers;
-    work_ready.wait(lock, [&] { return ended || !accepted_fds.empty(); });
+    while (!ended && accepted_fds.empty()) work_ready.wait(mutex);
     --idle_workers;
     if (accepted_fds.empty()) return;
     const int fd = accepted_fds.front();
@@ -293,25 +293,25 @@ void HttpServer::Impl::work() {
 void HttpServer::Impl::serve(int fd) {
   Connection connection(fd, options.write_seconds);
   {
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     open.insert(&connection);
   }
   serving = {&connection, "", false};
   for (int count = 0; count < 1000 && !stopping && connection.reusable; ++count) {
     {
-      const std::lock_guard lock(mutex);
+      const MutexLock lock(mutex);
       idle.insert(&connection);
       if (stopping) break;
     }
     const bool came = connection.wait_for_request(count == 0 ? options.header_seconds : options.idle_seconds);
     {
-      const std::lock_guard lock(mutex);
+      const MutexLock lock(mutex);
       idle.erase(&connection);
     }
     if (!came || !serve_one(connection)) break;
   }
   {
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     open.erase(&connection);
     idle.erase(&connection);
   }
@@ -406,12 +406,14 @@ void HttpServer::Impl::stop_serving(double seconds) {
     acceptor.join();
     ::close(listener);
   }
-  std::unique_lock lock(mutex);
+  MutexLock lock(mutex);
   for (Connection* connection : idle) connection->shut();
-  const auto gone = [&] { return connections == 0; };
-  if (!all_gone.wait_for(lock, std::chrono::duration<double>(seconds), gone)) {
+  const auto deadline = Clock::now() + std::chrono::ceil<Clock::duration>(std::chrono::duration<double>(seconds));
+  while (connections != 0 && all_gone.wait_until(mutex, deadline)) {
+  }
+  if (connections != 0) {
     for (Connection* connection : open) connection->shut();
-    all_gone.wait(lock, gone);
+    while (connections != 0) all_gone.wait(mutex);
   }
   ended = true;
   work_ready.notify_all();

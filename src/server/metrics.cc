@@ -52,14 +52,14 @@ std::string Histogram::text(const std::string& name, const std::string& help) co
 }
 
 void Metrics::answered(const std::string& route, int status) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   ++answered_[{route, status}];
 }
 
 std::string Metrics::text(const EngineStats& e, const HttpStats& http) const {
   std::string out = head("gemma4_http_requests_total", "counter", "HTTP requests answered, by route and status.");
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (const auto& [key, count] : answered_) {
       out += "gemma4_http_requests_total{route=\"" + key.first + "\",status=\"" + std::to_string(key.second) + "\"} " +
              std::to_string(count) + "\n";

@@ -6,10 +6,10 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
-#include <mutex>
 #include <string>
 #include <string_view>
 
+#include "base/mutex.h"
 #include "engine/engine.h"
 #include "server/http.h"
 
@@ -35,8 +35,8 @@ struct Metrics {
   std::string text(const EngineStats& engine, const HttpStats& http) const;
 
  private:
-  mutable std::mutex mutex_;
-  std::map<std::pair<std::string, int>, uint64_t> answered_;
+  mutable Mutex mutex_;
+  std::map<std::pair<std::string, int>, uint64_t> answered_ GUARDED_BY(mutex_);
 };
 
 }  // namespace gemma4

@@ -32,13 +32,13 @@ Tensor CpuBackend::alloc(DType type, std::initializer_list<int64_t> shape) {
   Tensor t(nullptr, type, shape);
   auto storage = std::make_unique<Storage>(t.bytes(), used_);
   t.data = storage->data();
-  std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   tensors_.emplace(t.data, std::move(storage));
   return t;
 }
 
 void CpuBackend::release(Tensor t) {
-  std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   CHECK(tensors_.erase(t.data) == 1);
 }
 

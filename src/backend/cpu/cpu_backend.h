@@ -3,13 +3,13 @@
 // dispatch), whose work is split over the thread pool. cpu_backend.cc has the memory and the ops without SIMD code.
 #pragma once
 
-#include <mutex>
 #include <unordered_map>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/packed.h"
+#include "base/mutex.h"
 
 namespace gemma4::cpu {
 
@@ -77,8 +77,8 @@ class CpuBackend final : public Backend {
   }
 
   std::shared_ptr<std::atomic<int64_t>> used_;  // bytes; shared with what outlives a call, such as uploaded weights
-  std::mutex mutex_;                            // images are encoded while other threads release theirs
-  std::unordered_map<void*, std::unique_ptr<Storage>> tensors_;
+  Mutex mutex_;                                 // images are encoded while other threads release theirs
+  std::unordered_map<void*, std::unique_ptr<Storage>> tensors_ GUARDED_BY(mutex_);
   ThreadPool pool_;
   Scratch scratch_;
   struct Chooser {  // what sample() reuses

@@ -13,7 +13,7 @@ constexpr size_t kDfaStatesMax = 50000, kMasksMax = 1500;
 }  // namespace
 
 std::shared_ptr<const TokenMasks::Mask> TokenMasks::mask(const PushdownAutomaton::States& states) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (dfa_states_.size() > kDfaStatesMax || masks_ > kMasksMax) {
     dfa_states_.clear();
     numbers_.clear();

@@ -7,11 +7,11 @@
 #include <array>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "base/mutex.h"
 #include "text/grammar/grammar.h"
 #include "text/grammar/pushdown_automaton.h"
 
@@ -46,17 +46,17 @@ class TokenMasks {
     std::array<int32_t, 256> next;  // -1: unknown, -2: dead
     std::shared_ptr<const Mask> mask;
   };
-  int32_t find(PushdownAutomaton::States states);
-  int32_t next(int32_t state, uint8_t byte);
-  std::shared_ptr<const Mask> make(int32_t state);
+  int32_t find(PushdownAutomaton::States states) REQUIRES(mutex_);
+  int32_t next(int32_t state, uint8_t byte) REQUIRES(mutex_);
+  std::shared_ptr<const Mask> make(int32_t state) REQUIRES(mutex_);
 
   const GrammarVocabulary::State& vocabulary_;
   const PushdownAutomaton& automaton_;
   std::vector<int32_t> end_ids_;
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<DfaState>> dfa_states_;
-  std::unordered_map<std::string, int32_t> numbers_;  // by PushdownAutomaton::key
-  size_t masks_ = 0;
+  Mutex mutex_;
+  std::vector<std::unique_ptr<DfaState>> dfa_states_ GUARDED_BY(mutex_);
+  std::unordered_map<std::string, int32_t> numbers_ GUARDED_BY(mutex_);  // by PushdownAutomaton::key
+  size_t masks_ GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace gemma4
