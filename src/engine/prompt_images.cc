@@ -58,6 +58,9 @@ PromptImage PromptImages::prepare(const std::string& file, int index, int budget
     const Image image = decode_image(as_bytes(file));
     prepared.patches =
         std::make_shared<Patches>(preprocess_image(image, budget, config_.vision.patch, config_.vision.pool));
+    if (prepared.patches->soft_tokens != count_tokens(file, index, budget)) {
+      throw Error("its header and its data disagree about its size");  // the prompt has places for the header's
+    }
     return prepared;
   });
 }
