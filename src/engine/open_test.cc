@@ -23,19 +23,19 @@ class CacheRecorder : public ForwardingBackend {
   std::vector<KvCacheConfig>& caches_;
 };
 
-struct Memory {
+struct MemoryUse {
   int64_t used = 0;   // bytes, as the backend counts them
   int64_t pages = 0;  // of those: keys and values
   int64_t row = 0;    // of those: the logits of a row, and a sequence's row in the page tables
   int pages_of[kAttentionKinds] = {};
 };
 
-Memory memory_of(const std::string& backend, EngineOptions options) {
+MemoryUse memory_of(const std::string& backend, EngineOptions options) {
   std::vector<KvCacheConfig> caches;
   std::unique_ptr<Backend> recorder = std::make_unique<CacheRecorder>(make_backend(backend, 1), caches);
   const OpenedModel opened = open_model(options, std::move(recorder));
   const ModelOptions& model = opened.model->options();
-  Memory memory;
+  MemoryUse memory;
   memory.used = opened.backends.memory_used();
   for (const KvCacheConfig& cache : caches) {  // keys and values, float32 on both backends
     memory.pages += cache.slots * cache.heads * cache.dim * 2 * int64_t{sizeof(float)};
@@ -57,7 +57,7 @@ TEST(OpenModel, ASecondSessionTakesTheMemoryOfItsPages) {
     one.max_seqs = 1, one.chunk = 65;
     two.max_seqs = 2, two.chunk = 64;  // rows of a pass: the chunk and one for each session
     one.vision = two.vision = false;
-    const Memory first = memory_of(backend, one), both = memory_of(backend, two);
+    const MemoryUse first = memory_of(backend, one), both = memory_of(backend, two);
     for (const AttentionKind kind : {kSliding, kFull}) EXPECT_GT(both.pages_of[kind], first.pages_of[kind]);
     EXPECT_EQ(both.used - first.used, both.pages - first.pages + first.row) << backend;
     EXPECT_GT(both.pages - first.pages, 10 * first.row);
