@@ -1,6 +1,6 @@
 // A checkpoint that lacks tensors is refused, and each of them is named.
-#include "model/tensor_table.h"
 #include "model/weights.h"
+#include "model/tensor_table.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -29,10 +29,10 @@ bool is_of_vision(const std::string& name) {
 
 // The tiny model without the tensors whose names `drop` picks, as Hugging Face stores it or as the quantiser does.
 void put_tiny(const Folder& folder, const std::string& kind, const Names& drop) {
-  const auto weights =
-      kind == "huggingface" ? kTinyFolder / "model.safetensors" : kQuantised / "tiny_default/model.safetensors";
+  const auto weights = kind == "huggingface" ? testing_files::kTiny / "model.safetensors"
+                                             : kQuantised / "tiny_default/model.safetensors";
   folder.put("model.safetensors", without_tensors(read_file(weights), drop));
-  folder.put("config.json", read_file(kTinyFolder / "config.json"));
+  folder.put("config.json", read_file(testing_files::kTiny / "config.json"));
 }
 
 std::string loading_error(const Folder& folder) {
@@ -92,7 +92,7 @@ TEST_P(WeightsOf, ATextModelNeedsNoVisionTower) {
   const Folder whole, text;
   put_tiny(whole, GetParam(), [](const std::string&) { return false; });
   put_tiny(text, GetParam(), is_of_vision);
-  text.put("config.json", without_vision(read_file(kTinyFolder / "config.json")));
+  text.put("config.json", without_vision(read_file(testing_files::kTiny / "config.json")));
   const auto logits = [](const Folder& folder) {
     const Checkpoint checkpoint = open_checkpoint(folder.path);
     const Config config = parse_config(checkpoint.config);
