@@ -30,7 +30,7 @@ bool is_of_vision(const std::string& name) {
 // The tiny model without the tensors whose names `drop` picks, as Hugging Face stores it or as the quantiser does.
 void put_tiny(const Folder& folder, const std::string& kind, const Names& drop) {
   const auto weights = kind == "huggingface" ? testing_files::kTiny / "model.safetensors"
-                                             : kQuantised / "tiny_default/model.safetensors";
+                                             : testing_files::kQuantised / "tiny_default/model.safetensors";
   folder.put("model.safetensors", without_tensors(read_file(weights), drop));
   folder.put("config.json", read_file(testing_files::kTiny / "config.json"));
 }
