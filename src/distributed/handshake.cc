@@ -35,7 +35,7 @@ std::string HandshakeAcceptor::take(std::string_view bytes) {
     std::memcpy(&hello_, received_.data(), sizeof(Hello));
     received_.erase(0, sizeof(Hello));
     const bool ours = hello_.magic == kHandshakeMagic && hello_.version == kHandshakeVersion &&
-                      static_cast<uint32_t>(hello_.connection) <= static_cast<uint32_t>(Connection::kBeats);
+                      static_cast<uint32_t>(hello_.connection) <= static_cast<uint32_t>(ConnectionUse::kBeats);
     state_ = ours ? State::kProof : State::kStranger;
     if (ours) reply = bytes_of(challenge_);
   }

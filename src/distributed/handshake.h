@@ -21,12 +21,12 @@ constexpr uint64_t kHandshakeMagic = 0x346b6e696c346d67;  // "gm4link4"
 constexpr uint32_t kHandshakeVersion = 2;
 
 // What a connection is for: the messages of ControlChannel, or the beats by which the ends know of each other.
-enum class Connection : uint32_t { kMessages, kBeats };
+enum class ConnectionUse : uint32_t { kMessages, kBeats };
 
 struct Hello {
   uint64_t magic = kHandshakeMagic;
   uint32_t version = kHandshakeVersion, rank = 0, world = 0;
-  Connection connection = Connection::kMessages;
+  ConnectionUse connection = ConnectionUse::kMessages;
   Nonce nonce = {};
 };
 

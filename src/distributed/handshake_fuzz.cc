@@ -10,7 +10,7 @@ namespace {
 const std::string kToken = "a token of the fuzzer";
 constexpr Nonce kNonce = {1, 2, 3};
 
-std::string transcript(uint32_t rank, Connection connection) {
+std::string transcript(uint32_t rank, ConnectionUse connection) {
   Hello hello;
   hello.rank = rank, hello.world = 2, hello.connection = connection;
   HandshakeInitiator initiator(kToken, hello);
@@ -18,7 +18,9 @@ std::string transcript(uint32_t rank, Connection connection) {
   return initiator.hello() + initiator.prove(acceptor.take(initiator.hello()));
 }
 
-std::vector<std::string> seeds() { return {transcript(1, Connection::kMessages), transcript(1, Connection::kBeats)}; }
+std::vector<std::string> seeds() {
+  return {transcript(1, ConnectionUse::kMessages), transcript(1, ConnectionUse::kBeats)};
+}
 
 HandshakeAcceptor::State state_after(const std::string& input, size_t piece) {
   HandshakeAcceptor acceptor(kToken, kNonce);

@@ -218,7 +218,7 @@ void Acceptor::take_seat(Arrival& arrival) {
     throw Error(name + " says that there are " + std::to_string(hello.world) +
                 " processes, and rank 0 that there are " + std::to_string(process_.world));
   }
-  std::vector<int>& seats = hello.connection == Connection::kBeats ? beats_.fds : messages_.fds;
+  std::vector<int>& seats = hello.connection == ConnectionUse::kBeats ? beats_.fds : messages_.fds;
   if (hello.rank == 0 || hello.rank >= hello.world || seats[hello.rank] >= 0) {
     throw Error("two processes say that they are " + name);
   }
@@ -293,7 +293,7 @@ Descriptor connect_once(const ProcessInfo& process, std::string* why) {
 // Another rank's end of one connection.
 class Caller {
  public:
-  Caller(Descriptor fd, const std::string& token, const ProcessInfo& process, Connection connection)
+  Caller(Descriptor fd, const std::string& token, const ProcessInfo& process, ConnectionUse connection)
       : fd_(std::move(fd)), handshake_(token, hello_of(process, connection)) {}
 
   bool introduce() {
@@ -309,7 +309,7 @@ class Caller {
   }
 
  private:
-  static Hello hello_of(const ProcessInfo& process, Connection connection) {
+  static Hello hello_of(const ProcessInfo& process, ConnectionUse connection) {
     Hello hello;
     hello.rank = static_cast<uint32_t>(process.rank), hello.world = static_cast<uint32_t>(process.world);
     hello.connection = connection;
@@ -345,9 +345,9 @@ std::shared_ptr<ControlChannel> connect_to_rank_0(const ProcessInfo& process, st
   const Clock::time_point end = Clock::now() + timeout;
   Descriptor first = connect_until(end, process, timeout);
   const std::string token = find_token(process);
-  Caller messages(std::move(first), token, process, Connection::kMessages);
+  Caller messages(std::move(first), token, process, ConnectionUse::kMessages);
   bool taken = messages.introduce();
-  Caller beats(taken ? connect_until(end, process, timeout) : Descriptor(-1), token, process, Connection::kBeats);
+  Caller beats(taken ? connect_until(end, process, timeout) : Descriptor(-1), token, process, ConnectionUse::kBeats);
   taken = taken && beats.introduce();
   // Rank 0 answers when all ranks are connected, and its time limit ends before this one.
   for (Caller* caller : {&messages, &beats}) {

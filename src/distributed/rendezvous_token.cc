@@ -25,7 +25,7 @@ std::string advice() {
 void need_one_host(const ProcessInfo& process) {
   if (process.local_world == process.world) return;
   throw Error("the processes lie on several hosts and connect to " + process.address +
-              ", where strangers can connect too" + advice().replace(0, 4, ": "));
+              ", where strangers can connect too" + advice().replace(0, 5, ": "));
 }
 
 std::string random_text() {

@@ -1,5 +1,6 @@
 // gemma4 serve: the HTTP server.
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -143,6 +144,7 @@ class EndBySignal {
       std::signal(signal, SIG_DFL);
       pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
       raise(signal);
+      _exit(128 + signal);  // the system gives the first process of a container no default action
     }
   }
 
