@@ -310,7 +310,7 @@ TEST(Processes, ARankThatIsStoppedEndsTheOthersWithCode3) {
     all[victim]->send(SIGSTOP);
     const auto stopped = std::chrono::steady_clock::now();
     const Ran other = all[1 - victim]->wait(std::chrono::seconds(30));
-    EXPECT_LT(std::chrono::steady_clock::now() - stopped, std::chrono::seconds(13));
+    EXPECT_LT(std::chrono::steady_clock::now() - stopped, std::chrono::seconds(25));
     const std::string name = "rank " + std::to_string(victim);
     EXPECT_EQ(other.code, 3);
     EXPECT_NE(other.err.find("gemma4: " + name + " has not answered for 2 s"), std::string::npos) << other.err;
@@ -325,7 +325,7 @@ TEST(Processes, SignalsEndAServerWhoseRankIsStopped) {
   const std::string line = all[0]->out();
   test::Socket client(std::stoi(line.substr(line.rfind(':') + 1)));
   all[1]->send(SIGSTOP);
-  client.send(test::http_text("POST", "/v1/completions", R"({"prompt": "Count from 9 to 17.", "max_tokens": 8})"));
+  client.send(test::http_text("POST", "/v1/completions", R"({"model": "demo", "prompt": "Count", "max_tokens": 8})"));
   std::this_thread::sleep_for(std::chrono::milliseconds(500));
   all[0]->send(SIGTERM);
   std::this_thread::sleep_for(std::chrono::milliseconds(500));

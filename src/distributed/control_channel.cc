@@ -36,6 +36,11 @@ std::thread thread_without_signals(const Body& body) {
   return thread;
 }
 
+bool unread(int fd) {
+  char byte;
+  return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 std::vector<std::byte> failure_payload(int code, const std::string& why) {
   std::vector<std::byte> bytes(1 + std::min(why.size(), kFailureBytesMax - 1));
   bytes[0] = static_cast<std::byte>(code);
@@ -278,7 +283,14 @@ std::optional<ControlChannel::Failure> ControlChannel::wait_for_loss() {
     }
     if (watched[0].revents != 0) return std::nullopt;
     for (size_t i = 1; i < watched.size(); ++i) {
-      if (watched[i].revents != 0) return peek_failure(static_cast<int>(i) - 1);
+      if (watched[i].revents == 0) continue;
+      // Messages that nobody has read yet may lie before the failure.
+      const int from = static_cast<int>(i) - 1;
+      for (int wait = 0; wait < 50 && unread(watched[i].fd); ++wait) {
+        if (Failure failure = peek_failure(from); failure.why != disconnect_message(from)) return failure;
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+      return peek_failure(from);
     }
   }
 }
