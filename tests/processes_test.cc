@@ -4,8 +4,11 @@
 #include <memory>
 #include <thread>
 
+#include "distributed/control_channel.h"
 #include "distributed/free_port_testing.h"
+#include "distributed/stranger_testing.h"
 #include "program_testing.h"
+#include "server/server_testing.h"
 
 namespace gemma4 {
 namespace {
@@ -58,15 +61,21 @@ class Process {
   pid_t child_ = -1;
 };
 
+Variables variables_of(int rank, int world, int port) {
+  const std::string name = std::to_string(rank);
+  return {{"RANK", name},
+          {"WORLD_SIZE", std::to_string(world)},
+          {"LOCAL_RANK", name},
+          {"MASTER_PORT", std::to_string(port)}};
+}
+
 // Starts the last rank first, so it has to wait for rank 0.
 std::vector<std::unique_ptr<Process>> start(int world, Arguments arguments) {
   arguments.push_back("--one-process-per-gpu");
-  const std::string port = std::to_string(free_port()), count = std::to_string(world);
+  const int port = free_port();
   std::vector<std::unique_ptr<Process>> all(static_cast<size_t>(world));
   for (int r = world - 1; r >= 0; --r) {
-    const std::string rank = std::to_string(r);
-    all[static_cast<size_t>(r)] = std::make_unique<Process>(
-        arguments, Variables{{"RANK", rank}, {"WORLD_SIZE", count}, {"LOCAL_RANK", rank}, {"MASTER_PORT", port}});
+    all[static_cast<size_t>(r)] = std::make_unique<Process>(arguments, variables_of(r, world, port));
   }
   return all;
 }
@@ -184,15 +193,35 @@ TEST(Processes, OneThatIsKilledEndsTheOthersWithCode3) {
   expect_death_of_one_ends_all(0, "ref");
 }
 
-// A server over two processes. It prints its address when it listens.
-std::vector<std::unique_ptr<Process>> serve_over_two() {
-  auto all = start(2, {"serve", "--model", kDemo, "--port", "0", "--threads", "1"});
+const Arguments kServe = {"serve", "--model", kDemo, "--port", "0", "--threads", "1"};
+
+void wait_until_it_serves(const Process& rank_0) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(300);
-  while (all[0]->out().find('\n') == std::string::npos && std::chrono::steady_clock::now() < end) {
+  while (rank_0.out().find('\n') == std::string::npos && std::chrono::steady_clock::now() < end) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
-  EXPECT_NE(all[0]->out().find('\n'), std::string::npos) << "the server did not start";
+  EXPECT_NE(rank_0.out().find('\n'), std::string::npos) << "the server did not start";
+}
+
+// A server over two processes. It prints its address when it listens.
+std::vector<std::unique_ptr<Process>> serve_over_two(const Arguments& more = {}) {
+  Arguments arguments = kServe;
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  auto all = start(2, arguments);
+  wait_until_it_serves(*all[0]);
   return all;
+}
+
+std::unique_ptr<Process> serve_as_rank_0(int port) {
+  Arguments arguments = kServe;
+  arguments.push_back("--one-process-per-gpu");
+  return std::make_unique<Process>(arguments, variables_of(0, 2, port));
+}
+
+void expect_end_by_signal(Process& process, int signal) {
+  process.send(signal);
+  const Ran ran = process.wait(std::chrono::seconds(1));
+  EXPECT_EQ(ran.code, -1 - signal) << ran.err;
 }
 
 // A launcher sends its signal to all processes: rank 0 lets answers finish, the others wait for it.
@@ -212,6 +241,98 @@ TEST(Processes, AnIdleServerEndsWhenAWorkerIsKilled) {
   const Ran server = all[0]->wait(std::chrono::seconds(30));
   EXPECT_EQ(server.code, 3);
   EXPECT_NE(server.err.find("rank 1 has ended before its time"), std::string::npos) << server.err;
+}
+
+// Rank 0 took the first that spoke as rank 1, and then waited for ever for what it would say.
+TEST(Processes, AStrangerWhoSpeaksFirstIsNotRank1) {
+  const int port = free_port();
+  const auto rank_0 = serve_as_rank_0(port);
+  const Stranger old(port, old_hello(2)), silent(port, ""), http(port, "GET / HTTP/1.1\r\n\r\n");
+  Arguments arguments = kServe;
+  arguments.push_back("--one-process-per-gpu");
+  Process rank_1(arguments, variables_of(1, 2, port));
+  wait_until_it_serves(*rank_0);
+  rank_0->send(SIGTERM);
+  EXPECT_EQ(rank_0->wait(std::chrono::seconds(60)).code, 0);
+  EXPECT_EQ(rank_1.wait(std::chrono::seconds(60)).code, 0);
+}
+
+TEST(Processes, AnotherTokenIsTurnedAway) {
+  const int port = free_port();
+  Variables first = variables_of(0, 2, port), second = variables_of(1, 2, port);
+  first.emplace_back("GEMMA4_RENDEZVOUS_TOKEN", "the token of this job");
+  second.emplace_back("GEMMA4_RENDEZVOUS_TOKEN", "the token of another");
+  Arguments arguments = kServe;
+  arguments.push_back("--one-process-per-gpu");
+  Process rank_0(arguments, first);
+  const Ran turned_away = Process(arguments, second).wait(std::chrono::seconds(30));
+  EXPECT_EQ(turned_away.code, 2);
+  EXPECT_NE(turned_away.err.find("did not take this process as rank 1 of 2"), std::string::npos) << turned_away.err;
+  second.back().second = first.back().second;
+  Process rank_1(arguments, second);
+  wait_until_it_serves(rank_0);
+  rank_0.send(SIGTERM);
+  const Ran ran = rank_0.wait(std::chrono::seconds(60));
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_NE(ran.err.find("gemma4: a connection from 127.0.0.1 was turned away: it does not know the token of this job"),
+            std::string::npos)
+      << ran.err;
+  EXPECT_EQ(rank_1.wait(std::chrono::seconds(60)).code, 0);
+}
+
+TEST(Processes, ASignalEndsTheRendezvousOfEachRank) {
+  const int port = free_port();
+  const auto rank_0 = serve_as_rank_0(port);
+  const Stranger stranger(port, old_hello(2));  // rank 0 listens
+  expect_end_by_signal(*rank_0, SIGTERM);
+  Arguments arguments = kServe;
+  arguments.push_back("--one-process-per-gpu");
+  Process rank_1(arguments, variables_of(1, 2, free_port()));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  expect_end_by_signal(rank_1, SIGINT);
+}
+
+// This test is rank 1, and it never becomes ready: rank 0 opens its engine until a signal comes.
+TEST(Processes, ASignalEndsAServerThatLoads) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    const int port = free_port();
+    const auto rank_0 = serve_as_rank_0(port);
+    const auto channel = ControlChannel::rendezvous({1, 2, 1, 2, "127.0.0.1", port}, std::chrono::milliseconds(60'000));
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    expect_end_by_signal(*rank_0, signal);
+  }
+}
+
+// A stopped process keeps its connections open. With the default timeout this takes a minute.
+TEST(Processes, ARankThatIsStoppedEndsTheOthersWithCode3) {
+  for (const size_t victim : {1, 0}) {
+    const auto all = serve_over_two({"--rank-timeout", "2"});
+    all[victim]->send(SIGSTOP);
+    const auto stopped = std::chrono::steady_clock::now();
+    const Ran other = all[1 - victim]->wait(std::chrono::seconds(30));
+    EXPECT_LT(std::chrono::steady_clock::now() - stopped, std::chrono::seconds(25));
+    const std::string name = "rank " + std::to_string(victim);
+    EXPECT_EQ(other.code, 3);
+    EXPECT_NE(other.err.find("gemma4: " + name + " has not answered for 2 s"), std::string::npos) << other.err;
+    all[victim]->send(SIGCONT);
+    EXPECT_EQ(all[victim]->wait(std::chrono::seconds(30)).code, 3);
+  }
+}
+
+// Rank 0 waits for the stopped rank in the middle of an answer, and ignored two signals.
+TEST(Processes, SignalsEndAServerWhoseRankIsStopped) {
+  const auto all = serve_over_two();
+  const std::string line = all[0]->out();
+  test::Socket client(std::stoi(line.substr(line.rfind(':') + 1)));
+  all[1]->send(SIGSTOP);
+  client.send(test::http_text("POST", "/v1/completions", R"({"model": "demo", "prompt": "Count", "max_tokens": 8})"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  all[0]->send(SIGTERM);
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  all[0]->send(SIGTERM);
+  const Ran server = all[0]->wait(std::chrono::seconds(20));
+  EXPECT_EQ(server.code, 3) << server.err;
+  EXPECT_NE(server.err.find("rank 1 has not answered for 5 s"), std::string::npos) << server.err;
 }
 
 }  // namespace

@@ -1,4 +1,7 @@
 // gemma4: the table of commands.
+#include <unistd.h>
+
+#include <csignal>
 #include <cstdio>
 #include <string_view>
 
@@ -45,9 +48,18 @@ int dispatch(int argc, char** argv) {
   return usage(stderr);
 }
 
+// The first process of a container has no default action for signals: without a handler they do nothing.
+void end_by_signals_in_a_container() {
+  if (getpid() != 1) return;
+  for (const int signal : {SIGINT, SIGTERM}) {
+    std::signal(signal, [](int number) { _exit(128 + number); });
+  }
+}
+
 }  // namespace
 }  // namespace gemma4
 
 int main(int argc, char** argv) {
+  gemma4::end_by_signals_in_a_container();
   return gemma4::exit_code_of([&] { return gemma4::dispatch(argc, argv); });
 }

@@ -36,6 +36,11 @@ std::thread thread_without_signals(const Body& body) {
   return thread;
 }
 
+bool unread(int fd) {
+  char byte;
+  return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 std::vector<std::byte> failure_payload(int code, const std::string& why) {
   std::vector<std::byte> bytes(1 + std::min(why.size(), kFailureBytesMax - 1));
   bytes[0] = static_cast<std::byte>(code);
@@ -45,8 +50,12 @@ std::vector<std::byte> failure_payload(int code, const std::string& why) {
 
 }  // namespace
 
-ControlChannel::ControlChannel(const ProcessInfo& process, std::vector<int> sockets)
-    : process_(process), sockets_(std::move(sockets)), wake_(eventfd(0, EFD_CLOEXEC)) {
+ControlChannel::ControlChannel(const ProcessInfo& process, std::vector<int> sockets, std::vector<int> beats)
+    : process_(process),
+      sockets_(std::move(sockets)),
+      beats_(std::move(beats)),
+      silence_most_(process.rank_timeout),
+      wake_(eventfd(0, EFD_CLOEXEC)) {
   if (wake_ < 0) throw Error("there is no descriptor left to watch the other processes with");
   watcher_ = thread_without_signals([this] { watch_peers(); });
 }
@@ -71,6 +80,11 @@ void ControlChannel::throw_failure(const Failure& failure) {
 void ControlChannel::throw_disconnected(int rank) {
   const MutexLock lock(mutex_);
   throw_failure(failed_ ? *failed_ : peek_failure(rank));
+}
+
+void ControlChannel::throw_if_failed() {
+  const MutexLock lock(mutex_);
+  if (failed_) throw_failure(*failed_);
 }
 
 void ControlChannel::read(int from, void* to, size_t size) {
@@ -240,23 +254,51 @@ ControlChannel::Failure ControlChannel::peek_failure(int from) const {
   return failure_of(from, std::span(bytes).subspan(sizeof(header), header.length));
 }
 
-// The rank whose connection has ended; nothing if this channel is being destroyed.
-std::optional<int> ControlChannel::wait_for_disconnect() const {
+void ControlChannel::limit_silence(std::chrono::milliseconds most) {
+  if (most < silence_most_.load()) silence_most_ = most;
+}
+
+std::optional<ControlChannel::Failure> ControlChannel::silent_peer() {
+  const std::chrono::milliseconds most = silence_most_;
+  const std::optional<int> silent = beats_.beat(most);
+  if (!silent) return std::nullopt;
+  char seconds[32];
+  std::snprintf(seconds, sizeof(seconds), "%g", static_cast<double>(most.count()) / 1000);
+  return Failure{kExitDevice, name_of(*silent) + " has not answered for " + seconds +
+                                  " s: it is stopped, or its host or the network does not work"};
+}
+
+// Waits until a rank's connection has ended or a rank is silent for too long; nothing if this channel is being
+// destroyed.
+std::optional<ControlChannel::Failure> ControlChannel::wait_for_loss() {
   std::vector<pollfd> watched = {{wake_, POLLIN, 0}};
   for (const int fd : sockets_) watched.push_back({fd, POLLRDHUP, 0});  // poll() ignores -1
-  while (poll(watched.data(), watched.size(), -1) < 0 && errno == EINTR) {
+  for (;;) {
+    const auto wait = beats_.empty() ? std::chrono::milliseconds(-1) : Heartbeats::interval(silence_most_);
+    const int events = poll(watched.data(), watched.size(), static_cast<int>(wait.count()));
+    if (events < 0 && errno != EINTR) return std::nullopt;
+    if (events <= 0) {
+      if (std::optional<Failure> failure = silent_peer()) return failure;
+      continue;
+    }
+    if (watched[0].revents != 0) return std::nullopt;
+    for (size_t i = 1; i < watched.size(); ++i) {
+      if (watched[i].revents == 0) continue;
+      // Messages that nobody has read yet may lie before the failure.
+      const int from = static_cast<int>(i) - 1;
+      for (int wait = 0; wait < 50 && unread(watched[i].fd); ++wait) {
+        if (Failure failure = peek_failure(from); failure.why != disconnect_message(from)) return failure;
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+      return peek_failure(from);
+    }
   }
-  if (watched[0].revents != 0) return std::nullopt;
-  for (size_t i = 1; i < watched.size(); ++i) {
-    if (watched[i].revents != 0) return static_cast<int>(i) - 1;
-  }
-  return std::nullopt;
 }
 
 void ControlChannel::watch_peers() {
-  const std::optional<int> from = wait_for_disconnect();
-  if (!from) return;
-  abort_peers(peek_failure(*from), SHUT_RDWR);
+  const std::optional<Failure> loss = wait_for_loss();
+  if (!loss) return;
+  abort_peers(*loss, SHUT_RDWR);
   Failure failure;
   {
     const MutexLock lock(mutex_);

@@ -1,10 +1,11 @@
 // ControlChannel: how the processes that compute one model together exchange messages: a star of TCP connections around
 // rank 0, which rendezvous() opens once at the start. It carries rank 0's commands to the other ranks, the data that
 // NCCL needs to start, and, for tensors in host memory, their sums (host_collectives.h). One thread at a time sends and
-// receives. Another thread watches the connections. If a process ends too early, it ends the others: calls that wait
-// for it throw DeviceError.
+// receives. Another thread watches the connections. If a process ends too early or is silent for too long, it ends the
+// others: calls that wait for it throw DeviceError.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "distributed/heartbeats.h"
 
 namespace gemma4 {
 
@@ -26,6 +28,8 @@ struct ProcessInfo {
   int local_rank = 0, local_world = 1;  // among the processes of this host
   std::string address = "127.0.0.1";
   int port = 0;
+  std::string token;                               // of the job (rendezvous_token.h); empty: from rank 0's file
+  std::chrono::milliseconds rank_timeout{60'000};  // a rank that is silent for so long has failed
 };
 
 class ControlChannel {
@@ -36,11 +40,13 @@ class ControlChannel {
   enum class Message : uint32_t { kReady = 1, kNcclId, kPeers, kCommand, kTensor, kFailed, kEnd };
   static constexpr size_t kCommandBytesMax = size_t{256} << 20;  // bytes of one command
 
-  // Returns when all processes are connected. Throws Error if they contradict each other or one does not connect.
+  // Returns when all processes are connected. Other programs that connect are turned away. Throws Error if the
+  // processes contradict each other or one does not connect.
   static std::shared_ptr<ControlChannel> rendezvous(const ProcessInfo& process, std::chrono::milliseconds timeout);
 
-  // `sockets`: on rank 0, one for each rank and -1 for itself; on the others, the one to rank 0.
-  ControlChannel(const ProcessInfo& process, std::vector<int> sockets);
+  // `sockets`: on rank 0, one for each rank and -1 for itself; on the others, the one to rank 0. `beats`: the same for
+  // heartbeats, or none.
+  ControlChannel(const ProcessInfo& process, std::vector<int> sockets, std::vector<int> beats = {});
   ~ControlChannel();
   ControlChannel(const ControlChannel&) = delete;
   ControlChannel& operator=(const ControlChannel&) = delete;
@@ -67,6 +73,10 @@ class ControlChannel {
   void on_peer_lost(std::function<void(const std::string& why)> callback);
   static constexpr std::chrono::seconds kAbortTimeout{10};
 
+  // Lowers the time for which a rank may be silent.
+  void limit_silence(std::chrono::milliseconds most);
+  void throw_if_failed() EXCLUDES(mutex_);  // the failure that ended this channel, if one did
+
   // Ends the other processes with this exit code (base/check.h). The first reason counts.
   void fail(int code, const std::string& why);
   // Closes the channel in good order. Rank 0 sends kEnd to the others and waits for their answers. On the others it
@@ -90,12 +100,15 @@ class ControlChannel {
   [[noreturn]] void throw_disconnected(int rank) EXCLUDES(mutex_);
   Failure failure_of(int from, std::span<const std::byte> text) const;
   Failure peek_failure(int from) const;
-  std::optional<int> wait_for_disconnect() const;
+  std::optional<Failure> silent_peer();
+  std::optional<Failure> wait_for_loss();
   void watch_peers() EXCLUDES(mutex_, callback_mutex_);
   void abort_peers(const Failure& failure, int directions) EXCLUDES(mutex_);
 
   const ProcessInfo process_;
   std::vector<int> sockets_;
+  Heartbeats beats_;  // the watching thread's
+  std::atomic<std::chrono::milliseconds> silence_most_;
   int wake_ = -1;                // an eventfd that ends the watching thread
   std::timed_mutex send_mutex_;  // one message at a time; no Mutex, because abort_peers() stops waiting for it
   Mutex mutex_;

@@ -17,6 +17,7 @@
 #include "backend/ranks.h"
 #include "distributed/free_port_testing.h"
 #include "distributed/process_group.h"
+#include "distributed/stranger_testing.h"
 
 namespace gemma4 {
 namespace {
@@ -24,27 +25,6 @@ namespace {
 using std::chrono::seconds;
 
 ProcessInfo process(int rank, int world, int port) { return {rank, world, rank, world, "127.0.0.1", port}; }
-
-// A connection from some other program, open for the life of this object. Waits for the listener.
-class Stranger {
- public:
-  Stranger(int port, const std::string& says) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in at = {};
-    at.sin_family = AF_INET;
-    at.sin_port = htons(static_cast<uint16_t>(port));
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    while (connect(fd_, reinterpret_cast<sockaddr*>(&at), sizeof(at)) != 0) std::this_thread::yield();
-    EXPECT_EQ(send(fd_, says.data(), says.size(), MSG_NOSIGNAL), static_cast<ssize_t>(says.size()));
-  }
-  ~Stranger() { close(fd_); }
-  Stranger(const Stranger&) = delete;
-  Stranger& operator=(const Stranger&) = delete;
-
-  int descriptor() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 // Runs work(rank, channel) on a thread for each rank. Returns what each one threw, or "".
 template <typename Work>

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "distributed/rendezvous_token.h"
 
 namespace gemma4 {
 namespace {
@@ -83,6 +84,14 @@ int port_of(Variable variable) {
   return taken != nullptr && std::strcmp(taken, "True") == 0 ? port + 1 : port;
 }
 
+std::string token_of(Variable variable) {
+  const char* token = set_or_null(variable, kTokenVariable);
+  if (token == nullptr) return "";
+  if (std::strlen(token) >= kTokenLeast) return token;
+  throw Error("the variable " + std::string(kTokenVariable) + " has fewer than " + std::to_string(kTokenLeast) +
+              " characters, which can be guessed");
+}
+
 }  // namespace
 
 ProcessInfo process_info_from_environment(Variable variable) {
@@ -96,6 +105,7 @@ ProcessInfo process_info_from_environment(Variable variable) {
   const char* address = set_or_null(variable, "MASTER_ADDR");
   if (address != nullptr) process.address = address;
   process.port = port_of(variable);
+  process.token = token_of(variable);
 
   auto local_rank = number(variable, launcher.local_rank, 0, kWorldMost);
   if (!local_rank) local_rank = number(variable, "SLURM_LOCALID", 0, kWorldMost);

@@ -105,5 +105,15 @@ TEST(ProcessInfo, RefusesWhatIsMissingOrContradictsItself) {
             "the variable LOCAL_RANK is missing, which says the GPU of this process");
 }
 
+TEST(ProcessInfo, TheTokenIsLongEnough) {
+  Variables variables = kTorch;
+  EXPECT_EQ(place_of(variables).token, "");
+  variables["GEMMA4_RENDEZVOUS_TOKEN"] = "0123456789abcdef";
+  EXPECT_EQ(place_of(variables).token, "0123456789abcdef");
+  variables["GEMMA4_RENDEZVOUS_TOKEN"] = "short";
+  EXPECT_EQ(refusal(variables),
+            "the variable GEMMA4_RENDEZVOUS_TOKEN has fewer than 16 characters, which can be guessed");
+}
+
 }  // namespace
 }  // namespace gemma4

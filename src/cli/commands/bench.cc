@@ -35,7 +35,8 @@ struct Flags {
   int chunk = 2048, steps = 32, repeat = 3;
   std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
                    images = {280, 1120};
-  bool json = false, profile = false, load = false, processes = false;
+  bool json = false, profile = false, load = false;
+  ProcessesFlags processes;
 };
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -359,7 +360,7 @@ void add_flags(CommandLine& line, Flags& flags) {
   line.option("--backend", flags.engine.backend, "cuda, cpu or ref").show_default();
   line.option("--threads", flags.engine.threads, "threads of the cpu backend (0: all cores)").between(0, 1024);
   add_gpus_flag(line, flags.engine.gpus);
-  add_processes_flag(line, flags.processes);
+  add_processes_flags(line, flags.processes);
   line.option("--prompts", flags.prompts, "prompt lengths").positive().separated_by_commas().show_default();
   line.option("--depths", flags.depths, "tokens before the decoded ones")
       .not_negative()
@@ -480,7 +481,7 @@ int bench_command(int argc, char** argv) {
   if (flags.batches.empty()) flags.batches = {1};
   std::erase(flags.images, 0);
   if (flags.load) {
-    if (flags.processes) throw Error("bench --load measures one GPU; leave --one-process-per-gpu away");
+    if (flags.processes.wanted) throw Error("bench --load measures one GPU; leave --one-process-per-gpu away");
     return bench_load({flags.engine.model, flags.engine.backend, flags.engine.threads, flags.json});
   }
   return run_on_rank_0(flags.processes, flags.engine, [&] { return bench(flags); });

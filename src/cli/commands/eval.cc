@@ -28,7 +28,7 @@ struct Options {
   EngineOptions engine;  // model, backend, threads, GPUs
   std::string golden, dump;
   int chunk = 0;
-  bool processes = false;
+  ProcessesFlags processes;
   std::vector<std::string> only;
 };
 
@@ -328,7 +328,7 @@ int eval_command(int argc, char** argv) {
   line.option("--backend", options.engine.backend, "ref, cpu or cuda").show_default();
   line.option("--threads", options.engine.threads, "threads of the cpu backend; 0: all cores").between(0, 1024);
   add_gpus_flag(line, options.engine.gpus);
-  add_processes_flag(line, options.processes);
+  add_processes_flags(line, options.processes);
   line.option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole").not_negative();
   line.option("--case", options.only, "run only this case (repeatable)");
   line.option("--dump", options.dump, "write this program's logits to FILE as safetensors (CASE.logits)");

@@ -24,23 +24,30 @@ int run_worker(const EngineOptions& options) {
 
 }  // namespace
 
-void add_processes_flag(CommandLine& line, bool& wanted) {
-  line.flag("--one-process-per-gpu", wanted,
+void add_processes_flags(CommandLine& line, ProcessesFlags& flags) {
+  line.flag("--one-process-per-gpu", flags.wanted,
             "This process is one of several that mpirun, srun or torchrun starts with the same options, each with "
-            "a GPU; on several hosts they find rank 0 by the variables MASTER_ADDR and MASTER_PORT")
+            "a GPU; on several hosts they find rank 0 by the variables MASTER_ADDR and MASTER_PORT, and share a secret "
+            "in GEMMA4_RENDEZVOUS_TOKEN")
       .excludes("--gpus");
+  line.option("--rank-timeout", flags.rank_timeout,
+              "With --one-process-per-gpu: seconds after which a process that is not heard of ends all")
+      .between(1.0, 86400.0)
+      .show_default();
 }
 
-int run_on_rank_0(bool wanted, EngineOptions& options, FunctionRef<int()> command) {
-  if (!wanted) return command();
-  const ProcessInfo process =
+int run_on_rank_0(const ProcessesFlags& flags, EngineOptions& options, FunctionRef<int()> command) {
+  if (!flags.wanted) return command();
+  ProcessInfo process =
       process_info_from_environment([](const char* name) -> const char* { return std::getenv(name); });
   if (process.world == 1) return command();
+  process.rank_timeout = std::chrono::milliseconds(static_cast<int64_t>(flags.rank_timeout * 1000));
   const std::shared_ptr<ControlChannel> channel = ControlChannel::rendezvous(process, kRendezvousTimeout);
   options.channel = channel;
   try {
     const int code = process.rank == 0 ? command() : run_worker(options);
     channel->end();
+    channel->throw_if_failed();
     return code;
   } catch (const DeviceError& error) {
     channel->fail(kExitDevice, error.what());

@@ -9,12 +9,16 @@
 
 namespace gemma4 {
 
-// --one-process-per-gpu, which excludes --gpus.
-void add_processes_flag(CommandLine& line, bool& wanted);
+struct ProcessesFlags {
+  bool wanted = false;       // --one-process-per-gpu, which excludes --gpus
+  double rank_timeout = 60;  // --rank-timeout, in seconds
+};
 
-// On rank 0, and if `wanted` is false, calls `command` and returns its exit code. In the other processes runs a worker
-// with the model, backend and threads of `options`, and returns kExitOk when rank 0 has ended normally. Sets
+void add_processes_flags(CommandLine& line, ProcessesFlags& flags);
+
+// On rank 0, and if `flags.wanted` is false, calls `command` and returns its exit code. In the other processes runs a
+// worker with the model, backend and threads of `options`, and returns kExitOk when rank 0 has ended normally. Sets
 // options.channel. An exception ends all other processes with the same exit code.
-int run_on_rank_0(bool wanted, EngineOptions& options, FunctionRef<int()> command);
+int run_on_rank_0(const ProcessesFlags& flags, EngineOptions& options, FunctionRef<int()> command);
 
 }  // namespace gemma4

@@ -22,7 +22,8 @@ struct RunFlags {
   std::vector<std::string> images;
   std::optional<std::string> prompt, prompt_file;
   std::string system, tools_file;
-  bool think = false, raw = false, json = false, ignore_eos = false, processes = false;
+  bool think = false, raw = false, json = false, ignore_eos = false;
+  ProcessesFlags processes;
   int max_new_tokens = 0;
   RequestSampling sampling;
 };
@@ -36,7 +37,7 @@ constexpr const char* kRunAbout =
 
 void add_flags(CommandLine& line, RunFlags& flags) {
   add_engine_flags(line, flags.engine);
-  add_processes_flag(line, flags.processes);
+  add_processes_flags(line, flags.processes);
   line.option("--image,--image-path", flags.images, "A picture (JPEG, PNG, WebP), before the prompt; may be repeated")
       .may_repeat();
   line.option("--prompt", flags.prompt, "What to ask");

@@ -1,12 +1,15 @@
 // gemma4 serve: the HTTP server.
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>
+#include <thread>
 
 #include "base/file.h"
 #include "cli/cli.h"
@@ -22,20 +25,23 @@ struct ServeFlags {
   ServerOptions server;
   std::string api_key, api_key_file;
   double body_mb = 32, grace = 30;
-  bool processes = false;
+  ProcessesFlags processes;
 };
+
+constexpr std::chrono::seconds kSilenceAfterSignal{5};
 
 constexpr const char* kServeAbout =
     "Serves OpenAI's API (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models) and Anthropic's\n"
     "(/v1/messages), /tokenize, /detokenize, /health, /metrics, and a page to chat on at /.\n"
     "Prints one line with its address on standard output when it is ready. SIGINT or SIGTERM stops it: new requests "
-    "get\n503, running answers may finish; a second signal ends them at once.\n"
+    "get\n503, running answers may finish; a second signal ends them at once. A signal before that line ends the "
+    "program.\n"
     "Exit codes: 0 stopped, 2 bad input, 3 the device failed.";
 
 void add_flags(CommandLine& line, ServeFlags& flags) {
   flags.engine.max_seqs = 16;
   add_engine_flags(line, flags.engine);
-  add_processes_flag(line, flags.processes);
+  add_processes_flags(line, flags.processes);
   ServerOptions& server = flags.server;
   line.option("--host", server.http.host, "The address to listen on; 0.0.0.0 is every one of this machine")
       .show_default();
@@ -112,6 +118,40 @@ sigset_t stop_signals() {
   return set;
 }
 
+// Until the server can answer a signal in good order, one ends the process as if nobody handled it. Blocks the signals,
+// also in threads that start later.
+class EndBySignal {
+ public:
+  EndBySignal() {
+    block_stop_signals();
+    watcher_ = std::thread([this] { watch(); });
+  }
+  ~EndBySignal() {
+    done_ = true;
+    watcher_.join();
+  }
+  EndBySignal(const EndBySignal&) = delete;
+  EndBySignal& operator=(const EndBySignal&) = delete;
+
+ private:
+  void watch() const {
+    const sigset_t signals = stop_signals();
+    const timespec tick = {0, 20'000'000};
+    while (!done_) {
+      const int signal = sigtimedwait(&signals, nullptr, &tick);
+      if (signal < 0) continue;
+      std::fputs("gemma4: stopped by a signal before it was ready\n", stderr);
+      std::signal(signal, SIG_DFL);
+      pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+      raise(signal);
+      _exit(128 + signal);  // the system gives the first process of a container no default action
+    }
+  }
+
+  std::atomic<bool> done_{false};
+  std::thread watcher_;
+};
+
 // Waits for a signal (returns true) or a failure of the device (false).
 bool wait_for_signal(const Engine& engine, const Server& server) {
   const sigset_t signals = stop_signals();
@@ -140,7 +180,7 @@ void block_stop_signals() {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 }
 
-int serve_until_stopped(Engine& engine, const ServerOptions& options, double grace) {
+int serve_until_stopped(Engine& engine, const ServerOptions& options, double grace, ControlChannel* channel) {
   Server server(engine, options);
   const bool v6 = options.http.host.find(':') != std::string::npos;
   std::printf("gemma4 serves %s at http://%s:%d/\n", options.models.front().c_str(),
@@ -152,8 +192,11 @@ int serve_until_stopped(Engine& engine, const ServerOptions& options, double gra
   }
   std::fprintf(stderr, "gemma4: stopping; running answers have %g s, a second signal ends them\n", grace);
   server.refuse_new();
+  if (channel != nullptr) channel->limit_silence(kSilenceAfterSignal);
   finish_answers(engine, grace);
+  const bool failed = server.device_failed() || engine.stats().dead;
   server.stop(0);
+  if (failed) throw DeviceError("the device failed while the server stopped");
   return kExitOk;
 }
 
@@ -166,9 +209,10 @@ int serve(ServeFlags& flags) {
   options.http.body_bytes = static_cast<size_t>(flags.body_mb * (1 << 20));
   options.http.bodies_bytes = 8 * options.http.body_bytes;
   raise_descriptor_limit(options.http.connections);
-  block_stop_signals();
+  std::optional<EndBySignal> loading(std::in_place);
   Engine engine(flags.engine);
-  return serve_until_stopped(engine, options, flags.grace);
+  loading.reset();
+  return serve_until_stopped(engine, options, flags.grace, flags.engine.channel.get());
 }
 
 }  // namespace

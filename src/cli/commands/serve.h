@@ -11,7 +11,8 @@ void block_stop_signals();
 
 // Prints the address to standard output and serves until a signal comes. Then running answers have `grace` seconds to
 // finish. Returns an exit code. Throws DeviceError if the device failed, after every client got an error, and Error if
-// it cannot listen.
-int serve_until_stopped(Engine& engine, const ServerOptions& options, double grace);
+// it cannot listen. `channel`: to the processes of the other ranks, or null; when a signal has come, a rank that does
+// not answer is waited for a few seconds only.
+int serve_until_stopped(Engine& engine, const ServerOptions& options, double grace, ControlChannel* channel = nullptr);
 
 }  // namespace gemma4
