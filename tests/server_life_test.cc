@@ -16,14 +16,14 @@ namespace gemma4 {
 namespace {
 
 // Half bodies on every connection that the server has: they make room for others.
-TEST_F(ServerTest, HalfBodiesDoNotLockOthersOut) {
+TEST(Server, HalfBodiesDoNotLockOthersOut) {
   rlimit files = {};
   getrlimit(RLIMIT_NOFILE, &files);
   files.rlim_cur = files.rlim_max;  // both ends of each connection are in this process
   setrlimit(RLIMIT_NOFILE, &files);
   ASSERT_GT(files.rlim_cur, 1300u);
-  ServerOptions options = server_options();
-  Server server(*engine_, options);
+  Engine engine(served_model());
+  Server server(engine, server_options());
   const std::string half = http_text("POST", "/v1/chat/completions", chat(kCount).dump());
   std::vector<std::unique_ptr<Socket>> open;
   const auto seconds = [&](const std::string& method, const std::string& path, const std::string& body) {
@@ -50,10 +50,11 @@ TEST_F(ServerTest, HalfBodiesDoNotLockOthersOut) {
 #endif
 }
 
-TEST_F(ServerTest, AKeyWithPercentSignsIsItself) {
+TEST(Server, AKeyWithPercentSignsIsItself) {
   ServerOptions options = server_options();
   options.api_keys = {"abc%20def"};
-  Server server(*engine_, options);
+  Engine engine(served_model());
+  Server server(engine, options);
   const auto status = [&](const std::string& key) {
     return ask(server.port(), "GET", "/v1/models", "", {{"Authorization", "Bearer " + key}}).status;
   };
