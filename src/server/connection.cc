@@ -1,6 +1,6 @@
 #include "server/connection.h"
 
-#include <netdb.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
 namespace gemma4 {
 namespace {
@@ -16,19 +15,6 @@ namespace {
 Connection::Clock::time_point after(double seconds) {
   return Connection::Clock::now() +
          std::chrono::duration_cast<Connection::Clock::duration>(std::chrono::duration<double>(seconds));
-}
-
-void address(int fd, int (*get)(int, sockaddr*, socklen_t*), std::string& ip, int& port) {
-  sockaddr_storage storage = {};
-  socklen_t size = sizeof(storage);
-  auto* name = reinterpret_cast<sockaddr*>(&storage);
-  char host[NI_MAXHOST], service[NI_MAXSERV];
-  if (get(fd, name, &size) != 0 ||
-      getnameinfo(name, size, host, sizeof(host), service, sizeof(service), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
-    return;
-  }
-  ip = host;
-  port = std::atoi(service);
 }
 
 }  // namespace
@@ -57,7 +43,7 @@ bool Connection::wait(short what, Clock::time_point deadline) const {
 }
 
 bool Connection::wait_for_request(double seconds) {
-  if (buffered() > 0) return true;
+  if (!buffered().empty()) return true;
   if (!wait(POLLIN, after(seconds))) return false;
   char byte;
   return ::recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
@@ -80,39 +66,65 @@ void Connection::drain(size_t bytes, double seconds) {
 
 void Connection::shut() { ::shutdown(fd_, SHUT_RDWR); }
 
-ssize_t Connection::read(char* data, size_t size) {
-  if (allowance_ == 0) return reusable = false, -1;
-  while (buffered() == 0) {
-    begin_ = end_ = 0;
+void Connection::shut_reading() { ::shutdown(fd_, SHUT_RD); }
+
+void Connection::consume(size_t bytes) {
+  begin_ += bytes;
+  allowance_ -= std::min(bytes, allowance_);
+}
+
+Connection::Received Connection::receive() {
+  if (allowance_ == 0) return Received::kTooMuch;
+  begin_ = end_ = 0;
+  while (true) {
     const ssize_t got = ::recv(fd_, buffer_, sizeof(buffer_), MSG_DONTWAIT);
-    if (got == 0) return 0;
     if (got > 0) {
       end_ = got;
-    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      if (!wait(POLLIN, deadline_)) return reusable = false, -1;
+      return Received::kBytes;
+    }
+    if (got == 0) return Received::kEnd;
+    if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      if (!wait(POLLIN, deadline_)) return Received::kLate;
     } else if (errno != EINTR) {
-      return reusable = false, -1;
-    }
-  }
-  const size_t count = std::min({size, buffered(), allowance_});
-  std::memcpy(data, buffer_ + begin_, count);
-  begin_ += count;
-  allowance_ -= count;
-  return static_cast<ssize_t>(count);
-}
-
-ssize_t Connection::write(const char* data, size_t size) {
-  while (true) {
-    const ssize_t sent = ::send(fd_, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent >= 0) return sent;
-    if (errno == EINTR) continue;
-    if ((errno != EAGAIN && errno != EWOULDBLOCK) || !wait(POLLOUT, after(write_seconds_))) {
-      return reusable = false, -1;
+      return Received::kEnd;
     }
   }
 }
 
-void Connection::get_remote_ip_and_port(std::string& ip, int& port) const { address(fd_, getpeername, ip, port); }
-void Connection::get_local_ip_and_port(std::string& ip, int& port) const { address(fd_, getsockname, ip, port); }
+bool Connection::write(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t sent = ::send(fd_, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent >= 0) {
+      text.remove_prefix(sent);
+    } else if (errno != EINTR) {
+      if ((errno != EAGAIN && errno != EWOULDBLOCK) || !wait(POLLOUT, after(write_seconds_))) {
+        return reusable = false;
+      }
+    }
+  }
+  return true;
+}
+
+void Connection::write_last(std::string_view text) {
+  [[maybe_unused]] const ssize_t sent = ::send(fd_, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  ::shutdown(fd_, SHUT_WR);
+  // Unread bytes would reset the connection, and the client might lose the answer.
+  for (int i = 0; i < 64 && ::recv(fd_, buffer_, sizeof(buffer_), MSG_DONTWAIT) > 0; ++i) {
+  }
+}
+
+std::string peer_network(int fd) {
+  sockaddr_storage storage = {};
+  socklen_t size = sizeof(storage);
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&storage), &size) != 0) return "";
+  if (storage.ss_family == AF_INET) {
+    const auto& v4 = reinterpret_cast<const sockaddr_in&>(storage);
+    return std::string(reinterpret_cast<const char*>(&v4.sin_addr), 4);
+  }
+  if (storage.ss_family != AF_INET6) return "";
+  const auto& v6 = reinterpret_cast<const sockaddr_in6&>(storage);
+  const char* bytes = reinterpret_cast<const char*>(&v6.sin6_addr);
+  return IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr) ? std::string(bytes + 12, 4) : std::string(bytes, 8);
+}
 
 }  // namespace gemma4

@@ -1,44 +1,44 @@
 // Connection: an accepted socket as a byte stream with limits. Reads are buffered and limited in bytes and time, so a
 // client that sends too much or too slowly is disconnected. Writes wait for a slow reader only for a limited time.
-// Private to http.cc.
+// Private to http.cc and connection_table.cc.
 #pragma once
-
-#include <httplib.h>
 
 #include <chrono>
 #include <cstddef>
 #include <string>
+#include <string_view>
 
 namespace gemma4 {
 
-class Connection : public httplib::Stream {
+class Connection {
  public:
   using Clock = std::chrono::steady_clock;
+  enum class Received { kBytes, kEnd, kLate, kTooMuch };
 
   Connection(int fd, double write_seconds);  // owns fd
-  ~Connection() override;
+  ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
 
-  // Sets the limits: from now on at most `bytes` may be read, for at most `seconds`.
+  // Sets the limits: from now on at most about `bytes` may be consumed, for at most `seconds`.
   void allow(size_t bytes, double seconds);
   bool wait_for_request(double seconds);  // false: none came in time
   bool alive() const;                     // false: the other side has closed or reset
+  std::string_view buffered() const { return {buffer_ + begin_, end_ - begin_}; }  // received and not consumed
+  void consume(size_t bytes);
+  Received receive();                      // waits for bytes; call it when none are buffered
+  bool write(std::string_view text);       // false: not all of it was taken; reusable is then false
+  void write_last(std::string_view text);  // does not wait; ends the writing
   // Reads and discards what the client still sends. Closing with unread data would reset the connection, and the client
   // might lose the answer.
   void drain(size_t bytes, double seconds);
-  void shut();  // from any thread: wakes a waiting thread and ends all reading and writing
+  // From any thread. Wakes a waiting thread and ends all reading; shut() ends all writing too.
+  void shut();
+  void shut_reading();
 
   bool reusable = true;  // false: close after this answer
 
-  bool is_readable() const override { return buffered() > 0; }
-  bool is_writable() const override { return alive(); }
-  ssize_t read(char* data, size_t size) override;
-  ssize_t write(const char* data, size_t size) override;
-  void get_remote_ip_and_port(std::string& ip, int& port) const override;
-  void get_local_ip_and_port(std::string& ip, int& port) const override;
-  socket_t socket() const override { return 0; }  // only compared with FD_SETSIZE, which we do not use
-
  private:
-  size_t buffered() const { return end_ - begin_; }
   bool wait(short what, Clock::time_point deadline) const;
 
   int fd_;
@@ -48,5 +48,9 @@ class Connection : public httplib::Stream {
   size_t begin_ = 0, end_ = 0;
   char buffer_[16384];
 };
+
+// Whose connection this is, for a limit of connections for each: an IPv4 address, or the first 64 bits of an IPv6 one,
+// which is what one network gets. "" if the socket has no address.
+std::string peer_network(int fd);
 
 }  // namespace gemma4

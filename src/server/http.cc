@@ -8,30 +8,40 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cctype>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
 #include <deque>
-#include <set>
 #include <system_error>
 #include <thread>
 
 #include "base/check.h"
 #include "base/mutex.h"
 #include "server/connection.h"
+#include "server/connection_table.h"
+#include "server/http_format.h"
+#include "server/http_parser.h"
 
 namespace gemma4 {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// The library's callbacks do not say for which connection they are. Each connection has a thread, so this is
-// thread-local.
-struct Serving {
-  Connection* connection = nullptr;
-  std::string
-      path;  // as the client sent it; the library sees "/", because its router matches paths with regular expressions
-  bool body_unread = false;
+using Entry = ConnectionTable::Entry;
+using Received = Connection::Received;
+
+constexpr int kRequestsMax = 1000;  // of one connection
+constexpr const char* kTooMany = "too many connections are open; try again later";
+
+// One request on a connection, and its answer.
+struct Exchange {
+  Connection& connection;
+  Entry& entry;
+  HttpParser parser;
+  HttpRequest request;
+  bool last = false;         // the connection is closed after it
+  bool body_unread = false;  // and what follows is not a request
 };
-thread_local Serving serving;
 
 int listen_on(const std::string& host, int port) {
   addrinfo hints = {}, *found = nullptr;
@@ -65,68 +75,85 @@ int bound_port(int fd) {
                   : reinterpret_cast<sockaddr_in&>(storage).sin_port);
 }
 
-HttpRequest translate(const httplib::Request& request) {
-  HttpRequest out;
-  out.method = request.method == "HEAD" ? "GET" : request.method;
-  out.path = serving.path;
-  for (const auto& [name, value] : request.headers) {
-    std::string lower = name;
-    std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
-    out.headers.emplace(std::move(lower), value);
-  }
-  out.alive = [connection = serving.connection] { return connection->alive(); };
-  return out;
+void translate(const HttpHead& head, Connection& connection, HttpRequest& out) {
+  out.method = head.method == "HEAD" ? "GET" : head.method;
+  out.path = head.path;
+  for (const auto& [name, value] : head.fields) out.headers.emplace(name, value);
+  out.alive = [&connection] { return connection.alive(); };
 }
 
-// {status, message} if the body is not accepted.
-std::optional<std::pair<int, std::string>> check_body(const HttpRequest& request, size_t limit) {
-  const std::string length = request.header("content-length"), coding = request.header("transfer-encoding");
-  const std::string type = request.header("content-type"), encoding = request.header("content-encoding");
-  const auto fail = [](int status, std::string message) { return std::pair(status, std::move(message)); };
-  if (!length.empty() && !coding.empty()) return fail(400, "Content-Length and Transfer-Encoding exclude each other");
-  if (!coding.empty() && coding != "chunked") return fail(400, "the transfer encoding '" + coding + "' is not known");
-  if (length.empty() && coding.empty()) return fail(411, "the request has neither Content-Length nor chunks");
-  if (request.headers.count("content-length") > 1 || request.headers.count("transfer-encoding") > 1) {
-    return fail(400, "the request gives its length twice");
+using Problem = std::optional<std::pair<int, std::string>>;  // status and message
+
+// A problem of the whole header, whatever it asks for.
+Problem check_head(const HttpHead& head, const HttpRequest& request) {
+  if (head.method != "GET" && head.method != "HEAD" && head.method != "POST" && head.method != "OPTIONS") {
+    return std::pair(405, "the method " + head.method + " is not served");
   }
-  if (length.find_first_not_of("0123456789") != std::string::npos) return fail(400, "Content-Length is not a number");
-  if (length.size() > 18 || (!length.empty() && std::stoull(length) > limit)) {
-    return fail(413, "the request's body is larger than the " + std::to_string(limit) + " bytes that are allowed");
+  const auto range = request.headers.find("range");
+  if (range != request.headers.end() && !good_range(range->second)) {
+    return std::pair(416, std::string("the Range header is not well formed"));
   }
-  if (!encoding.empty() && encoding != "identity") return fail(415, "compressed request bodies are not taken");
-  if (type.find("multipart/") != std::string::npos) return fail(415, "the body must be JSON, not multipart/form-data");
   return std::nullopt;
 }
 
-void fill(httplib::Response& out, HttpResponse response, bool http_1_0) {
-  out.status = response.status;
-  for (const auto& [name, value] : response.headers) out.set_header(name.c_str(), value);
-  if (!serving.connection->reusable) out.set_header("Connection", "close");
-  if (!response.stream) return out.set_content(std::move(response.body), response.content_type.c_str());
-  const auto provide = [stream = std::move(response.stream), connection = serving.connection](size_t,
-                                                                                              httplib::DataSink& sink) {
-    bool good = true;
-    HttpWriter writer(
-        [&](std::string_view bytes) {
-          // An empty chunk would end the body.
-          return good = good && (bytes.empty() || sink.write(bytes.data(), bytes.size()));
-        },
-        [&] { return good && connection->alive(); });
-    try {
-      stream(writer);
-    } catch (const std::exception&) {
-      good = false;
-    }
-    if (!good) connection->reusable = false;
-    if (good) sink.done();
-    return good;
-  };
-  if (http_1_0) {
-    serving.connection->reusable = false;
-    out.set_content_provider(response.content_type.c_str(), provide);
-  } else {
-    out.set_chunked_content_provider(response.content_type.c_str(), provide);
+std::string too_large(size_t limit) {
+  return "the request's body is larger than the " + std::to_string(limit) + " bytes that are allowed";
+}
+
+// A reason not to read the body.
+Problem check_body(const HttpHead& head, const HttpRequest& request, size_t limit) {
+  const std::string type = request.header("content-type"), encoding = request.header("content-encoding");
+  if (!head.chunked && !head.length) {
+    return std::pair(411, std::string("the request has neither Content-Length nor chunks"));
   }
+  if (head.length.value_or(0) > limit) return std::pair(413, too_large(limit));
+  if (!encoding.empty() && encoding != "identity") {
+    return std::pair(415, std::string("compressed request bodies are not taken"));
+  }
+  if (type.find("multipart/") != std::string::npos) {
+    return std::pair(415, std::string("the body must be JSON, not multipart/form-data"));
+  }
+  return std::nullopt;
+}
+
+// Reads and parses until the parser leaves `stage`, or `sink` has enough of the body (false).
+template <typename Sink>
+Received read(Exchange& exchange, HttpParser::Stage stage, const Sink& sink) {
+  Connection& connection = exchange.connection;
+  while (exchange.parser.stage() == stage) {
+    if (connection.buffered().empty()) {
+      if (const Received received = connection.receive(); received != Received::kBytes) return received;
+    }
+    std::string_view piece;
+    const size_t used = exchange.parser.parse(connection.buffered(), piece);
+    if (!piece.empty() && !sink(piece)) break;
+    connection.consume(used);
+  }
+  return Received::kBytes;
+}
+
+// False: the client has disconnected or does not read, or the handler failed.
+bool write_stream(Connection& connection, const HttpResponse& response, bool chunked) {
+  bool good = true;
+  HttpWriter writer(
+      [&](std::string_view bytes) {
+        if (bytes.empty()) return good;  // an empty chunk would end the body
+        return good = good && (chunked ? connection.write(http_chunk(bytes)) : connection.write(bytes));
+      },
+      [&] { return good && connection.alive(); });
+  try {
+    response.stream(writer);
+  } catch (const std::exception&) {
+    return false;  // the client sees that the end is missing
+  }
+  return good && (!chunked || connection.write(http_chunk("")));
+}
+
+ConnectionLimits connection_limits(const HttpOptions& options) {
+  const int half = std::max(1, options.connections / 2);
+  return {.connections = options.connections,
+          .per_network = options.connections_per_address > 0 ? options.connections_per_address : half,
+          .reserve = options.reserve};
 }
 
 }  // namespace
@@ -136,80 +163,47 @@ std::string HttpRequest::header(const std::string& name) const {
   return it == headers.end() ? "" : it->second;
 }
 
-struct HttpServer::Impl : httplib::Server {
+struct HttpServer::Impl {
   Impl(const HttpOptions& options, HttpHandlers handlers);
-  ~Impl() override;
+  ~Impl();
 
   void accept_loop();
-  bool hand_over(int fd) EXCLUDES(mutex);
+  bool hand_over(const std::shared_ptr<Entry>& entry) EXCLUDES(mutex);
   void turn_away(int fd);
+  std::string busy_text();
   void work();
-  void serve(int fd) EXCLUDES(mutex);
-  bool serve_one(Connection& connection);
-  void respond(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader* reader);
-  HttpResponse answer(const httplib::Request& request, const httplib::ContentReader* reader);
-  std::optional<std::pair<int, std::string>> read_body(HttpRequest& request, const httplib::ContentReader& reader);
+  void serve(const std::shared_ptr<Entry>& entry);
+  void serve_one(Exchange& exchange);
+  std::optional<HttpResponse> answer(Exchange& exchange);
+  std::optional<HttpResponse> read_head(Exchange& exchange);
+  std::optional<HttpResponse> read_body(Exchange& exchange);
+  bool hold(Exchange& exchange, size_t& counted, size_t bytes);
+  void respond(Exchange& exchange, const HttpResponse& response);
+  HttpResponse refuse(Exchange& exchange, int status, const std::string& message);
   void stop_serving(double seconds);
 
   const HttpOptions options;
   const HttpHandlers handlers;
   int listener = -1, wake = -1, bound = 0;
   std::thread acceptor;
+  ConnectionTable table;
 
   Mutex mutex;
-  CondVar work_ready, all_gone;
-  std::deque<int> accepted_fds GUARDED_BY(mutex);
+  CondVar work_ready;
+  std::deque<std::shared_ptr<Entry>> accepted_entries GUARDED_BY(mutex);
   std::vector<std::thread> workers GUARDED_BY(mutex);
   int idle_workers GUARDED_BY(mutex) = 0;
-  std::set<Connection*> open GUARDED_BY(mutex);
-  std::set<Connection*> idle GUARDED_BY(mutex);  // between two requests
   bool ended GUARDED_BY(mutex) = false;
   std::atomic<bool> stopping = false;
-  std::atomic<int> connections = 0;
   std::atomic<uint64_t> accepted = 0, turned_away = 0;
   std::atomic<size_t> bodies = 0;
 };
 
-HttpServer::Impl::Impl(const HttpOptions& o, HttpHandlers h) : options(o), handlers(std::move(h)) {
-  // The library makes a static set of HTTP's methods when it parses its first request. The system's library is not
-  // instrumented, so ThreadSanitizer cannot see that this is synchronised. It is therefore made before any thread
-  // starts.
-  httplib::detail::BufferStream first;
-  static_cast<httplib::Stream&>(first).write("GET / HTTP/1.0\r\n\r\n");
-  bool closed = true;
-  process_request(first, closed, closed, nullptr);
+HttpServer::Impl::Impl(const HttpOptions& o, HttpHandlers h)
+    : options(o), handlers(std::move(h)), table(connection_limits(o)) {
   listener = listen_on(options.host, options.port);
   bound = bound_port(listener);
-  svr_sock_ = listener;  // the library checks it before each chunk of a stream
   wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  set_keep_alive_max_count(1000);
-  set_keep_alive_timeout(static_cast<time_t>(options.idle_seconds));
-  const auto plain = [this](const httplib::Request& request, httplib::Response& response) {
-    respond(request, response, nullptr);
-  };
-  Get("/", plain);
-  Options("/", plain);
-  Post("/", [this](const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& reader) {
-    respond(request, response, &reader);
-  });
-  set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
-    const std::string& method = request.method;
-    if (method == "GET" || method == "HEAD" || method == "POST" || method == "OPTIONS") {
-      return HandlerResponse::Unhandled;
-    }
-    serving.connection->reusable = false;
-    fill(response, handlers.refuse(translate(request), 405, "the method " + method + " is not served"), false);
-    return HandlerResponse::Handled;
-  });
-  set_error_handler(HandlerWithResponse([this](const httplib::Request& request, httplib::Response& response) {
-    if (!response.body.empty()) return HandlerResponse::Unhandled;
-    serving.connection->reusable = false;
-    const std::string message = response.status == 414   ? "the request's address is too long"
-                                : response.status == 416 ? "the Range header is not well formed"
-                                                         : "the request is not well formed HTTP";
-    fill(response, handlers.refuse(translate(request), response.status, message), false);
-    return HandlerResponse::Handled;
-  }));
   acceptor = std::thread([this] { accept_loop(); });
 }
 
@@ -231,38 +225,41 @@ void HttpServer::Impl::accept_loop() {
       continue;
     }
     ++accepted;
-    if (connections >= options.connections) {
-      turn_away(fd);
-      continue;
-    }
-    if (!hand_over(fd)) turn_away(fd);
+    const std::shared_ptr<Entry> entry = table.admit(fd);
+    if (entry != nullptr && hand_over(entry)) continue;
+    if (entry != nullptr) table.remove(entry);
+    turn_away(fd);
   }
 }
 
 // False if no thread is free and none can be started.
-bool HttpServer::Impl::hand_over(int fd) {
+bool HttpServer::Impl::hand_over(const std::shared_ptr<Entry>& entry) {
   const MutexLock lock(mutex);
-  if (idle_workers <= static_cast<int>(accepted_fds.size())) {
+  const bool full = static_cast<int>(workers.size()) >= table.capacity();  // the next free thread takes it
+  if (idle_workers <= static_cast<int>(accepted_entries.size()) && !full) {
     try {
       workers.emplace_back([this] { work(); });
     } catch (const std::system_error&) {
       if (workers.empty()) return false;  // otherwise the next free thread takes it
     }
   }
-  ++connections;
-  accepted_fds.push_back(fd);
+  accepted_entries.push_back(entry);
   work_ready.notify_one();
   return true;
+}
+
+std::string HttpServer::Impl::busy_text() {
+  HttpResponse response = handlers.refuse(HttpRequest(), 503, kTooMany);
+  if (std::ranges::none_of(response.headers, [](const auto& field) { return field.first == "Retry-After"; })) {
+    response.headers.emplace_back("Retry-After", "1");
+  }
+  return http_head(response, {}) + response.body;
 }
 
 // Must not block: it runs on the accepting thread.
 void HttpServer::Impl::turn_away(int fd) {
   ++turned_away;
-  HttpResponse response = handlers.refuse(HttpRequest(), 503, "too many connections are open; try again later");
-  std::string text =
-      "HTTP/1.1 503 Service Unavailable\r\nContent-Type: " + response.content_type +
-      "\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: " + std::to_string(response.body.size()) +
-      "\r\n\r\n" + response.body;
+  const std::string text = busy_text();
   char dropped[4096];
   while (::recv(fd, dropped, sizeof(dropped), MSG_DONTWAIT) == sizeof(dropped)) {
   }
@@ -277,126 +274,158 @@ void HttpServer::Impl::work() {
   MutexLock lock(mutex);
   while (true) {
     ++idle_workers;
-    while (!ended && accepted_fds.empty()) work_ready.wait(mutex);
+    while (!ended && accepted_entries.empty()) work_ready.wait(mutex);
     --idle_workers;
-    if (accepted_fds.empty()) return;
-    const int fd = accepted_fds.front();
-    accepted_fds.pop_front();
+    if (accepted_entries.empty()) return;
+    const std::shared_ptr<Entry> entry = accepted_entries.front();
+    accepted_entries.pop_front();
     lock.unlock();
-    serve(fd);
+    serve(entry);
     lock.lock();
-    --connections;
-    if (connections == 0) all_gone.notify_all();
   }
 }
 
-void HttpServer::Impl::serve(int fd) {
-  Connection connection(fd, options.write_seconds);
-  {
-    const MutexLock lock(mutex);
-    open.insert(&connection);
-  }
-  serving = {&connection, "", false};
-  for (int count = 0; count < 1000 && !stopping && connection.reusable; ++count) {
-    {
-      const MutexLock lock(mutex);
-      idle.insert(&connection);
-      if (stopping) break;
+void HttpServer::Impl::serve(const std::shared_ptr<Entry>& entry) {
+  Connection connection(entry->fd, options.write_seconds);
+  table.attach(*entry, connection);
+  bool body_unread = false, asked = false;
+  for (int count = 1; !stopping && connection.reusable; ++count) {
+    asked = false;
+    table.wait(*entry);
+    const HttpLimits limits = {.head_bytes = options.header_bytes, .body_bytes = options.body_bytes};
+    Exchange exchange = {connection, *entry, HttpParser(limits), {}, count == kRequestsMax};
+    if (!connection.wait_for_request(count == 1 ? options.header_seconds : options.idle_seconds)) break;
+    asked = true;
+    table.begin(*entry);
+    try {
+      serve_one(exchange);
+    } catch (const std::exception&) {  // the refusal itself failed
+      connection.reusable = false;
     }
-    const bool came = connection.wait_for_request(count == 0 ? options.header_seconds : options.idle_seconds);
-    {
-      const MutexLock lock(mutex);
-      idle.erase(&connection);
-    }
-    if (!came || !serve_one(connection)) break;
+    body_unread = exchange.body_unread;
   }
-  {
-    const MutexLock lock(mutex);
-    open.erase(&connection);
-    idle.erase(&connection);
+  if (body_unread && table.serve(*entry)) {
+    table.wait(*entry);  // it is the first to go when there is no place for others
+    connection.drain(2 * options.body_bytes, 5);
   }
-  if (serving.body_unread) connection.drain(2 * options.body_bytes, 5);
-  serving = {};
+  if (asked && !table.serve(*entry)) connection.write_last(busy_text());
+  table.remove(entry);
 }
 
-bool HttpServer::Impl::serve_one(Connection& connection) {
-  connection.allow(options.header_bytes, options.header_seconds);
-  // Near the limit of connections none is kept idle.
-  const bool crowded = connections > options.connections - options.connections / 4;
-  bool closed = crowded || stopping;
-  const auto on_headers = [&](httplib::Request& request) {
-    serving.path = request.path;
-    request.path = "/";
-    request.ranges.clear();                    // ranges are not supported
-    request.headers.erase("Accept-Encoding");  // compression is not supported
-    // The headers of chunks count too.
-    connection.allow(2 * options.body_bytes + (64 << 10), options.body_seconds);
-  };
+void HttpServer::Impl::serve_one(Exchange& exchange) {
+  const std::optional<HttpResponse> response = answer(exchange);
+  exchange.request = {};  // its body does not count any more
+  if (response && table.serve(exchange.entry)) return respond(exchange, *response);
+  exchange.connection.reusable = false;
+}
+
+// Nothing if there is nobody to answer.
+std::optional<HttpResponse> HttpServer::Impl::answer(Exchange& exchange) {
+  HttpRequest& request = exchange.request;
   try {
-    return process_request(connection, closed, closed, on_headers) && !closed && connection.reusable;
-  } catch (const std::exception&) {
-    return false;
-  }
-}
-
-void HttpServer::Impl::respond(const httplib::Request& request, httplib::Response& response,
-                               const httplib::ContentReader* reader) {
-  fill(response, answer(request, reader), request.version == "HTTP/1.0");
-}
-
-HttpResponse HttpServer::Impl::answer(const httplib::Request& raw, const httplib::ContentReader* reader) {
-  HttpRequest request = translate(raw);
-  Connection& connection = *serving.connection;
-  const auto close_unread = [&] {
-    serving.body_unread = true;
-    connection.reusable = false;
-  };
-  try {
-    if (reader == nullptr &&
-        (!request.header("content-length").empty() || !request.header("transfer-encoding").empty()) &&
-        request.header("content-length") != "0") {
-      close_unread();  // an unread body would be parsed as the next request
+    if (auto refused = read_head(exchange)) return refused;
+    if (exchange.parser.stage() == HttpParser::Stage::kHead) return std::nullopt;
+    const HttpHead& head = exchange.parser.head();
+    if (request.method != "POST" && head.has_body()) exchange.last = exchange.body_unread = true;
+    if (exchange.entry.reserved) {
+      exchange.last = true;
+      const bool allowed = std::ranges::find(options.reserve_paths, request.path) != options.reserve_paths.end();
+      if (!allowed || head.has_body()) return ++turned_away, refuse(exchange, 503, kTooMany);
     }
     if (auto refused = handlers.gate(request)) {
-      if (reader != nullptr) close_unread();
-      return *std::move(refused);
+      if (request.method == "POST") exchange.last = exchange.body_unread = true;
+      return refused;
     }
-    if (reader != nullptr) {
-      if (auto problem = read_body(request, *reader)) {
-        close_unread();
-        return handlers.refuse(request, problem->first, problem->second);
-      }
+    if (request.method == "POST") {
+      if (auto refused = read_body(exchange)) return refused;
     }
+    if (!table.serve(exchange.entry)) return std::nullopt;
     return handlers.handle(request);
   } catch (const std::bad_alloc&) {
-    return handlers.refuse(request, 503, "there is not enough memory for this request now");
+    return refuse(exchange, 503, "there is not enough memory for this request now");
   } catch (const std::exception& error) {
-    return handlers.refuse(request, 500, std::string("internal error: ") + error.what());
+    return refuse(exchange, 500, std::string("internal error: ") + error.what());
   }
 }
 
-std::optional<std::pair<int, std::string>> HttpServer::Impl::read_body(HttpRequest& request,
-                                                                       const httplib::ContentReader& reader) {
-  if (auto problem = check_body(request, options.body_bytes)) return problem;
+// An answer that refuses; what is unread of the request is not taken for another one.
+HttpResponse HttpServer::Impl::refuse(Exchange& exchange, int status, const std::string& message) {
+  if (exchange.parser.stage() != HttpParser::Stage::kDone) exchange.last = exchange.body_unread = true;
+  return handlers.refuse(exchange.request, status, message);
+}
+
+std::optional<HttpResponse> HttpServer::Impl::read_head(Exchange& exchange) {
+  Connection& connection = exchange.connection;
+  HttpParser& parser = exchange.parser;
+  connection.allow(options.header_bytes + sizeof(Connection), options.header_seconds);
+  const Received received = read(exchange, HttpParser::Stage::kHead, [](std::string_view) { return true; });
+  translate(parser.head(), connection, exchange.request);
+  if (received == Received::kLate && parser.started()) {
+    return refuse(exchange, 408, "the request's header did not arrive in time");
+  }
+  if (received != Received::kBytes) return std::nullopt;
+  if (parser.stage() == HttpParser::Stage::kFailed) return refuse(exchange, parser.status(), parser.message());
+  if (const Problem problem = check_head(parser.head(), exchange.request)) {
+    exchange.last = true;
+    return refuse(exchange, problem->first, problem->second);
+  }
+  return std::nullopt;
+}
+
+std::optional<HttpResponse> HttpServer::Impl::read_body(Exchange& exchange) {
+  HttpRequest& request = exchange.request;
+  const HttpHead& head = exchange.parser.head();
+  if (const Problem problem = check_body(head, request, options.body_bytes)) {
+    exchange.last = exchange.body_unread = true;
+    return handlers.refuse(request, problem->first, problem->second);
+  }
+  // The framing of chunks counts too.
+  exchange.connection.allow(2 * options.body_bytes + (64 << 10), options.body_seconds);
+  if (head.expects_continue && exchange.connection.buffered().empty()) {
+    exchange.connection.write("HTTP/1.1 100 Continue\r\n\r\n");
+  }
   const auto counted = std::make_shared<size_t>(0);
   request.held = std::shared_ptr<void>(nullptr, [this, counted](void*) { bodies -= *counted; });
-  bool too_large = false, too_many = false;
-  const bool read = reader([&](const char* data, size_t size) {
-    too_large = request.body.size() + size > options.body_bytes;
-    bodies += size;
-    *counted += size;
-    too_many = bodies > options.bodies_bytes;
-    if (too_large || too_many) return false;
-    request.body.append(data, size);
-    return true;
+  bool held = true;
+  const Received received = read(exchange, HttpParser::Stage::kBody, [&](std::string_view piece) {
+    held = hold(exchange, *counted, piece.size());
+    if (held) request.body.append(piece);
+    return held;
   });
-  if (too_large) {
-    return std::pair(
-        413, "the request's body is larger than the " + std::to_string(options.body_bytes) + " bytes that are allowed");
+  if (!held) return refuse(exchange, 503, "too many large requests are being read; try again later");
+  if (received != Received::kBytes) return refuse(exchange, 400, "the request's body did not arrive whole");
+  if (exchange.parser.stage() != HttpParser::Stage::kFailed) return std::nullopt;
+  return refuse(exchange, exchange.parser.status(), exchange.parser.message());
+}
+
+// Counts bytes of a body against the limit of all; a body that arrives slowly makes room for others. False: past it.
+bool HttpServer::Impl::hold(Exchange& exchange, size_t& counted, size_t bytes) {
+  bodies += bytes;
+  counted += bytes;
+  table.body_bytes(exchange.entry, counted);
+  if (bodies <= options.bodies_bytes) return true;
+  if (!table.drop_slow_body()) return false;
+  for (int i = 0; i < 100 && bodies > options.bodies_bytes; ++i) {  // until its thread has ended
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
-  if (too_many) return std::pair(503, std::string("too many large requests are being read; try again later"));
-  if (!read) return std::pair(400, std::string("the request's body did not arrive whole"));
-  return std::nullopt;
+  return bodies <= options.bodies_bytes;
+}
+
+void HttpServer::Impl::respond(Exchange& exchange, const HttpResponse& response) {
+  Connection& connection = exchange.connection;
+  const HttpHead& head = exchange.parser.head();
+  const bool streamed = static_cast<bool>(response.stream), chunked = streamed && head.minor > 0;
+  const bool keep = head.keep_alive && !exchange.last && (chunked || !streamed) && !stopping && !table.crowded();
+  if (!keep) connection.reusable = false;
+  std::string text = http_head(response, {chunked, keep, options.idle_seconds});
+  if (head.method == "HEAD") {
+    connection.write(text);
+  } else if (streamed) {
+    if (!connection.write(text) || !write_stream(connection, response, chunked)) connection.reusable = false;
+  } else {
+    text += response.body;
+    connection.write(text);
+  }
 }
 
 void HttpServer::Impl::stop_serving(double seconds) {
@@ -406,15 +435,13 @@ void HttpServer::Impl::stop_serving(double seconds) {
     acceptor.join();
     ::close(listener);
   }
+  table.shut_idle();
+  const auto now = Clock::now();
+  if (!table.wait_until_empty(now + std::chrono::ceil<Clock::duration>(std::chrono::duration<double>(seconds)))) {
+    table.shut_all();
+    while (!table.wait_until_empty(Clock::now() + std::chrono::seconds(1))) table.shut_all();
+  }
   MutexLock lock(mutex);
-  for (Connection* connection : idle) connection->shut();
-  const auto deadline = Clock::now() + std::chrono::ceil<Clock::duration>(std::chrono::duration<double>(seconds));
-  while (connections != 0 && all_gone.wait_until(mutex, deadline)) {
-  }
-  if (connections != 0) {
-    for (Connection* connection : open) connection->shut();
-    while (connections != 0) all_gone.wait(mutex);
-  }
   ended = true;
   work_ready.notify_all();
   std::vector<std::thread> leaving = std::move(workers);
@@ -431,7 +458,9 @@ HttpServer::~HttpServer() = default;
 
 int HttpServer::port() const { return impl_->bound; }
 
-HttpStats HttpServer::stats() const { return {impl_->connections, impl_->accepted, impl_->turned_away}; }
+HttpStats HttpServer::stats() const {
+  return {impl_->table.open(), impl_->accepted, impl_->turned_away, impl_->table.dropped()};
+}
 
 void HttpServer::stop(double seconds) { impl_->stop_serving(seconds); }
 

@@ -1,6 +1,6 @@
-// HttpServer: from bytes on sockets to requests, and back. cpp-httplib parses and formats HTTP. Sockets, threads and
-// limits are ours, because the library's own server does not limit connections, headers or chunked bodies. Each open
-// connection has a thread, which sleeps most of the time. Only http.cc and connection.h know the library.
+// HttpServer: from bytes on sockets to requests, and back. All of it is ours: http_parser.h reads requests,
+// http_format.h writes answers, connection_table.h says who may have a connection (docs/SERVER.md says why no library
+// does). Each open connection has a thread, which sleeps most of the time.
 #pragma once
 
 #include <functional>
@@ -17,7 +17,10 @@ namespace gemma4 {
 struct HttpOptions {
   std::string host = "127.0.0.1";
   int port = 8000;                  // 0: any free port
-  int connections = 512;            // open at a time; a further one gets 503 and is closed
+  int connections = 512;            // open at a time; a further one takes the place of one that waits, or gets 503
+  int connections_per_address = 0;  // of one address (IPv6: of one /64 network); 0: half of `connections`
+  int reserve = 16;                 // connections beyond `connections`, for `reserve_paths` only
+  std::vector<std::string> reserve_paths = {"/health", "/metrics"};
   size_t body_bytes = 32 << 20;     // of one request; more is 413
   size_t bodies_bytes = 256 << 20;  // of all bodies held at a time; more is 503
   size_t header_bytes = 64 << 10;   // of one request
@@ -70,7 +73,7 @@ struct HttpHandlers {
 
 struct HttpStats {
   int connections = 0;
-  uint64_t accepted = 0, turned_away = 0;
+  uint64_t accepted = 0, turned_away = 0, dropped = 0;
 };
 
 class HttpServer {

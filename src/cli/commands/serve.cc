@@ -72,8 +72,15 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
               "address only where it is named itself; no redirects; may be repeated")
       .may_repeat();
   line.option("--max-body-mb", flags.body_mb, "Largest request body").between(0.001, 4096.0).show_default();
-  line.option("--max-connections", server.http.connections, "Open at a time; one more gets 503")
+  line.option("--max-connections", server.http.connections,
+              "Open at a time; one more takes the place of one that waits for its request, or gets 503")
       .between(1, 65536)
+      .show_default();
+  line.option(
+          "--connections-per-address", server.http.connections_per_address,
+          "Of one client's address, or of one /64 network; 0: half of max-connections. Behind a proxy, which has one "
+          "address, give it max-connections")
+      .between(0, 65536)
       .show_default();
   line.option("--max-images", flags.engine.images_max, "Images of one request").not_negative().show_default();
   line.option("--timeout", server.request_seconds, "Seconds for one answer").positive().show_default();
