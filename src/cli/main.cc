@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "base/mapped_file.h"
 #include "cli/cli.h"
 #include "cli/exit_code.h"
 
@@ -49,5 +50,8 @@ int dispatch(int argc, char** argv) {
 }  // namespace gemma4
 
 int main(int argc, char** argv) {
-  return gemma4::exit_code_of([&] { return gemma4::dispatch(argc, argv); });
+  return gemma4::exit_code_of([&] {
+    gemma4::handle_lost_pages(gemma4::LostPages::kExit);
+    return gemma4::dispatch(argc, argv);
+  });
 }
