@@ -141,6 +141,7 @@ TEST_F(GgufExportTest, WritesTheTypeThatIsAskedFor) {
   EXPECT_EQ(q4.find("norm.weight")->matrix.format, Format::kF32);
   EXPECT_EQ(q4.find("vision_tower.encoder.layers.0.mlp.up_proj.weight")->matrix.format, Format::kBF16);
   options.type = Format::kF16;
+  options.overwrite = Overwrite::kReplace;
   const Checkpoint f16 = exported(options);
   EXPECT_EQ(f16.find("embed_tokens.weight")->matrix.format, Format::kF16);
   EXPECT_EQ(f16.find("vision_tower.patch_embedder.input_proj.weight")->matrix.format, Format::kF16);
