@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "model/config.h"
@@ -176,6 +177,9 @@ TEST(BenchCommand, MeasuresSeveralRanksOfOneModel) {
   }
   EXPECT_GT(largest, 0.1);
   EXPECT_LT(worst, 1e-4);
+  const Ran over = bench("1");
+  EXPECT_EQ(over.code, 2) << "the file of --dump exists";
+  EXPECT_NE(over.err.find("exists already"), std::string::npos) << over.err;
   const Ran three = bench("3");
   EXPECT_EQ(three.code, 2);
   EXPECT_EQ(three.err, "gemma4: cannot split the model over 3 devices: its 4 query heads do not divide\n");

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <thread>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "cli/commands/answer_printer.h"
 #include "program_testing.h"
@@ -394,6 +396,114 @@ TEST(BadInput, FullDisks) {
   EXPECT_EQ(ran.code, 2);
   EXPECT_NE(ran.err.find("gemma4: cannot write " + output), std::string::npos) << ran.err;
   EXPECT_FALSE(std::filesystem::exists(output + "/model.safetensors"));
+}
+
+// Every command that writes: what is there stays, unless --force is given; then only what it writes is replaced.
+TEST(Output, NothingIsOverwrittenWithoutForce) {
+  const std::vector<std::vector<std::string>> commands = {
+      {"quantize", "--model-dir", kTiny},
+      {"export", "--format", "gguf", "--model-dir", kTiny},
+      {"export", "--format", "mlx", "--model-dir", kTiny, "--group", "32"},
+      {"export", "--format", "program", "--model-dir", kTiny},
+      {"synth", "--like", kTiny},
+      {"synth", "--like", kTiny, "--format", "q4_0"},
+      {"eval", "--model", kTiny, "--golden", kTiny + "/golden", "--case", "text_short", "--backend", "ref"},
+  };
+  for (std::vector<std::string> words : commands) {
+    const std::string what = words[0] + " " + words[2];
+    const bool file = words[2] == "gguf" || words[0] == "eval";
+    const Scratch scratch;
+    const std::filesystem::path out = scratch.path / "out", stray = file ? out : out / "stray";
+    if (!file) std::filesystem::create_directory(out);  // empty: fine
+    words.insert(words.end(), {words[0] == "eval" ? "--dump" : "--output", out});
+    if (!file) {
+      const Ran empty = run_gemma4(words);
+      EXPECT_EQ(empty.code, 0) << what << empty.err;
+      std::filesystem::remove_all(out);
+      std::filesystem::create_directory(out);
+    }
+    spill(stray, "mine");
+    const Ran refused = run_gemma4(words);
+    EXPECT_EQ(refused.code, 2) << what;
+    EXPECT_EQ(std::count(refused.err.begin(), refused.err.end(), '\n'), 1) << what << refused.err;
+    EXPECT_NE(refused.err.find("--force"), std::string::npos) << what << refused.err;
+    EXPECT_EQ(slurp(stray), "mine") << what;
+    EXPECT_EQ(std::distance(std::filesystem::recursive_directory_iterator(scratch.path), {}), file ? 1 : 2) << what;
+    words.push_back("--force");
+    for (int twice = 0; twice < 2; ++twice) {
+      const Ran forced = run_gemma4(words);
+      EXPECT_EQ(forced.code, 0) << what << forced.err;
+    }
+    EXPECT_EQ(slurp(stray) == "mine", !file) << what;
+  }
+}
+
+TEST(Output, BothHalvesOfAGgufAreRefusedBeforeOneIsWritten) {
+  const Scratch scratch;
+  spill(scratch.path / "mmproj-a.gguf", "mine");
+  const Ran ran =
+      run_gemma4({"export", "--format", "gguf", "--model-dir", kTiny, "--output", scratch.path / "a.gguf", "--mmproj"});
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_FALSE(std::filesystem::exists(scratch.path / "a.gguf"));
+  EXPECT_EQ(slurp(scratch.path / "mmproj-a.gguf"), "mine");
+}
+
+TEST(Output, ASymlinkWhereAPartialFileWasIsNotFollowed) {
+  const Scratch scratch;
+  const std::filesystem::path out = scratch.path / "out", target = scratch.path / "precious";
+  spill(target, "precious");
+  std::filesystem::create_directory(out);
+  std::filesystem::create_symlink(target, out / "model.safetensors.partial");
+  std::vector<std::string> words = {"quantize", "--model-dir", kTiny, "--output", out};
+  EXPECT_EQ(run_gemma4(words).code, 2);
+  words.push_back("--force");
+  EXPECT_EQ(run_gemma4(words).code, 0);
+  EXPECT_EQ(slurp(target), "precious");
+}
+
+// Two at once: this process stands for the first. The second is refused also with --force, and writes nothing.
+TEST(Output, TheSecondWriterOfADirectoryIsRefused) {
+  const Scratch scratch;
+  const std::filesystem::path out = scratch.path / "out";
+  const OutputDirectory first(out, Overwrite::kRefuse);
+  AtomicFile file(out / "model.safetensors");
+  for (const bool force : {false, true}) {
+    for (std::vector<std::string> words : {std::vector<std::string>{"quantize", "--model-dir", kTiny},
+                                           {"export", "--format", "mlx", "--model-dir", kTiny, "--group", "32"},
+                                           {"export", "--format", "program", "--model-dir", kTiny},
+                                           {"synth", "--like", kTiny}}) {
+      words.insert(words.end(), {"--output", out});
+      if (force) words.push_back("--force");
+      const Ran ran = run_gemma4(words);
+      EXPECT_EQ(ran.code, 2) << words[0];
+      EXPECT_EQ(ran.err, "gemma4: another process is writing to " + out.string() + "; choose another directory\n");
+    }
+  }
+  file.write("first", 5);
+  file.commit();
+  EXPECT_EQ(slurp(out / "model.safetensors"), "first");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(out), {}), 1);
+}
+
+// Real processes: at least one succeeds, the others are refused, and the result is that of a run alone.
+TEST(Output, RacingQuantizesLeaveOneRightResult) {
+  const Scratch scratch;
+  const std::vector<std::string> words = {"quantize", "--model-dir", kDemo, "--output"};
+  const auto run_to = [&](const char* name) {
+    std::vector<std::string> all = words;
+    all.push_back(scratch.path / name);
+    return run_gemma4(all).code;
+  };
+  ASSERT_EQ(run_to("alone"), 0);
+  std::vector<int> codes(3);
+  std::vector<std::thread> threads;
+  for (int& code : codes) threads.emplace_back([&] { code = run_to("shared"); });
+  for (std::thread& thread : threads) thread.join();
+  std::ranges::sort(codes);
+  EXPECT_EQ(codes, (std::vector<int>{0, 2, 2}));
+  for (const auto& entry : std::filesystem::directory_iterator(scratch.path / "alone")) {
+    EXPECT_TRUE(slurp(entry.path()) == slurp(scratch.path / "shared" / entry.path().filename())) << entry.path();
+  }
 }
 
 TEST(Program, ExportedItRunsAndIsInspectedLikeAnyCheckpoint) {

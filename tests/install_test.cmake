@@ -34,7 +34,7 @@ ids_of(reference_ids want)
 list(LENGTH want count)
 
 foreach(vision "" --no-vision)
-  run(${PREFIX}/bin/gemma4 export --format program --model-dir ${SOURCE}/models/demo --output-dir ${FOLDER}/program
+  run(${PREFIX}/bin/gemma4 export --format program --model-dir ${SOURCE}/models/demo --output-dir ${FOLDER}/program --force
       ${vision})
   run(${FOLDER}/examples/continue_ids ${FOLDER}/program ${count} ${prompt})
   string(REPLACE " " ";" got "${out}")

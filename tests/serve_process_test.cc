@@ -6,6 +6,7 @@
 #include <csignal>
 #include <functional>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "cli/commands/serve.h"
@@ -119,6 +120,68 @@ TEST(ServeProcess, AFailedDeviceIsExitCode3) {
   socket.send(http_text("POST", "/v1/completions", long_stream(port, 900).dump()));
   EXPECT_EQ(events_of(socket.response().body).back().data["error"]["code"], "device_failed");
   EXPECT_EQ(serving.code(), kExitDevice);
+}
+
+// A server over an exported program, whose weights are mapped.
+struct ServedProgram {
+  ServedProgram() {
+    const Ran made = run_gemma4({"export", "--format", "program", "--model-dir", kServed, "--output-dir",
+                                 scratch.path / "program", "--max-seq-len", "1024"});
+    EXPECT_EQ(made.code, 0) << made.err;
+    serving.emplace([&]() -> int {
+      return execl(GEMMA4_BINARY, GEMMA4_BINARY, "serve", "--model", (scratch.path / "program").c_str(), "--threads",
+                   "1", "--port", "0", "--model-name", "demo", nullptr);
+    });
+    port = serving->port();
+    EXPECT_GT(port, 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // the clock of files has steps of some milliseconds
+  }
+  std::filesystem::path weights() const { return scratch.path / "program/program.weights"; }
+  void expect_failed_answer() {
+    const Response response = ask(port, "POST", "/v1/chat/completions", chat(kCount).dump());
+    ASSERT_EQ(response.status, 500) << response.body;
+    EXPECT_EQ(Json::parse(response.body)["error"]["code"], "device_failed") << response.body;
+    EXPECT_NE(response.body.find("program.weights"), std::string::npos) << response.body;
+    EXPECT_EQ(serving->code(), kExitDevice);
+  }
+  const Scratch scratch;
+  std::optional<Serving> serving;
+  int port = 0;
+};
+
+TEST(ServeProcess, WeightsCutShortEndStreamsWithAnError) {
+  ServedProgram served;
+  Socket socket(served.port);
+  socket.send(http_text("POST", "/v1/completions", long_stream(served.port, 900).dump()));
+  ASSERT_NE(socket.peek(), "");
+  std::filesystem::resize_file(served.weights(), 4096);
+  EXPECT_EQ(events_of(socket.response().body).back().data["error"]["code"], "device_failed");
+  EXPECT_EQ(served.serving->code(), kExitDevice);
+}
+
+TEST(ServeProcess, WeightsCutShortWhileIdleFailTheNextRequest) {
+  ServedProgram served;
+  std::filesystem::resize_file(served.weights(), 0);
+  served.expect_failed_answer();
+}
+
+TEST(ServeProcess, WeightsRewrittenInPlaceFailTheNextRequest) {
+  ServedProgram served;
+  const std::string bytes = slurp(served.weights());
+  spill(served.weights(), std::string(bytes.size(), '\x11'));
+  served.expect_failed_answer();
+}
+
+TEST(ServeProcess, WeightsReplacedByRenamingServeOn) {
+  ServedProgram served;
+  const Ran again = run_gemma4({"export", "--format", "program", "--model-dir", kTiny, "--output-dir",
+                                served.scratch.path / "program", "--force"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  std::filesystem::remove(served.weights());
+  const Response response = ask(served.port, "POST", "/v1/chat/completions", chat(kCount).dump());
+  EXPECT_EQ(Json::parse(response.body)["choices"][0]["message"]["content"], kCounted) << response.body;
+  served.serving->send(SIGTERM);
+  EXPECT_EQ(served.serving->code(), 0);
 }
 
 TEST(ServeProcess, BadInputIsExitCode2) {

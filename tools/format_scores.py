@@ -40,7 +40,7 @@ class Makers:
 
     def torchao(self, recipe, hqq="f32"):
         out = self.work / f"torchao-{pathlib.Path(recipe).stem}-{hqq}"
-        self.run(self.gemma4, "quantize", "--model-dir", DEMO, "--output", out, "--quant-recipe", recipe, "--hqq", hqq)
+        self.run(self.gemma4, "quantize", "--model-dir", DEMO, "--output", out, "--quant-recipe", recipe, "--hqq", hqq, "--force")
         return out
 
     def int8(self):
@@ -51,7 +51,7 @@ class Makers:
     def gguf(self, kind, *flags):
         out = self.work / "-".join([kind, *flags[1:]]) / f"demo-{kind}.gguf"
         out.parent.mkdir(exist_ok=True)
-        self.run(self.gemma4, "export", "--format", "gguf", "--model-dir", DEMO, "--output", out, "--type", kind, "--mmproj",
+        self.run(self.gemma4, "export", "--format", "gguf", "--model-dir", DEMO, "--output", out, "--type", kind, "--mmproj", "--force",
                  *flags)
         return out
 

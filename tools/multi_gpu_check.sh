@@ -46,13 +46,13 @@ step exchanges-nccl 60 env GEMMA4_PEERS=0 "${exchanges[@]}" # all sums by NCCL, 
 # Hugging Face's cases. eval exits 1 past KL 1e-3, and one GPU is past it (docs/cuda/design.md): what counts is that both agree.
 for n in 1 "$N"; do
   step "tiny-$n" 60 bash -c '"$@"; [ $? -le 1 ]' eval "$BUILD/gemma4" eval --model tests/golden/tiny --golden tests/golden/tiny/golden --backend cuda \
-    --gpus "$n" --dump "$OUT/tiny-$n.logits"
+    --gpus "$n" --force --dump "$OUT/tiny-$n.logits"
 done
 step tiny-equal 60 tools/compare_logits.py "$OUT/tiny-1.logits" "$OUT/tiny-$N.logits" --kl "$KL"
 [ -e "$MODEL" ] || step synth 120 "$BUILD/gemma4" synth --output "$MODEL"
 for n in 1 "$N"; do
   step "31b-$n" 150 "$BUILD/gemma4" bench --model "$MODEL" --backend cuda --gpus "$n" --prompts 512,2048 --depths 0,16384 \
-    --batches 1,8 --images 280 --json --dump "$OUT/31b-$n.logits"
+    --batches 1,8 --images 280 --json --force --dump "$OUT/31b-$n.logits"
 done
 step "31b-$N-nccl" 100 env GEMMA4_PEERS=0 "$BUILD/gemma4" bench --model "$MODEL" --backend cuda --gpus "$N" --prompts 512 --depths 0 \
   --batches 1,8 --images 280

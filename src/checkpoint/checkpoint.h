@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "base/file.h"
+#include "base/mapped_file.h"
 #include "quant/matrix.h"
 
 namespace gemma4 {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "base/file.h"
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
 
@@ -21,8 +22,9 @@ void mlx_quantize_row(const float* in, int64_t cols, const MlxQuantization& q, u
                       uint16_t* biases);
 
 // Writes a directory that mlx-lm and mlx-vlm load: model.safetensors, config.json with "quantization", and the
-// tokenizer's and processor's files of `source`, where they exist. Throws Error.
+// tokenizer's and processor's files of `source`, where they exist. The directory is new or empty unless `overwrite`
+// says otherwise. Throws Error.
 void export_mlx(const Checkpoint& checkpoint, const MlxQuantization& q, const std::filesystem::path& source,
-                const std::filesystem::path& directory, ThreadPool& pool);
+                const std::filesystem::path& directory, ThreadPool& pool, Overwrite overwrite = Overwrite::kRefuse);
 
 }  // namespace gemma4

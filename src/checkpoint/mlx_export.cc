@@ -3,6 +3,7 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "base/json_text.h"
+#include "base/mapped_file.h"
 #include "base/mutex.h"
 #include "base/progress.h"
 #include "checkpoint/mlx.h"
@@ -88,26 +89,31 @@ void write_stretch(SharedWriter& out, const std::string& name, const Weight& wei
   out.write_rows(stem + ".biases", begin, biases, static_cast<int64_t>(groups));
 }
 
+// Even with --force: the source stays whole, and no index may name other weights than those that are written.
+void check_output(const Checkpoint& source, const fs::path& output) {
+  std::error_code ignored;
+  if (fs::equivalent(source.path, output, ignored) || is_file_of(source, output / "model.safetensors")) {
+    throw Error("the output " + output.string() + " is the model to be exported");
+  }
+  if (fs::exists(output / "model.safetensors.index.json", ignored)) {
+    throw Error("the output " + output.string() + " holds a model in several files; choose another directory");
+  }
+}
+
 }  // namespace
 
 void export_mlx(const Checkpoint& checkpoint, const MlxQuantization& q, const fs::path& source,
-                const fs::path& directory, ThreadPool& pool) {
+                const fs::path& directory, ThreadPool& pool, Overwrite overwrite) {
   const bool known = (q.group == 32 || q.group == 64 || q.group == 128) && q.bits >= 2 && q.bits <= 8 && q.bits != 7;
   if (!known) throw Error("MLX quantises to 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128 columns");
-  std::error_code failure;
-  for (const char* model : {"model.safetensors", "model.safetensors.index.json"}) {
-    if (fs::exists(directory / model, failure)) {
-      throw Error("the output " + directory.string() + " already holds a model; choose another directory");
-    }
-  }
   nlohmann::json config = parse_strict_json(checkpoint.config, "config.json");
   config.erase("quantization_config");
   config["quantization"] = {{"group_size", q.group}, {"bits", q.bits}, {"mode", "affine"}};
-  fs::create_directories(directory, failure);
-  if (failure) throw Error("cannot make the folder " + directory.string() + ": " + failure.message());
+  check_output(checkpoint, directory);
+  const OutputDirectory locked(directory, overwrite);
   std::vector<SafetensorsEntry> entries;
   for (const std::string& name : checkpoint.order) describe(entries, name, checkpoint.weights.at(name), q);
-  SafetensorsWriter out(directory / "model.safetensors", entries, {{"format", "mlx"}});
+  SafetensorsWriter out(directory / "model.safetensors", entries, {{"format", "mlx"}}, overwrite);
   Progress progress("model.safetensors", out.data_bytes());
   SharedWriter shared(out);
   for (const std::string& name : checkpoint.order) {
@@ -121,11 +127,17 @@ void export_mlx(const Checkpoint& checkpoint, const MlxQuantization& q, const fs
                       });
     progress.add(weight.bytes, name);
   }
+  check_mapped_files();
   out.commit();
-  write_file(directory / "config.json", config.dump(2));
+  write_file(directory / "config.json", config.dump(2), overwrite);
   for (const char* file : {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "processor_config.json",
                            "preprocessor_config.json", "special_tokens_map.json", "chat_template.jinja"}) {
-    if (fs::exists(source / file, failure)) write_file(directory / file, read_file(source / file));
+    std::error_code ignored;
+    if (fs::exists(source / file, ignored)) {
+      write_file(directory / file, read_file(source / file), overwrite);
+    } else {
+      fs::remove(directory / file, ignored);  // of an earlier result
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "checkpoint/golden_testing.h"
 

@@ -1,4 +1,5 @@
 #include "checkpoint/packed_weights.h"
+#include "base/mapped_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

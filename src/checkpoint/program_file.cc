@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/json_text.h"
+#include "base/mapped_file.h"
 #include "checkpoint/gguf/gguf.h"
 #include "checkpoint/gguf/gguf_config.h"
 #include "checkpoint/gguf/gguf_writer.h"
@@ -195,17 +196,17 @@ void read_weights(Checkpoint& checkpoint, ProgramFile& program, const json& file
 }
 
 // The tokenizer of a GGUF source is arrays. The program gets a GGUF file that holds only these.
-void write_tokenizer(const TokenizerData& data, const fs::path& directory) {
+void write_tokenizer(const TokenizerData& data, const fs::path& directory, Overwrite overwrite) {
   std::error_code ignored;
   for (const char* earlier : {kTokenizer, kTokenizerGguf}) fs::remove(directory / earlier, ignored);
-  if (!data.json.empty()) return write_file(directory / kTokenizer, data.json);
+  if (!data.json.empty()) return write_file(directory / kTokenizer, data.json, overwrite);
   GgufWriter out("gemma4");
   out.add_string("tokenizer.ggml.model", "gemma4");
   out.add_strings("tokenizer.ggml.tokens", data.tokens);
   if (!data.scores.empty()) out.add_f32s("tokenizer.ggml.scores", data.scores);
   out.add_i32s("tokenizer.ggml.token_type", data.types);
   out.add_strings("tokenizer.ggml.merges", data.merges);
-  out.begin(directory / kTokenizerGguf);
+  out.begin(directory / kTokenizerGguf, overwrite);
   out.commit();
 }
 
@@ -256,16 +257,12 @@ struct ProgramWriter::List {
 
 namespace {
 
-const fs::path& prepared(const fs::path& directory) {
+// Even with --force: config.json of another checkpoint stays.
+const fs::path& checked(const fs::path& directory) {
   std::error_code error;
-  if (fs::exists(directory, error) && !fs::is_directory(directory, error)) {
-    throw Error("the output " + directory.string() + " is not a directory");
-  }
   if (fs::exists(directory / "config.json", error) && !fs::exists(directory / kProgramFile, error)) {
     throw Error("the output " + directory.string() + " already holds a checkpoint; choose another directory");
   }
-  fs::create_directories(directory, error);
-  if (error) throw Error("cannot make the folder " + directory.string() + ": " + error.message());
   return directory;
 }
 
@@ -277,8 +274,12 @@ nlohmann::ordered_json list_of(const std::vector<ProgramWriter::Tensor>& tensors
 
 }  // namespace
 
-ProgramWriter::ProgramWriter(const fs::path& directory)
-    : directory_(directory), file_(prepared(directory) / kWeights), list_(std::make_unique<List>()) {}
+ProgramWriter::ProgramWriter(const fs::path& directory, Overwrite overwrite)
+    : directory_(checked(directory)),
+      overwrite_(overwrite),
+      lock_(directory, overwrite),
+      file_(directory / kWeights, overwrite),
+      list_(std::make_unique<List>()) {}
 ProgramWriter::~ProgramWriter() = default;
 
 void ProgramWriter::append(const void* data, size_t size) {
@@ -315,21 +316,22 @@ void ProgramWriter::commit(const ProgramHeader& header, const std::string& confi
   file["methods"] = nlohmann::ordered_json::parse(header.methods);
   file["weights_bytes"] = bytes_;
   file["weights"] = list_->entries;
+  check_mapped_files();
   std::error_code ignored;
   fs::remove(directory_ / kProgramFile, ignored);  // of an earlier program with other weights
   file_.commit();
-  write_file(directory_ / "config.json", config);
-  write_tokenizer(source.tokenizer, directory_);
+  write_file(directory_ / "config.json", config, overwrite_);
+  write_tokenizer(source.tokenizer, directory_, overwrite_);
   const std::pair<const char*, const std::string*> small[] = {{"generation_config.json", &source.generation_config},
                                                               {"processor_config.json", &source.processor_config}};
   for (const auto& [name, text] : small) {
     if (text->empty()) {
       fs::remove(directory_ / name, ignored);
     } else {
-      write_file(directory_ / name, *text);
+      write_file(directory_ / name, *text, overwrite_);
     }
   }
-  write_file(directory_ / kProgramFile, file.dump(1));
+  write_file(directory_ / kProgramFile, file.dump(1), overwrite_);
 }
 
 }  // namespace gemma4

@@ -58,7 +58,8 @@ class ProgramWriter {
     std::vector<int64_t> shape;
   };
 
-  explicit ProgramWriter(const std::filesystem::path& directory);  // throws Error: it holds something else
+  // The directory is new or empty, or `overwrite` lets an earlier program be replaced. Throws Error.
+  explicit ProgramWriter(const std::filesystem::path& directory, Overwrite overwrite = Overwrite::kRefuse);
   ~ProgramWriter();
 
   void add(const std::vector<Tensor>& stacked, const PrepackedWeight& stored);
@@ -73,6 +74,8 @@ class ProgramWriter {
   void append(const void* data, size_t size);
   struct List;
   std::filesystem::path directory_;
+  Overwrite overwrite_;
+  OutputDirectory lock_;
   AtomicFile file_;
   uint64_t bytes_ = 0;
   std::unique_ptr<List> list_;

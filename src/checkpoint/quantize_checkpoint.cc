@@ -1,10 +1,10 @@
 #include "checkpoint/quantize_checkpoint.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/bf16.h"
 #include "base/check.h"
+#include "base/mapped_file.h"
 #include "base/progress.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors.h"
@@ -129,37 +129,16 @@ bool same_file(const fs::path& a, const fs::path& b) {
   return fs::exists(a, ignored) && fs::exists(b, ignored) && fs::equivalent(a, b, ignored);
 }
 
-// Could `earlier` hold what `job` makes? Two trainings of one model differ in their small tensors already (norms),
-// which are kept as they are.
-bool is_result_of(const Job& job, const Checkpoint& earlier) {
-  constexpr uint64_t kCompared = 1 << 20;  // bytes
-  const Weight* weight = earlier.find(job.name);
-  if (weight == nullptr || weight->shape != job.source->shape) return false;
-  const Matrix &now = job.source->matrix, &then = weight->matrix;
-  if (now.format != then.format || weight->bytes > kCompared) return true;
-  return std::memcmp(now.codes.data, then.codes.data, weight->bytes) == 0;
-}
-
-// An output directory may be new, may lack a model, or may hold an earlier result of the same model.
-void check_output(const Checkpoint& source, const fs::path& output, const std::vector<Job>& jobs) {
-  std::error_code ignored;
+// Even with --force: the source stays whole, and no index may name other weights than those that are written.
+void check_output(const Checkpoint& source, const fs::path& output) {
   if (same_file(source.path, output)) throw Error("the output " + output.string() + " is the model to be quantised");
-  if (!fs::exists(output, ignored)) return;
-  if (!fs::is_directory(output, ignored)) throw Error("the output " + output.string() + " is not a directory");
   if (is_file_of(source, output / kModelFile)) {
     throw Error("the output " + output.string() + " holds the model to be quantised");
   }
-  const std::string other = "the output " + output.string() + " already holds another model; choose another directory";
-  if (fs::exists(output / "model.safetensors.index.json", ignored)) throw Error(other);
-  if (!fs::exists(output / kModelFile, ignored)) return;
-  try {
-    const Checkpoint earlier = open_checkpoint(output);
-    bool same = earlier.kind == "torchao" && earlier.config == source.config && earlier.weights.size() == jobs.size();
-    for (const Job& job : jobs) same = same && is_result_of(job, earlier);
-    if (same) return;
-  } catch (const Error&) {  // unreadable: not ours to replace
+  std::error_code ignored;
+  if (fs::exists(output / "model.safetensors.index.json", ignored)) {
+    throw Error("the output " + output.string() + " holds a model in several files; choose another directory");
   }
-  throw Error(other);
 }
 
 void check_space(const fs::path& output, uint64_t bytes) {
@@ -234,12 +213,12 @@ void write_job(const Job& job, const QuantizeOptions& options, ThreadPool& pool,
   forget_pages(job.source->matrix.codes.data, job.source->bytes);
 }
 
-void copy_side_files(const Checkpoint& source, const fs::path& output) {
+void copy_side_files(const Checkpoint& source, const fs::path& output, Overwrite overwrite) {
   for (const char* name : kSideFiles) {
     std::error_code ignored;
     const fs::path from = source.path / name;
     if (fs::exists(from, ignored)) {
-      write_file(output / name, read_file(from));
+      write_file(output / name, read_file(from), overwrite);
     } else {
       fs::remove(output / name, ignored);  // of an earlier result
     }
@@ -251,7 +230,7 @@ void copy_side_files(const Checkpoint& source, const fs::path& output) {
 QuantizeReport quantize_checkpoint(const Checkpoint& source, const Recipe& recipe, const fs::path& output,
                                    const QuantizeOptions& options) {
   const std::vector<Job> jobs = plan(source, recipe);
-  check_output(source, output, jobs);
+  check_output(source, output);
   std::vector<SafetensorsEntry> entries;
   QuantizeReport report;
   for (const Job& job : jobs) {
@@ -266,23 +245,17 @@ QuantizeReport quantize_checkpoint(const Checkpoint& source, const Recipe& recip
   report.tensors = static_cast<int64_t>(jobs.size());
   check_space(output, report.bytes_out);
 
-  std::error_code error;
-  const bool made = fs::create_directories(output, error);
-  if (error) throw Error("cannot create the directory " + output.string() + ": " + error.message());
-  try {
-    SafetensorsWriter writer(output / kModelFile, std::move(entries), metadata_of(jobs));
-    ThreadPool pool(options.threads);
-    Progress progress("quantising", report.bytes_in);
-    for (const Job& job : jobs) {
-      write_job(job, options, pool, writer);
-      progress.add(job.source->bytes, job.name);
-    }
-    copy_side_files(source, output);
-    writer.commit();
-  } catch (...) {
-    if (made) fs::remove(output, error);  // only where empty: side files of a full run are never alone
-    throw;
+  const OutputDirectory directory(output, options.overwrite);
+  SafetensorsWriter writer(output / kModelFile, std::move(entries), metadata_of(jobs), options.overwrite);
+  ThreadPool pool(options.threads);
+  Progress progress("quantising", report.bytes_in);
+  for (const Job& job : jobs) {
+    write_job(job, options, pool, writer);
+    progress.add(job.source->bytes, job.name);
   }
+  check_mapped_files();
+  copy_side_files(source, output, options.overwrite);
+  writer.commit();
   return report;
 }
 

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "base/file.h"
 #include "checkpoint/checkpoint.h"
 #include "quant/recipe.h"
 
@@ -13,6 +14,7 @@ namespace gemma4 {
 struct QuantizeOptions {
   HqqArithmetic hqq = HqqArithmetic::kF32;
   int threads = 0;  // 0: all cores
+  Overwrite overwrite = Overwrite::kRefuse;
 };
 
 struct QuantizeReport {
@@ -21,8 +23,10 @@ struct QuantizeReport {
   uint64_t bytes_out = 0;
 };
 
-// Throws Error: the source is quantised already, a weight does not divide into the groups of the recipe, the output is
-// the source or holds another model, the disk is full.
+// The output directory is new or empty. With Overwrite::kReplace it may hold files: those that a result has are
+// replaced (or removed, where this model lacks them), all others stay. Throws Error: the source is quantised already, a
+// weight does not divide into the groups of the recipe, the output is the source, is not empty or is being written by
+// another process, the disk is full. Throws DeviceError where a file of the source changed meanwhile.
 QuantizeReport quantize_checkpoint(const Checkpoint& source, const Recipe& recipe, const std::filesystem::path& output,
                                    const QuantizeOptions& options);
 

@@ -40,9 +40,9 @@ RecipeModel model_of(const Checkpoint& checkpoint) {
 }
 
 QuantizeReport run(const fs::path& source, const fs::path& output, const std::string& recipe,
-                   HqqArithmetic hqq = HqqArithmetic::kF16) {
+                   HqqArithmetic hqq = HqqArithmetic::kF16, Overwrite overwrite = Overwrite::kRefuse) {
   const Checkpoint checkpoint = open_checkpoint(source);
-  return quantize_checkpoint(checkpoint, load_recipe(recipe, model_of(checkpoint)), output, {hqq, 2});
+  return quantize_checkpoint(checkpoint, load_recipe(recipe, model_of(checkpoint)), output, {hqq, 2, overwrite});
 }
 
 struct File {
@@ -188,14 +188,15 @@ struct Small {
 
   void write(const std::string& file = "model.safetensors") {
     folder.put("config.json", R"({"text_config": {"num_hidden_layers": 1, "layer_types": ["sliding_attention"]}})");
-    SafetensorsWriter writer(folder.path / file, entries, {});
+    SafetensorsWriter writer(folder.path / file, entries, {}, Overwrite::kReplace);
     for (const auto& [name, bytes] : data) writer.write(name, 0, bytes.data(), bytes.size());
     writer.commit();
   }
 
-  std::string message(const fs::path& output, const std::string& recipe = "default") {
+  std::string message(const fs::path& output, const std::string& recipe = "default",
+                      Overwrite overwrite = Overwrite::kRefuse) {
     try {
-      run(folder.path, output, recipe);
+      run(folder.path, output, recipe, HqqArithmetic::kF16, overwrite);
     } catch (const Error& error) {
       return error.what();
     }
@@ -260,27 +261,26 @@ TEST(QuantizeCheckpoint, OutputThatHoldsSomethingElse) {
   EXPECT_THAT(small.message(small.folder.path), HasSubstr("is the model to be quantised"));
   EXPECT_EQ(small.message(out.path), "done");
   const std::string first = read_file(out.path / "model.safetensors");
-  EXPECT_EQ(small.message(out.path), "done");  // again, over its own result
+  for (Small* model : {&small, &other}) {
+    EXPECT_THAT(model->message(out.path), HasSubstr("is not empty"));
+    EXPECT_EQ(read_file(out.path / "model.safetensors"), first);
+  }
+  EXPECT_THAT(small.message(small.folder.path, "default", Overwrite::kReplace), HasSubstr("to be quantised"));
+  // Asked to, it replaces what a result has and nothing else.
+  out.put("notes.txt", "mine");
+  out.put("tokenizer.json", "of an earlier model");
+  EXPECT_EQ(small.message(out.path, "default", Overwrite::kReplace), "done");
   EXPECT_EQ(read_file(out.path / "model.safetensors"), first);
-  EXPECT_THAT(other.message(out.path), HasSubstr("already holds another model"));
-  EXPECT_THAT(small.message(other.folder.path), HasSubstr("already holds another model"));
-  EXPECT_EQ(read_file(out.path / "model.safetensors"), first);
+  EXPECT_EQ(other.message(out.path, "default", Overwrite::kReplace), "done");
+  EXPECT_NE(read_file(out.path / "model.safetensors"), first);
+  EXPECT_EQ(read_file(out.path / "notes.txt"), "mine");
+  EXPECT_FALSE(fs::exists(out.path / "tokenizer.json"));
+  out.put("model.safetensors.index.json", "{}");  // would name other weights than those that are written
+  EXPECT_THAT(other.message(out.path, "default", Overwrite::kReplace), HasSubstr("in several files"));
   const Folder file;
   file.put("out", "text");
   EXPECT_THAT(small.message(file.path / "out"), HasSubstr("not a directory"));
   EXPECT_THAT(small.message("/proc/nowhere/out"), HasSubstr("/proc/nowhere/out"));
-  // Another training of the same model: the same config, names and shapes.
-  Small trained, tuned;
-  for (Small* model : {&trained, &tuned}) {
-    model->add("embed_tokens.weight", DType::kBF16, {10, 32});
-    model->add("norm.weight", DType::kBF16, {32});
-  }
-  tuned.data["norm.weight"][7] ^= 1;
-  trained.write();
-  tuned.write();
-  EXPECT_EQ(trained.message(file.path / "trained"), "done");
-  EXPECT_THAT(tuned.message(file.path / "trained"), HasSubstr("already holds another model"));
-  EXPECT_EQ(trained.message(file.path / "trained"), "done");
   // Quantising what is quantised already.
   EXPECT_THROW(run(out.path, file.path / "twice", "default"), Error);
   EXPECT_FALSE(fs::exists(file.path / "twice"));
@@ -299,11 +299,11 @@ TEST(QuantizeCheckpoint, AnInterruptedRunLeavesNoModelAndTheNextStartsClean) {
   EXPECT_FALSE(fs::exists(folder.path / "out"));
   // As a killed process leaves it.
   fs::create_directories(folder.path / "out");
-  folder.put("out/model.safetensors.partial", std::string(100'000, 'x'));
+  folder.put("out/model.safetensors.k3b9x0.partial", std::string(100'000, 'x'));
   std::memset(small.data["layers.0.mlp.up_proj.weight"].data() + 40, 0, 4);
   small.write();
   EXPECT_EQ(small.message(folder.path / "out"), "done");
-  EXPECT_FALSE(fs::exists(folder.path / "out/model.safetensors.partial"));
+  EXPECT_FALSE(fs::exists(folder.path / "out/model.safetensors.k3b9x0.partial"));
   EXPECT_EQ(open_checkpoint(folder.path / "out").weights.size(), 4u);
 }
 

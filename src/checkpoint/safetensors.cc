@@ -146,8 +146,8 @@ int rank(DType type) {
 }  // namespace
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsEntry> entries,
-                                     const std::map<std::string, std::string>& metadata)
-    : file_(path) {
+                                     const std::map<std::string, std::string>& metadata, Overwrite overwrite)
+    : file_(path, overwrite) {
   std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
     return rank(a.dtype) != rank(b.dtype) ? rank(a.dtype) < rank(b.dtype) : a.name < b.name;
   });

@@ -40,7 +40,7 @@ class SafetensorsWriter {
  public:
   // `entries` need name, dtype and shape; begin and end are worked out here.
   SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsEntry> entries,
-                    const std::map<std::string, std::string>& metadata);
+                    const std::map<std::string, std::string>& metadata, Overwrite overwrite = Overwrite::kRefuse);
 
   // Writes `size` bytes of tensor `name`, from byte `offset` of it.
   void write(const std::string& name, uint64_t offset, const void* data, uint64_t size);

@@ -14,6 +14,10 @@ class Option;
 
 namespace gemma4 {
 
+// Of the flag --force, which every command that writes files has.
+constexpr const char* kForceHelp =
+    "Replace the files that this command writes, where they exist; others in a directory stay";
+
 class CommandLine {
  public:
   // Properties of an option. Each function returns the option.

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "base/mapped_file.h"
 #include "cli/cli.h"
 #include "cli/exit_code.h"
 
@@ -61,5 +62,8 @@ void end_by_signals_in_a_container() {
 
 int main(int argc, char** argv) {
   gemma4::end_by_signals_in_a_container();
-  return gemma4::exit_code_of([&] { return gemma4::dispatch(argc, argv); });
+  return gemma4::exit_code_of([&] {
+    gemma4::handle_lost_pages(gemma4::LostPages::kExit);
+    return gemma4::dispatch(argc, argv);
+  });
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/mapped_file.h"
 #include "model/rank_commands.h"
 #include "model/text.h"
 #include "model/vision.h"
@@ -42,6 +43,7 @@ struct Model::Impl {
       if (!ranks.channel()) return;
       ranks.leads() ? ranks.channel()->wait_ready() : ranks.channel()->send_ready();
     });
+    check_files();
   }
 
   ~Impl() {
@@ -71,6 +73,9 @@ struct Model::Impl {
     }
   }
 
+  // Weights may lie in mapped files (an exported program). What was computed while one changed is not used.
+  void check_files() const { run_first(check_mapped_files); }
+
   Config config;
   ModelOptions options;
   Ranks ranks;
@@ -99,10 +104,12 @@ void Model::copy_page(AttentionKind kind, int32_t from, int32_t to) {
 std::vector<int32_t> Model::forward(const Batch& batch) {
   std::vector<int32_t> ids;
   const CommandBytes command = impl_->ranks.leads() ? encode_forward(batch) : CommandBytes();
+  impl_->check_files();
   impl_->run(command, [&](int r) {
     const std::vector<int32_t> sampled = impl_->models[r]->text.forward(batch, r == 0 ? tap : nullptr);
     if (r == 0) ids = sampled;
   });
+  impl_->check_files();
   return ids;
 }
 
@@ -130,12 +137,16 @@ Model::ImageEmbeddings Model::embed(std::span<const int32_t> ids) {
   const std::shared_ptr<const void> hold(rows.data, [be, rows](const void*) { be->release(rows); });
   be->embed(rows, impl_->models[0]->weights.embed, index, impl_->config.embed_scale);
   be->sync();  // `index` is released when this call returns
+  impl_->check_files();
   return {rows, hold};
 }
 
 Model::ImageEmbeddings Model::encode(const PatchView& patches) {
   if (impl_->models[0]->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
-  return impl_->run_first([&] { return impl_->vision->encode(patches, tap); });
+  impl_->check_files();
+  const ImageEmbeddings embeddings = impl_->run_first([&] { return impl_->vision->encode(patches, tap); });
+  impl_->check_files();
+  return embeddings;
 }
 
 void Model::encode_again() { impl_->vision->encode_again(); }

@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "base/file.h"
+#include "base/mapped_file.h"
 #include "base/models_testing.h"
 #include "checkpoint/safetensors.h"
 #include "model/difference_testing.h"

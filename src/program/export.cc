@@ -49,7 +49,7 @@ void export_program(const Checkpoint& checkpoint, const ProgramExport& options, 
     throw Error(checkpoint.path.string() + " has no tokenizer.json, which a program needs");
   }
   const std::unique_ptr<Backend> backend = make_backend(options.backend, options.threads);
-  ProgramWriter writer(output);
+  ProgramWriter writer(output, options.overwrite);
   uint64_t total = 0;
   for (const TensorNeed& need : needed_tensors(config, vision)) {
     if (const Weight* weight = checkpoint.find(need.name)) total += weight->bytes;

@@ -5,15 +5,17 @@
 #include <filesystem>
 #include <string>
 
+#include "base/file.h"
 #include "checkpoint/checkpoint.h"
 
 namespace gemma4 {
 
 struct ProgramExport {
   std::string backend = "cpu";
-  int threads = 0;               // 0: all cores
-  int max_seq_len = 0;           // 0: 4096, or the model's most if that is less
-  bool vision = true;            // false: without the vision weights
+  int threads = 0;      // 0: all cores
+  int max_seq_len = 0;  // 0: 4096, or the model's most if that is less
+  bool vision = true;   // false: without the vision weights
+  Overwrite overwrite = Overwrite::kRefuse;
   std::filesystem::path source;  // where the checkpoint was opened, and where its vision half, for messages
   std::filesystem::path source_vision;
 };

@@ -135,7 +135,7 @@ TEST_F(ProgramExportTest, AnswersAreThoseOfEveryQuantisedSource) {
   const auto unquantised = answers(kDemo);
   for (const char* source : {"default", "sensitive", "mlx", "q4_0.gguf", "q5_1.gguf", "q8_0.gguf"}) {
     const auto want = answers(at(source));
-    EXPECT_EQ(answers(exported(at(source), "program")), want) << source;
+    EXPECT_EQ(answers(exported(at(source), "program", {.overwrite = Overwrite::kReplace})), want) << source;
     EXPECT_NE(want, unquantised) << source;  // so that a program of other weights would be seen
   }
 }
@@ -332,10 +332,14 @@ TEST_F(ProgramExportTest, DamageIsRefusedByASentence) {
 TEST_F(ProgramExportTest, NothingElseIsOverwrittenAndProgramsAreNoSources) {
   fs::create_directories(at("model"));
   for (const char* name : {"config.json", "model.safetensors"}) fs::copy_file(kTiny + "/" + name, at("model/") + name);
-  EXPECT_NE(error_of([&] { exported(kTiny, "model"); }).find("already holds a checkpoint"), std::string::npos);
+  EXPECT_NE(error_of([&] {
+              exported(kTiny, "model", {.overwrite = Overwrite::kReplace});
+            }).find("already holds a checkpoint"),
+            std::string::npos);
   EXPECT_FALSE(fs::exists(at("model/program.weights")));
   const std::string path = exported(kTiny, "program");
-  exported(kTiny, "program", {.vision = false});  // its own kind is replaced
+  EXPECT_NE(error_of([&] { exported(kTiny, "program", {.vision = false}); }).find("is not empty"), std::string::npos);
+  exported(kTiny, "program", {.vision = false, .overwrite = Overwrite::kReplace});  // its own kind is replaced
   EXPECT_NE(load_error(path, "ref").find("--no-vision"), std::string::npos);
   EXPECT_NE(error_of([&] { exported(path, "again"); }).find("use the checkpoint it was made of"), std::string::npos);
   EXPECT_THROW(call(diff_command, {"diff", path, kTiny}), Error);

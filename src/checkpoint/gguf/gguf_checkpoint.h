@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
 
 namespace gemma4 {

@@ -7,6 +7,7 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "base/json_text.h"
+#include "base/mapped_file.h"
 #include "base/progress.h"
 #include "checkpoint/gguf/gguf_config.h"
 #include "checkpoint/gguf/gguf_writer.h"
@@ -309,8 +310,9 @@ void export_gguf_text(const Checkpoint& checkpoint, const TokenizerData& tokeniz
     jobs.push_back({*gguf_name, &weight.matrix, text_format(name, weight, options)});
     out.add_tensor(*gguf_name, weight.shape, jobs.back().format);
   }
-  out.begin(output);
+  out.begin(output, options.overwrite);
   write_tensors(out, jobs, pool, output.filename().string());
+  check_mapped_files();
   out.commit();
 }
 
@@ -358,8 +360,9 @@ void export_gguf_vision(const Checkpoint& checkpoint, const GgufExport& options,
     jobs.push_back({gguf_name, &weight.matrix, format, patches});
     out.add_tensor(gguf_name, shape, format);
   }
-  out.begin(output);
+  out.begin(output, options.overwrite);
   write_tensors(out, jobs, pool, output.filename().string());
+  check_mapped_files();
   out.commit();
 }
 

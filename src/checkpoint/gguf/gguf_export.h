@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 
+#include "base/file.h"
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
 
@@ -16,6 +17,7 @@ struct GgufExport {
   bool keep_blocks = true;           // matrices that already are ggml blocks stay unchanged
   std::string chat_template;         // Jinja text to put into the file; may be empty
   std::string name = "Gemma 4";
+  Overwrite overwrite = Overwrite::kRefuse;  // the file that is written
 };
 
 // `tokenizer` must hold arrays (GGUF's form). Throws Error.

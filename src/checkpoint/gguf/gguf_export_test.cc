@@ -141,6 +141,7 @@ TEST_F(GgufExportTest, WritesTheTypeThatIsAskedFor) {
   EXPECT_EQ(q4.find("norm.weight")->matrix.format, Format::kF32);
   EXPECT_EQ(q4.find("vision_tower.encoder.layers.0.mlp.up_proj.weight")->matrix.format, Format::kBF16);
   options.type = Format::kF16;
+  options.overwrite = Overwrite::kReplace;
   const Checkpoint f16 = exported(options);
   EXPECT_EQ(f16.find("embed_tokens.weight")->matrix.format, Format::kF16);
   EXPECT_EQ(f16.find("vision_tower.patch_embedder.input_proj.weight")->matrix.format, Format::kF16);
@@ -162,6 +163,7 @@ TEST_F(GgufExportTest, QuantisedMatricesAreCastToTheTypeAskedFor) {
     const Checkpoint source = open_checkpoint(path);
     const TokenizerData tokenizer = source.tokenizer.tokens.empty() ? arrays_of(original_) : source.tokenizer;
     for (const auto& [type, cast] : casts) {
+      fs::remove(folder_ / "cast.gguf");
       export_gguf_text(source, tokenizer, {.type = type, .keep_blocks = false}, folder_ / "cast.gguf", pool_);
       const Checkpoint back = open_checkpoint(folder_ / "cast.gguf", golden("gguf/mmproj-tiny2.gguf"));
       for (const auto& [name, weight] : source.weights) {
@@ -191,6 +193,8 @@ TEST_F(GgufExportTest, BlocksOfAGgufFileStayAsTheyAre) {
   GgufExport options;
   options.type = Format::kBF16;
   options.keep_blocks = false;
+  EXPECT_THROW(export_gguf_text(source, source.tokenizer, options, folder_ / "again.gguf", pool_), Error);
+  options.overwrite = Overwrite::kReplace;
   export_gguf_text(source, source.tokenizer, options, folder_ / "again.gguf", pool_);
   const Checkpoint plain = open_checkpoint(folder_ / "again.gguf", golden("gguf/mmproj-tiny2.gguf"));
   EXPECT_EQ(plain.find("embed_tokens.weight")->matrix.format, Format::kBF16);

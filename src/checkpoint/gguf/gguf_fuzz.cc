@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "base/file.h"
+#include "base/mapped_file.h"
 #include "base/mutate_testing.h"
 #include "checkpoint/gguf/gguf_checkpoint.h"
 #include "quant/pack.h"

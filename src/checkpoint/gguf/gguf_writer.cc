@@ -110,8 +110,8 @@ std::string GgufWriter::header() const {
   return out;
 }
 
-void GgufWriter::begin(const std::filesystem::path& path) {
-  file_.emplace(path);
+void GgufWriter::begin(const std::filesystem::path& path, Overwrite overwrite) {
+  file_.emplace(path, overwrite);
   const std::string bytes = header();
   file_->write(bytes.data(), bytes.size());
   data_begin_ = bytes.size();

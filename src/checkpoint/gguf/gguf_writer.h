@@ -31,7 +31,7 @@ class GgufWriter {
   void add_tensor(const std::string& name, const std::vector<int64_t>& shape, Format format);
 
   // Writes everything but the tensors' bytes.
-  void begin(const std::filesystem::path& path);
+  void begin(const std::filesystem::path& path, Overwrite overwrite = Overwrite::kRefuse);
   void write(const std::string& name, uint64_t offset, const void* data, uint64_t size);
   void commit();  // throws Error where the disk is full, and CHECKs that every byte was written
 

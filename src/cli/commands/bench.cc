@@ -12,6 +12,7 @@
 
 #include "backend/roofline.h"
 #include "base/check.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "checkpoint/safetensors.h"
 #include "cli/cli.h"
@@ -35,7 +36,7 @@ struct Flags {
   int chunk = 2048, steps = 32, repeat = 3;
   std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
                    images = {280, 1120};
-  bool json = false, profile = false, load = false;
+  bool json = false, profile = false, load = false, force = false;
   ProcessesFlags processes;
 };
 
@@ -195,7 +196,7 @@ class Bench {
     for (const auto& [name, values] : logits_) {
       entries.push_back({name, DType::kF32, {static_cast<int64_t>(values.size()) / config_.vocab, config_.vocab}});
     }
-    SafetensorsWriter writer(flags_.dump, entries, {});
+    SafetensorsWriter writer(flags_.dump, entries, {}, overwrite_if(flags_.force));
     for (const auto& [name, values] : logits_) writer.write(name, 0, values.data(), values.size() * sizeof(float));
     writer.commit();
   }
@@ -378,6 +379,7 @@ void add_flags(CommandLine& line, Flags& flags) {
   line.flag("--load", flags.load, "instead: the time to the first token and whose memory the weights are in");
   line.flag("--json", flags.json, "results as JSON on stdout");
   line.option("--dump", flags.dump, "write the last logits of each line to FILE as safetensors, to compare runs");
+  line.flag("--force", flags.force, "Replace the file of --dump where it exists");
 }
 
 // The time by op, the largest first.
@@ -478,6 +480,7 @@ int bench_command(int argc, char** argv) {
   Flags flags;
   add_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
+  if (!flags.dump.empty()) check_output_file(flags.dump, overwrite_if(flags.force));
   if (flags.batches.empty()) flags.batches = {1};
   std::erase(flags.images, 0);
   if (flags.load) {

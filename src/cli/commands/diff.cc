@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "base/progress.h"
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"

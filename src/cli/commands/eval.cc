@@ -10,6 +10,7 @@
 #include "base/bf16.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "cli/cli.h"
@@ -29,6 +30,7 @@ struct Options {
   std::string golden, dump;
   int chunk = 0;
   ProcessesFlags processes;
+  bool force = false;
   std::vector<std::string> only;
 };
 
@@ -276,12 +278,13 @@ bool passes(const Report& r, const Tolerance& t, bool exact_greedy) {
          (!exact_greedy || r.greedy_same == r.greedy);
 }
 
-void dump(const std::string& path, const std::map<std::string, std::vector<float>>& tensors, int64_t vocab) {
+void dump(const std::string& path, const std::map<std::string, std::vector<float>>& tensors, int64_t vocab,
+          Overwrite overwrite) {
   std::vector<SafetensorsEntry> entries;
   for (const auto& [name, values] : tensors) {
     entries.push_back({name, DType::kF32, {static_cast<int64_t>(values.size()) / vocab, vocab}});
   }
-  SafetensorsWriter writer(path, entries, {});
+  SafetensorsWriter writer(path, entries, {}, overwrite);
   for (const auto& [name, values] : tensors) writer.write(name, 0, values.data(), values.size() * sizeof(float));
   writer.commit();
 }
@@ -302,7 +305,7 @@ int Evaluation::run() {
     ++count;
   }
   if (count == 0) throw Error("eval: no case to run in " + options_.golden);
-  if (!options_.dump.empty()) dump(options_.dump, dumped_, config_.vocab);
+  if (!options_.dump.empty()) dump(options_.dump, dumped_, config_.vocab, overwrite_if(options_.force));
   std::printf("%s: %d cases, backend %s, tolerance: KL %.0e at every position", good ? "PASS" : "FAIL", count,
               options_.engine.backend.c_str(), tolerance.kl);
   if (tolerance.logit > 0) std::printf(", logits within %g", tolerance.logit);
@@ -332,7 +335,9 @@ int eval_command(int argc, char** argv) {
   line.option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole").not_negative();
   line.option("--case", options.only, "run only this case (repeatable)");
   line.option("--dump", options.dump, "write this program's logits to FILE as safetensors (CASE.logits)");
+  line.flag("--force", options.force, "Replace the file of --dump where it exists");
   if (const auto code = line.parse(argc, argv)) return *code;
+  if (!options.dump.empty()) check_output_file(options.dump, overwrite_if(options.force));
   if (options.golden.empty() == questions.questions.empty()) throw Error("eval: give one of --golden and --questions");
   return run_on_rank_0(options.processes, options.engine, [&] {
     if (!options.golden.empty()) return Evaluation(options).run();

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "checkpoint/safetensors.h"
 
 namespace gemma4 {

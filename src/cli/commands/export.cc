@@ -28,7 +28,9 @@ constexpr const char* kExportAbout =
     "mlx: a directory for mlx-lm and mlx-vlm, its text matrices quantised to --bits in groups of --group columns.\n"
     "program: a directory for gemma4 itself, its weights as the kernels of --backend read them: run, serve and\n"
     "applications (program.h) map it. The checkpoint may be of any kind; its weights keep their formats.\n"
-    "Exit codes: 0 written, 2 bad input.";
+    "A file that exists and a directory that is not empty are refused, unless --force says to replace what is "
+    "written.\n"
+    "Exit codes: 0 written, 2 bad input, 3 the checkpoint changed or could no longer be read meanwhile.";
 
 // The type that a flag names; kNone if it is empty.
 Format type_named(const std::string& name, const char* flag) {
@@ -72,6 +74,10 @@ void export_gguf(const ExportFlags& flags) {
   options.keep_blocks = type == Format::kNone;
   if (type != Format::kNone) options.type = type;
   options.embedding = type_named(flags.embedding_type, "--embedding-type");
+  options.overwrite = overwrite_if(flags.force);
+  const fs::path vision = flags.output.parent_path() / ("mmproj-" + flags.output.filename().string());
+  check_output_file(flags.output, options.overwrite);
+  if (flags.with_vision) check_output_file(vision, options.overwrite);
   std::error_code ignored;
   const fs::path chat_template = flags.model / "chat_template.jinja";
   if (fs::exists(chat_template, ignored)) options.chat_template = read_file(chat_template);
@@ -80,7 +86,6 @@ void export_gguf(const ExportFlags& flags) {
   export_gguf_text(checkpoint, tokenizer_arrays(checkpoint), options, flags.output, pool);
   std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
   if (!flags.with_vision) return;
-  const fs::path vision = flags.output.parent_path() / ("mmproj-" + flags.output.filename().string());
   export_gguf_vision(checkpoint, options, vision, pool);
   std::fprintf(stderr, "wrote %s\n", vision.c_str());
 }
@@ -93,7 +98,7 @@ void write_mlx(const ExportFlags& flags) {
   check_source(checkpoint, false);
   if (flags.no_vision) drop_vision(checkpoint);
   ThreadPool pool(flags.threads);
-  export_mlx(checkpoint, {flags.bits, flags.group}, flags.model, flags.output, pool);
+  export_mlx(checkpoint, {flags.bits, flags.group}, flags.model, flags.output, pool, overwrite_if(flags.force));
   std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
 }
 
@@ -104,6 +109,7 @@ void write_program(const ExportFlags& flags) {
                   .threads = flags.threads,
                   .max_seq_len = flags.max_seq_len,
                   .vision = !flags.no_vision,
+                  .overwrite = overwrite_if(flags.force),
                   .source = flags.model,
                   .source_vision = flags.vision},
                  flags.output);
@@ -150,6 +156,7 @@ int export_command(int argc, char** argv) {
   line.flag("--no-vision", flags.no_vision,
             "Leave the vision tower out: what is written reads text alone (gguf: so it is unless --mmproj is given)");
   line.option("--threads", flags.threads, "Threads to convert with; 0: one a core").not_negative();
+  line.flag("--force", flags.force, kForceHelp);
   if (const auto code = line.parse(argc, argv)) return *code;
   write_format(flags);
   return kExitOk;

@@ -18,6 +18,7 @@ struct ExportFlags {
   int max_seq_len = 0;          // program; 0: 4096, or the model's maximum if that is less
   bool no_vision = false;       // leave the vision tower out
   int threads = 0;              // 0: all cores
+  bool force = false;           // replace files that are there
 };
 
 }  // namespace gemma4

@@ -32,13 +32,16 @@ int quantize_command(int argc, char** argv) {
   std::string model_dir, output = "./gemma4_31b_int4", recipe_name = "default", hqq = "f32";
   QuantizeOptions options;
   line.option("--model-dir", model_dir, "Hugging Face directory").required();
-  line.option("--output", output, "directory to write").show_default();
+  line.option("--output", output, "directory to write; new or empty, unless --force").show_default();
   line.option("--quant-recipe", recipe_name, recipe_help()).show_default();
   line.option("--threads", options.threads, "threads (0: all cores)").between(0, 1024);
   line.option("--hqq", hqq, "arithmetic of HQQ: f32, or f16 as the original has it on a GPU")
       .one_of({"f32", "f16"})
       .show_default();
+  bool force = false;
+  line.flag("--force", force, kForceHelp);
   if (const auto code = line.parse(argc, argv)) return *code;
+  options.overwrite = overwrite_if(force);
   options.hqq = hqq == "f16" ? HqqArithmetic::kF16 : HqqArithmetic::kF32;
   const auto start = std::chrono::steady_clock::now();
   if (!std::filesystem::is_directory(model_dir)) throw Error("there is no model directory " + model_dir);

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "base/utf8.h"
 #include "cli/cli.h"
 #include "cli/commands/answer_printer.h"
@@ -168,6 +169,7 @@ int run(RunFlags& flags) {
   flags.engine.prefix_cache = !prompt.has_value();  // a single answer has no next turn
   const bool terminal = isatty(STDERR_FILENO) && !flags.json;
   if (terminal) std::fprintf(stderr, "loading %s ...", flags.engine.model.c_str());
+  handle_lost_pages(LostPages::kZeros);  // so that a chat on a terminal ends in order
   std::optional<Engine> opened;
   try {
     opened.emplace(flags.engine);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "base/mapped_file.h"
 #include "cli/cli.h"
 #include "cli/commands/processes.h"
 #include "cli/commands/serve.h"
@@ -195,6 +196,7 @@ int serve_until_stopped(Engine& engine, const ServerOptions& options, double gra
   std::fflush(stdout);
   if (!wait_for_signal(engine, server)) {
     server.stop(0);
+    check_mapped_files();  // names the file, where that was why
     throw DeviceError("the device failed; the server has stopped");
   }
   std::fprintf(stderr, "gemma4: stopping; running answers have %g s, a second signal ends them\n", grace);
@@ -217,6 +219,7 @@ int serve(ServeFlags& flags) {
   options.http.bodies_bytes = 8 * options.http.body_bytes;
   raise_descriptor_limit(options.http.connections);
   std::optional<EndBySignal> loading(std::in_place);
+  handle_lost_pages(LostPages::kZeros);  // so that every stream ends with an error event
   Engine engine(flags.engine);
   loading.reset();
   return serve_until_stopped(engine, options, flags.grace, flags.engine.channel.get());

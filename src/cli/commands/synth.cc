@@ -289,7 +289,7 @@ void plan_torchao(const std::vector<TensorNeed>& needs, const Recipe& recipe, st
 }
 
 uint64_t write_all(const fs::path& path, const std::vector<Stored>& plan,
-                   const std::map<std::string, std::string>& metadata, ThreadPool& threads) {
+                   const std::map<std::string, std::string>& metadata, Overwrite overwrite, ThreadPool& threads) {
   struct Piece {
     const Stored* stored;
     uint64_t offset, size;
@@ -301,7 +301,7 @@ uint64_t write_all(const fs::path& path, const std::vector<Stored>& plan,
     const uint64_t bytes = bytes_of(stored.entry);
     for (uint64_t at = 0; at < bytes; at += kPiece) pieces.push_back({&stored, at, std::min(kPiece, bytes - at)});
   }
-  SafetensorsWriter writer(path, entries, metadata);
+  SafetensorsWriter writer(path, entries, metadata, overwrite);
   const Pools pools(std::min<uint64_t>(kPoolMost, std::max<uint64_t>(writer.data_bytes(), 1 << 16)), threads);
   std::mt19937_64 random(1);
   std::vector<uint64_t> offsets(pieces.size());
@@ -334,14 +334,15 @@ int synth_command(int argc, char** argv) {
   CommandLine line("gemma4 synth", "Write a checkpoint with plausible random weights, to measure size and speed.");
   std::string like = "31b", output, format = "default", tokenizer;
   int layers = 0, thread_count = 0;
-  bool config_only = false;
+  bool config_only = false, force = false;
   line.option("--like", like, "31b, or a directory with the config.json to follow").show_default();
-  line.option("--output", output, "directory to write").required();
+  line.option("--output", output, "directory to write; new or empty, unless --force").required();
   line.option("--format", format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe").show_default();
   line.option("--layers", layers, "text layers (0: as many as the model has)").between(0, 1000);
   line.option("--tokenizer", tokenizer, "tokenizer.json to put beside it; without one it can be measured, not run");
   line.flag("--config-only", config_only, "write no weights");
   line.option("--threads", thread_count, "threads (0: all cores)").between(0, 1024);
+  line.flag("--force", force, kForceHelp);
   if (const auto code = line.parse(argc, argv)) return *code;
   const auto start = std::chrono::steady_clock::now();
   const std::string config_text = make_config(like, layers).dump(2);
@@ -358,21 +359,20 @@ int synth_command(int argc, char** argv) {
     }
     plan_torchao(needs, load_recipe(format, model), plan, metadata);
   }
-  std::error_code error;
-  fs::create_directories(output, error);
-  if (error) throw Error("cannot create the directory " + output + ": " + error.message());
+  const Overwrite overwrite = overwrite_if(force);
+  const OutputDirectory directory(output, overwrite);
   const std::string generation =
       R"({"do_sample": true, "temperature": 1.0, "top_k": 64, "top_p": 0.95, "eos_token_id": [1, 106, 50]})";
   uint64_t bytes = 0;
   ThreadPool threads(thread_count);
   if (format == "q4_0") {
-    bytes = synth_gguf(config_text, config, generation, fs::path(output) / "model.gguf", threads);
+    bytes = synth_gguf(config_text, config, generation, fs::path(output) / "model.gguf", overwrite, threads);
   } else {
-    write_file(fs::path(output) / "config.json", config_text);
-    write_file(fs::path(output) / "generation_config.json", generation);
-    if (!tokenizer.empty()) write_file(fs::path(output) / "tokenizer.json", read_file(tokenizer));
+    write_file(fs::path(output) / "config.json", config_text, overwrite);
+    write_file(fs::path(output) / "generation_config.json", generation, overwrite);
+    if (!tokenizer.empty()) write_file(fs::path(output) / "tokenizer.json", read_file(tokenizer), overwrite);
     if (config_only) return kExitOk;
-    bytes = write_all(fs::path(output) / "model.safetensors", plan, metadata, threads);
+    bytes = write_all(fs::path(output) / "model.safetensors", plan, metadata, overwrite, threads);
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::fprintf(stderr, "wrote %.2f GB of random weights to %s in %.1f s (%.2f GB/s)\n",

@@ -73,7 +73,7 @@ TokenizerData numbered_tokens(int64_t vocab) {
 }  // namespace
 
 uint64_t synth_gguf(const std::string& config_json, const Config& config, const std::string& generation_config,
-                    const std::filesystem::path& output, ThreadPool& threads) {
+                    const std::filesystem::path& output, Overwrite overwrite, ThreadPool& threads) {
   std::vector<TensorNeed> needs = needed_tensors(config, false);
   std::erase_if(needs, [](const TensorNeed& need) { return need.optional; });
   Blocks blocks;
@@ -115,6 +115,7 @@ uint64_t synth_gguf(const std::string& config_json, const Config& config, const 
   GgufExport options;
   options.type = Format::kQ4_0;
   options.name = "random weights";
+  options.overwrite = overwrite;
   export_gguf_text(checkpoint, numbered_tokens(config.vocab), options, output, threads);
   return std::filesystem::file_size(output);
 }

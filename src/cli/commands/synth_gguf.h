@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 
+#include "base/file.h"
 #include "base/threads.h"
 #include "model/config.h"
 
@@ -12,6 +13,6 @@ namespace gemma4 {
 
 // Writes `output` (a .gguf file) for this config.json; returns its size in bytes. Throws Error.
 uint64_t synth_gguf(const std::string& config_json, const Config& config, const std::string& generation_config,
-                    const std::filesystem::path& output, ThreadPool& threads);
+                    const std::filesystem::path& output, Overwrite overwrite, ThreadPool& threads);
 
 }  // namespace gemma4
