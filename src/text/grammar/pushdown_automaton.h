@@ -1,7 +1,8 @@
 // PushdownAutomaton: a grammar as a graph that is walked byte by byte. Rules may call each other, so a state is a node
 // and a stack of nodes to return to, and the text so far leads to a set of states. Loop counters are on the stack, so
 // "at most 1000 items" is one node. Besides bytes the automaton reads a few symbols: control tokens, which no bytes
-// spell.
+// spell. Building and walking charge the request's WorkBudget and throw its errors. Nothing recurses on the length of a
+// schema.
 #pragma once
 
 #include <bitset>
@@ -9,7 +10,10 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
+
+#include "base/work_budget.h"
 
 namespace gemma4 {
 
@@ -22,6 +26,10 @@ constexpr uint32_t kUnbounded = ~uint32_t{0};
 
 class PushdownAutomaton {
  public:
+  explicit PushdownAutomaton(WorkBudget& budget) : budget_(budget), held_(budget) {}
+
+  WorkBudget& budget() const { return budget_; }
+
   // Every builder returns a node that matches something and continues at `next`.
   int bytes(const ByteSet& set, int next);
   int byte(char c, int next) {
@@ -43,8 +51,8 @@ class PushdownAutomaton {
   int new_rule();
   void set_rule(int rule, int start) { rules_[static_cast<size_t>(rule)] = start; }
 
-  // Throws Error if a rule can call itself before it reads an input (left recursion).
-  void check() const;
+  // Throws Error if a rule can call itself before it reads an input (left recursion), or if no text matches `start`.
+  void check(int start) const;
 
   struct Frame;
   using Stack = std::shared_ptr<const Frame>;
@@ -52,7 +60,7 @@ class PushdownAutomaton {
     int32_t node;          // the node to return to, or the loop
     uint32_t least, most;  // of a loop: how often its body must and may still run. Otherwise most is kNotLooping
     uint32_t depth;
-    size_t hash;
+    size_t shape;  // hash of the nodes from here down, without the counters
     Stack below;
   };
   struct State {
@@ -60,7 +68,7 @@ class PushdownAutomaton {
     Stack stack;
   };
   struct States {
-    std::vector<State> all;  // without duplicates
+    std::vector<State> all;  // without duplicates, and without a state that accepts a part of what another accepts
     bool complete = false;   // the output may end here
     bool dead() const { return all.empty() && !complete; }
   };
@@ -80,13 +88,20 @@ class PushdownAutomaton {
     uint32_t least = 0, most = 0;
   };
   class Closure;
+  friend struct StackOps;
   static constexpr uint32_t kNotLooping = kUnbounded - 1;
   const Node& node(int i) const { return nodes_[static_cast<size_t>(i)]; }
   int add(Node node);
   bool matches(const Node& node, int input) const;
+  void check_recursion() const;
+  void check_productive(int start) const;
+  void prune(std::vector<State>& states) const;
 
+  WorkBudget& budget_;
+  HeldBytes held_;
   std::vector<Node> nodes_;
   std::vector<ByteSet> sets_;
+  std::unordered_map<ByteSet, int32_t> set_numbers_;
   std::vector<std::vector<int>> choices_;
   std::vector<int> rules_;
 };
