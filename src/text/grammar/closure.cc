@@ -48,6 +48,14 @@ struct StackOps {
     return true;
   }
 
+  static bool same(const Frame* a, const Frame* b, uint64_t& frames) {
+    for (; a != b; a = a->below.get(), b = b->below.get()) {
+      ++frames;
+      if (!same_nodes(a, b) || a->shape != b->shape || a->least != b->least || a->most != b->most) return false;
+    }
+    return true;
+  }
+
   // One stack that accepts exactly what either of two does; null where they differ in more than one counter, or where
   // its intervals leave a gap.
   static Stack merge(const Stack& a, const Stack& b, uint64_t& frames) {
@@ -222,6 +230,39 @@ bool PushdownAutomaton::matches(const Node& node, int input) const {
 bool PushdownAutomaton::reads(const States& states, int input) const {
   return std::any_of(states.all.begin(), states.all.end(),
                      [&](const State& state) { return matches(node(state.node), input); });
+}
+
+std::vector<PushdownAutomaton::States> PushdownAutomaton::parts(const States& states) const {
+  std::vector<States> result;
+  std::unordered_multimap<size_t, size_t> known;  // indices in `result`, by group and shape
+  for (const State& state : states.all) {
+    const int32_t group = node(state.node).group;
+    const size_t key = combine(StackOps::shape(state.stack), static_cast<size_t>(group));
+    uint64_t frames = 1;
+    const auto [begin, end] = known.equal_range(key);
+    const auto mine = std::find_if(begin, end, [&](const auto& entry) {
+      const State& first = result[entry.second].all[0];
+      return node(first.node).group == group && StackOps::same(first.stack.get(), state.stack.get(), frames);
+    });
+    budget_.charge(frames);
+    if (mine != end) {
+      result[mine->second].all.push_back(state);
+    } else {
+      known.emplace(key, result.size());
+      result.push_back({{state}, false});
+    }
+  }
+  return result;
+}
+
+ByteSet PushdownAutomaton::same_bytes(const States& states, uint8_t byte) const {
+  ByteSet same = byte_range(0, 255);
+  for (const State& state : states.all) {
+    if (node(state.node).op != kBytes) continue;
+    const ByteSet& set = sets_[static_cast<size_t>(node(state.node).a)];
+    same &= set[byte] ? set : ~set;
+  }
+  return same;
 }
 
 PushdownAutomaton::States PushdownAutomaton::advance(const States& states, int input) const {

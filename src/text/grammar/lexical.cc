@@ -113,6 +113,7 @@ int LexicalGrammar::open_quote(int next) {
 // Code points as sequences of byte ranges. The range is split by UTF-8 length, and where a continuation byte would
 // wrap.
 int LexicalGrammar::utf8(uint32_t first, uint32_t last, int next) {
+  const PushdownAutomaton::Group one(a_);
   std::vector<int> choices;
   const auto add = [&](const auto& self, uint32_t low, uint32_t high) -> void {
     const std::string a = spell(low), b = spell(high);
@@ -146,6 +147,7 @@ int LexicalGrammar::escape(int next) {
 }
 
 int LexicalGrammar::character(int next) {
+  const PushdownAutomaton::Group one(a_);
   if (syntax_ == Syntax::kGemma) return utf8(0, 0x10ffff, next);
   const int above = utf8(0x80, 0x10ffff, next);
   const ByteSet ascii = byte_range(0x20, 0x7f) & ~one_of_bytes("\"\\");
@@ -153,6 +155,7 @@ int LexicalGrammar::character(int next) {
 }
 
 int LexicalGrammar::characters(const std::vector<PointRange>& ranges, int next) {
+  const PushdownAutomaton::Group one(a_);
   std::vector<int> choices;
   ByteSet ascii;
   for (auto [first, last] : ranges) {

@@ -6,15 +6,17 @@
 namespace gemma4 {
 namespace {
 
-// Between two masks all states and masks are dropped, and built again, if they take more than this.
-constexpr size_t kHeldMax = 24 << 20;
-// New sets of states in one mask; past that, masks are made by parts.
-constexpr size_t kNewSetsMax = 3000;
-constexpr int64_t kStepsAtOnce = 4096;  // nodes of the trie that are charged together
-
 struct Bytes {
   int first, last;
 };
+
+// Between two masks all states and masks are dropped, and built again, if they take more than this.
+constexpr size_t kHeldMax = 24 << 20;
+// New sets of states in one walk, and their bytes; past that, masks are made by parts.
+constexpr size_t kNewSetsMax = 3000, kNewBytesMax = 16 << 20;
+constexpr int64_t kStepsAtOnce = 256;  // nodes of the trie that are charged together
+constexpr Bytes kPlainAscii[] = {{' ', '!'}, {'#', '['}, {']', '~'}};  // without quote and backslash
+
 // UTF-8 but for ASCII and for U+2028 and U+2029, which the `.` of a pattern does not match.
 // Unicode 15, table 3-7.
 const std::vector<std::vector<Bytes>>& plain_sequences() {
@@ -112,7 +114,10 @@ int32_t TokenMasks::next(int32_t state, uint8_t byte) {
   if (known != kUnknown) return known;
   PushdownAutomaton::States states = automaton_.advance(at(state).states, byte);
   const int32_t result = states.dead() ? kDead : find(std::move(states));
-  at(state).next[byte] = result;
+  const ByteSet same = automaton_.same_bytes(at(state).states, byte);
+  for (size_t i = 0; i < 256; ++i) {
+    if (same[i]) at(state).next[i] = result;
+  }
   return result;
 }
 
@@ -133,11 +138,10 @@ bool TokenMasks::follow(std::vector<int32_t>& states, int first, int last) {
 
 // Whether `state` allows each plain character. Adds the states after them to `after`.
 bool TokenMasks::plain_characters(int32_t state, std::vector<int32_t>& after) {
-  constexpr std::array<Bytes, 3> kAscii = {{{' ', '!'}, {'#', '['}, {']', '~'}}};  // without quote and backslash
   const auto keep_all = [&](const std::vector<int32_t>& states) {
     return std::all_of(states.begin(), states.end(), [&](int32_t to) { return insert(after, to); });
   };
-  for (const Bytes& bytes : kAscii) {
+  for (const Bytes& bytes : kPlainAscii) {
     std::vector<int32_t> states = {state};
     if (!follow(states, bytes.first, bytes.last) || !keep_all(states)) return false;
   }
@@ -151,8 +155,44 @@ bool TokenMasks::plain_characters(int32_t state, std::vector<int32_t>& after) {
   return true;
 }
 
+// Whether a part is among those that each plain character leads it to, as that of `.*` is.
+bool TokenMasks::keeps_plain(int32_t part) {
+  if (at(part).keeps_plain) return *at(part).keeps_plain;
+  const auto leads_back = [&](int32_t state, const Bytes& bytes) {
+    int32_t last = kUnknown;
+    for (int byte = bytes.first; byte <= bytes.last; ++byte) {
+      const int32_t to = next(state, static_cast<uint8_t>(byte));
+      if (to == std::exchange(last, to)) continue;
+      if (to == kDead) return false;
+      const std::vector<int32_t>& all = parts(to);
+      if (std::find(all.begin(), all.end(), part) == all.end()) return false;
+    }
+    return true;
+  };
+  const auto check = [&] {
+    for (const Bytes& bytes : kPlainAscii) {
+      if (!leads_back(part, bytes)) return false;
+    }
+    for (const std::vector<Bytes>& sequence : plain_sequences()) {
+      std::vector<int32_t> states = {part};
+      for (size_t i = 0; i + 1 < sequence.size(); ++i) {
+        if (!follow(states, sequence[i].first, sequence[i].last)) return false;
+      }
+      if (!std::all_of(states.begin(), states.end(), [&](int32_t to) { return leads_back(to, sequence.back()); }))
+        return false;
+    }
+    return true;
+  };
+  budget_.charge(200);
+  const bool result = check();
+  at(part).keeps_plain = result;
+  return result;
+}
+
 // Whether every plain token may come. False is always safe: the tokens are then looked at one by one.
 bool TokenMasks::all_plain(int32_t state) {
+  const std::vector<int32_t>& all = parts(state);
+  if (std::any_of(all.begin(), all.end(), [&](int32_t part) { return keeps_plain(part); })) return true;
   std::vector<int32_t> states = {state};  // after each number of characters
   for (int i = 0; i < vocabulary_.plain_longest; ++i) {
     std::vector<int32_t> after;
@@ -167,14 +207,14 @@ bool TokenMasks::all_plain(int32_t state) {
 
 // Adds the tokens of `trie` that may come. False where that takes too many new sets of states.
 bool TokenMasks::walk(const Trie& trie, int32_t start, Mask& mask) {
-  const size_t sets = dfa_states_.size();
+  const size_t sets = dfa_states_.size(), bytes = held_.bytes();
   std::vector<int32_t> path(static_cast<size_t>(vocabulary_.longest) + 1, start);  // the state after each byte
   const auto nodes = static_cast<int32_t>(trie.nodes.size()) - 1;
   int64_t steps = 0;
   for (int32_t i = 0; i < nodes;) {
     if (++steps % kStepsAtOnce == 0) {
       budget_.charge(kStepsAtOnce);
-      if (dfa_states_.size() - sets > kNewSetsMax) return false;
+      if (dfa_states_.size() - sets > kNewSetsMax || held_.bytes() - bytes > kNewBytesMax) return false;
     }
     const auto& node = trie.nodes[static_cast<size_t>(i)];
     const int32_t depth = trie.depths[static_cast<size_t>(i)];
@@ -192,26 +232,28 @@ bool TokenMasks::walk(const Trie& trie, int32_t start, Mask& mask) {
   return true;
 }
 
-// A state that leads to itself comes first: it often allows all that the others do.
 const std::vector<int32_t>& TokenMasks::parts(int32_t state) {
   if (at(state).parts.empty()) {
-    std::vector<int32_t> parts;
-    const size_t count = at(state).states.all.size();
-    held_.add(count * sizeof(parts[0]));
-    for (size_t i = 0; i < count; ++i) parts.push_back(find({{at(state).states.all[i]}, false}));
-    at(state).parts = std::move(parts);
+    std::vector<int32_t> numbers;
+    for (PushdownAutomaton::States& part : automaton_.parts(at(state).states)) numbers.push_back(find(std::move(part)));
+    held_.add(numbers.size() * sizeof(numbers[0]));
+    at(state).parts = std::move(numbers);
   }
   return at(state).parts;
 }
 
-// The tokens that may come in one single state. A part of the trie is left out where all its tokens are allowed
-// already, and where it was walked from the same single state.
+// The tokens that may come in one part. The trie is walked part by part: a branch is left out where all its tokens are
+// allowed already, and where it was walked from the same part before. A part that leads to itself comes first, because
+// it often allows all that the others do.
 std::shared_ptr<const TokenMasks::Mask> TokenMasks::mask_of_part(int32_t start) {
   if (at(start).bytes) return at(start).bytes;
+  Mask mask(static_cast<size_t>(vocabulary_.vocab_size + 31) / 32, 0);
+  const bool plain = all_plain(start);
+  if (plain) mask = vocabulary_.plain;
   struct Visit {
     int32_t node, part;
   };
-  const Trie& trie = vocabulary_.all;
+  const Trie& trie = plain ? vocabulary_.others : vocabulary_.all;
   const auto tokens_from = [&](int32_t node) { return trie.nodes[static_cast<size_t>(node)].token_begin; };
   TokenSet allowed(trie.tokens.size());
   std::unordered_set<uint64_t> visited;
@@ -245,7 +287,6 @@ std::shared_ptr<const TokenMasks::Mask> TokenMasks::mask_of_part(int32_t start) 
       child = node.end;
     }
   }
-  Mask mask(static_cast<size_t>(vocabulary_.vocab_size + 31) / 32, 0);
   for (size_t t = 0; t < trie.tokens.size(); ++t) {
     if (allowed.has(static_cast<int32_t>(t))) allow(mask, trie.tokens[t]);
   }

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -48,8 +49,8 @@ struct GrammarVocabulary::State {
 
 // Masks of a grammar's positions, kept for positions that come again. A mask is made by walking the trie of tokens with
 // the automaton's sets of states, each set found once and numbered (a DFA made on the way). Where there are too many
-// such sets, a mask is the union of those of its single states: the number of single states is small where the number
-// of sets is exponential.
+// such sets, a mask is the union of the masks of its parts (PushdownAutomaton::parts): the number of parts is small
+// where the number of sets is exponential.
 class TokenMasks {
  public:
   using Mask = std::vector<uint32_t>;
@@ -65,9 +66,10 @@ class TokenMasks {
   struct DfaState {
     PushdownAutomaton::States states;
     std::array<int32_t, 256> next;      // kUnknown, kDead or a number
-    std::vector<int32_t> parts;         // the numbers of its single states; empty until first used
+    std::vector<int32_t> parts;         // numbers; empty until first used
     std::shared_ptr<const Mask> mask;   // null until first used
-    std::shared_ptr<const Mask> bytes;  // of a single state: without symbols and ends; null until first used
+    std::shared_ptr<const Mask> bytes;  // of a part: without symbols and ends; null until first used
+    std::optional<bool> keeps_plain;    // of a part: it is still there after each plain character
   };
   static constexpr int32_t kUnknown = -1, kDead = -2;
 
@@ -76,6 +78,7 @@ class TokenMasks {
   int32_t next(int32_t state, uint8_t byte) REQUIRES(mutex_);
   bool follow(std::vector<int32_t>& states, int first, int last) REQUIRES(mutex_);
   bool plain_characters(int32_t state, std::vector<int32_t>& after) REQUIRES(mutex_);
+  bool keeps_plain(int32_t part) REQUIRES(mutex_);
   bool all_plain(int32_t state) REQUIRES(mutex_);
   bool walk(const Trie& trie, int32_t start, Mask& mask) REQUIRES(mutex_);
   const std::vector<int32_t>& parts(int32_t state) REQUIRES(mutex_);

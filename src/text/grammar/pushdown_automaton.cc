@@ -23,6 +23,7 @@ int PushdownAutomaton::add(Node node) {
   if (nodes_.size() >= kNodesMax) throw BudgetError("the schema is too large");
   budget_.charge(kNodeSteps);
   held_.add(kNodeBytes);
+  node.group = group_ >= 0 ? group_ : ~static_cast<int32_t>(nodes_.size());
   nodes_.push_back(node);
   return static_cast<int>(nodes_.size()) - 1;
 }

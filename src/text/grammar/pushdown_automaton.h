@@ -44,6 +44,20 @@ class PushdownAutomaton {
   int loop(int body, uint32_t least, uint32_t most, int next);
   // One of several sequences of inputs, as a trie: common prefixes share nodes.
   int one_of(std::vector<std::vector<int>> sequences, int next);
+  // Nodes made while a Group lives belong together: those of one character. (Of nested ones the outermost counts.)
+  class Group {
+   public:
+    explicit Group(PushdownAutomaton& a) : a_(a), outer_(a.group_) {
+      if (outer_ < 0) a_.group_ = a_.groups_++;
+    }
+    ~Group() { a_.group_ = outer_; }
+    Group(const Group&) = delete;
+    Group& operator=(const Group&) = delete;
+
+   private:
+    PushdownAutomaton& a_;
+    const int32_t outer_;
+  };
   // For cycles: reserve() makes a node, which may be used at once; set() then connects it to `target`.
   int reserve();
   void set(int node, int target);
@@ -77,6 +91,10 @@ class PushdownAutomaton {
   // Equivalent states for texts of up to `limit` bytes: loop counters above it are reduced, as they make no difference.
   States clamp(const States& states, uint32_t limit) const;
   bool reads(const States& states, int input) const;
+  ByteSet same_bytes(const States& states, uint8_t byte) const;  // those that lead where `byte` leads
+  // The same states, divided by their groups and stacks. What a union of sets leads to is the union of what each leads
+  // to.
+  std::vector<States> parts(const States& states) const;
   static std::string key(const States& states);  // equal exactly for equal sets
 
  private:
@@ -86,6 +104,7 @@ class PushdownAutomaton {
     int32_t a = 0,
             b = 0;  // kBytes: set, next. kSymbol: symbol, next. kSplit: list. kCall: rule, next. kLoop: body, next
     uint32_t least = 0, most = 0;
+    int32_t group = 0;  // negative: alone
   };
   class Closure;
   friend struct StackOps;
@@ -97,6 +116,7 @@ class PushdownAutomaton {
   void check_productive(int start) const;
   void prune(std::vector<State>& states) const;
 
+  int32_t group_ = -1, groups_ = 0;
   WorkBudget& budget_;
   HeldBytes held_;
   std::vector<Node> nodes_;
