@@ -41,7 +41,7 @@ struct Grammar::Compiled {
         vocabulary(std::move(vocabulary_in)),
         end_ids(options.end_ids),
         automaton(*budget),
-        masks(vocabulary->state(), automaton, end_ids, *budget) {
+        masks(vocabulary->state(), automaton, end_ids, *budget, options.masks_by_parts) {
     if (end_ids.empty()) throw Error("a grammar needs an end token");
     for (const int32_t id : end_ids) {
       if (id < 0 || id >= vocabulary->tokenizer().vocab_size()) throw Error("an end token is not in the vocabulary");

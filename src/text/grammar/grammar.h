@@ -24,6 +24,7 @@ struct GrammarOptions {
   // Charged by compiling, by masks and by reading tokens; null: one with grammar_limits(). Its limits and its
   // cancelling reach all of these, at any time and from any thread.
   std::shared_ptr<WorkBudget> budget;
+  bool masks_by_parts = false;  // for tests: makes masks as for a grammar with too many states (mask.h)
 };
 
 // What one request's grammar may take, for all its choices together: about half a second of one core at a vocabulary of

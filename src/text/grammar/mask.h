@@ -55,8 +55,8 @@ class TokenMasks {
  public:
   using Mask = std::vector<uint32_t>;
   TokenMasks(const GrammarVocabulary::State& vocabulary, const PushdownAutomaton& automaton,
-             std::vector<int32_t> end_ids, WorkBudget& budget)
-      : vocabulary_(vocabulary), automaton_(automaton), end_ids_(std::move(end_ids)), budget_(budget), held_(budget) {}
+             std::vector<int32_t> end_ids, WorkBudget& budget, bool by_parts = false)
+      : vocabulary_(vocabulary), automaton_(automaton), end_ids_(std::move(end_ids)), budget_(budget), held_(budget), by_parts_(by_parts) {}
 
   // Any thread may call it. Throws the budget's errors, and can be called again after any of them.
   std::shared_ptr<const Mask> mask(const PushdownAutomaton::States& states) EXCLUDES(mutex_);
@@ -94,7 +94,7 @@ class TokenMasks {
   std::vector<std::unique_ptr<DfaState>> dfa_states_ GUARDED_BY(mutex_);
   std::unordered_map<std::string, int32_t> numbers_ GUARDED_BY(mutex_);  // by PushdownAutomaton::key
   HeldBytes held_ GUARDED_BY(mutex_);                                    // of all states and masks
-  bool by_parts_ GUARDED_BY(mutex_) = false;                             // there were too many sets once
+  bool by_parts_ GUARDED_BY(mutex_);                                     // there were too many sets once
 };
 
 }  // namespace gemma4
