@@ -286,7 +286,8 @@ PushdownAutomaton::States PushdownAutomaton::clamp(const States& states, uint32_
     bool large = false;
     for (const Frame* frame = state.stack.get(); frame != nullptr; frame = frame->below.get()) {
       frames.push_back(frame);
-      large |= frame->most != kNotLooping && (clamped(frame->least) != frame->least || clamped(frame->most) != frame->most);
+      large |=
+          frame->most != kNotLooping && (clamped(frame->least) != frame->least || clamped(frame->most) != frame->most);
     }
     budget_.charge(frames.size() * (large ? 10 : 1) + 1);
     result.all.push_back(state);

@@ -97,7 +97,9 @@ bool accepts(Grammar grammar, const std::string& text) {
 std::vector<Regex> telling() {
   const auto any = [] { return Regex{Regex::kCharacter, "abc", {}, 0, 0}; };
   const auto a = [] { return Regex{Regex::kCharacter, "a", {}, 0, 0}; };
-  const auto repeat = [](Regex body, int least, int most) { return Regex{Regex::kRepeat, "", {std::move(body)}, least, most}; };
+  const auto repeat = [](Regex body, int least, int most) {
+    return Regex{Regex::kRepeat, "", {std::move(body)}, least, most};
+  };
   std::vector<Regex> all;
   for (const auto& [least, most] : std::vector<std::pair<int, int>>{{2, 2}, {2, 3}, {3, 5}, {0, 4}, {4, 9}}) {
     all.push_back({Regex::kSequence, "", {repeat(any(), 0, 99), a(), repeat(any(), least, most)}, 0, 0});
@@ -133,10 +135,9 @@ TEST(Closure, PatternsMatchWhatAnIndependentMatcherSays) {
 
 // The kind of expression that took one state for each combination of counts.
 TEST(Closure, NestedRepeatsOfWhatMayBeEmptyAreCheap) {
-  for (const char* pattern : {"^(((((a?){0,60}){0,60}){0,60}){0,60}){0,60}$",
-                              "^(((((a?b?){0,60}c?){0,60}d?){0,60}e?){0,60}f?){0,60}$",
-                              "^((((a?|b?){0,60}){0,60}|c?){0,60}|d?){0,60}$",
-                              "^(.{0,100}){0,100}$", "^((a{0,300}b?){0,300}){0,300}$"}) {
+  for (const char* pattern :
+       {"^(((((a?){0,60}){0,60}){0,60}){0,60}){0,60}$", "^(((((a?b?){0,60}c?){0,60}d?){0,60}e?){0,60}f?){0,60}$",
+        "^((((a?|b?){0,60}){0,60}|c?){0,60}|d?){0,60}$", "^(.{0,100}){0,100}$", "^((a{0,300}b?){0,300}){0,300}$"}) {
     Grammar grammar = grammar_of(pattern);
     EXPECT_TRUE(accepts(grammar, "aaaaaaaaaaaa")) << pattern;
     EXPECT_LT(grammar.budget().steps_used(), 3'000'000u) << pattern;

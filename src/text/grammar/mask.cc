@@ -14,26 +14,25 @@ struct Bytes {
 constexpr size_t kHeldMax = 24 << 20;
 // New sets of states in one walk, and their bytes; past that, masks are made by parts.
 constexpr size_t kNewSetsMax = 3000, kNewBytesMax = 16 << 20;
-constexpr int64_t kStepsAtOnce = 256;  // nodes of the trie that are charged together
+constexpr int64_t kStepsAtOnce = 256;                                  // nodes of the trie that are charged together
 constexpr Bytes kPlainAscii[] = {{' ', '!'}, {'#', '['}, {']', '~'}};  // without quote and backslash
 
 // UTF-8 but for ASCII and for U+2028 and U+2029, which the `.` of a pattern does not match.
 // Unicode 15, table 3-7.
 const std::vector<std::vector<Bytes>>& plain_sequences() {
   constexpr Bytes kTail{0x80, 0xbf};
-  static const std::vector<std::vector<Bytes>> kSequences = {
-      {{0xc2, 0xdf}, kTail},
-      {{0xe0, 0xe0}, {0xa0, 0xbf}, kTail},
-      {{0xe1, 0xe1}, kTail, kTail},
-      {{0xe2, 0xe2}, {0x80, 0x80}, {0x80, 0xa7}},
-      {{0xe2, 0xe2}, {0x80, 0x80}, {0xaa, 0xbf}},
-      {{0xe2, 0xe2}, {0x81, 0xbf}, kTail},
-      {{0xe3, 0xec}, kTail, kTail},
-      {{0xed, 0xed}, {0x80, 0x9f}, kTail},
-      {{0xee, 0xef}, kTail, kTail},
-      {{0xf0, 0xf0}, {0x90, 0xbf}, kTail, kTail},
-      {{0xf1, 0xf3}, kTail, kTail, kTail},
-      {{0xf4, 0xf4}, {0x80, 0x8f}, kTail, kTail}};
+  static const std::vector<std::vector<Bytes>> kSequences = {{{0xc2, 0xdf}, kTail},
+                                                             {{0xe0, 0xe0}, {0xa0, 0xbf}, kTail},
+                                                             {{0xe1, 0xe1}, kTail, kTail},
+                                                             {{0xe2, 0xe2}, {0x80, 0x80}, {0x80, 0xa7}},
+                                                             {{0xe2, 0xe2}, {0x80, 0x80}, {0xaa, 0xbf}},
+                                                             {{0xe2, 0xe2}, {0x81, 0xbf}, kTail},
+                                                             {{0xe3, 0xec}, kTail, kTail},
+                                                             {{0xed, 0xed}, {0x80, 0x9f}, kTail},
+                                                             {{0xee, 0xef}, kTail, kTail},
+                                                             {{0xf0, 0xf0}, {0x90, 0xbf}, kTail, kTail},
+                                                             {{0xf1, 0xf3}, kTail, kTail, kTail},
+                                                             {{0xf4, 0xf4}, {0x80, 0x8f}, kTail, kTail}};
   return kSequences;
 }
 
@@ -263,8 +262,8 @@ std::shared_ptr<const TokenMasks::Mask> TokenMasks::mask_of_part(int32_t start) 
   while (!open.empty()) {
     const auto [above, part] = open.back();
     open.pop_back();
-    const int32_t end = above < 0 ? static_cast<int32_t>(trie.nodes.size()) - 1
-                                  : trie.nodes[static_cast<size_t>(above)].end;
+    const int32_t end =
+        above < 0 ? static_cast<int32_t>(trie.nodes.size()) - 1 : trie.nodes[static_cast<size_t>(above)].end;
     budget_.charge(5 + static_cast<uint64_t>(tokens_from(end) - tokens_from(above + 1)) / 64);
     if (allowed.has_all(tokens_from(above + 1), tokens_from(end))) continue;
     if (!visited.insert(static_cast<uint64_t>(static_cast<uint32_t>(above)) << 32 | static_cast<uint32_t>(part)).second)

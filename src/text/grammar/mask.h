@@ -39,9 +39,9 @@ struct GrammarVocabulary::State {
   };
   Trie all;
   // Plain tokens are whole characters that every string takes (vocabulary.cc). Most tokens are.
-  Trie others;                  // the tokens that are not plain
-  std::vector<uint32_t> plain;  // a mask of those that are
-  int plain_longest = 0;        // characters of the longest plain token
+  Trie others;                                       // the tokens that are not plain
+  std::vector<uint32_t> plain;                       // a mask of those that are
+  int plain_longest = 0;                             // characters of the longest plain token
   std::array<int32_t, kInputsEnd - kQuote> symbols;  // ids, -1 where the vocabulary lacks one
   int vocab_size = 0;
   int longest = 0;  // bytes of the longest token
@@ -56,7 +56,12 @@ class TokenMasks {
   using Mask = std::vector<uint32_t>;
   TokenMasks(const GrammarVocabulary::State& vocabulary, const PushdownAutomaton& automaton,
              std::vector<int32_t> end_ids, WorkBudget& budget, bool by_parts = false)
-      : vocabulary_(vocabulary), automaton_(automaton), end_ids_(std::move(end_ids)), budget_(budget), held_(budget), by_parts_(by_parts) {}
+      : vocabulary_(vocabulary),
+        automaton_(automaton),
+        end_ids_(std::move(end_ids)),
+        budget_(budget),
+        held_(budget),
+        by_parts_(by_parts) {}
 
   // Any thread may call it. Throws the budget's errors, and can be called again after any of them.
   std::shared_ptr<const Mask> mask(const PushdownAutomaton::States& states) EXCLUDES(mutex_);

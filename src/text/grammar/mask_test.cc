@@ -45,7 +45,9 @@ TEST(TokenMasks, AllowWhatTheTokensOwnCharactersSay) {
   const Tokenizer& tokenizer = large()->tokenizer();
   Grammar no_x = of_pattern("^[^x]*$", options(large())), few = of_pattern("^.{0,7}$", options(large()));
   ASSERT_TRUE(no_x.advance(tokenizer.require("\"")) && few.advance(tokenizer.require("\"")));
-  const auto allows = [](const Grammar& grammar, int32_t id) { return (grammar.mask()[id / 32] >> (id % 32) & 1) != 0; };
+  const auto allows = [](const Grammar& grammar, int32_t id) {
+    return (grammar.mask()[id / 32] >> (id % 32) & 1) != 0;
+  };
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     const std::string_view piece = tokenizer.piece(id);
     const auto control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\'; };

@@ -248,7 +248,8 @@ class RegexParser {
       }
       ranges.insert(ranges.end(), first.begin(), first.end());
     }
-    return negated ? complement(std::move(ranges)) : complement(complement(std::move(ranges)));  // twice: sorted and without overlap
+    return negated ? complement(std::move(ranges))
+                   : complement(complement(std::move(ranges)));  // twice: sorted and without overlap
   }
 
   PointRange one_point() {

@@ -156,7 +156,9 @@ void PushdownAutomaton::check_recursion() const {
 // Marks the nodes from which a text can come to the end of its rule, from the ends backwards.
 void PushdownAutomaton::check_productive(int start) const {
   std::vector<std::vector<int32_t>> users(nodes_.size()), callers(rules_.size()), starts(nodes_.size());
-  const auto use = [&](int32_t used, size_t user) { users[static_cast<size_t>(used)].push_back(static_cast<int32_t>(user)); };
+  const auto use = [&](int32_t used, size_t user) {
+    users[static_cast<size_t>(used)].push_back(static_cast<int32_t>(user));
+  };
   std::vector<int32_t> work;
   budget_.charge(nodes_.size() * kNodeSteps);
   for (size_t i = 0; i < nodes_.size(); ++i) {

@@ -202,7 +202,8 @@ int SchemaGrammar::string(const Json& schema, const std::string& path, int next)
   const uint32_t least = count_of(schema, "minLength", 0, path), most = count_of(schema, "maxLength", kUnbounded, path);
   if (most < least) refuse_schema(path, "maxLength is less than minLength");
   const bool length = least > 0 || most != kUnbounded;
-  if (schema.contains("pattern") && schema.contains("format")) refuse_schema(path, "pattern beside format is not implemented");
+  if (schema.contains("pattern") && schema.contains("format"))
+    refuse_schema(path, "pattern beside format is not implemented");
   if (length && (schema.contains("pattern") || schema.contains("format"))) {
     refuse_schema(path, "minLength or maxLength beside pattern or format is not implemented");
   }

@@ -1,8 +1,8 @@
-// SchemaGrammar: compiles a JSON Schema (2020-12, the keywords listed in schema_keywords.cc) to rules of a PushdownAutomaton.
-// The rules match only valid instances, but not every way to write them: members come in the schema's order (in Gemma
-// calls they are sorted, as the model was trained), and additional members after them. There are no additional members
-// where `properties` stands without `additionalProperties`. oneOf is treated as anyOf. Any other keyword is an Error
-// that names it.
+// SchemaGrammar: compiles a JSON Schema (2020-12, the keywords listed in schema_keywords.cc) to rules of a
+// PushdownAutomaton. The rules match only valid instances, but not every way to write them: members come in the
+// schema's order (in Gemma calls they are sorted, as the model was trained), and additional members after them. There
+// are no additional members where `properties` stands without `additionalProperties`. oneOf is treated as anyOf. Any
+// other keyword is an Error that names it.
 #pragma once
 
 #include <map>

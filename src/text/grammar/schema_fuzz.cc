@@ -34,17 +34,34 @@ class Choices {
 };
 
 std::string pattern_of(Choices& choices, int depth) {
-  constexpr const char* kAtoms[] = {"a", "b", ".", "[a-m]", "\\d", "\\w", "\\s", "[^x]", "[aeiou]", "\xc3\xa9", "\\u00e9",
-                                    "-", "\\\\", "\\n", "\\x41", "[\\w.-]", "\xf0\x9f\x98\x80"};
-  constexpr const char* kRepeats[] = {"?", "*", "+", "{2}", "{0,60}", "{1,3}", "{15,20}", "{2,}", "{0,3000}", "{200}",
-                                      "*?", "{0,100000}"};
+  constexpr const char* kAtoms[] = {"a",
+                                    "b",
+                                    ".",
+                                    "[a-m]",
+                                    "\\d",
+                                    "\\w",
+                                    "\\s",
+                                    "[^x]",
+                                    "[aeiou]",
+                                    "\xc3\xa9",
+                                    "\\u00e9",
+                                    "-",
+                                    "\\\\",
+                                    "\\n",
+                                    "\\x41",
+                                    "[\\w.-]",
+                                    "\xf0\x9f\x98\x80"};
+  constexpr const char* kRepeats[] = {"?",       "*",    "+",        "{2}",   "{0,60}", "{1,3}",
+                                      "{15,20}", "{2,}", "{0,3000}", "{200}", "*?",     "{0,100000}"};
   constexpr const char* kRare[] = {"(?=a)", "\\b", "[", "{2,1}", "^", "\\1", "\\ud800", "(", ")"};
   if (depth > 5) return choices.of(kAtoms);
   std::string out;
   for (unsigned i = 0, count = 1 + choices.below(4); i < count; ++i) {
     if (i > 0 && choices.below(6) == 5) out += '|';
     const bool group = choices.below(3) == 2;
-    out += choices.rarely() ? choices.of(kRare) : group ? "(" + pattern_of(choices, depth + 1) + ")" : choices.of(kAtoms);
+    out += choices.rarely() ? choices.of(kRare)
+           : group          ? "(" + pattern_of(choices, depth + 1) + ")"
+                            : choices.of(kAtoms);
     if (choices.below(2) == 1) out += choices.of(kRepeats);
   }
   return out;
@@ -63,8 +80,17 @@ std::string quoted(const std::string& text) {
 std::string schema_of(Choices& choices, int depth);
 
 std::string value_of(Choices& choices) {
-  constexpr const char* kValues[] = {"1", "\"x\"", "null", "true", "1.5", "[1,2]", "{\"k\":2}", "\"\\ud83d\\ude00\"",
-                                     "18446744073709551616", "\"a\\u0000b\"", "-3"};
+  constexpr const char* kValues[] = {"1",
+                                     "\"x\"",
+                                     "null",
+                                     "true",
+                                     "1.5",
+                                     "[1,2]",
+                                     "{\"k\":2}",
+                                     "\"\\ud83d\\ude00\"",
+                                     "18446744073709551616",
+                                     "\"a\\u0000b\"",
+                                     "-3"};
   return choices.of(kValues);
 }
 
@@ -93,20 +119,28 @@ std::string object_of(Choices& choices, int depth) {
 
 // What the grammar does not know, or what is not JSON.
 std::string rare(Choices& choices) {
-  const std::string kRare[] = {R"({"nullable":1})",        R"({"$ref":5})",           R"({"required":"a"})",
-                               R"({"properties":[1]})",    R"({"not":{}})",           R"({"type":"thing"})",
-                               R"({"const":"\ud800"})",    std::string("{\0}", 3),    R"({"const":1,"const":2})",
-                               R"({"$ref":"#/nowhere"})",  R"({"minItems":-1})",      R"({"allOf":[{"$ref":"#"}]})"};
+  const std::string kRare[] = {R"({"nullable":1})",       R"({"$ref":5})",        R"({"required":"a"})",
+                               R"({"properties":[1]})",   R"({"not":{}})",        R"({"type":"thing"})",
+                               R"({"const":"\ud800"})",   std::string("{\0}", 3), R"({"const":1,"const":2})",
+                               R"({"$ref":"#/nowhere"})", R"({"minItems":-1})",   R"({"allOf":[{"$ref":"#"}]})"};
   return kRare[choices.below(std::size(kRare))];
 }
 
 std::string schema_of(Choices& choices, int depth) {
-  constexpr const char* kPlain[] = {
-      R"({"type":"string"})", R"({"type":"integer"})", R"({"type":"boolean"})", R"({"type":"null"})", "true", "{}",
-      R"({"type":"number","minimum":-0.5,"exclusiveMaximum":12.25})", R"({"type":"string","minLength":3,"maxLength":70})",
-      R"({"type":"string","format":"date-time"})", R"({"type":"integer","minimum":-3,"maximum":1200})",
-      R"({"$ref":"#/$defs/a"})", R"({"$ref":"#/$defs/b","description":"d"})", R"({"type":["string","null"]})",
-      R"({"type":"string","format":"email"})"};
+  constexpr const char* kPlain[] = {R"({"type":"string"})",
+                                    R"({"type":"integer"})",
+                                    R"({"type":"boolean"})",
+                                    R"({"type":"null"})",
+                                    "true",
+                                    "{}",
+                                    R"({"type":"number","minimum":-0.5,"exclusiveMaximum":12.25})",
+                                    R"({"type":"string","minLength":3,"maxLength":70})",
+                                    R"({"type":"string","format":"date-time"})",
+                                    R"({"type":"integer","minimum":-3,"maximum":1200})",
+                                    R"({"$ref":"#/$defs/a"})",
+                                    R"({"$ref":"#/$defs/b","description":"d"})",
+                                    R"({"type":["string","null"]})",
+                                    R"({"type":"string","format":"email"})"};
   if (choices.rarely()) return rare(choices);
   const unsigned count = choices.below(9);
   if (depth > 4 || count == 0) return choices.of(kPlain);
@@ -180,8 +214,10 @@ void run_schema(const std::string& input) {
   std::string schema = schema_of(choices, 0);
   if (choices.rarely()) schema += std::string("\0anything", 9);
   if (schema[0] != '{') schema = "{\"items\":" + schema + "}";
-  schema.insert(1, R"("$defs":{"a":{"type":"array","items":{"$ref":"#/$defs/a"}},"b":{"type":"integer"},"c":{"title":"t",
-      "properties":{"z":{"type":"boolean"}}}})" + std::string(schema == "{}" ? "" : ","));
+  schema.insert(1,
+                R"("$defs":{"a":{"type":"array","items":{"$ref":"#/$defs/a"}},"b":{"type":"integer"},"c":{"title":"t",
+      "properties":{"z":{"type":"boolean"}}}})" +
+                    std::string(schema == "{}" ? "" : ","));
   follow(schema);
 }
 
@@ -191,7 +227,8 @@ void run_pattern(const std::string& input) {
 }
 
 const RegisterFuzz kSchema({"structured_schema", seeds, run_schema, {std::string(1, '\x3f'), std::string(4, '\x02')}});
-const RegisterFuzz kPattern({"structured_pattern", seeds, run_pattern, {std::string(1, '\x3f'), std::string(6, '\x05')}});
+const RegisterFuzz kPattern(
+    {"structured_pattern", seeds, run_pattern, {std::string(1, '\x3f'), std::string(6, '\x05')}});
 
 }  // namespace
 }  // namespace gemma4

@@ -107,8 +107,8 @@ class Fingerprint {
         mix(kEnd);
       } else if (keyword == "items" || keyword == "additionalProperties") {
         add_schema(value);
-      } else if (value.is_array() && (keyword == "anyOf" || keyword == "oneOf" || keyword == "allOf" ||
-                                      keyword == "prefixItems")) {
+      } else if (value.is_array() &&
+                 (keyword == "anyOf" || keyword == "oneOf" || keyword == "allOf" || keyword == "prefixItems")) {
         for (const Json& one : value) add_schema(one);
         mix(kEnd);
       } else {

@@ -39,12 +39,33 @@ bool accepts(const std::string& schema, const std::string& text) {
 
 // Each keyword with a value of each kind: compiled or refused in a sentence, alone, under allOf and beside $ref.
 TEST(SchemaKeywords, AValueOfTheWrongKindIsRefusedInASentence) {
-  const char* keywords[] = {"type",       "$ref",     "properties", "required",  "additionalProperties", "items",
-                            "prefixItems", "anyOf",   "oneOf",      "allOf",     "enum",                 "const",
-                            "pattern",    "format",   "nullable",   "minimum",   "maximum",              "$defs",
-                            "minLength",  "maxItems", "uniqueItems", "exclusiveMinimum", "definitions", "title"};
-  const char* values[] = {"null", "true",  "1",   "-1",        "1.5",     "18446744073709551616", "\"a\"", "[]",
-                          "[1]",  "[[]]", "{}",  "{\"a\":1}", "[\"a\"]", "[null]",               "\"#\"", "{\"\":\"\"}"};
+  const char* keywords[] = {"type",
+                            "$ref",
+                            "properties",
+                            "required",
+                            "additionalProperties",
+                            "items",
+                            "prefixItems",
+                            "anyOf",
+                            "oneOf",
+                            "allOf",
+                            "enum",
+                            "const",
+                            "pattern",
+                            "format",
+                            "nullable",
+                            "minimum",
+                            "maximum",
+                            "$defs",
+                            "minLength",
+                            "maxItems",
+                            "uniqueItems",
+                            "exclusiveMinimum",
+                            "definitions",
+                            "title"};
+  const char* values[] = {"null",    "true",   "1",     "-1",         "1.5", "18446744073709551616",
+                          "\"a\"",   "[]",     "[1]",   "[[]]",       "{}",  "{\"a\":1}",
+                          "[\"a\"]", "[null]", "\"#\"", "{\"\":\"\"}"};
   for (const std::string keyword : keywords) {
     for (const std::string value : values) {
       const std::string one = "{\"" + keyword + "\":" + value + "}";
@@ -63,7 +84,8 @@ TEST(SchemaKeywords, AValueOfTheWrongKindIsRefusedInASentence) {
   }
   EXPECT_THAT(error(R"({"nullable":1})"), HasSubstr("nullable is not true or false"));
   EXPECT_THAT(error(R"({"$ref":5})"), HasSubstr("$ref is not a string"));
-  EXPECT_THAT(error(R"({"allOf":[{"required":["b"]},{"required":"a"}]})"), HasSubstr("required is not an array of strings"));
+  EXPECT_THAT(error(R"({"allOf":[{"required":["b"]},{"required":"a"}]})"),
+              HasSubstr("required is not an array of strings"));
   EXPECT_THAT(error(R"({"allOf":[{"properties":{}},{"properties":[1]}]})"), HasSubstr("properties is not an object"));
 }
 
@@ -102,11 +124,9 @@ TEST(SchemaKeywords, LongStringsAreRefusedOrWorkWithoutRecursion) {
   }
   const std::string b(30000, 'b');
   EXPECT_TRUE(accepts("{\"const\":\"" + b + "\"}", "\"" + b + "\""));
-  const std::string tools = R"([{"name":"f","parameters":{"type":"object","properties":{"a":{"enum":[")" + a +
-                            R"("]}},"required":["a"]}}])";
-  EXPECT_THAT(error_of([&] {
-                Grammar::tool_calls(vocabulary(), tools, "", false, {{demo().require("<turn|>")}});
-              }),
+  const std::string tools =
+      R"([{"name":"f","parameters":{"type":"object","properties":{"a":{"enum":[")" + a + R"("]}},"required":["a"]}}])";
+  EXPECT_THAT(error_of([&] { Grammar::tool_calls(vocabulary(), tools, "", false, {{demo().require("<turn|>")}}); }),
               AnyOf("", HasSubstr("than one request may take")));
 }
 
