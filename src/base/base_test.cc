@@ -8,6 +8,7 @@
 #include "base/bf16.h"
 #include "base/bytes.h"
 #include "base/exact_json.h"
+#include "base/json_text.h"
 #include "base/file.h"
 #include "base/mapped_file.h"
 #include "base/threads.h"
@@ -87,6 +88,18 @@ TEST(ExactJson, KeepsEveryDigitOfAWholeNumber) {
   for (const char* bad : {"", "[", "1 2", "{\"a\"}", "1e999", "\"\xff\""}) {
     EXPECT_THROW(parse_exact_json(bad, 3), nlohmann::json::exception) << bad;
   }
+}
+
+// nlohmann's lexer takes NUL for the end of the text.
+TEST(ExactJson, NulIsNoJson) {
+  using namespace std::string_view_literals;
+  for (const std::string_view bad : {"{}\0anything"sv, "-1\0005e3"sv, "\0"sv, "[1,\0 2]"sv, "{}\0"sv, "\"a\0b\""sv}) {
+    EXPECT_THROW(parse_exact_json(bad, 3), Error) << bad;
+    EXPECT_THROW(parse_strict_json(bad, "x"), Error) << bad;
+    EXPECT_FALSE(is_json(bad)) << bad;
+  }
+  EXPECT_TRUE(is_json("{\"a\":\"\\u0000\"}"));
+  EXPECT_FALSE(is_json("1 2"));
 }
 
 TEST(ReadFile, RefusesWhatHasNoEndOrIsTooLarge) {

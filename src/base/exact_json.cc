@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/json_text.h"
 
 namespace gemma4 {
 namespace {
@@ -78,10 +79,13 @@ void write(const Json& value, std::string& out) {
 }  // namespace
 
 Json parse_exact_json(std::string_view text, int depth_max) {
+  refuse_nul(text);
   Builder builder(depth_max);
   Json::sax_parse(text, &builder);
   return builder.take();
 }
+
+bool is_json(std::string_view text) { return text.find('\0') == std::string_view::npos && Json::accept(text); }
 
 std::string dump_exact_json(const Json& value) {
   std::string out;

@@ -10,8 +10,12 @@
 
 namespace gemma4 {
 
-// Throws nlohmann::json::exception where the text is not JSON, Error where it is nested more than `depth_max` deep.
+// Throws nlohmann::json::exception where the text is not JSON, Error where it is nested more than `depth_max` deep or
+// holds a NUL byte (the library would take that for the end). Of equal keys the last one's value counts.
 nlohmann::ordered_json parse_exact_json(std::string_view text, int depth_max);
+
+// Whether the whole text is one JSON value.
+bool is_json(std::string_view text);
 
 // On one line; invalid UTF-8 is replaced.
 std::string dump_exact_json(const nlohmann::ordered_json& value);

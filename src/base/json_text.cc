@@ -22,10 +22,17 @@ nlohmann::json parse_strict_json(std::string_view text, const std::string& what)
     }
     return true;
   };
+  if (text.find('\0') != std::string_view::npos) throw Error(what + " is not valid JSON (it holds a NUL byte)");
   try {
     return json::parse(text, watch);
   } catch (const json::exception& error) {
     throw Error(what + " is not valid JSON (" + printable(error.what()) + ")");
+  }
+}
+
+void refuse_nul(std::string_view text) {
+  if (const size_t at = text.find('\0'); at != std::string_view::npos) {
+    throw Error("a NUL byte at byte " + std::to_string(at) + " is not JSON");
   }
 }
 

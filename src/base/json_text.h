@@ -12,6 +12,10 @@ namespace gemma4 {
 // `what` names the text in errors. Throws Error.
 nlohmann::json parse_strict_json(std::string_view text, const std::string& what);
 
+// Throws Error if the text holds a NUL byte. No JSON does, and nlohmann's lexer takes one for the end of the text, so
+// what follows it would never be looked at.
+void refuse_nul(std::string_view text);
+
 // `name` fit for a message: at most 120 bytes, control characters and invalid UTF-8 replaced.
 std::string printable(std::string_view name);
 

@@ -69,6 +69,8 @@ Json parse_body(std::string_view text) {
     if (at != std::string::npos) what = what.substr(at + 2);
     if (what.size() > 200) what = what.substr(0, 200) + "...";
     throw ApiError(400, "the body is not JSON: " + what);
+  } catch (const Error& error) {
+    throw ApiError(400, std::string("the body is not JSON: ") + error.what());
   }
 }
 

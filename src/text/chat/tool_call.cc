@@ -1,7 +1,7 @@
 // Parses Gemma's tool-call syntax to JSON.
 #include <set>
 
-#include "base/json.h"
+#include "base/exact_json.h"
 #include "base/utf8.h"
 #include "text/chat/output.h"
 
@@ -147,7 +147,7 @@ class CallReader {
   static std::string word(const std::string& text) {
     if (text == "None") return "null";  // as the chat template writes null
     const bool number = text[0] == '-' || (text[0] >= '0' && text[0] <= '9');
-    if (text == "true" || text == "false" || text == "null" || (number && json::accept(text))) return text;
+    if (text == "true" || text == "false" || text == "null" || (number && is_json(text))) return text;
     return json_string(text);
   }
 

@@ -1,0 +1,133 @@
+#include "text/grammar/mask.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <thread>
+
+#include "base/json.h"
+#include "base/utf8.h"
+#include "text/data_testing.h"
+
+namespace gemma4 {
+namespace {
+
+using test::demo;
+using test::gemma3_json;
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
+// Gemma's own vocabulary: 262,144 tokens.
+const Grammar::Vocabulary& large() {
+  static const Tokenizer tokenizer = Tokenizer::from_json(gemma3_json());
+  static const auto instance = std::make_shared<const GrammarVocabulary>(tokenizer);
+  return instance;
+}
+
+GrammarOptions options(const Grammar::Vocabulary& vocabulary) { return {{vocabulary->tokenizer().require("<eos>")}}; }
+
+Grammar of_pattern(const std::string& pattern, GrammarOptions with) {
+  return Grammar::json_schema(large(), nlohmann::json{{"type", "string"}, {"pattern", pattern}}.dump(), with);
+}
+
+// Some token that the mask allows, from a random place on.
+int32_t allowed_token(std::span<const uint32_t> mask, std::mt19937& random) {
+  for (size_t i = 0, word = random() % mask.size(); i < mask.size(); ++i, word = (word + 1) % mask.size()) {
+    if (mask[word] != 0) return static_cast<int32_t>(word * 32) + __builtin_ctz(mask[word]);
+  }
+  return -1;
+}
+
+// By the characters of each token that needs no escape.
+TEST(TokenMasks, AllowWhatTheTokensOwnCharactersSay) {
+  const Tokenizer& tokenizer = large()->tokenizer();
+  Grammar no_x = of_pattern("^[^x]*$", options(large())), few = of_pattern("^.{0,7}$", options(large()));
+  ASSERT_TRUE(no_x.advance(tokenizer.require("\"")) && few.advance(tokenizer.require("\"")));
+  const auto allows = [](const Grammar& grammar, int32_t id) {
+    return (grammar.mask()[id / 32] >> (id % 32) & 1) != 0;
+  };
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const std::string_view piece = tokenizer.piece(id);
+    const auto control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\'; };
+    if (tokenizer.is_control(id) || piece.empty() || std::any_of(piece.begin(), piece.end(), control)) continue;
+    if (!utf8_valid(piece) || piece.find("\xe2\x80") != std::string_view::npos) continue;
+    const auto begins = [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; };
+    ASSERT_EQ(allows(no_x, id), piece.find('x') == std::string_view::npos) << piece;
+    ASSERT_EQ(allows(few, id), std::count_if(piece.begin(), piece.end(), begins) <= 7) << piece;
+  }
+}
+
+TEST(TokenMasks, AreTheSameMadeByParts) {
+  const Tokenizer& tokenizer = large()->tokenizer();
+  std::mt19937 random(3);
+  for (const char* pattern : {"^.*[aeiou].{3,5}$", "^.{0,7}x?$", "^(.*a.{0,30}|.*b.{2})$", "^[^x]*$"}) {
+    GrammarOptions by_parts = options(large());
+    by_parts.masks_by_parts = true;
+    Grammar one = of_pattern(pattern, options(large())), other = of_pattern(pattern, by_parts);
+    for (int step = 0; step < 4 && !one.ended(); ++step) {
+      const auto mask = one.mask(), parts = other.mask();
+      ASSERT_TRUE(std::equal(mask.begin(), mask.end(), parts.begin(), parts.end())) << pattern << " at " << step;
+      const int32_t id = step == 0 ? tokenizer.require("\"") : allowed_token(mask, random);
+      ASSERT_TRUE(one.advance(id) && other.advance(id)) << pattern;
+    }
+  }
+}
+
+TEST(TokenMasks, DearPatternsWorkWithinTheBudget) {
+  std::mt19937 random(1);
+  for (const char* pattern : {"^.*[aeiou].{15,20}$", "^(.{0,100}){0,100}$", "^.*[a-m].{0,3000}$",
+                              "^(.*a.{0,300}|.*b.{0,300}|.*c.{0,300}|.*d.{0,300})$", "^.*a.{200}$",
+                              "^.*a....................$", "^(\\w+\\s?){1,50}$", "^.{70,90}$"}) {
+    Grammar grammar = of_pattern(pattern, options(large()));
+    for (int i = 0; i < 30 && !grammar.ended(); ++i) grammar.advance(allowed_token(grammar.mask(), random));
+    EXPECT_LT(grammar.budget().steps_used(), 30'000'000u) << pattern;  // about 0.3 s of a core
+    EXPECT_LT(grammar.budget().bytes_held(), 64u << 20) << pattern;
+  }
+}
+
+TEST(TokenMasks, PastTheBudgetMasksFailAndTheObjectStaysAsItWas) {
+  GrammarOptions small = options(large());
+  small.budget = std::make_shared<WorkBudget>("the schema", WorkLimits{.steps = 30'000});
+  Grammar grammar = of_pattern("^[a-z]*[aeiou][a-z]{15,20}$", small);
+  const auto take_a_mask = [&] { grammar.mask(); };
+  const int32_t quote = large()->tokenizer().require("\"");
+  EXPECT_TRUE(grammar.advance(quote));
+  small.budget->charge(kGrammarStepsPerToken);  // what the token earned
+  EXPECT_THAT(take_a_mask, ThrowsMessage<BudgetError>(HasSubstr("more work than one request may take")));
+  EXPECT_THROW(grammar.advance(quote), BudgetError);
+  EXPECT_FALSE(grammar.ended());
+  Grammar copy = grammar;
+  EXPECT_THROW(copy.mask(), BudgetError);
+}
+
+TEST(TokenMasks, MemoryIsBounded) {
+  GrammarOptions small = options(large());
+  small.budget = std::make_shared<WorkBudget>("the schema", WorkLimits{.bytes = 1 << 20});
+  Grammar grammar = of_pattern("^.*a.{200}$", small);
+  const auto follow = [&] {
+    std::mt19937 random(1);
+    for (int i = 0; i < 100; ++i) grammar.advance(allowed_token(grammar.mask(), random));
+  };
+  EXPECT_THAT(follow, ThrowsMessage<BudgetError>(HasSubstr("more memory than one request may take")));
+  EXPECT_LE(small.budget->bytes_held(), 1u << 20);
+  grammar = of_pattern("^a$", options(large()));
+  EXPECT_EQ(small.budget->bytes_held(), 0u);
+}
+
+TEST(TokenMasks, CancellingReachesAMaskThatIsBeingMade) {
+  GrammarOptions endless = options(large());
+  endless.budget = std::make_shared<WorkBudget>("the schema");
+  Grammar grammar = of_pattern("^[a-z]*[aeiou][a-z]{150,200}$", endless);
+  std::thread other([&] { endless.budget->cancel(); });
+  const auto follow = [&] {
+    std::mt19937 random(1);
+    for (;;) grammar.advance(allowed_token(grammar.mask(), random));
+  };
+  EXPECT_THROW(follow(), CancelledError);
+  other.join();
+}
+
+}  // namespace
+}  // namespace gemma4
