@@ -31,6 +31,7 @@ struct Engine::Impl {
   bool take_commands() EXCLUDES(mutex);
   void die(const std::string& message) EXCLUDES(mutex);
   void publish_stats() EXCLUDES(mutex);
+  void results_came() EXCLUDES(mutex);
   void check_admission(int choices) const REQUIRES(mutex);
   bool all_done() const REQUIRES(mutex) { return unfinished == 0 || !dead.empty(); }
 
@@ -38,7 +39,6 @@ struct Engine::Impl {
   ImageCache images;
   const OutputProcessor output;
   const InputProcessor input;
-  EngineCore core;  // the engine thread's own
   double load_ms = 0;
 
   Mutex mutex;
@@ -52,6 +52,8 @@ struct Engine::Impl {
   bool ending GUARDED_BY(mutex) = false;
   std::string dead GUARDED_BY(mutex);  // why
   uint64_t last_id GUARDED_BY(mutex) = 0;
+  bool results GUARDED_BY(mutex) = false;
+  EngineCore core;  // the engine thread's own
   std::thread thread;
 };
 
@@ -59,25 +61,41 @@ Engine::Impl::Impl(OpenedModel o)
     : opened(std::move(o)),
       output(opened.tokenizer, opened.end_ids),
       input(opened.tokenizer, opened.model->config(), opened.generation, input_limits(opened.options), output, images),
-      core(*opened.model, output, images, opened.options) {}
+      core(*opened.model, output, images, opened.options, [this] { results_came(); }) {}
 
 // The engine thread.
 
-// Moves requests and cancellations in; waits while there is nothing to do. False: the end.
+// Moves requests, cancellations and results in; waits while there is nothing to do. False: the end.
 bool Engine::Impl::take_commands() {
   std::deque<std::unique_ptr<Sequence>> added;
   std::vector<uint64_t> cancelled;
   {
     const MutexLock lock(mutex);
-    while (!ending && incoming.empty() && cancels.empty() && !core.busy()) wake.wait(mutex);
+    const Clock::time_point until = core.next_step();
+    const bool forever = until == Clock::time_point::max();
+    while (!ending && incoming.empty() && cancels.empty() && !results && (forever || Clock::now() < until)) {
+      if (forever) {
+        wake.wait(mutex);
+      } else {
+        wake.wait_until(mutex, until);
+      }
+    }
     if (ending) return false;
+    results = false;
     added.swap(incoming);
     cancelled.swap(cancels);
     waiting += static_cast<int>(added.size());
   }
   for (auto& sequence : added) core.add(std::move(sequence));
+  core.take_results();
   for (const uint64_t id : cancelled) core.cancel(id);
   return true;
+}
+
+void Engine::Impl::results_came() {
+  const MutexLock lock(mutex);
+  results = true;
+  wake.notify_all();
 }
 
 void Engine::Impl::publish_stats() {
@@ -103,16 +121,18 @@ void Engine::Impl::die(const std::string& message) {
   }
   for (auto& sequence : added) core.add(std::move(sequence));
   core.fail_all(message, true);
+  core.drain();
   publish_stats();
 }
 
 void Engine::Impl::loop() {
   try {
     while (take_commands()) {
-      core.step();
+      if (core.next_step() <= Clock::now()) core.step();
       publish_stats();
     }
     core.cancel_all();
+    core.drain();
     publish_stats();
   } catch (const std::exception& error) {
     die(error.what());

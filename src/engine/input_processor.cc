@@ -4,10 +4,28 @@
 #include <string>
 
 #include "base/check.h"
+#include "base/mutex.h"
 #include "base/utf8.h"
 #include "engine/check_request.h"
 
 namespace gemma4 {
+namespace {
+
+// Tokens of a sequence that the workers may hold: one where the next depends on it, two where they hold its logits.
+int jobs_max(const Sequence& sequence, const Request& request) {
+  if (sequence.grammar || !request.stop.empty()) return 1;
+  return sequence.logprobs >= 0 ? 2 : 16;
+}
+
+// The choices of a request end on different workers.
+Sink one_at_a_time(const Sink& sink) {
+  return [sink, mutex = std::make_shared<Mutex>()](const Event& event) {
+    const MutexLock lock(*mutex);
+    sink(event);
+  };
+}
+
+}  // namespace
 
 InputProcessor::InputProcessor(const Tokenizer& tokenizer, const Config& config, const GenerationConfig& generation,
                                const InputLimits& limits, const OutputProcessor& output, ImageCache& images)
@@ -134,6 +152,8 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
   const Prompt prompt = tokenize(request);
   const std::vector<PromptImage> images = prepare_images(request, prompt);
   const std::vector<TokenHash> hashes = hash_tokens(prompt.ids, images);
+  const auto unwanted = std::make_shared<Unwanted>(request.n, std::make_shared<std::atomic<bool>>(false));
+  const Sink ordered = request.n > 1 ? one_at_a_time(sink) : sink;
   std::vector<std::unique_ptr<Sequence>> choices;
   for (int choice = 0; choice < request.n; ++choice) {
     auto sequence = std::make_unique<Sequence>(OutputParser(tokenizer_, request.stop));
@@ -157,7 +177,10 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
     if (request.format.type != ResponseFormat::kFree) {
       sequence->grammar = choice > 0 ? choices[0]->grammar : grammar(request);
     }
-    sequence->sink = sink;
+    sequence->sink = ordered;
+    sequence->unwanted = unwanted;
+    if (sequence->grammar) sequence->grammar->mask();  // of the first token; known then
+    sequence->jobs_max = jobs_max(*sequence, request);
     output_.begin(*sequence);
     sequence->submitted = start;
     Usage& usage = sequence->usage;

@@ -112,8 +112,8 @@ void Scheduler::admit(Step& step) {
   for (size_t i = 0; i < waiting_.size() && !slots_.empty();) {
     Sequence& sequence = *waiting_[i];
     const Sequence* sibling;
-    if (must_wait(sequence, sibling)) {
-      ++i;  // those behind it need not wait for its sibling
+    if (sequence.sits_out() || must_wait(sequence, sibling)) {
+      ++i;  // those behind it need not wait for its output or its sibling
       continue;
     }
     if (!running_.empty() && !fits(sequence)) return;
@@ -161,26 +161,31 @@ void Scheduler::append(Sequence& sequence, int count, Step& step) {
   step.rows += count;
 }
 
+bool Scheduler::one_sits_out() const {
+  const auto sits_out = [](const auto& sequence) { return sequence->sits_out(); };
+  return std::ranges::any_of(running_, sits_out) || std::ranges::any_of(waiting_, sits_out);
+}
+
 Step Scheduler::next() {
   Step step;
   admit(step);
   // Preemption shortens running_ at its end, so plain indices stay right.
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
-    if (sequence.remaining() != 1) continue;
+    if (sequence.remaining() != 1 || sequence.sits_out()) continue;
     if (make_room(sequence, sequence.computed + 1, step)) append(sequence, 1, step);
   }
   int budget = options_.chunk;
   for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
     Sequence& sequence = *running_[i];
-    if (sequence.remaining() <= 1) continue;
+    if (sequence.remaining() <= 1 || sequence.sits_out()) continue;
     const int count = prompt_rows(sequence, budget, options_.rows_max - step.rows);
     if (count == 0) break;
     if (!make_room(sequence, sequence.computed + count, step)) break;
     append(sequence, count, step);
     budget -= count;
   }
-  CHECK(!step.scheduled.empty() || (running_.empty() && waiting_.empty()));
+  CHECK(!step.scheduled.empty() || (running_.empty() && waiting_.empty()) || one_sits_out());
   return step;
 }
 
