@@ -84,4 +84,24 @@ class WorkBudget {
   std::atomic<uint64_t> used_{0}, earned_{0}, held_{0};
 };
 
+// Memory that is held until this object goes.
+class HeldBytes {
+ public:
+  explicit HeldBytes(WorkBudget& budget) : budget_(budget) {}
+  ~HeldBytes() { budget_.release(bytes_); }
+  HeldBytes(const HeldBytes&) = delete;
+  HeldBytes& operator=(const HeldBytes&) = delete;
+
+  void add(uint64_t bytes) {
+    budget_.hold(bytes);
+    bytes_ += bytes;
+  }
+  void release() { budget_.release(std::exchange(bytes_, 0)); }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  WorkBudget& budget_;
+  uint64_t bytes_ = 0;
+};
+
 }  // namespace gemma4

@@ -27,7 +27,8 @@ EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& 
       pages_({model.options().page,
               model.config().window,
               {model.options().pages[kSliding], model.options().pages[kFull]},
-              options.prefix_cache}),
+              options.prefix_cache,
+              options.share_cache}),
       scheduler_({options.max_seqs, options.chunk, model.options().rows_max}, pages_),
       workers_(output, std::min(options.max_seqs, kHeavyThreadsMax), std::move(wake)) {
   static_assert(kSliding == 0 && kFull == 1);
@@ -106,6 +107,8 @@ void EngineCore::fail_all(const std::string& message, bool device) {
 bool EngineCore::encode(Sequence& sequence, PromptImage& image) {
   if (const auto known = images_.find(image.hash)) {
     image.embeddings = *known;
+    image.patches.reset();
+    image.held.reset();
     return true;
   }
   const Clock::time_point start = Clock::now();
@@ -123,11 +126,27 @@ bool EngineCore::encode(Sequence& sequence, PromptImage& image) {
     return false;
   }
   images_.insert(image.hash, image.embeddings);
+  share_embeddings(sequence, image);
   const double spent = milliseconds_since(start);
   sequence.usage.image_ms += spent;
   stats_.image_ms += spent;
   ++stats_.images_encoded;
   return true;
+}
+
+// The other choices of the prompt need the picture's patches no more either.
+void EngineCore::share_embeddings(const Sequence& sequence, PromptImage& image) {
+  const Model::ImageEmbeddings embeddings = image.embeddings;
+  const int begin = image.begin;
+  for (Sequence* other : scheduler_.all()) {
+    if (other != &sequence && (sequence.group == 0 || other->group != sequence.group)) continue;
+    for (PromptImage& same : other->images) {
+      if (same.begin != begin) continue;
+      same.embeddings = embeddings;
+      same.patches.reset();
+      same.held.reset();
+    }
+  }
 }
 
 // Encodes the images whose rows are in this step. If an image fails, its sequence fails and leaves the step.
@@ -137,6 +156,9 @@ void EngineCore::encode_images(Step& step) {
     if (!sequence.started) {
       sequence.started = true;
       sequence.scheduled = Clock::now();
+      for (PromptImage& image : sequence.images) {
+        if (!image.patches) image.held.reset();  // its embeddings were known
+      }
       stats_.prompt_tokens += sequence.usage.prompt_tokens;
       stats_.cached_tokens += sequence.usage.cached_tokens;
       stats_.prefix_hits += sequence.usage.cached_tokens > 0;

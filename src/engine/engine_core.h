@@ -44,6 +44,7 @@ class EngineCore {
  private:
   void encode_images(Step& step);
   bool encode(Sequence& sequence, PromptImage& image);
+  void share_embeddings(const Sequence& sequence, PromptImage& image);
   void fill_batch(const Step& step);
   void append(const ScheduledRows& rows);
   void update_page_table(Sequence& sequence);

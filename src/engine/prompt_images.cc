@@ -25,8 +25,9 @@ auto naming_image(int index, const Work& work) {
 PromptImages::PromptImages(const Config& config, ImageCache& cache)
     : config_(config), cache_(cache), key_(HashKey::random()) {}
 
-uint64_t PromptImages::hash(const std::string& file, int budget) const {
+uint64_t PromptImages::hash(const std::string& file, int budget, uint64_t salt) const {
   Hasher hasher(key_);
+  hasher.add(salt);
   hasher.add(budget);
   hasher.add(as_bytes(file));
   return hasher.finish();
@@ -46,9 +47,16 @@ int PromptImages::count_tokens(const std::string& file, int index, int budget) c
   });
 }
 
-PromptImage PromptImages::prepare(const std::string& file, int index, int budget) const {
+int64_t PromptImages::prepared_bytes(int tokens) const {
+  const VisionConfig& vision = config_.vision;
+  const int64_t values = int64_t{3} * vision.patch * vision.patch;
+  return int64_t{tokens} * vision.pool * vision.pool *
+         (values * static_cast<int64_t>(sizeof(float)) + 2 * static_cast<int64_t>(sizeof(int32_t)));
+}
+
+PromptImage PromptImages::prepare(const std::string& file, int index, int budget, uint64_t salt) const {
   PromptImage prepared;
-  prepared.hash = hash(file, budget);
+  prepared.hash = hash(file, budget, salt);
   if (const auto known = cache_.find(prepared.hash)) {
     prepared.embeddings = *known;
     return prepared;

@@ -21,6 +21,7 @@ struct PromptImage {
   uint64_t hash = 0;                       // of the file's bytes and the budget
   Model::ImageEmbeddings embeddings;       // empty until encoded
   std::shared_ptr<const Patches> patches;  // the vision tower's input; empty where `embeddings` were known
+  std::shared_ptr<void> held;              // counts what is prepared (prepared_bytes.h), until it is encoded
 };
 
 // Any thread may call it.
@@ -31,14 +32,17 @@ class PromptImages {
   // Tokens that the picture `file` takes, from its header. `index` counts from 0 and names it in errors. Throws Error.
   int count_tokens(const std::string& file, int index, int budget) const;
 
-  // Finds or decodes the picture. Throws Error where its data is damaged.
-  PromptImage prepare(const std::string& file, int index, int budget) const;
+  // Finds or decodes the picture; `salt` sets apart who may find it. Throws Error where its data is damaged.
+  PromptImage prepare(const std::string& file, int index, int budget, uint64_t salt) const;
+
+  // Memory that a prepared picture of so many tokens takes.
+  int64_t prepared_bytes(int tokens) const;
 
   const HashKey& key() const { return key_; }
   uint64_t decoded() const { return decoded_; }  // pictures so far
 
  private:
-  uint64_t hash(const std::string& file, int budget) const;
+  uint64_t hash(const std::string& file, int budget, uint64_t salt) const;
 
   const Config& config_;
   ImageCache& cache_;

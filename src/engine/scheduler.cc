@@ -50,7 +50,7 @@ std::unique_ptr<Sequence> Scheduler::remove(Sequence* sequence) {
   if (auto waits = extract(waiting_, sequence)) return waits;
   auto out = extract(running_, sequence);
   CHECK(out);
-  pages_.insert(out->table, out->hashes, out->computed, true, 0, 0);
+  pages_.insert(out->table, out->hashes, out->computed, true, 0, 0, out->cache_salt);
   pages_.free(out->table);
   slots_.push_back(out->slot);
   out->slot = -1;
@@ -99,7 +99,7 @@ void Scheduler::start(Sequence& sequence, const Sequence* sibling, Step& step) {
   }
   if (sequence.computed == 0 && sequence.reuse_prefix) {
     const int most = static_cast<int>(sequence.ids.size()) - 1;
-    sequence.computed = pages_.match_prefix(sequence.table, sequence.hashes, most, blocked_, step.copies);
+    sequence.computed = pages_.match_prefix(sequence.table, sequence.hashes, most, blocked_, step.copies, sequence.cache_salt);
   }
   if (!sequence.started) sequence.usage.cached_tokens = sequence.computed;
   sequence.slot = slots_.back();
@@ -196,7 +196,7 @@ void Scheduler::computed(const Step& step) {
     // The next turn's prompt equals this one nearly to its end; the template may write the reply's opening differently.
     constexpr int kTail = 16;
     pages_.insert(sequence.table, sequence.hashes, sequence.computed, false, sequence.prompt - kTail - pages_.window(),
-                  sequence.prompt);
+                  sequence.prompt, sequence.cache_salt);
     // A sibling that takes the pages over begins one token earlier than this sequence goes on.
     const bool keep_one = sequence.computed == sequence.prompt && wanted_by_siblings(sequence);
     pages_.free_out_of_window(sequence.table, sequence.computed - keep_one);

@@ -40,6 +40,7 @@ struct Sequence {
   uint64_t group = 0;  // the same for all choices of one prompt; 0: it has but one
   int choice = 0;
   int priority = 0;
+  uint64_t cache_salt = 0;  // pages are shared among sequences of the same salt only
 
   // The prompt, then the generated tokens. hashes[i] identifies the token at position i (engine/prefix_cache.h).
   std::vector<int32_t> ids;
