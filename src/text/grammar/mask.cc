@@ -80,11 +80,7 @@ void unite(TokenMasks::Mask& mask, const TokenMasks::Mask& other) {
 
 std::shared_ptr<const TokenMasks::Mask> TokenMasks::mask(const PushdownAutomaton::States& states) {
   const MutexLock lock(mutex_);
-<<<<<<< HEAD
-  if (dfa_states_.size() > kDfaStatesMax || masks_ > kMasksMax) {
-=======
   if (held_.bytes() > kHeldMax) {
->>>>>>> w-h1
     dfa_states_.clear();
     numbers_.clear();
     held_.release();
