@@ -34,7 +34,7 @@ struct PrefixCacheOptions {
   int window = 0;                   // sliding window, in tokens
   int pages[kAttentionKinds] = {};  // in each pool
   bool keep = true;                 // false: freed pages lose their content at once
-  bool to_a_token = false;          // true: a shared prefix may end anywhere, not only where a stored one does
+  bool to_a_token = true;           // a shared prefix may end anywhere; false: only where a stored one does
 };
 
 struct PageCopy {

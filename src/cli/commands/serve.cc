@@ -35,6 +35,7 @@ constexpr const char* kServeAbout =
 
 void add_flags(CommandLine& line, ServeFlags& flags) {
   flags.engine.max_seqs = 16;
+  flags.engine.share_cache = false;
   add_engine_flags(line, flags.engine);
   add_processes_flag(line, flags.processes);
   ServerOptions& server = flags.server;
