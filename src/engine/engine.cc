@@ -19,9 +19,8 @@ double milliseconds_since(Clock::time_point start) {
 }
 
 InputLimits input_limits(const EngineOptions& options) {
-  return {options.image_budget, options.image_budget_max, options.images_max,
-          options.max_seq_len,  options.vision,           options.seed,
-          options.prepared_bytes, options.share_cache};
+  return {options.image_budget, options.image_budget_max, options.images_max, options.max_seq_len, options.vision,
+          options.seed,         options.prepared_bytes,   options.share_cache};
 }
 
 }  // namespace

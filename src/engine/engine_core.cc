@@ -72,6 +72,8 @@ void EngineCore::take_results() {
     if (result.logits.capacity() > 0) spare_logits_.push_back(std::move(result.logits));
     if (result.ended) {
       ++(result.failed ? stats_.failed : result.finish == Finish::kCancelled ? stats_.cancelled : stats_.finished);
+      const bool unwanted = result.failed || result.finish == Finish::kCancelled;
+      if (!unwanted && sequence->unwanted) sequence->unwanted->drop();
       ending_.erase(sequence);
       images_.trim();
       continue;

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "engine/output_processor.h"
-#include "engine/prepared_bytes.h"
 #include "engine/prompt_images.h"
 #include "engine/sequence.h"
 #include "model/config.h"
@@ -22,7 +21,7 @@ struct InputLimits {
   int images_max = 0;        // images of one request
   int max_seq_len = 0;
   bool vision = true;
-  uint64_t seed = 0;  // for requests that give none; 0: random
+  uint64_t seed = 0;                          // for requests that give none; 0: random
   int64_t prepared_bytes = int64_t{1} << 30;  // of pictures
   bool share_cache = false;                   // all salts are alike
 };

@@ -19,12 +19,12 @@ namespace gemma4 {
 
 struct OutputJob {
   enum Type { kToken, kFinish, kFail } type = kToken;
-  int32_t token = 0;                // kToken
-  bool last = false;                // kToken: no other token comes, so no mask is needed
-  std::vector<float> logits;        // kToken: [vocabulary] if the sequence wants log probabilities
-  Finish finish = Finish::kStop;    // kFinish
-  std::string message;              // kFail
-  bool device = false;              // kFail
+  int32_t token = 0;              // kToken
+  bool last = false;              // kToken: no other token comes, so no mask is needed
+  std::vector<float> logits;      // kToken: [vocabulary] if the sequence wants log probabilities
+  Finish finish = Finish::kStop;  // kFinish
+  std::string message;            // kFail
+  bool device = false;            // kFail
 };
 
 struct OutputResult {

@@ -2,8 +2,8 @@
 // between prompts with the same beginning. There is one pool for each attention kind. Pages have the same length in
 // both pools, so `page` tokens take one page of each. A sequence keeps its full-attention pages until it ends, and
 // frees its sliding pages once the window has passed them. A freed page keeps its content, under the hash of all tokens
-// up to its end, until its memory is needed. A later prompt with the same beginning shares these pages. The written part
-// of a page never changes, so sharing needs no copies but of a page that is shared in part.
+// up to its end, until its memory is needed. A later prompt with the same beginning shares these pages. The written
+// part of a page never changes, so sharing needs no copies but of a page that is shared in part.
 //
 // What is shared tells the asker something about what others have asked. So whole pages are shared, and the unfinished
 // last page of a sequence only with a prompt that begins with the whole sequence: a guess is right for a page of tokens

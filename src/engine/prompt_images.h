@@ -3,12 +3,16 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
+#include <list>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "engine/hash.h"
 #include "engine/image_cache.h"
+#include "engine/request.h"
 #include "image/patches.h"
 #include "model/config.h"
 #include "model/model.h"
@@ -21,7 +25,34 @@ struct PromptImage {
   uint64_t hash = 0;                       // of the file's bytes and the budget
   Model::ImageEmbeddings embeddings;       // empty until encoded
   std::shared_ptr<const Patches> patches;  // the vision tower's input; empty where `embeddings` were known
-  std::shared_ptr<void> held;              // counts what is prepared (prepared_bytes.h), until it is encoded
+  std::shared_ptr<void> held;              // counts what is prepared (PreparedBytes), until it is encoded
+};
+
+// How much memory the prepared pictures of requests take that do not run yet. A request reserves what its pictures will
+// take before it decodes the first, and waits, in order of arrival, while others hold too much. One request alone may
+// take any amount: the length of its prompt bounds it. Thread-safe.
+class PreparedBytes {
+ public:
+  explicit PreparedBytes(int64_t limit) : limit_(limit) {}
+
+  using Held = std::shared_ptr<void>;  // gives its bytes back when the last copy goes; this object must outlive it
+
+  // Waits (Preparation::pause) until `bytes` fit. Throws CancelledError.
+  Held take(int64_t bytes, const Preparation& preparation) EXCLUDES(mutex_);
+  int64_t bytes() const EXCLUDES(mutex_);
+  int waiting() const EXCLUDES(mutex_);
+
+ private:
+  bool try_take(int64_t bytes) EXCLUDES(mutex_);
+  void wait(int64_t bytes, const Preparation& preparation) EXCLUDES(mutex_);
+  void give_back(int64_t bytes) EXCLUDES(mutex_);
+  bool fits(int64_t bytes) const REQUIRES(mutex_) { return bytes_ == 0 || bytes_ + bytes <= limit_; }
+
+  const int64_t limit_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  int64_t bytes_ GUARDED_BY(mutex_) = 0;
+  std::list<int64_t> queue_ GUARDED_BY(mutex_);  // who waits, in order
 };
 
 // Any thread may call it.

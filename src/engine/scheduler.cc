@@ -99,7 +99,8 @@ void Scheduler::start(Sequence& sequence, const Sequence* sibling, Step& step) {
   }
   if (sequence.computed == 0 && sequence.reuse_prefix) {
     const int most = static_cast<int>(sequence.ids.size()) - 1;
-    sequence.computed = pages_.match_prefix(sequence.table, sequence.hashes, most, blocked_, step.copies, sequence.cache_salt);
+    sequence.computed =
+        pages_.match_prefix(sequence.table, sequence.hashes, most, blocked_, step.copies, sequence.cache_salt);
   }
   if (!sequence.started) sequence.usage.cached_tokens = sequence.computed;
   sequence.slot = slots_.back();

@@ -66,8 +66,8 @@ struct Sequence {
 
   // Its tokens at OutputWorkers: while jobs reach jobs_max, the sequence sits out.
   int jobs = 0, jobs_max = 16;
-  uint64_t last_step = 0;                // that gave it a token
-  std::shared_ptr<Unwanted> unwanted;    // of the request
+  uint64_t last_step = 0;              // that gave it a token
+  std::shared_ptr<Unwanted> unwanted;  // of the request
   bool heavy_output() const { return grammar || logprobs >= 0; }
   bool sits_out() const { return jobs >= jobs_max; }
 

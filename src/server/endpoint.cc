@@ -71,20 +71,24 @@ class Watching {
 }  // namespace
 
 ServerState::ServerState(Engine& e, const ServerOptions& o)
-    : engine(e), options(o), preparing(std::max(2u, std::thread::hardware_concurrency())), fetching(kFetchesMax) {
+    : engine(e),
+      options(o),
+      preparing(static_cast<int>(std::max(2u, std::thread::hardware_concurrency())) + 1),
+      fetching(kFetchesMax) {
   context.models = options.models;
   context.image_budget_max = engine.options().image_budget_max;
   context.max_seq_len = engine.options().max_seq_len;
   context.started = unix_time();
 }
 
-// Waiting for another host, or for other requests to start, takes long, so the turn is given back meanwhile. The fetched
-// images of one request may together be as large as its body may be.
+// Waiting for another host, or for other requests to start, takes long, so the turn is given back meanwhile. The
+// fetched images of one request may together be as large as its body may be.
 void prepare(ServerState& server, const HttpRequest& request, const std::function<Parse>& parse) {
   PreparationWatch::Watched watched;
   watched.alive = request.alive;
-  watched.deadline = std::chrono::steady_clock::now() + std::chrono::ceil<std::chrono::steady_clock::duration>(
-                                                            std::chrono::duration<double>(server.options.request_seconds));
+  watched.deadline =
+      std::chrono::steady_clock::now() + std::chrono::ceil<std::chrono::steady_clock::duration>(
+                                             std::chrono::duration<double>(server.options.request_seconds));
   const Watching watching(server.watch, watched);
   try {
     Turn turn(server.preparing, client_of(request, server.options), *watched.cancellation);

@@ -12,6 +12,7 @@ constexpr std::chrono::milliseconds kCancelCheck(50);
 
 bool Turns::may_take(const std::string& client) const {
   if (taken_ >= count_) return false;
+  if (client.empty()) return true;
   const auto held = held_.find(client);
   return held == held_.end() || held->second < std::max(1, count_ - 1);
 }

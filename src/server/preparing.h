@@ -16,7 +16,8 @@
 namespace gemma4 {
 
 // Turns: how many requests are prepared at a time. Clients get turns round robin, and none gets the last free turn
-// while it has another: so one client's slow requests leave a turn for the others.
+// while it has another: so one client's slow requests leave a turn for the others. "" stands for all clients without a
+// key, and may have every turn.
 class Turns {
  public:
   explicit Turns(int count) : count_(count) {}

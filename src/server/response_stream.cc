@@ -69,9 +69,10 @@ ResponseStream::ResponseStream(Engine& engine, std::shared_ptr<Metrics> metrics,
   try {
     int first = 0;  // choice of this request
     for (const Request& request : requests) {
-      const uint64_t id = engine_.submit(request, [shared = shared_, first, &engine](const Event& event) {
-        shared->sink(engine, first + event.choice, event);
-      }, preparation);
+      const uint64_t id = engine_.submit(
+          request,
+          [shared = shared_, first, &engine](const Event& event) { shared->sink(engine, first + event.choice, event); },
+          preparation);
       for (int i = 0; i < request.n; ++i) shared_->choices[first + i].id = id + i;
       first += request.n;
     }

@@ -1,6 +1,6 @@
 // One request never takes the engine from the others: late output delays its own stream only, a format that needs too
-// much work fails alone, a stalled step is reported, preparation can be cancelled and its memory is bounded, and what is
-// shared among requests tells nobody about another's prompt.
+// much work fails alone, a stalled step is reported, preparation can be cancelled and its memory is bounded, and what
+// is shared among requests tells nobody about another's prompt.
 #include <gtest/gtest.h>
 
 #include <future>
