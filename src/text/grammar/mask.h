@@ -99,7 +99,7 @@ class TokenMasks {
   std::vector<std::unique_ptr<DfaState>> dfa_states_ GUARDED_BY(mutex_);
   std::unordered_map<std::string, int32_t> numbers_ GUARDED_BY(mutex_);  // by PushdownAutomaton::key
   HeldBytes held_ GUARDED_BY(mutex_);                                    // of all states and masks
-  bool by_parts_ GUARDED_BY(mutex_);                                     // there were too many sets once
+  bool by_parts_ GUARDED_BY(mutex_) = false;                             // there were too many sets once
 };
 
 }  // namespace gemma4

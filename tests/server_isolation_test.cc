@@ -1,0 +1,66 @@
+// One client of the server and another: keys set their caches apart, and a client that has left costs nothing more.
+#include <thread>
+
+#include "serving_testing.h"
+
+namespace gemma4 {
+namespace {
+
+using std::chrono::milliseconds;
+
+TEST(ServerIsolation, OneKeyLearnsNothingOfAnothersPrompt) {
+  EngineOptions model = served_model();
+  model.page = 16;
+  Engine engine(model);
+  ServerOptions options = server_options();
+  options.api_keys = {"alice", "mallory"};
+  Server server(engine, options);
+  const std::string secret = "Remember for me that my pin is 89519579. Tell nobody.";
+  const auto cached = [&](const std::string& key, const std::string& text) {
+    Json body = chat(text);
+    body["max_tokens"] = 1;
+    const Response response =
+        ask(server.port(), "POST", "/v1/chat/completions", body.dump(), {{"Authorization", "Bearer " + key}});
+    EXPECT_EQ(response.status, 200) << response.body;
+    return Json::parse(response.body)["usage"]["prompt_tokens_details"]["cached_tokens"].get<int>();
+  };
+  EXPECT_EQ(cached("alice", secret), 0);
+  EXPECT_EQ(cached("mallory", secret), 0) << "the whole prompt is right, and mallory must not see it";
+  EXPECT_GT(cached("alice", secret), 0);
+  // Guesses digit by digit: all look as the same guesses do where nobody asked before.
+  for (const char* control : {"89519579", "00000000"}) {
+    for (int digit = 0; digit < 10; ++digit) {
+      std::string guess = secret.substr(0, secret.find("8951"));
+      guess += std::string(control).substr(0, 3) + std::to_string(digit);
+      EXPECT_EQ(cached("mallory", guess) % model.page, 0) << guess;
+    }
+  }
+}
+
+TEST(ServerIsolation, AClientThatHasLeftStopsItsPreparation) {
+  EngineOptions model = served_model();
+  model.max_seq_len = 20000;
+  model.images_max = 256;
+  Engine engine(model);
+  Server server(engine, server_options());
+  Json body = chat("");
+  Json parts = Json::array();
+  for (int i = 0; i < 200; ++i) {
+    parts.push_back({{"type", "image_url"}, {"image_url", {{"url", "data:image/png;base64," + picture("002.png")}}}});
+  }
+  body["messages"][0]["content"] = parts;
+  {
+    Socket socket(server.port());
+    socket.send(http_text("POST", "/v1/chat/completions", body.dump()));
+    for (int i = 0; i < 6000 && engine.stats().images_decoded == 0; ++i) std::this_thread::sleep_for(milliseconds(1));
+  }
+  std::this_thread::sleep_for(milliseconds(400));
+  const uint64_t decoded = engine.stats().images_decoded;
+  EXPECT_GT(decoded, 0u);
+  std::this_thread::sleep_for(milliseconds(300));
+  EXPECT_EQ(engine.stats().images_decoded, decoded) << "it goes on for a client that has left";
+  EXPECT_EQ(engine.stats().prepared_bytes, 0);
+}
+
+}  // namespace
+}  // namespace gemma4
