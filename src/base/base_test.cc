@@ -8,8 +8,8 @@
 #include "base/bf16.h"
 #include "base/bytes.h"
 #include "base/exact_json.h"
-#include "base/json_text.h"
 #include "base/file.h"
+#include "base/json_text.h"
 #include "base/threads.h"
 #include "base/utf8.h"
 
