@@ -105,6 +105,15 @@ TEST(OutputParser, ValuesOfEveryType) {
                                  R"("odd key":false,"j":"q\""})")});
 }
 
+// A JSON library that takes NUL for the end of the text would pass the bare word on as a number.
+TEST(OutputParser, NulMakesABareWordAString) {
+  const std::string bare("-1\0005e3", 6);
+  const Events events = parse("<|tool_call>call:f{a:" + bare + "}<tool_call|>");
+  ASSERT_EQ(events.size(), 1u);
+  ASSERT_EQ(events[0].type, OutputEvent::kToolCall);
+  EXPECT_EQ(events[0].arguments, R"({"a":"-1\u00005e3"})");
+}
+
 TEST(OutputParser, MalformedCallsComeBackAsText) {
   for (const std::string bad :
        {"call:f{x:1", "call:f{x:}", "call:{x:1}", "f{}", "call:f{x:<|\"|>a}", "call:f{x:1}y", "call:f{x:1,x:2}", "",
