@@ -15,49 +15,21 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr size_t kSchemaMax = 256 << 10;  // bytes
 
-constexpr std::pair<GrammarSymbol, const char*> kSymbolNames[] = {{kQuote, "<|\"|>"},
-                                                                  {kCallBegin, "<|tool_call>"},
-                                                                  {kCallEnd, "<tool_call|>"},
-                                                                  {kChannelBegin, "<|channel>"},
-                                                                  {kChannelEnd, "<channel|>"}};
+// A call has the arguments that are described, and those that are required only by name.
+void close_parameters(Json& parameters) {
+  parameters["additionalProperties"] = false;
+  if (!parameters.contains("required") || !parameters["required"].is_array()) return;
+  if (!parameters.contains("properties")) parameters["properties"] = Json::object();
+  if (!parameters["properties"].is_object()) return;  // refused later, by name
+  for (const Json& name : parameters["required"]) {
+    if (name.is_string() && !parameters["properties"].contains(name.get<std::string>()))
+      parameters["properties"][name.get<std::string>()] = true;
+  }
+}
 
 }  // namespace
 
-GrammarVocabulary::GrammarVocabulary(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {
-  auto state = std::make_shared<State>();
-  state->vocab_size = tokenizer.vocab_size();
-  for (const auto& [symbol, name] : kSymbolNames) state->symbols[symbol - kQuote] = tokenizer.find(name).value_or(-1);
-  std::vector<int32_t> ids;
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    if (!tokenizer.is_control(id) && !tokenizer.piece(id).empty()) ids.push_back(id);
-  }
-  std::stable_sort(ids.begin(), ids.end(),
-                   [&](int32_t a, int32_t b) { return tokenizer.piece(a) < tokenizer.piece(b); });
-  std::vector<int32_t> open;  // the path of nodes of the last token
-  const auto close_to = [&](size_t depth) {
-    for (; open.size() > depth; open.pop_back())
-      state->nodes[open.back()].end = static_cast<int32_t>(state->nodes.size());
-  };
-  std::string_view last;
-  for (const int32_t id : ids) {
-    const std::string_view piece = tokenizer.piece(id);
-    const auto common =
-        static_cast<size_t>(std::mismatch(last.begin(), last.end(), piece.begin(), piece.end()).first - last.begin());
-    close_to(common);
-    for (size_t depth = common; depth < piece.size(); ++depth) {
-      open.push_back(static_cast<int32_t>(state->nodes.size()));
-      const auto tokens = static_cast<int32_t>(state->tokens.size());
-      state->nodes.push_back({static_cast<uint8_t>(piece[depth]), tokens, 0});
-      state->depths.push_back(static_cast<int32_t>(depth));
-    }
-    state->tokens.push_back(id);
-    state->longest = std::max(state->longest, static_cast<int>(piece.size()));
-    last = piece;
-  }
-  close_to(0);
-  state->nodes.push_back({0, static_cast<int32_t>(state->tokens.size()), 0});
-  state_ = std::move(state);
-}
+WorkLimits grammar_limits() { return {.steps = 50'000'000, .bytes = uint64_t{96} << 20}; }
 
 struct Grammar::Position {
   PushdownAutomaton::States states;
@@ -65,7 +37,11 @@ struct Grammar::Position {
 
 struct Grammar::Compiled {
   Compiled(Vocabulary vocabulary_in, const GrammarOptions& options)
-      : vocabulary(std::move(vocabulary_in)), end_ids(options.end_ids), masks(vocabulary->state(), automaton, end_ids) {
+      : budget(options.budget ? options.budget : std::make_shared<WorkBudget>("the schema", grammar_limits())),
+        vocabulary(std::move(vocabulary_in)),
+        end_ids(options.end_ids),
+        automaton(*budget),
+        masks(vocabulary->state(), automaton, end_ids, *budget) {
     if (end_ids.empty()) throw Error("a grammar needs an end token");
     for (const int32_t id : end_ids) {
       if (id < 0 || id >= vocabulary->tokenizer().vocab_size()) throw Error("an end token is not in the vocabulary");
@@ -83,9 +59,10 @@ struct Grammar::Compiled {
       start = automaton.new_rule();
       automaton.set_rule(start, automaton.split({output, automaton.symbol(kChannelBegin, thought)}));
     }
-    automaton.check();
+    automaton.check(start);
   }
 
+  const std::shared_ptr<WorkBudget> budget;
   Vocabulary vocabulary;
   std::vector<int32_t> end_ids;
   PushdownAutomaton automaton;
@@ -115,8 +92,9 @@ Grammar Grammar::json_schema(const Vocabulary& vocabulary, std::string_view sche
 Grammar Grammar::tool_calls(const Vocabulary& vocabulary, std::string_view tools, std::string_view name, bool parallel,
                             const GrammarOptions& options) {
   if (tools.size() > kSchemaMax) throw Error("the tools are too large");
-  for (const auto& [symbol, token] : kSymbolNames) vocabulary->tokenizer().require(token);
+  for (const auto& [symbol, token] : kGrammarSymbolNames) vocabulary->tokenizer().require(token);
   const Json list = parse_json(tools, "tools");
+  if (!list.is_array()) throw Error("tools: not an array");
   auto compiled = std::make_shared<Compiled>(vocabulary, options);
   PushdownAutomaton& a = compiled->automaton;
   std::vector<int> calls;
@@ -128,12 +106,14 @@ Grammar Grammar::tool_calls(const Vocabulary& vocabulary, std::string_view tools
     }
     const auto tool_name = function["name"].get<std::string>();
     if (!name.empty() && tool_name != name) continue;
+    if (tool_name.empty() || tool_name.find_first_of("{}<>") != std::string::npos) {
+      throw Error("tools: the name '" + tool_name + "' cannot be written in a call");
+    }
     Json parameters = function.value("parameters", Json::object());
     if (!parameters.is_object()) throw Error("tools: the parameters of " + tool_name + " are no object");
     if (parameters.empty() || parameters == Json{{"type", "object"}}) parameters["properties"] = Json::object();
     parameters["type"] = "object";
-    if (!parameters.contains("additionalProperties") && !parameters.contains("$ref"))
-      parameters["additionalProperties"] = false;
+    if (!parameters.contains("additionalProperties") && !parameters.contains("$ref")) close_parameters(parameters);
     const int arguments = SchemaGrammar(a, Syntax::kGemma, parameters).rule(parameters, tool_name);
     const int body = a.call(arguments, a.symbol(kCallEnd, finish));
     calls.push_back(a.symbol(kCallBegin, a.literal("call:" + tool_name, body)));
@@ -158,22 +138,28 @@ bool Grammar::advance(int32_t token) {
   const Tokenizer& tokenizer = compiled_->vocabulary->tokenizer();
   if (ended_ || token < 0 || token >= tokenizer.vocab_size()) return false;
   if (!(mask()[static_cast<size_t>(token) / 32] >> (token % 32) & 1)) return false;
+  compiled_->budget->earn(kGrammarStepsPerToken);
   const auto& symbols = compiled_->vocabulary->state().symbols;
+  const auto symbol = std::find(symbols.begin(), symbols.end(), token);
+  const int input = kQuote + static_cast<int>(symbol - symbols.begin());
   PushdownAutomaton::States states = position_->states;
-  if (const auto at = std::find(symbols.begin(), symbols.end(), token);
-      at != symbols.end() && compiled_->automaton.reads(states, kQuote + static_cast<int>(at - symbols.begin()))) {
-    states = compiled_->automaton.advance(states, kQuote + static_cast<int>(at - symbols.begin()));
+  bool ends = false;
+  if (symbol != symbols.end() && compiled_->automaton.reads(states, input)) {
+    states = compiled_->automaton.advance(states, input);
   } else if (std::find(compiled_->end_ids.begin(), compiled_->end_ids.end(), token) != compiled_->end_ids.end()) {
-    ended_ = true;
+    ends = true;
   } else {
     for (const char byte : tokenizer.piece(token)) {
       states = compiled_->automaton.advance(states, static_cast<unsigned char>(byte));
     }
   }
   position_ = std::make_shared<const Position>(Position{std::move(states)});
+  ended_ = ends;
   mask_.reset();
   return true;
 }
+
+WorkBudget& Grammar::budget() const { return *compiled_->budget; }
 
 bool Grammar::complete() const { return !ended_ && position_->states.complete; }
 

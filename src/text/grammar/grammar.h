@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/work_budget.h"
 #include "text/tokenizer/tokenizer.h"
 
 namespace gemma4 {
@@ -20,7 +21,15 @@ namespace gemma4 {
 struct GrammarOptions {
   std::vector<int32_t> end_ids;  // tokens that end a turn (generation_config's eos ids); at least one
   bool allow_thinking = false;   // a <|channel>...<channel|> may come first
+  // Charged by compiling, by masks and by reading tokens; null: one with grammar_limits(). Its limits and its
+  // cancelling reach all of these, at any time and from any thread.
+  std::shared_ptr<WorkBudget> budget;
 };
+
+// What one request's grammar may take, for all its choices together: about half a second of one core at a vocabulary of
+// 262,144. Each token that is taken adds kGrammarStepsPerToken, so that long answers of ordinary schemas pass.
+WorkLimits grammar_limits();
+constexpr uint64_t kGrammarStepsPerToken = 200'000;
 
 // The tokens that a mask chooses from, arranged by their bytes. Build one for each tokenizer and share it.
 class GrammarVocabulary {
@@ -36,7 +45,11 @@ class GrammarVocabulary {
 };
 
 // The state of one output: a compiled grammar, which copies share, and the position reached in it. Copy it to look
-// ahead, to roll back, or to start another output. Use one object from one thread at a time; copies are independent.
+// ahead, to roll back, or to start another output.
+// Threads: mask() and all else may be called on any thread, one at a time for each object (a mask that a worker makes
+// comes before the advance() that uses it). Copies are independent: any number of threads may use one each, though they
+// share the cache of masks. Masks and advance() throw BudgetError past the budget and CancelledError once it is
+// cancelled; the object is as before then.
 class Grammar {
  public:
   using Vocabulary = std::shared_ptr<const GrammarVocabulary>;
@@ -52,6 +65,7 @@ class Grammar {
   bool advance(int32_t token);  // false, and nothing changes, where the mask forbids it
   bool complete() const;        // an end token may come
   bool ended() const { return ended_; }
+  WorkBudget& budget() const;  // of all copies
 
   struct Compiled;
 

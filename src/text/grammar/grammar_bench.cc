@@ -2,7 +2,11 @@
 // (a look-up). Bound: the trie has some 900,000 nodes, and in a free string nearly all of them are visited.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <iterator>
+#include <random>
 #include <string>
 
 #include "base/check.h"
@@ -81,6 +85,59 @@ void BM_GrammarAnswer(benchmark::State& state) {
                          benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }
 BENCHMARK(BM_GrammarAnswer)->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+
+// Patterns that are cheap to send and dear to enforce: compiled, and followed for an answer of 60 random tokens. A mask
+// may come when the budget is gone; then the answer ends.
+constexpr const char* kPatterns[] = {"^.*[aeiou].{15,20}$",
+                                     "^(.{0,100}){0,100}$",
+                                     "^.*[a-m].{0,3000}$",
+                                     "^(.*a.{0,300}|.*b.{0,300}|.*c.{0,300}|.*d.{0,300})$",
+                                     "^(((((a?){0,60}){0,60}){0,60}){0,60}){0,60}$",
+                                     "^(((((a?b?){0,60}c?){0,60}d?){0,60}e?){0,60}f?){0,60}$",
+                                     "^.*a.{200}$",
+                                     "^.*a....................$",
+                                     "^(\\w+\\s?){1,50}$",
+                                     "^[A-Za-z ]{1,50}$",
+                                     "^.{70,90}$"};
+
+void BM_GrammarPattern(benchmark::State& state) {
+  const std::string pattern = kPatterns[state.range(0)];
+  std::string schema = "{\"type\":\"string\",\"pattern\":\"";
+  for (const char c : pattern) schema += c == '\\' ? std::string("\\\\") : std::string(1, c);
+  schema += "\"}";
+  double slowest = 0, tokens = 0;
+  uint64_t steps = 0, bytes = 0;
+  vocabulary();
+  for (auto _ : state) {
+    Grammar grammar = Grammar::json_schema(vocabulary(), schema, options());
+    std::mt19937 random(1);
+    try {
+      for (tokens = 0; tokens < 60 && !grammar.ended(); ++tokens) {
+        const auto begin = std::chrono::steady_clock::now();
+        const auto mask = grammar.mask();
+        slowest = std::max(slowest, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+        int32_t id = 0;
+        do {
+          id = static_cast<int32_t>(random() % static_cast<unsigned>(tokenizer().vocab_size()));
+          for (size_t i = 0; i < mask.size() && !(mask[static_cast<size_t>(id) / 32] >> (id % 32) & 1); ++i) {
+            id = (id / 32 + 1) % static_cast<int32_t>(mask.size()) * 32;
+            const uint32_t word = mask[static_cast<size_t>(id) / 32];
+            if (word != 0) id += __builtin_ctz(word);
+          }
+        } while (!grammar.advance(id));
+      }
+    } catch (const BudgetError&) {
+    }
+    steps = grammar.budget().steps_used();
+    bytes = grammar.budget().bytes_held();
+  }
+  state.SetLabel(pattern);
+  state.counters["tokens"] = tokens;
+  state.counters["slowest_ms"] = slowest * 1e3;
+  state.counters["Msteps"] = static_cast<double>(steps) * 1e-6;
+  state.counters["MiB"] = static_cast<double>(bytes) / (1 << 20);
+}
+BENCHMARK(BM_GrammarPattern)->DenseRange(0, std::size(kPatterns) - 1)->Iterations(1)->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace gemma4

@@ -18,11 +18,85 @@ ByteSet one_of_bytes(std::string_view bytes) {
   return set;
 }
 
+// How JSON writes a character that may not stand in a string as it is.
+std::string escaped(unsigned char c) {
+  const size_t short_form = std::string_view("\"\\\b\f\n\r\t").find(static_cast<char>(c));
+  if (short_form != std::string_view::npos) return std::string("\\") + "\"\\bfnrt"[short_form];
+  return std::string("\\u00") + kHex[c >> 4] + kHex[c & 15];
+}
+
 std::string spell(uint32_t point) {
   std::string text;
   utf8_append(text, point);
   return text;
 }
+
+// A trie of names, for what is none of them: a character with which no name continues leads to `free`, where all is
+// allowed. `wide` is any character past ASCII, then `free`.
+class NameTrie {
+ public:
+  NameTrie(PushdownAutomaton& automaton, const std::vector<std::string>& names, const ByteSet& ascii, int end, int free,
+           int wide, bool bare)
+      : a_(automaton), names_(names), ascii_(ascii), end_(end), free_(free), wide_(wide), bare_(bare) {
+    std::sort(names_.begin(), names_.end());
+  }
+
+  int build() {
+    open_.push_back({{}, {}, ascii_, false, false, 0});
+    for (const std::string& name : names_) {
+      const auto differs = std::mismatch(path_.begin(), path_.end(), name.begin(), name.end()).first;
+      size_t level = 1;  // the levels that this name shares with the last one
+      while (level < open_.size() && open_[level].end <= static_cast<size_t>(differs - path_.begin())) ++level;
+      close_to(level);
+      for (size_t at = open_.back().end; at < name.size();) {
+        const size_t length = std::max<size_t>(utf8_length(std::string_view(name).substr(at)), 1);
+        at += length;
+        open_.push_back({name.substr(at - length, length), {}, ascii_, false, false, at});
+      }
+      path_ = name;
+      open_.back().is_name = true;
+    }
+    close_to(1);
+    return close_level();
+  }
+
+ private:
+  struct Level {
+    std::string character;  // that leads here
+    std::vector<int> choices;
+    ByteSet left;        // the characters with which no name continues
+    bool wide, is_name;  // a name continues with a character past ASCII; a name ends here
+    size_t end;          // bytes of the path up to here
+  };
+
+  void close_to(size_t levels) {
+    while (open_.size() > levels) {
+      const std::string character = open_.back().character;
+      const int node = a_.literal(character, close_level());
+      open_.back().choices.push_back(node);
+      if (character.size() == 1) open_.back().left.reset(static_cast<unsigned char>(character[0]));
+      open_.back().wide |= character.size() > 1;
+    }
+  }
+
+  int close_level() {
+    Level level = std::move(open_.back());
+    open_.pop_back();
+    const bool first = open_.empty();
+    if (!level.is_name && !(bare_ && first)) level.choices.push_back(end_);
+    if (level.left.any()) level.choices.push_back(a_.bytes(level.left, free_));
+    if (!level.wide) level.choices.push_back(wide_);
+    return a_.split(std::move(level.choices));
+  }
+
+  PushdownAutomaton& a_;
+  std::vector<std::string> names_;
+  const ByteSet ascii_;
+  const int end_, free_, wide_;
+  const bool bare_;  // without quotes: not empty
+  std::string path_;
+  std::vector<Level> open_;
+};
 
 }  // namespace
 
@@ -39,6 +113,7 @@ int LexicalGrammar::open_quote(int next) {
 // Code points as sequences of byte ranges. The range is split by UTF-8 length, and where a continuation byte would
 // wrap.
 int LexicalGrammar::utf8(uint32_t first, uint32_t last, int next) {
+  const PushdownAutomaton::Group one(a_);
   std::vector<int> choices;
   const auto add = [&](const auto& self, uint32_t low, uint32_t high) -> void {
     const std::string a = spell(low), b = spell(high);
@@ -72,6 +147,7 @@ int LexicalGrammar::escape(int next) {
 }
 
 int LexicalGrammar::character(int next) {
+  const PushdownAutomaton::Group one(a_);
   if (syntax_ == Syntax::kGemma) return utf8(0, 0x10ffff, next);
   const int above = utf8(0x80, 0x10ffff, next);
   const ByteSet ascii = byte_range(0x20, 0x7f) & ~one_of_bytes("\"\\");
@@ -79,31 +155,26 @@ int LexicalGrammar::character(int next) {
 }
 
 int LexicalGrammar::characters(const std::vector<PointRange>& ranges, int next) {
+  const PushdownAutomaton::Group one(a_);
   std::vector<int> choices;
+  ByteSet ascii;
   for (auto [first, last] : ranges) {
     if (first >= 0xd800 && first <= 0xdfff) first = 0xe000;  // surrogates are no characters
     if (last >= 0xd800 && last <= 0xdfff) last = 0xd7ff;
     if (first > last) continue;
-    if (syntax_ == Syntax::kGemma || first >= 0x80) {
+    if (first >= 0x80) {
       choices.push_back(utf8(first, last, next));
       continue;
     }
-    ByteSet ascii = byte_range(static_cast<int>(first), static_cast<int>(std::min<uint32_t>(last, 0x7f)));
-    for (uint32_t c = 0; c < 0x80; ++c) {
-      if (!ascii[c] || (c >= 0x20 && c != '"' && c != '\\')) continue;
-      ascii.reset(c);  // JSON writes these as escapes
-      const size_t short_form = std::string_view("\"\\\b\f\n\r\t").find(static_cast<char>(c));
-      std::string written = "\\u00";
-      if (short_form != std::string_view::npos) {
-        written = std::string("\\") + "\"\\bfnrt"[short_form];
-      } else {
-        written += {kHex[c >> 4], kHex[c & 15]};
-      }
-      choices.push_back(a_.literal(written, next));
-    }
-    if (ascii.any()) choices.push_back(a_.bytes(ascii, next));
+    ascii |= byte_range(static_cast<int>(first), static_cast<int>(std::min<uint32_t>(last, 0x7f)));
     if (last >= 0x80) choices.push_back(utf8(0x80, last, next));
   }
+  for (uint32_t c = 0; c < 0x80; ++c) {
+    if (syntax_ == Syntax::kGemma || !ascii[c] || (c >= 0x20 && c != '"' && c != '\\')) continue;
+    ascii.reset(c);  // JSON writes these as escapes
+    choices.push_back(a_.literal(escaped(static_cast<unsigned char>(c)), next));
+  }
+  if (ascii.any()) choices.push_back(a_.bytes(ascii, next));
   if (choices.empty()) throw Error("a pattern allows no character at one place");
   return a_.split(std::move(choices));
 }
@@ -127,13 +198,10 @@ std::vector<int> LexicalGrammar::quoted(std::string_view text) const {
   inputs.push_back(gemma ? static_cast<int>(kQuote) : '"');
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
-    const size_t short_form = std::string_view("\"\\\b\f\n\r\t").find(c);
     if (gemma || (byte >= 0x20 && c != '"' && c != '\\')) {
       inputs.push_back(byte);
-    } else if (short_form != std::string_view::npos) {
-      put(std::string("\\") + "\"\\bfnrt"[short_form]);
     } else {
-      put(std::string("\\u00") + kHex[byte >> 4] + kHex[byte & 15]);
+      put(escaped(byte));
     }
   }
   inputs.push_back(gemma ? static_cast<int>(kQuote) : '"');
@@ -152,34 +220,9 @@ int LexicalGrammar::key_other_than(const std::vector<std::string>& names, int ne
   for (const auto& range : allowed) ascii.set(range.first);
   const int end = gemma ? next : close_quote(next);
   const int free = a_.reserve();
-  const int more = a_.split({a_.bytes(ascii, free), utf8(0x80, 0x10ffff, free)});
-  a_.set(free, a_.split({end, more}));
-
-  // Walks a trie of the names: a character with which no name continues leads to `free`, where all is allowed.
-  std::vector<std::string> sorted(names);
-  std::sort(sorted.begin(), sorted.end());
-  const auto build = [&](const auto& self, size_t begin, size_t stop, size_t at, bool first) -> int {
-    std::vector<int> choices;
-    const bool is_name = begin < stop && sorted[begin].size() == at;
-    if (!is_name && !(gemma && first)) choices.push_back(end);
-    while (begin < stop && sorted[begin].size() == at) ++begin;
-    ByteSet left = ascii;
-    bool wide = false;  // a name continues with a character past ASCII
-    while (begin < stop) {
-      const std::string_view rest = std::string_view(sorted[begin]).substr(at);
-      const std::string character(rest.substr(0, std::max<size_t>(utf8_length(rest), 1)));
-      size_t to = begin;
-      while (to < stop && std::string_view(sorted[to]).substr(at).starts_with(character)) ++to;
-      choices.push_back(a_.literal(character, self(self, begin, to, at + character.size(), false)));
-      if (character.size() == 1) left.reset(static_cast<unsigned char>(character[0]));
-      wide |= character.size() > 1;
-      begin = to;
-    }
-    if (left.any()) choices.push_back(a_.bytes(left, free));
-    if (!wide) choices.push_back(utf8(0x80, 0x10ffff, free));
-    return a_.split(std::move(choices));
-  };
-  const int start = build(build, 0, sorted.size(), 0, true);
+  const int wide = utf8(0x80, 0x10ffff, free);
+  a_.set(free, a_.split({end, a_.bytes(ascii, free), wide}));
+  const int start = NameTrie(a_, names, ascii, end, free, wide, gemma).build();
   return gemma ? start : open_quote(start);
 }
 

@@ -11,6 +11,8 @@ namespace {
 
 constexpr int kPatternDepthMax = 100;
 constexpr uint32_t kRepeatMax = 100000;
+constexpr uint64_t kMostMax = 1'000'000'000;  // no text is longer
+constexpr uint64_t kPatternSteps = 100;       // of a WorkBudget, for each byte
 constexpr uint32_t kLastPoint = 0x10ffff;
 
 struct Regex {
@@ -131,11 +133,28 @@ class RegexParser {
     }
     accept('?');  // lazy: the same strings match
     if (peek() == '*' || peek() == '+' || peek() == '{') fail("a repeat of a repeat");
+    const Regex& inner = only_operand(one);
+    if (inner.type == Regex::kRepeat && inner.least == 0) {  // (x{0,m}){l,n} is x{0,mn}
+      Regex flat = inner;
+      const uint64_t product = most == 0 || inner.most == 0 ? 0 : uint64_t{inner.most} * most;
+      flat.most = product > kMostMax ? kUnbounded : static_cast<uint32_t>(product);
+      one = std::move(flat);
+      return;
+    }
     Regex repeated{Regex::kRepeat};
     repeated.least = one.may_be_empty() ? 0 : least;
     repeated.most = most;
     repeated.operands.push_back(std::move(one));
     one = std::move(repeated);
+  }
+
+  // What a group of one thing holds.
+  static const Regex& only_operand(const Regex& regex) {
+    const Regex* at = &regex;
+    while ((at->type == Regex::kChoice || at->type == Regex::kSequence) && at->operands.size() == 1) {
+      at = &at->operands[0];
+    }
+    return *at;
   }
 
   uint32_t count() {
@@ -229,7 +248,7 @@ class RegexParser {
       }
       ranges.insert(ranges.end(), first.begin(), first.end());
     }
-    return negated ? complement(ranges) : ranges;
+    return negated ? complement(std::move(ranges)) : complement(complement(std::move(ranges)));  // twice: sorted and without overlap
   }
 
   PointRange one_point() {
@@ -269,6 +288,9 @@ int build(const Regex& regex, PushdownAutomaton& automaton, LexicalGrammar& text
 }  // namespace
 
 int LexicalGrammar::pattern(std::string_view regex, const std::string& what, int next) {
+  a_.budget().charge(regex.size() * kPatternSteps);
+  HeldBytes held(a_.budget());
+  held.add(regex.size() * sizeof(Regex) * 2);
   const Regex parsed = RegexParser(regex, what).parse();
   return open_quote(build(parsed, a_, *this, close_quote(next)));
 }

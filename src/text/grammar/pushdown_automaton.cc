@@ -9,29 +9,7 @@ namespace gemma4 {
 namespace {
 
 constexpr size_t kNodesMax = 1 << 20;
-constexpr uint32_t kFramesMax = 512;  // frames of a stack; deeper nesting is not allowed
-
-size_t combine(size_t hash, size_t value) { return (hash ^ (value + 0x9e3779b97f4a7c15u + (hash << 6) + (hash >> 2))); }
-
-bool same_stack(const PushdownAutomaton::Frame* a, const PushdownAutomaton::Frame* b) {
-  for (; a != b; a = a->below.get(), b = b->below.get()) {
-    if (a == nullptr || b == nullptr || a->hash != b->hash || a->node != b->node || a->least != b->least ||
-        a->most != b->most) {
-      return false;
-    }
-  }
-  return true;
-}
-
-PushdownAutomaton::Stack push(int32_t node, uint32_t least, uint32_t most, PushdownAutomaton::Stack below) {
-  const uint32_t depth = below ? below->depth + 1 : 1;
-  size_t hash = below ? below->hash : 0;
-  for (const size_t value : {static_cast<size_t>(node), static_cast<size_t>(least), static_cast<size_t>(most)}) {
-    hash = combine(hash, value);
-  }
-  return std::make_shared<const PushdownAutomaton::Frame>(
-      PushdownAutomaton::Frame{node, least, most, depth, hash, std::move(below)});
-}
+constexpr uint64_t kNodeSteps = 10, kNodeBytes = 64;
 
 }  // namespace
 
@@ -42,19 +20,18 @@ ByteSet byte_range(int first, int last) {
 }
 
 int PushdownAutomaton::add(Node node) {
-  if (nodes_.size() >= kNodesMax) throw Error("the schema is too large");
+  if (nodes_.size() >= kNodesMax) throw BudgetError("the schema is too large");
+  budget_.charge(kNodeSteps);
+  held_.add(kNodeBytes);
+  node.group = group_ >= 0 ? group_ : ~static_cast<int32_t>(nodes_.size());
   nodes_.push_back(node);
   return static_cast<int>(nodes_.size()) - 1;
 }
 
 int PushdownAutomaton::bytes(const ByteSet& set, int next) {
-  size_t i = sets_.size();
-  while (i > 0 && sets_[i - 1] != set) --i;
-  if (i == 0) {
-    sets_.push_back(set);
-    i = sets_.size();
-  }
-  return add({kBytes, static_cast<int32_t>(i - 1), next});
+  const auto [found, is_new] = set_numbers_.try_emplace(set, static_cast<int32_t>(sets_.size()));
+  if (is_new) sets_.push_back(set);
+  return add({kBytes, found->second, next});
 }
 
 int PushdownAutomaton::literal(std::string_view text, int next) {
@@ -80,24 +57,35 @@ int PushdownAutomaton::loop(int body, uint32_t least, uint32_t most, int next) {
 
 int PushdownAutomaton::one_of(std::vector<std::vector<int>> sequences, int next) {
   std::sort(sequences.begin(), sequences.end());
-  const auto build = [&](const auto& self, size_t begin, size_t end, size_t at) -> int {
+  // The path of the last sequence: what may follow each of its inputs. Its end is turned into nodes once it is known
+  // that no later sequence shares it.
+  struct Open {
+    int input;
     std::vector<int> choices;
-    while (begin < end && sequences[begin].size() == at) {
-      if (choices.empty()) choices.push_back(next);
-      ++begin;
-    }
-    while (begin < end) {
-      const int input = sequences[begin][at];
-      size_t stop = begin;
-      while (stop < end && sequences[stop][at] == input) ++stop;
-      const int rest = self(self, begin, stop, at + 1);
-      choices.push_back(input < 256 ? byte(static_cast<char>(input), rest)
-                                    : symbol(static_cast<GrammarSymbol>(input), rest));
-      begin = stop;
-    }
-    return split(std::move(choices));
   };
-  return build(build, 0, sequences.size(), 0);
+  std::vector<Open> open(1);
+  const auto close_to = [&](size_t depth) {
+    while (open.size() > depth + 1) {
+      const int input = open.back().input, rest = split(std::move(open.back().choices));
+      open.pop_back();
+      open.back().choices.push_back(input < 256 ? byte(static_cast<char>(input), rest)
+                                                : symbol(static_cast<GrammarSymbol>(input), rest));
+    }
+  };
+  std::vector<int> none;
+  const std::vector<int>* last = nullptr;
+  for (const std::vector<int>& sequence : sequences) {
+    if (last != nullptr && *last == sequence) continue;
+    const std::vector<int>& before = last ? *last : none;
+    const auto common = std::mismatch(before.begin(), before.end(), sequence.begin(), sequence.end()).first;
+    const auto shared = static_cast<size_t>(common - before.begin());
+    close_to(shared);
+    for (size_t i = shared; i < sequence.size(); ++i) open.push_back({sequence[i], {}});
+    open.back().choices.push_back(next);
+    last = &sequence;
+  }
+  close_to(0);
+  return split(std::move(open[0].choices));
 }
 
 int PushdownAutomaton::reserve() {
@@ -114,7 +102,12 @@ int PushdownAutomaton::new_rule() {
   return static_cast<int>(rules_.size()) - 1;
 }
 
-void PushdownAutomaton::check() const {
+void PushdownAutomaton::check(int start) const {
+  check_recursion();
+  check_productive(start);
+}
+
+void PushdownAutomaton::check_recursion() const {
   // Collects the rules that each rule may call before it reads anything. In the graphs of schemas no loop or call that
   // may match nothing precedes a call, so looking at the first node of each path is enough.
   std::vector<std::vector<int>> calls(rules_.size());
@@ -125,6 +118,7 @@ void PushdownAutomaton::check() const {
       const int at = work.back();
       work.pop_back();
       if (!seen.insert(at).second) continue;
+      budget_.charge(kNodeSteps);
       const Node& node = nodes_[static_cast<size_t>(at)];
       if (node.op == kSplit) {
         for (const int choice : choices_[static_cast<size_t>(node.a)]) work.push_back(choice);
@@ -159,142 +153,46 @@ void PushdownAutomaton::check() const {
   }
 }
 
-// The epsilon closure: follows all nodes that read nothing, and collects the states that read an input.
-class PushdownAutomaton::Closure {
- public:
-  Closure(const PushdownAutomaton& automaton, States& out) : a_(automaton), out_(out) {}
-
-  void add(int node, const Stack& stack) {
-    work_.push_back({node, a_.node(node).least, a_.node(node).most, stack});
-    while (!work_.empty()) {
-      Item item = std::move(work_.back());
-      work_.pop_back();
-      if (seen_.insert(item).second) follow(item);
+// Marks the nodes from which a text can come to the end of its rule, from the ends backwards.
+void PushdownAutomaton::check_productive(int start) const {
+  std::vector<std::vector<int32_t>> users(nodes_.size()), callers(rules_.size()), starts(nodes_.size());
+  const auto use = [&](int32_t used, size_t user) { users[static_cast<size_t>(used)].push_back(static_cast<int32_t>(user)); };
+  std::vector<int32_t> work;
+  budget_.charge(nodes_.size() * kNodeSteps);
+  for (size_t i = 0; i < nodes_.size(); ++i) {
+    const Node& node = nodes_[i];
+    if (node.op == kFinish) work.push_back(static_cast<int32_t>(i));
+    if (node.op == kSplit) {
+      for (const int choice : choices_[static_cast<size_t>(node.a)]) use(choice, i);
+    } else if (node.op != kFinish) {
+      use(node.b, i);
+      if (node.op == kLoop) use(node.a, i);
+      if (node.op == kCall) callers[static_cast<size_t>(node.a)].push_back(static_cast<int32_t>(i));
     }
   }
-
- private:
-  struct Item {
-    int32_t node;
-    uint32_t least, most;
-    Stack stack;
-    bool operator==(const Item& o) const {
-      return node == o.node && least == o.least && most == o.most && same_stack(stack.get(), o.stack.get());
-    }
+  for (size_t rule = 0; rule < rules_.size(); ++rule)
+    starts[static_cast<size_t>(rules_[rule])].push_back(static_cast<int32_t>(rule));
+  std::vector<bool> done(nodes_.size()), rule_done(rules_.size());
+  const auto is_done = [&](int32_t node) { return done[static_cast<size_t>(node)]; };
+  const auto productive = [&](const Node& node) {
+    if (node.op == kFinish || node.op == kSplit) return true;  // looked at only once something it needs is done
+    if (!is_done(node.b)) return false;
+    if (node.op == kBytes) return sets_[static_cast<size_t>(node.a)].any();
+    if (node.op == kCall) return static_cast<bool>(rule_done[static_cast<size_t>(node.a)]);
+    return node.op == kSymbol || node.least == 0 || is_done(node.a);
   };
-  struct Hash {
-    size_t operator()(const Item& i) const {
-      return combine(combine(combine(i.stack ? i.stack->hash : 0, static_cast<size_t>(i.node)), i.least), i.most);
-    }
-  };
-
-  void go(int node, const Stack& stack) { work_.push_back({node, a_.node(node).least, a_.node(node).most, stack}); }
-
-  void follow(const Item& item) {
-    const Node& node = a_.node(item.node);
-    const bool deep = item.stack && item.stack->depth >= kFramesMax;
-    switch (node.op) {
-      case kBytes:
-      case kSymbol:
-        out_.all.push_back({item.node, item.stack});
-        break;
-      case kSplit:
-        for (const int choice : a_.choices_[static_cast<size_t>(node.a)]) go(choice, item.stack);
-        break;
-      case kCall:  // a tail call needs no frame
-        if (a_.node(node.b).op == kFinish) {
-          go(a_.rules_[static_cast<size_t>(node.a)], item.stack);
-        } else if (!deep) {
-          go(a_.rules_[static_cast<size_t>(node.a)], push(node.b, 0, kNotLooping, item.stack));
-        }
-        break;
-      case kLoop:
-        if (item.least == 0) go(node.b, item.stack);
-        if (item.most > 0 && !deep) {
-          const uint32_t most = item.most == kUnbounded ? kUnbounded : item.most - 1;
-          go(node.a, push(item.node, item.least > 0 ? item.least - 1 : 0, most, item.stack));
-        }
-        break;
-      case kFinish:
-        if (!item.stack) {
-          out_.complete = true;
-        } else if (item.stack->most != kNotLooping) {
-          work_.push_back({item.stack->node, item.stack->least, item.stack->most, item.stack->below});
-        } else {
-          go(item.stack->node, item.stack->below);
-        }
-        break;
+  while (!work.empty()) {
+    const auto at = static_cast<size_t>(work.back());
+    work.pop_back();
+    if (done[at] || !productive(nodes_[at])) continue;
+    done[at] = true;
+    work.insert(work.end(), users[at].begin(), users[at].end());
+    for (const int32_t rule : starts[at]) {
+      rule_done[static_cast<size_t>(rule)] = true;
+      work.insert(work.end(), callers[static_cast<size_t>(rule)].begin(), callers[static_cast<size_t>(rule)].end());
     }
   }
-
-  const PushdownAutomaton& a_;
-  States& out_;
-  std::vector<Item> work_;
-  std::unordered_set<Item, Hash> seen_;
-};
-
-PushdownAutomaton::States PushdownAutomaton::start(int rule) const {
-  States states;
-  Closure(*this, states).add(rules_[static_cast<size_t>(rule)], nullptr);
-  return states;
-}
-
-bool PushdownAutomaton::matches(const Node& node, int input) const {
-  if (node.op == kSymbol) return node.a == input;
-  return input < 256 && sets_[static_cast<size_t>(node.a)][static_cast<size_t>(input)];
-}
-
-bool PushdownAutomaton::reads(const States& states, int input) const {
-  return std::any_of(states.all.begin(), states.all.end(),
-                     [&](const State& state) { return matches(node(state.node), input); });
-}
-
-PushdownAutomaton::States PushdownAutomaton::advance(const States& states, int input) const {
-  States next;
-  Closure closure(*this, next);
-  for (const State& state : states.all) {
-    if (matches(node(state.node), input)) closure.add(node(state.node).b, state.stack);
-  }
-  return next;
-}
-
-PushdownAutomaton::States PushdownAutomaton::clamp(const States& states, uint32_t limit) const {
-  States result;
-  result.complete = states.complete;
-  const auto clamped = [&](uint32_t count) { return count == kUnbounded ? count : std::min(count, limit + 1); };
-  for (const State& state : states.all) {
-    std::vector<const Frame*> frames;
-    for (const Frame* frame = state.stack.get(); frame != nullptr; frame = frame->below.get()) frames.push_back(frame);
-    Stack stack;
-    for (size_t i = frames.size(); i-- > 0;) {
-      const uint32_t most = frames[i]->most == kNotLooping ? kNotLooping : clamped(frames[i]->most);
-      stack = push(frames[i]->node, clamped(frames[i]->least), most, stack);
-    }
-    result.all.push_back({state.node, std::move(stack)});
-  }
-  return result;
-}
-
-std::string PushdownAutomaton::key(const States& states) {
-  std::vector<std::string> keys;
-  for (const State& state : states.all) {
-    std::string bytes;
-    const auto put = [&](uint32_t value) { bytes.append(reinterpret_cast<const char*>(&value), sizeof(value)); };
-    put(static_cast<uint32_t>(state.node));
-    for (const Frame* frame = state.stack.get(); frame != nullptr; frame = frame->below.get()) {
-      put(static_cast<uint32_t>(frame->node));
-      put(frame->least);
-      put(frame->most);
-    }
-    keys.push_back(std::move(bytes));
-  }
-  std::sort(keys.begin(), keys.end());
-  std::string key(1, states.complete ? '1' : '0');
-  for (const std::string& bytes : keys) {
-    const auto size = static_cast<uint32_t>(bytes.size());
-    key.append(reinterpret_cast<const char*>(&size), sizeof(size)).append(bytes);
-  }
-  return key;
+  if (!rule_done[static_cast<size_t>(start)]) throw Error("a schema allows no value that comes to an end");
 }
 
 }  // namespace gemma4

@@ -1,7 +1,8 @@
 // PushdownAutomaton: a grammar as a graph that is walked byte by byte. Rules may call each other, so a state is a node
 // and a stack of nodes to return to, and the text so far leads to a set of states. Loop counters are on the stack, so
 // "at most 1000 items" is one node. Besides bytes the automaton reads a few symbols: control tokens, which no bytes
-// spell.
+// spell. Building and walking charge the request's WorkBudget and throw its errors. Nothing recurses on the length of a
+// schema.
 #pragma once
 
 #include <bitset>
@@ -9,7 +10,10 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
+
+#include "base/work_budget.h"
 
 namespace gemma4 {
 
@@ -22,6 +26,10 @@ constexpr uint32_t kUnbounded = ~uint32_t{0};
 
 class PushdownAutomaton {
  public:
+  explicit PushdownAutomaton(WorkBudget& budget) : budget_(budget), held_(budget) {}
+
+  WorkBudget& budget() const { return budget_; }
+
   // Every builder returns a node that matches something and continues at `next`.
   int bytes(const ByteSet& set, int next);
   int byte(char c, int next) {
@@ -36,6 +44,20 @@ class PushdownAutomaton {
   int loop(int body, uint32_t least, uint32_t most, int next);
   // One of several sequences of inputs, as a trie: common prefixes share nodes.
   int one_of(std::vector<std::vector<int>> sequences, int next);
+  // Nodes made while a Group lives belong together: those of one character. (Of nested ones the outermost counts.)
+  class Group {
+   public:
+    explicit Group(PushdownAutomaton& a) : a_(a), outer_(a.group_) {
+      if (outer_ < 0) a_.group_ = a_.groups_++;
+    }
+    ~Group() { a_.group_ = outer_; }
+    Group(const Group&) = delete;
+    Group& operator=(const Group&) = delete;
+
+   private:
+    PushdownAutomaton& a_;
+    const int32_t outer_;
+  };
   // For cycles: reserve() makes a node, which may be used at once; set() then connects it to `target`.
   int reserve();
   void set(int node, int target);
@@ -43,8 +65,8 @@ class PushdownAutomaton {
   int new_rule();
   void set_rule(int rule, int start) { rules_[static_cast<size_t>(rule)] = start; }
 
-  // Throws Error if a rule can call itself before it reads an input (left recursion).
-  void check() const;
+  // Throws Error if a rule can call itself before it reads an input (left recursion), or if no text matches `start`.
+  void check(int start) const;
 
   struct Frame;
   using Stack = std::shared_ptr<const Frame>;
@@ -52,7 +74,7 @@ class PushdownAutomaton {
     int32_t node;          // the node to return to, or the loop
     uint32_t least, most;  // of a loop: how often its body must and may still run. Otherwise most is kNotLooping
     uint32_t depth;
-    size_t hash;
+    size_t shape;  // hash of the nodes from here down, without the counters
     Stack below;
   };
   struct State {
@@ -60,7 +82,7 @@ class PushdownAutomaton {
     Stack stack;
   };
   struct States {
-    std::vector<State> all;  // without duplicates
+    std::vector<State> all;  // without duplicates, and without a state that accepts a part of what another accepts
     bool complete = false;   // the output may end here
     bool dead() const { return all.empty() && !complete; }
   };
@@ -69,6 +91,10 @@ class PushdownAutomaton {
   // Equivalent states for texts of up to `limit` bytes: loop counters above it are reduced, as they make no difference.
   States clamp(const States& states, uint32_t limit) const;
   bool reads(const States& states, int input) const;
+  ByteSet same_bytes(const States& states, uint8_t byte) const;  // those that lead where `byte` leads
+  // The same states, divided by their groups and stacks. What a union of sets leads to is the union of what each leads
+  // to.
+  std::vector<States> parts(const States& states) const;
   static std::string key(const States& states);  // equal exactly for equal sets
 
  private:
@@ -78,15 +104,24 @@ class PushdownAutomaton {
     int32_t a = 0,
             b = 0;  // kBytes: set, next. kSymbol: symbol, next. kSplit: list. kCall: rule, next. kLoop: body, next
     uint32_t least = 0, most = 0;
+    int32_t group = 0;  // negative: alone
   };
   class Closure;
+  friend struct StackOps;
   static constexpr uint32_t kNotLooping = kUnbounded - 1;
   const Node& node(int i) const { return nodes_[static_cast<size_t>(i)]; }
   int add(Node node);
   bool matches(const Node& node, int input) const;
+  void check_recursion() const;
+  void check_productive(int start) const;
+  void prune(std::vector<State>& states) const;
 
+  int32_t group_ = -1, groups_ = 0;
+  WorkBudget& budget_;
+  HeldBytes held_;
   std::vector<Node> nodes_;
   std::vector<ByteSet> sets_;
+  std::unordered_map<ByteSet, int32_t> set_numbers_;
   std::vector<std::vector<int>> choices_;
   std::vector<int> rules_;
 };

@@ -15,28 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kSchemaDepthMax = 100;
-constexpr int kMergesMax = 10000;
 constexpr size_t kNamesMax = 1000;  // members of one object
-
-// Keywords that do not restrict instances, or that are handled elsewhere.
-const std::set<std::string>& annotations() {
-  static const std::set<std::string> kNames = {
-      "title", "description", "default",    "examples", "example",   "$schema",  "$id",           "$comment",
-      "$defs", "definitions", "deprecated", "readOnly", "writeOnly", "nullable", "discriminator", "$anchor"};
-  return kNames;
-}
-
-const std::map<std::string, std::set<std::string>>& keywords_of_types() {
-  static const std::map<std::string, std::set<std::string>> kKeywords = {
-      {"object", {"properties", "required", "additionalProperties"}},
-      {"array", {"items", "prefixItems", "minItems", "maxItems"}},
-      {"string", {"minLength", "maxLength", "pattern", "format"}},
-      {"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
-      {"integer", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
-      {"boolean", {}},
-      {"null", {}}};
-  return kKeywords;
-}
 
 const std::map<std::string, std::string>& formats() {
   static const std::map<std::string, std::string> kPatterns = [] {
@@ -59,73 +38,8 @@ const std::map<std::string, std::string>& formats() {
   return kPatterns;
 }
 
-[[noreturn]] void refuse(const std::string& path, const std::string& why) {
-  throw Error("schema " + path + ": " + why);
-}
-
-bool is_type(const Json& value, const std::string& type) {
-  if (type == "object") return value.is_object();
-  if (type == "array") return value.is_array();
-  if (type == "string") return value.is_string();
-  if (type == "boolean") return value.is_boolean();
-  if (type == "null") return value.is_null();
-  if (type == "integer")
-    return is_long_integer(value) || value.is_number_integer() ||
-           (value.is_number() && std::floor(value.get<double>()) == value);
-  return value.is_number() || is_long_integer(value);
-}
-
-std::vector<std::string> types_of(const Json& schema, const std::string& path) {
-  std::vector<std::string> types;
-  if (const auto type = schema.find("type"); type != schema.end()) {
-    for (const Json& one : type->is_array() ? *type : Json::array({*type})) {
-      if (!one.is_string() || !keywords_of_types().contains(one.get<std::string>())) {
-        refuse(path, "type " + one.dump() + " is no type of JSON");
-      }
-      types.push_back(one.get<std::string>());
-    }
-    if (types.empty()) refuse(path, "type names no type");
-    return types;
-  }
-  // Without a type, a keyword that belongs to one type implies that type.
-  for (const char* type : {"object", "array", "string", "number"}) {
-    for (const std::string& keyword : keywords_of_types().at(type)) {
-      if (schema.contains(keyword)) {
-        types.emplace_back(type);
-        break;
-      }
-    }
-  }
-  return types;
-}
-
-void check_keywords(const Json& schema, const std::vector<std::string>& types, const std::string& path) {
-  static const std::set<std::string> kGeneral = {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"};
-  for (const auto& [keyword, value] : schema.items()) {
-    if (kGeneral.contains(keyword) || annotations().contains(keyword)) continue;
-    bool known = false, fits = types.empty();
-    for (const auto& [type, keywords] : keywords_of_types()) {
-      if (!keywords.contains(keyword)) continue;
-      known = true;
-      fits |= std::find(types.begin(), types.end(), type) != types.end();
-    }
-    if (keyword == "uniqueItems" && value == false) continue;
-    if (!known) refuse(path, "the keyword " + keyword + " is not implemented");
-    // A keyword of another type constrains nothing.
-  }
-}
-
-uint32_t count_of(const Json& schema, const char* keyword, uint32_t otherwise, const std::string& path) {
-  const auto found = schema.find(keyword);
-  if (found == schema.end()) return otherwise;
-  if (!found->is_number_unsigned() || found->get<uint64_t>() > 1000000) {
-    refuse(path, std::string(keyword) + " is not a whole number up to 1000000");
-  }
-  return found->get<uint32_t>();
-}
-
 std::string decimal(const Json& value, const std::string& path) {
-  if (!value.is_number() && !is_long_integer(value)) refuse(path, "a bound is not a number");
+  if (!value.is_number() && !is_long_integer(value)) refuse_schema(path, "a bound is not a number");
   if (!value.is_number_float()) return dump_exact_json(value);
   char buffer[400];
   const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value.get<double>(), std::chars_format::fixed).ptr;
@@ -136,107 +50,75 @@ std::string decimal(const Json& value, const std::string& path) {
 
 int SchemaGrammar::rule(const Json& schema, const std::string& path) {
   if (schema == true || (schema.is_object() && schema.empty())) return any_value();
-  if (!schema.is_object()) refuse(path, "is neither an object nor true");
-  const std::string text = schema.dump();
-  if (const auto found = rules_.find(text); found != rules_.end()) return found->second;
-  if (++depth_ > kSchemaDepthMax) refuse(path, "is nested too deep");
-  const int rule = rules_[text] = a_.new_rule();
+  if (schema == false) refuse_schema(path, "allows no value");
+  if (!schema.is_object()) refuse_schema(path, "is neither an object nor true");
+  const auto [found, is_new] = rules_.try_emplace(fingerprint(schema, a_.budget()), -1);
+  if (!is_new) return found->second;
+  if (++depth_ > kSchemaDepthMax) refuse_schema(path, "is nested too deep");
+  const int rule = found->second = a_.new_rule();
   std::vector<int> choices;
   alternatives(schema, path, a_.finish(), choices);
-  if (choices.empty()) refuse(path, "allows no value");
+  if (choices.empty()) refuse_schema(path, "allows no value");
   a_.set_rule(rule, a_.split(std::move(choices)));
   --depth_;
   return rule;
 }
 
-const Json& SchemaGrammar::resolve(const Json& reference, const std::string& path) const {
-  const std::string text = reference.is_string() ? reference.get<std::string>() : reference.dump();
-  if (!text.starts_with("#")) refuse(path, "$ref " + text + " leads outside the schema");
-  try {
-    return root_.at(Json::json_pointer(text.substr(1)));
-  } catch (const Json::exception&) {
-    refuse(path, "$ref " + text + " leads nowhere");
-  }
-}
-
-// Merges allOf, and the keywords beside $ref, into one schema. Throws Error where two of them contradict each other.
-Json SchemaGrammar::merged(const Json& schema, const std::string& path, int depth) {
-  Json result = schema;
-  const auto add = [&](const Json& part) {
-    if (!part.is_object()) refuse(path, "allOf of something that is no object");
-    for (const auto& [keyword, value] : part.items()) {
-      if (annotations().contains(keyword)) continue;
-      if (!result.contains(keyword)) {
-        result[keyword] = value;
-      } else if (keyword == "required") {
-        for (const Json& name : value) result[keyword].push_back(name);
-      } else if (keyword == "properties") {
-        for (const auto& [name, property] : value.items()) {
-          if (result[keyword].contains(name) && result[keyword][name] != property)
-            refuse(path, "allOf gives " + name + " twice");
-          result[keyword][name] = property;
-        }
-      } else if (result[keyword] != value) {
-        refuse(path, "allOf with two different " + keyword + " is not implemented");
-      }
-    }
-  };
-  while (result.contains("$ref") || result.contains("allOf")) {
-    if (depth > kSchemaDepthMax || ++merges_ > kMergesMax) refuse(path, "$ref and allOf go on too long");
-    if (result.contains("$ref")) {
-      const Json& target = resolve(result["$ref"], path);
-      result.erase("$ref");
-      if (target != true) add(target);
-    } else {
-      const Json parts = result["allOf"];
-      result.erase("allOf");
-      for (const Json& part : parts) {
-        const bool plain = part.is_object() && !part.contains("$ref") && !part.contains("allOf");
-        add(plain ? part : merged(part, path, depth + 1));
-      }
-    }
-  }
-  return result;
+int SchemaGrammar::rule_of_reference(const Json& reference, const std::string& path) {
+  const Json& target = references_.resolve(reference, path);
+  if (const auto found = rules_of_targets_.find(&target); found != rules_of_targets_.end()) return found->second;
+  const int result = rule(target, reference.get<std::string>());
+  return rules_of_targets_[&target] = result;
 }
 
 void SchemaGrammar::alternatives(const Json& schema, const std::string& path, int next, std::vector<int>& out) {
+  check_kinds(schema, path);
   if (schema.contains("$ref") || schema.contains("allOf")) {
-    Json rest = schema;  // a plain reference is a call of a rule, so a schema may contain itself
-    for (const std::string& name : annotations()) rest.erase(name);
-    if (rest.size() == 1 && rest.contains("$ref")) {
-      out.push_back(a_.call(rule(resolve(rest["$ref"], path), schema["$ref"].get<std::string>()), next));
+    const auto keywords = std::count_if(schema.items().begin(), schema.items().end(),
+                                        [](const auto& item) { return !is_annotation(item.key()); });
+    if (keywords == 1 && schema.contains("$ref")) {  // a call of a rule, so a schema may contain itself
+      out.push_back(a_.call(rule_of_reference(schema["$ref"], path), next));
     } else {
-      alternatives(merged(schema, path), path, next, out);
+      alternatives(merge_schemas(schema, path, references_, a_.budget()), path, next, out);
     }
     return;
   }
   const std::vector<std::string> types = types_of(schema, path);
-  check_keywords(schema, types, path);
-  const bool nullable = schema.value("nullable", false);
-  if (nullable) enumerated(Json::array({nullptr}), Json::object(), next, out);
+  check_keywords(schema, path);
+  if (schema.value("nullable", false)) enumerated(Json::array({nullptr}), Json::object(), path, next, out);
   for (const char* keyword : {"anyOf", "oneOf"}) {
-    if (!schema.contains(keyword)) continue;
-    Json beside = schema;  // the keywords beside it apply to every alternative
-    beside.erase(keyword);
-    beside.erase("nullable");
-    for (const std::string& name : annotations()) beside.erase(name);
-    if (!schema[keyword].is_array()) refuse(path, std::string(keyword) + " is no array");
-    int i = 0;
-    for (const Json& choice : schema[keyword]) {
-      const std::string at = path + "/" + keyword + "/" + std::to_string(i++);
-      Json both = beside;
-      if (!beside.empty()) both["allOf"] = Json::array({choice});
-      out.push_back(a_.call(rule(beside.empty() ? choice : both, at), next));
+    if (schema.contains(keyword)) return choices_of(schema, keyword, path, next, out);
+  }
+  if (schema.contains("const")) {
+    const Json& value = schema["const"];
+    const auto listed = schema.find("enum");
+    if (listed != schema.end() && std::find(listed->begin(), listed->end(), value) == listed->end()) {
+      refuse_schema(path, "const is not in enum, so it allows no value");
     }
-    return;
+    return enumerated(Json::array({value}), schema, path, next, out);
   }
-  if (schema.contains("const")) return enumerated(Json::array({schema["const"]}), schema, next, out);
-  if (schema.contains("enum")) {
-    if (!schema["enum"].is_array()) refuse(path, "enum is no array");
-    return enumerated(schema["enum"], schema, next, out);
-  }
+  if (schema.contains("enum")) return enumerated(schema["enum"], schema, path, next, out);
   if (types.empty()) out.push_back(a_.call(any_value(), next));
   for (const std::string& type : types) typed(schema, type, path, next, out);
+}
+
+// anyOf or oneOf: the keywords beside it apply to every alternative.
+void SchemaGrammar::choices_of(const Json& schema, const std::string& keyword, const std::string& path, int next,
+                               std::vector<int>& out) {
+  Json beside = Json::object();
+  for (const auto& [name, value] : schema.items()) {
+    if (name != keyword && !is_annotation(name)) beside[name] = value;
+  }
+  const uint64_t steps = copy_steps(beside);
+  int i = 0;
+  for (const Json& choice : schema[keyword]) {
+    const std::string at = path + "/" + keyword + "/" + std::to_string(i++);
+    a_.budget().charge(steps + at.size());
+    if (choice == false) continue;
+    Json both = beside;
+    if (!beside.empty()) both["allOf"] = Json::array({choice});
+    out.push_back(a_.call(rule(beside.empty() ? choice : both, at), next));
+  }
 }
 
 void SchemaGrammar::typed(const Json& schema, const std::string& type, const std::string& path, int next,
@@ -250,23 +132,24 @@ void SchemaGrammar::typed(const Json& schema, const std::string& type, const std
   } else if (type == "string") {
     out.push_back(string(schema, path, next));
   } else if (type == "boolean") {
-    enumerated(Json::array({true, false}), Json::object(), next, out);
+    enumerated(Json::array({true, false}), Json::object(), path, next, out);
   } else if (type == "null") {
-    enumerated(Json::array({nullptr}), Json::object(), next, out);
+    enumerated(Json::array({nullptr}), Json::object(), path, next, out);
   } else {
     out.push_back(number(schema, type == "integer", path, next));
   }
 }
 
-// The values in their compact form, if the schema's type allows them.
-void SchemaGrammar::enumerated(const Json& values, const Json& schema, int next, std::vector<int>& out) {
-  const std::vector<std::string> types = types_of(schema, "enum");
+// The values in their compact form, if the schema's type and bounds allow them.
+void SchemaGrammar::enumerated(const Json& values, const Json& schema, const std::string& path, int next,
+                               std::vector<int>& out) {
   std::vector<std::vector<int>> sequences;
   for (const Json& value : values) {
-    const auto fits = [&](const std::string& type) { return is_type(value, type); };
-    if (!types.empty() && std::none_of(types.begin(), types.end(), fits)) continue;
+    a_.budget().charge(copy_steps(value));
+    if (!is_within(value, schema, path)) continue;
     sequences.emplace_back();
     spell_value(value, sequences.back());
+    a_.budget().charge(sequences.back().size());
     if (value.is_null() && syntax_ == Syntax::kGemma) {  // as the prompt template writes a null
       sequences.push_back({'N', 'o', 'n', 'e'});
     }
@@ -307,7 +190,7 @@ int SchemaGrammar::number(const Json& schema, bool integer, const std::string& p
     if (!schema.contains(exclusive) || schema[exclusive] == false) return;
     excluded = true;
     if (schema[exclusive] == true) return;  // draft 4: a boolean; the bound is in the other keyword
-    if (value) refuse(path, std::string(keyword) + " beside " + exclusive + " is not implemented");
+    if (value) refuse_schema(path, std::string(keyword) + " beside " + exclusive + " is not implemented");
     value = decimal(schema[exclusive], path);
   };
   bound("minimum", "exclusiveMinimum", bounds.least, bounds.above);
@@ -317,21 +200,19 @@ int SchemaGrammar::number(const Json& schema, bool integer, const std::string& p
 
 int SchemaGrammar::string(const Json& schema, const std::string& path, int next) {
   const uint32_t least = count_of(schema, "minLength", 0, path), most = count_of(schema, "maxLength", kUnbounded, path);
-  if (most < least) refuse(path, "maxLength is less than minLength");
+  if (most < least) refuse_schema(path, "maxLength is less than minLength");
   const bool length = least > 0 || most != kUnbounded;
-  if (schema.contains("pattern") && schema.contains("format")) refuse(path, "pattern beside format is not implemented");
+  if (schema.contains("pattern") && schema.contains("format")) refuse_schema(path, "pattern beside format is not implemented");
   if (length && (schema.contains("pattern") || schema.contains("format"))) {
-    refuse(path, "minLength or maxLength beside pattern or format is not implemented");
+    refuse_schema(path, "minLength or maxLength beside pattern or format is not implemented");
   }
   if (schema.contains("pattern")) {
-    if (!schema["pattern"].is_string()) refuse(path, "pattern is no string");
     return text_.pattern(schema["pattern"].get<std::string>(), "schema " + path, next);
   }
   if (schema.contains("format")) {
-    const std::string format =
-        schema["format"].is_string() ? schema["format"].get<std::string>() : schema["format"].dump();
+    const auto format = schema["format"].get<std::string>();
     const auto known = formats().find(format);
-    if (known == formats().end()) refuse(path, "the format " + format + " is not implemented");
+    if (known == formats().end()) refuse_schema(path, "the format " + format + " is not implemented");
     return text_.pattern("^(" + known->second + ")$", "format " + format, next);
   }
   return text_.string(least, most, next);
@@ -350,11 +231,11 @@ int SchemaGrammar::array(const Json& schema, const std::string& path, int next) 
   uint32_t most = count_of(schema, "maxItems", kUnbounded, path);
   const Json prefix = schema.value("prefixItems", Json::array());
   const Json items = schema.value("items", Json(true));
-  if (!prefix.is_array()) refuse(path, "prefixItems is no array");
-  if (items.is_array()) refuse(path, "items as an array is not implemented; prefixItems is");
   const auto fixed = static_cast<uint32_t>(prefix.size());
   if (items == false) most = std::min(most, fixed);
-  if (most < least) refuse(path, "maxItems is less than minItems");
+  const auto none = std::find(prefix.begin(), prefix.end(), Json(false));  // no item can be there, nor after it
+  most = std::min<uint32_t>(most, none == prefix.end() ? most : static_cast<uint32_t>(none - prefix.begin()));
+  if (most < least) refuse_schema(path, "maxItems is less than minItems");
   const int close = a_.byte(']', next), end = text_.space(close);
   // Built from the back: the fixed items, then as many further items as the limits allow.
   int rest = end;
@@ -395,24 +276,24 @@ int SchemaGrammar::object(const Json& schema, const std::string& path, int next)
   };
   std::vector<Member> members;
   std::set<std::string> required;
-  for (const Json& name : schema.value("required", Json::array()))
-    required.insert(name.is_string() ? name.get<std::string>() : "");
+  for (const Json& name : schema.value("required", Json::array())) required.insert(name.get<std::string>());
   const Json properties = schema.value("properties", Json::object());
   const Json others = schema.value("additionalProperties", Json(properties.empty()));
-  if (!properties.is_object()) refuse(path, "properties is no object");
   for (const auto& [name, property] : properties.items()) {
     if (property == false) {
-      if (required.contains(name)) refuse(path, name + " is required but may not be there");
+      if (required.contains(name)) refuse_schema(path, name + " is required but may not be there");
       continue;
     }
     members.push_back({name, rule(property, path + "/properties/" + name), required.contains(name)});
     required.erase(name);
   }
   for (const std::string& name : required) {  // required but not described: any value
-    if (others == false && properties.contains(name)) continue;
+    if (others == false && schema.contains("additionalProperties")) {
+      refuse_schema(path, name + " is required, but additionalProperties forbids it");
+    }
     members.push_back({name, others.is_object() ? rule(others, path + "/additionalProperties") : any_value(), true});
   }
-  if (members.size() > kNamesMax) refuse(path, "has too many properties");
+  if (members.size() > kNamesMax) refuse_schema(path, "has too many properties");
   if (syntax_ == Syntax::kGemma) {
     const auto lower = [](std::string name) {
       std::transform(name.begin(), name.end(), name.begin(),
@@ -423,7 +304,7 @@ int SchemaGrammar::object(const Json& schema, const std::string& path, int next)
                      [&](const Member& a, const Member& b) { return lower(a.name) < lower(b.name); });
     for (const Member& member : members) {
       if (member.name.empty() || member.name.find_first_of(":,{}[]\" \t\r\n<>") != std::string::npos) {
-        refuse(path, "the property name '" + member.name + "' cannot be written in a tool call");
+        refuse_schema(path, "the property name '" + member.name + "' cannot be written in a tool call");
       }
     }
   }
@@ -453,7 +334,7 @@ int SchemaGrammar::any_value() {
   any_value_ = a_.new_rule();
   const int end = a_.finish();
   std::vector<int> choices = {text_.string(0, kUnbounded, end), text_.number(false, end), a_.call(any_object(), end)};
-  enumerated(Json::array({true, false, nullptr}), Json::object(), end, choices);
+  enumerated(Json::array({true, false, nullptr}), Json::object(), "", end, choices);
   choices.push_back(array(Json::object(), "", end));
   a_.set_rule(any_value_, a_.split(std::move(choices)));
   return any_value_;
