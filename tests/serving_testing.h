@@ -29,6 +29,7 @@ inline EngineOptions served_model() {
   options.threads = 1;
   options.max_seq_len = 1024;
   options.max_seqs = 4;
+  options.share_cache = false;
   return options;
 }
 

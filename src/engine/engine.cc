@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <deque>
 #include <thread>
 
@@ -18,19 +19,25 @@ double milliseconds_since(Clock::time_point start) {
 }
 
 InputLimits input_limits(const EngineOptions& options) {
-  return {options.image_budget, options.image_budget_max, options.images_max,
-          options.max_seq_len,  options.vision,           options.seed};
+  return {options.image_budget, options.image_budget_max, options.images_max, options.max_seq_len, options.vision,
+          options.seed,         options.prepared_bytes,   options.share_cache};
 }
 
 }  // namespace
 
 struct Engine::Impl {
   explicit Impl(OpenedModel o);
+  ~Impl() { stop_watch(); }
 
   void loop();
   bool take_commands() EXCLUDES(mutex);
   void die(const std::string& message) EXCLUDES(mutex);
   void publish_stats() EXCLUDES(mutex);
+  void watch() EXCLUDES(mutex);
+  void stop_watch() EXCLUDES(mutex);
+  double step_seconds() const REQUIRES(mutex);
+  bool stalled() const REQUIRES(mutex);
+  void results_came() EXCLUDES(mutex);
   void check_admission(int choices) const REQUIRES(mutex);
   bool all_done() const REQUIRES(mutex) { return unfinished == 0 || !dead.empty(); }
 
@@ -38,7 +45,6 @@ struct Engine::Impl {
   ImageCache images;
   const OutputProcessor output;
   const InputProcessor input;
-  EngineCore core;  // the engine thread's own
   double load_ms = 0;
 
   Mutex mutex;
@@ -52,32 +58,92 @@ struct Engine::Impl {
   bool ending GUARDED_BY(mutex) = false;
   std::string dead GUARDED_BY(mutex);  // why
   uint64_t last_id GUARDED_BY(mutex) = 0;
-  std::thread thread;
+  bool results GUARDED_BY(mutex) = false;
+  // Since when the engine's thread works without having looked for new requests; min(): it waits for some.
+  Clock::time_point working_since GUARDED_BY(mutex) = Clock::time_point::min();
+  uint64_t slow_steps GUARDED_BY(mutex) = 0;
+  bool watching GUARDED_BY(mutex) = true;
+  CondVar watch_end;
+  EngineCore core;  // the engine thread's own
+  std::thread thread, watchdog;
 };
 
 Engine::Impl::Impl(OpenedModel o)
     : opened(std::move(o)),
       output(opened.tokenizer, opened.end_ids),
       input(opened.tokenizer, opened.model->config(), opened.generation, input_limits(opened.options), output, images),
-      core(*opened.model, output, images, opened.options) {}
+      core(*opened.model, output, images, opened.options, [this] { results_came(); }) {}
 
 // The engine thread.
 
-// Moves requests and cancellations in; waits while there is nothing to do. False: the end.
+// Moves requests, cancellations and results in; waits while there is nothing to do. False: the end.
 bool Engine::Impl::take_commands() {
   std::deque<std::unique_ptr<Sequence>> added;
   std::vector<uint64_t> cancelled;
   {
     const MutexLock lock(mutex);
-    while (!ending && incoming.empty() && cancels.empty() && !core.busy()) wake.wait(mutex);
+    working_since = Clock::time_point::min();
+    const Clock::time_point until = core.next_step();
+    const bool forever = until == Clock::time_point::max();
+    while (!ending && incoming.empty() && cancels.empty() && !results && (forever || Clock::now() < until)) {
+      if (forever) {
+        wake.wait(mutex);
+      } else {
+        wake.wait_until(mutex, until);
+      }
+    }
+    working_since = Clock::now();
     if (ending) return false;
+    results = false;
     added.swap(incoming);
     cancelled.swap(cancels);
     waiting += static_cast<int>(added.size());
   }
   for (auto& sequence : added) core.add(std::move(sequence));
+  core.take_results();
   for (const uint64_t id : cancelled) core.cancel(id);
   return true;
+}
+
+void Engine::Impl::results_came() {
+  const MutexLock lock(mutex);
+  results = true;
+  wake.notify_all();
+}
+
+// The stepping watchdog: it says when the engine's thread has not come back from a step for long.
+
+double Engine::Impl::step_seconds() const {
+  if (working_since == Clock::time_point::min()) return 0;
+  return std::chrono::duration<double>(Clock::now() - working_since).count();
+}
+
+bool Engine::Impl::stalled() const {
+  return opened.options.step_timeout > 0 && step_seconds() > opened.options.step_timeout;
+}
+
+void Engine::Impl::watch() {
+  const auto look = std::chrono::ceil<Clock::duration>(
+      std::chrono::duration<double>(std::clamp(opened.options.step_timeout / 4, 0.01, 1.0)));
+  const MutexLock lock(mutex);
+  Clock::time_point said = Clock::time_point::min();  // the step that was reported last
+  while (watching) {
+    watch_end.wait_until(mutex, Clock::now() + look);
+    if (!stalled() || working_since == said) continue;
+    said = working_since;
+    ++slow_steps;
+    std::fprintf(stderr, "gemma4: a step of the engine takes longer than %g s; others wait (/health says stalled)\n",
+                 opened.options.step_timeout);
+  }
+}
+
+void Engine::Impl::stop_watch() {
+  {
+    const MutexLock lock(mutex);
+    watching = false;
+    watch_end.notify_all();
+  }
+  if (watchdog.joinable()) watchdog.join();
 }
 
 void Engine::Impl::publish_stats() {
@@ -103,16 +169,20 @@ void Engine::Impl::die(const std::string& message) {
   }
   for (auto& sequence : added) core.add(std::move(sequence));
   core.fail_all(message, true);
+  core.drain();
   publish_stats();
+  const MutexLock lock(mutex);
+  working_since = Clock::time_point::min();
 }
 
 void Engine::Impl::loop() {
   try {
     while (take_commands()) {
-      core.step();
+      if (core.next_step() <= Clock::now()) core.step();
       publish_stats();
     }
     core.cancel_all();
+    core.drain();
     publish_stats();
   } catch (const std::exception& error) {
     die(error.what());
@@ -123,7 +193,7 @@ void Engine::Impl::loop() {
 void Engine::Impl::check_admission(int choices) const {
   if (!dead.empty()) throw DeviceError(dead);
   if (stopping) throw StoppingError("the engine is stopping and takes no new requests");
-  if (static_cast<int>(incoming.size()) + waiting + choices > opened.options.max_queue) {
+  if (static_cast<int>(incoming.size()) + waiting + input.waiting() + choices > opened.options.max_queue) {
     throw BusyError(std::to_string(opened.options.max_queue) + " requests are waiting already; try again later");
   }
 }
@@ -138,6 +208,9 @@ Engine::Engine(const EngineOptions& options, Ranks backends) {
   impl_->load_ms = milliseconds_since(start);
   impl_->publish_stats();
   impl_->thread = std::thread([impl = impl_.get()] { impl->loop(); });
+  if (impl_->opened.options.step_timeout > 0) {
+    impl_->watchdog = std::thread([impl = impl_.get()] { impl->watch(); });
+  }
 }
 
 Engine::~Engine() {
@@ -150,13 +223,13 @@ Engine::~Engine() {
   impl_->thread.join();
 }
 
-uint64_t Engine::submit(const Request& request, const Sink& sink) {
+uint64_t Engine::submit(const Request& request, const Sink& sink, const Preparation& preparation) {
   const int choices = std::max(1, request.n);
   {
     const MutexLock lock(impl_->mutex);
     impl_->check_admission(choices);
   }
-  std::vector<std::unique_ptr<Sequence>> sequences = impl_->input.make(request, sink);
+  std::vector<std::unique_ptr<Sequence>> sequences = impl_->input.make(request, sink, preparation);
   const MutexLock lock(impl_->mutex);
   impl_->check_admission(choices);
   const uint64_t first = impl_->last_id + 1;
@@ -193,7 +266,10 @@ EngineStats Engine::stats() const {
   EngineStats stats = impl_->published;
   stats.requests = impl_->last_id;
   stats.images_decoded = impl_->input.images_decoded();
-  stats.waiting = impl_->waiting + static_cast<int>(impl_->incoming.size());
+  stats.prepared_bytes = impl_->input.prepared_bytes();
+  stats.slow_steps = impl_->slow_steps;
+  stats.stalled = impl_->stalled();
+  stats.waiting = impl_->waiting + static_cast<int>(impl_->incoming.size()) + impl_->input.waiting();
   return stats;
 }
 

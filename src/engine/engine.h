@@ -1,5 +1,6 @@
 // Engine: a loaded model and the thread that runs its steps. Any thread may submit requests; their events arrive at
-// their sinks on the engine's thread. One step: schedule rows -> run the model -> process the sampled tokens.
+// their sinks on worker threads (engine/output_workers.h). One step: schedule rows -> run the model -> hand the sampled
+// tokens to the workers.
 #pragma once
 
 #include <filesystem>
@@ -32,6 +33,9 @@ struct EngineOptions {
   int image_budget = 0;      // default soft tokens for each image; 0: the checkpoint's
   int image_budget_max = 0;  // largest a request may use (a step must hold a whole image); 0: 1120, -1: the default
   int images_max = 64;       // images of one request
+  int64_t prepared_bytes = int64_t{1} << 30;  // of pictures of requests that wait; one more waits to be prepared
+  bool share_cache = true;   // all salts share the caches, to a token: for one user. `gemma4 serve` has false
+  double step_timeout = 30;  // seconds; a longer step is reported, and the engine counts as stalled. 0: never
   bool vision = true;        // false: do not load the vision tower; requests with images are refused
   uint64_t seed = 0;         // for requests without a seed; 0: random
 };
@@ -54,7 +58,10 @@ struct EngineStats {
   int pages_cached[kAttentionKinds] = {};                                   // in the prefix cache, evicted when needed
   int64_t memory_bytes = 0;                                                 // allocated on the backends
   double load_ms = 0;
-  bool dead = false;  // the device failed
+  uint64_t slow_steps = 0;     // took longer than step_timeout
+  bool stalled = false;        // is in such a step now
+  int64_t prepared_bytes = 0;  // of pictures of requests that wait
+  bool dead = false;           // the device failed
 };
 
 class Engine {
@@ -69,7 +76,8 @@ class Engine {
   // request itself is wrong (too long, a bad image, a bad value): then no event comes. Never blocks on the model.
   // Returns the id of choice 0; choice i has that id + i. The choices share one preparation and, where they run at the
   // same time or the prefix cache is on, one computation of the prompt. All their events arrive at `sink`.
-  uint64_t submit(const Request& request, const Sink& sink);
+  // Also throws CancelledError, where `preparation` was cancelled.
+  uint64_t submit(const Request& request, const Sink& sink, const Preparation& preparation = {});
 
   // Ends a choice wherever it is; its kDone (kCancelled) comes soon, unless it is over already. From any thread, also
   // from a sink.

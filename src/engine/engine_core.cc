@@ -8,43 +8,88 @@
 namespace gemma4 {
 namespace {
 
+constexpr int kHeavyThreadsMax = 64;
+// How long a step waits for late output: a share of the last step, within bounds.
+constexpr int kLateShare = 4;
+constexpr Clock::duration kLateLeast = std::chrono::microseconds(500), kLateMost = std::chrono::milliseconds(20);
+
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
 }  // namespace
 
-EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& images, const EngineOptions& options)
+EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& images, const EngineOptions& options,
+                       std::function<void()> wake)
     : model_(model),
       output_(output),
       images_(images),
       pages_({model.options().page,
               model.config().window,
               {model.options().pages[kSliding], model.options().pages[kFull]},
-              options.prefix_cache}),
-      scheduler_({options.max_seqs, options.chunk, model.options().rows_max}, pages_) {
+              options.prefix_cache,
+              options.share_cache}),
+      scheduler_({options.max_seqs, options.chunk, model.options().rows_max}, pages_),
+      workers_(output, std::min(options.max_seqs, kHeavyThreadsMax), std::move(wake)) {
   static_assert(kSliding == 0 && kFull == 1);
 }
 
 void EngineCore::add(std::unique_ptr<Sequence> sequence) {
   stats_.images += sequence->images.size();
+  stuck_ = false;
   scheduler_.add(std::move(sequence));
 }
 
+// The ends of sequences. Their pages are free at once; the rest of them goes when the workers have sent the last event.
+
+void EngineCore::finish(Sequence* sequence, OutputJob job) {
+  const bool wanted = job.type == OutputJob::kFinish && job.finish != Finish::kCancelled;
+  if (!wanted && sequence->unwanted) sequence->unwanted->drop();
+  ending_[sequence] = scheduler_.remove(sequence);
+  stuck_ = false;
+  workers_.post(*sequence, std::move(job));
+}
+
 void EngineCore::end(Sequence* sequence, Finish how) {
-  std::unique_ptr<Sequence> owned = scheduler_.remove(sequence);
-  ++(how == Finish::kCancelled ? stats_.cancelled : stats_.finished);
-  output_.finish(*owned, how);
-  owned.reset();
-  images_.trim();
+  OutputJob job;
+  job.type = OutputJob::kFinish;
+  job.finish = how;
+  finish(sequence, std::move(job));
 }
 
 void EngineCore::fail(Sequence* sequence, const std::string& message, bool device) {
-  std::unique_ptr<Sequence> owned = scheduler_.remove(sequence);
-  ++stats_.failed;
-  output_.fail(*owned, message, device);
-  owned.reset();
-  images_.trim();
+  OutputJob job;
+  job.type = OutputJob::kFail;
+  job.message = message;
+  job.device = device;
+  finish(sequence, std::move(job));
+}
+
+void EngineCore::take_results() {
+  for (OutputResult& result : workers_.take_results()) {
+    stuck_ = false;
+    Sequence* sequence = result.sequence;
+    if (result.logits.capacity() > 0) spare_logits_.push_back(std::move(result.logits));
+    if (result.ended) {
+      ++(result.failed ? stats_.failed : result.finish == Finish::kCancelled ? stats_.cancelled : stats_.finished);
+      const bool unwanted = result.failed || result.finish == Finish::kCancelled;
+      if (!unwanted && sequence->unwanted) sequence->unwanted->drop();
+      ending_.erase(sequence);
+      images_.trim();
+      continue;
+    }
+    --sequence->jobs;
+    if (ending_.contains(sequence)) continue;
+    if (!result.error.empty()) {
+      fail(sequence, result.error, false);
+    } else if (result.finish) {
+      end(sequence, *result.finish);
+    }
+  }
+}
+
+void EngineCore::drain() {
+  for (take_results(); !ending_.empty(); take_results()) workers_.wait(Clock::now() + std::chrono::seconds(1));
 }
 
 void EngineCore::cancel(uint64_t id) {
@@ -64,6 +109,8 @@ void EngineCore::fail_all(const std::string& message, bool device) {
 bool EngineCore::encode(Sequence& sequence, PromptImage& image) {
   if (const auto known = images_.find(image.hash)) {
     image.embeddings = *known;
+    image.patches.reset();
+    image.held.reset();
     return true;
   }
   const Clock::time_point start = Clock::now();
@@ -81,11 +128,27 @@ bool EngineCore::encode(Sequence& sequence, PromptImage& image) {
     return false;
   }
   images_.insert(image.hash, image.embeddings);
+  share_embeddings(sequence, image);
   const double spent = milliseconds_since(start);
   sequence.usage.image_ms += spent;
   stats_.image_ms += spent;
   ++stats_.images_encoded;
   return true;
+}
+
+// The other choices of the prompt need the picture's patches no more either.
+void EngineCore::share_embeddings(const Sequence& sequence, PromptImage& image) {
+  const Model::ImageEmbeddings embeddings = image.embeddings;
+  const int begin = image.begin;
+  for (Sequence* other : scheduler_.all()) {
+    if (other != &sequence && (sequence.group == 0 || other->group != sequence.group)) continue;
+    for (PromptImage& same : other->images) {
+      if (same.begin != begin) continue;
+      same.embeddings = embeddings;
+      same.patches.reset();
+      same.held.reset();
+    }
+  }
 }
 
 // Encodes the images whose rows are in this step. If an image fails, its sequence fails and leaves the step.
@@ -95,6 +158,9 @@ void EngineCore::encode_images(Step& step) {
     if (!sequence.started) {
       sequence.started = true;
       sequence.scheduled = Clock::now();
+      for (PromptImage& image : sequence.images) {
+        if (!image.patches) image.held.reset();  // its embeddings were known
+      }
       stats_.prompt_tokens += sequence.usage.prompt_tokens;
       stats_.cached_tokens += sequence.usage.cached_tokens;
       stats_.prefix_hits += sequence.usage.cached_tokens > 0;
@@ -160,11 +226,21 @@ void EngineCore::fill_batch(const Step& step) {
   }
 }
 
+Clock::time_point EngineCore::next_step() const {
+  if (stuck_ || scheduler_.waiting() + scheduler_.running() == 0) return Clock::time_point::max();
+  const bool late = std::ranges::any_of(scheduler_.runs(), [&](const auto& sequence) {
+    return sequence->sits_out() && sequence->last_step == stats_.steps;
+  });
+  return late ? late_until_ : Clock::time_point::min();
+}
+
 void EngineCore::step() {
+  take_results();
   Step step = scheduler_.next();
   encode_images(step);
   for (const PageCopy& copy : step.copies) model_.copy_page(copy.kind, copy.from, copy.to);
-  if (step.scheduled.empty()) return;
+  stuck_ = step.scheduled.empty();
+  if (stuck_) return;
   fill_batch(step);
   const Clock::time_point start = Clock::now();
   const std::vector<int32_t> tokens = model_.forward(batch_);
@@ -174,10 +250,28 @@ void EngineCore::step() {
     logits_.resize(static_cast<size_t>(model_.options().logits_max) * model_.config().vocab);
     model_.read_logits(logits_.data());
   }
-  stats_.forward_ms += milliseconds_since(start);
+  const Clock::time_point done = Clock::now();
+  stats_.forward_ms += std::chrono::duration<double, std::milli>(done - start).count();
   ++stats_.steps;
   stats_.computed_tokens += batch_.ids.size();
+  late_until_ = done + std::clamp<Clock::duration>((done - start) / kLateShare, kLateLeast, kLateMost);
   commit(step, tokens);
+}
+
+void EngineCore::post_token(Sequence& sequence, int32_t token, bool last, std::span<const float> logits) {
+  OutputJob job;
+  job.token = token;
+  job.last = last;
+  if (!logits.empty()) {
+    if (!spare_logits_.empty()) {
+      job.logits = std::move(spare_logits_.back());
+      spare_logits_.pop_back();
+    }
+    job.logits.assign(logits.begin(), logits.end());
+  }
+  ++sequence.jobs;
+  sequence.last_step = stats_.steps;
+  workers_.post(sequence, std::move(job));
 }
 
 void EngineCore::commit(const Step& step, const std::vector<int32_t>& tokens) {
@@ -190,7 +284,11 @@ void EngineCore::commit(const Step& step, const std::vector<int32_t>& tokens) {
     std::span<const float> logits;
     if (sequence.logprobs >= 0) logits = std::span(logits_).subspan(row * vocab, vocab);
     ++stats_.generated_tokens;
-    if (const auto finish = output_.accept(sequence, tokens[row++], logits)) end(&sequence, *finish);
+    const int32_t token = tokens[row++];
+    bool is_end;
+    const auto finish = output_.append(sequence, token, is_end);
+    if (!is_end) post_token(sequence, token, finish.has_value(), logits);
+    if (finish) end(&sequence, *finish);
   }
 }
 

@@ -1,14 +1,18 @@
 // EngineCore: the part of the Engine that runs on its thread. It owns the scheduler and the prefix cache. One step:
-// schedule -> encode images -> forward -> commit. Not thread-safe.
+// schedule -> encode images -> forward -> commit. What a sampled token means is found by OutputWorkers beside it, and
+// comes back as results. Not thread-safe.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "engine/engine.h"
 #include "engine/output_processor.h"
+#include "engine/output_workers.h"
 #include "engine/prefix_cache.h"
 #include "engine/scheduler.h"
 #include "model/model.h"
@@ -17,26 +21,37 @@ namespace gemma4 {
 
 class EngineCore {
  public:
-  EngineCore(Model& model, const OutputProcessor& output, ImageCache& images, const EngineOptions& options);
+  // `wake` is called from a worker when there are results to take.
+  EngineCore(Model& model, const OutputProcessor& output, ImageCache& images, const EngineOptions& options,
+             std::function<void()> wake = nullptr);
 
   void add(std::unique_ptr<Sequence> sequence);
   void cancel(uint64_t id);  // no effect after the sequence's end
   void cancel_all();
   void fail_all(const std::string& message, bool device);
 
-  bool busy() const { return scheduler_.waiting() + scheduler_.running() > 0; }
-  void step();  // throws DeviceError; the engine cannot be used after that
+  bool busy() const { return scheduler_.waiting() + scheduler_.running() + static_cast<int>(ending_.size()) > 0; }
+  // When to call step(), where no result, request or cancellation comes before; max() if it would do nothing. Late
+  // output of the last step's sequences is waited for, for a small part of a step, so that they stay together.
+  Clock::time_point next_step() const;
+  void step();          // throws DeviceError; the engine cannot be used after that
+  void take_results();  // of the workers
+  void drain();         // waits for the last events of sequences that were ended
+  void wait(Clock::time_point deadline) { workers_.wait(deadline); }  // until there is a result
   EngineStats stats() const;
   void check() const { scheduler_.check(); }
 
  private:
   void encode_images(Step& step);
   bool encode(Sequence& sequence, PromptImage& image);
+  void share_embeddings(const Sequence& sequence, PromptImage& image);
   void fill_batch(const Step& step);
   void append(const ScheduledRows& rows);
   void update_page_table(Sequence& sequence);
   void commit(const Step& step, const std::vector<int32_t>& tokens);
+  void post_token(Sequence& sequence, int32_t token, bool last, std::span<const float> logits);
   void end(Sequence* sequence, Finish how);
+  void finish(Sequence* sequence, OutputJob job);
   void fail(Sequence* sequence, const std::string& message, bool device);
 
   Model& model_;
@@ -48,6 +63,11 @@ class EngineCore {
   std::vector<float> logits_;       // [logit rows, vocabulary], read back if a sequence wants logprobs
   std::vector<int32_t> page_list_;  // scratch
   EngineStats stats_;
+  bool stuck_ = false;  // the last step had to wait for results, and nothing has changed
+  Clock::time_point late_until_ = Clock::time_point::min();
+  std::unordered_map<Sequence*, std::unique_ptr<Sequence>> ending_;  // whose last event has not gone out
+  std::vector<std::vector<float>> spare_logits_;
+  OutputWorkers workers_;  // goes first
 };
 
 }  // namespace gemma4

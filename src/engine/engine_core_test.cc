@@ -34,10 +34,15 @@ struct Inside {
     return last_id;
   }
 
+  void step() {
+    if (core.next_step() > Clock::now()) core.wait(std::min(core.next_step(), Clock::now() + std::chrono::seconds(1)));
+    core.step();
+  }
+
   Heard alone(const Request& request) {
     Heard heard;
     add(request, heard);
-    while (core.busy()) core.step();
+    while (core.busy()) step();
     return heard;
   }
 
@@ -98,7 +103,7 @@ uint64_t drive(const EngineOptions& options, const std::vector<Request>& request
       runs[id]->cancelled = true;
       inside.core.cancel(id);
     }
-    inside.core.step();
+    inside.step();
     inside.core.check();
   }
   for (const auto& [id, run] : runs) {

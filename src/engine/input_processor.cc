@@ -1,13 +1,32 @@
 #include "engine/input_processor.h"
 
 #include <algorithm>
+#include <span>
 #include <string>
 
 #include "base/check.h"
+#include "base/mutex.h"
 #include "base/utf8.h"
 #include "engine/check_request.h"
 
 namespace gemma4 {
+namespace {
+
+// Tokens of a sequence that the workers may hold: one where the next depends on it, two where they hold its logits.
+int jobs_max(const Sequence& sequence, const Request& request) {
+  if (sequence.grammar || !request.stop.empty()) return 1;
+  return sequence.logprobs >= 0 ? 2 : 16;
+}
+
+// The choices of a request end on different workers.
+Sink one_at_a_time(const Sink& sink) {
+  return [sink, mutex = std::make_shared<Mutex>()](const Event& event) {
+    const MutexLock lock(*mutex);
+    sink(event);
+  };
+}
+
+}  // namespace
 
 InputProcessor::InputProcessor(const Tokenizer& tokenizer, const Config& config, const GenerationConfig& generation,
                                const InputLimits& limits, const OutputProcessor& output, ImageCache& images)
@@ -16,7 +35,8 @@ InputProcessor::InputProcessor(const Tokenizer& tokenizer, const Config& config,
       generation_(generation),
       limits_(limits),
       output_(output),
-      images_(config, images) {}
+      images_(config, images),
+      prepared_(limits.prepared_bytes) {}
 
 // The prompt's tokens.
 
@@ -41,7 +61,7 @@ void InputProcessor::check_ids(const std::vector<int32_t>& ids) const {
   }
 }
 
-Prompt InputProcessor::tokenize_pieces(const Request& request) const {
+Prompt InputProcessor::tokenize_pieces(const Request& request, const Preparation& preparation) const {
   const int count = static_cast<int>(request.images.size());
   if (count > 0 && !limits_.vision) {
     throw Error("this model was loaded without its vision tower (for a .gguf model, --mmproj says where it is)");
@@ -61,13 +81,13 @@ Prompt InputProcessor::tokenize_pieces(const Request& request) const {
   }
   std::vector<int> tokens;
   for (int i = 0; i < count; ++i) tokens.push_back(images_.count_tokens(request.images[i], i, budget(request)));
-  return encode_pieces(tokenizer_, all, tokens);
+  return encode_pieces(tokenizer_, all, tokens, [&] { preparation.check(); });
 }
 
-Prompt InputProcessor::tokenize(const Request& request) const {
+Prompt InputProcessor::tokenize(const Request& request, const Preparation& preparation) const {
   Prompt prompt;
   if (request.ids.empty()) {
-    prompt = tokenize_pieces(request);
+    prompt = tokenize_pieces(request, preparation);
   } else {
     if (!request.images.empty() || std::ranges::count(request.ids, config_.image_id) > 0) {
       throw Error("a prompt given as token ids cannot hold images");
@@ -83,12 +103,25 @@ Prompt InputProcessor::tokenize(const Request& request) const {
   return prompt;
 }
 
-// In order of position.
-std::vector<PromptImage> InputProcessor::prepare_images(const Request& request, const Prompt& prompt) const {
+uint64_t InputProcessor::salt(const Request& request) const {
+  if (limits_.share_cache || request.cache_salt.empty()) return 0;
+  Hasher hasher(images_.key());
+  hasher.add(std::as_bytes(std::span(request.cache_salt)));
+  return hasher.finish();
+}
+
+// In order of position. The memory for all is reserved before the first is decoded.
+std::vector<PromptImage> InputProcessor::prepare_images(const Request& request, const Prompt& prompt,
+                                                        const Preparation& preparation) const {
+  int64_t bytes = 0;
+  for (const ImageSpan& span : prompt.images) bytes += images_.prepared_bytes(span.end - span.begin);
+  const PreparedBytes::Held held = prepared_.take(bytes, preparation);
   std::vector<PromptImage> images;
   for (const ImageSpan& span : prompt.images) {
     const std::string& file = request.images[span.image];
-    images.push_back(images_.prepare(file, span.image, budget(request)));
+    preparation.check();
+    images.push_back(images_.prepare(file, span.image, budget(request), salt(request)));
+    images.back().held = held;
     images.back().begin = span.begin;
     images.back().end = span.end;
   }
@@ -112,10 +145,11 @@ std::vector<TokenHash> InputProcessor::hash_tokens(const std::vector<int32_t>& i
 
 // The sequences.
 
-Grammar InputProcessor::grammar(const Request& request) const {
+Grammar InputProcessor::grammar(const Request& request, const CancelFlag& cancelled) const {
   std::call_once(vocabulary_once_, [&] { vocabulary_ = std::make_shared<GrammarVocabulary>(tokenizer_); });
   GrammarOptions options;
   options.end_ids = output_.end_ids();
+  options.budget = std::make_shared<WorkBudget>("the format of the answer", grammar_limits(), cancelled);
   options.allow_thinking = request.messages.empty() ? false : request.chat.enable_thinking;
   const ResponseFormat& format = request.format;
   switch (format.type) {
@@ -128,37 +162,54 @@ Grammar InputProcessor::grammar(const Request& request) const {
   }
 }
 
-std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& request, const Sink& sink) const {
+// Without pictures, grammar and sink.
+std::unique_ptr<Sequence> InputProcessor::make_choice(const Request& request, const Prompt& prompt, int choice) const {
+  auto sequence = std::make_unique<Sequence>(OutputParser(tokenizer_, request.stop));
+  sequence->choice = choice;
+  sequence->priority = request.priority;
+  sequence->prompt = static_cast<int>(prompt.ids.size());
+  sequence->limit = limits_.max_seq_len;
+  if (request.max_new_tokens > 0) {
+    sequence->limit =
+        static_cast<int>(std::min<int64_t>(limits_.max_seq_len, int64_t{sequence->prompt} + request.max_new_tokens));
+  }
+  sequence->ids = prompt.ids;
+  sequence->cache_salt = salt(request);
+  sequence->sampling = resolve_sampling(request.sampling, generation_, limits_.seed);
+  if (request.sampling.seed) sequence->sampling.seed += choice;
+  sequence->bias = request.sampling.logit_bias;
+  sequence->ignore_eos = request.ignore_eos;
+  sequence->reuse_prefix = request.reuse_prefix;
+  sequence->logprobs = request.logprobs;
+  output_.begin(*sequence);
+  return sequence;
+}
+
+std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& request, const Sink& sink,
+                                                            const Preparation& preparation) const {
   const Clock::time_point start = Clock::now();
   check_request(request, config_);
-  const Prompt prompt = tokenize(request);
-  const std::vector<PromptImage> images = prepare_images(request, prompt);
+  const auto unwanted = std::make_shared<Unwanted>(request.n, std::make_shared<std::atomic<bool>>(false));
+  if (preparation.cancellation) preparation.cancellation->add(unwanted->cancelled);
+  const Prompt prompt = tokenize(request, preparation);
+  std::optional<Grammar> grammar;  // before the pictures: nothing is held yet
+  if (request.format.type != ResponseFormat::kFree) {
+    grammar = this->grammar(request, unwanted->cancelled);
+    grammar->mask();  // the copies have it, too
+  }
+  const std::vector<PromptImage> images = prepare_images(request, prompt, preparation);
   const std::vector<TokenHash> hashes = hash_tokens(prompt.ids, images);
+  const Sink ordered = request.n > 1 ? one_at_a_time(sink) : sink;
   std::vector<std::unique_ptr<Sequence>> choices;
   for (int choice = 0; choice < request.n; ++choice) {
-    auto sequence = std::make_unique<Sequence>(OutputParser(tokenizer_, request.stop));
-    sequence->choice = choice;
-    sequence->priority = request.priority;
-    sequence->prompt = static_cast<int>(prompt.ids.size());
-    sequence->limit = limits_.max_seq_len;
-    if (request.max_new_tokens > 0) {
-      sequence->limit =
-          static_cast<int>(std::min<int64_t>(limits_.max_seq_len, int64_t{sequence->prompt} + request.max_new_tokens));
-    }
-    sequence->ids = prompt.ids;
+    preparation.check();
+    auto sequence = make_choice(request, prompt, choice);
     sequence->hashes = hashes;
     sequence->images = images;
-    sequence->sampling = resolve_sampling(request.sampling, generation_, limits_.seed);
-    if (request.sampling.seed) sequence->sampling.seed += choice;
-    sequence->bias = request.sampling.logit_bias;
-    sequence->ignore_eos = request.ignore_eos;
-    sequence->reuse_prefix = request.reuse_prefix;
-    sequence->logprobs = request.logprobs;
-    if (request.format.type != ResponseFormat::kFree) {
-      sequence->grammar = choice > 0 ? choices[0]->grammar : grammar(request);
-    }
-    sequence->sink = sink;
-    output_.begin(*sequence);
+    sequence->grammar = grammar;
+    sequence->sink = ordered;
+    sequence->unwanted = unwanted;
+    sequence->jobs_max = jobs_max(*sequence, request);
     sequence->submitted = start;
     Usage& usage = sequence->usage;
     usage.prompt_tokens = sequence->prompt;

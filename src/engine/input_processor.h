@@ -21,7 +21,9 @@ struct InputLimits {
   int images_max = 0;        // images of one request
   int max_seq_len = 0;
   bool vision = true;
-  uint64_t seed = 0;  // for requests that give none; 0: random
+  uint64_t seed = 0;                          // for requests that give none; 0: random
+  int64_t prepared_bytes = int64_t{1} << 30;  // of pictures
+  bool share_cache = false;                   // all salts are alike
 };
 
 class InputProcessor {
@@ -30,22 +32,28 @@ class InputProcessor {
   InputProcessor(const Tokenizer& tokenizer, const Config& config, const GenerationConfig& generation,
                  const InputLimits& limits, const OutputProcessor& output, ImageCache& images);
 
-  // Request::n sequences, of choices 0, 1, ... Throws Error.
-  std::vector<std::unique_ptr<Sequence>> make(const Request& request, const Sink& sink) const;
+  // Request::n sequences, of choices 0, 1, ... Throws Error. This object must outlive them.
+  std::vector<std::unique_ptr<Sequence>> make(const Request& request, const Sink& sink,
+                                              const Preparation& preparation = {}) const;
 
   // The prompt that make() would compute. Reads no more of the pictures than their headers. Throws Error.
-  std::vector<int32_t> prompt_ids(const Request& request) const { return tokenize(request).ids; }
+  std::vector<int32_t> prompt_ids(const Request& request) const { return tokenize(request, {}).ids; }
 
   uint64_t images_decoded() const { return images_.decoded(); }
+  int64_t prepared_bytes() const { return prepared_.bytes(); }
+  int waiting() const { return prepared_.waiting(); }  // for other requests' pictures to go
 
  private:
-  Prompt tokenize(const Request& request) const;
-  Prompt tokenize_pieces(const Request& request) const;
-  std::vector<PromptImage> prepare_images(const Request& request, const Prompt& prompt) const;
+  Prompt tokenize(const Request& request, const Preparation& preparation) const;
+  Prompt tokenize_pieces(const Request& request, const Preparation& preparation) const;
+  uint64_t salt(const Request& request) const;
+  std::vector<PromptImage> prepare_images(const Request& request, const Prompt& prompt,
+                                          const Preparation& preparation) const;
   std::vector<TokenHash> hash_tokens(const std::vector<int32_t>& ids, const std::vector<PromptImage>& images) const;
   std::vector<Piece> pieces(const Request& request) const;
   int budget(const Request& request) const;
-  Grammar grammar(const Request& request) const;
+  Grammar grammar(const Request& request, const CancelFlag& cancelled) const;
+  std::unique_ptr<Sequence> make_choice(const Request& request, const Prompt& prompt, int choice) const;
   void check_ids(const std::vector<int32_t>& ids) const;
 
   const Tokenizer& tokenizer_;
@@ -54,6 +62,7 @@ class InputProcessor {
   const InputLimits limits_;
   const OutputProcessor& output_;
   const PromptImages images_;
+  mutable PreparedBytes prepared_;
   mutable std::once_flag vocabulary_once_;
   mutable std::shared_ptr<const GrammarVocabulary> vocabulary_;
 };

@@ -60,7 +60,7 @@ void OutputProcessor::count(Sequence& sequence, int32_t token, int times) const 
   }
 }
 
-std::optional<Finish> OutputProcessor::accept(Sequence& sequence, int32_t token, std::span<const float> logits) const {
+std::optional<Finish> OutputProcessor::append(Sequence& sequence, int32_t token, bool& is_end) const {
   sequence.last_token = Clock::now();
   if (sequence.usage.generated_tokens == 0) {
     sequence.first_token = sequence.last_token;
@@ -68,25 +68,30 @@ std::optional<Finish> OutputProcessor::accept(Sequence& sequence, int32_t token,
   } else {
     ++sequence.usage.decode_steps;
   }
-  const bool end = std::ranges::find(end_ids_, token) != end_ids_.end();
-  if (end && !sequence.ignore_eos) return sequence.tool_calls > 0 ? Finish::kToolCalls : Finish::kStop;
-
+  is_end = !sequence.ignore_eos && std::ranges::find(end_ids_, token) != end_ids_.end();
+  if (is_end) return Finish::kStop;
   ++sequence.usage.generated_tokens;
   sequence.ids.push_back(token);
   sequence.hashes.push_back(static_cast<TokenHash>(token));
   if (sequence.sampling.penalizes()) count(sequence, token, 1);
+  if (static_cast<int>(sequence.ids.size()) >= sequence.limit) return Finish::kLength;
+  return std::nullopt;
+}
+
+std::optional<Finish> OutputProcessor::read(Sequence& sequence, int32_t token, std::span<const float> logits,
+                                            bool last) const {
   if (!logits.empty()) {
     sequence.logprobs_held.push_back(token_logprobs(tokenizer_, logits, token, sequence.logprobs));
   }
   if (token == channel_begin_) sequence.thinking = true;
-  sequence.usage.thinking_tokens += sequence.thinking;
+  sequence.thinking_tokens += sequence.thinking;
   if (token == channel_end_) sequence.thinking = false;
   if (sequence.grammar) sequence.grammar->advance(token);
 
   emit(sequence, sequence.parser.push(token));
   if (sequence.parser.stopped()) return Finish::kStop;
   if (sequence.grammar && sequence.grammar->ended()) return Finish::kStop;
-  if (static_cast<int>(sequence.ids.size()) >= sequence.limit) return Finish::kLength;
+  if (sequence.grammar && !last) sequence.grammar->mask();
   return std::nullopt;
 }
 
@@ -116,9 +121,11 @@ void OutputProcessor::finish(Sequence& sequence, Finish how) const {
   if (std::exchange(sequence.over, true)) return;
   if (!sequence.parser.stopped()) emit(sequence, sequence.parser.finish());
   // The text that the parser had held back may complete a stop string or a tool call.
-  if (how != Finish::kCancelled && sequence.parser.stopped()) how = Finish::kStop;
+  const bool ended = sequence.grammar && sequence.grammar->ended();
+  if (how != Finish::kCancelled && (sequence.parser.stopped() || ended)) how = Finish::kStop;
   if (how == Finish::kStop && sequence.tool_calls > 0 && !sequence.parser.stopped()) how = Finish::kToolCalls;
   Usage& usage = sequence.usage;
+  usage.thinking_tokens = sequence.thinking_tokens;
   if (sequence.started) usage.queue_ms = milliseconds(sequence.scheduled - sequence.submitted);
   if (usage.generated_tokens > 0 || sequence.first_token != Clock::time_point()) {
     usage.prefill_ms = milliseconds(sequence.first_token - sequence.scheduled) - usage.image_ms;

@@ -1,5 +1,5 @@
-// OutputProcessor: processes sampled tokens. It appends them to the sequence, turns tokens into events for the sink,
-// and knows when an answer is over.
+// OutputProcessor: processes sampled tokens. It appends them to the sequence (on the engine's thread), turns them into
+// events for the sink (on a worker's), and knows when an answer is over.
 #pragma once
 
 #include <optional>
@@ -19,9 +19,14 @@ class OutputProcessor {
   // Initializes the parser and the penalty counts from the prompt.
   void begin(Sequence& sequence) const;
 
-  // Appends the sampled token. `logits`: [vocabulary] if the sequence wants logprobs, else empty. Returns how the
-  // answer ended, if it did; the caller then calls finish().
-  std::optional<Finish> accept(Sequence& sequence, int32_t token, std::span<const float> logits) const;
+  // On the engine's thread: appends the sampled token, unless it is an end token. Returns how the answer ended, if
+  // that needs no look at its text.
+  std::optional<Finish> append(Sequence& sequence, int32_t token, bool& is_end) const;
+
+  // On a worker: the events of an appended token. `logits`: [vocabulary] if the sequence wants logprobs, else empty.
+  // Prepares the grammar's mask for the next token, unless this is the `last`. Returns how the answer ended, if its
+  // text or grammar ends it. Throws the errors of the grammar's budget.
+  std::optional<Finish> read(Sequence& sequence, int32_t token, std::span<const float> logits, bool last) const;
 
   void finish(Sequence& sequence, Finish how) const;                             // the last event
   void fail(Sequence& sequence, const std::string& message, bool device) const;  // the last event

@@ -100,11 +100,12 @@ void PrefixCache::erase(const Hash& hash) {
 
 // Reuse.
 
-// The hashes of cached pages that match hashes[0, length): whole pages, then possibly one whose beginning matches.
-std::vector<PrefixCache::Hash> PrefixCache::path(std::span<const TokenHash> hashes, int& length) {
+// The hashes of cached pages that match hashes[0, length): whole pages, then possibly an unfinished one, or with
+// `to_a_token` one whose beginning matches.
+std::vector<PrefixCache::Hash> PrefixCache::path(std::span<const TokenHash> hashes, uint64_t salt, int& length) {
   std::vector<Hash> path;
   const size_t page = options_.page;
-  Hash parent;
+  Hash parent = root(salt);
   length = 0;
   while (length + page <= hashes.size()) {
     const auto part = hashes.subspan(length, page);
@@ -125,6 +126,7 @@ std::vector<PrefixCache::Hash> PrefixCache::path(std::span<const TokenHash> hash
     if (entry.pages[kFull] < 0) continue;
     const size_t most = std::min(rest.size(), entry.hashes.size());
     const size_t same = std::mismatch(rest.begin(), rest.begin() + most, entry.hashes.begin()).first - rest.begin();
+    if (!options_.to_a_token && same < entry.hashes.size()) continue;
     if (same > best) best = same, best_hash = child;
   }
   if (best > 0) path.push_back(best_hash), length += static_cast<int>(best);
@@ -150,11 +152,11 @@ int PrefixCache::usable(std::span<const Hash> path, int length, std::span<const 
 }
 
 int PrefixCache::match_prefix(PageTable& table, std::span<const TokenHash> hashes, int limit,
-                              std::span<const Blocked> blocked, std::vector<PageCopy>& copies) {
+                              std::span<const Blocked> blocked, std::vector<PageCopy>& copies, uint64_t salt) {
   CHECK(table.pages[kFull].empty() && table.page_hashes.empty());
   if (!options_.keep) return 0;
   int length;
-  const std::vector<Hash> found = path(hashes, length);
+  const std::vector<Hash> found = path(hashes, salt, length);
   length = usable(found, std::min(length, limit), blocked);
   if (length == 0) return 0;
   const auto page_at = [&](AttentionKind kind, int i) { return find(found[i])->pages[kind]; };
@@ -242,14 +244,14 @@ void PrefixCache::free_out_of_window(PageTable& table, int next) {
 }
 
 void PrefixCache::insert(PageTable& table, std::span<const TokenHash> hashes, int computed, bool last, int keep_begin,
-                         int keep_end) {
+                         int keep_end, uint64_t salt) {
   if (!options_.keep) return;
   const int page = options_.page;
   for (int i = static_cast<int>(table.page_hashes.size()); i * page < computed; ++i) {
     const int count = std::min(page, computed - i * page);
     if (count < page && !last) break;
     const auto part = hashes.subspan(static_cast<size_t>(i) * page, count);
-    const Hash parent = i > 0 ? table.page_hashes[i - 1] : Hash{};
+    const Hash parent = i > 0 ? table.page_hashes[i - 1] : root(salt);
     const Hash next = hash(parent, part);
     insert_page(table, i, parent, next, part, last || (i * page < keep_end && i * page + count > keep_begin));
     if (count == page) table.page_hashes.push_back(next);
@@ -261,7 +263,7 @@ void PrefixCache::insert(PageTable& table, std::span<const TokenHash> hashes, in
 
 void PrefixCache::insert_page(PageTable& table, int index, const Hash& parent, const Hash& hash,
                               std::span<const TokenHash> hashes, bool keep) {
-  drop_beginnings(parent, hashes);
+  if (options_.to_a_token) drop_beginnings(parent, hashes);
   Entry* entry = find(hash);
   if (!entry) {
     entry = &entries_[hash];

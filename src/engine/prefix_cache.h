@@ -2,9 +2,12 @@
 // between prompts with the same beginning. There is one pool for each attention kind. Pages have the same length in
 // both pools, so `page` tokens take one page of each. A sequence keeps its full-attention pages until it ends, and
 // frees its sliding pages once the window has passed them. A freed page keeps its content, under the hash of all tokens
-// up to its end, until its memory is needed. A later prompt with the same beginning shares these pages; the page in
-// which the prompts begin to differ is copied. The written part of a page never changes, so sharing needs no other
-// copies.
+// up to its end, until its memory is needed. A later prompt with the same beginning shares these pages. The written
+// part of a page never changes, so sharing needs no copies but of a page that is shared in part.
+//
+// What is shared tells the asker something about what others have asked. So whole pages are shared, and the unfinished
+// last page of a sequence only with a prompt that begins with the whole sequence: a guess is right for a page of tokens
+// or not at all. Hashes begin with a salt, so that only sequences of one salt share anything.
 //
 // The tokens of an image see each other on sliding layers, so their keys depend on the whole image: a shared prefix
 // never ends inside an image. Not thread-safe: only the engine's thread uses it.
@@ -31,6 +34,7 @@ struct PrefixCacheOptions {
   int window = 0;                   // sliding window, in tokens
   int pages[kAttentionKinds] = {};  // in each pool
   bool keep = true;                 // false: freed pages lose their content at once
+  bool to_a_token = true;           // a shared prefix may end anywhere; false: only where a stored one does
 };
 
 struct PageCopy {
@@ -60,7 +64,7 @@ class PrefixCache {
   // For an empty `table`: shares the pages of the longest cached prefix of hashes[0, limit) and returns its length. The
   // caller makes the `copies` before the next forward pass.
   int match_prefix(PageTable& table, std::span<const TokenHash> hashes, int limit, std::span<const Blocked> blocked,
-                   std::vector<PageCopy>& copies);
+                   std::vector<PageCopy>& copies, uint64_t salt = 0);
 
   // For an empty `table`: shares the pages of `from`, a table in use whose positions [0, length) are computed and are
   // the same tokens. Returns what it shares: `length`, less where that lies inside an image, or 0 where the window has
@@ -78,7 +82,7 @@ class PrefixCache {
   // filled page is inserted too. Sliding pages that overlap [keep_begin, keep_end) are evicted later than others: the
   // next turn of a conversation may begin there.
   void insert(PageTable& table, std::span<const TokenHash> hashes, int computed, bool last, int keep_begin,
-              int keep_end);
+              int keep_end, uint64_t salt = 0);
 
   void free(PageTable& table);  // frees all pages; the table is empty after that
 
@@ -129,7 +133,8 @@ class PrefixCache {
 
   Hash hash(const Hash& parent, std::span<const TokenHash> hashes) const;
   Entry* find(const Hash& hash);
-  std::vector<Hash> path(std::span<const TokenHash> hashes, int& length);
+  static Hash root(uint64_t salt) { return {salt, 0}; }
+  std::vector<Hash> path(std::span<const TokenHash> hashes, uint64_t salt, int& length);
   int usable(std::span<const Hash> path, int length, std::span<const Blocked> blocked);
   bool share(PageTable& table, int length, FunctionRef<int32_t(AttentionKind kind, int index)> page_at,
              std::vector<PageCopy>& copies);

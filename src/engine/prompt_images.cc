@@ -1,6 +1,7 @@
 #include "engine/prompt_images.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/check.h"
 #include "image/decode.h"
@@ -8,6 +9,8 @@
 
 namespace gemma4 {
 namespace {
+
+constexpr std::chrono::milliseconds kCancelCheck(50);
 
 std::span<const std::byte> as_bytes(const std::string& text) { return std::as_bytes(std::span(text)); }
 
@@ -22,11 +25,68 @@ auto naming_image(int index, const Work& work) {
 
 }  // namespace
 
+bool PreparedBytes::try_take(int64_t bytes) {
+  const MutexLock lock(mutex_);
+  if (!queue_.empty() || !fits(bytes)) return false;
+  bytes_ += bytes;
+  return true;
+}
+
+void PreparedBytes::wait(int64_t bytes, const Preparation& preparation) {
+  const MutexLock lock(mutex_);
+  const auto place = queue_.insert(queue_.end(), bytes);
+  while ((place != queue_.begin() || !fits(bytes)) &&
+         !(preparation.cancellation && preparation.cancellation->cancelled())) {
+    changed_.wait_until(mutex_, std::chrono::steady_clock::now() + kCancelCheck);
+  }
+  const bool mine = place == queue_.begin() && fits(bytes);
+  queue_.erase(place);
+  changed_.notify_all();
+  if (!mine) throw CancelledError("the request was cancelled");
+  bytes_ += bytes;
+}
+
+void PreparedBytes::give_back(int64_t bytes) {
+  const MutexLock lock(mutex_);
+  bytes_ -= bytes;
+  changed_.notify_all();
+}
+
+PreparedBytes::Held PreparedBytes::take(int64_t bytes, const Preparation& preparation) {
+  if (bytes == 0) return nullptr;
+  const auto hold = [&] {
+    return Held(this, [bytes](void* self) { static_cast<PreparedBytes*>(self)->give_back(bytes); });
+  };
+  if (try_take(bytes)) return hold();
+  Held held;
+  const auto wait_here = [&] {
+    wait(bytes, preparation);
+    held = hold();
+  };
+  if (preparation.pause) {
+    preparation.pause(wait_here);
+  } else {
+    wait_here();
+  }
+  return held;
+}
+
+int64_t PreparedBytes::bytes() const {
+  const MutexLock lock(mutex_);
+  return bytes_;
+}
+
+int PreparedBytes::waiting() const {
+  const MutexLock lock(mutex_);
+  return static_cast<int>(queue_.size());
+}
+
 PromptImages::PromptImages(const Config& config, ImageCache& cache)
     : config_(config), cache_(cache), key_(HashKey::random()) {}
 
-uint64_t PromptImages::hash(const std::string& file, int budget) const {
+uint64_t PromptImages::hash(const std::string& file, int budget, uint64_t salt) const {
   Hasher hasher(key_);
+  hasher.add(salt);
   hasher.add(budget);
   hasher.add(as_bytes(file));
   return hasher.finish();
@@ -46,9 +106,16 @@ int PromptImages::count_tokens(const std::string& file, int index, int budget) c
   });
 }
 
-PromptImage PromptImages::prepare(const std::string& file, int index, int budget) const {
+int64_t PromptImages::prepared_bytes(int tokens) const {
+  const VisionConfig& vision = config_.vision;
+  const int64_t values = int64_t{3} * vision.patch * vision.patch;
+  return int64_t{tokens} * vision.pool * vision.pool *
+         (values * static_cast<int64_t>(sizeof(float)) + 2 * static_cast<int64_t>(sizeof(int32_t)));
+}
+
+PromptImage PromptImages::prepare(const std::string& file, int index, int budget, uint64_t salt) const {
   PromptImage prepared;
-  prepared.hash = hash(file, budget);
+  prepared.hash = hash(file, budget, salt);
   if (const auto known = cache_.find(prepared.hash)) {
     prepared.embeddings = *known;
     return prepared;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -11,6 +12,8 @@
 
 #include "backend/sampling.h"
 #include "base/check.h"
+#include "base/mutex.h"
+#include "base/work_budget.h"
 #include "text/chat/chat.h"
 
 namespace gemma4 {
@@ -61,8 +64,47 @@ struct Request {
   int logprobs = -1;              // -1: none; n >= 0: of every token and the n likeliest (at most kLogprobsMax)
   int n = 1;                      // answers ("choices") to this prompt; choice i is drawn with seed + i
   int priority = 0;               // larger ones are scheduled first and preempted last
-  bool reuse_prefix = true;       // false: do not use the prefix cache; choices still share their prompt
+  // Cached pages and pictures are shared among requests of the same salt only. Secret: it is hashed, and not kept.
+  std::string cache_salt;
+  bool reuse_prefix = true;  // false: do not use the prefix cache; choices still share their prompt
 };
+
+// Ends the preparation of a request from another thread.
+class Cancellation {
+ public:
+  void cancel() EXCLUDES(mutex_) {
+    const MutexLock lock(mutex_);
+    cancelled_ = true;
+    for (const CancelFlag& flag : flags_) *flag = true;
+  }
+  void add(const CancelFlag& flag) EXCLUDES(mutex_) {  // is set by cancel(), too
+    const MutexLock lock(mutex_);
+    if (cancelled_) *flag = true;
+    flags_.push_back(flag);
+  }
+  bool cancelled() const { return cancelled_; }
+  void check() const {
+    if (cancelled_) throw CancelledError("the request was cancelled");
+  }
+
+ private:
+  std::atomic<bool> cancelled_ = false;
+  Mutex mutex_;
+  std::vector<CancelFlag> flags_ GUARDED_BY(mutex_);
+};
+
+// What the caller of Engine::submit() has to do with the preparation.
+struct Preparation {
+  std::shared_ptr<Cancellation> cancellation;  // null: it cannot be cancelled
+  // Calls the function that it gets, which waits for memory that other requests hold. A caller that holds something of
+  // which there is little gives it back meanwhile.
+  std::function<void(const std::function<void()>& wait)> pause;
+
+  void check() const {  // throws CancelledError
+    if (cancellation) cancellation->check();
+  }
+};
+
 constexpr int kLogprobsMax = 20;
 constexpr int kStopsMax = 16;
 constexpr int kChoicesMax = 32;
@@ -124,8 +166,8 @@ struct Event {
   bool device = false;
 };
 
-// Called on the engine's thread, one call at a time. It must not block or throw. EventQueue (engine/event_queue.h)
-// passes events to another thread.
+// Called on a worker's thread, one call at a time for each request. It must not block or throw. EventQueue
+// (engine/event_queue.h) passes events to another thread.
 using Sink = std::function<void(const Event&)>;
 
 }  // namespace gemma4

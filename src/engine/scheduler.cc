@@ -50,7 +50,7 @@ std::unique_ptr<Sequence> Scheduler::remove(Sequence* sequence) {
   if (auto waits = extract(waiting_, sequence)) return waits;
   auto out = extract(running_, sequence);
   CHECK(out);
-  pages_.insert(out->table, out->hashes, out->computed, true, 0, 0);
+  pages_.insert(out->table, out->hashes, out->computed, true, 0, 0, out->cache_salt);
   pages_.free(out->table);
   slots_.push_back(out->slot);
   out->slot = -1;
@@ -99,7 +99,8 @@ void Scheduler::start(Sequence& sequence, const Sequence* sibling, Step& step) {
   }
   if (sequence.computed == 0 && sequence.reuse_prefix) {
     const int most = static_cast<int>(sequence.ids.size()) - 1;
-    sequence.computed = pages_.match_prefix(sequence.table, sequence.hashes, most, blocked_, step.copies);
+    sequence.computed =
+        pages_.match_prefix(sequence.table, sequence.hashes, most, blocked_, step.copies, sequence.cache_salt);
   }
   if (!sequence.started) sequence.usage.cached_tokens = sequence.computed;
   sequence.slot = slots_.back();
@@ -112,8 +113,8 @@ void Scheduler::admit(Step& step) {
   for (size_t i = 0; i < waiting_.size() && !slots_.empty();) {
     Sequence& sequence = *waiting_[i];
     const Sequence* sibling;
-    if (must_wait(sequence, sibling)) {
-      ++i;  // those behind it need not wait for its sibling
+    if (sequence.sits_out() || must_wait(sequence, sibling)) {
+      ++i;  // those behind it need not wait for its output or its sibling
       continue;
     }
     if (!running_.empty() && !fits(sequence)) return;
@@ -161,26 +162,31 @@ void Scheduler::append(Sequence& sequence, int count, Step& step) {
   step.rows += count;
 }
 
+bool Scheduler::one_sits_out() const {
+  const auto sits_out = [](const auto& sequence) { return sequence->sits_out(); };
+  return std::ranges::any_of(running_, sits_out) || std::ranges::any_of(waiting_, sits_out);
+}
+
 Step Scheduler::next() {
   Step step;
   admit(step);
   // Preemption shortens running_ at its end, so plain indices stay right.
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
-    if (sequence.remaining() != 1) continue;
+    if (sequence.remaining() != 1 || sequence.sits_out()) continue;
     if (make_room(sequence, sequence.computed + 1, step)) append(sequence, 1, step);
   }
   int budget = options_.chunk;
   for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
     Sequence& sequence = *running_[i];
-    if (sequence.remaining() <= 1) continue;
+    if (sequence.remaining() <= 1 || sequence.sits_out()) continue;
     const int count = prompt_rows(sequence, budget, options_.rows_max - step.rows);
     if (count == 0) break;
     if (!make_room(sequence, sequence.computed + count, step)) break;
     append(sequence, count, step);
     budget -= count;
   }
-  CHECK(!step.scheduled.empty() || (running_.empty() && waiting_.empty()));
+  CHECK(!step.scheduled.empty() || (running_.empty() && waiting_.empty()) || one_sits_out());
   return step;
 }
 
@@ -191,7 +197,7 @@ void Scheduler::computed(const Step& step) {
     // The next turn's prompt equals this one nearly to its end; the template may write the reply's opening differently.
     constexpr int kTail = 16;
     pages_.insert(sequence.table, sequence.hashes, sequence.computed, false, sequence.prompt - kTail - pages_.window(),
-                  sequence.prompt);
+                  sequence.prompt, sequence.cache_salt);
     // A sibling that takes the pages over begins one token earlier than this sequence goes on.
     const bool keep_one = sequence.computed == sequence.prompt && wanted_by_siblings(sequence);
     pages_.free_out_of_window(sequence.table, sequence.computed - keep_one);

@@ -1,7 +1,8 @@
 // Scheduler: selects the rows that the next forward pass computes. Sequences that generate come first, with one row
 // each; prompts share the rest of the chunk in order; an image is never split. If pages run out, the last sequence in
 // order is preempted: its pages are freed, and it is computed again later, from the prefix that is still cached. So no
-// request fails for lack of memory. The scheduler only does bookkeeping: no model, no threads, no clock.
+// request fails for lack of memory. A sequence whose output is late (Sequence::sits_out) is in no pass, and the others
+// go on. The scheduler only does bookkeeping: no model, no threads, no clock.
 #pragma once
 
 #include <list>
@@ -41,13 +42,15 @@ class Scheduler {
   Sequence* find(uint64_t id);
   std::unique_ptr<Sequence> remove(Sequence* sequence);  // frees its pages
 
-  Step next();                      // empty if there is nothing to do
+  // Empty if there is nothing to do, or all that there is must wait for the output of sequences that sit out.
+  Step next();
   void computed(const Step& step);  // call after the pass: inserts pages into the prefix cache, frees old ones
 
   int waiting() const { return static_cast<int>(waiting_.size()); }
   int running() const { return static_cast<int>(running_.size()); }
   uint64_t preemptions() const { return preemptions_; }
   std::vector<Sequence*> all();
+  const std::vector<std::unique_ptr<Sequence>>& runs() const { return running_; }
   void check() const;  // CHECKs that no page is lost
 
  private:
@@ -56,6 +59,7 @@ class Scheduler {
   bool must_wait(const Sequence& sequence, const Sequence*& sibling) const;
   bool wanted_by_siblings(const Sequence& sequence) const;
   bool fits(const Sequence& sequence) const;
+  bool one_sits_out() const;
   bool make_room(Sequence& sequence, int end, Step& step);
   void preempt(Sequence& victim, Step& step);
   int prompt_rows(const Sequence& sequence, int budget, int rows_left) const;

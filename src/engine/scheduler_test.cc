@@ -168,6 +168,17 @@ TEST(Scheduler, ComputesAPromptInChunksAndThenTokens) {
   EXPECT_EQ(world.pages.used_pages(kFull), 0);
 }
 
+TEST(Scheduler, ASequenceWhoseOutputIsLateSitsOut) {
+  World world(kShape);
+  Sequence* late = world.add(counting(5), 10);
+  world.add(counting(5, 500), 10);
+  EXPECT_EQ(world.step(), 10);
+  late->jobs = late->jobs_max;
+  EXPECT_EQ(world.step(), 1);
+  late->jobs = 0;
+  EXPECT_EQ(world.step(), 2);
+}
+
 TEST(Scheduler, MixesTokensAndPromptsInOneStep) {
   World world(kShape);
   world.add(counting(5), 10);

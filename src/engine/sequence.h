@@ -1,8 +1,9 @@
 // Sequence: the state of one choice of a request: its tokens, how many of them are computed, its pages, its sampling
-// parameters and its sink. Engine::submit() creates it on the caller's thread; after that only the engine's thread uses
-// it.
+// parameters and its sink. Engine::submit() creates it on the caller's thread; after that the engine's thread uses it,
+// but for its output, which belongs to OutputWorkers.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -10,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/work_budget.h"
 #include "engine/prefix_cache.h"
 #include "engine/prompt_images.h"
 #include "engine/request.h"
@@ -21,6 +23,16 @@ namespace gemma4 {
 
 using Clock = std::chrono::steady_clock;
 
+// Tells the work for a request to stop once none of its choices is wanted any more.
+struct Unwanted {
+  Unwanted(int choices, CancelFlag flag) : left(choices), cancelled(std::move(flag)) {}
+  void drop() {
+    if (--left == 0) *cancelled = true;
+  }
+  std::atomic<int> left;
+  const CancelFlag cancelled;
+};
+
 struct Sequence {
   explicit Sequence(OutputParser parser) : parser(std::move(parser)) {}
 
@@ -28,6 +40,7 @@ struct Sequence {
   uint64_t group = 0;  // the same for all choices of one prompt; 0: it has but one
   int choice = 0;
   int priority = 0;
+  uint64_t cache_salt = 0;  // pages are shared among sequences of the same salt only
 
   // The prompt, then the generated tokens. hashes[i] identifies the token at position i (engine/prefix_cache.h).
   std::vector<int32_t> ids;
@@ -43,21 +56,30 @@ struct Sequence {
   SamplingParams sampling;
   std::vector<std::pair<int32_t, int32_t>> counts;
   std::vector<std::pair<int32_t, float>> bias;
-  std::optional<Grammar> grammar;
   bool ignore_eos = false;
   bool reuse_prefix = true;
   int logprobs = -1;
 
-  // Output.
-  OutputParser parser;
-  std::vector<TokenLogprobs> logprobs_held;  // sent with the next event
-  bool thinking = false;
-  int tool_calls = 0;
-  Sink sink;
   Usage usage;
   Clock::time_point submitted, scheduled, first_token, last_token;
   bool started = false;  // was scheduled once
-  bool over = false;     // its last event was sent
+
+  // Its tokens at OutputWorkers: while jobs reach jobs_max, the sequence sits out.
+  int jobs = 0, jobs_max = 16;
+  uint64_t last_step = 0;              // that gave it a token
+  std::shared_ptr<Unwanted> unwanted;  // of the request
+  bool heavy_output() const { return grammar || logprobs >= 0; }
+  bool sits_out() const { return jobs >= jobs_max; }
+
+  // Output: the workers' own, while a job is theirs. The grammar's mask is read where there is none.
+  OutputParser parser;
+  std::optional<Grammar> grammar;
+  std::vector<TokenLogprobs> logprobs_held;  // sent with the next event
+  bool thinking = false;
+  int thinking_tokens = 0;
+  int tool_calls = 0;
+  Sink sink;
+  bool over = false;  // its last event was sent
 
   bool prefilled() const { return computed >= prompt; }
   int remaining() const { return static_cast<int>(ids.size()) - computed; }

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <limits>
 #include <memory>
+#include <thread>
 
 #include "backend/forwarding_backend.h"
 
@@ -16,6 +18,7 @@ struct Watch {
   // These throw DeviceError from then on.
   std::atomic<int64_t> fail_at_sample{std::numeric_limits<int64_t>::max()};
   std::atomic<int64_t> fail_at_linear{std::numeric_limits<int64_t>::max()};
+  std::atomic<int64_t> stop_at_linear{std::numeric_limits<int64_t>::max()};  // stands still until this is larger
 };
 
 class WatchedBackend : public ForwardingBackend {
@@ -29,6 +32,7 @@ class WatchedBackend : public ForwardingBackend {
   }
   void linear(Tensor out, Tensor x, const Matrix& w) override {
     if (++watch_->linears >= watch_->fail_at_linear) throw DeviceError("the device lost its memory");
+    while (watch_->linears >= watch_->stop_at_linear) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     ForwardingBackend::linear(out, x, w);
   }
   void linear_geglu(Tensor out, Tensor x, const Matrix& gate_up, Tensor scratch) override {

@@ -31,16 +31,24 @@ bool allowed_origin(const std::string& origin, const ServerOptions& options) {
   return contains(options.cors_origins, "*") || contains(options.cors_origins, origin);
 }
 
-bool key_matches(const HttpRequest& request, const ServerOptions& options) {
-  std::string given = request.header("x-api-key");
+std::string given_key(const HttpRequest& request) {
   const std::string bearer = request.header("authorization");
-  if (bearer.size() > 7 && lower(bearer.substr(0, 7)) == "bearer ") given = bearer.substr(7);
+  if (bearer.size() > 7 && lower(bearer.substr(0, 7)) == "bearer ") return bearer.substr(7);
+  return request.header("x-api-key");
+}
+
+bool key_matches(const HttpRequest& request, const ServerOptions& options) {
+  const std::string given = given_key(request);
   bool good = false;
   for (const std::string& key : options.api_keys) good |= same_secret(given, key);
   return good;
 }
 
 }  // namespace
+
+std::string client_of(const HttpRequest& request, const ServerOptions& options) {
+  return options.api_keys.empty() ? "" : given_key(request);
+}
 
 bool same_secret(const std::string& given, const std::string& secret) {
   size_t difference = given.size() ^ secret.size();

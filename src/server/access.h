@@ -13,6 +13,9 @@ namespace gemma4 {
 // The error if a request is refused. `open`: this route needs no key.
 std::optional<ApiError> check_access(const HttpRequest& request, const ServerOptions& options, bool open);
 
+// The API key that the request carries; "" if none is needed.
+std::string client_of(const HttpRequest& request, const ServerOptions& options);
+
 // Adds the headers that let a page of an allowed origin read the answer; `preflight`: also those that say what it may
 // send.
 void add_cors(const HttpRequest& request, const ServerOptions& options, bool preflight, HttpResponse& response);

@@ -3,52 +3,118 @@
 #include <algorithm>
 #include <optional>
 #include <thread>
+#include <utility>
+
+#include "server/access.h"
 
 namespace gemma4 {
 namespace {
 
 constexpr int kFetchesMax = 8;  // requests that fetch images, or hold fetched ones until they are prepared
 
-// Holds a permit of a semaphore.
-class Permit {
+// Holds one of the places for requests with fetched images.
+class FetchPlace {
  public:
-  explicit Permit(std::counting_semaphore<>& of) : of_(of) { of_.acquire(); }
-  Permit(std::counting_semaphore<>& of, const char* busy) : of_(of) {
-    if (!of_.try_acquire()) throw ApiError(503, busy, "", "busy");
+  explicit FetchPlace(std::counting_semaphore<>& of) : of_(of) {
+    if (!of_.try_acquire()) throw ApiError(503, "too many images are being fetched; try again later", "", "busy");
   }
-  ~Permit() { of_.release(); }
-  Permit(const Permit&) = delete;
-  Permit& operator=(const Permit&) = delete;
+  ~FetchPlace() { of_.release(); }
+  FetchPlace(const FetchPlace&) = delete;
+  FetchPlace& operator=(const FetchPlace&) = delete;
 
  private:
   std::counting_semaphore<>& of_;
 };
 
+// Holds a turn of preparation.
+class Turn {
+ public:
+  Turn(Turns& turns, std::string client, const Cancellation& cancellation)
+      : turns_(turns), client_(std::move(client)), cancellation_(cancellation) {
+    take();
+  }
+  ~Turn() { give_back(); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+  void take() {
+    turns_.take(client_, cancellation_);
+    held_ = true;
+  }
+  void give_back() {
+    if (held_) turns_.give_back(client_);
+    held_ = false;
+  }
+
+ private:
+  Turns& turns_;
+  const std::string client_;
+  const Cancellation& cancellation_;
+  bool held_ = false;
+};
+
+// Watches a request while this exists.
+class Watching {
+ public:
+  Watching(PreparationWatch& watch, PreparationWatch::Watched& watched) : watch_(watch), watched_(watched) {
+    watch_.add(watched_);
+  }
+  ~Watching() { watch_.remove(watched_); }
+  Watching(const Watching&) = delete;
+  Watching& operator=(const Watching&) = delete;
+
+ private:
+  PreparationWatch& watch_;
+  PreparationWatch::Watched& watched_;
+};
+
 }  // namespace
 
 ServerState::ServerState(Engine& e, const ServerOptions& o)
-    : engine(e), options(o), preparing(std::max(2u, std::thread::hardware_concurrency())), fetching(kFetchesMax) {
+    : engine(e),
+      options(o),
+      preparing(static_cast<int>(std::max(2u, std::thread::hardware_concurrency())) + 1),
+      fetching(kFetchesMax) {
   context.models = options.models;
   context.image_budget_max = engine.options().image_budget_max;
   context.max_seq_len = engine.options().max_seq_len;
   context.started = unix_time();
 }
 
-// Fetching an image waits for another host, so the permit of `preparing` is released meanwhile. The fetched images of
-// one request may together be as large as its body may be.
-void prepare(ServerState& server, const std::function<void(const ApiContext&)>& parse) {
-  ApiContext context = server.context;
-  size_t left = server.options.http.body_bytes;
-  std::optional<Permit> fetching, preparing(std::in_place, server.preparing);
-  context.fetch = [&](const std::string& url, const std::string& path) {
-    preparing.reset();
-    if (!fetching) fetching.emplace(server.fetching, "too many images are being fetched; try again later");
-    std::string image = fetch_image(url, left, server.options.fetch, path);
-    left -= image.size();
-    preparing.emplace(server.preparing);
-    return image;
-  };
-  parse(context);
+// Waiting for another host, or for other requests to start, takes long, so the turn is given back meanwhile. The
+// fetched images of one request may together be as large as its body may be.
+void prepare(ServerState& server, const HttpRequest& request, const std::function<Parse>& parse) {
+  PreparationWatch::Watched watched;
+  watched.alive = request.alive;
+  watched.deadline =
+      std::chrono::steady_clock::now() + std::chrono::ceil<std::chrono::steady_clock::duration>(
+                                             std::chrono::duration<double>(server.options.request_seconds));
+  const Watching watching(server.watch, watched);
+  try {
+    Turn turn(server.preparing, client_of(request, server.options), *watched.cancellation);
+    ApiContext context = server.context;
+    size_t left = server.options.http.body_bytes;
+    std::optional<FetchPlace> fetching;
+    context.fetch = [&](const std::string& url, const std::string& path) {
+      turn.give_back();
+      if (!fetching) fetching.emplace(server.fetching);
+      std::string image = fetch_image(url, left, server.options.fetch, path);
+      left -= image.size();
+      turn.take();
+      return image;
+    };
+    Preparation preparation;
+    preparation.cancellation = watched.cancellation;
+    preparation.pause = [&](const std::function<void()>& wait) {
+      turn.give_back();
+      wait();
+      turn.take();
+    };
+    parse(context, preparation);
+  } catch (const CancelledError&) {
+    if (watched.late) throw ApiError(504, "the answer took longer than this server allows");
+    throw ApiError(499, "the client has gone");
+  }
 }
 
 HttpResponse json_response(const Json& json) {

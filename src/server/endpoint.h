@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <semaphore>
@@ -11,6 +12,7 @@
 #include "server/completion_request.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "server/preparing.h"
 #include "server/server.h"
 
 namespace gemma4 {
@@ -23,8 +25,10 @@ struct ServerState {
   ApiContext context;
   std::shared_ptr<Metrics> metrics = std::make_shared<Metrics>();
   // Limits how many requests are parsed at once (JSON, pictures) to the number of cores, so that the server stays
-  // responsive, and how many requests hold fetched images.
-  std::counting_semaphore<> preparing, fetching;
+  // responsive.
+  Turns preparing;
+  PreparationWatch watch;
+  std::counting_semaphore<> fetching;  // how many requests hold fetched images
   std::atomic<bool> stopping = false, device_failed = false;
   std::function<HttpStats()> http_stats;
 };
@@ -32,8 +36,10 @@ struct ServerState {
 // Answers a request. Throws ApiError, or any other exception, which becomes an error answer (server.cc).
 using Handler = HttpResponse(ServerState& server, HttpRequest& request);
 
-// Calls parse(context) while it holds a permit of `preparing`; context.fetch() fetches images for it.
-void prepare(ServerState& server, const std::function<void(const ApiContext&)>& parse);
+// Calls parse(context, preparation) while it holds a turn of `preparing`; context.fetch() fetches images for it. Ends
+// with ApiError 499 soon after the client has gone, and with 504 after ServerOptions::request_seconds.
+using Parse = void(const ApiContext& context, const Preparation& preparation);
+void prepare(ServerState& server, const HttpRequest& request, const std::function<Parse>& parse);
 
 HttpResponse json_response(const Json& json);
 

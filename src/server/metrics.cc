@@ -81,6 +81,8 @@ std::string Metrics::text(const EngineStats& e, const HttpStats& http) const {
   out += counter("gemma4_images_total", "Images in prompts.", n(e.images));
   out += counter("gemma4_images_encoded_total", "Of those: not found in the prefix cache.", n(e.images_encoded));
   out += counter("gemma4_steps_total", "Forward passes.", n(e.steps));
+  out += counter("gemma4_slow_steps_total", "Steps that took longer than --step-timeout.", n(e.slow_steps));
+  out += gauge("gemma4_prepared_bytes", "Memory of pictures of prompts that wait.", n(e.prepared_bytes));
   out += counter("gemma4_forward_seconds_total", "Time in forward passes.", e.forward_ms / 1000);
   out += counter("gemma4_image_seconds_total", "Time in the vision tower.", e.image_ms / 1000);
   out += pages("gemma4_kv_pages", "Pages of the key-value cache.", e.pages_total);

@@ -20,7 +20,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 struct ResponseStream::Shared {
   struct Choice {
     std::atomic<uint64_t> id = 0;  // 0: not submitted yet, or cancelled
-    Clock::time_point last;        // event with content; the engine's thread alone touches it
+    Clock::time_point last;        // event with content; only the sink touches it
   };
 
   explicit Shared(int count) : choices(count) {}
@@ -59,7 +59,7 @@ struct ResponseStream::Shared {
 };
 
 ResponseStream::ResponseStream(Engine& engine, std::shared_ptr<Metrics> metrics, const std::vector<Request>& requests,
-                               bool one_tool_call)
+                               bool one_tool_call, const Preparation& preparation)
     : engine_(engine), one_tool_call_(one_tool_call) {
   for (const Request& request : requests) unfinished_ += request.n;
   called_.resize(unfinished_);
@@ -69,9 +69,10 @@ ResponseStream::ResponseStream(Engine& engine, std::shared_ptr<Metrics> metrics,
   try {
     int first = 0;  // choice of this request
     for (const Request& request : requests) {
-      const uint64_t id = engine_.submit(request, [shared = shared_, first, &engine](const Event& event) {
-        shared->sink(engine, first + event.choice, event);
-      });
+      const uint64_t id = engine_.submit(
+          request,
+          [shared = shared_, first, &engine](const Event& event) { shared->sink(engine, first + event.choice, event); },
+          preparation);
       for (int i = 0; i < request.n; ++i) shared_->choices[first + i].id = id + i;
       first += request.n;
     }

@@ -17,7 +17,7 @@ class ResponseStream {
  public:
   // Submits; throws as Engine::submit does. The choices are counted through: those of the first request come first.
   ResponseStream(Engine& engine, std::shared_ptr<Metrics> metrics, const std::vector<Request>& requests,
-                 bool one_tool_call);
+                 bool one_tool_call, const Preparation& preparation);
   ~ResponseStream();
   ResponseStream(const ResponseStream&) = delete;
   ResponseStream& operator=(const ResponseStream&) = delete;

@@ -22,6 +22,7 @@ struct ServeFlags {
   ServerOptions server;
   std::string api_key, api_key_file;
   double body_mb = 32, grace = 30;
+  int prepared_mb = 1024;
   bool processes = false;
 };
 
@@ -34,6 +35,7 @@ constexpr const char* kServeAbout =
 
 void add_flags(CommandLine& line, ServeFlags& flags) {
   flags.engine.max_seqs = 16;
+  flags.engine.share_cache = false;
   add_engine_flags(line, flags.engine);
   add_processes_flag(line, flags.processes);
   ServerOptions& server = flags.server;
@@ -51,6 +53,16 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
   line.option("--cache-tokens", flags.engine.cache_tokens,
               "Tokens that the key-value cache holds; 0: max-seqs times max-seq-len")
       .not_negative();
+  line.option("--prepared-mb", flags.prepared_mb,
+              "Memory for the pictures of requests that wait; one more waits to be prepared")
+      .between(1, 1 << 20)
+      .show_default();
+  line.option("--step-timeout", flags.engine.step_timeout,
+              "Seconds after which a step of the engine is reported, and /health says stalled; 0: never")
+      .not_negative()
+      .show_default();
+  line.flag("--share-cache", flags.engine.share_cache,
+            "Prompts and pictures are reused across API keys, and to a token: users can find out each other's prompts");
   line.option("--api-key", flags.api_key,
               "Requests must carry it. Other users of this machine can see it here; "
               "prefer --api-key-file or GEMMA4_API_KEY");
@@ -165,6 +177,7 @@ int serve(ServeFlags& flags) {
   if (options.models.empty()) options.models.push_back(default_name(flags.engine.model));
   options.http.body_bytes = static_cast<size_t>(flags.body_mb * (1 << 20));
   options.http.bodies_bytes = 8 * options.http.body_bytes;
+  flags.engine.prepared_bytes = int64_t{flags.prepared_mb} << 20;
   raise_descriptor_limit(options.http.connections);
   block_stop_signals();
   Engine engine(flags.engine);

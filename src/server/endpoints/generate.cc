@@ -4,6 +4,7 @@
 #include <chrono>
 #include <iterator>
 
+#include "server/access.h"
 #include "server/api/anthropic.h"
 #include "server/api/openai.h"
 #include "server/endpoint.h"
@@ -54,8 +55,8 @@ void add_event(Choice& choice, Event event) {
   }
 }
 
-std::vector<Choice> collect(ServerState& server, ResponseStream& answers, size_t count, const HttpRequest& request) {
-  const auto deadline = Clock::now() + seconds(server.options.request_seconds);
+std::vector<Choice> collect(ServerState& server, ResponseStream& answers, size_t count, const HttpRequest& request,
+                            Clock::time_point deadline) {
   std::vector<Choice> choices(count);
   auto checked = Clock::now();
   while (!answers.over()) {
@@ -71,10 +72,10 @@ std::vector<Choice> collect(ServerState& server, ResponseStream& answers, size_t
   return choices;
 }
 
-void stream(ServerState& server, const ResponseSerializer& serializer, ResponseStream& answers, HttpWriter& writer) {
+void stream(ServerState& server, const ResponseSerializer& serializer, ResponseStream& answers, HttpWriter& writer,
+            Clock::time_point deadline) {
   ++server.metrics->streams;
   const std::shared_ptr<void> count(nullptr, [&server](void*) { --server.metrics->streams; });
-  const auto deadline = Clock::now() + seconds(server.options.request_seconds);
   auto wrote = Clock::now();
   try {
     std::string out = serializer.begin();
@@ -104,26 +105,28 @@ void stream(ServerState& server, const ResponseSerializer& serializer, ResponseS
 HttpResponse generate(ServerState& server, HttpRequest& request,
                       CompletionRequest (*parse)(const Json&, const ApiContext&)) {
   if (server.stopping) throw StoppingError("the server is stopping and takes no new requests");
+  const auto deadline = Clock::now() + seconds(server.options.request_seconds);  // preparation included
   auto completion = std::make_shared<CompletionRequest>();
   std::shared_ptr<ResponseStream> answers;
-  prepare(server, [&](const ApiContext& context) {
+  prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
     *completion = parse(parse_body(request.body), context);
     std::string().swap(request.body);
+    for (Request& prompt : completion->requests) prompt.cache_salt = client_of(request, server.options);
     answers = std::make_shared<ResponseStream>(server.engine, server.metrics, completion->requests,
-                                               completion->one_tool_call);
+                                               completion->one_tool_call, preparation);
     std::vector<Request>().swap(completion->requests);
   });
   request.held.reset();
   HttpResponse response;
   if (!completion->stream) {
-    response.body = completion->serializer.whole(collect(server, *answers, answers->choices(), request));
+    response.body = completion->serializer.whole(collect(server, *answers, answers->choices(), request, deadline));
     return response;
   }
   response.content_type = "text/event-stream";
   response.headers.emplace_back("Cache-Control", "no-cache");
   response.headers.emplace_back("X-Accel-Buffering", "no");  // proxies must not buffer the stream
-  response.stream = [&server, completion, answers](HttpWriter& writer) {
-    stream(server, completion->serializer, *answers, writer);
+  response.stream = [&server, completion, answers, deadline](HttpWriter& writer) {
+    stream(server, completion->serializer, *answers, writer, deadline);
   };
   return response;
 }

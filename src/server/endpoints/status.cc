@@ -4,9 +4,10 @@
 namespace gemma4::endpoints {
 
 HttpResponse health(ServerState& server, HttpRequest&) {
-  const char* status = server.device_failed ? "failed" : server.stopping ? "stopping" : "ok";
+  const bool stalled = server.engine.stats().stalled;
+  const char* status = server.device_failed ? "failed" : server.stopping ? "stopping" : stalled ? "stalled" : "ok";
   HttpResponse response = json_response({{"status", status}});
-  if (server.device_failed || server.stopping) response.status = 503;
+  if (server.device_failed || server.stopping || stalled) response.status = 503;
   return response;
 }
 

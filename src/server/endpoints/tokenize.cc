@@ -7,7 +7,7 @@ namespace gemma4::endpoints {
 
 HttpResponse count_tokens(ServerState& server, HttpRequest& request) {
   HttpResponse response;
-  prepare(server, [&](const ApiContext& context) {
+  prepare(server, request, [&](const ApiContext& context, const Preparation&) {
     const Request prompt = parse_count_tokens(parse_body(request.body), context);
     response = json_response({{"input_tokens", server.engine.count_tokens(prompt)}});
   });
@@ -17,7 +17,7 @@ HttpResponse count_tokens(ServerState& server, HttpRequest& request) {
 HttpResponse tokenize(ServerState& server, HttpRequest& request) {
   Engine& engine = server.engine;
   std::vector<int32_t> ids;
-  prepare(server, [&](const ApiContext& context) {
+  prepare(server, request, [&](const ApiContext& context, const Preparation&) {
     const Json json = parse_body(request.body);
     Fields body(json, "");
     if (body.find("model")) check_model(body, context);

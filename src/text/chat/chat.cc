@@ -294,13 +294,15 @@ int count_images(std::span<const Piece> pieces) {
       std::count_if(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.type == Piece::kImage; }));
 }
 
-Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, std::span<const int> soft_tokens) {
+Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, std::span<const int> soft_tokens,
+                     const std::function<void()>& between) {
   if (count_images(pieces) != static_cast<int>(soft_tokens.size())) {
     throw Error("the prompt has places for " + std::to_string(count_images(pieces)) + " images but " +
                 std::to_string(soft_tokens.size()) + " came with it");
   }
   Prompt prompt;
   for (size_t i = 0; i < pieces.size(); ++i) {
+    if (between) between();
     const Piece& piece = pieces[i];
     if (piece.type == Piece::kControl) {
       prompt.ids.push_back(tokenizer.require(piece.text));

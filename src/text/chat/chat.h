@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -81,6 +82,8 @@ struct Prompt {
 
 // An image becomes <|image>, soft_tokens[image] times <|image|>, <image|>. Throws Error if the numbers of images and of
 // soft-token counts differ, on invalid UTF-8, and if the vocabulary lacks a control token that a piece names.
-Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, std::span<const int> soft_tokens);
+// `between` is called before each piece; it may throw.
+Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, std::span<const int> soft_tokens,
+                     const std::function<void()>& between = nullptr);
 
 }  // namespace gemma4
