@@ -83,9 +83,9 @@ TEST(Isolation, AStepThatTakesTooLongIsReported) {
 
 TEST(Isolation, CancellingReachesThePreparation) {
   EngineOptions options = demo_options();
-  options.max_seq_len = 8000;
+  options.max_seq_len = 4096;
   Engine engine(options);
-  const Request request = chat_request("?", 1, std::vector<std::string>(60, demo_image("002.png")));
+  const Request request = chat_request("?", 1, std::vector<std::string>(50, demo_image("002.png")));
   Preparation preparation;
   preparation.cancellation = std::make_shared<Cancellation>();
   std::thread client([&] {
@@ -95,7 +95,7 @@ TEST(Isolation, CancellingReachesThePreparation) {
   const auto nobody = [](const Event&) { ADD_FAILURE() << "no event was due"; };
   EXPECT_THROW(engine.submit(request, nobody, preparation), CancelledError);
   client.join();
-  EXPECT_LT(engine.stats().images_decoded, 60u);
+  EXPECT_LT(engine.stats().images_decoded, 50u);
   EXPECT_EQ(engine.stats().prepared_bytes, 0);
   EXPECT_EQ(engine.stats().requests, 0u);
 }
@@ -151,7 +151,8 @@ TEST(Isolation, TenThousandGuessesLearnNothingOfAnothersPrompt) {
     EXPECT_EQ(reused(guess, 2), 0) << "another key";
     // With the same key, or none: whole pages, not a token more.
     const int same = static_cast<int>(std::ranges::mismatch(guess, prompt).in1 - guess.begin());
-    if (same < 60) EXPECT_EQ(reused(guess, 1), std::min(same, static_cast<int>(guess.size()) - 1) / 16 * 16);
+    if (same >= 60) continue;
+    EXPECT_EQ(reused(guess, 1), std::min(same, static_cast<int>(guess.size()) - 1) / 16 * 16);
   }
   std::vector<TokenHash> next = prompt;
   next[60] = 7;
@@ -180,7 +181,7 @@ TEST(Isolation, PagesAndPicturesAreSharedUnderOneSaltOnly) {
   request.cache_salt = "alice";
   Ask(shared, request).get();
   request.cache_salt = "mallory";
-  EXPECT_GT(Ask(shared, request).get().usage.cached_tokens, own);
+  EXPECT_GE(Ask(shared, request).get().usage.cached_tokens, own);
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
 // One client of the server and another: keys set their caches apart, and a client that has left costs nothing more.
+#include <zlib.h>
+
 #include <thread>
 
 #include "serving_testing.h"
@@ -7,6 +9,27 @@ namespace gemma4 {
 namespace {
 
 using std::chrono::milliseconds;
+
+// A white picture of 4096 x 4096 in 2 KB: the sender's work is small, and the decoder's is not.
+std::string large_picture() {
+  const auto word = [](uLong value) {
+    std::string bytes;
+    for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift & 255);
+    return bytes;
+  };
+  const auto chunk = [&](const std::string& body) {
+    const auto* bytes = reinterpret_cast<const Bytef*>(body.data());
+    return word(body.size() - 4) + body + word(crc32(0, bytes, static_cast<uInt>(body.size())));
+  };
+  const std::string rows(size_t{4096} * (1 + 4096 / 8), '\0');
+  std::string packed(compressBound(rows.size()), '\0');
+  uLongf size = packed.size();
+  compress2(reinterpret_cast<Bytef*>(packed.data()), &size, reinterpret_cast<const Bytef*>(rows.data()), rows.size(),
+            9);
+  packed.resize(size);
+  const std::string header = word(4096) + word(4096) + std::string("\x01\0\0\0\0", 5);  // 1 bit, grey
+  return "\x89PNG\r\n\x1a\n" + chunk("IHDR" + header) + chunk("IDAT" + packed) + chunk("IEND");
+}
 
 TEST(ServerIsolation, OneKeyLearnsNothingOfAnothersPrompt) {
   EngineOptions model = served_model();
@@ -39,14 +62,15 @@ TEST(ServerIsolation, OneKeyLearnsNothingOfAnothersPrompt) {
 
 TEST(ServerIsolation, AClientThatHasLeftStopsItsPreparation) {
   EngineOptions model = served_model();
-  model.max_seq_len = 20000;
-  model.images_max = 256;
+  model.max_seq_len = 4096;
+  model.image_budget = 70;
   Engine engine(model);
   Server server(engine, server_options());
   Json body = chat("");
   Json parts = Json::array();
-  for (int i = 0; i < 200; ++i) {
-    parts.push_back({{"type", "image_url"}, {"image_url", {{"url", "data:image/png;base64," + picture("002.png")}}}});
+  const std::string url = "data:image/png;base64," + base64(large_picture());
+  for (int i = 0; i < 50; ++i) {
+    parts.push_back({{"type", "image_url"}, {"image_url", {{"url", url}}}});
   }
   body["messages"][0]["content"] = parts;
   {
@@ -57,6 +81,7 @@ TEST(ServerIsolation, AClientThatHasLeftStopsItsPreparation) {
   std::this_thread::sleep_for(milliseconds(400));
   const uint64_t decoded = engine.stats().images_decoded;
   EXPECT_GT(decoded, 0u);
+  EXPECT_LT(decoded, 50u);
   std::this_thread::sleep_for(milliseconds(300));
   EXPECT_EQ(engine.stats().images_decoded, decoded) << "it goes on for a client that has left";
   EXPECT_EQ(engine.stats().prepared_bytes, 0);

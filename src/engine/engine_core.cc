@@ -295,7 +295,7 @@ void EngineCore::commit(const Step& step, const std::vector<int32_t>& tokens) {
 EngineStats EngineCore::stats() const {
   EngineStats stats = stats_;
   stats.waiting = scheduler_.waiting();
-  stats.running = scheduler_.running();
+  stats.running = scheduler_.running() + static_cast<int>(ending_.size());  // until the last event has gone out
   stats.preemptions = scheduler_.preemptions();
   for (const AttentionKind kind : {kSliding, kFull}) {
     stats.pages_total[kind] = pages_.total_pages(kind);

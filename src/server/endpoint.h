@@ -24,7 +24,7 @@ struct ServerState {
   const ServerOptions options;
   ApiContext context;
   std::shared_ptr<Metrics> metrics = std::make_shared<Metrics>();
-  // Limits how many requests are parsed at once (JSON, pictures) to the number of cores, so that the server stays
+  // Limits how many requests are parsed at once (JSON, pictures) to the cores and one, so that the server stays
   // responsive.
   Turns preparing;
   PreparationWatch watch;
