@@ -35,7 +35,7 @@ if(FUZZERS)  # unit_tests runs each target briefly, `fuzzer` for as long as one 
   target_compile_options(fuzz_targets PRIVATE ${CHECKS_ARE_CALLS})
   precompile_headers(fuzz_targets)
   target_sources(unit_tests PRIVATE $<TARGET_OBJECTS:fuzz_targets>)
-  add_executable(fuzzer fuzz/main.cc $<TARGET_OBJECTS:fuzz_targets>)
+  add_executable(fuzzer fuzz/main.cc fuzz/meter.cc $<TARGET_OBJECTS:fuzz_targets>)
   target_link_libraries(fuzzer PRIVATE gemma4_lib)
 endif()
 

@@ -1,6 +1,7 @@
 // fuzzer: runs one fuzz target, or all in turn, on mutated inputs for a given time. Build it under the sanitizers:
 //   cmake --preset asan && ninja -C build/asan fuzzer && build/asan/fuzzer --seconds 600 gguf
 // A crash leaves the input that caused it in fuzz_NAME.input; `fuzzer NAME --input FILE` runs that again.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -9,44 +10,66 @@
 
 #include "base/file.h"
 #include "base/mutate_testing.h"
+#include "meter.h"
 
 namespace {
 
 using gemma4::FuzzTarget;
 using Clock = std::chrono::steady_clock;
 
-constexpr double kSlow = 20;  // CPU seconds (under the sanitizers) after which an input counts as a hang
-
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // CPU time of this process: on a busy machine an input may wait longer than it computes.
 double processor_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
-// Returns false if an input took too long.
+struct Totals {
+  uint64_t taken = 0, refused = 0;
+  double slowest = 0;
+  size_t peak = 0;  // bytes
+};
+
+// Returns false if an input took too long or too much memory.
+bool run_measured(const FuzzTarget& target, const std::string& input, Totals& totals) {
+  gemma4::MemoryMeter::start();
+  const double begin = processor_seconds();
+  ++(run_fuzz_input(target, input) ? totals.taken : totals.refused);
+  const double seconds = processor_seconds() - begin;
+  const size_t peak = gemma4::MemoryMeter::peak();
+  totals.slowest = std::max(totals.slowest, seconds);
+  totals.peak = std::max(totals.peak, peak);
+  if (seconds <= target.seconds_max && peak >> 20 <= static_cast<size_t>(target.memory_max_mib)) return true;
+  std::printf("%s: an input took %.1f s and %zu MiB\n", target.name.c_str(), seconds, peak >> 20);
+  return false;
+}
+
+bool write_input(const std::string& file, const std::string& input) {
+  FILE* out = std::fopen(file.c_str(), "wb");
+  if (out != nullptr && std::fwrite(input.data(), 1, input.size(), out) == input.size() && std::fclose(out) == 0) {
+    return true;
+  }
+  std::fprintf(stderr, "cannot write %s\n", file.c_str());
+  return false;
+}
+
 bool fuzz(const FuzzTarget& target, double seconds, uint64_t seed) {
   const std::string file = "fuzz_" + target.name + ".input";
   gemma4::Mutator mutator(target, seed);
   const auto start = Clock::now();
-  uint64_t taken = 0, refused = 0;
-  double slowest = 0;
+  const double begin = processor_seconds();
+  Totals totals;
   while (seconds_since(start) < seconds) {
     const std::string input = mutator.next();
-    FILE* out = std::fopen(file.c_str(), "wb");
-    if (out == nullptr || std::fwrite(input.data(), 1, input.size(), out) != input.size() || std::fclose(out) != 0) {
-      std::fprintf(stderr, "cannot write %s\n", file.c_str());
-      return false;
-    }
-    const double begin = processor_seconds();
-    ++(run_fuzz_input(target, input) ? taken : refused);
-    slowest = std::max(slowest, processor_seconds() - begin);
-    if (slowest > kSlow) {
-      std::printf("%s: an input took %.1f s; it is in %s\n", target.name.c_str(), slowest, file.c_str());
+    if (!write_input(file, input)) return false;
+    if (!run_measured(target, input, totals)) {
+      std::printf("%s: it is in %s\n", target.name.c_str(), file.c_str());
       return false;
     }
   }
   std::remove(file.c_str());
-  std::printf("%s: %llu inputs taken, %llu refused, slowest %.3f s\n", target.name.c_str(),
-              static_cast<unsigned long long>(taken), static_cast<unsigned long long>(refused), slowest);
+  const double all = static_cast<double>(totals.taken + totals.refused);
+  std::printf("%s: %.0f inputs, %.0f %% taken, slowest %.3f s, peak %zu MiB, %.1f CPU minutes\n", target.name.c_str(),
+              all, 100 * static_cast<double>(totals.taken) / std::max(all, 1.0), totals.slowest, totals.peak >> 20,
+              (processor_seconds() - begin) / 60);
   return true;
 }
 
@@ -82,8 +105,10 @@ int main(int argc, char** argv) {
     if (!names.empty() && std::find(names.begin(), names.end(), target.name) == names.end()) continue;
     ++ran;
     if (!input.empty()) {
-      std::printf("%s: %s\n", target.name.c_str(),
-                  run_fuzz_input(target, gemma4::read_file(input)) ? "taken" : "refused");
+      Totals totals;
+      if (!run_measured(target, gemma4::read_file(input), totals)) return 1;
+      std::printf("%s: %s, %.3f s, %zu MiB\n", target.name.c_str(), totals.taken ? "taken" : "refused", totals.slowest,
+                  totals.peak >> 20);
     } else if (!fuzz(target, seconds, seed)) {
       return 1;
     }

@@ -94,12 +94,51 @@ TEST(ExactJson, KeepsEveryDigitOfAWholeNumber) {
 TEST(ExactJson, NulIsNoJson) {
   using namespace std::string_view_literals;
   for (const std::string_view bad : {"{}\0anything"sv, "-1\0005e3"sv, "\0"sv, "[1,\0 2]"sv, "{}\0"sv, "\"a\0b\""sv}) {
-    EXPECT_THROW(parse_exact_json(bad, 3), Error) << bad;
     EXPECT_THROW(parse_strict_json(bad, "x"), Error) << bad;
     EXPECT_FALSE(is_json(bad)) << bad;
   }
   EXPECT_TRUE(is_json("{\"a\":\"\\u0000\"}"));
   EXPECT_FALSE(is_json("1 2"));
+}
+
+// Clients cut texts between the halves of a surrogate pair, and send the conversation again with every request.
+TEST(ExactJson, TakesHalfASurrogatePairAsTheReplacementCharacter) {
+  const std::pair<const char*, const char*> cases[] = {{R"("a\ud83db")",
+                                                        "a\xef\xbf\xbd"
+                                                        "b"},
+                                                       {R"("\uDE00")", "\xef\xbf\xbd"},
+                                                       {R"("\ud83d\ud83d\ude00")", "\xef\xbf\xbd\xf0\x9f\x98\x80"},
+                                                       {R"("\ude00\ud83d\n")", "\xef\xbf\xbd\xef\xbf\xbd\n"},
+                                                       {R"("\\ud83d")", "\\ud83d"},
+                                                       {R"("\\\ud83d\u0041")",
+                                                        "\\\xef\xbf\xbd"
+                                                        "A"},
+                                                       {R"("\ud83d\ude00")", "\xf0\x9f\x98\x80"}};
+  for (const auto& [json, text] : cases) EXPECT_EQ(parse_exact_json(json, 1).get<std::string>(), text) << json;
+  EXPECT_EQ(dump_exact_json(parse_exact_json(R"({"\ud83d":["\udc00"]})", 2)), "{\"\xef\xbf\xbd\":[\"\xef\xbf\xbd\"]}");
+  for (const char* bad : {"\"\\ud83\"", "\"\\ud83d", "\"\\", "\"\\ud83x\"", "\"\xed\xa0\xbd\""}) {
+    EXPECT_THROW(parse_exact_json(bad, 3), nlohmann::json::exception) << bad;
+  }
+}
+
+TEST(ExactJson, RefusesNul) {
+  using namespace std::string_literals;
+  for (const std::string& bad : {"{}\0x"s, "{}\0"s, "-1\0005e3"s, "[1\0]"s, "\"a\0b\""s}) {
+    EXPECT_FALSE(is_exact_json(bad, 3));
+  }
+  EXPECT_TRUE(is_exact_json("\"\\u0000\"", 3));
+}
+
+TEST(ExactJson, TakesLargeObjectsAndBoundsValues) {
+  std::string text = "{";
+  for (int i = 0; i < 100'000; ++i) text += "\"k" + std::to_string(i % 60'000) + "\":" + std::to_string(i) + ",";
+  const auto value = parse_exact_json(text + "\"z\":1}", 1);
+  EXPECT_EQ(value.size(), 60'001u);
+  EXPECT_EQ(value.begin()->get<int>(), 60'000);  // of equal keys the last value, at the place of the first
+  EXPECT_EQ(value.begin().key(), "k0");
+  std::string many = "[0";
+  for (int i = 0; i < kJsonValuesMax; ++i) many += ",0";
+  EXPECT_THROW(parse_exact_json(many + "]", 1), Error);
 }
 
 TEST(ReadFile, RefusesWhatHasNoEndOrIsTooLarge) {

@@ -10,9 +10,16 @@
 
 namespace gemma4 {
 
+// Half a surrogate pair (\ud83d alone) becomes U+FFFD: clients cut texts between the halves, and a conversation that
+// holds one would be refused for ever. A value takes some 16 to 40 times the memory of its text, so their number is
+// bounded.
+constexpr int kJsonValuesMax = 1 << 19;
+
 // Throws nlohmann::json::exception where the text is not JSON, Error where it is nested more than `depth_max` deep or
-// holds a NUL byte (the library would take that for the end). Of equal keys the last one's value counts.
+// has more than kJsonValuesMax values. Time and memory are linear in the text.
 nlohmann::ordered_json parse_exact_json(std::string_view text, int depth_max);
+
+bool is_exact_json(std::string_view text, int depth_max);
 
 // Whether the whole text is one JSON value.
 bool is_json(std::string_view text);

@@ -19,6 +19,10 @@ struct FuzzTarget {
   std::vector<std::string> (*seeds)();       // well-formed inputs
   void (*run)(const std::string& input);     // may throw Error
   std::vector<std::string> dictionary = {};  // spelled into inputs now and then
+  // A structured input, which is mostly accepted; null: all inputs are damaged seeds.
+  std::string (*generate)(std::mt19937_64& random) = nullptr;
+  int memory_max_mib = 512;  // an input that takes more is a finding
+  double seconds_max = 20;   // the same, CPU time under the sanitizers
 };
 
 inline std::vector<FuzzTarget>& fuzz_targets() {
@@ -36,7 +40,8 @@ class Mutator {
   Mutator(const FuzzTarget& target, uint64_t seed) : target_(target), seeds_(target.seeds()), random_(seed) {}
 
   std::string next() {
-    std::string bytes = seeds_[below(seeds_.size())];
+    std::string bytes = target_.generate ? target_.generate(random_) : seeds_[below(seeds_.size())];
+    if (target_.generate && below(5) > 0) return bytes;
     const int changes = 1 + static_cast<int>(below(below(4) == 0 ? 12 : 3));
     for (int i = 0; i < changes; ++i) change(bytes);
     return bytes;

@@ -15,7 +15,7 @@ bool starts_with(std::span<const std::byte> bytes, std::string_view magic, size_
 }
 
 struct Codec {
-  Decoded (*decode)(std::span<const std::byte> bytes);
+  Decoded (*decode)(std::span<const std::byte> bytes, const DecodeBudget& budget);
   ImageHeader (*read_header)(std::span<const std::byte> bytes);
 };
 
@@ -121,8 +121,21 @@ int xmp_orientation(std::string_view packet) {
   return 0;
 }
 
-Image decode_image(std::span<const std::byte> bytes) {
-  Decoded decoded = codec_for(bytes).decode(bytes);
+void DecodeBudget::throw_stopped() { throw DecodeStopped("decoding the image was stopped"); }
+
+void DecodeBudget::check_memory(uint64_t bytes) const {
+  if (bytes <= static_cast<uint64_t>(limits_.memory_max)) return;
+  throw Error("the image needs " + std::to_string(bytes >> 20) + " MiB to be decoded, more than the " +
+              std::to_string(limits_.memory_max >> 20) + " MiB that one image may take");
+}
+
+Image decode_image(std::span<const std::byte> bytes, const ImageLimits& limits, FunctionRef<bool()> stop) {
+  const DecodeBudget budget(limits, stop);
+  const Codec codec = codec_for(bytes);
+  budget.check_stop();
+  Decoded decoded = codec.decode(bytes, budget);
+  if (decoded.orientation >= 2) budget.check_memory(2 * decoded.image.rgb.size());
+  budget.check_stop();
   return oriented(std::move(decoded.image), decoded.orientation);
 }
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <random>
 
+#include "image/container_testing.h"
 #include "image/golden_testing.h"
 
 namespace gemma4 {
@@ -106,25 +107,9 @@ TEST(Decode, RefusesWhatIsNoPicture) {
   EXPECT_THAT(error_of(std::string("RIFF\4\0\0\0WEBP", 12)), HasSubstr("WebP"));
 }
 
-uint32_t crc32_of(const std::string& bytes) {
-  uint32_t crc = ~0u;
-  for (const unsigned char c : bytes) {
-    crc ^= c;
-    for (int i = 0; i < 8; ++i) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
-  }
-  return ~crc;
-}
-
-std::string big_endian(uint32_t v) {
-  return {static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8), static_cast<char>(v)};
-}
-
 // A PNG whose header claims this size and whose pixel data is next to nothing.
 std::string png_claiming(uint32_t width, uint32_t height) {
-  const std::string head = "IHDR" + big_endian(width) + big_endian(height) + std::string("\x08\x02\0\0\0", 5);
-  const std::string idat = std::string("IDAT\x78\x9c\x03\0\0\0\0\1", 12);
-  return "\x89PNG\r\n\x1a\n" + big_endian(13) + head + big_endian(crc32_of(head)) + big_endian(8) + idat +
-         big_endian(crc32_of(idat)) + big_endian(0) + std::string("IEND\xae\x42\x60\x82", 8);
+  return write_png({{"IHDR", png_header(width, height, 8, 2)}, {"IDAT", deflated("")}, {"IEND", ""}});
 }
 
 TEST(Decode, ChecksClaimedSizesBeforeAllocating) {

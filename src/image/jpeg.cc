@@ -1,8 +1,10 @@
 // JPEG with libjpeg's defaults (slow integer DCT, smooth chroma upsampling), as Pillow uses it.
 #include <cstdio>  // jpeglib.h needs FILE and size_t declared
 
+#include <algorithm>
 #include <csetjmp>
 #include <cstring>
+#include <new>
 #include <string>
 
 #include <jerror.h>
@@ -14,7 +16,8 @@
 namespace gemma4 {
 namespace {
 
-// A progressive file of few bytes can ask for any number of passes over all pixels; real ones have about ten.
+// A progressive file of few bytes can ask for any number of passes over all pixels; real ones have about ten. How many
+// a large picture may have is ImageLimits::scan_pixels_max.
 constexpr int kMaxScans = 64;
 
 struct Jpeg {
@@ -25,9 +28,15 @@ struct Jpeg {
   char message[JMSG_LENGTH_MAX] = "";
   bool cut_short = false;
   bool too_many_scans = false;
+  bool stopped = false;
+  int64_t since_asked = 0;  // pixels done since `budget` was asked whether to stop, at most
+  const DecodeBudget* budget = nullptr;
   Image* image = nullptr;
   std::vector<uint8_t> row;  // CMYK or gray
-  int exif = 0, xmp = 0;
+
+  int64_t pixels() const { return int64_t{info.image_width} * info.image_height; }
+  // Scans that the budget allows.
+  int64_t scans_max() const { return std::min<int64_t>(kMaxScans, budget->limits().scan_pixels_max / pixels()); }
 
   ~Jpeg() { jpeg_destroy_decompress(&info); }
 };
@@ -48,23 +57,17 @@ void on_message(j_common_ptr info, int level) {
   }
 }
 
+// Called once for each row of blocks of a scan and for each row of the output.
 void on_progress(j_common_ptr info) {
-  if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMaxScans) {
-    owner(info).too_many_scans = true;
-    fail(info);
+  constexpr int kBlockRow = 16;  // rows of pixels, at most
+  Jpeg& jpeg = owner(info);
+  jpeg.too_many_scans = jpeg.info.input_scan_number > jpeg.scans_max();
+  jpeg.since_asked += int64_t{kBlockRow} * jpeg.info.image_width;
+  if (jpeg.since_asked >= DecodeBudget::kStopPixels) {
+    jpeg.since_asked = 0;
+    jpeg.stopped = jpeg.budget->stopped();
   }
-}
-
-void read_markers(Jpeg& jpeg) {
-  constexpr std::string_view kXmp("http://ns.adobe.com/xap/1.0/\0", 29);
-  for (const jpeg_marker_struct* m = jpeg.info.marker_list; m; m = m->next) {
-    const std::string_view text(reinterpret_cast<const char*>(m->data), m->data_length);
-    if (text.starts_with(std::string_view("Exif\0\0", 6)) && jpeg.exif == 0) {
-      jpeg.exif = exif_orientation(std::as_bytes(std::span(text.data(), text.size())));
-    } else if (text.starts_with(kXmp) && jpeg.xmp == 0) {
-      jpeg.xmp = xmp_orientation(text.substr(kXmp.size()));
-    }
-  }
+  if (jpeg.too_many_scans || jpeg.stopped) fail(info);
 }
 
 // Adobe's files hold inverted CMYK. Pillow's conversion: c' = k - c * k / 255, rounded.
@@ -102,12 +105,9 @@ void read_header(Jpeg& jpeg, std::span<const std::byte> bytes) {
   auto& info = jpeg.info;
   jpeg_create_decompress(&info);
   info.client_data = &jpeg;
-  info.progress = &jpeg.progress;
   jpeg_mem_src(&info, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
-  jpeg_save_markers(&info, JPEG_APP0 + 1, 0xffff);
   jpeg_read_header(&info, TRUE);
   check_image_size(info.image_width, info.image_height);
-  read_markers(jpeg);
 }
 
 // read_header() and decode() keep their state in `jpeg`, which the caller owns, so that a jump skips no destructor.
@@ -117,10 +117,23 @@ bool try_read_header(Jpeg& jpeg, std::span<const std::byte> bytes) {
   return true;
 }
 
+// Bytes that decoding takes: the pixels, and where the file has several scans all coefficients.
+uint64_t memory_needed(Jpeg& jpeg) {
+  uint64_t bytes = 3 * static_cast<uint64_t>(jpeg.pixels());
+  if (!jpeg_has_multiple_scans(&jpeg.info)) return bytes;
+  for (int i = 0; i < jpeg.info.num_components; ++i) {
+    const jpeg_component_info& component = jpeg.info.comp_info[i];
+    bytes += uint64_t{component.width_in_blocks} * component.height_in_blocks * sizeof(JBLOCK);
+  }
+  return bytes;
+}
+
 bool decode(Jpeg& jpeg, std::span<const std::byte> bytes) {
   auto& info = jpeg.info;
   if (setjmp(jpeg.on_error)) return false;
   read_header(jpeg, bytes);
+  jpeg.budget->check_memory(memory_needed(jpeg));
+  info.progress = &jpeg.progress;
   info.out_color_space = info.num_components == 4 ? JCS_CMYK : info.num_components == 1 ? JCS_GRAYSCALE : JCS_RGB;
   jpeg_start_decompress(&info);
   jpeg.image->width = static_cast<int>(info.output_width);
@@ -141,22 +154,26 @@ void set_handlers(Jpeg& jpeg) {
 }
 
 [[noreturn]] void throw_failure(const Jpeg& jpeg) {
+  if (jpeg.stopped) DecodeBudget::throw_stopped();
+  if (jpeg.errors.msg_code == JERR_OUT_OF_MEMORY) throw std::bad_alloc();
   if (jpeg.cut_short) throw Error("the JPEG image is cut short");
-  if (jpeg.too_many_scans) throw Error("the JPEG image has more than " + std::to_string(kMaxScans) + " scans");
+  if (jpeg.too_many_scans) {
+    throw Error("the JPEG image has more than the " + std::to_string(jpeg.scans_max()) +
+                " scans that one of its size may have");
+  }
   throw Error(std::string("the JPEG image is damaged: ") + jpeg.message);
 }
 
-int orientation(const Jpeg& jpeg) { return jpeg.exif ? jpeg.exif : jpeg.xmp; }
-
 }  // namespace
 
-Decoded decode_jpeg(std::span<const std::byte> bytes) {
+Decoded decode_jpeg(std::span<const std::byte> bytes, const DecodeBudget& budget) {
   Decoded out;
   Jpeg jpeg;
   jpeg.image = &out.image;
+  jpeg.budget = &budget;
   set_handlers(jpeg);
   if (!decode(jpeg, bytes)) throw_failure(jpeg);
-  out.orientation = orientation(jpeg);
+  out.orientation = jpeg_orientation(bytes);
   return out;
 }
 
@@ -165,7 +182,7 @@ ImageHeader read_jpeg_header(std::span<const std::byte> bytes) {
   set_handlers(jpeg);
   if (!try_read_header(jpeg, bytes)) throw_failure(jpeg);
   const ImageSize size = {static_cast<int>(jpeg.info.image_width), static_cast<int>(jpeg.info.image_height)};
-  return {size, orientation(jpeg)};
+  return {size, jpeg_orientation(bytes)};
 }
 
 }  // namespace gemma4

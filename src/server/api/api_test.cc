@@ -5,6 +5,7 @@
 #include "server/api/build_request.h"
 #include "server/api/openai.h"
 #include "server/fetch.h"
+#include "text/chat/chat.h"
 
 namespace gemma4 {
 namespace {
@@ -150,6 +151,18 @@ TEST(Api, AnthropicResultsComeBeforeWords) {
   EXPECT_EQ(request.messages[4].content[0].text, "go on");
   body["messages"][2]["content"] = Json::array({words, result});
   refusal([&] { parse_messages(body, context()); });
+}
+
+// A client that cut a text in the middle of a character sends it with every request of its conversation.
+TEST(Api, HalfASurrogatePairKeepsTheConversationAlive) {
+  const Json body = parse_body(
+      R"({"model":"demo","messages":[{"role":"user","content":"a\ud83d"},{"role":"assistant","tool_calls":[{"id":"c",)"
+      R"("type":"function","function":{"name":"f","arguments":"{\"x\":\"\\ud83d\"}"}}]},)"
+      R"({"role":"tool","tool_call_id":"c","content":"\ude00"}]})");
+  const Request request = parse_chat(body, context()).requests[0];
+  EXPECT_EQ(request.messages[0].content[0].text, "a\xef\xbf\xbd");
+  EXPECT_EQ(request.messages[2].content[0].text, "\xef\xbf\xbd");
+  EXPECT_FALSE(render_chat(request.messages, "", {}).empty());
 }
 
 TEST(Api, NothingIsDroppedInSilence) {

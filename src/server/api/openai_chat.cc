@@ -1,6 +1,7 @@
 // /v1/chat/completions.
 #include <memory>
 
+#include "base/exact_json.h"
 #include "server/api/build_request.h"
 #include "server/api/openai.h"
 
@@ -59,7 +60,7 @@ void parse_tool_calls(const Json& calls, Message& message, const std::string& pa
     parsed.id = call.string("id").value_or("");
     parsed.name = function.required_string("name");
     parsed.arguments = function.string("arguments").value_or("");
-    if (!parsed.arguments.empty() && !Json::accept(parsed.arguments)) {
+    if (!parsed.arguments.empty() && !is_exact_json(parsed.arguments, kCallDepthMax)) {
       fail_at(function.where("arguments"), "must be a JSON object as a string");
     }
     message.tool_calls.push_back(std::move(parsed));

@@ -1,6 +1,7 @@
 // /v1/responses, without stored state: every request must contain its whole conversation.
 #include <memory>
 
+#include "base/exact_json.h"
 #include "server/api/build_request.h"
 #include "server/api/openai.h"
 
@@ -76,7 +77,7 @@ void parse_item(const Json& value, Request& request, const ApiContext& context, 
     call.id = item.required_string("call_id");
     call.name = item.required_string("name");
     call.arguments = item.string("arguments").value_or("");
-    if (!call.arguments.empty() && !Json::accept(call.arguments)) {
+    if (!call.arguments.empty() && !is_exact_json(call.arguments, kCallDepthMax)) {
       fail_at(item.where("arguments"), "must be a JSON object as a string");
     }
     assistant(request).tool_calls.push_back(std::move(call));

@@ -1,7 +1,7 @@
 #include "text/chat/chat.h"
 
 #include <algorithm>
-#include <numeric>
+#include <unordered_map>
 
 #include "base/check.h"
 #include "base/json.h"
@@ -77,10 +77,12 @@ class ChatRenderer {
     for (size_t i = 0; i < messages_.size(); ++i) {
       if (roles_[i] == "user") last_user_ = static_cast<int>(i);
     }
+    bool called = false;  // the last message that is no tool's has calls, and no answers in itself
     for (size_t i = system_first ? 1 : 0; i < messages_.size(); ++i) {
       if (roles_[i] != "tool") {
         write_message(i);
-      } else if (i == 0 || !answered(i)) {
+        called = !messages_[i].tool_calls.empty() && messages_[i].tool_responses.empty();
+      } else if (!called) {
         throw Error("messages: message " + std::to_string(i) + " has the role tool but follows no tool call");
       }
     }
@@ -104,12 +106,6 @@ class ChatRenderer {
       if (message.role == role) return role;
     }
     throw Error("messages: the role '" + message.role + "' is none of system, developer, user, assistant, tool");
-  }
-
-  // Whether tool message i directly follows, after other tool messages, a model message with calls.
-  bool answered(size_t i) const {
-    while (i > 0 && roles_[i] == "tool") --i;
-    return roles_[i] == "model" && !messages_[i].tool_calls.empty() && messages_[i].tool_responses.empty();
   }
 
   void write_head(bool system_first) {
@@ -201,13 +197,12 @@ class ChatRenderer {
       write_response(response.name, parse_json(response.response, "the response of " + response.name));
     }
     if (!message.tool_responses.empty() || message.tool_calls.empty()) return !message.tool_responses.empty();
+    std::unordered_map<std::string_view, std::string_view> names;  // of equal ids the last counts
+    for (const ToolCall& call : message.tool_calls) names[call.id] = call.name;
     size_t k = i + 1;
     for (; k < messages_.size() && roles_[k] == "tool"; ++k) {
-      std::string name = messages_[k].name;
-      for (const ToolCall& call : message.tool_calls) {
-        if (call.id == messages_[k].tool_call_id) name = call.name;
-      }
-      write_response(name, joined_text(messages_[k]));
+      const auto named = names.find(messages_[k].tool_call_id);
+      write_response(named == names.end() ? messages_[k].name : std::string(named->second), joined_text(messages_[k]));
       int image = first_image_[k];
       for (const ContentPart& part : messages_[k].content) {
         if (part.type == ContentPart::kImage) out_.image(image++);

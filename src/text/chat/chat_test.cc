@@ -197,6 +197,7 @@ TEST(Chat, RefusesWhatItCannotRender) {
   EXPECT_THAT(error({Message::text("user", "x")}, "{"), HasSubstr("not JSON"));
   EXPECT_THAT(error({Message::text("user", "x")}, "{}"), HasSubstr("array"));
   EXPECT_THAT(error({Message::text("user", "x")}, "[{}]"), HasSubstr("no name"));
+  EXPECT_THAT(error({Message::text("user", "x")}, R"([{"name":"f{"}])"), HasSubstr("cannot call it"));
   EXPECT_THAT(error({Message::text("user", "x")}, std::string(5000, '[')), HasSubstr("deep"));
   Message call = Message::text("assistant", "");
   call.tool_calls.push_back({"1", "f", "[1]"});

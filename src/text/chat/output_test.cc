@@ -140,6 +140,13 @@ TEST(OutputParser, StopStringsCountInContentAlone) {
             (Events{thinking("STOP"), content("go ")}));
 }
 
+TEST(OutputParser, ANumberWithNulIsAString) {
+  const auto ids = demo().encode(std::string("<|tool_call>call:f{a:-1\0005e3}<tool_call|>", 40), true);
+  const auto events = parse(ids);
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].arguments, R"({"a":"-1\u00005e3"})");
+}
+
 // Random ids: no crash, arguments are JSON, and all ordinary text is in some event.
 TEST(OutputParser, RandomIds) {
   std::mt19937 random(3);

@@ -143,6 +143,9 @@ class CallReader {
     return true;
   }
 
+  // The library takes NUL for the end of a text.
+  static bool is_json(const std::string& text) { return text.find('\0') == std::string::npos && json::accept(text); }
+
   // true, false, null and numbers have their JSON meaning; any other bare word is a string.
   static std::string word(const std::string& text) {
     if (text == "None") return "null";  // as the chat template writes null

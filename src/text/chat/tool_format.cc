@@ -74,11 +74,16 @@ bool truthy(const Json& value) {
 }
 
 std::vector<std::pair<std::string, const Json*>> sorted_members(const Json& object) {
+  if (!object.is_object()) return {};
+  struct Entry {
+    std::string lower, key;
+    const Json* value;
+  };
+  std::vector<Entry> entries;
+  for (const auto& [key, value] : object.items()) entries.push_back({lower(key), key, &value});
+  std::ranges::stable_sort(entries, {}, &Entry::lower);
   std::vector<std::pair<std::string, const Json*>> members;
-  if (!object.is_object()) return members;
-  for (const auto& [key, value] : object.items()) members.emplace_back(key, &value);
-  std::stable_sort(members.begin(), members.end(),
-                   [](const auto& a, const auto& b) { return lower(a.first) < lower(b.first); });
+  for (Entry& entry : entries) members.emplace_back(std::move(entry.key), entry.value);
   return members;
 }
 
@@ -250,6 +255,10 @@ void write_declaration(const Json& tool, PieceWriter& out) {
   const Json& function = wrapped.is_object() ? wrapped : tool;
   const Json& name = member(function, "name");
   if (!name.is_string() || !truthy(name)) throw Error("tools: a tool has no name");
+  // parse_tool_call() reads a name up to the brace of its arguments.
+  if (name.get_ref<const std::string&>().find_first_of(" \t\r\n{") != std::string::npos) {
+    throw Error("tools: a tool's name holds white space or {, so that the model cannot call it");
+  }
   out.text("declaration:" + name.get<std::string>() + "{description:");
   const Json& description = member(function, "description");
   out.quoted(description.is_null() ? "" : python_text(description));

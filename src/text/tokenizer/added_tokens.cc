@@ -102,7 +102,7 @@ std::vector<AddedTokens::Segment> AddedTokens::split(std::string_view text, bool
     at = end;
     if (token.control && !parse_control) continue;
     if (token.single_word && (ends_word(text.substr(0, begin)) || begins_word(text.substr(end)))) continue;
-    if (token.lstrip) begin = std::max(done, begin - trailing_space(text.substr(0, begin)));
+    if (token.lstrip) begin -= trailing_space(text.substr(done, begin - done));
     if (token.rstrip) end += leading_space(text.substr(end));
     if (begin > done) segments.push_back({text.substr(done, begin - done), nullptr});
     segments.push_back({text.substr(begin, end - begin), &token});

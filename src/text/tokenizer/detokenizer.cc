@@ -7,38 +7,53 @@
 
 namespace gemma4 {
 
-StopFilter::StopFilter(std::vector<std::string> stops) : stops_(std::move(stops)) {
-  std::erase_if(stops_, [](const std::string& stop) { return stop.empty(); });
+StopFilter::StopFilter(std::vector<std::string> stops) {
+  for (std::string& stop : stops) {
+    if (stop.empty()) continue;
+    Pattern pattern{std::move(stop), {}};
+    pattern.borders.assign(pattern.text.size(), 0);
+    for (size_t i = 1; i < pattern.text.size(); ++i) {
+      pattern.advance(pattern.text[i]);
+      pattern.borders[i] = pattern.matched;
+    }
+    pattern.matched = 0;
+    stops_.push_back(std::move(pattern));
+  }
+}
+
+void StopFilter::Pattern::advance(char byte) {
+  while (matched > 0 && text[matched] != byte) matched = borders[matched - 1];
+  matched += text[matched] == byte;
 }
 
 // The stop string that completes first counts; of several that end at the same byte, the longest. So the result does
-// not depend on how the text was split.
+// not depend on how the text was split. What is held is the beginning of a stop string, so that while it is the same
+// one's, it is never moved: with a long string each push would take as long as that.
 std::string StopFilter::push(std::string_view text) {
   if (stopped_) return "";
-  held_ += text;
-  size_t first_end = std::string::npos, cut = 0;
-  for (const std::string& stop : stops_) {
-    const size_t at = held_.find(stop);
-    if (at == std::string::npos) continue;
-    const size_t end = at + stop.size();
-    if (end < first_end || (end == first_end && at < cut)) {
-      first_end = end, cut = at, stop_ = stop;
-      stopped_ = true;
+  const auto first = [&](size_t size) {  // that many bytes of what is held, and of `text` behind it
+    std::string out = held_.substr(0, size);
+    return size > out.size() ? out.append(text.substr(0, size - out.size())) : out;
+  };
+  const auto holder = [&] { return std::ranges::max_element(stops_, {}, &Pattern::matched); };
+  const auto before = holder();
+  for (size_t i = 0; i < text.size(); ++i) {
+    for (Pattern& stop : stops_) {
+      stop.advance(text[i]);
+      if (stop.matched == stop.text.size() && stop.matched > stop_.size()) stop_ = stop.text;
     }
+    if (stop_.empty()) continue;
+    stopped_ = true;
+    std::string shown = first(held_.size() + i + 1 - stop_.size());
+    held_.clear();
+    return shown;
   }
-  if (!stopped_) {
-    cut = held_.size();  // keep the longest suffix that begins a stop string
-    for (const std::string& stop : stops_) {
-      for (size_t length = std::min(stop.size() - 1, held_.size()); length > held_.size() - cut; --length) {
-        if (held_.ends_with(std::string_view(stop).substr(0, length))) {
-          cut = held_.size() - length;
-          break;
-        }
-      }
-    }
-  }
-  std::string shown = held_.substr(0, cut);
-  held_.erase(0, stopped_ ? std::string::npos : cut);
+  if (stops_.empty()) return std::string(text);
+  const auto after = holder();
+  std::string shown = first(held_.size() + text.size() - after->matched);
+  if (after != before) held_.clear();
+  held_.resize(std::min(held_.size(), after->matched));
+  held_.append(after->text, held_.size(), after->matched - held_.size());
   return shown;
 }
 

@@ -12,7 +12,8 @@
 
 namespace gemma4 {
 
-// Holds back text whose end could be the beginning of a stop string.
+// Holds back text whose end could be the beginning of a stop string. Its work is linear in the text (Knuth, Morris and
+// Pratt's automaton for each string).
 class StopFilter {
  public:
   explicit StopFilter(std::vector<std::string> stops);  // empty strings are ignored
@@ -22,7 +23,14 @@ class StopFilter {
   const std::string& stop() const { return stop_; }  // the string that stopped it
 
  private:
-  std::vector<std::string> stops_;
+  struct Pattern {
+    std::string text;
+    std::vector<size_t> borders;  // [size] of text[0, i]: the longest proper prefix of it that is also its suffix
+    size_t matched = 0;           // bytes of `text` that what was pushed ends with
+    void advance(char byte);      // sets `matched`, which becomes the size where the string is complete
+  };
+
+  std::vector<Pattern> stops_;
   std::string held_, stop_;
   bool stopped_ = false;
 };
