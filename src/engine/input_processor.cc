@@ -120,7 +120,7 @@ std::vector<PromptImage> InputProcessor::prepare_images(const Request& request, 
   for (const ImageSpan& span : prompt.images) {
     const std::string& file = request.images[span.image];
     preparation.check();
-    images.push_back(images_.prepare(file, span.image, budget(request), salt(request)));
+    images.push_back(images_.prepare(file, span.image, budget(request), salt(request), preparation));
     images.back().held = held;
     images.back().begin = span.begin;
     images.back().end = span.end;

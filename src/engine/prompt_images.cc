@@ -18,6 +18,8 @@ template <typename Work>
 auto naming_image(int index, const Work& work) {
   try {
     return work();
+  } catch (const DecodeStopped&) {
+    throw CancelledError("the request was cancelled");
   } catch (const Error& error) {
     throw Error("image " + std::to_string(index + 1) + ": " + error.what());
   }
@@ -113,16 +115,18 @@ int64_t PromptImages::prepared_bytes(int tokens) const {
          (values * static_cast<int64_t>(sizeof(float)) + 2 * static_cast<int64_t>(sizeof(int32_t)));
 }
 
-PromptImage PromptImages::prepare(const std::string& file, int index, int budget, uint64_t salt) const {
+PromptImage PromptImages::prepare(const std::string& file, int index, int budget, uint64_t salt,
+                                  const Preparation& preparation) const {
   PromptImage prepared;
   prepared.hash = hash(file, budget, salt);
   if (const auto known = cache_.find(prepared.hash)) {
     prepared.embeddings = *known;
     return prepared;
   }
+  const auto stop = [&] { return preparation.cancellation && preparation.cancellation->cancelled(); };
   return naming_image(index, [&] {
     ++decoded_;
-    const Image image = decode_image(as_bytes(file));
+    const Image image = decode_image(as_bytes(file), {}, stop);
     prepared.patches =
         std::make_shared<Patches>(preprocess_image(image, budget, config_.vision.patch, config_.vision.pool));
     if (prepared.patches->soft_tokens != count_tokens(file, index, budget)) {

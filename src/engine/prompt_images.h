@@ -63,8 +63,10 @@ class PromptImages {
   // Tokens that the picture `file` takes, from its header. `index` counts from 0 and names it in errors. Throws Error.
   int count_tokens(const std::string& file, int index, int budget) const;
 
-  // Finds or decodes the picture; `salt` sets apart who may find it. Throws Error where its data is damaged.
-  PromptImage prepare(const std::string& file, int index, int budget, uint64_t salt) const;
+  // Finds or decodes the picture; `salt` sets apart who may find it. Throws Error where its data is damaged,
+  // CancelledError.
+  PromptImage prepare(const std::string& file, int index, int budget, uint64_t salt,
+                      const Preparation& preparation) const;
 
   // Memory that a prepared picture of so many tokens takes.
   int64_t prepared_bytes(int tokens) const;

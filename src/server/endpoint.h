@@ -10,7 +10,7 @@
 
 #include "engine/engine.h"
 #include "server/completion_request.h"
-#include "server/http.h"
+#include "server/http/http.h"
 #include "server/metrics.h"
 #include "server/preparing.h"
 #include "server/server.h"

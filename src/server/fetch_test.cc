@@ -7,7 +7,7 @@
 #include <chrono>
 #include <thread>
 
-#include "server/http.h"
+#include "server/http/http.h"
 #include "server/json.h"
 #include "server/server_testing.h"
 

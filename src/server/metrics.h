@@ -11,7 +11,7 @@
 
 #include "base/mutex.h"
 #include "engine/engine.h"
-#include "server/http.h"
+#include "server/http/http.h"
 
 namespace gemma4 {
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "server/endpoint.h"
-#include "server/http.h"
+#include "server/http/http.h"
 
 namespace gemma4 {
 

@@ -9,7 +9,7 @@
 
 #include "engine/engine.h"
 #include "server/fetch.h"
-#include "server/http.h"
+#include "server/http/http.h"
 
 namespace gemma4 {
 

@@ -40,6 +40,26 @@ constexpr const char* kServeAbout =
     "program.\n"
     "Exit codes: 0 stopped, 2 bad input, 3 the device failed.";
 
+void add_limits(CommandLine& line, ServeFlags& flags) {
+  ServerOptions& server = flags.server;
+  line.option("--max-body-mb", flags.body_mb, "Largest request body").between(0.001, 4096.0).show_default();
+  line.option("--max-connections", server.http.connections,
+              "Open at a time; one more takes the place of one that waits for its request, or gets 503")
+      .between(1, 65536)
+      .show_default();
+  line.option(
+          "--connections-per-address", server.http.connections_per_address,
+          "Of one client's address, or of one /64 network; 0: half of max-connections. Behind a proxy, which has one "
+          "address, give it max-connections")
+      .between(0, 65536)
+      .show_default();
+  line.option("--max-images", flags.engine.images_max, "Images of one request").not_negative().show_default();
+  line.option("--timeout", server.request_seconds, "Seconds for one answer").positive().show_default();
+  line.option("--grace", flags.grace, "Seconds that running answers have after a signal to stop")
+      .not_negative()
+      .show_default();
+}
+
 void add_flags(CommandLine& line, ServeFlags& flags) {
   flags.engine.max_seqs = 16;
   flags.engine.share_cache = false;
@@ -84,22 +104,7 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
               "A host that image URLs may name (pictures.example, pictures.example:8080, 10.0.0.7:9000); a private "
               "address only where it is named itself; no redirects; may be repeated")
       .may_repeat();
-  line.option("--max-body-mb", flags.body_mb, "Largest request body").between(0.001, 4096.0).show_default();
-  line.option("--max-connections", server.http.connections,
-              "Open at a time; one more takes the place of one that waits for its request, or gets 503")
-      .between(1, 65536)
-      .show_default();
-  line.option(
-          "--connections-per-address", server.http.connections_per_address,
-          "Of one client's address, or of one /64 network; 0: half of max-connections. Behind a proxy, which has one "
-          "address, give it max-connections")
-      .between(0, 65536)
-      .show_default();
-  line.option("--max-images", flags.engine.images_max, "Images of one request").not_negative().show_default();
-  line.option("--timeout", server.request_seconds, "Seconds for one answer").positive().show_default();
-  line.option("--grace", flags.grace, "Seconds that running answers have after a signal to stop")
-      .not_negative()
-      .show_default();
+  add_limits(line, flags);
 }
 
 void read_keys(const ServeFlags& flags, std::vector<std::string>& keys) {

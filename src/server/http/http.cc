@@ -1,4 +1,4 @@
-#include "server/http.h"
+#include "server/http/http.h"
 
 #include <fcntl.h>
 #include <netdb.h>
@@ -17,10 +17,10 @@
 
 #include "base/check.h"
 #include "base/mutex.h"
-#include "server/connection.h"
-#include "server/connection_table.h"
-#include "server/http_format.h"
-#include "server/http_parser.h"
+#include "server/http/connection.h"
+#include "server/http/connection_table.h"
+#include "server/http/http_format.h"
+#include "server/http/http_parser.h"
 
 namespace gemma4 {
 namespace {

@@ -1,4 +1,4 @@
-#include "server/http_format.h"
+#include "server/http/http_format.h"
 
 #include <algorithm>
 #include <array>

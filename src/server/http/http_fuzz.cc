@@ -5,7 +5,7 @@
 #include <cstdlib>
 
 #include "base/mutate_testing.h"
-#include "server/http_parser.h"
+#include "server/http/http_parser.h"
 
 namespace gemma4 {
 namespace {

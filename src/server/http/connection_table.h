@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/mutex.h"
-#include "server/connection.h"
+#include "server/http/connection.h"
 
 namespace gemma4 {
 
