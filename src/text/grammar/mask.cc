@@ -154,36 +154,41 @@ bool TokenMasks::plain_characters(int32_t state, std::vector<int32_t>& after) {
   return true;
 }
 
+// Whether each of these bytes leads `state` to parts among which `part` is.
+bool TokenMasks::leads_back(int32_t state, int first, int last, int32_t part) {
+  int32_t before = kUnknown;
+  for (int byte = first; byte <= last; ++byte) {
+    const int32_t to = next(state, static_cast<uint8_t>(byte));
+    if (to == std::exchange(before, to)) continue;
+    if (to == kDead) return false;
+    const std::vector<int32_t>& all = parts(to);
+    if (std::find(all.begin(), all.end(), part) == all.end()) return false;
+  }
+  return true;
+}
+
+// As keeps_plain(), computed anew.
+bool TokenMasks::every_plain_leads_back(int32_t part) {
+  for (const Bytes& bytes : kPlainAscii) {
+    if (!leads_back(part, bytes.first, bytes.last, part)) return false;
+  }
+  for (const std::vector<Bytes>& sequence : plain_sequences()) {
+    std::vector<int32_t> states = {part};
+    for (size_t i = 0; i + 1 < sequence.size(); ++i) {
+      if (!follow(states, sequence[i].first, sequence[i].last)) return false;
+    }
+    for (const int32_t to : states) {
+      if (!leads_back(to, sequence.back().first, sequence.back().last, part)) return false;
+    }
+  }
+  return true;
+}
+
 // Whether a part is among those that each plain character leads it to, as that of `.*` is.
 bool TokenMasks::keeps_plain(int32_t part) {
   if (at(part).keeps_plain) return *at(part).keeps_plain;
-  const auto leads_back = [&](int32_t state, const Bytes& bytes) {
-    int32_t last = kUnknown;
-    for (int byte = bytes.first; byte <= bytes.last; ++byte) {
-      const int32_t to = next(state, static_cast<uint8_t>(byte));
-      if (to == std::exchange(last, to)) continue;
-      if (to == kDead) return false;
-      const std::vector<int32_t>& all = parts(to);
-      if (std::find(all.begin(), all.end(), part) == all.end()) return false;
-    }
-    return true;
-  };
-  const auto check = [&] {
-    for (const Bytes& bytes : kPlainAscii) {
-      if (!leads_back(part, bytes)) return false;
-    }
-    for (const std::vector<Bytes>& sequence : plain_sequences()) {
-      std::vector<int32_t> states = {part};
-      for (size_t i = 0; i + 1 < sequence.size(); ++i) {
-        if (!follow(states, sequence[i].first, sequence[i].last)) return false;
-      }
-      if (!std::all_of(states.begin(), states.end(), [&](int32_t to) { return leads_back(to, sequence.back()); }))
-        return false;
-    }
-    return true;
-  };
   budget_.charge(200);
-  const bool result = check();
+  const bool result = every_plain_leads_back(part);
   at(part).keeps_plain = result;
   return result;
 }
@@ -191,7 +196,9 @@ bool TokenMasks::keeps_plain(int32_t part) {
 // Whether every plain token may come. False is always safe: the tokens are then looked at one by one.
 bool TokenMasks::all_plain(int32_t state) {
   const std::vector<int32_t>& all = parts(state);
-  if (std::any_of(all.begin(), all.end(), [&](int32_t part) { return keeps_plain(part); })) return true;
+  for (const int32_t part : all) {
+    if (keeps_plain(part)) return true;
+  }
   std::vector<int32_t> states = {state};  // after each number of characters
   for (int i = 0; i < vocabulary_.plain_longest; ++i) {
     std::vector<int32_t> after;

@@ -83,6 +83,8 @@ class TokenMasks {
   int32_t next(int32_t state, uint8_t byte) REQUIRES(mutex_);
   bool follow(std::vector<int32_t>& states, int first, int last) REQUIRES(mutex_);
   bool plain_characters(int32_t state, std::vector<int32_t>& after) REQUIRES(mutex_);
+  bool leads_back(int32_t state, int first, int last, int32_t part) REQUIRES(mutex_);
+  bool every_plain_leads_back(int32_t part) REQUIRES(mutex_);
   bool keeps_plain(int32_t part) REQUIRES(mutex_);
   bool all_plain(int32_t state) REQUIRES(mutex_);
   bool walk(const Trie& trie, int32_t start, Mask& mask) REQUIRES(mutex_);
