@@ -24,7 +24,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using State = HandshakeAcceptor::State;
 
-ProcessInfo process(int rank, int world, int port) { return {rank, world, rank, world, "127.0.0.1", port}; }
+ProcessInfo process_of(int rank, int world, int port) { return {rank, world, rank, world, "127.0.0.1", port}; }
 
 ProcessInfo with_timeout(ProcessInfo info, milliseconds timeout) {
   info.rank_timeout = timeout;
@@ -99,7 +99,7 @@ TEST(Rendezvous, StrangersNeitherEnterNorDelay) {
   std::string failure;
   std::shared_ptr<ControlChannel> first;
   std::thread rank_0(
-      [&] { failure = thrown_by([&] { first = ControlChannel::rendezvous(process(0, 2, port), seconds(30)); }); });
+      [&] { failure = thrown_by([&] { first = ControlChannel::rendezvous(process_of(0, 2, port), seconds(30)); }); });
   std::vector<std::unique_ptr<Stranger>> strangers;
   for (int i = 0; i < 300; ++i) strangers.push_back(std::make_unique<Stranger>(port, ""));
   for (const std::string& says : {old_hello(2), std::string("gm4l"), std::string(5000, 'x')}) {
@@ -111,7 +111,7 @@ TEST(Rendezvous, StrangersNeitherEnterNorDelay) {
   EXPECT_EQ(wrong.hear(1), "") << "disconnected";
   const auto start = Clock::now();
   std::shared_ptr<ControlChannel> second;
-  EXPECT_EQ(thrown_by([&] { second = ControlChannel::rendezvous(process(1, 2, port), seconds(30)); }), "");
+  EXPECT_EQ(thrown_by([&] { second = ControlChannel::rendezvous(process_of(1, 2, port), seconds(30)); }), "");
   rank_0.join();
   EXPECT_EQ(failure, "");
   EXPECT_LT(Clock::now() - start, seconds(20)) << "it was two seconds for each of them";
@@ -121,13 +121,13 @@ TEST(Rendezvous, StrangersNeitherEnterNorDelay) {
 
 TEST(Rendezvous, ASilentOneIsDisconnectedAfterTwoSeconds) {
   const int port = free_port();
-  std::thread rank_0([&] { ControlChannel::rendezvous(process(0, 2, port), seconds(60)); });
+  std::thread rank_0([&] { ControlChannel::rendezvous(process_of(0, 2, port), seconds(60)); });
   const Stranger silent(port, "");
   const auto start = Clock::now();
   EXPECT_EQ(silent.hear(1), "");
   EXPECT_GT(Clock::now() - start, milliseconds(1500));
   EXPECT_LT(Clock::now() - start, seconds(20));
-  ControlChannel::rendezvous(process(1, 2, port), seconds(60));
+  ControlChannel::rendezvous(process_of(1, 2, port), seconds(60));
   rank_0.join();
 }
 
@@ -135,10 +135,10 @@ TEST(Rendezvous, ARankThatLeavesEndsIt) {
   const int port = free_port();
   std::string failure;
   std::thread rank_0(
-      [&] { failure = thrown_by([&] { ControlChannel::rendezvous(process(0, 3, port), seconds(30)); }); });
+      [&] { failure = thrown_by([&] { ControlChannel::rendezvous(process_of(0, 3, port), seconds(30)); }); });
   {
     const Stranger rank_1(port, "");
-    HandshakeInitiator handshake(find_token(process(1, 3, port)), hello_as(1, 3));
+    HandshakeInitiator handshake(find_token(process_of(1, 3, port)), hello_as(1, 3));
     rank_1.say(handshake.hello());
     rank_1.say(handshake.prove(rank_1.hear(sizeof(Challenge))));
   }
@@ -147,7 +147,7 @@ TEST(Rendezvous, ARankThatLeavesEndsIt) {
 }
 
 TEST(RendezvousToken, ItsFileIsPrivateAndShortLived) {
-  const ProcessInfo info = process(0, 2, free_port());
+  const ProcessInfo info = process_of(0, 2, free_port());
   const fs::path path = token_file(info.port);
   {
     const OfferedToken token(info);
@@ -155,7 +155,7 @@ TEST(RendezvousToken, ItsFileIsPrivateAndShortLived) {
     ASSERT_EQ(stat(path.c_str(), &is), 0);
     EXPECT_EQ(is.st_mode & 0777, 0600u);
     EXPECT_EQ(token.text(), find_token(info));
-    EXPECT_NE(token.text(), OfferedToken(process(0, 2, free_port())).text());
+    EXPECT_NE(token.text(), OfferedToken(process_of(0, 2, free_port())).text());
     fs::permissions(path, fs::perms::others_read, fs::perm_options::add);
     EXPECT_NE(thrown_by([&] { find_token(info); }).find("another user can read or write it"), std::string::npos);
   }
@@ -164,7 +164,7 @@ TEST(RendezvousToken, ItsFileIsPrivateAndShortLived) {
 }
 
 TEST(RendezvousToken, AFileLeftBehindIsReplacedAndALinkIsNotFollowed) {
-  const ProcessInfo info = process(0, 2, free_port());
+  const ProcessInfo info = process_of(0, 2, free_port());
   const fs::path path = token_file(info.port), target = path.string() + "-target";
   std::ofstream(path) << "of a job that was killed";
   EXPECT_EQ(OfferedToken(info).text().size(), 64u);
@@ -178,7 +178,7 @@ TEST(RendezvousToken, AFileLeftBehindIsReplacedAndALinkIsNotFollowed) {
 }
 
 TEST(RendezvousToken, SeveralHostsNeedTheVariable) {
-  ProcessInfo info = process(0, 2, free_port());
+  ProcessInfo info = process_of(0, 2, free_port());
   info.local_world = 1;
   info.address = "host-a";
   const std::string why = thrown_by([&] { OfferedToken{info}; });
@@ -197,7 +197,7 @@ TEST(ControlChannel, ARankThatIsSilentHasFailed) {
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, messages), 0);
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, beats), 0);
   {
-    ControlChannel channel(with_timeout(process(0, 2, 0), milliseconds(400)), {-1, messages[0]}, {-1, beats[0]});
+    ControlChannel channel(with_timeout(process_of(0, 2, 0), milliseconds(400)), {-1, messages[0]}, {-1, beats[0]});
     const auto start = Clock::now();
     EXPECT_EQ(thrown_by([&] { channel.wait_ready(); }),
               "rank 1 has not answered for 0.4 s: it is stopped, or its host or the network does not work");
@@ -214,7 +214,7 @@ TEST(ControlChannel, ARankThatWorksIsNotSilent) {
   std::atomic<int> well{0};
   const auto work = [&](int rank) {
     const auto channel =
-        ControlChannel::rendezvous(with_timeout(process(rank, 2, port), milliseconds(1000)), seconds(30));
+        ControlChannel::rendezvous(with_timeout(process_of(rank, 2, port), milliseconds(1000)), seconds(30));
     std::this_thread::sleep_for(milliseconds(3000));
     if (rank == 0) {
       channel->wait_ready();

@@ -24,7 +24,7 @@ Image decode(const std::string& file, const ImageLimits& limits = {}) {
   return decode_image(std::as_bytes(std::span(file)), limits);
 }
 
-std::string error_of(const std::string& file, const ImageLimits& limits = {}) {
+std::string decode_error(const std::string& file, const ImageLimits& limits = {}) {
   try {
     decode(file, limits);
   } catch (const Error& error) {
@@ -94,23 +94,23 @@ TEST(DecodeBudget, FindsTheOrientationBehindManyTexts) {
 }
 
 TEST(DecodeBudget, BoundsScansTimesPixels) {
-  EXPECT_EQ(error_of(big_progressive(0)), "");
+  EXPECT_EQ(decode_error(big_progressive(0)), "");
   const double start = cpu_seconds();
-  EXPECT_THAT(error_of(big_progressive(50)), HasSubstr("more than the 16 scans"));
+  EXPECT_THAT(decode_error(big_progressive(50)), HasSubstr("more than the 16 scans"));
   EXPECT_LT(cpu_seconds() - start, 10);
 }
 
 TEST(DecodeBudget, BoundsMemory) {
   const ImageLimits limits = {.memory_max = int64_t{200} << 20};
-  EXPECT_THAT(error_of(big_progressive(0), limits), HasSubstr("MiB to be decoded, more than the 200 MiB"));
-  EXPECT_EQ(error_of(big_png(), limits), "");
-  EXPECT_THAT(error_of(big_png(), {.memory_max = int64_t{100} << 20}), HasSubstr("192 MiB"));
-  EXPECT_THAT(error_of(golden_file("lossless.webp"), {.memory_max = 100}), HasSubstr("MiB"));
+  EXPECT_THAT(decode_error(big_progressive(0), limits), HasSubstr("MiB to be decoded, more than the 200 MiB"));
+  EXPECT_EQ(decode_error(big_png(), limits), "");
+  EXPECT_THAT(decode_error(big_png(), {.memory_max = int64_t{100} << 20}), HasSubstr("192 MiB"));
+  EXPECT_THAT(decode_error(golden_file("lossless.webp"), {.memory_max = 100}), HasSubstr("MiB"));
   Chunks chunks = read_jpeg(big_progressive(0));  // four components of all pixels, as CMYK has, are too much
   for (auto& [name, data] : chunks) {
     if (name == "\xc2") data = data.substr(0, 5) + "\4" + std::string("\1\x11\0\2\x11\0\3\x11\0\4\x11\0", 12);
   }
-  EXPECT_THAT(error_of(write_jpeg(chunks)), HasSubstr("704 MiB to be decoded, more than the 512 MiB"));
+  EXPECT_THAT(decode_error(write_jpeg(chunks)), HasSubstr("704 MiB to be decoded, more than the 512 MiB"));
 }
 
 TEST(DecodeBudget, KeepsNoMarkersOfAJpeg) {
@@ -120,7 +120,7 @@ TEST(DecodeBudget, KeepsNoMarkersOfAJpeg) {
   const std::string many = file.substr(0, 2) + markers + file.substr(2);
   const double start = cpu_seconds();
   EXPECT_EQ(decode(many).rgb, decode(file).rgb);
-  EXPECT_EQ(error_of(many, {.memory_max = 1 << 20}), "");
+  EXPECT_EQ(decode_error(many, {.memory_max = 1 << 20}), "");
   EXPECT_LT(cpu_seconds() - start, 5);
 }
 

@@ -16,13 +16,13 @@ using test::error_of;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
-const Grammar::Vocabulary& vocabulary() {
+const Grammar::Vocabulary& test_vocabulary() {
   static const auto instance = std::make_shared<const GrammarVocabulary>(demo());
   return instance;
 }
 
 Grammar grammar_of(const std::string& schema) {
-  return Grammar::json_schema(vocabulary(), schema, {{demo().require("<turn|>")}});
+  return Grammar::json_schema(test_vocabulary(), schema, {{demo().require("<turn|>")}});
 }
 
 std::string error(const std::string& schema) {
@@ -126,8 +126,9 @@ TEST(SchemaKeywords, LongStringsAreRefusedOrWorkWithoutRecursion) {
   EXPECT_TRUE(accepts("{\"const\":\"" + b + "\"}", "\"" + b + "\""));
   const std::string tools =
       R"([{"name":"f","parameters":{"type":"object","properties":{"a":{"enum":[")" + a + R"("]}},"required":["a"]}}])";
-  EXPECT_THAT(error_of([&] { Grammar::tool_calls(vocabulary(), tools, "", false, {{demo().require("<turn|>")}}); }),
-              AnyOf("", HasSubstr("than one request may take")));
+  EXPECT_THAT(
+      error_of([&] { Grammar::tool_calls(test_vocabulary(), tools, "", false, {{demo().require("<turn|>")}}); }),
+      AnyOf("", HasSubstr("than one request may take")));
 }
 
 // 8,500 references to 1,900 properties took 43 s of a core, and an anyOf beside long keywords 830 MiB.
@@ -161,7 +162,7 @@ TEST(SchemaKeywords, CancellingReachesCompiling) {
   GrammarOptions options{{demo().require("<turn|>")}};
   options.budget = std::make_shared<WorkBudget>("the schema");
   options.budget->cancel();
-  EXPECT_THROW(Grammar::json_schema(vocabulary(), R"({"type":"object"})", options), CancelledError);
+  EXPECT_THROW(Grammar::json_schema(test_vocabulary(), R"({"type":"object"})", options), CancelledError);
 }
 
 }  // namespace
