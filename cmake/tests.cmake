@@ -24,7 +24,8 @@ if(SANITIZE)
 endif()
 # Relative paths, so that a compiler cache serves every checkout: tests run in the source folder.
 file(RELATIVE_PATH BINARY_PATH ${CMAKE_CURRENT_SOURCE_DIR} ${CMAKE_CURRENT_BINARY_DIR}/gemma4)
-target_compile_definitions(unit_tests PRIVATE SOURCE_DIR="." GEMMA4_BINARY="./${BINARY_PATH}")
+target_compile_definitions(unit_tests PRIVATE SOURCE_DIR="." GEMMA4_BINARY="./${BINARY_PATH}"
+                           TESTED_BACKEND="cpu")
 add_dependencies(unit_tests gemma4)
 add_suites(unit_tests)
 
@@ -44,8 +45,10 @@ if(HAVE_CUDA)
   if(PRECOMPILE)
     unite_cuda_tests()
   endif()
+  list(APPEND CUDA_TESTS tests/whole_model_test.cc)  # in unit_tests on cpu, here on cuda
   add_executable(cuda_tests ${CUDA_TESTS})  # apart, small enough to carry to a machine with a GPU
   target_link_libraries(cuda_tests PRIVATE gemma4_lib GTest::gtest_main)
+  target_compile_definitions(cuda_tests PRIVATE SOURCE_DIR="." TESTED_BACKEND="cuda")
   set_target_properties(cuda_tests PROPERTIES ONLY_CALLS ON)
   add_suites(cuda_tests)
   add_executable(cuda_linear_bench src/backend/cuda/gemm/linear_bench.cu)  # checks every layout, then times them

@@ -58,5 +58,5 @@ macro(unite_tests)
 endmacro()
 
 macro(unite_cuda_tests)  # nccl_test and ops_test define names of the others
-  unite(CUDA_TESTS cuda_tests "/(attention|select_kernel|program|sample|kernel|recorder)_test\\.cc$" 1)
+  unite(CUDA_TESTS cuda_tests "/(attention|select_kernel|prepacked_weight|sample|kernel|recorder)_test\\.cc$" 1)
 endmacro()

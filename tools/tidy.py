@@ -77,15 +77,18 @@ def find_words(text, words):
 
 
 def check_words(problems):
-    for folder in ("src", "tests", "tools", "docs", "cmake", "fuzz", "examples"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            name = str(path.relative_to(ROOT))
-            if path.suffix not in (*SOURCE, ".py", ".sh", ".md", ".cmake") or name in FREE_TEXT or "golden" in path.parts:
-                continue
-            text = PERSISTED.sub("", path.read_text())
-            words = WORDS | CUDA_WORDS if name.startswith("src/backend/cuda/") else WORDS
-            for line, found, instead in find_words(text, words):
-                problems.append(f"{name}:{line}: \"{found}\" is this project's own word; say: {instead}")
+    folders = ("src", "tests", "tools", "docs", "cmake", "fuzz", "examples")
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*"))]
+    for path in [*paths, ROOT / "CMakeLists.txt", ROOT / "Makefile", *sorted(ROOT.glob("*.md"))]:
+        name = str(path.relative_to(ROOT))
+        if path.suffix not in (*SOURCE, ".py", ".sh", ".md", ".cmake", ".txt") and name != "Makefile":
+            continue
+        if name in FREE_TEXT or "golden" in path.parts:
+            continue
+        text = PERSISTED.sub("", path.read_text())
+        words = WORDS | CUDA_WORDS if name.startswith("src/backend/cuda/") else WORDS
+        for line, found, instead in find_words(text, words):
+            problems.append(f"{name}:{line}: \"{found}\" is this project's own word; say: {instead}")
 
 
 def check_folders(problems):
