@@ -209,6 +209,7 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
     sequence->grammar = grammar;
     sequence->sink = ordered;
     sequence->unwanted = unwanted;
+    sequence->warnings = request.warnings;
     sequence->jobs_max = jobs_max(*sequence, request);
     sequence->submitted = start;
     Usage& usage = sequence->usage;

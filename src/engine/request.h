@@ -13,6 +13,7 @@
 #include "backend/sampling.h"
 #include "base/check.h"
 #include "base/mutex.h"
+#include "base/warnings.h"
 #include "base/work_budget.h"
 #include "text/chat/chat.h"
 
@@ -67,6 +68,7 @@ struct Request {
   // Cached pages and pictures are shared among requests of the same salt only. Secret: it is hashed, and not kept.
   std::string cache_salt;
   bool reuse_prefix = true;  // false: do not use the prefix cache; choices still share their prompt
+  std::shared_ptr<Warnings> warnings;  // where preparation and output say what was not kept; may be null
 };
 
 // Ends the preparation of a request from another thread.

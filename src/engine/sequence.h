@@ -79,6 +79,7 @@ struct Sequence {
   int thinking_tokens = 0;
   int tool_calls = 0;
   Sink sink;
+  std::shared_ptr<Warnings> warnings;  // of the request; may be null
   bool over = false;  // its last event was sent
 
   bool prefilled() const { return computed >= prompt; }

@@ -15,6 +15,12 @@ void check_model(Fields& body, const ApiContext& context) {
       "model", "model_not_found");
 }
 
+void add_warnings(Json& json, const std::shared_ptr<Warnings>& warnings) {
+  if (!warnings) return;
+  const std::vector<std::string> all = warnings->list();
+  if (!all.empty()) json["warnings"] = all;
+}
+
 std::string make_id(const std::string& prefix) {
   static thread_local std::mt19937_64 random{std::random_device{}()};
   constexpr std::string_view kAlphabet = "abcdefghijklmnopqrstuvwxyz0123456789";

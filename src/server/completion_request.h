@@ -3,9 +3,11 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "base/warnings.h"
 #include "engine/request.h"
 #include "server/json.h"
 
@@ -19,6 +21,7 @@ struct ApiContext {
   int image_budget_max = 0;
   int max_seq_len = 0;
   int64_t started = 0;  // Unix time, seconds
+  std::shared_ptr<Warnings> warnings;  // of this request; may be null
 };
 
 // One finished answer.
@@ -50,6 +53,9 @@ struct CompletionRequest {
 };
 
 void check_model(Fields& body, const ApiContext& context);  // throws ApiError 404
+
+// Lists the warnings as "warnings", where there are any.
+void add_warnings(Json& json, const std::shared_ptr<Warnings>& warnings);
 
 // A random id: prefix + 24 characters.
 std::string make_id(const std::string& prefix);

@@ -14,6 +14,7 @@
 #include "server/metrics.h"
 #include "server/preparing.h"
 #include "server/server.h"
+#include "server/warning_log.h"
 
 namespace gemma4 {
 
@@ -31,6 +32,7 @@ struct ServerState {
   std::counting_semaphore<> fetching;  // how many requests hold fetched images
   std::atomic<bool> stopping = false, device_failed = false;
   std::function<HttpStats()> http_stats;
+  WarningLog warnings;
 };
 
 // Answers a request. Throws ApiError, or any other exception, which becomes an error answer (server.cc).

@@ -1,5 +1,6 @@
 #include "server/json.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/exact_json.h"
@@ -163,6 +164,23 @@ std::vector<std::string> Fields::strings(const char* name) {
 
 void Fields::ignore(std::initializer_list<const char*> names) {
   for (const char* name : names) read_.insert(name);
+}
+
+void Fields::hints(const std::shared_ptr<Warnings>& warnings, std::initializer_list<const char*> names) {
+  for (const char* name : names) hint(warnings, name, {});
+}
+
+void Fields::hint(const std::shared_ptr<Warnings>& warnings, const char* name, std::initializer_list<Json> usual) {
+  const Json* value = find(name);
+  if (value == nullptr || std::ranges::find(usual, *value) != usual.end()) return;
+  std::string path;  // without indices: one sentence for all messages
+  bool index = false;
+  for (const char c : where(name)) {
+    if (c == ']') index = false;
+    if (!index) path += c;
+    if (c == '[') index = true;
+  }
+  warn(warnings, "the parameter '" + path + "' has no effect here");
 }
 
 void Fields::only(const char* name, std::initializer_list<Json> values) {

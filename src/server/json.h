@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "base/warnings.h"
 
 namespace gemma4 {
 
@@ -49,6 +50,10 @@ class Fields {
 
   // Accepts members that have no effect here, whatever their values are.
   void ignore(std::initializer_list<const char*> names);
+  // Accepts members that only hint at how to answer, and warns for those that are given. A value in `usual` asks for
+  // nothing and is no reason to warn.
+  void hints(const std::shared_ptr<Warnings>& warnings, std::initializer_list<const char*> names);
+  void hint(const std::shared_ptr<Warnings>& warnings, const char* name, std::initializer_list<Json> usual);
   // Accepts only these values, which ask for the default behaviour; any other is refused by name.
   void only(const char* name, std::initializer_list<Json> values);
   // Throws for the first member that was not read.

@@ -216,6 +216,7 @@ void parse_output_config(Fields& body, Request& request) {
 
 struct MessageStream {
   std::string id = make_id("msg_"), model;
+  std::shared_ptr<Warnings> warnings;
   enum { kNone, kThinking, kText } open = kNone;
   int index = -1;  // of the last block that was opened
   Finish finish = Finish::kStop;
@@ -306,11 +307,12 @@ std::string message_piece(MessageStream& stream, const Event& event) {
 }
 
 std::string message_end(const MessageStream& stream) {
-  return event_of("message_delta", {{"delta",
-                                     {{"stop_reason", stop_reason(stream.finish, stream.stop)},
-                                      {"stop_sequence", stream.stop.empty() ? Json() : Json(stream.stop)}}},
-                                    {"usage", usage_json(stream.usage)}}) +
-         event_of("message_stop", Json::object());
+  Json members = {{"delta",
+                   {{"stop_reason", stop_reason(stream.finish, stream.stop)},
+                    {"stop_sequence", stream.stop.empty() ? Json() : Json(stream.stop)}}},
+                  {"usage", usage_json(stream.usage)}};
+  add_warnings(members, stream.warnings);
+  return event_of("message_delta", std::move(members)) + event_of("message_stop", Json::object());
 }
 
 std::string message_whole(MessageStream stream, const Choice& choice) {
@@ -326,12 +328,14 @@ std::string message_whole(MessageStream stream, const Choice& choice) {
   }
   json["stop_reason"] = stop_reason(choice.finish, choice.stop);
   if (!choice.stop.empty()) json["stop_sequence"] = choice.stop;
+  add_warnings(json, stream.warnings);
   return dump(json);
 }
 
-ResponseSerializer message_serializer(const std::string& model) {
+ResponseSerializer message_serializer(const ApiContext& context) {
   auto stream = std::make_shared<MessageStream>();
-  stream->model = model;
+  stream->model = context.models.front();
+  stream->warnings = context.warnings;
   ResponseSerializer serializer;
   serializer.whole = [stream](const std::vector<Choice>& choices) { return message_whole(*stream, choices.front()); };
   serializer.begin = [stream] { return event_of("message_start", {{"message", message_json(*stream)}}); };
@@ -403,10 +407,10 @@ CompletionRequest parse_messages(const Json& json, const ApiContext& context) {
   request.stop = body.strings("stop_sequences");
   completion.stream = body.boolean("stream").value_or(false);
   body.ignore({"metadata"});
-  body.only("service_tier", {"auto", "standard_only"});
+  body.hint(context.warnings, "service_tier", {"auto", "standard_only"});
   body.done();
   completion.requests.push_back(std::move(request));
-  completion.serializer = message_serializer(context.models.front());
+  completion.serializer = message_serializer(context);
   return completion;
 }
 

@@ -180,6 +180,7 @@ struct ChatStream {
   int64_t created = unix_time();
   int choices = 1;
   bool usage = false, logprobs = false;
+  std::shared_ptr<Warnings> warnings;
   std::vector<Choice> done;
 
   Json object(const char* type) const { return {{"id", id}, {"object", type}, {"created", created}, {"model", model}}; }
@@ -192,6 +193,8 @@ struct ChatStream {
                                {"logprobs", std::move(token_logprobs)},
                                {"finish_reason", finish}});
     if (usage) json["usage"] = nullptr;
+    // The last chunk, unless one with the usage follows.
+    if (!usage && static_cast<int>(done.size()) == choices) add_warnings(json, warnings);
     return sse(json);
   }
 };
@@ -259,6 +262,7 @@ std::string chat_end(const ChatStream& stream) {
     json["choices"] = Json::array();
     json["usage"] = chat_usage(total_usage(stream.done, static_cast<int>(stream.done.size())));
     if (!stream.done.empty()) json["timings"] = timings(stream.done.front().usage);
+    add_warnings(json, stream.warnings);
     out = sse(json);
   }
   return out + "data: [DONE]\n\n";
@@ -275,6 +279,7 @@ ResponseSerializer chat_serializer(ChatStream made) {
     }
     json["usage"] = chat_usage(total_usage(choices, static_cast<int>(choices.size())));
     json["timings"] = timings(choices.front().usage);
+    add_warnings(json, stream->warnings);
     return dump(json);
   };
   serializer.begin = [stream] {
@@ -292,12 +297,12 @@ ResponseSerializer chat_serializer(ChatStream made) {
 }
 
 // Members without effect here, whatever their values are: who sends the request, and how a large operator routes it.
-void ignore_account_fields(Fields& body) {
+void ignore_account_fields(Fields& body, const ApiContext& context) {
   body.ignore({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"});
-  body.only("service_tier", {"auto", "default"});
+  body.hint(context.warnings, "service_tier", {"auto", "default"});
+  body.hint(context.warnings, "verbosity", {"medium"});
   body.only("store", {false});
   body.only("modalities", {Json::array({"text"})});
-  body.only("verbosity", {"medium"});
 }
 
 }  // namespace
@@ -344,9 +349,10 @@ CompletionRequest parse_chat(const Json& json, const ApiContext& context) {
   completion.one_tool_call = !parallel;
   request.format.parallel_tools = parallel;
   stream.choices = static_cast<int>(body.integer("n", 1, kChoicesMax).value_or(1));
-  ignore_account_fields(body);
+  ignore_account_fields(body, context);
   body.done();
   stream.model = context.models.front();
+  stream.warnings = context.warnings;
   request.n = stream.choices;
   completion.requests.push_back(std::move(request));
   completion.serializer = chat_serializer(std::move(stream));

@@ -13,6 +13,8 @@ struct TextStream {
   int64_t created = unix_time();
   int per_prompt = 1;
   bool usage = false, logprobs = false;
+  std::shared_ptr<Warnings> warnings;
+  size_t ended = 0;            // choices
   std::vector<Choice> done;    // [choices]
   std::vector<size_t> offset;  // [choices] bytes of text so far
 
@@ -59,10 +61,12 @@ std::string text_piece(TextStream& stream, int index, const Event& event) {
     choice["text"] = "";
     choice["finish_reason"] = reason(event.finish);
     stream.done[index].usage = event.usage;
+    ++stream.ended;
   }
   Json json = stream.object();
   json["choices"].push_back(std::move(choice));
   if (stream.usage) json["usage"] = nullptr;
+  if (!stream.usage && stream.ended == stream.done.size()) add_warnings(json, stream.warnings);
   return sse(json);
 }
 
@@ -79,6 +83,7 @@ std::string text_whole(const TextStream& stream, const std::vector<Choice>& choi
   }
   json["usage"] = text_usage(total_usage(choices, stream.per_prompt));
   json["timings"] = timings(choices.front().usage);
+  add_warnings(json, stream.warnings);
   return dump(json);
 }
 
@@ -96,6 +101,7 @@ ResponseSerializer text_serializer(TextStream made) {
       Json json = stream->object();
       json["choices"] = Json::array();
       json["usage"] = text_usage(total_usage(stream->done, stream->per_prompt));
+      add_warnings(json, stream->warnings);
       out = sse(json);
     }
     return out + "data: [DONE]\n\n";
@@ -180,6 +186,7 @@ CompletionRequest parse_completions(const Json& json, const ApiContext& context)
   body.only("echo", {false});
   body.only("suffix", {""});
   body.ignore({"user"});
+  body.hint(context.warnings, "service_tier", {"auto", "default"});
   body.done();
   if (prompts.size() * stream.per_prompt > kChoicesMax) {
     fail_at("n", "times the number of prompts is more than " + std::to_string(kChoicesMax));
@@ -193,6 +200,7 @@ CompletionRequest parse_completions(const Json& json, const ApiContext& context)
     completion.requests.push_back(std::move(request));
   }
   stream.model = context.models.front();
+  stream.warnings = context.warnings;
   stream.done.resize(completion.requests.size() * stream.per_prompt);
   stream.offset.resize(stream.done.size());
   completion.serializer = text_serializer(std::move(stream));

@@ -202,6 +202,7 @@ Json output_logprobs(const std::vector<TokenLogprobs>& tokens) {
 // The state of a stream.
 struct ResponsesState {
   Json response;  // as sent so far
+  std::shared_ptr<Warnings> warnings;
   int sequence = 0;
   enum { kNone, kReasoning, kMessage } open = kNone;  // the type of the open item, the last of response["output"]
   Finish finish = Finish::kStop;
@@ -331,7 +332,8 @@ std::string response_piece(ResponsesState& stream, const Event& event) {
   return out;
 }
 
-std::string response_whole(Json response, const Choice& choice) {
+std::string response_whole(const ResponsesState& stream, const Choice& choice) {
+  Json response = stream.response;
   Json& output = response["output"];
   if (!choice.thinking.empty()) {
     output.push_back(reasoning_item());
@@ -346,15 +348,17 @@ std::string response_whole(Json response, const Choice& choice) {
   for (const ToolCall& call : choice.tool_calls) output.push_back(call_item(call));
   for (Json& item : output) item["status"] = "completed";
   finish_response(response, choice.finish, choice.usage);
+  add_warnings(response, stream.warnings);
   return dump(response);
 }
 
-ResponseSerializer response_serializer(Json response) {
+ResponseSerializer response_serializer(Json response, const std::shared_ptr<Warnings>& warnings) {
   auto stream = std::make_shared<ResponsesState>();
   stream->response = std::move(response);
+  stream->warnings = warnings;
   ResponseSerializer serializer;
   serializer.whole = [stream](const std::vector<Choice>& choices) {
-    return response_whole(stream->response, choices.front());
+    return response_whole(*stream, choices.front());
   };
   serializer.begin = [stream] {
     const std::string created = stream->event("response.created", {{"response", stream->response}});
@@ -363,7 +367,10 @@ ResponseSerializer response_serializer(Json response) {
   serializer.piece = [stream](int, const Event& event) { return response_piece(*stream, event); };
   serializer.end = [stream] {
     const bool cut = stream->finish == Finish::kLength;
-    return stream->event(cut ? "response.incomplete" : "response.completed", {{"response", stream->response}});
+    add_warnings(stream->response, stream->warnings);
+    Json members = {{"response", stream->response}};
+    add_warnings(members, stream->warnings);  // a client that reads no response object finds them, too
+    return stream->event(cut ? "response.incomplete" : "response.completed", std::move(members));
   };
   serializer.error = [stream](const ApiError& error) {
     stream->response["status"] = "failed";
@@ -433,11 +440,11 @@ CompletionRequest parse_responses(const Json& json, const ApiContext& context) {
   body.only("store", {false});
   body.only("background", {false});
   body.only("truncation", {"disabled"});
-  body.only("service_tier", {"auto", "default"});
+  body.hint(context.warnings, "service_tier", {"auto", "default"});
   body.ignore({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"});
   body.done();
   completion.requests.push_back(std::move(request));
-  completion.serializer = response_serializer(make_response(json, context));
+  completion.serializer = response_serializer(make_response(json, context), context.warnings);
   return completion;
 }
 

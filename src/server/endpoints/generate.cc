@@ -107,26 +107,35 @@ HttpResponse generate(ServerState& server, HttpRequest& request,
   if (server.stopping) throw StoppingError("the server is stopping and takes no new requests");
   const auto deadline = Clock::now() + seconds(server.options.request_seconds);  // preparation included
   auto completion = std::make_shared<CompletionRequest>();
+  const auto warnings = std::make_shared<Warnings>();
   std::shared_ptr<ResponseStream> answers;
   prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
-    *completion = parse(parse_body(request.body), context);
+    ApiContext warned = context;
+    warned.warnings = warnings;
+    *completion = parse(parse_body(request.body), warned);
     std::string().swap(request.body);
-    for (Request& prompt : completion->requests) prompt.cache_salt = client_of(request, server.options);
+    for (Request& prompt : completion->requests) {
+      prompt.cache_salt = client_of(request, server.options);
+      prompt.warnings = warnings;
+    }
     answers = std::make_shared<ResponseStream>(server.engine, server.metrics, completion->requests,
                                                completion->one_tool_call, preparation);
     std::vector<Request>().swap(completion->requests);
   });
   request.held.reset();
+  server.warnings.log(request.path, warnings);
   HttpResponse response;
   if (!completion->stream) {
     response.body = completion->serializer.whole(collect(server, *answers, answers->choices(), request, deadline));
+    server.warnings.log(request.path, warnings);
     return response;
   }
   response.content_type = "text/event-stream";
   response.headers.emplace_back("Cache-Control", "no-cache");
   response.headers.emplace_back("X-Accel-Buffering", "no");  // proxies must not buffer the stream
-  response.stream = [&server, completion, answers, deadline](HttpWriter& writer) {
+  response.stream = [&server, completion, answers, deadline, warnings, path = request.path](HttpWriter& writer) {
     stream(server, completion->serializer, *answers, writer, deadline);
+    server.warnings.log(path, warnings);
   };
   return response;
 }
