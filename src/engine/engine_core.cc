@@ -209,7 +209,7 @@ void EngineCore::append(const ScheduledRows& rows) {
   sampling.step = sequence.ids.size() - sequence.prompt;
   sampling.counts = sequence.counts;
   sampling.bias = sequence.bias;
-  if (sequence.grammar) sampling.allowed = sequence.grammar->mask();
+  if (sequence.masked && sequence.grammar) sampling.allowed = sequence.grammar->mask();
   batch_.sampling.push_back(sampling);
 }
 

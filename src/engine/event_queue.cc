@@ -11,7 +11,9 @@ size_t event_bytes(const Event& event) {
   return bytes;
 }
 
-bool is_text(const Event& event) { return event.type == Event::kText || event.type == Event::kThinking; }
+bool is_text(const Event& event) {
+  return event.type == Event::kText || event.type == Event::kThinking || event.type == Event::kToolCallArguments;
+}
 
 }  // namespace
 

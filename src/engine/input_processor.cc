@@ -14,9 +14,11 @@ namespace {
 
 // Tokens of a sequence that the workers may hold: one where the next depends on it, two where they hold its logits.
 int jobs_max(const Sequence& sequence, const Request& request) {
-  if (sequence.grammar || !request.stop.empty()) return 1;
+  if ((sequence.grammar && !sequence.lazy_grammar) || !request.stop.empty()) return 1;
   return sequence.logprobs >= 0 ? 2 : 16;
 }
+
+bool offers_tools(const Request& request) { return !request.messages.empty() && !request.tools.empty(); }
 
 // The choices of a request end on different workers.
 Sink one_at_a_time(const Sink& sink) {
@@ -145,14 +147,34 @@ std::vector<TokenHash> InputProcessor::hash_tokens(const std::vector<int32_t>& i
 
 // The sequences.
 
-Grammar InputProcessor::grammar(const Request& request, const CancelFlag& cancelled) const {
+// None where the answer is free, and no tool is offered.
+std::optional<Grammar> InputProcessor::grammar(const Request& request, const Prompt& prompt,
+                                               const CancelFlag& cancelled) const {
+  if (request.format.type == ResponseFormat::kFree && !offers_tools(request)) return std::nullopt;
   std::call_once(vocabulary_once_, [&] { vocabulary_ = std::make_shared<GrammarVocabulary>(tokenizer_); });
   GrammarOptions options;
   options.end_ids = output_.end_ids();
-  options.budget = std::make_shared<WorkBudget>("the format of the answer", grammar_limits(), cancelled);
   options.allow_thinking = request.messages.empty() ? false : request.chat.enable_thinking;
+  options.in_thought = output_.in_thought(prompt.ids);
+  if (offers_tools(request)) options.tools = request.tools;
+  options.parallel_tools = request.format.parallel_tools;
+  while (true) {
+    options.budget = std::make_shared<WorkBudget>("the format of the answer", grammar_limits(), cancelled);
+    try {
+      return compile(request, options);
+    } catch (const BudgetError&) {
+      if (options.loose_tools || request.tools.empty()) throw;
+      options.loose_tools = true;
+      warn(request.warnings, "the tools are too large to enforce their parameters; arguments may be any object");
+    }
+  }
+}
+
+Grammar InputProcessor::compile(const Request& request, const GrammarOptions& options) const {
   const ResponseFormat& format = request.format;
   switch (format.type) {
+    case ResponseFormat::kFree:
+      return Grammar::rest_of_call(vocabulary_, request.tools, options);
     case ResponseFormat::kJson:
       return Grammar::json_object(vocabulary_, options);
     case ResponseFormat::kSchema:
@@ -163,8 +185,9 @@ Grammar InputProcessor::grammar(const Request& request, const CancelFlag& cancel
 }
 
 // Without pictures, grammar and sink.
-std::unique_ptr<Sequence> InputProcessor::make_choice(const Request& request, const Prompt& prompt, int choice) const {
-  auto sequence = std::make_unique<Sequence>(OutputParser(tokenizer_, request.stop));
+std::unique_ptr<Sequence> InputProcessor::make_choice(const Request& request, const Prompt& prompt, int choice,
+                                                      OutputParser parser) const {
+  auto sequence = std::make_unique<Sequence>(std::move(parser));
   sequence->choice = choice;
   sequence->priority = request.priority;
   sequence->prompt = static_cast<int>(prompt.ids.size());
@@ -192,21 +215,34 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
   const auto unwanted = std::make_shared<Unwanted>(request.n, std::make_shared<std::atomic<bool>>(false));
   if (preparation.cancellation) preparation.cancellation->add(unwanted->cancelled);
   const Prompt prompt = tokenize(request, preparation);
-  std::optional<Grammar> grammar;  // before the pictures: nothing is held yet
-  if (request.format.type != ResponseFormat::kFree) {
-    grammar = this->grammar(request, unwanted->cancelled);
-    grammar->mask();  // the copies have it, too
+  // Before the pictures: nothing is held yet.
+  const std::optional<Grammar> grammar = this->grammar(request, prompt, unwanted->cancelled);
+  const bool lazy = request.format.type == ResponseFormat::kFree;
+  if (grammar && !lazy) grammar->mask();  // the copies have it, too
+  if (grammar) {
+    for (const std::string& name : grammar->unenforced_tools()) {
+      warn(request.warnings,
+           "the parameters of the tool '" + name + "' cannot be enforced; its arguments may be any object");
+    }
   }
+  OutputOptions output{.stops = request.stop, .stream_calls = grammar.has_value()};
+  const auto offered = std::make_shared<const OfferedTools>(request.tools);
+  if (!request.messages.empty()) output.tools = offered;
+  const OutputParser parser(tokenizer_, std::move(output));
   const std::vector<PromptImage> images = prepare_images(request, prompt, preparation);
   const std::vector<TokenHash> hashes = hash_tokens(prompt.ids, images);
   const Sink ordered = request.n > 1 ? one_at_a_time(sink) : sink;
   std::vector<std::unique_ptr<Sequence>> choices;
   for (int choice = 0; choice < request.n; ++choice) {
     preparation.check();
-    auto sequence = make_choice(request, prompt, choice);
+    auto sequence = make_choice(request, prompt, choice, parser);
     sequence->hashes = hashes;
     sequence->images = images;
     sequence->grammar = grammar;
+    sequence->lazy_grammar = grammar && lazy;
+    sequence->keep_grammar = offered->any_strict();
+    sequence->masked = grammar && !lazy;
+    sequence->heavy_output = grammar || request.logprobs >= 0;
     sequence->sink = ordered;
     sequence->unwanted = unwanted;
     sequence->warnings = request.warnings;

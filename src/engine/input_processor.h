@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "engine/output_processor.h"
@@ -52,8 +53,10 @@ class InputProcessor {
   std::vector<TokenHash> hash_tokens(const std::vector<int32_t>& ids, const std::vector<PromptImage>& images) const;
   std::vector<Piece> pieces(const Request& request) const;
   int budget(const Request& request) const;
-  Grammar grammar(const Request& request, const CancelFlag& cancelled) const;
-  std::unique_ptr<Sequence> make_choice(const Request& request, const Prompt& prompt, int choice) const;
+  std::optional<Grammar> grammar(const Request& request, const Prompt& prompt, const CancelFlag& cancelled) const;
+  Grammar compile(const Request& request, const GrammarOptions& options) const;
+  std::unique_ptr<Sequence> make_choice(const Request& request, const Prompt& prompt, int choice,
+                                        OutputParser parser) const;
   void check_ids(const std::vector<int32_t>& ids) const;
 
   const Tokenizer& tokenizer_;

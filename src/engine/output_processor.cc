@@ -12,6 +12,14 @@ void send(const Sequence& sequence, Event& event) {
   sequence.sink(event);
 }
 
+// Throws the BudgetError that is being handled, where the grammar cannot be given up.
+void give_up_grammar(Sequence& sequence) {
+  if (!sequence.lazy_grammar || sequence.keep_grammar) throw;
+  sequence.grammar.reset();
+  sequence.parser.stop_streaming_calls();
+  warn(sequence.warnings, "the tools need more work than one request may take; calls are no longer enforced");
+}
+
 double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
 }  // namespace
@@ -34,14 +42,19 @@ OutputProcessor::OutputProcessor(const Tokenizer& tokenizer, std::vector<int32_t
     : tokenizer_(tokenizer),
       end_ids_(std::move(end_ids)),
       channel_begin_(tokenizer.find("<|channel>").value_or(-1)),
-      channel_end_(tokenizer.find("<channel|>").value_or(-1)) {}
+      channel_end_(tokenizer.find("<channel|>").value_or(-1)),
+      call_begin_(tokenizer.find("<|tool_call>").value_or(-1)),
+      call_end_(tokenizer.find("<tool_call|>").value_or(-1)) {}
+
+bool OutputProcessor::in_thought(std::span<const int32_t> ids) const {
+  const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
+  return open < std::ranges::find(ids.rbegin(), ids.rend(), channel_end_);
+}
 
 void OutputProcessor::begin(Sequence& sequence) const {
-  // The prompt may end inside the thought channel (the template opens it after a tool result); the answer continues it.
   const auto& ids = sequence.ids;
-  const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
-  const auto close = std::ranges::find(ids.rbegin(), ids.rend(), channel_end_);
-  if (open < close) {
+  if (in_thought(ids)) {  // the answer continues it
+    const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
     for (auto it = open.base() - 1; it != ids.end(); ++it) sequence.parser.push(*it);
     sequence.thinking = true;
   }
@@ -71,6 +84,7 @@ std::optional<Finish> OutputProcessor::append(Sequence& sequence, int32_t token,
   is_end = !sequence.ignore_eos && std::ranges::find(end_ids_, token) != end_ids_.end();
   if (is_end) return Finish::kStop;
   ++sequence.usage.generated_tokens;
+  if (sequence.lazy_grammar) sequence.masked = token == call_begin_ || (sequence.masked && token != call_end_);
   sequence.ids.push_back(token);
   sequence.hashes.push_back(static_cast<TokenHash>(token));
   if (sequence.sampling.penalizes()) count(sequence, token, 1);
@@ -86,13 +100,37 @@ std::optional<Finish> OutputProcessor::read(Sequence& sequence, int32_t token, s
   if (token == channel_begin_) sequence.thinking = true;
   sequence.thinking_tokens += sequence.thinking;
   if (token == channel_end_) sequence.thinking = false;
-  if (sequence.grammar) sequence.grammar->advance(token);
-
+  advance_grammar(sequence, token);
   emit(sequence, sequence.parser.push(token));
   if (sequence.parser.stopped()) return Finish::kStop;
   if (sequence.grammar && sequence.grammar->ended()) return Finish::kStop;
-  if (sequence.grammar && !last) sequence.grammar->mask();
+  if (!last) prepare_mask(sequence);
   return std::nullopt;
+}
+
+// Past its budget a grammar of calls is given up: what the model writes is read as well as it can be.
+
+void OutputProcessor::advance_grammar(Sequence& sequence, int32_t token) const {
+  if (!sequence.grammar) return;
+  try {
+    if (!sequence.lazy_grammar || sequence.in_call) {
+      sequence.grammar->advance(token);
+    } else if (token == call_begin_) {
+      sequence.grammar->restart();
+    }
+    if (sequence.lazy_grammar) sequence.in_call = token == call_begin_ || (sequence.in_call && token != call_end_);
+  } catch (const BudgetError&) {
+    give_up_grammar(sequence);
+  }
+}
+
+void OutputProcessor::prepare_mask(Sequence& sequence) const {
+  if (!sequence.grammar || (sequence.lazy_grammar && !sequence.in_call)) return;
+  try {
+    sequence.grammar->mask();
+  } catch (const BudgetError&) {
+    give_up_grammar(sequence);
+  }
 }
 
 void OutputProcessor::emit(Sequence& sequence, std::vector<OutputEvent> outputs) const {
@@ -110,6 +148,17 @@ void OutputProcessor::emit(Sequence& sequence, std::vector<OutputEvent> outputs)
         event.tool_call.name = std::move(output.text);
         event.tool_call.arguments = std::move(output.arguments);
         event.tool_index = sequence.tool_calls++;
+        event.cut = output.cut;
+        break;
+      case OutputEvent::kCallBegin:
+        event.type = Event::kToolCallBegin;
+        event.tool_call.name = std::move(output.text);
+        event.tool_index = sequence.tool_calls;
+        break;
+      case OutputEvent::kCallArguments:
+        event.type = Event::kToolCallArguments;
+        event.text = std::move(output.arguments);
+        event.tool_index = sequence.tool_calls;
         break;
     }
     event.logprobs = std::exchange(sequence.logprobs_held, {});
@@ -118,8 +167,14 @@ void OutputProcessor::emit(Sequence& sequence, std::vector<OutputEvent> outputs)
 }
 
 void OutputProcessor::finish(Sequence& sequence, Finish how) const {
-  if (std::exchange(sequence.over, true)) return;
-  if (!sequence.parser.stopped()) emit(sequence, sequence.parser.finish());
+  if (sequence.over) return;
+  try {
+    const bool cut = how == Finish::kLength || how == Finish::kCancelled;
+    if (!sequence.parser.stopped()) emit(sequence, sequence.parser.finish(cut));
+  } catch (const Error& error) {
+    return fail(sequence, error.what(), false);
+  }
+  sequence.over = true;
   // The text that the parser had held back may complete a stop string or a tool call.
   const bool ended = sequence.grammar && sequence.grammar->ended();
   if (how != Finish::kCancelled && (sequence.parser.stopped() || ended)) how = Finish::kStop;

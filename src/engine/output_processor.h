@@ -16,6 +16,9 @@ class OutputProcessor {
  public:
   OutputProcessor(const Tokenizer& tokenizer, std::vector<int32_t> end_ids);
 
+  // Whether a prompt ends inside the thought channel. (The template opens it after a tool's result.)
+  bool in_thought(std::span<const int32_t> ids) const;
+
   // Initializes the parser and the penalty counts from the prompt.
   void begin(Sequence& sequence) const;
 
@@ -34,12 +37,14 @@ class OutputProcessor {
   const std::vector<int32_t>& end_ids() const { return end_ids_; }
 
  private:
+  void advance_grammar(Sequence& sequence, int32_t token) const;
+  void prepare_mask(Sequence& sequence) const;
   void emit(Sequence& sequence, std::vector<OutputEvent> events) const;
   void count(Sequence& sequence, int32_t token, int times) const;
 
   Tokenizer tokenizer_;
   std::vector<int32_t> end_ids_;
-  int32_t channel_begin_, channel_end_;
+  int32_t channel_begin_, channel_end_, call_begin_, call_end_;
 };
 
 }  // namespace gemma4

@@ -60,7 +60,7 @@ class OutputWorkers {
   };
   void work(Lane& lane) EXCLUDES(mutex_);
   OutputResult run(Sequence& sequence, OutputJob job) const;
-  Lane& lane_of(const Sequence& sequence) REQUIRES(mutex_) { return sequence.heavy_output() ? heavy_ : light_; }
+  Lane& lane_of(const Sequence& sequence) REQUIRES(mutex_) { return sequence.heavy_output ? heavy_ : light_; }
 
   const OutputProcessor& output_;
   const std::function<void()> wake_;

@@ -36,12 +36,13 @@ struct RequestSampling : SamplingAdjustments {
   std::vector<std::pair<int32_t, float>> logit_bias;  // (id, added to its logit)
 };
 
-// The required format of the answer, enforced by masking tokens.
+// The required format of the answer, enforced by masking tokens. Where the request has tools, a call may come in place
+// of any format, and calls are always right: one of the tools, the call's syntax, and arguments that fit.
 struct ResponseFormat {
   enum Type { kFree, kJson, kSchema, kToolCall } type = kFree;
   std::string schema;          // kSchema: a JSON schema, as JSON text
   std::string tool_name;       // kToolCall: this tool of Request::tools; empty: any of them, at least one call
-  bool parallel_tools = true;  // kToolCall: more than one call may come
+  bool parallel_tools = true;  // all but kFree: more than one call may come
 };
 
 struct Request {
@@ -67,7 +68,7 @@ struct Request {
   int priority = 0;               // larger ones are scheduled first and preempted last
   // Cached pages and pictures are shared among requests of the same salt only. Secret: it is hashed, and not kept.
   std::string cache_salt;
-  bool reuse_prefix = true;  // false: do not use the prefix cache; choices still share their prompt
+  bool reuse_prefix = true;            // false: do not use the prefix cache; choices still share their prompt
   std::shared_ptr<Warnings> warnings;  // where preparation and output say what was not kept; may be null
 };
 
@@ -152,16 +153,20 @@ struct Event {
   enum Type {
     kText,      // text: a piece of the answer, whole UTF-8 characters, never a control token
     kThinking,  // text: a piece of the thought channel
-    kToolCall,  // tool_call: one finished call
-    kDone,      // finish, stop, usage
-    kError,     // text: one sentence; device: the engine is dead and the process should end with kExitDevice
+    // A call is one kToolCallBegin, its arguments in pieces, and a kToolCall with all of it.
+    kToolCallBegin,      // tool_call: the name
+    kToolCallArguments,  // text: the next piece of the arguments' JSON
+    kToolCall,           // tool_call: the whole; cut: a limit ended it, and its JSON ends in the middle
+    kDone,               // finish, stop, usage
+    kError,              // text: one sentence; device: the engine is dead and the process should end with kExitDevice
   };
   Type type = kText;
   int choice = 0;  // which of Request::n
   std::string text;
-  ToolCall tool_call;                   // arguments: a JSON object as text; id is empty: the front end makes one
-  int tool_index = 0;                   // 0, 1, ... within this answer
-  std::vector<TokenLogprobs> logprobs;  // kText, kThinking, kToolCall, kDone: of the tokens since the last event
+  ToolCall tool_call;  // arguments: a JSON object as text; id is empty: the front end makes one
+  int tool_index = 0;  // kToolCallBegin, kToolCallArguments, kToolCall: 0, 1, ... within this answer
+  bool cut = false;
+  std::vector<TokenLogprobs> logprobs;  // of the tokens since the last event; of kError: none
   Finish finish = Finish::kStop;
   std::string stop;  // kDone: the stop string that ended it, if any
   Usage usage;       // kDone

@@ -68,19 +68,24 @@ struct Sequence {
   int jobs = 0, jobs_max = 16;
   uint64_t last_step = 0;              // that gave it a token
   std::shared_ptr<Unwanted> unwanted;  // of the request
-  bool heavy_output() const { return grammar || logprobs >= 0; }
-  bool sits_out() const { return jobs >= jobs_max; }
+  bool heavy_output = false;           // it has a grammar or log probabilities
+  // The next token depends on the grammar. Where it is lazy, that is so within a call only. The engine thread's own.
+  bool masked = false;
+  bool sits_out() const { return jobs >= (masked ? 1 : jobs_max); }
 
   // Output: the workers' own, while a job is theirs. The grammar's mask is read where there is none.
   OutputParser parser;
   std::optional<Grammar> grammar;
+  bool lazy_grammar = false;                 // of calls alone: it begins at a <|tool_call>
+  bool keep_grammar = true;                  // past its budget the answer fails; else a lazy grammar is given up
+  bool in_call = false;                      // with a lazy grammar
   std::vector<TokenLogprobs> logprobs_held;  // sent with the next event
   bool thinking = false;
   int thinking_tokens = 0;
   int tool_calls = 0;
   Sink sink;
   std::shared_ptr<Warnings> warnings;  // of the request; may be null
-  bool over = false;  // its last event was sent
+  bool over = false;                   // its last event was sent
 
   bool prefilled() const { return computed >= prompt; }
   int remaining() const { return static_cast<int>(ids.size()) - computed; }

@@ -20,7 +20,7 @@ struct ApiContext {
   std::function<std::string(const std::string& url, const std::string& path)> fetch;
   int image_budget_max = 0;
   int max_seq_len = 0;
-  int64_t started = 0;  // Unix time, seconds
+  int64_t started = 0;                 // Unix time, seconds
   std::shared_ptr<Warnings> warnings;  // of this request; may be null
 };
 
@@ -28,6 +28,7 @@ struct ApiContext {
 struct Choice {
   std::string text, thinking;
   std::vector<ToolCall> tool_calls;     // with ids
+  bool cut_call = false;                // the last of them ends in the middle, and so does its JSON
   std::vector<TokenLogprobs> logprobs;  // of the answer's tokens, thinking excluded
   Finish finish = Finish::kStop;
   std::string stop;

@@ -64,6 +64,7 @@ ResponseStream::ResponseStream(Engine& engine, std::shared_ptr<Metrics> metrics,
   for (const Request& request : requests) unfinished_ += request.n;
   called_.resize(unfinished_);
   over_.resize(unfinished_);
+  call_ids_.resize(unfinished_);
   shared_ = std::make_shared<Shared>(unfinished_);
   shared_->metrics = std::move(metrics);
   try {
@@ -99,8 +100,9 @@ bool ResponseStream::keep(int index, Event& event) {
     --unfinished_;
   }
   if (!called_[index]) {
-    if (event.type != Event::kToolCall) return true;
-    event.tool_call.id = make_id("call_");
+    if (event.type == Event::kToolCallBegin) call_ids_[index] = make_id("call_");
+    if (event.type == Event::kToolCallBegin || event.type == Event::kToolCall) event.tool_call.id = call_ids_[index];
+    if (event.type != Event::kToolCall || event.cut) return true;
     called_[index] = one_tool_call_;
     if (one_tool_call_) engine_.cancel(shared_->choices[index].id);
     return true;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -36,7 +37,8 @@ class ResponseStream {
   std::shared_ptr<Shared> shared_;
   bool one_tool_call_;
   int unfinished_ = 0;
-  std::vector<bool> called_, over_;  // [choices]
+  std::vector<bool> called_, over_;    // [choices]
+  std::vector<std::string> call_ids_;  // [choices] of the call that was begun last
 };
 
 }  // namespace gemma4

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/json.h"
+#include "text/chat/call_parser.h"
 
 namespace gemma4 {
 namespace {
@@ -20,7 +21,8 @@ void put(const std::string& text) {
 
 std::string tool_call_line(const ToolCall& call) {
   // The arguments are already one line of JSON, with every digit that the model wrote.
-  const std::string name = nlohmann::json(call.name).dump(), arguments = call.arguments.empty() ? "{}" : call.arguments;
+  // A call that the limit cut is closed.
+  const std::string name = nlohmann::json(call.name).dump(), arguments = close_arguments(call.arguments);
   return R"({"tool_call":{"name":)" + name + R"(,"arguments":)" + arguments + "}}\n";
 }
 
@@ -41,6 +43,9 @@ Answer receive(Engine& engine, Request request, const std::function<void(const E
       case Event::kThinking:
         answer.thinking += event->text;
         break;
+      case Event::kToolCallBegin:
+      case Event::kToolCallArguments:
+        continue;  // kToolCall has all of it
       case Event::kToolCall:
         answer.tool_calls.push_back(event->tool_call);
         break;

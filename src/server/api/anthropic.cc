@@ -4,6 +4,7 @@
 
 #include "base/exact_json.h"
 #include "server/api/build_request.h"
+#include "text/chat/call_parser.h"
 
 namespace gemma4 {
 namespace {
@@ -146,7 +147,7 @@ Json parse_tools(const Json& value) {
     tool.only("type", {"custom"});
     const std::string name = tool.required_string("name");
     tools.push_back(make_tool(name, tool.find("description"), &tool.require("input_schema"), at("tools", i)));
-    tool.only("strict", {true, false});
+    if (tool.boolean("strict").value_or(false)) tools.back()["function"]["strict"] = true;
     tool.ignore({"cache_control"});
     tool.done();
   }
@@ -195,10 +196,8 @@ void parse_output_config(Fields& body, Request& request) {
   const auto read_format = [&](const Json& value, const std::string& path) {
     Fields format(value, path);
     format.only("type", {"json_schema"});
-    if (request.format.type == ResponseFormat::kToolCall) {
-      fail_at(path, "cannot be combined with a tool_choice that forces a call");
-    }
-    request.format.type = ResponseFormat::kSchema;
+    // A call that is forced wins.
+    if (request.format.type != ResponseFormat::kToolCall) request.format.type = ResponseFormat::kSchema;
     const Json& schema = format.require("schema");
     if (!schema.is_object()) format.fail("schema", "must be a JSON schema (an object)");
     request.format.schema = dump(schema);
@@ -238,8 +237,8 @@ const char* stop_reason(Finish finish, const std::string& stop) {
 }
 
 Json call_input(const ToolCall& call) {
-  if (call.arguments.empty()) return Json::object();
-  return parse_exact_json(call.arguments, 128);  // from the model; tool_call.cc accepts a depth of up to 100
+  return parse_exact_json(close_arguments(call.arguments),
+                          128);  // from the model; call_parser.cc accepts a depth of up to 101
 }
 
 Json message_json(const MessageStream& stream) {
@@ -290,14 +289,16 @@ std::string message_piece(MessageStream& stream, const Event& event) {
       }
       stream.open = MessageStream::kThinking;
       return out + delta(stream, {{"type", "thinking_delta"}, {"thinking", event.text}});
-    case Event::kToolCall: {
+    case Event::kToolCallBegin: {
       const ToolCall& call = event.tool_call;
       out = close_block(stream);
-      out +=
-          open_block(stream, {{"type", "tool_use"}, {"id", call.id}, {"name", call.name}, {"input", Json::object()}});
-      out += delta(stream, {{"type", "input_json_delta"}, {"partial_json", dump(call_input(call))}});
-      return out + event_of("content_block_stop", {{"index", stream.index}});
+      return out + open_block(stream,
+                              {{"type", "tool_use"}, {"id", call.id}, {"name", call.name}, {"input", Json::object()}});
     }
+    case Event::kToolCallArguments:
+      return delta(stream, {{"type", "input_json_delta"}, {"partial_json", event.text}});
+    case Event::kToolCall:
+      return event_of("content_block_stop", {{"index", stream.index}});
     default:
       stream.finish = event.finish;
       stream.stop = event.stop;

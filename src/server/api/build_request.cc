@@ -101,8 +101,8 @@ void add_image(Request& request, Message& message, std::string bytes) {
 Json make_tool(const std::string& name, const Json* description, const Json* parameters, const std::string& path) {
   if (name.empty() || name.size() > 128) fail_at(path + ".name", "must have 1 to 128 characters");
   for (const unsigned char c : name) {
-    if (!std::isalnum(c) && c != '_' && c != '-' && c != '.') {
-      fail_at(path + ".name", "may hold letters, digits, '_', '-' and '.' only");
+    if (!std::isalnum(c) && std::string_view("_-.:/@").find(static_cast<char>(c)) == std::string_view::npos) {
+      fail_at(path + ".name", "may hold letters, digits, '_', '-', '.', ':', '/' and '@' only");
     }
   }
   Json function = {{"name", name}};

@@ -105,7 +105,7 @@ Json parse_tools(const Json& value, const std::string& path) {
     Fields function(tool.require("function"), tool.where("function"));
     const std::string name = function.required_string("name");
     tools.push_back(make_tool(name, function.find("description"), function.find("parameters"), tool.where("function")));
-    function.only("strict", {true, false});
+    if (function.boolean("strict").value_or(false)) tools.back()["function"]["strict"] = true;
     function.done();
     tool.ignore({"cache_control"});
     tool.done();
@@ -153,10 +153,8 @@ void parse_format(const Json* value, Request& request) {
     fail_at("response_format.type", "must be text, json_object or json_schema");
   }
   fields.done();
-  if (format.type == ResponseFormat::kFree) return;
-  if (request.format.type == ResponseFormat::kToolCall) {
-    fail_at("response_format", "cannot be combined with a tool_choice that forces a call");
-  }
+  // A call that is forced wins, as at OpenAI.
+  if (format.type == ResponseFormat::kFree || request.format.type == ResponseFormat::kToolCall) return;
   request.format = std::move(format);
 }
 
@@ -243,13 +241,18 @@ std::string chat_piece(ChatStream& stream, int index, const Event& event) {
       return stream.chunk(index, {{"content", event.text}}, nullptr, std::move(logprobs));
     case Event::kThinking:
       return stream.chunk(index, {{"reasoning_content", event.text}});
-    case Event::kToolCall: {
+    case Event::kToolCallBegin: {
       Json call = {{"index", event.tool_index}};
       call.update(tool_call_json(event.tool_call));
-      Json delta;
-      delta["tool_calls"].push_back(std::move(call));
-      return stream.chunk(index, std::move(delta));
+      call["function"]["arguments"] = "";
+      return stream.chunk(index, {{"tool_calls", Json::array({std::move(call)})}});
     }
+    case Event::kToolCallArguments: {
+      Json call = {{"index", event.tool_index}, {"function", {{"arguments", event.text}}}};
+      return stream.chunk(index, {{"tool_calls", Json::array({std::move(call)})}});
+    }
+    case Event::kToolCall:
+      return "";  // it was streamed
     default:
       return stream.chunk(index, Json::object(), finish_name(event.finish));
   }

@@ -110,7 +110,7 @@ Json parse_tools(const Json& value) {
     tool.only("type", {"function"});
     const std::string name = tool.required_string("name");
     tools.push_back(make_tool(name, tool.find("description"), tool.find("parameters"), at("tools", i)));
-    tool.only("strict", {true, false});
+    if (tool.boolean("strict").value_or(false)) tools.back()["function"]["strict"] = true;
     tool.done();
   }
   return tools;
@@ -140,13 +140,11 @@ void parse_text_format(Fields& body, Request& request) {
   if (const Json* value = fields.find("format")) {
     Fields format(*value, "text.format");
     const std::string type = format.required_string("type");
-    if (type != "text" && request.format.type == ResponseFormat::kToolCall) {
-      fail_at("text.format", "cannot be combined with a tool_choice that forces a call");
-    }
+    const bool forced = request.format.type == ResponseFormat::kToolCall;  // a call that is forced wins
     if (type == "json_object") {
-      request.format.type = ResponseFormat::kJson;
+      if (!forced) request.format.type = ResponseFormat::kJson;
     } else if (type == "json_schema") {
-      request.format.type = ResponseFormat::kSchema;
+      if (!forced) request.format.type = ResponseFormat::kSchema;
       request.format.schema = schema_text(format.require("schema"), "text.format.schema");
       format.ignore({"name", "description"});
       format.only("strict", {true, false});
@@ -238,13 +236,11 @@ Json reasoning_item() {
 }
 
 Json call_item(const ToolCall& call) {
-  return {{"type", "function_call"},
-          {"id", make_id("fc_")},
-          {"call_id", call.id},
-          {"name", call.name},
-          {"arguments", call.arguments.empty() ? "{}" : call.arguments},
-          {"status", "completed"}};
+  return {{"type", "function_call"}, {"id", make_id("fc_")},        {"call_id", call.id},
+          {"name", call.name},       {"arguments", call.arguments}, {"status", "in_progress"}};
 }
+
+const char* item_status(bool cut) { return cut ? "incomplete" : "completed"; }
 
 void finish_response(Json& response, Finish finish, const Usage& usage) {
   const bool whole = finish != Finish::kLength;
@@ -268,12 +264,12 @@ std::string open_item(ResponsesState& stream, Json item, Json part) {
   return out;
 }
 
-std::string close_item(ResponsesState& stream) {
+std::string close_item(ResponsesState& stream, bool cut = false) {
   if (stream.open == ResponsesState::kNone) return "";
   const std::string type = stream.open == ResponsesState::kMessage ? "output_text" : "reasoning_text";
   stream.open = ResponsesState::kNone;
   Json& item = stream.output().back();
-  item["status"] = "completed";
+  item["status"] = item_status(cut);
   const Json position = {{"item_id", item["id"]}, {"output_index", stream.index()}, {"content_index", 0}};
   Json text = position, part = position;
   text["text"] = item["content"][0]["text"];
@@ -305,29 +301,46 @@ std::string grow_item(ResponsesState& stream, const Event& event) {
   return out + stream.event(message ? "response.output_text.delta" : "response.reasoning_text.delta", std::move(delta));
 }
 
-std::string add_call(ResponsesState& stream, const ToolCall& call) {
+std::string begin_call(ResponsesState& stream, const ToolCall& call) {
   std::string out = close_item(stream);
-  const Json item = call_item(call);
-  Json begun = item;
-  begun["arguments"] = "";
-  begun["status"] = "in_progress";
-  stream.output().push_back(item);
-  const Json position = {{"item_id", item["id"]}, {"output_index", stream.index()}};
-  Json delta = position, done = position;
-  delta["delta"] = item["arguments"];
-  done["name"] = item["name"];
-  done["arguments"] = item["arguments"];
-  out += stream.event("response.output_item.added", {{"output_index", stream.index()}, {"item", std::move(begun)}});
-  out += stream.event("response.function_call_arguments.delta", std::move(delta));
-  out += stream.event("response.function_call_arguments.done", std::move(done));
-  return out + stream.event("response.output_item.done", {{"output_index", stream.index()}, {"item", item}});
+  stream.output().push_back(call_item(call));
+  return out + stream.event("response.output_item.added",
+                            {{"output_index", stream.index()}, {"item", stream.output().back()}});
+}
+
+std::string grow_call(ResponsesState& stream, const std::string& arguments) {
+  return stream.event(
+      "response.function_call_arguments.delta",
+      {{"item_id", stream.output().back()["id"]}, {"output_index", stream.index()}, {"delta", arguments}});
+}
+
+std::string end_call(ResponsesState& stream, const Event& event) {
+  Json& item = stream.output().back();
+  item["arguments"] = event.tool_call.arguments;
+  item["status"] = item_status(event.cut);
+  const std::string done = stream.event("response.function_call_arguments.done", {{"item_id", item["id"]},
+                                                                                  {"output_index", stream.index()},
+                                                                                  {"name", item["name"]},
+                                                                                  {"arguments", item["arguments"]}});
+  return done + stream.event("response.output_item.done", {{"output_index", stream.index()}, {"item", item}});
 }
 
 std::string response_piece(ResponsesState& stream, const Event& event) {
-  if (event.type == Event::kText || event.type == Event::kThinking) return grow_item(stream, event);
-  if (event.type == Event::kToolCall) return add_call(stream, event.tool_call);
+  switch (event.type) {
+    case Event::kText:
+    case Event::kThinking:
+      return grow_item(stream, event);
+    case Event::kToolCallBegin:
+      return begin_call(stream, event.tool_call);
+    case Event::kToolCallArguments:
+      return grow_call(stream, event.text);
+    case Event::kToolCall:
+      return end_call(stream, event);
+    default:
+      break;
+  }
   stream.finish = event.finish;
-  std::string out = close_item(stream);
+  std::string out = close_item(stream, event.finish == Finish::kLength);
   finish_response(stream.response, event.finish, event.usage);
   return out;
 }
@@ -346,7 +359,10 @@ std::string response_whole(const ResponsesState& stream, const Choice& choice) {
     output.back()["content"].push_back(std::move(part));
   }
   for (const ToolCall& call : choice.tool_calls) output.push_back(call_item(call));
-  for (Json& item : output) item["status"] = "completed";
+  for (Json& item : output) item["status"] = item_status(false);
+  // As in a stream: what was being written is cut.
+  const bool cut = choice.finish == Finish::kLength && (choice.tool_calls.empty() || choice.cut_call);
+  if (!output.empty()) output.back()["status"] = item_status(cut);
   finish_response(response, choice.finish, choice.usage);
   add_warnings(response, stream.warnings);
   return dump(response);
@@ -357,9 +373,7 @@ ResponseSerializer response_serializer(Json response, const std::shared_ptr<Warn
   stream->response = std::move(response);
   stream->warnings = warnings;
   ResponseSerializer serializer;
-  serializer.whole = [stream](const std::vector<Choice>& choices) {
-    return response_whole(*stream, choices.front());
-  };
+  serializer.whole = [stream](const std::vector<Choice>& choices) { return response_whole(*stream, choices.front()); };
   serializer.begin = [stream] {
     const std::string created = stream->event("response.created", {{"response", stream->response}});
     return created + stream->event("response.in_progress", {{"response", stream->response}});

@@ -45,8 +45,12 @@ void add_event(Choice& choice, Event event) {
     case Event::kThinking:
       choice.thinking += event.text;
       break;
+    case Event::kToolCallBegin:
+    case Event::kToolCallArguments:
+      break;  // kToolCall has all of it
     case Event::kToolCall:
       choice.tool_calls.push_back(std::move(event.tool_call));
+      choice.cut_call = event.cut;
       break;
     default:
       choice.finish = event.finish;

@@ -13,11 +13,27 @@ using nlohmann::json;
 using test::demo;
 using Events = std::vector<OutputEvent>;
 
-// Joins neighbouring events of one type, so that a comparison does not depend on when text was ready.
+// Joins neighbouring events of one type, so that a comparison does not depend on when text was ready. Leaves out the
+// pieces of calls, which must be those of the whole call.
 Events joined(const Events& events) {
   Events result;
+  std::string name, arguments;
   for (const OutputEvent& event : events) {
-    const bool text = event.type != OutputEvent::kToolCall;
+    const bool text = event.type == OutputEvent::kContent || event.type == OutputEvent::kThinking;
+    if (event.type == OutputEvent::kCallBegin) {
+      name = event.text;
+      arguments.clear();
+      continue;
+    }
+    if (event.type == OutputEvent::kCallArguments) {
+      EXPECT_FALSE(event.arguments.empty());
+      arguments += event.arguments;
+      continue;
+    }
+    if (event.type == OutputEvent::kToolCall) {
+      EXPECT_EQ(name, event.text);
+      EXPECT_EQ(arguments, event.arguments);
+    }
     if (text && !result.empty() && result.back().type == event.type) {
       result.back().text += event.text;
     } else {
@@ -114,16 +130,153 @@ TEST(OutputParser, NulMakesABareWordAString) {
   EXPECT_EQ(events[0].arguments, R"({"a":"-1\u00005e3"})");
 }
 
-TEST(OutputParser, MalformedCallsComeBackAsText) {
+TEST(OutputParser, MalformedCallsComeBackAsTextWithoutMarkers) {
   for (const std::string bad :
        {"call:f{x:1", "call:f{x:}", "call:{x:1}", "f{}", "call:f{x:<|\"|>a}", "call:f{x:1}y", "call:f{x:1,x:2}", "",
-        "call:f{<|\"|>", "call:f{x:[1}", "call:f{x<|\"|>:1}", "call:f x{}"}) {
-    EXPECT_EQ(parse("<|tool_call>" + bad + "<tool_call|>ok"), Events{content("<|tool_call>" + bad + "<tool_call|>ok")});
-    EXPECT_EQ(parse("<|tool_call>" + bad + "<turn|>"), Events{content("<|tool_call>" + bad)});
+        "call:f{<|\"|>", "call:f{x:[1}", "call:f{x<|\"|>:1}", "call:f x{}", "call:f{a:1 b:2}", "call:f{a:`x` y`}"}) {
+    std::string shown = bad;
+    for (size_t at; (at = shown.find("<|\"|>")) != std::string::npos;) shown.replace(at, 5, "\"");
+    EXPECT_EQ(parse("<|tool_call>" + bad + "<tool_call|>ok"), Events{content(shown + "ok")});
+    EXPECT_EQ(parse("<|tool_call>" + bad + "<turn|>"), shown.empty() ? Events{} : Events{content(shown)});
   }
   std::string deep = "call:f{x:" + std::string(5000, '[');
-  EXPECT_EQ(parse("<|tool_call>" + deep), Events{content("<|tool_call>" + deep)});
+  EXPECT_EQ(parse("<|tool_call>" + deep), Events{content(deep)});
   EXPECT_EQ(parse("<|tool_call>call:f{x:1}"), Events{call("f", R"({"x":1})")});  // only its end token is missing
+}
+
+// What a model gets wrong in calls, where only one reading is possible.
+TEST(OutputParser, SlipsWithOneReadingAreRepaired) {
+  const std::pair<const char*, const char*> kSlips[] = {
+      {"call:f{a:<|\"|>x<|\"|>b:2}", R"({"a":"x","b":2})"},  // no comma between members
+      {"call:f{a:[1] b:{c:2}<|\"|>d<|\"|>:3}", R"({"a":[1],"b":{"c":2},"d":3})"},
+      {"call:f{a:[<|\"|>x<|\"|><|\"|>y<|\"|>]}", R"({"a":["x","y"]})"},
+      {"call:f{a:`x, y`}", R"({"a":"x, y"})"},
+      {"call:f{a:`x`,b:`y}`}", R"({"a":"x","b":"y}"})"},
+      {"call:f{a:hello, world}", R"({"a":"hello, world"})"},
+      {"call:f{a:hello, world, b:2}", R"({"a":"hello, world","b":2})"},
+      {"call:f{at:10:30}", R"({"at":"10:30"})"},
+      {"call:f{x:1,x:1}", R"({"x":1})"},  // the same again
+      {"call:f{x:[1,],}", R"({"x":[1]})"}};
+  for (const auto& [written, arguments] : kSlips) {
+    EXPECT_EQ(parse("<|tool_call>" + std::string(written) + "<tool_call|>"), Events{call("f", arguments)}) << written;
+  }
+}
+
+OutputOptions with_tools(bool stream) {
+  OutputOptions options;
+  options.stream_calls = stream;
+  options.tools = std::make_shared<const OfferedTools>(R"([{"type":"function","function":{"name":"f","parameters":{
+      "type":"object","properties":{"zip":{"type":"string"},"n":{"type":"integer"},"b":{"type":["boolean","null"]},
+      "list":{"type":"array","items":{"$ref":"#/$defs/word"}},"any":{},"x":{"anyOf":[{"type":"string"},
+      {"type":"null"}]},"num":{"type":"number"}},"$defs":{"word":{"type":"string"}}}}},
+      {"name":"google-workspace:list/all.v2"}])");
+  return options;
+}
+
+Events parse(const std::string& text, const OutputOptions& options, bool cut = false) {
+  OutputParser parser(demo(), options);
+  Events events;
+  for (const int32_t id : demo().encode(text, true)) {
+    for (OutputEvent& event : parser.push(id)) events.push_back(std::move(event));
+  }
+  for (OutputEvent& event : parser.finish(cut)) events.push_back(std::move(event));
+  return joined(events);
+}
+
+TEST(OutputParser, TheSchemaTypesValues) {
+  for (const bool stream : {false, true}) {
+    const auto arguments = [&](const std::string& members) {
+      const Events events = parse("<|tool_call>call:f{" + members + "}<tool_call|>", with_tools(stream));
+      return events.size() == 1 && events[0].type == OutputEvent::kToolCall ? events[0].arguments : "";
+    };
+    EXPECT_EQ(arguments("zip:94103"), R"({"zip":"94103"})");
+    EXPECT_EQ(arguments("zip:true,n:5"), R"({"zip":"true","n":5})");
+    EXPECT_EQ(arguments("n:<|\"|>-12<|\"|>,b:<|\"|>false<|\"|>"), R"({"n":-12,"b":false})");
+    EXPECT_EQ(arguments("n:<|\"|>1.5<|\"|>,num:<|\"|>1.5<|\"|>"), R"({"n":"1.5","num":1.5})");
+    EXPECT_EQ(arguments("b:<|\"|>None<|\"|>,n:<|\"|>many<|\"|>"), R"({"b":null,"n":"many"})");
+    EXPECT_EQ(arguments("n:<|\"|>" + std::string(100, '7') + "<|\"|>"), "{\"n\":\"" + std::string(100, '7') + "\"}");
+    EXPECT_EQ(arguments("list:[1,<|\"|>2<|\"|>,true]"), R"({"list":["1","2","true"]})");
+    EXPECT_EQ(arguments("any:1,x:null,other:2"), R"({"any":1,"x":null,"other":2})");
+    EXPECT_EQ(arguments("x:7"), R"({"x":"7"})");
+  }
+  // A text that may be two things is one where the schema says which.
+  const auto slip = [](const std::string& text) {
+    return parse("<|tool_call>call:f{" + text + "}<tool_call|>", with_tools(false));
+  };
+  EXPECT_EQ(slip("n:1 zip:2"), Events{call("f", R"({"n":1,"zip":"2"})")});
+  EXPECT_EQ(slip("zip:1 hour:2"), Events{call("f", R"({"zip":"1 hour:2"})")});
+  EXPECT_EQ(slip("zip:see http://x.y/z, or [1], n:2"),
+            Events{call("f", R"({"zip":"see http://x.y/z, or [1]","n":2})")});
+  EXPECT_EQ(slip("zip:1 n:2"), Events{content("call:f{zip:1 n:2}")});
+}
+
+TEST(OutputParser, OnlyOfferedToolsAreCalled) {
+  for (const bool stream : {false, true}) {
+    EXPECT_EQ(parse("<|tool_call>call:g{a:1}<tool_call|>", with_tools(stream)), Events{content("call:g{a:1}")});
+    EXPECT_EQ(parse("<|tool_call>call:google-workspace:list/all.v2{}<tool_call|>", with_tools(stream)),
+              Events{call("google-workspace:list/all.v2", "{}")});
+  }
+  OutputOptions none;
+  none.tools = std::make_shared<const OfferedTools>("");
+  EXPECT_EQ(parse("<|tool_call>call:f{}<tool_call|>.", none), Events{content("call:f{}.")});
+}
+
+// Whatever the limit, a call that is cut is the beginning of the whole one, and no markup is seen.
+TEST(OutputParser, ACutCallIsABeginning) {
+  const std::string text =
+      "<|tool_call>call:f{any:{k:[1,25,{}]},b:true,n:-12,zip:<|\"|>a \"q\" \xf0\x9f\x98\x80 z<|\"|>}<tool_call|>";
+  const std::string whole = parse(text).at(0).arguments;
+  const std::vector<int32_t> ids = demo().encode(text, true);
+  for (const bool stream : {false, true}) {
+    size_t shown = 0;
+    for (size_t count = 0; count + 1 < ids.size(); ++count) {
+      OutputParser parser(demo(), with_tools(stream));
+      Events events;
+      for (size_t i = 0; i < count; ++i) {
+        for (OutputEvent& event : parser.push(ids[i])) events.push_back(std::move(event));
+      }
+      for (OutputEvent& event : parser.finish(true)) events.push_back(std::move(event));
+      events = joined(events);
+      if (events.empty()) continue;
+      ASSERT_EQ(events.size(), 1u);
+      ASSERT_EQ(events[0].type, OutputEvent::kToolCall);
+      ASSERT_EQ(events[0].text, "f");
+      ASSERT_TRUE(whole.starts_with(events[0].arguments)) << events[0].arguments;
+      EXPECT_EQ(events[0].cut, events[0].arguments != whole);
+      ASSERT_GE(events[0].arguments.size(), shown);
+      shown = events[0].arguments.size();
+      const json closed = json::parse(close_arguments(events[0].arguments), nullptr, false);
+      ASSERT_TRUE(closed.is_object()) << events[0].arguments << " " << close_arguments(events[0].arguments);
+    }
+    EXPECT_GE(shown, whole.size() - 1);
+  }
+  EXPECT_EQ(close_arguments(R"({"a":{"b":[1,"x)"), R"({"a":{"b":[1,"x"]}})");
+  EXPECT_EQ(close_arguments(R"({"a":1,"b":)"), R"({"a":1})");
+  EXPECT_EQ(close_arguments(R"({"a":)"), "{}");
+  EXPECT_EQ(close_arguments(R"({"a":{"b":)"), R"({"a":{}})");
+  EXPECT_EQ(close_arguments(""), "{}");
+}
+
+// Text in a string goes out with the token that completes it.
+TEST(OutputParser, ArgumentsStreamAsTheyAreWritten) {
+  OutputParser parser(demo(), with_tools(true));
+  std::string arguments;
+  for (const int32_t id : demo().encode("<|tool_call>call:f{zip:<|\"|>", true)) {
+    for (const OutputEvent& event : parser.push(id)) arguments += event.arguments;
+  }
+  EXPECT_EQ(arguments, R"({"zip":")");
+  for (const int32_t id : demo().encode("a line, and\nanother \"one\"", false)) {
+    const Events events = parser.push(id);
+    ASSERT_EQ(events.size(), 1u);
+    EXPECT_EQ(events[0].type, OutputEvent::kCallArguments);
+    EXPECT_EQ(events[0].arguments, json(std::string(demo().piece(id))).dump().substr(1, events[0].arguments.size()));
+  }
+}
+
+// Between the marks of a thought that was closed by force there may be less than the channel's name.
+TEST(OutputParser, AThoughtClosedWithinItsNameIsEmpty) {
+  EXPECT_EQ(parse("<|channel>thought<channel|>x"), Events{content("x")});
+  EXPECT_EQ(parse("<|channel><channel|>x"), Events{content("x")});
 }
 
 TEST(OutputParser, StopStringsCountInContentAlone) {

@@ -8,6 +8,7 @@
 #include "text/chat/tool_format.h"
 #include "text/grammar/mask.h"
 #include "text/grammar/schema.h"
+#include "text/grammar/tool_grammar.h"
 
 namespace gemma4 {
 namespace {
@@ -15,16 +16,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr size_t kSchemaMax = 256 << 10;  // bytes
 
-// A call has the arguments that are described, and those that are required only by name.
-void close_parameters(Json& parameters) {
-  parameters["additionalProperties"] = false;
-  if (!parameters.contains("required") || !parameters["required"].is_array()) return;
-  if (!parameters.contains("properties")) parameters["properties"] = Json::object();
-  if (!parameters["properties"].is_object()) return;  // refused later, by name
-  for (const Json& name : parameters["required"]) {
-    if (name.is_string() && !parameters["properties"].contains(name.get<std::string>()))
-      parameters["properties"][name.get<std::string>()] = true;
-  }
+Json parse_tools(std::string_view tools, bool loose) {
+  if (!loose && tools.size() > kSchemaMax) throw BudgetError("the tools are too large");
+  return parse_json(tools, "tools");
 }
 
 }  // namespace
@@ -48,18 +42,40 @@ struct Grammar::Compiled {
     }
   }
 
-  // The output must match `rule`; a thought may come before it.
-  void begin(int rule, bool allow_thinking) {
+  // The output must match `rule` or be a call; a thought may come before it.
+  void begin(int rule, const GrammarOptions& options) {
+    if (!options.tools.empty()) {
+      const int calls = tool_calls(options.tools, "", options.parallel_tools, options.loose_tools);
+      const int value = rule, end = automaton.finish();
+      rule = automaton.new_rule();
+      automaton.set_rule(rule, automaton.split({automaton.call(value, end), automaton.call(calls, end)}));
+    }
     start = rule;
-    if (allow_thinking) {
+    if (options.allow_thinking || options.in_thought) {
       const int output = automaton.call(rule, automaton.finish());
       const int thought = automaton.reserve();
       automaton.set(thought, automaton.split({automaton.bytes(byte_range(0, 255), thought),
                                               automaton.symbol(kChannelEnd, output)}));
       start = automaton.new_rule();
-      automaton.set_rule(start, automaton.split({output, automaton.symbol(kChannelBegin, thought)}));
+      automaton.set_rule(
+          start, options.in_thought ? thought : automaton.split({output, automaton.symbol(kChannelBegin, thought)}));
     }
     automaton.check(start);
+  }
+
+  // A rule for one call or more.
+  int tool_calls(std::string_view tools, std::string_view name, bool parallel, bool loose) {
+    require_symbols();
+    const int body = tool_call_body(automaton, parse_tools(tools, loose), {.name = name, .loose = loose},
+                                    automaton.finish(), unenforced);
+    const int rule = automaton.new_rule();
+    automaton.set_rule(
+        rule, automaton.loop(automaton.symbol(kCallBegin, body), 1, parallel ? kUnbounded : 1, automaton.finish()));
+    return rule;
+  }
+
+  void require_symbols() const {
+    for (const auto& [symbol, token] : kGrammarSymbolNames) vocabulary->tokenizer().require(token);
   }
 
   const std::shared_ptr<WorkBudget> budget;
@@ -68,6 +84,7 @@ struct Grammar::Compiled {
   PushdownAutomaton automaton;
   TokenMasks masks;
   int start = -1;
+  std::vector<std::string> unenforced;  // names of tools
 };
 
 Grammar::Grammar(std::shared_ptr<Compiled> compiled)
@@ -77,7 +94,7 @@ Grammar::Grammar(std::shared_ptr<Compiled> compiled)
 Grammar Grammar::json_object(const Vocabulary& vocabulary, const GrammarOptions& options) {
   auto compiled = std::make_shared<Compiled>(vocabulary, options);
   const Json root;
-  compiled->begin(SchemaGrammar(compiled->automaton, Syntax::kJson, root).any_object(), options.allow_thinking);
+  compiled->begin(SchemaGrammar(compiled->automaton, Syntax::kJson, root).any_object(), options);
   return Grammar(std::move(compiled));
 }
 
@@ -85,46 +102,38 @@ Grammar Grammar::json_schema(const Vocabulary& vocabulary, std::string_view sche
   if (schema.size() > kSchemaMax) throw Error("the schema is too large");
   const Json root = parse_json(schema, "schema");
   auto compiled = std::make_shared<Compiled>(vocabulary, options);
-  compiled->begin(SchemaGrammar(compiled->automaton, Syntax::kJson, root).rule(root, "#"), options.allow_thinking);
+  compiled->begin(SchemaGrammar(compiled->automaton, Syntax::kJson, root).rule(root, "#"), options);
   return Grammar(std::move(compiled));
 }
 
 Grammar Grammar::tool_calls(const Vocabulary& vocabulary, std::string_view tools, std::string_view name, bool parallel,
                             const GrammarOptions& options) {
-  if (tools.size() > kSchemaMax) throw Error("the tools are too large");
-  for (const auto& [symbol, token] : kGrammarSymbolNames) vocabulary->tokenizer().require(token);
-  const Json list = parse_json(tools, "tools");
-  if (!list.is_array()) throw Error("tools: not an array");
   auto compiled = std::make_shared<Compiled>(vocabulary, options);
-  PushdownAutomaton& a = compiled->automaton;
-  std::vector<int> calls;
-  const int finish = a.finish();
-  for (const Json& tool : list) {
-    const Json& function = tool.is_object() && tool.contains("function") ? tool["function"] : tool;
-    if (!function.is_object() || !function.contains("name") || !function["name"].is_string()) {
-      throw Error("tools: a tool has no name");
-    }
-    const auto tool_name = function["name"].get<std::string>();
-    if (!name.empty() && tool_name != name) continue;
-    if (tool_name.empty() || tool_name.find_first_of("{}<>") != std::string::npos) {
-      throw Error("tools: the name '" + tool_name + "' cannot be written in a call");
-    }
-    Json parameters = function.value("parameters", Json::object());
-    if (!parameters.is_object()) throw Error("tools: the parameters of " + tool_name + " are no object");
-    if (parameters.empty() || parameters == Json{{"type", "object"}}) parameters["properties"] = Json::object();
-    parameters["type"] = "object";
-    if (!parameters.contains("additionalProperties") && !parameters.contains("$ref")) close_parameters(parameters);
-    const int arguments = SchemaGrammar(a, Syntax::kGemma, parameters).rule(parameters, tool_name);
-    const int body = a.call(arguments, a.symbol(kCallEnd, finish));
-    calls.push_back(a.symbol(kCallBegin, a.literal("call:" + tool_name, body)));
-  }
-  if (calls.empty())
-    throw Error(name.empty() ? "tools: there is none to call" : "tools: no tool is named " + std::string(name));
-  const int rule = a.new_rule();
-  a.set_rule(rule, a.loop(a.split(std::move(calls)), 1, parallel ? kUnbounded : 1, a.finish()));
-  compiled->begin(rule, options.allow_thinking);
+  GrammarOptions forced = options;
+  forced.tools.clear();  // a call is what must come
+  compiled->begin(compiled->tool_calls(tools, name, parallel, options.loose_tools), forced);
   return Grammar(std::move(compiled));
 }
+
+Grammar Grammar::rest_of_call(const Vocabulary& vocabulary, std::string_view tools, const GrammarOptions& options) {
+  auto compiled = std::make_shared<Compiled>(vocabulary, options);
+  compiled->require_symbols();
+  PushdownAutomaton& a = compiled->automaton;
+  const int body = tool_call_body(a, parse_tools(tools, options.loose_tools), {.loose = options.loose_tools},
+                                  a.finish(), compiled->unenforced);
+  compiled->start = a.new_rule();
+  a.set_rule(compiled->start, body);
+  a.check(compiled->start);
+  return Grammar(std::move(compiled));
+}
+
+void Grammar::restart() {
+  position_ = std::make_shared<const Position>(Position{compiled_->automaton.start(compiled_->start)});
+  mask_.reset();
+  ended_ = false;
+}
+
+const std::vector<std::string>& Grammar::unenforced_tools() const { return compiled_->unenforced; }
 
 std::span<const uint32_t> Grammar::mask() const {
   if (!mask_) {

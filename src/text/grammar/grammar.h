@@ -21,6 +21,11 @@ namespace gemma4 {
 struct GrammarOptions {
   std::vector<int32_t> end_ids;  // tokens that end a turn (generation_config's eos ids); at least one
   bool allow_thinking = false;   // a <|channel>...<channel|> may come first
+  bool in_thought = false;       // the prompt ends inside one
+  // A call of these tools, as render_chat takes them, may come in place of what a schema describes; empty: none may.
+  std::string tools;
+  bool parallel_tools = true;  // one call or more; else exactly one
+  bool loose_tools = false;    // arguments of tools that are not strict may be any object: far less to compile
   // Charged by compiling, by masks and by reading tokens; null: one with grammar_limits(). Its limits and its
   // cancelling reach all of these, at any time and from any thread.
   std::shared_ptr<WorkBudget> budget;
@@ -59,6 +64,11 @@ class Grammar {
   // `tools` as render_chat takes them; `name`: only that tool, empty: any of them. parallel: one call or more.
   static Grammar tool_calls(const Vocabulary& vocabulary, std::string_view tools, std::string_view name, bool parallel,
                             const GrammarOptions& options);
+  // What comes after a <|tool_call> that the model may write or not: the rest of one call. restart() begins another.
+  static Grammar rest_of_call(const Vocabulary& vocabulary, std::string_view tools, const GrammarOptions& options);
+  void restart();
+  // Tools whose parameters cannot be enforced, so that their arguments may be any object. None of them is strict.
+  const std::vector<std::string>& unenforced_tools() const;
 
   // Bit id % 32 of word id / 32 says whether `id` may come next: [(vocab_size + 31) / 32]. At least one bit is set
   // until an end token is taken. Valid until this object changes or is destroyed.

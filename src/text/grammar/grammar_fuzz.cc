@@ -94,11 +94,24 @@ void run_tools(const std::string& input) {
   encode_pieces(tokenizer(), pieces, {});
   std::vector<int32_t> ids;
   if (!walk(Grammar::tool_calls(vocabulary(), input, "", true, options()), ids)) return;
-  OutputParser parser(tokenizer());
-  for (const int32_t id : ids) {
-    for (const OutputEvent& event : parser.push(id)) {
-      CHECK(event.type == OutputEvent::kToolCall && json::accept(event.arguments));
+  // Read while it is written, as a whole, and both with the schemas' types.
+  const auto offered = std::make_shared<const OfferedTools>(input);
+  for (const bool typed : {false, true}) {
+    OutputOptions options;
+    if (typed) options.tools = offered;
+    OutputParser whole(tokenizer(), options);
+    options.stream_calls = true;
+    OutputParser live(tokenizer(), options);
+    for (const int32_t id : ids) {
+      const auto at_the_end = whole.push(id);
+      for (const OutputEvent& event : live.push(id)) {
+        if (event.type != OutputEvent::kToolCall) continue;
+        CHECK(json::accept(event.arguments) && !event.cut);
+        // A key that comes twice with two values makes the whole one a text.
+        CHECK(at_the_end.back().type == OutputEvent::kContent || at_the_end.back() == event);
+      }
     }
+    CHECK(whole.finish().empty() && live.finish().empty());
   }
 }
 
@@ -113,8 +126,25 @@ void run_call(const std::string& input) {
     for (const OutputEvent& event : events)
       CHECK(event.type != OutputEvent::kToolCall || json::accept(event.arguments));
   };
-  for (const int32_t id : tokenizer().encode(input, true)) check(parser.push(id));
+  const std::vector<int32_t> ids = tokenizer().encode(input, true);
+  for (const int32_t id : ids) check(parser.push(id));
   check(parser.finish());
+  // Cut anywhere, its beginning can be closed.
+  OutputOptions streaming;
+  streaming.stream_calls = true;
+  OutputParser live(tokenizer(), streaming);
+  std::string begun;
+  try {
+    for (size_t i = 0; i <= ids.size(); ++i) {
+      for (const OutputEvent& event : i < ids.size() ? live.push(ids[i]) : live.finish(true)) {
+        if (event.type == OutputEvent::kCallBegin) begun.clear();
+        if (event.type == OutputEvent::kCallArguments) begun += event.arguments;
+        CHECK(event.type != OutputEvent::kToolCall || event.arguments == begun);
+      }
+      CHECK(json::accept(close_arguments(begun)));
+    }
+  } catch (const Error&) {  // a begun call cannot be read on
+  }
 }
 
 const RegisterFuzz kSchema({"schema",

@@ -379,6 +379,7 @@ TEST(Grammar, RandomToolCallsParse) {
     OutputParser parser(demo());
     for (const int32_t id : random_output(grammar, random)) {
       for (const OutputEvent& event : parser.push(id)) {
+        if (event.type == OutputEvent::kCallBegin || event.type == OutputEvent::kCallArguments) continue;
         ASSERT_EQ(event.type, OutputEvent::kToolCall) << event.text;
         const json arguments = json::parse(event.arguments);
         if (event.text == "get_weather") {
@@ -391,6 +392,66 @@ TEST(Grammar, RandomToolCallsParse) {
     ASSERT_GT(parser.tool_calls(), 0);
   }
   EXPECT_GT(calls, 20);
+}
+
+// With tools, a call may come in place of the value that a schema describes.
+TEST(Grammar, AValueOrCalls) {
+  GrammarOptions both = options();
+  both.tools = kTools;
+  const Grammar grammar = Grammar::json_schema(vocabulary(), R"({"type":"boolean"})", both);
+  EXPECT_TRUE(accepts(grammar, "true"));
+  EXPECT_TRUE(accepts(grammar, "<|tool_call>call:now{}<tool_call|>"));
+  EXPECT_TRUE(accepts(grammar, "<|tool_call>call:now{}<tool_call|><|tool_call>call:now{}<tool_call|>"));
+  for (const char* bad : {"true<|tool_call>call:now{}<tool_call|>", "<|tool_call>call:other{}<tool_call|>", "now",
+                          "<|tool_call>call:get_weather{}<tool_call|>", "<|channel>x<channel|>true"}) {
+    EXPECT_FALSE(accepts(grammar, bad)) << bad;
+  }
+  both.parallel_tools = false;
+  both.allow_thinking = true;
+  const Grammar one = Grammar::json_object(vocabulary(), both);
+  EXPECT_TRUE(accepts(one, "<|channel>x<channel|><|tool_call>call:now{}<tool_call|>"));
+  EXPECT_TRUE(accepts(one, R"({"a":1})"));
+  EXPECT_FALSE(accepts(one, "<|tool_call>call:now{}<tool_call|><|tool_call>call:now{}<tool_call|>"));
+  both.in_thought = true;
+  EXPECT_TRUE(accepts(Grammar::json_object(vocabulary(), both), "x<channel|><|tool_call>call:now{}<tool_call|>"));
+  EXPECT_FALSE(accepts(Grammar::json_object(vocabulary(), both), "{}"));
+}
+
+// The grammar of a call that the model need not write: it begins after the marker, again and again.
+TEST(Grammar, TheRestOfACall) {
+  Grammar grammar = Grammar::rest_of_call(vocabulary(), kTools, options());
+  EXPECT_TRUE(grammar.unenforced_tools().empty());
+  for (const std::string text : {"call:now{}<tool_call|>", "call:get_weather{city:<|\"|>x<|\"|>}<tool_call|>"}) {
+    EXPECT_TRUE(accepts(grammar, text));
+    for (const int32_t id : demo().encode(text, true)) ASSERT_TRUE(grammar.advance(id));
+    grammar.restart();
+  }
+  for (const char* bad : {"call:set_timer{}<tool_call|>", "call:now{x:1}<tool_call|>", "now{}", "call:now{}",
+                          "call:get_weather{city:94103}<tool_call|>"}) {
+    EXPECT_FALSE(accepts(grammar, bad)) << bad;
+  }
+}
+
+// Where a tool's parameters cannot be enforced, its name and the call's syntax still are; and other tools are whole.
+TEST(Grammar, ParametersThatCannotBeEnforced) {
+  const auto tools = [](const char* strict) {
+    return std::string(R"([{"name":"odd","parameters":{"type":"object","properties":{"b":{"type":"object",
+        "properties":{"c":{"type":"string"}}},"a":{"type":"string","if":{"const":"x"}}}})") +
+           strict + R"(},{"name":"even:x/y","parameters":{"type":"object","properties":{"n":{"type":"integer"}}}}])";
+  };
+  const Grammar grammar = Grammar::rest_of_call(vocabulary(), tools(""), options());
+  EXPECT_EQ(grammar.unenforced_tools(), std::vector<std::string>{"odd"});
+  EXPECT_TRUE(accepts(grammar, "call:odd{z:[1,{k:true}],a:<|\"|>x<|\"|>}<tool_call|>"));
+  EXPECT_TRUE(accepts(grammar, "call:even:x/y{n:3}<tool_call|>"));
+  for (const char* bad : {"call:even:x/y{n:<|\"|>3<|\"|>}<tool_call|>", "call:odd{a:1<tool_call|>",
+                          "call:odd{a:word}<tool_call|>", "call:even{}<tool_call|>"}) {
+    EXPECT_FALSE(accepts(grammar, bad)) << bad;
+  }
+  EXPECT_THAT(error_of([&] { Grammar::rest_of_call(vocabulary(), tools(",\"strict\":true"), options()); }),
+              HasSubstr("if"));
+  GrammarOptions loose = options();
+  loose.loose_tools = true;
+  EXPECT_TRUE(accepts(Grammar::rest_of_call(vocabulary(), tools(""), loose), "call:even:x/y{m:null}<tool_call|>"));
 }
 
 TEST(Grammar, DemoToolCallsAreAllowed) {

@@ -102,16 +102,22 @@ int PushdownAutomaton::new_rule() {
   return static_cast<int>(rules_.size()) - 1;
 }
 
-void PushdownAutomaton::check(int start) const {
-  check_recursion();
-  check_productive(start);
+void PushdownAutomaton::roll_back(const Mark& mark) {
+  nodes_.resize(mark.nodes);
+  choices_.resize(mark.choices);
+  rules_.resize(mark.rules);
 }
 
-void PushdownAutomaton::check_recursion() const {
+void PushdownAutomaton::check(int start, const Mark& from) const {
+  check_recursion(from);
+  check_productive(start, from);
+}
+
+void PushdownAutomaton::check_recursion(const Mark& from) const {
   // Collects the rules that each rule may call before it reads anything. In the graphs of schemas no loop or call that
   // may match nothing precedes a call, so looking at the first node of each path is enough.
   std::vector<std::vector<int>> calls(rules_.size());
-  for (size_t rule = 0; rule < rules_.size(); ++rule) {
+  for (size_t rule = from.rules; rule < rules_.size(); ++rule) {
     std::vector<int> work = {rules_[rule]};
     std::unordered_set<int> seen;
     while (!work.empty()) {
@@ -131,7 +137,7 @@ void PushdownAutomaton::check_recursion() const {
     }
   }
   std::vector<int> state(rules_.size(), 0);  // 1: on the path, 2: done
-  for (size_t root = 0; root < rules_.size(); ++root) {
+  for (size_t root = from.rules; root < rules_.size(); ++root) {
     std::vector<std::pair<int, size_t>> path = {{static_cast<int>(root), 0}};
     while (!path.empty()) {
       auto& [rule, at] = path.back();
@@ -154,14 +160,15 @@ void PushdownAutomaton::check_recursion() const {
 }
 
 // Marks the nodes from which a text can come to the end of its rule, from the ends backwards.
-void PushdownAutomaton::check_productive(int start) const {
-  std::vector<std::vector<int32_t>> users(nodes_.size()), callers(rules_.size()), starts(nodes_.size());
+void PushdownAutomaton::check_productive(int start, const Mark& from) const {
+  const size_t count = nodes_.size() - from.nodes;  // vectors of nodes begin at from.nodes
+  std::vector<std::vector<int32_t>> users(count), callers(rules_.size()), starts(count);
   const auto use = [&](int32_t used, size_t user) {
-    users[static_cast<size_t>(used)].push_back(static_cast<int32_t>(user));
+    users[static_cast<size_t>(used) - from.nodes].push_back(static_cast<int32_t>(user));
   };
   std::vector<int32_t> work;
-  budget_.charge(nodes_.size() * kNodeSteps);
-  for (size_t i = 0; i < nodes_.size(); ++i) {
+  budget_.charge(count * kNodeSteps);
+  for (size_t i = from.nodes; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
     if (node.op == kFinish) work.push_back(static_cast<int32_t>(i));
     if (node.op == kSplit) {
@@ -172,10 +179,10 @@ void PushdownAutomaton::check_productive(int start) const {
       if (node.op == kCall) callers[static_cast<size_t>(node.a)].push_back(static_cast<int32_t>(i));
     }
   }
-  for (size_t rule = 0; rule < rules_.size(); ++rule)
-    starts[static_cast<size_t>(rules_[rule])].push_back(static_cast<int32_t>(rule));
-  std::vector<bool> done(nodes_.size()), rule_done(rules_.size());
-  const auto is_done = [&](int32_t node) { return done[static_cast<size_t>(node)]; };
+  for (size_t rule = from.rules; rule < rules_.size(); ++rule)
+    starts[static_cast<size_t>(rules_[rule]) - from.nodes].push_back(static_cast<int32_t>(rule));
+  std::vector<bool> done(count), rule_done(rules_.size());
+  const auto is_done = [&](int32_t node) { return done[static_cast<size_t>(node) - from.nodes]; };
   const auto productive = [&](const Node& node) {
     if (node.op == kFinish || node.op == kSplit) return true;  // looked at only once something it needs is done
     if (!is_done(node.b)) return false;
@@ -186,10 +193,11 @@ void PushdownAutomaton::check_productive(int start) const {
   while (!work.empty()) {
     const auto at = static_cast<size_t>(work.back());
     work.pop_back();
-    if (done[at] || !productive(nodes_[at])) continue;
-    done[at] = true;
-    work.insert(work.end(), users[at].begin(), users[at].end());
-    for (const int32_t rule : starts[at]) {
+    const size_t index = at - from.nodes;
+    if (done[index] || !productive(nodes_[at])) continue;
+    done[index] = true;
+    work.insert(work.end(), users[index].begin(), users[index].end());
+    for (const int32_t rule : starts[index]) {
       rule_done[static_cast<size_t>(rule)] = true;
       work.insert(work.end(), callers[static_cast<size_t>(rule)].begin(), callers[static_cast<size_t>(rule)].end());
     }

@@ -65,8 +65,17 @@ class PushdownAutomaton {
   int new_rule();
   void set_rule(int rule, int start) { rules_[static_cast<size_t>(rule)] = start; }
 
+  // What was built so far. roll_back() drops what was built since, to which nothing before may refer.
+  struct Mark {
+    size_t nodes = 0, choices = 0, rules = 0;
+  };
+  Mark mark() const { return {nodes_.size(), choices_.size(), rules_.size()}; }
+  void roll_back(const Mark& mark);
+
   // Throws Error if a rule can call itself before it reads an input (left recursion), or if no text matches `start`.
-  void check(int start) const;
+  // Looks at what was built since `from`, which refers to nothing before.
+  void check(int start, const Mark& from) const;
+  void check(int start) const { check(start, Mark()); }
 
   struct Frame;
   using Stack = std::shared_ptr<const Frame>;
@@ -112,8 +121,8 @@ class PushdownAutomaton {
   const Node& node(int i) const { return nodes_[static_cast<size_t>(i)]; }
   int add(Node node);
   bool matches(const Node& node, int input) const;
-  void check_recursion() const;
-  void check_productive(int start) const;
+  void check_recursion(const Mark& from) const;
+  void check_productive(int start, const Mark& from) const;
   void prune(std::vector<State>& states) const;
 
   int32_t group_ = -1, groups_ = 0;

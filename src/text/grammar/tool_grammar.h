@@ -1,0 +1,28 @@
+// The grammar of Gemma's tool calls: <|tool_call>call:NAME{key:value,...}<tool_call|>, with the names of the offered
+// tools and arguments that fit their parameters. Called by Grammar.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "text/grammar/pushdown_automaton.h"
+
+namespace gemma4 {
+
+struct ToolGrammarOptions {
+  std::string_view name;  // only this tool; empty: any of them
+  bool loose = false;     // arguments of tools that are not strict may be any object
+};
+
+// A node that matches one call after its <|tool_call> marker, and continues at `next`. `tools`: an array as render_chat
+// takes it. Throws Error where a tool has no name, none has `name`, or the parameters of a tool that is strict cannot
+// be enforced. A tool that is not strict gets any object as its arguments then, and its name goes to `unenforced`.
+int tool_call_body(PushdownAutomaton& automaton, const nlohmann::ordered_json& tools, const ToolGrammarOptions& options,
+                   int next, std::vector<std::string>& unenforced);
+
+// Whether the tool says "strict": true, in {"type": "function", "function": {...}} or the inner object.
+bool is_strict_tool(const nlohmann::ordered_json& tool);
+
+}  // namespace gemma4
