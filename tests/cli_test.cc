@@ -383,6 +383,9 @@ TEST(BadInput, Prompts) {
   expect_bad(run_demo({"--prompt", "Hi", "--top-p", "2"}), "top_p");
   expect_bad(run_demo({"--prompt", "Hi", "--backend", "tpu"}), "tpu");
   expect_bad({"run", "--model", kDemo, "--prompt", "Hi", "--max-seq-len", "100000"}, "4096");
+  expect_bad(run_demo({"--prompt", "Hi", "--kv-memory", "5K"}), "kv-memory 0 MiB is too little");
+  expect_bad(run_demo({"--prompt", "Hi", "--kv-memory", "much"}), "kv-memory");
+  expect_bad(run_demo({"--prompt", "Hi", "--kv-memory", "1G", "--cache-tokens", "512"}), "excludes");
   expect_bad(run_demo({"--prompt", "Hi", "--no-such-flag"}), "--no-such-flag");
 }
 
@@ -521,6 +524,7 @@ TEST(Program, ExportedItRunsAndIsInspectedLikeAnyCheckpoint) {
   EXPECT_EQ(facts.at("kind"), "program");
   EXPECT_EQ(facts.at("program").at("backend"), "cpu");
   EXPECT_EQ(facts.at("program").at("constants").at("get_max_seq_len"), 512);
+  EXPECT_EQ(facts.at("memory").at("max_seq_len"), 512);
   EXPECT_NE(run_gemma4({"inspect", program}).out.find("for the cpu backend"), std::string::npos);
   const Ran other = run_gemma4({"run", "--model", program, "--backend", "ref", "--prompt", "x"});
   EXPECT_EQ(other.code, 2);

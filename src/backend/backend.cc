@@ -1,5 +1,6 @@
 #include "backend/backend.h"
 
+#include "backend/host_memory.h"
 #include "distributed/process_group.h"
 
 namespace gemma4 {
@@ -11,6 +12,8 @@ PrepackedWeight Backend::serialize(const Matrix&) {
 Matrix Backend::load_prepacked(const PrepackedWeight&) {
   throw Error("the " + std::string(name()) + " backend cannot take its weights from a program");
 }
+
+Backend::MemoryLeft Backend::memory_left() const { return {available_host_memory(), true}; }
 
 KvCache Backend::kv_alloc(const KvCacheConfig& config) {
   KvCache kv;

@@ -46,8 +46,8 @@ class Backend {
   virtual DType gemm_input_type(const Matrix& w) const { return (void)w, activation_type(); }
   virtual DType reduce_type(int64_t rows) const { return (void)rows, activation_type(); }
 
-  // Memory. Called when a model is opened or an image arrives, never in an engine step. alloc() zeroes. All throw Error
-  // if memory is short.
+  // Memory. Called when a model is opened or an image arrives, never in an engine step. alloc() zeroes, where possible
+  // without touching the memory before it is used. All throw Error if memory is short.
   virtual Tensor alloc(DType type, std::initializer_list<int64_t> shape) = 0;
   virtual void release(Tensor t) = 0;  // frees what alloc() returned
   virtual KvCache kv_alloc(const KvCacheConfig& config);
@@ -66,6 +66,14 @@ class Backend {
   virtual void write(Tensor dst, const void* src) = 0;  // contiguous dst; `src` may be reused on return
   virtual void read(void* dst, Tensor src) = 0;         // waits
   virtual int64_t memory_used() const = 0;              // bytes allocated
+  // What alloc() can still get. `shared`: it is this machine's, so other processes and other ranks on it take of the
+  // same. The default is that.
+  struct MemoryLeft {
+    int64_t bytes;
+    bool shared;
+  };
+  virtual MemoryLeft memory_left() const;
+  virtual std::string device() const { return ""; }  // what computes, for reports: "8 threads", a GPU's name
 
   // Ops. x, y, out: [rows, ...] activations.
   virtual void embed(Tensor out, const Matrix& table, Tensor ids, float scale) = 0;  // out = table[ids] * scale

@@ -38,6 +38,8 @@ class ForwardingBackend : public Backend {
   PrepackedWeight serialize(const Matrix& uploaded) override { return inner_.serialize(uploaded); }
   Matrix load_prepacked(const PrepackedWeight& weight) override { return inner_.load_prepacked(weight); }
   int64_t memory_used() const override { return inner_.memory_used(); }
+  MemoryLeft memory_left() const override { return inner_.memory_left(); }
+  std::string device() const override { return inner_.device(); }
   Stats stats() const override { return inner_.stats(); }
 
   void write(Tensor dst, const void* src) override {

@@ -2,6 +2,7 @@
 // are tested against, and is written to be read.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -35,9 +36,10 @@ class RefBackend : public Backend {
   Tensor alloc(DType type, std::initializer_list<int64_t> shape) override {
     Tensor t(nullptr, type, shape);
     const size_t bytes = static_cast<size_t>(std::max<int64_t>(t.bytes(), 1));
-    auto memory = std::make_unique<std::byte[]>(bytes);
+    std::unique_ptr<void, decltype(&std::free)> memory(std::calloc(bytes, 1), &std::free);
+    if (!memory) throw Error("out of memory: " + std::to_string(bytes >> 20) + " MiB were asked for");
     t.data = memory.get();
-    memory_[t.data] = std::move(memory);
+    memory_.emplace(t.data, std::move(memory));
     sizes_[t.data] = static_cast<int64_t>(bytes);
     used_ += static_cast<int64_t>(bytes);
     return t;
@@ -263,7 +265,7 @@ class RefBackend : public Backend {
   }
 
  private:
-  std::map<void*, std::unique_ptr<std::byte[]>> memory_;
+  std::map<void*, std::unique_ptr<void, decltype(&std::free)>> memory_;
   std::map<void*, int64_t> sizes_;
   int64_t used_ = 0;
   std::vector<int32_t> scratch_;

@@ -43,6 +43,10 @@ TEST(QuantizeCommand, MakesADirectoryThatInspectApproves) {
   const json facts = json::parse(seen.out);
   EXPECT_EQ(facts["kind"], "torchao");
   EXPECT_EQ(facts["config"]["layers"], 7);
+  EXPECT_EQ(facts["memory"]["max_seq_len"], 2048);
+  EXPECT_EQ(facts["memory"]["backend"], "cpu");
+  EXPECT_GT(facts["memory"]["free_bytes"], 0);
+  EXPECT_GT(facts["memory"]["cache_bytes_per_token"], 0);
   EXPECT_EQ(facts["refused"], json::array());
   EXPECT_EQ(facts["totals"]["all"]["tensors"], 143);
   // balanced: layer 6 is full and at the edge, so its k_proj is int8; layer 5 is full but not at the edge.
@@ -93,6 +97,7 @@ TEST(InspectCommand, TextNamesConfigTensorsAndTotals) {
   EXPECT_THAT(seen.out, HasSubstr("vision_tower.std_scale"));
   EXPECT_THAT(seen.out, HasSubstr("142 tensors"));
   EXPECT_THAT(seen.out, HasSubstr("would be refused\n  nothing\n"));
+  EXPECT_THAT(seen.out, HasSubstr("  up to 2048 tokens of prompt and answer"));
 }
 
 TEST(InspectCommand, SaysWhatWouldBeRefused) {

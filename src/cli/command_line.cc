@@ -52,6 +52,13 @@ Option& Option::may_repeat() { return option_->take_all(), *this; }
 Option& Option::separated_by_commas() { return option_->delimiter(','), *this; }
 Option& Option::excludes(const std::string& other) { return option_->excludes(other), *this; }
 
+Option& Option::bytes() {
+  constexpr double kMost = 1e18;
+  return option_->transform(CLI::AsSizeValue(false))
+             ->check(holds([](double value) { return value >= 1 && value <= kMost; }, "from 1 to 1e18 bytes")),
+         *this;
+}
+
 CommandLine::CommandLine(const std::string& name, const std::string& about)
     : app_(std::make_unique<CLI::App>(about, name)) {}
 CommandLine::~CommandLine() = default;

@@ -34,6 +34,7 @@ class CommandLine {
     Option& may_repeat();           // for a vector: each occurrence adds an element
     Option& separated_by_commas();  // for a vector
     Option& excludes(const std::string& other);
+    Option& bytes();  // a number, or one with K, M, G or T (powers of 1024)
 
    private:
     CLI::Option* option_;

@@ -16,8 +16,17 @@ void add_engine_flags(CommandLine& line, EngineOptions& options) {
   line.option("--backend", options.backend, "ref, cpu or cuda").show_default();
   line.option("--threads", options.threads, "Of the cpu backend; 0: one for each core").between(0, 1024);
   add_gpus_flag(line, options.gpus);
-  line.option("--max-seq-len", options.max_seq_len, "Tokens of prompt and answer together (default: 4096)")
+  line.option(
+          "--max-seq-len", options.max_seq_len,
+          "Tokens of prompt and answer together (default: the longest of which one sequence fits in memory, in steps "
+          "of 1024, at most what the model was made for)")
       .between(2, 1 << 30);
+  line.option("--kv-memory", options.kv_memory,
+              "Memory of the key-value cache (8G, 512M); without it, what the context needs of what is free")
+      .bytes();
+  line.option("--cache-tokens", options.cache_tokens, "Tokens that the key-value cache holds, in place of --kv-memory")
+      .not_negative()
+      .excludes("--kv-memory");
   line.option("--max-vision-soft-tokens", options.image_budget, "Budget of each picture (default: the checkpoint's)")
       .one_of({"70", "140", "280", "560", "1120"});
   line.option("--prefill-chunk", options.chunk, "Prompt tokens of one step").between(1, 1 << 20).show_default();

@@ -9,8 +9,8 @@ namespace gemma4 {
 // --mmproj, for the commands that open one checkpoint.
 void add_mmproj_flag(CommandLine& line, std::filesystem::path& mmproj);
 
-// --model (--prequantized, --bf16), --mmproj, --backend, --threads, --gpus, --max-seq-len, --max-vision-soft-tokens,
-// --prefill-chunk.
+// --model (--prequantized, --bf16), --mmproj, --backend, --threads, --gpus, --max-seq-len, --kv-memory, --cache-tokens,
+// --max-vision-soft-tokens, --prefill-chunk.
 void add_engine_flags(CommandLine& line, EngineOptions& options);
 
 // Only --gpus, for the commands without an Engine.

@@ -37,7 +37,7 @@ class ControlChannel {
   using Bytes = std::vector<std::byte>;
   // kFailed: an exit code and a sentence, in place of the expected message. kEnd: rank 0 has no more commands; the
   // other ranks answer with kEnd.
-  enum class Message : uint32_t { kReady = 1, kNcclId, kPeers, kCommand, kTensor, kFailed, kEnd };
+  enum class Message : uint32_t { kReady = 1, kNcclId, kPeers, kCommand, kTensor, kFailed, kEnd, kMemory };
   static constexpr size_t kCommandBytesMax = size_t{256} << 20;  // bytes of one command
 
   // Returns when all processes are connected. Other programs that connect are turned away. Throws Error if the

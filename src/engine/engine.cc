@@ -151,6 +151,8 @@ void Engine::Impl::publish_stats() {
   const MutexLock lock(mutex);
   now.requests = last_id;
   now.memory_bytes = opened.backends.memory_used();
+  now.weights_bytes = opened.model->weights_bytes();
+  now.cache_bytes = opened.model->cache_bytes();
   now.load_ms = load_ms;
   now.images_decoded = input.images_decoded();
   now.dead = !dead.empty();
@@ -278,6 +280,9 @@ const Config& Engine::config() const { return impl_->opened.model->config(); }
 const GenerationConfig& Engine::generation_config() const { return impl_->opened.generation; }
 const Tokenizer& Engine::tokenizer() const { return impl_->opened.tokenizer; }
 const std::string& Engine::model_kind() const { return impl_->opened.kind; }
+int64_t Engine::parameters() const { return impl_->opened.parameters; }
+std::string Engine::device() const { return impl_->opened.backends[0].device(); }
+const std::string& Engine::weights_format() const { return impl_->opened.weights_format; }
 
 int Engine::count_tokens(const Request& request) const { return static_cast<int>(prompt_ids(request).size()); }
 std::vector<int32_t> Engine::prompt_ids(const Request& request) const { return impl_->input.prompt_ids(request); }

@@ -22,12 +22,13 @@ struct EngineOptions {
   int threads = 0;               // cpu: 0 means all cores
   int gpus = 1;                  // tensor-parallel devices; ref and cpu: ranks in this process
   std::shared_ptr<ControlChannel> channel;  // if set, this process is one rank of several processes
-  int max_seq_len = 0;       // tokens of prompt and answer together; 0: 4096, or the model's limit if that is less
+  int max_seq_len = 0;       // tokens of prompt and answer together; 0: the longest that fits (model/cache_plan.h)
   int max_seqs = 1;          // sequences that run at a time; the others wait
   int max_queue = 256;       // sequences that wait at a time; beyond that submit() throws BusyError
   int chunk = 512;           // prompt tokens in one step; a step may exceed it to hold a whole image
   int page = 64;             // tokens in a page of the key-value cache
-  int64_t cache_tokens = 0;  // capacity of the full-attention layers' cache; 0: max_seqs * max_seq_len
+  int64_t cache_tokens = 0;  // capacity of the full-attention layers' cache; 0: as model/cache_plan.h says
+  int64_t kv_memory = 0;     // bytes of all caches; 0: as model/cache_plan.h says
   int cache_windows = 0;     // windows kept in the sliding layers' cache besides running sequences'; 0: max_seqs
   bool prefix_cache = true;  // keep the pages of finished sequences for prompts with the same beginning
   int image_budget = 0;      // default soft tokens for each image; 0: the checkpoint's
@@ -57,6 +58,7 @@ struct EngineStats {
   int pages_total[kAttentionKinds] = {}, pages_used[kAttentionKinds] = {};  // used: by running requests
   int pages_cached[kAttentionKinds] = {};                                   // in the prefix cache, evicted when needed
   int64_t memory_bytes = 0;                                                 // allocated on the backends
+  int64_t weights_bytes = 0, cache_bytes = 0;  // of those; weights also where they lie in mapped files
   double load_ms = 0;
   uint64_t slow_steps = 0;     // took longer than step_timeout
   bool stalled = false;        // is in such a step now
@@ -93,6 +95,10 @@ class Engine {
   const GenerationConfig& generation_config() const;
   const Tokenizer& tokenizer() const;     // thread-safe
   const std::string& model_kind() const;  // Checkpoint::kind
+  // What the weights are: values of all matrices, and the format that most of them have ("int4", "bf16").
+  int64_t parameters() const;
+  const std::string& weights_format() const;
+  std::string device() const;  // Backend::device() of rank 0
 
   // Tokens of the prompt that submit() would make, images included. Of an image only the header is read, so damaged
   // pixels go unnoticed here; otherwise throws Error as submit() does.

@@ -1,5 +1,6 @@
 // open_model: loads a checkpoint and everything else that an Engine needs. The order finds mistakes cheaply: files,
-// config, tokenizer, memory plan, and last the weights.
+// config, tokenizer, options, then the weights. The caches come last: how large they are follows from what the weights
+// leave.
 #pragma once
 
 #include <memory>
@@ -13,8 +14,10 @@
 namespace gemma4 {
 
 struct OpenedModel {
-  EngineOptions options;  // defaults resolved
-  std::string kind;       // Checkpoint::kind
+  EngineOptions options;       // defaults resolved
+  std::string kind;            // Checkpoint::kind
+  int64_t parameters = 0;      // values of all weights
+  std::string weights_format;  // that most of them have
   GenerationConfig generation;
   Tokenizer tokenizer;
   std::vector<int32_t> end_ids;  // each of these tokens ends an answer
@@ -25,8 +28,22 @@ struct OpenedModel {
 // If `backends` is empty, they are created from the options. Throws Error.
 OpenedModel open_model(EngineOptions options, Ranks backends);
 
-// Computes the sizes of the model's buffers and resolves the defaults in `options`. Throws Error if the options
-// contradict each other or the model.
-ModelOptions plan_memory(EngineOptions& options, const Config& config);
+// Computes the sizes of the model's buffers, but for the caches, and resolves the defaults in `options` that do not
+// depend on memory. `positions`: the most tokens of a sequence; 0: any. Throws Error if the options contradict each
+// other or the model.
+ModelOptions plan_activations(EngineOptions& options, int positions);
+
+// The caches and the other defaults, by the rule of model/cache_plan.h. Throws Error.
+void plan_memory(EngineOptions& options, const Config& config, int positions, const CacheMemory& memory,
+                 ModelOptions& model);
+
+// What open_model() would plan, found without loading the weights.
+struct ContextEstimate {
+  int64_t weights = 0, free = 0;  // bytes: of the weights; before they are loaded
+  int max_seq_len = 0;
+  int64_t bytes_per_token = 0;  // in the full layers
+  int64_t window_bytes = 0;     // of one sequence, in the sliding layers
+};
+ContextEstimate estimate_context(const Checkpoint& checkpoint, const Config& config, EngineOptions options);
 
 }  // namespace gemma4

@@ -1,8 +1,10 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/mapped_file.h"
+#include "model/cache_plan.h"
 #include "model/rank_commands.h"
 #include "model/text.h"
 #include "model/vision.h"
@@ -25,25 +27,84 @@ ModelOptions options_for(const Config& config, int max_seq_len, int rows_max, in
   return o;
 }
 
+namespace {
+
+int64_t layer_bytes(const LayerWeights& layer) {
+  int64_t bytes = matrix_bytes(layer.o) + matrix_bytes(layer.down);
+  for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {
+    for (const FusedLinear::Slice& slice : fused->slices) bytes += matrix_bytes(slice.weight);
+  }
+  return bytes;
+}
+
+int64_t step_bytes_of(const Weights& w) {
+  int64_t bytes = matrix_bytes(w.head);
+  for (const LayerWeights& layer : w.layers) bytes += layer_bytes(layer);
+  return bytes;
+}
+
+}  // namespace
+
 struct Model::Impl {
   struct RankModel {
     RankModel(const Checkpoint& checkpoint, const Config& config, Backend& be, const ModelOptions& options)
         : weights(load_weights(checkpoint, config, be, options.vision)), text(be, config, weights, options) {}
     Weights weights;
     TextModel text;
+    int64_t cache_bytes = 0;
   };
 
-  Impl(const Checkpoint& checkpoint, const Config& parsed, const Ranks& backends, const ModelOptions& options)
-      : config(parsed), options(options), ranks(backends), models(backends.size()) {
+  Impl(const Checkpoint& checkpoint, const Config& parsed, const Ranks& backends, const ModelOptions& given,
+       const PlanCaches& plan)
+      : config(parsed), options(given), ranks(backends), models(backends.size()) {
     const CommandBytes open =
         ranks.leads() ? encode_open(model_fingerprint(checkpoint, ranks[0].name()), options) : CommandBytes();
     run(open, [&](int r) {
       models[r] = std::make_unique<RankModel>(checkpoint, config, ranks[r], options);
       if (r == 0) vision = std::make_unique<VisionModel>(ranks[0], config, models[0]->weights.vision);
+    });
+    ranks.run([&](int r) {
+      if (r > 0 || (!plan && !ranks.channel())) return;
+      const CacheMemory memory = least_memory();
+      if (plan) plan(options, memory);
+    });
+    run(ranks.leads() ? encode_caches(options) : CommandBytes(), [&](int r) {
+      const int64_t before = ranks[r].memory_used();
+      models[r]->text.alloc_caches(options);
+      models[r]->cache_bytes = ranks[r].memory_used() - before;
       if (!ranks.channel()) return;
       ranks.leads() ? ranks.channel()->wait_ready() : ranks.channel()->send_ready();
     });
     check_files();
+  }
+
+  // Of all ranks, also those of other processes, which call it at the same time.
+  CacheMemory least_memory() const {
+    ControlChannel* channel = ranks.channel();
+    const auto gather = [&](const CacheMemory& mine) {
+      const auto bytes = channel->gather(ControlChannel::Message::kMemory, std::as_bytes(std::span(&mine, 1)));
+      std::vector<CacheMemory> all(bytes.size() / sizeof(CacheMemory));
+      std::memcpy(all.data(), bytes.data(), bytes.size());
+      return all;
+    };
+    std::vector<CacheMemory> all;
+    if (channel != nullptr) gather({});  // all have loaded their weights now
+    for (int r = 0; r < ranks.size(); ++r) {
+      const auto& kv_heads = models[r]->weights.tensor_parallel.kv_heads;
+      const int heads[] = {static_cast<int>(kv_heads[0].count), static_cast<int>(kv_heads[1].count)};
+      all.push_back(cache_memory(ranks[r], config, heads, options.page));
+      const int sharers = channel != nullptr ? channel->process().local_world : ranks.size();
+      if (ranks[r].memory_left().shared) all.back().free /= std::max(1, sharers);
+    }
+    if (channel != nullptr) all = gather(all.front());
+    CacheMemory least = all.front();
+    for (const CacheMemory& other : all) {
+      least.free = std::min(least.free, other.free);
+      for (const AttentionKind kind : {kSliding, kFull}) {
+        least.page_bytes[kind] = std::max(least.page_bytes[kind], other.page_bytes[kind]);
+      }
+    }
+    return least;
   }
 
   ~Impl() {
@@ -83,8 +144,9 @@ struct Model::Impl {
   std::unique_ptr<VisionModel> vision;             // on rank 0
 };
 
-Model::Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options)
-    : impl_(std::make_unique<Impl>(checkpoint, config, ranks, options)) {}
+Model::Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options,
+             const PlanCaches& plan)
+    : impl_(std::make_unique<Impl>(checkpoint, config, ranks, options, plan)) {}
 
 Model::~Model() = default;
 
@@ -115,14 +177,20 @@ std::vector<int32_t> Model::forward(const Batch& batch) {
 
 void Model::read_logits(float* out) const { impl_->ranks[0].read(out, impl_->models[0]->text.logits()); }
 
-int64_t Model::step_bytes() const {
-  const Weights& w = impl_->models[0]->weights;
-  int64_t bytes = matrix_bytes(w.head);
-  for (const LayerWeights& layer : w.layers) {
-    bytes += matrix_bytes(layer.o) + matrix_bytes(layer.down);
-    for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {
-      for (const FusedLinear::Slice& slice : fused->slices) bytes += matrix_bytes(slice.weight);
-    }
+int64_t Model::step_bytes() const { return step_bytes_of(impl_->models[0]->weights); }
+
+int64_t Model::cache_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& model : impl_->models) bytes += model->cache_bytes;
+  return bytes;
+}
+
+int64_t Model::weights_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& model : impl_->models) {
+    const Weights& w = model->weights;
+    bytes += step_bytes_of(w) + (impl_->config.tied ? 0 : matrix_bytes(w.embed));
+    for (const LayerWeights& layer : w.vision.layers) bytes += layer_bytes(layer);
   }
   return bytes;
 }

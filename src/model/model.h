@@ -27,6 +27,16 @@ struct ModelOptions {
   bool vision = true;                           // false: the vision tower is not loaded
 };
 
+// What the key-value caches can take, once the weights and activations have their memory. Over several ranks: of the
+// one with the least.
+struct CacheMemory {
+  int64_t free = 0;                              // bytes
+  int64_t page_bytes[kAttentionKinds] = {0, 0};  // a page in all layers of that kind
+};
+
+// Sets pages and pages_per_seq of the options.
+using PlanCaches = std::function<void(ModelOptions& options, const CacheMemory& memory)>;
+
 // Pages that one sequence needs. Sliding layers keep a ring with room for the window and a whole chunk, so that the
 // last row of a chunk overwrites no key that its first row reads. Full layers keep everything.
 int ring_pages(const Config& config, int rows_max, int page);
@@ -44,8 +54,10 @@ struct PatchView {
 
 class Model {
  public:
-  // `config` is the checkpoint's, parsed. Throws Error.
-  Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options);
+  // `config` is the checkpoint's, parsed. Where `plan` is given, it is called on this thread after the weights are
+  // loaded and before the caches are allocated. Throws Error.
+  Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options,
+        const PlanCaches& plan = nullptr);
   ~Model();
 
   const Config& config() const;
@@ -74,6 +86,9 @@ class Model {
   // Throws Error where a position lies outside the position table.
   ImageEmbeddings encode(const PatchView& patches);
   void encode_again();  // runs the tower once more on the last image, already on the backend; for measuring
+
+  int64_t cache_bytes() const;    // of the caches' pages, on all ranks of this process
+  int64_t weights_bytes() const;  // on all ranks of this process, also where they lie in mapped files
 
   // Bytes of the weights that one step of one row reads on rank 0, as the backend stores them (bench).
   int64_t step_bytes() const;

@@ -41,6 +41,13 @@ AttentionKind take_kind(Reader& in) {
 
 CommandBytes begin(RankCommand::Type type) { return {static_cast<std::byte>(type)}; }
 
+void put_options(CommandBytes& out, const ModelOptions& o) {
+  static_assert(kAttentionKinds == 2);
+  for (const int value : {o.rows_max, o.logits_max, o.seqs_max, o.page}) put(out, int32_t{value});
+  for (const int value : {o.pages[0], o.pages[1], o.pages_per_seq[0], o.pages_per_seq[1]}) put(out, int32_t{value});
+  put(out, static_cast<uint8_t>(o.vision));
+}
+
 ModelOptions take_options(Reader& in) {
   ModelOptions o;
   for (int* value : {&o.rows_max, &o.logits_max, &o.seqs_max, &o.page}) *value = in.read<int32_t>();
@@ -64,13 +71,16 @@ Batch take_batch(Reader& in) {
 
 }  // namespace
 
-CommandBytes encode_open(uint64_t fingerprint, const ModelOptions& o) {
-  static_assert(kAttentionKinds == 2);
+CommandBytes encode_open(uint64_t fingerprint, const ModelOptions& options) {
   CommandBytes out = begin(RankCommand::kOpen);
   put(out, fingerprint);
-  for (const int value : {o.rows_max, o.logits_max, o.seqs_max, o.page}) put(out, int32_t{value});
-  for (const int value : {o.pages[0], o.pages[1], o.pages_per_seq[0], o.pages_per_seq[1]}) put(out, int32_t{value});
-  put(out, static_cast<uint8_t>(o.vision));
+  put_options(out, options);
+  return out;
+}
+
+CommandBytes encode_caches(const ModelOptions& options) {
+  CommandBytes out = begin(RankCommand::kCaches);
+  put_options(out, options);
   return out;
 }
 
@@ -113,6 +123,9 @@ RankCommand decode_command(std::span<const std::byte> bytes) {
       command.model = in.read<uint64_t>();
       command.options = take_options(in);
       break;
+    case RankCommand::kCaches:
+      command.options = take_options(in);
+      break;
     case RankCommand::kClose:
       break;
     case RankCommand::kSetPages:
@@ -144,6 +157,20 @@ uint64_t model_fingerprint(const Checkpoint& checkpoint, const std::string& back
   return fingerprint;
 }
 
+namespace {
+
+// The caches are as large as rank 0 says, once all have loaded their weights.
+PlanCaches plan_of_rank_0(ControlChannel& channel) {
+  return [&channel](ModelOptions& options, const CacheMemory&) {
+    const auto bytes = channel.next_command();
+    const RankCommand command = bytes ? decode_command(*bytes) : RankCommand();
+    if (command.type != RankCommand::kCaches) throw Error("rank 0 has not said how large the caches are");
+    options = command.options;
+  };
+}
+
+}  // namespace
+
 void worker_loop(const Checkpoint& checkpoint, const Ranks& ranks) {
   const Config config = parse_config(checkpoint.config);
   std::unique_ptr<Model> model;
@@ -154,7 +181,7 @@ void worker_loop(const Checkpoint& checkpoint, const Ranks& ranks) {
       if (command.model != model_fingerprint(checkpoint, ranks[0].name())) {
         throw Error(checkpoint.path.string() + " holds another model than rank 0's, or is run by another backend");
       }
-      model = std::make_unique<Model>(checkpoint, config, ranks, command.options);
+      model = std::make_unique<Model>(checkpoint, config, ranks, command.options, plan_of_rank_0(*ranks.channel()));
     } else if (command.type != RankCommand::kClose) {
       if (!model) throw Error("rank 0 calls a model that it has not opened");
       if (command.type == RankCommand::kSetPages) model->set_pages(command.kind, command.seq, command.pages);

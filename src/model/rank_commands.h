@@ -15,10 +15,10 @@ namespace gemma4 {
 using CommandBytes = std::vector<std::byte>;
 
 struct RankCommand {
-  enum Type : uint8_t { kOpen = 1, kClose, kSetPages, kCopyPage, kForward };
+  enum Type : uint8_t { kOpen = 1, kClose, kSetPages, kCopyPage, kForward, kCaches };
   Type type = kClose;
   uint64_t model = 0;  // kOpen: model_fingerprint() of rank 0
-  ModelOptions options;
+  ModelOptions options;  // kOpen, kCaches: whose pages count
   AttentionKind kind = kSliding;  // kSetPages, kCopyPage
   int seq = 0;
   std::vector<int32_t> pages;
@@ -27,6 +27,7 @@ struct RankCommand {
 };
 
 CommandBytes encode_open(uint64_t fingerprint, const ModelOptions& options);
+CommandBytes encode_caches(const ModelOptions& options);  // follows encode_open(), when the weights are loaded
 CommandBytes encode_close();
 CommandBytes encode_set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
 CommandBytes encode_copy_page(AttentionKind kind, int32_t from, int32_t to);

@@ -55,6 +55,10 @@ TEST(RankCommands, OthersRoundTrip) {
   int next = 1;
   for (int* number : numbers) *number = next++;
   options.vision = false;
+  const RankCommand caches = decode_command(encode_caches(options));
+  EXPECT_EQ(caches.type, RankCommand::kCaches);
+  EXPECT_EQ(caches.options.pages[1], options.pages[1]);
+  EXPECT_EQ(caches.options.pages_per_seq[0], options.pages_per_seq[0]);
   const RankCommand open = decode_command(encode_open(0x123456789abcdef0, options));
   EXPECT_EQ(open.type, RankCommand::kOpen);
   EXPECT_EQ(open.model, 0x123456789abcdef0u);

@@ -38,10 +38,24 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
     shapes_[kind] = {w_.tensor_parallel.heads[kind].count, w_.tensor_parallel.kv_heads[kind].count, c.head_dim,
                      !c.k_is_v};
     ropes_[kind] = make_rope(be_, owned_, c);
-    pages_[kind] = owned_.alloc(DType::kI32, {options_.seqs_max, options_.pages_per_seq[kind]});
     const int64_t q = shapes_[kind].heads * c.head_dim, kv = shapes_[kind].kv_heads * c.head_dim;
     q_max = std::max(q_max, q), kv_max = std::max(kv_max, kv);
     qkv_max = std::max(qkv_max, q + kv * (c.k_is_v ? 1 : 2));
+  }
+  alloc_activations(rows, q_max, kv_max, qkv_max);
+  out_x_ = owned_.alloc(be_.residual_type(), {outs, config_.hidden});
+  out_h_ = owned_.alloc(act, {outs, config_.hidden});
+  all_logits_ = owned_.alloc(DType::kF32, {outs, config_.vocab});
+  sampled_ = owned_.alloc(DType::kI32, {outs, 1});
+  inputs_ = owned_.alloc(DType::kI32, {11 * rows + outs, 1});
+  logits_ = all_logits_.slice(0, 0);
+}
+
+void TextModel::alloc_caches(const ModelOptions& options) {
+  CHECK(kv_.empty() && options.page == options_.page && options.seqs_max == options_.seqs_max);
+  options_ = options;
+  for (int kind = 0; kind < kAttentionKinds; ++kind) {
+    pages_[kind] = owned_.alloc(DType::kI32, {options_.seqs_max, options_.pages_per_seq[kind]});
   }
   for (int i = 0; i < config_.layers; ++i) {
     const AttentionKind kind = config_.kinds[static_cast<size_t>(i)];
@@ -52,13 +66,6 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
     kv_.back().pages = pages_[kind];
     if (c.k_is_v) kv_.back().k_norm = w_.layers[static_cast<size_t>(i)].k_norm;
   }
-  alloc_activations(rows, q_max, kv_max, qkv_max);
-  out_x_ = owned_.alloc(be_.residual_type(), {outs, config_.hidden});
-  out_h_ = owned_.alloc(act, {outs, config_.hidden});
-  all_logits_ = owned_.alloc(DType::kF32, {outs, config_.vocab});
-  sampled_ = owned_.alloc(DType::kI32, {outs, 1});
-  inputs_ = owned_.alloc(DType::kI32, {11 * rows + outs, 1});
-  logits_ = all_logits_.slice(0, 0);
 }
 
 void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max) {

@@ -21,6 +21,9 @@ class TextModel {
  public:
   TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options);
 
+  // The key-value caches: pages and pages_per_seq of the options. Call it once, before anything below.
+  void alloc_caches(const ModelOptions& options);
+
   void set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
   void copy_page(AttentionKind kind, int32_t from, int32_t to);
   std::vector<int32_t> forward(const Batch& batch, const Tap& tap);

@@ -13,7 +13,7 @@ namespace gemma4 {
 struct ProgramExport {
   std::string backend = "cpu";
   int threads = 0;      // 0: all cores
-  int max_seq_len = 0;  // 0: 4096, or the model's most if that is less
+  int max_seq_len = 0;  // 0: the longest that fits in memory here (model/cache_plan.h)
   bool vision = true;   // false: without the vision weights
   Overwrite overwrite = Overwrite::kRefuse;
   std::filesystem::path source;  // where the checkpoint was opened, and where its vision half, for messages

@@ -68,7 +68,9 @@ PrepackedWeight CpuBackend::serialize(const Matrix& m) {
 }
 
 Matrix CpuBackend::load_prepacked(const PrepackedWeight& stored) {
-  return matrix_of(cpu::load_prepacked(stored), stored.group);
+  Matrix loaded = matrix_of(cpu::load_prepacked(stored), stored.group);
+  mapped_ += static_cast<int64_t>(stored.bytes.size());
+  return loaded;
 }
 
 void CpuBackend::write(Tensor dst, const void* src) {

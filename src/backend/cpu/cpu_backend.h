@@ -3,6 +3,7 @@
 // dispatch), whose work is split over the thread pool. cpu_backend.cc has the memory and the ops without SIMD code.
 #pragma once
 
+#include <algorithm>
 #include <unordered_map>
 #include <vector>
 
@@ -35,11 +36,19 @@ class CpuBackend final : public Backend {
   const char* name() const override { return "cpu"; }
   DType activation_type() const override { return DType::kF32; }
   int64_t memory_used() const override { return used_->load(); }
+  std::string device() const override {
+    const int threads = pool_.threads();
+    return std::to_string(threads) + (threads == 1 ? " thread" : " threads");
+  }
+  // Mapped weights are page cache, which the machine calls available; a model needs it all the time.
+  MemoryLeft memory_left() const override {
+    const MemoryLeft left = Backend::memory_left();
+    return {std::max<int64_t>(0, left.bytes - mapped_), left.shared};
+  }
 
   Tensor alloc(DType type, std::initializer_list<int64_t> shape) override;
   void release(Tensor t) override;
   KvCache kv_alloc(const KvCacheConfig& config) override;
-  void kv_release(const KvCache&) override {}  // the last KvCache to go frees its storage
   void kv_copy(const KvCache& kv, int32_t from, int32_t to) override;
   Matrix upload(std::span<const Matrix> matrices) override;
   std::string layout() const override { return kLayoutName; }
@@ -76,6 +85,7 @@ class CpuBackend final : public Backend {
     return *static_cast<const KvLayout*>(kv.extra.get());
   }
 
+  int64_t mapped_ = 0;                          // bytes of weights that lie in a mapped file
   std::shared_ptr<std::atomic<int64_t>> used_;  // bytes; shared with what outlives a call, such as uploaded weights
   Mutex mutex_;                                 // images are encoded while other threads release theirs
   std::unordered_map<void*, std::unique_ptr<Storage>> tensors_ GUARDED_BY(mutex_);

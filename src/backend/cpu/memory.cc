@@ -10,20 +10,45 @@
 #include "base/check.h"
 
 namespace gemma4::cpu {
+namespace {
+
+constexpr int64_t kHuge = int64_t{2} << 20, kLine = 64;
+
+}  // namespace
 
 Storage::Storage(int64_t bytes, std::shared_ptr<std::atomic<int64_t>> used) : bytes_(bytes), used_(std::move(used)) {
-  constexpr int64_t kHuge = int64_t{2} << 20;
-  const int64_t align = bytes >= 2 * kHuge ? kHuge : 64;
-  const int64_t size = std::max(align, (bytes + align - 1) / align * align);
-  data_ = static_cast<uint8_t*>(std::aligned_alloc(align, size));
+  if (bytes >= 2 * kHuge) {
+    map();
+  } else {
+    const int64_t size = std::max(kLine, (bytes + kLine - 1) / kLine * kLine);
+    data_ = static_cast<uint8_t*>(std::aligned_alloc(kLine, size));
+    if (data_ != nullptr) std::memset(data_, 0, size);
+  }
   if (data_ == nullptr) throw Error("out of memory: " + std::to_string(bytes >> 20) + " MiB were asked for");
-  if (align == kHuge) madvise(data_, size, MADV_HUGEPAGE);
-  std::memset(data_, 0, size);
   used_->fetch_add(bytes_);
 }
 
+// Whole huge pages, which the kernel fills with zeros when they are first touched.
+void Storage::map() {
+  const size_t size = (static_cast<size_t>(bytes_) + kHuge - 1) / kHuge * kHuge;
+  void* whole = mmap(nullptr, size + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (whole == MAP_FAILED) return;
+  auto* begin = static_cast<uint8_t*>(whole);
+  auto* aligned = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(begin) + kHuge - 1) / kHuge * kHuge);
+  const auto before = static_cast<size_t>(aligned - begin);
+  if (before > 0) munmap(begin, before);
+  munmap(aligned + size, kHuge - before);
+  madvise(aligned, size, MADV_HUGEPAGE);
+  data_ = aligned;
+  mapped_ = size;
+}
+
 Storage::~Storage() {
-  std::free(data_);
+  if (mapped_ > 0) {
+    munmap(data_, mapped_);
+  } else {
+    std::free(data_);
+  }
   used_->fetch_sub(bytes_);
 }
 

@@ -11,7 +11,8 @@
 
 namespace gemma4::cpu {
 
-// Zeroed memory that starts on a cache line. Large allocations ask for huge pages. `used` counts the bytes.
+// Zeroed memory that starts on a cache line. A large allocation asks for huge pages, and takes memory only where it is
+// touched. `used` counts the bytes.
 class Storage {
  public:
   Storage(int64_t bytes, std::shared_ptr<std::atomic<int64_t>> used);  // throws Error when memory is short
@@ -21,7 +22,9 @@ class Storage {
   uint8_t* data() const { return data_; }
 
  private:
+  void map();
   uint8_t* data_ = nullptr;
+  size_t mapped_ = 0;  // bytes, where it is not from malloc
   int64_t bytes_;
   std::shared_ptr<std::atomic<int64_t>> used_;
 };

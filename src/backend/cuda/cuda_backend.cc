@@ -80,6 +80,17 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
   }
 
   int64_t memory_used() const override { return memory_.used() + linear_->memory_used(); }
+  std::string device() const override {
+    cudaDeviceProp properties;
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, device_));
+    return properties.name;
+  }
+  MemoryLeft memory_left() const override {
+    use();
+    size_t free = 0, total = 0;
+    CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    return {static_cast<int64_t>(free), false};
+  }
 
   void embed(Tensor out, const Matrix& table, Tensor ids, float scale) override {
     linear_->embed(out, cuda::device_matrix(table), ids, scale, stream());

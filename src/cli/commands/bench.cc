@@ -22,6 +22,7 @@
 #include "cli/engine_flags.h"
 #include "image/patches.h"
 #include "image/resize.h"
+#include "model/cache_plan.h"
 #include "model/model.h"
 
 namespace gemma4 {
@@ -30,12 +31,13 @@ namespace {
 using nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
+const std::vector<int> kPrompts = {512, 2048, 8192, 32768}, kDepths = {0, 2048, 16384, 65536, 131072};
+
 struct Flags {
   EngineOptions engine;  // model, backend, threads, GPUs
   std::string dump;
   int chunk = 2048, steps = 32, repeat = 3;
-  std::vector<int> prompts = {512, 2048, 8192, 32768}, depths = {0, 2048, 16384, 65536, 131072}, batches = {1, 2, 4, 8},
-                   images = {280, 1120};
+  std::vector<int> prompts = kPrompts, depths = kDepths, batches = {1, 2, 4, 8}, images = {280, 1120};
   bool json = false, profile = false, load = false, force = false;
   ProcessesFlags processes;
 };
@@ -53,18 +55,25 @@ double median(std::vector<double> values) {
 class Bench {
  public:
   Bench(const Flags& flags, const Checkpoint& checkpoint, const Ranks& ranks)
-      : flags_(flags), config_(parse_config(checkpoint.config)), backend_(ranks[0]) {
+      : flags_(flags),
+        prompts_(flags.prompts),
+        depths_(flags.depths),
+        config_(parse_config(checkpoint.config)),
+        backend_(ranks[0]) {
     const int seqs = *std::max_element(flags.batches.begin(), flags.batches.end());
-    int longest = std::max(flags.chunk, kBatchDepth);
-    for (int n : flags.prompts) longest = std::max(longest, n);
-    for (int n : flags.depths) longest = std::max(longest, n);
-    longest += 2 * flags.steps + 16;
-    options_ = options_for(config_, longest, flags.chunk, seqs);
+    options_ = options_for(config_, flags.chunk + kBatchDepth, flags.chunk, seqs);
     options_.vision = config_.has_vision && !flags.images.empty();
-    const int shorter =
-        std::min(flat_pages(kBatchDepth + 2 * flags.steps + 16, options_.page), options_.pages_per_seq[kFull]);
-    options_.pages[kFull] = options_.pages_per_seq[kFull] + (seqs - 1) * shorter;
-    model_ = std::make_unique<Model>(checkpoint, config_, ranks, options_);
+    int shorter = 0;
+    const auto plan = [&](ModelOptions& options, const CacheMemory& memory) {
+      leave_out_what_does_not_fit(memory);
+      const ModelOptions sized = options_for(config_, longest(), flags.chunk, seqs);
+      std::ranges::copy(sized.pages, options.pages);
+      std::ranges::copy(sized.pages_per_seq, options.pages_per_seq);
+      shorter = std::min(flat_pages(kBatchDepth + tail(), options.page), options.pages_per_seq[kFull]);
+      options.pages[kFull] = options.pages_per_seq[kFull] + (seqs - 1) * shorter;
+      options_ = options;
+    };
+    model_ = std::make_unique<Model>(checkpoint, config_, ranks, options_, plan);
     step_bytes_ = model_->step_bytes();
     step_weights_ = weights_of_a_step(checkpoint);
     int next[kAttentionKinds] = {0, 0};
@@ -78,6 +87,11 @@ class Bench {
       }
     }
   }
+
+  // The lengths to measure: those of the flags. Of the default ones, those that fit in memory and the model's
+  // positions.
+  const std::vector<int>& prompts() const { return prompts_; }
+  const std::vector<int>& depths() const { return depths_; }
 
   // Computes positions begin .. end-1 of sequence `seq` in chunks; a token is sampled after the last one.
   double prefill(int seq, int begin, int end) {
@@ -210,6 +224,29 @@ class Bench {
   static constexpr int kBatchDepth = 64;  // the depth at which batches of several sequences are measured
 
  private:
+  int tail() const { return 2 * flags_.steps + 16; }
+  int longest() const {
+    int longest = std::max(flags_.chunk, kBatchDepth);
+    for (const auto* lengths : {&prompts_, &depths_}) {
+      for (const int n : *lengths) longest = std::max(longest, n);
+    }
+    return longest + tail();
+  }
+
+  void leave_out_what_does_not_fit(const CacheMemory& memory) {
+    ModelOptions one = options_;
+    one.seqs_max = 1;
+    CacheWish wish;
+    wish.positions = config_.max_positions;
+    const int most = plan_caches(wish, config_, memory, one).max_seq_len;
+    for (auto* lengths : {&prompts_, &depths_}) {
+      if (*lengths != kPrompts && *lengths != kDepths) continue;  // given
+      const auto left_out = std::erase_if(*lengths, [&](int n) { return n + tail() > most; });
+      if (left_out == 0) continue;
+      std::fprintf(stderr, "the longest context here is %d tokens: longer %s are left out\n", most,
+                   lengths == &prompts_ ? "prompts" : "depths");
+    }
+  }
   int32_t token() { return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab)); }
 
   // The number of weights in a decode step of one row.
@@ -235,6 +272,7 @@ class Bench {
   }
 
   Flags flags_;
+  std::vector<int> prompts_, depths_;
   Config config_;
   Backend& backend_;  // of rank 0
   ModelOptions options_;
@@ -315,14 +353,14 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
   };
   Limits limits(flags, bench, copy);
   bench.prefill(0, 0, std::min(flags.chunk, 512));  // warm-up
-  for (int n : flags.prompts) {
+  for (int n : bench.prompts()) {
     double seconds = bench.prefill(0, 0, n);
     if (n <= 8192) seconds = std::min(seconds, bench.prefill(0, 0, n));
     bench.keep_logits("prompt." + std::to_string(n), 1);
     say({"prompt of " + std::to_string(n), 1e3 * seconds, n / seconds, "tokens"});
   }
   int filled = 0;  // of sequence 0
-  for (int depth : flags.depths) {
+  for (int depth : bench.depths()) {
     if (depth > filled) bench.prefill(0, filled, depth);
     filled = std::max(filled, depth);
     say(limits.line("decode at " + std::to_string(depth), 1, [&] { return bench.decode(1, depth); }));
@@ -405,7 +443,8 @@ void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
   Flags short_flags = flags;
   short_flags.steps = 1, short_flags.repeat = 1;
   Bench bench(short_flags, checkpoint, ranks);
-  const int n = flags.prompts.empty() ? flags.chunk : flags.prompts[std::min<size_t>(1, flags.prompts.size() - 1)];
+  const int n =
+      bench.prompts().empty() ? flags.chunk : bench.prompts()[std::min<size_t>(1, bench.prompts().size() - 1)];
   bench.prefill(0, 0, std::min(n, 2 * flags.chunk));
   profiled.take();
   bench.prefill(0, 0, n);

@@ -151,7 +151,8 @@ int export_command(int argc, char** argv) {
   line.option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8");
   line.option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128");
   line.option("--backend", flags.backend, "program: the backend that will run it: cpu, cuda or ref").show_default();
-  line.option("--max-seq-len", flags.max_seq_len, "program: tokens of prompt and answer together (default: 4096)")
+  line.option("--max-seq-len", flags.max_seq_len,
+              "program: tokens of prompt and answer together (default: the longest that fits in memory here, as run)")
       .between(3, 1 << 30);
   line.flag("--no-vision", flags.no_vision,
             "Leave the vision tower out: what is written reads text alone (gguf: so it is unless --mmproj is given)");

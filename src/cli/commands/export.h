@@ -15,7 +15,7 @@ struct ExportFlags {
   bool with_vision = false;     // gguf: also write the vision tower
   int bits = 4, group = 64;     // mlx
   std::string backend = "cpu";  // program
-  int max_seq_len = 0;          // program; 0: 4096, or the model's maximum if that is less
+  int max_seq_len = 0;          // program; 0: the longest that fits in this machine's memory
   bool no_vision = false;       // leave the vision tower out
   int threads = 0;              // 0: all cores
   bool force = false;           // replace files that are there

@@ -6,6 +6,7 @@
 #include "checkpoint/program_file.h"
 #include "cli/cli.h"
 #include "cli/engine_flags.h"
+#include "engine/open.h"
 #include "model/tensor_table.h"
 
 namespace gemma4 {
@@ -20,6 +21,8 @@ struct Findings {
   std::optional<Config> config;
   std::optional<GenerationConfig> generation;
   std::vector<std::string> refused;  // the reasons why `gemma4 run` would refuse it
+  std::string backend;
+  std::optional<ContextEstimate> context;  // where nothing is refused
 };
 
 // Calls `read`; an Error becomes a reason in `refused`.
@@ -32,8 +35,9 @@ void try_to(std::vector<std::string>& refused, Read read) {
   }
 }
 
-Findings look(const std::string& path, const std::filesystem::path& mmproj) {
+Findings look(const std::string& path, const std::filesystem::path& mmproj, const std::string& backend) {
   Findings found;
+  found.backend = backend;
   found.checkpoint = open_checkpoint(path, mmproj);
   const Checkpoint& checkpoint = found.checkpoint;
   if (checkpoint.config.empty()) {
@@ -49,6 +53,12 @@ Findings look(const std::string& path, const std::filesystem::path& mmproj) {
   }
   if (checkpoint.tokenizer.json.empty() && checkpoint.tokenizer.tokens.empty()) {
     found.refused.push_back("there is no tokenizer (tokenizer.json)");
+  }
+  if (found.config && found.refused.empty()) {
+    EngineOptions options;
+    options.model = path;
+    options.backend = backend;
+    found.context = estimate_context(checkpoint, *found.config, options);
   }
   return found;
 }
@@ -155,6 +165,14 @@ ordered_json to_json(const Findings& found) {
   for (const auto& [format, total] : totals_of(checkpoint)) {
     out["totals"][format] = {{"tensors", total.tensors}, {"values", total.values}, {"bytes", total.bytes}};
   }
+  if (found.context) {
+    out["memory"] = {{"backend", found.backend},
+                     {"free_bytes", found.context->free},
+                     {"weights_bytes", found.context->weights},
+                     {"max_seq_len", found.context->max_seq_len},
+                     {"cache_bytes_per_token", found.context->bytes_per_token},
+                     {"window_bytes", found.context->window_bytes}};
+  }
   out["refused"] = found.refused;
   return out;
 }
@@ -197,6 +215,16 @@ void print_program(const ProgramHeader& made) {
   std::printf("\n");
 }
 
+void print_context(const ContextEstimate& context, const std::string& backend) {
+  constexpr double kGB = 1e9;
+  std::printf("memory, with backend %s on this machine as it is now\n", backend.c_str());
+  std::printf("  %.3f GB free, %.3f GB of weights; a sequence takes %.3f MB and %.3f KB for each token\n",
+              static_cast<double>(context.free) / kGB, static_cast<double>(context.weights) / kGB,
+              static_cast<double>(context.window_bytes) / 1e6, static_cast<double>(context.bytes_per_token) / 1e3);
+  std::printf("  up to %d tokens of prompt and answer (--max-seq-len of gemma4 run, unless it is given)\n",
+              context.max_seq_len);
+}
+
 void print_text(const Findings& found) {
   const Checkpoint& checkpoint = found.checkpoint;
   uint64_t bytes = 0;
@@ -220,6 +248,7 @@ void print_text(const Findings& found) {
                 static_cast<double>(total.bytes) / 1e6,
                 8 * static_cast<double>(total.bytes) / static_cast<double>(total.values));
   }
+  if (found.context) print_context(*found.context, found.backend);
   std::printf("would be refused\n");
   if (found.refused.empty()) std::printf("  nothing\n");
   for (const std::string& reason : found.refused) std::printf("  %s\n", reason.c_str());
@@ -232,12 +261,14 @@ int inspect_command(int argc, char** argv) {
                    "Show what a checkpoint holds and whether it can run; exit code 1 where it cannot.");
   std::string path;
   std::filesystem::path mmproj;
+  std::string backend = "cpu";
   bool as_json = false;
   line.option("PATH", path, "a model directory, or one file of weights").required();
   add_mmproj_flag(line, mmproj);
+  line.option("--backend", backend, "ref, cpu or cuda: whose memory the longest context is found for").show_default();
   line.flag("--json", as_json, "print one JSON object");
   if (const auto code = line.parse(argc, argv)) return *code;
-  const Findings found = look(path, mmproj);
+  const Findings found = look(path, mmproj, backend);
   if (as_json) {
     std::printf("%s\n", to_json(found).dump(2).c_str());
   } else {

@@ -77,9 +77,6 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
   line.option("--max-queue", flags.engine.max_queue, "Requests that wait at a time; one more gets 429")
       .positive()
       .show_default();
-  line.option("--cache-tokens", flags.engine.cache_tokens,
-              "Tokens that the key-value cache holds; 0: max-seqs times max-seq-len")
-      .not_negative();
   line.option("--prepared-mb", flags.prepared_mb,
               "Memory for the pictures of requests that wait; one more waits to be prepared")
       .between(1, 1 << 20)
