@@ -122,6 +122,39 @@ TEST(ServeProcess, AFailedDeviceIsExitCode3) {
   EXPECT_EQ(serving.code(), kExitDevice);
 }
 
+// On standard error: what was loaded, a line for each request, and a warning where everyone may ask.
+TEST(ServeProcess, SaysWhatItLoadedAndWarnsWhereEveryoneMayAsk) {
+  const Scratch scratch;
+  const std::string errors = scratch.path / "errors", binary = std::filesystem::absolute(GEMMA4_BINARY).string();
+  const auto said = [&](std::vector<const char*> options) {
+    Serving serving([&]() -> int {
+      options.insert(options.begin(), {binary.c_str(), "serve", "--model", kServed.c_str(), "--port", "0"});
+      options.push_back(nullptr);
+      if (std::freopen(errors.c_str(), "w", stderr) == nullptr) return 97;
+      execv(binary.c_str(), const_cast<char**>(options.data()));
+      return 98;
+    });
+    const int port = serving.port();
+    EXPECT_GT(port, 0);
+    EXPECT_EQ(ask(port, "GET", "/v1/models").status, 200);
+    serving.send(SIGTERM);
+    EXPECT_EQ(serving.code(), 0);
+    return read_file(errors);
+  };
+  const auto has = [](const std::string& text, const std::string& part) { return text.find(part) != text.npos; };
+  const std::string usual = said({});
+  EXPECT_TRUE(has(usual, "bf16, 7.4 million parameters, with pictures")) << usual;
+  EXPECT_TRUE(has(usual, "backend cpu (")) << usual;
+  EXPECT_TRUE(has(usual, "up to 4096 tokens of prompt and answer, up to 16 answers at a time")) << usual;
+  EXPECT_TRUE(has(usual, " 127.0.0.1 GET /v1/models 200 ms=")) << usual;
+  EXPECT_FALSE(has(usual, "warning")) << usual;
+  const std::string open = said({"--host", "0.0.0.0", "--log", "off"});
+  EXPECT_TRUE(has(open, "warning: everyone who reaches 0.0.0.0 can use this server")) << open;
+  EXPECT_FALSE(has(open, "parameters")) << open;
+  EXPECT_FALSE(has(open, "/v1/models")) << open;
+  EXPECT_TRUE(has(said({"--log", "errors"}), "parameters"));
+}
+
 // A server over an exported program, whose weights are mapped.
 struct ServedProgram {
   ServedProgram() {

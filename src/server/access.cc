@@ -21,12 +21,6 @@ std::string without_port(const std::string& host) {
   return colon == std::string::npos || bare_v6 || host.ends_with(']') ? host : host.substr(0, colon);
 }
 
-bool loopback(const std::string& host) {
-  // 127.evil.example is an ordinary name.
-  const bool v4 = host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos;
-  return host == "localhost" || host == "::1" || host == "[::1]" || v4;
-}
-
 bool allowed_origin(const std::string& origin, const ServerOptions& options) {
   return contains(options.cors_origins, "*") || contains(options.cors_origins, origin);
 }
@@ -46,6 +40,12 @@ bool key_matches(const HttpRequest& request, const ServerOptions& options) {
 
 }  // namespace
 
+bool is_loopback(const std::string& host) {
+  // 127.evil.example is an ordinary name.
+  const bool v4 = host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos;
+  return host == "localhost" || host == "::1" || host == "[::1]" || v4;
+}
+
 std::string client_of(const HttpRequest& request, const ServerOptions& options) {
   return options.api_keys.empty() ? "" : given_key(request);
 }
@@ -63,9 +63,9 @@ std::optional<ApiError> check_access(const HttpRequest& request, const ServerOpt
   const std::string host = lower(request.header("host")), origin = request.header("origin");
   // Without keys, only being on this machine gives access. A page of another site could use that by letting its own
   // host name point here.
-  if (options.api_keys.empty() && loopback(options.http.host) && !host.empty()) {
+  if (options.api_keys.empty() && is_loopback(options.http.host) && !host.empty()) {
     const std::string name = without_port(host);
-    if (!loopback(name) && !contains(options.allowed_hosts, name)) {
+    if (!is_loopback(name) && !contains(options.allowed_hosts, name)) {
       return ApiError(403, "the host name '" + name.substr(0, 100) + "' is not served; --allow-host would allow it");
     }
   }

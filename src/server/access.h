@@ -20,6 +20,9 @@ std::string client_of(const HttpRequest& request, const ServerOptions& options);
 // send.
 void add_cors(const HttpRequest& request, const ServerOptions& options, bool preflight, HttpResponse& response);
 
+// Whether a host name or address is this machine's own.
+bool is_loopback(const std::string& host);
+
 // Compares a key in a time that does not depend on where the two differ, so that a key cannot be guessed letter by
 // letter.
 bool same_secret(const std::string& given, const std::string& secret);

@@ -43,11 +43,13 @@ struct ResponseSerializer {
   std::function<std::string(int index, const Event& event)> piece;  // all kinds but kError; tool calls have ids
   std::function<std::string()> end;                                 // every choice is done
   std::function<std::string(const ApiError&)> error;                // in place of `end`
+  std::string content_type = "text/event-stream";
   std::string ping = ": still working\n\n";                         // where nothing else was sent for long
 };
 
 struct CompletionRequest {
   std::vector<Request> requests;  // one for each prompt, with Request::n choices each
+  int per_prompt = 1;  // Request::n of each
   bool stream = false;
   bool one_tool_call = false;  // parallel calls are not wanted: the answer ends with the first
   ResponseSerializer serializer;

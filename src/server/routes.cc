@@ -7,11 +7,14 @@
 namespace gemma4 {
 
 namespace endpoints {
-Handler chat_completions, completions, responses, messages;  // generate.cc
-Handler count_tokens, tokenize, detokenize;                  // tokenize.cc
-Handler models;                                              // models.cc
-Handler health, metrics;                                     // status.cc
-Handler page;                                                // page.cc
+Handler chat_completions, completions, responses, messages;   // generate.cc
+Handler ollama_chat, ollama_generate;                         // generate.cc
+Handler count_tokens, tokenize, detokenize;                   // tokenize.cc
+Handler models;                                               // models.cc
+Handler health, metrics;                                      // status.cc
+Handler ollama_tags, ollama_ps, ollama_show, ollama_version;  // ollama.cc
+Handler embeddings;                                           // ollama.cc
+Handler page;                                                 // page.cc
 }  // namespace endpoints
 
 namespace {
@@ -26,6 +29,15 @@ constexpr Route kRoutes[] = {
     {"GET", "/v1/models/", endpoints::models, Route::kPrefix},
     {"POST", "/tokenize", endpoints::tokenize},
     {"POST", "/detokenize", endpoints::detokenize},
+    {"POST", "/v1/embeddings", endpoints::embeddings},
+    {.method = "POST", .path = "/api/chat", .handle = endpoints::ollama_chat, .api = Api::kOllama},
+    {.method = "POST", .path = "/api/generate", .handle = endpoints::ollama_generate, .api = Api::kOllama},
+    {.method = "GET", .path = "/api/tags", .handle = endpoints::ollama_tags, .api = Api::kOllama},
+    {.method = "GET", .path = "/api/ps", .handle = endpoints::ollama_ps, .api = Api::kOllama},
+    {.method = "POST", .path = "/api/show", .handle = endpoints::ollama_show, .api = Api::kOllama},
+    {.method = "GET", .path = "/api/version", .handle = endpoints::ollama_version, .api = Api::kOllama},
+    {.method = "POST", .path = "/api/embed", .handle = endpoints::embeddings, .api = Api::kOllama},
+    {.method = "POST", .path = "/api/embeddings", .handle = endpoints::embeddings, .api = Api::kOllama},
     {"GET", "/metrics", endpoints::metrics},
     {.method = "GET", .path = "/health", .handle = endpoints::health, .open = true},
     {.method = "GET", .path = "/", .handle = endpoints::page, .match = Route::kPage, .open = true},
@@ -53,6 +65,7 @@ const Route* find_route(const HttpRequest& request, bool any_method) {
 }
 
 Api api_of(const HttpRequest& request) {
+  if (request.path.starts_with("/api/")) return Api::kOllama;
   const bool anthropic =
       !request.header("anthropic-version").empty() || std::ranges::any_of(kRoutes, [&](const Route& route) {
         return route.api == Api::kAnthropic && request.path.starts_with(route.path);

@@ -7,7 +7,7 @@
 
 namespace gemma4 {
 
-enum class Api { kOpenAi, kAnthropic };
+enum class Api { kOpenAi, kAnthropic, kOllama };
 
 struct Route {
   enum Match {

@@ -2,6 +2,7 @@
 
 #include "server/access.h"
 #include "server/api/anthropic.h"
+#include "server/api/ollama.h"
 #include "server/api/openai.h"
 #include "server/endpoint.h"
 #include "server/routes.h"
@@ -31,6 +32,7 @@ struct Server::Impl {
   HttpResponse handle(HttpRequest& request);
   HttpResponse refuse(const HttpRequest& request, const ApiError& error);
   HttpResponse finish(const HttpRequest& request, HttpResponse response);
+  void log(const HttpRequest& request, const std::string& id, HttpResponse& response);
 
   ServerState state;
   std::unique_ptr<HttpServer> http;
@@ -76,18 +78,38 @@ HttpResponse Server::Impl::handle(HttpRequest& request) {
 }
 
 HttpResponse Server::Impl::refuse(const HttpRequest& request, const ApiError& error) {
-  const bool anthropic = api_of(request) == Api::kAnthropic;
-  HttpResponse response = json_response(anthropic ? anthropic_error(error) : openai_error(error));
+  const Api api = api_of(request);
+  HttpResponse response = json_response(api == Api::kAnthropic ? anthropic_error(error)
+                                        : api == Api::kOllama  ? ollama_error(error)
+                                                               : openai_error(error));
   response.status = error.status;
   if (error.status == 429 || error.status == 503) response.headers.emplace_back("Retry-After", "1");
   if (error.status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   return response;
 }
 
+// The line of a stream is written at its end.
+void Server::Impl::log(const HttpRequest& request, const std::string& id, HttpResponse& response) {
+  if (state.options.log == RequestLog::kOff || request.client.empty()) return;  // nobody could have asked yet
+  AccessEntry entry = {request.method,  request.path,  request.client, id,
+                       response.status, request.began, response.tokens};
+  const auto write = [this](const AccessEntry& ended) {
+    if (state.options.log == RequestLog::kErrors && !is_error(ended)) return;
+    const std::string line = access_line(ended, std::chrono::system_clock::now(), std::chrono::steady_clock::now());
+    state.options.log_line ? state.options.log_line(line) : log_to_standard_error(line);
+  };
+  if (!response.stream) return write(entry);
+  response.stream = [stream = std::move(response.stream), entry = std::move(entry), write](HttpWriter& writer) {
+    const std::shared_ptr<void> at_end(nullptr, [&](void*) { write(entry); });
+    stream(writer);
+  };
+}
+
 HttpResponse Server::Impl::finish(const HttpRequest& request, HttpResponse response) {
   const Route* route = find_route(request, true);
   state.metrics->answered(route != nullptr ? route->path : "other", response.status);
   const std::string id = make_id("req_");
+  log(request, id, response);
   response.headers.emplace_back("X-Request-Id", id);  // read by OpenAI's client
   response.headers.emplace_back("Request-Id", id);    // read by Anthropic's client
   response.headers.emplace_back("X-Content-Type-Options", "nosniff");

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "engine/engine.h"
+#include "server/access_log.h"
 #include "server/fetch.h"
 #include "server/http/http.h"
 
@@ -22,6 +24,8 @@ struct ServerOptions {
   std::vector<std::string> allowed_hosts;  // host names under which a server on a loopback address may be reached
   double request_seconds = 600;            // for one answer
   double ping_seconds = 10;                // an idle stream sends a sign of life this often
+  RequestLog log = RequestLog::kOff;       // which requests get a line
+  std::function<void(const std::string& line)> log_line;  // where to; null: standard error
 };
 
 class Server {

@@ -17,6 +17,7 @@
 #include "cli/commands/processes.h"
 #include "cli/commands/serve.h"
 #include "cli/engine_flags.h"
+#include "server/access.h"
 
 namespace gemma4 {
 namespace {
@@ -28,13 +29,16 @@ struct ServeFlags {
   double body_mb = 32, grace = 30;
   int prepared_mb = 1024;
   ProcessesFlags processes;
+  std::string log = "requests";
 };
 
 constexpr std::chrono::seconds kSilenceAfterSignal{5};
 
 constexpr const char* kServeAbout =
     "Serves OpenAI's API (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models) and Anthropic's\n"
-    "(/v1/messages), /tokenize, /detokenize, /health, /metrics, and a page to chat on at /.\n"
+    "(/v1/messages), Ollama's (/api/chat, /api/generate), /tokenize, /detokenize, /health, /metrics, and a page to "
+    "chat on\n"
+    "at /.\n"
     "Prints one line with its address on standard output when it is ready. SIGINT or SIGTERM stops it: new requests "
     "get\n503, running answers may finish; a second signal ends them at once. A signal before that line ends the "
     "program.\n"
@@ -101,6 +105,11 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
               "A host that image URLs may name (pictures.example, pictures.example:8080, 10.0.0.7:9000); a private "
               "address only where it is named itself; no redirects; may be repeated")
       .may_repeat();
+  line.option(
+          "--log", flags.log,
+          "On standard error: a line for each of these requests (requests, errors), and what was loaded; off: neither")
+      .one_of({"requests", "errors", "off"})
+      .show_default();
   add_limits(line, flags);
 }
 
@@ -202,8 +211,44 @@ void block_stop_signals() {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 }
 
+namespace {
+
+std::string gigabytes(int64_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.2f GB", static_cast<double>(bytes) / 1e9);
+  return text;
+}
+
+// What was loaded, and where to.
+void report_start(const Engine& engine, const ServerOptions& options) {
+  const EngineOptions& e = engine.options();
+  const EngineStats stats = engine.stats();
+  std::fprintf(stderr, "gemma4: model %s: %s, %s, %.1f million parameters%s\n", options.models.front().c_str(),
+               engine.model_kind().c_str(), engine.weights_format().c_str(),
+               static_cast<double>(engine.parameters()) / 1e6, e.vision ? ", with pictures" : "");
+  const std::string device = engine.device();
+  std::fprintf(stderr, "gemma4: backend %s%s; %s of weights, %s of key-value cache for %lld tokens\n",
+               e.backend.c_str(),
+               device.empty() ? "" : (" (" + device + (e.gpus > 1 ? " x " + std::to_string(e.gpus) : "") + ")").c_str(),
+               gigabytes(stats.weights_bytes).c_str(), gigabytes(stats.cache_bytes).c_str(),
+               static_cast<long long>(e.cache_tokens));
+  std::fprintf(stderr, "gemma4: up to %d tokens of prompt and answer, up to %d answers at a time\n", e.max_seq_len,
+               e.max_seqs);
+}
+
+void warn_if_open(const ServerOptions& options) {
+  if (!options.api_keys.empty() || is_loopback(options.http.host)) return;
+  std::fprintf(stderr,
+               "gemma4: warning: everyone who reaches %s can use this server: there is no API key (--api-key-file)\n",
+               options.http.host.c_str());
+}
+
+}  // namespace
+
 int serve_until_stopped(Engine& engine, const ServerOptions& options, double grace, ControlChannel* channel) {
   Server server(engine, options);
+  if (options.log != RequestLog::kOff) report_start(engine, options);
+  warn_if_open(options);
   const bool v6 = options.http.host.find(':') != std::string::npos;
   std::printf("gemma4 serves %s at http://%s:%d/\n", options.models.front().c_str(),
               (v6 ? "[" + options.http.host + "]" : options.http.host).c_str(), server.port());
@@ -229,6 +274,9 @@ int serve(ServeFlags& flags) {
   ServerOptions& options = flags.server;
   read_keys(flags, options.api_keys);
   if (options.models.empty()) options.models.push_back(default_name(flags.engine.model));
+  options.log = flags.log == "off"      ? RequestLog::kOff
+                : flags.log == "errors" ? RequestLog::kErrors
+                                        : RequestLog::kRequests;
   options.http.body_bytes = static_cast<size_t>(flags.body_mb * (1 << 20));
   options.http.bodies_bytes = 8 * options.http.body_bytes;
   flags.engine.prepared_bytes = int64_t{flags.prepared_mb} << 20;

@@ -6,6 +6,7 @@
 
 #include "server/access.h"
 #include "server/api/anthropic.h"
+#include "server/api/ollama.h"
 #include "server/api/openai.h"
 #include "server/endpoint.h"
 #include "server/response_stream.h"
@@ -76,8 +77,18 @@ std::vector<Choice> collect(ServerState& server, ResponseStream& answers, size_t
   return choices;
 }
 
-void stream(ServerState& server, const ResponseSerializer& serializer, ResponseStream& answers, HttpWriter& writer,
-            Clock::time_point deadline) {
+// Adds the usage of a choice that has ended. The choices of one prompt share it; it counts once.
+void count_tokens(RequestTokens& tokens, const Usage& usage, int choice, int per_prompt) {
+  tokens.generated += usage.generated_tokens;
+  if (choice % per_prompt != 0) return;
+  tokens.prompt += usage.prompt_tokens;
+  tokens.cached += usage.cached_tokens;
+}
+
+void stream(ServerState& server, const CompletionRequest& completion, ResponseStream& answers, HttpWriter& writer,
+            Clock::time_point deadline, RequestTokens& tokens) {
+  const ResponseSerializer& serializer = completion.serializer;
+  tokens.failed = 499;  // unless it comes to its end
   ++server.metrics->streams;
   const std::shared_ptr<void> count(nullptr, [&server](void*) { --server.metrics->streams; });
   auto wrote = Clock::now();
@@ -88,6 +99,9 @@ void stream(ServerState& server, const ResponseSerializer& serializer, ResponseS
       auto next = answers.next(out.empty() ? kAliveCheck : milliseconds(0));
       if (next) {
         check_end(server, next->second);
+        if (next->second.type == Event::kDone) {
+          count_tokens(tokens, next->second.usage, next->first, completion.per_prompt);
+        }
         out += serializer.piece(next->first, next->second);
         if (out.size() < kWriteBytes) continue;
       }
@@ -100,8 +114,9 @@ void stream(ServerState& server, const ResponseSerializer& serializer, ResponseS
       out.clear();
       wrote = now;
     }
-    writer.write(out + serializer.end());
+    if (writer.write(out + serializer.end())) tokens.failed = 0;
   } catch (const ApiError& error) {
+    tokens.failed = error.status;
     writer.write(serializer.error(error));
   }
 }
@@ -121,6 +136,7 @@ HttpResponse generate(ServerState& server, HttpRequest& request,
     for (Request& prompt : completion->requests) {
       prompt.cache_salt = client_of(request, server.options);
       prompt.warnings = warnings;
+      completion->per_prompt = prompt.n;
     }
     answers = std::make_shared<ResponseStream>(server.engine, server.metrics, completion->requests,
                                                completion->one_tool_call, preparation);
@@ -129,16 +145,22 @@ HttpResponse generate(ServerState& server, HttpRequest& request,
   request.held.reset();
   server.warnings.log(request.path, warnings);
   HttpResponse response;
+  response.tokens = std::make_shared<RequestTokens>();
   if (!completion->stream) {
-    response.body = completion->serializer.whole(collect(server, *answers, answers->choices(), request, deadline));
+    const std::vector<Choice> choices = collect(server, *answers, answers->choices(), request, deadline);
+    for (size_t i = 0; i < choices.size(); ++i) {
+      count_tokens(*response.tokens, choices[i].usage, static_cast<int>(i), completion->per_prompt);
+    }
+    response.body = completion->serializer.whole(choices);
     server.warnings.log(request.path, warnings);
     return response;
   }
-  response.content_type = "text/event-stream";
+  response.content_type = completion->serializer.content_type;
   response.headers.emplace_back("Cache-Control", "no-cache");
   response.headers.emplace_back("X-Accel-Buffering", "no");  // proxies must not buffer the stream
-  response.stream = [&server, completion, answers, deadline, warnings, path = request.path](HttpWriter& writer) {
-    stream(server, completion->serializer, *answers, writer, deadline);
+  response.stream = [&server, completion, answers, deadline, warnings, path = request.path,
+                     tokens = response.tokens](HttpWriter& writer) {
+    stream(server, *completion, *answers, writer, deadline, *tokens);
     server.warnings.log(path, warnings);
   };
   return response;
@@ -156,6 +178,12 @@ HttpResponse completions(ServerState& server, HttpRequest& request) {
 }
 HttpResponse responses(ServerState& server, HttpRequest& request) { return generate(server, request, parse_responses); }
 HttpResponse messages(ServerState& server, HttpRequest& request) { return generate(server, request, parse_messages); }
+HttpResponse ollama_chat(ServerState& server, HttpRequest& request) {
+  return generate(server, request, parse_ollama_chat);
+}
+HttpResponse ollama_generate(ServerState& server, HttpRequest& request) {
+  return generate(server, request, parse_ollama_generate);
+}
 
 }  // namespace endpoints
 }  // namespace gemma4

@@ -1,5 +1,6 @@
 #include "server/http/connection.h"
 
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -111,6 +112,18 @@ void Connection::write_last(std::string_view text) {
   // Unread bytes would reset the connection, and the client might lose the answer.
   for (int i = 0; i < 64 && ::recv(fd_, buffer_, sizeof(buffer_), MSG_DONTWAIT) > 0; ++i) {
   }
+}
+
+std::string peer_address(int fd) {
+  sockaddr_storage storage = {};
+  socklen_t size = sizeof(storage);
+  char text[NI_MAXHOST];
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&storage), &size) != 0) return "";
+  if (getnameinfo(reinterpret_cast<sockaddr*>(&storage), size, text, sizeof(text), nullptr, 0, NI_NUMERICHOST) != 0) {
+    return "";
+  }
+  const std::string address = text;
+  return address.starts_with("::ffff:") ? address.substr(7) : address;
 }
 
 std::string peer_network(int fd) {

@@ -52,5 +52,6 @@ class Connection {
 // Whose connection this is, for a limit of connections for each: an IPv4 address, or the first 64 bits of an IPv6 one,
 // which is what one network gets. "" if the socket has no address.
 std::string peer_network(int fd);
+std::string peer_address(int fd);  // as text: "10.0.0.7", "fd00::7"; "" if there is none
 
 }  // namespace gemma4

@@ -289,6 +289,7 @@ void HttpServer::Impl::serve(const std::shared_ptr<Entry>& entry) {
   Connection connection(entry->fd, options.write_seconds);
   table.attach(*entry, connection);
   bool body_unread = false, asked = false;
+  const std::string address = peer_address(entry->fd);
   for (int count = 1; !stopping && connection.reusable; ++count) {
     asked = false;
     table.wait(*entry);
@@ -296,6 +297,8 @@ void HttpServer::Impl::serve(const std::shared_ptr<Entry>& entry) {
     Exchange exchange = {connection, *entry, HttpParser(limits), {}, count == kRequestsMax};
     if (!connection.wait_for_request(count == 1 ? options.header_seconds : options.idle_seconds)) break;
     asked = true;
+    exchange.request.client = address;
+    exchange.request.began = Clock::now();
     table.begin(*entry);
     try {
       serve_one(exchange);

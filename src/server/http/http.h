@@ -3,6 +3,7 @@
 // does). Each open connection has a thread, which sleeps most of the time.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -36,6 +37,9 @@ class HttpRequest {
   std::string body;
   std::multimap<std::string, std::string> headers;  // names in lower case
 
+  std::string client;                           // its address, as text; "" if the socket has none
+  std::chrono::steady_clock::time_point began;  // when its first byte was there
+
   std::string header(const std::string& lower_case_name) const;  // the first; "" if there is none
   std::function<bool()> alive;                                   // false: the client has disconnected
   std::shared_ptr<void> held;  // counts `body` against HttpOptions::bodies_bytes; reset it when the body is freed
@@ -54,12 +58,19 @@ class HttpWriter {
   std::function<bool()> alive_;
 };
 
+// Of a request that generates text; it is filled while the answer is sent.
+struct RequestTokens {
+  int prompt = 0, cached = 0, generated = 0;
+  int failed = 0;  // the status that a stream could not have any more
+};
+
 struct HttpResponse {
   int status = 200;
   std::string content_type = "application/json";
   std::string body;
   std::vector<std::pair<std::string, std::string>> headers;
   std::function<void(HttpWriter&)> stream;  // in place of `body`
+  std::shared_ptr<RequestTokens> tokens;    // for the log; may be null
 };
 
 // Callbacks of the server. All are called on the thread of the connection.
