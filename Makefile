@@ -67,11 +67,20 @@ test-asan: setup-test
 test-locks: setup-test
 	@tools/check_locks.sh
 
-# The openai and anthropic Python clients, and a browser on the page. Needs PyPI.
+# Real clients from PyPI and a browser on the page, then those that need packages of their own: a folder and a virtual
+# environment each.
+CLIENT_GROUPS := agents older
+
 test-clients: setup-clients build
 	@test -x build/clients/bin/pip || python3 -m venv build/clients
 	@build/clients/bin/pip install -q -r tests/clients/requirements.txt
-	@GEMMA4_BINARY=$(BUILD)/gemma4 build/clients/bin/pytest -q tests/clients
+	@GEMMA4_BINARY=$(BUILD)/gemma4 build/clients/bin/pytest -q tests/clients/*.py
+	@for group in $(CLIENT_GROUPS); do \
+	  venv=build/clients-$$group; \
+	  test -x $$venv/bin/pip || python3 -m venv $$venv; \
+	  $$venv/bin/pip install -q -r tests/clients/$$group/requirements.txt || exit 1; \
+	  GEMMA4_BINARY=$(BUILD)/gemma4 $$venv/bin/pytest -q tests/clients/$$group || exit 1; \
+	done
 
 # Two replicas of the demo model behind HAProxy (Debian: haproxy, curl).
 test-replicas: build

@@ -5,9 +5,13 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 import urllib.request
 
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import variants  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("GEMMA4_BINARY", str(ROOT / "build/dev/gemma4"))
@@ -15,8 +19,8 @@ IMAGES = ROOT / "tests/golden/demo_eval/images"
 
 
 class Served:
-    def __init__(self, *options, env=None):
-        command = [BINARY, "serve", "--model", str(ROOT / "models/demo"), "--port", "0", "--max-seq-len", "2048",
+    def __init__(self, *options, env=None, model=ROOT / "models/demo", context=("--max-seq-len", "2048")):
+        command = [BINARY, "serve", "--model", str(model), "--model-name", "demo", "--port", "0", *context,
                    "--threads", "2", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
         line = self.process.stdout.readline()
@@ -46,6 +50,23 @@ def server():
 @pytest.fixture(scope="session")
 def locked_server():
     served = Served(env={"GEMMA4_API_KEY": "sesame"})
+    yield served
+    assert served.stop() == 0
+
+
+# Variants of the demo model (variants.py), whose context is the default: what fits in memory.
+@pytest.fixture(scope="session")
+def long_server(tmp_path_factory):
+    model = variants.make(tmp_path_factory.mktemp("long") / "demo", positions=131072)
+    served = Served(model=model, context=())
+    yield served
+    assert served.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def wide_server(tmp_path_factory):
+    model = variants.make(tmp_path_factory.mktemp("wide") / "demo", positions=131072, words=262144)
+    served = Served(model=model, context=())
     yield served
     assert served.stop() == 0
 
