@@ -1,5 +1,5 @@
-// What real clients send: requests that tests/clients recorded (long texts are cut), one JSON object a line. All are taken,
-// and their conversations can be rendered.
+// What real clients send: requests that tests/clients recorded (long texts are cut), one JSON object a line. All are
+// taken, and their conversations can be rendered.
 #include <gtest/gtest.h>
 
 #include <filesystem>
