@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Renders random conversations with the published Gemma 4 31B chat template: tests/golden/chat/random.json.
+"""Renders random conversations with a published Gemma 4 31B chat template: tests/golden/chat/random*.json.
 
 usage: make_chat_golden.py TEMPLATE OUT [SEED [COUNT]]
+       make_chat_golden.py --check TEMPLATE FILE...
 
-TEMPLATE is the chat_template.jinja of google/gemma-4-31B-it (llama.cpp keeps a copy in models/templates). The conversations
-leave out what gemma4 deliberately renders differently: parameters named like a keyword of JSON Schema, which the template
-drops from a declaration; a system message of several content parts; tool results that answer no call. Needs jinja2.
+TEMPLATE is a chat_template.jinja of google/gemma-4-31B-it (of spring: random.json, of 2026-07-09: random_2026_07.json;
+llama.cpp keeps a copy in models/templates). The conversations leave out what gemma4 deliberately renders differently
+(docs/CHAT.md): parameters named like a keyword of JSON Schema, which the spring template drops from a declaration; members of
+a schema that are no schemas; a system message of several content parts; tool results that answer no call; a call that is
+given up; text beside a call whose result comes last. With --check, tells which conversations of the files TEMPLATE renders
+otherwise than they say; models/demo/chat_template.jinja renders rendered.json and random.json. Needs jinja2.
 """
 import json
 import random
@@ -49,7 +53,7 @@ class Writer:
             schema["enum"] = self.some(lambda: self.r.choice(TEXTS), 3)
         if self.r.random() < 0.2:
             schema["nullable"] = self.r.random() < 0.7
-        if self.r.random() < 0.2:
+        if self.r.random() < 0.2 and schema["type"] != "object":
             schema.update(self.r.choice([{"default": 1.5}, {"minimum": 1}, {"format": "date"}, {"additionalProperties": False}]))
         if schema["type"] == "array" and self.r.random() < 0.8:
             schema["items"] = self.schema(depth + 1)
@@ -75,17 +79,19 @@ class Writer:
             return self.text()
         return [{"type": "image"} if self.r.random() < 0.4 else {"type": "text", "text": self.text() + "."} for _ in range(self.r.randint(1, 3))]
 
-    def calls(self):
+    def calls(self, last):
         calls = []
         for _ in range(self.r.randint(1, 2)):
             arguments = {self.r.choice(NAMES): self.value() for _ in range(self.r.randint(0, 3))}
             name = self.r.choice(["get_weather", "book"])
             calls.append({"id": str(self.r.randrange(10**6)), "type": "function", "function": {"name": name, "arguments": arguments}})
         message = {"role": "assistant", "content": self.r.choice(["", None, self.text()]), "tool_calls": calls}
+        if last and message["content"]:
+            message["content"] = ""
         if self.r.random() < 0.4:
             message["reasoning_content"] = "Let me see."
         out = [message]
-        if self.r.random() < 0.9:
+        if not last or self.r.random() < 0.8:
             for call in calls:
                 content = self.r.choice([self.text(), json.dumps(self.value()), [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]])
                 out.append({"role": "tool", "tool_call_id": call["id"], "content": content})
@@ -95,35 +101,59 @@ class Writer:
         messages = []
         if self.r.random() < 0.4:
             messages.append({"role": self.r.choice(["system", "developer"]), "content": self.text()})
-        for _ in range(self.r.randint(1, 2)):
+        turns = self.r.randint(1, 2)
+        for turn in range(turns):
             messages.append({"role": "user", "content": self.parts()})
-            for _ in range(self.r.randint(0, 2)):
-                messages += self.calls()
-            if self.r.random() < 0.7:
+            answered, rounds = self.r.random() < 0.7, self.r.randint(0, 2)
+            for i in range(rounds):
+                messages += self.calls(last=turn + 1 == turns and i + 1 == rounds and not answered)
+            if answered:
                 answer = {"role": "assistant", "content": self.r.choice([self.text(), "<|channel>thought\nhm\n<channel|>" + self.text()])}
                 if self.r.random() < 0.3:
                     answer["reasoning_content"] = "Hm."
                 messages.append(answer)
-        if self.r.random() < 0.5:
+        if messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1] and self.r.random() < 0.7:
             messages.append({"role": "user", "content": self.parts()})
         return messages
 
 
+def environment():
+    return jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+
+
+def arguments_of(row):
+    named = dict(messages=row["messages"], bos_token="<bos>", add_generation_prompt=row["add_generation_prompt"])
+    if row["tools"]:
+        named["tools"] = row["tools"]
+    if row["enable_thinking"]:
+        named["enable_thinking"] = True
+    return named
+
+
+def check(template, files):
+    render = environment().from_string(open(template).read()).render
+    differ = 0
+    for file in files:
+        for row in json.load(open(file)):
+            if render(**arguments_of(row)) != row["rendered"]:
+                print(f"{file}: {row['name']} differs")
+                differ += 1
+    sys.exit(differ > 0)
+
+
 def main():
+    if sys.argv[1] == "--check":
+        return check(sys.argv[2], sys.argv[3:])
     template, out, seed, count = sys.argv[1], sys.argv[2], *(list(map(int, sys.argv[3:5])) + [1, 40][len(sys.argv) - 3:])
-    render = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(open(template).read()).render
+    render = environment().from_string(open(template).read()).render
     rows = []
     for i in range(count):
         writer = Writer(seed * 1_000_000 + i)
-        messages = writer.conversation()
-        tools = [writer.tool() for _ in range(writer.r.randint(1, 2))] if writer.r.random() < 0.5 else None
-        thinking, prompt = writer.r.random() < 0.3, writer.r.random() < 0.85
-        extra = dict(tools=tools) if tools else {}
-        if thinking:
-            extra["enable_thinking"] = True
-        text = render(messages=messages, bos_token="<bos>", add_generation_prompt=prompt, **extra)
-        rows.append(dict(name=f"random_{i}", messages=messages, tools=tools, enable_thinking=thinking,
-                         add_generation_prompt=prompt, rendered=text))
+        row = dict(name=f"random_{i}", messages=writer.conversation(),
+                   tools=[writer.tool() for _ in range(writer.r.randint(1, 2))] if writer.r.random() < 0.5 else None,
+                   enable_thinking=writer.r.random() < 0.3, add_generation_prompt=writer.r.random() < 0.85)
+        row["rendered"] = render(**arguments_of(row))
+        rows.append(row)
     with open(out, "w") as file:
         file.write("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n")
 

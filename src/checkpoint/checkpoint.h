@@ -35,10 +35,11 @@ struct ProgramFile;
 
 struct Checkpoint {
   std::filesystem::path path;
-  std::string kind;               // "huggingface", "torchao", "gguf", "program", ...
-  std::string config;             // config.json, or the same made from GGUF metadata
-  std::string generation_config;  // empty where absent
-  std::string processor_config;   // empty where absent
+  std::string kind;                                 // "huggingface", "torchao", "gguf", "program", ...
+  std::string config;                               // config.json, or the same made from GGUF metadata
+  std::string generation_config;                    // empty where absent
+  std::string processor_config;                     // empty where absent
+  std::string chat_template, chat_template_source;  // Jinja text, and the file it is from; empty where absent
   TokenizerData tokenizer;
   std::vector<std::string> order;  // names in the order of the file or state dict
   std::map<std::string, Weight> weights;

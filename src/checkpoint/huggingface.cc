@@ -32,6 +32,35 @@ std::string read_if_there(const fs::path& path) {
   return fs::exists(path, ignored) ? read_text(path) : std::string();
 }
 
+// The chat template of a tokenizer_config.json or chat_template.json: one text, or a list of named ones.
+std::string template_of(const std::string& text, const std::string& what) {
+  if (text.empty()) return "";
+  const json config = parse_strict_json(text, what);
+  const json found = config.is_object() ? config.value("chat_template", json()) : json();
+  if (found.is_null()) return "";
+  if (found.is_string()) return found;
+  if (!found.is_array()) throw Error(what + ": its chat_template is neither a text nor a list of named ones");
+  for (const json& one : found) {
+    if (one.is_object() && one.value("name", json()) == "default" && one.contains("template") &&
+        one["template"].is_string()) {
+      return one["template"];
+    }
+  }
+  throw Error(what + ": its list of chat templates has none with the name 'default'");
+}
+
+void read_chat_template(Checkpoint& checkpoint, const fs::path& directory) {
+  checkpoint.chat_template = read_if_there(directory / "chat_template.jinja");
+  checkpoint.chat_template_source = (directory / "chat_template.jinja").string();
+  for (const char* file : {"chat_template.json", "tokenizer_config.json"}) {
+    if (!checkpoint.chat_template.empty()) return;
+    const fs::path path = directory / file;
+    checkpoint.chat_template = template_of(read_if_there(path), path.string());
+    checkpoint.chat_template_source = path.string();
+  }
+  if (checkpoint.chat_template.empty()) checkpoint.chat_template_source.clear();
+}
+
 std::string listed(const std::vector<int64_t>& shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
@@ -109,6 +138,7 @@ void read_side_files(Checkpoint& checkpoint, const fs::path& directory) {
   checkpoint.generation_config = read_if_there(directory / "generation_config.json");
   checkpoint.processor_config = read_if_there(directory / "processor_config.json");
   checkpoint.tokenizer.json = read_if_there(directory / "tokenizer.json");
+  read_chat_template(checkpoint, directory);
 }
 
 Tensor view_of(Checkpoint& checkpoint, const SafetensorsEntry& entry, const Safetensors& file, int64_t rows,

@@ -130,8 +130,9 @@ void export_mlx(const Checkpoint& checkpoint, const MlxQuantization& q, const fs
   check_mapped_files();
   out.commit();
   write_file(directory / "config.json", config.dump(2), overwrite);
-  for (const char* file : {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "processor_config.json",
-                           "preprocessor_config.json", "special_tokens_map.json", "chat_template.jinja"}) {
+  for (const char* file :
+       {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "processor_config.json",
+        "preprocessor_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"}) {
     std::error_code ignored;
     if (fs::exists(source / file, ignored)) {
       write_file(directory / file, read_file(source / file), overwrite);

@@ -323,7 +323,8 @@ void ProgramWriter::commit(const ProgramHeader& header, const std::string& confi
   write_file(directory_ / "config.json", config, overwrite_);
   write_tokenizer(source.tokenizer, directory_, overwrite_);
   const std::pair<const char*, const std::string*> small[] = {{"generation_config.json", &source.generation_config},
-                                                              {"processor_config.json", &source.processor_config}};
+                                                              {"processor_config.json", &source.processor_config},
+                                                              {"chat_template.jinja", &source.chat_template}};
   for (const auto& [name, text] : small) {
     if (text->empty()) {
       fs::remove(directory_ / name, ignored);

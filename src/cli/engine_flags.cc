@@ -1,5 +1,7 @@
 #include "cli/engine_flags.h"
 
+#include <cstdio>
+
 namespace gemma4 {
 
 void add_mmproj_flag(CommandLine& line, std::filesystem::path& mmproj) {
@@ -13,6 +15,7 @@ void add_engine_flags(CommandLine& line, EngineOptions& options) {
               "The checkpoint: a Hugging Face or quantised directory, a .gguf file, or an exported program")
       .required();
   add_mmproj_flag(line, options.mmproj);
+  add_template_flag(line, options);
   line.option("--backend", options.backend, "ref, cpu or cuda").show_default();
   line.option("--threads", options.threads, "Of the cpu backend; 0: one for each core").between(0, 1024);
   add_gpus_flag(line, options.gpus);
@@ -30,6 +33,18 @@ void add_engine_flags(CommandLine& line, EngineOptions& options) {
   line.option("--max-vision-soft-tokens", options.image_budget, "Budget of each picture (default: the checkpoint's)")
       .one_of({"70", "140", "280", "560", "1120"});
   line.option("--prefill-chunk", options.chunk, "Prompt tokens of one step").between(1, 1 << 20).show_default();
+}
+
+void add_template_flag(CommandLine& line, EngineOptions& options) {
+  line.option("--chat-template", options.chat_template,
+              "How conversations are written for the model: as Google's template of spring or of July 2026 does "
+              "(default: the checkpoint's, and july where it has none)")
+      .one_of({"spring", "july"});
+}
+
+void warn_of_template(const Engine& engine) {
+  const std::string& warning = engine.chat_template().warning;
+  if (!warning.empty()) std::fprintf(stderr, "gemma4: %s\n", warning.c_str());
 }
 
 void add_gpus_flag(CommandLine& line, int& gpus) {

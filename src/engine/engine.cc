@@ -18,9 +18,9 @@ double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-InputLimits input_limits(const EngineOptions& options) {
-  return {options.image_budget, options.image_budget_max, options.images_max, options.max_seq_len, options.vision,
-          options.seed,         options.prepared_bytes,   options.share_cache};
+InputLimits input_limits(const EngineOptions& options, ChatTemplate chat_template) {
+  return {options.image_budget, options.image_budget_max, options.images_max,  options.max_seq_len, options.vision,
+          options.seed,         options.prepared_bytes,   options.share_cache, chat_template};
 }
 
 }  // namespace
@@ -71,7 +71,8 @@ struct Engine::Impl {
 Engine::Impl::Impl(OpenedModel o)
     : opened(std::move(o)),
       output(opened.tokenizer, opened.end_ids),
-      input(opened.tokenizer, opened.model->config(), opened.generation, input_limits(opened.options), output, images),
+      input(opened.tokenizer, opened.model->config(), opened.generation,
+            input_limits(opened.options, opened.chat_template.which), output, images),
       core(*opened.model, output, images, opened.options, [this] { results_came(); }) {}
 
 // The engine thread.
@@ -283,6 +284,7 @@ const std::string& Engine::model_kind() const { return impl_->opened.kind; }
 int64_t Engine::parameters() const { return impl_->opened.parameters; }
 std::string Engine::device() const { return impl_->opened.backends[0].device(); }
 const std::string& Engine::weights_format() const { return impl_->opened.weights_format; }
+const ChatTemplateChoice& Engine::chat_template() const { return impl_->opened.chat_template; }
 
 int Engine::count_tokens(const Request& request) const { return static_cast<int>(prompt_ids(request).size()); }
 std::vector<int32_t> Engine::prompt_ids(const Request& request) const { return impl_->input.prompt_ids(request); }

@@ -11,6 +11,7 @@
 #include "checkpoint/checkpoint.h"
 #include "engine/request.h"
 #include "model/config.h"
+#include "text/chat/chat_template.h"
 #include "text/tokenizer/tokenizer.h"
 
 namespace gemma4 {
@@ -18,6 +19,7 @@ namespace gemma4 {
 struct EngineOptions {
   std::filesystem::path model;   // a checkpoint directory or .gguf file
   std::filesystem::path mmproj;  // a .gguf model's vision tower: a file or a directory; empty: the model's directory
+  std::string chat_template;     // "spring", "july"; empty: the checkpoint's, and July's where it has none
   std::string backend = "cpu";   // "ref", "cpu", "cuda"
   int threads = 0;               // cpu: 0 means all cores
   int gpus = 1;                  // tensor-parallel devices; ref and cpu: ranks in this process
@@ -40,6 +42,14 @@ struct EngineOptions {
   bool vision = true;        // false: do not load the vision tower; requests with images are refused
   uint64_t seed = 0;         // for requests without a seed; 0: random
 };
+
+// Which chat template prompts follow, and why.
+struct ChatTemplateChoice {
+  ChatTemplate which = ChatTemplate::kJuly;
+  std::string source;   // where the checkpoint has its own; empty: it has none
+  std::string warning;  // one sentence, where that is neither of the two and the options choose none
+};
+ChatTemplateChoice choose_template(const Checkpoint& checkpoint, const std::string& wanted);  // EngineOptions'
 
 // Counters since the start, and gauges.
 struct EngineStats {
@@ -99,6 +109,7 @@ class Engine {
   int64_t parameters() const;
   const std::string& weights_format() const;
   std::string device() const;  // Backend::device() of rank 0
+  const ChatTemplateChoice& chat_template() const;
 
   // Tokens of the prompt that submit() would make, images included. Of an image only the header is read, so damaged
   // pixels go unnoticed here; otherwise throws Error as submit() does.

@@ -19,6 +19,7 @@ int jobs_max(const Sequence& sequence, const Request& request) {
 }
 
 bool offers_tools(const Request& request) { return !request.messages.empty() && !request.tools.empty(); }
+bool is_conversation(const Request& request) { return request.ids.empty() && !request.raw; }
 
 // The choices of a request end on different workers.
 Sink one_at_a_time(const Sink& sink) {
@@ -48,7 +49,13 @@ std::vector<Piece> InputProcessor::pieces(const Request& request) const {
     return parse_raw(*request.raw, tokenizer_);
   }
   if (request.messages.empty()) throw Error("there is no message to answer");
-  return render_chat(request.messages, request.tools, request.chat);
+  return render_chat(request.messages, request.tools, chat_options(request));
+}
+
+ChatOptions InputProcessor::chat_options(const Request& request) const {
+  ChatOptions options = request.chat;
+  options.chat_template = limits_.chat_template;
+  return options;
 }
 
 int InputProcessor::budget(const Request& request) const {
@@ -154,7 +161,8 @@ std::optional<Grammar> InputProcessor::grammar(const Request& request, const Pro
   std::call_once(vocabulary_once_, [&] { vocabulary_ = std::make_shared<GrammarVocabulary>(tokenizer_); });
   GrammarOptions options;
   options.end_ids = output_.end_ids();
-  options.allow_thinking = request.messages.empty() ? false : request.chat.enable_thinking;
+  options.allow_thinking = !request.messages.empty() && request.chat.enable_thinking &&
+                           begun_answer(request.messages, chat_options(request)).text.empty();
   options.in_thought = output_.in_thought(prompt.ids);
   if (offers_tools(request)) options.tools = request.tools;
   options.parallel_tools = request.format.parallel_tools;
@@ -184,6 +192,18 @@ Grammar InputProcessor::compile(const Request& request, const GrammarOptions& op
   }
 }
 
+// Takes the beginning of the answer that the prompt ends with.
+void InputProcessor::read_beginning(const Request& request, Grammar& grammar) const {
+  if (!is_conversation(request) || request.format.type == ResponseFormat::kToolCall) return;
+  const std::string begun = begun_answer(request.messages, chat_options(request)).text;
+  if (begun.empty()) return;
+  for (const int32_t id : tokenizer_.encode(begun, false)) {
+    if (!grammar.advance(id)) {
+      throw Error("the conversation ends with the beginning of an answer that does not fit the requested format");
+    }
+  }
+}
+
 // Without pictures, grammar and sink.
 std::unique_ptr<Sequence> InputProcessor::make_choice(const Request& request, const Prompt& prompt, int choice,
                                                       OutputParser parser) const {
@@ -205,6 +225,9 @@ std::unique_ptr<Sequence> InputProcessor::make_choice(const Request& request, co
   sequence->reuse_prefix = request.reuse_prefix;
   sequence->logprobs = request.logprobs;
   output_.begin(*sequence);
+  if (is_conversation(request)) {
+    sequence->parser.leave_out(begun_answer(request.messages, chat_options(request)).space);
+  }
   return sequence;
 }
 
@@ -216,8 +239,9 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
   if (preparation.cancellation) preparation.cancellation->add(unwanted->cancelled);
   const Prompt prompt = tokenize(request, preparation);
   // Before the pictures: nothing is held yet.
-  const std::optional<Grammar> grammar = this->grammar(request, prompt, unwanted->cancelled);
+  std::optional<Grammar> grammar = this->grammar(request, prompt, unwanted->cancelled);
   const bool lazy = request.format.type == ResponseFormat::kFree;
+  if (grammar && !lazy) read_beginning(request, *grammar);
   if (grammar && !lazy) grammar->mask();  // the copies have it, too
   if (grammar) {
     for (const std::string& name : grammar->unenforced_tools()) {

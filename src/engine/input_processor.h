@@ -25,6 +25,7 @@ struct InputLimits {
   uint64_t seed = 0;                          // for requests that give none; 0: random
   int64_t prepared_bytes = int64_t{1} << 30;  // of pictures
   bool share_cache = false;                   // all salts are alike
+  ChatTemplate chat_template = ChatTemplate::kJuly;
 };
 
 class InputProcessor {
@@ -52,9 +53,11 @@ class InputProcessor {
                                           const Preparation& preparation) const;
   std::vector<TokenHash> hash_tokens(const std::vector<int32_t>& ids, const std::vector<PromptImage>& images) const;
   std::vector<Piece> pieces(const Request& request) const;
+  ChatOptions chat_options(const Request& request) const;
   int budget(const Request& request) const;
   std::optional<Grammar> grammar(const Request& request, const Prompt& prompt, const CancelFlag& cancelled) const;
   Grammar compile(const Request& request, const GrammarOptions& options) const;
+  void read_beginning(const Request& request, Grammar& grammar) const;
   std::unique_ptr<Sequence> make_choice(const Request& request, const Prompt& prompt, int choice,
                                         OutputParser parser) const;
   void check_ids(const std::vector<int32_t>& ids) const;

@@ -57,6 +57,24 @@ std::string format_of_most(const Checkpoint& checkpoint, int64_t& parameters) {
 
 }  // namespace
 
+ChatTemplateChoice choose_template(const Checkpoint& checkpoint, const std::string& wanted) {
+  ChatTemplateChoice choice;
+  choice.source = checkpoint.chat_template_source;
+  TemplateMatch match;
+  if (!checkpoint.chat_template.empty()) match = recognise_template(checkpoint.chat_template);
+  choice.which = match.closest;
+  if (!wanted.empty()) {
+    const auto named = template_named(wanted);
+    need(named.has_value(), "there is no chat template '" + wanted + "'; spring and july are known");
+    choice.which = *named;
+  } else if (!match.difference.empty()) {
+    choice.warning = "the chat template in " + choice.source + " is neither of Google's (" + match.difference +
+                     "); prompts are written by that of " + template_name(choice.which) +
+                     " 2026; --chat-template chooses, and ends this warning";
+  }
+  return choice;
+}
+
 ModelOptions plan_activations(EngineOptions& options, int positions) {
   need(options.max_seqs > 0 && options.chunk > 0 && options.page > 0 && options.max_queue > 0,
        "max_seqs, chunk, page and max_queue must be at least 1");
@@ -127,6 +145,8 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   const int positions = most_tokens(options, config, checkpoint);
   GenerationConfig generation = parse_generation_config(checkpoint.generation_config);
   Tokenizer tokenizer = make_tokenizer(checkpoint.tokenizer, options.model);
+  ChatTemplateChoice choice = choose_template(checkpoint, options.chat_template);
+  options.chat_template = template_name(choice.which);
   options.vision = options.vision && config.has_vision;
   if (options.vision) check_image_processor(config, checkpoint.processor_config);
   if (options.image_budget == 0 && config.has_vision) {
@@ -141,8 +161,8 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   std::vector<int32_t> ends = end_ids(config, generation, tokenizer);
   int64_t parameters = 0;
   std::string format = format_of_most(checkpoint, parameters);
-  return {std::move(options),   checkpoint.kind, parameters,          std::move(format), std::move(generation),
-          std::move(tokenizer), std::move(ends), std::move(backends), std::move(model)};
+  return {std::move(options),    checkpoint.kind,      std::move(choice), parameters,          std::move(format),
+          std::move(generation), std::move(tokenizer), std::move(ends),   std::move(backends), std::move(model)};
 }
 
 }  // namespace gemma4

@@ -14,8 +14,9 @@
 namespace gemma4 {
 
 struct OpenedModel {
-  EngineOptions options;       // defaults resolved
-  std::string kind;            // Checkpoint::kind
+  EngineOptions options;  // defaults resolved
+  std::string kind;       // Checkpoint::kind
+  ChatTemplateChoice chat_template;
   int64_t parameters = 0;      // values of all weights
   std::string weights_format;  // that most of them have
   GenerationConfig generation;

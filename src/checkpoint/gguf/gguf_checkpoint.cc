@@ -184,6 +184,8 @@ Checkpoint open_gguf(std::shared_ptr<const MappedFile> file, const fs::path& vis
   checkpoint.config = config_from_gguf(text, nullptr);
   checkpoint.generation_config = generation_config_from_gguf(text);
   checkpoint.tokenizer = tokenizer_from_gguf(text);
+  if (text.find("tokenizer.chat_template")) checkpoint.chat_template = text.string("tokenizer.chat_template");
+  if (!checkpoint.chat_template.empty()) checkpoint.chat_template_source = text.what;
   add_text(checkpoint, text);
   std::error_code ignored;
   if (!vision.empty() && fs::is_directory(vision, ignored)) {

@@ -321,6 +321,7 @@ int eval_command(int argc, char** argv) {
                    "Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden");
   line.option("--model", options.engine.model, "checkpoint: a directory or a .gguf file").required();
   add_mmproj_flag(line, options.engine.mmproj);
+  add_template_flag(line, options.engine);
   line.option("--golden", options.golden, "folder with cases.json and one .safetensors a case");
   QuestionsOptions questions;
   line.option("--questions", questions.questions, "instead: ask every question of this file, count right answers");

@@ -78,9 +78,7 @@ void export_gguf(const ExportFlags& flags) {
   const fs::path vision = flags.output.parent_path() / ("mmproj-" + flags.output.filename().string());
   check_output_file(flags.output, options.overwrite);
   if (flags.with_vision) check_output_file(vision, options.overwrite);
-  std::error_code ignored;
-  const fs::path chat_template = flags.model / "chat_template.jinja";
-  if (fs::exists(chat_template, ignored)) options.chat_template = read_file(chat_template);
+  options.chat_template = checkpoint.chat_template;
   check_source(checkpoint, flags.with_vision);
   ThreadPool pool(flags.threads);
   export_gguf_text(checkpoint, tokenizer_arrays(checkpoint), options, flags.output, pool);

@@ -20,6 +20,7 @@ struct Findings {
   Checkpoint checkpoint;
   std::optional<Config> config;
   std::optional<GenerationConfig> generation;
+  ChatTemplateChoice chat_template;
   std::vector<std::string> refused;  // the reasons why `gemma4 run` would refuse it
   std::string backend;
   std::optional<ContextEstimate> context;  // where nothing is refused
@@ -51,6 +52,7 @@ Findings look(const std::string& path, const std::filesystem::path& mmproj, cons
     try_to(found.refused, [&] { default_image_budget(*found.config, checkpoint.processor_config); });
     for (const std::string& problem : check_weights(checkpoint, *found.config)) found.refused.push_back(problem);
   }
+  found.chat_template = choose_template(checkpoint, "");
   if (checkpoint.tokenizer.json.empty() && checkpoint.tokenizer.tokens.empty()) {
     found.refused.push_back("there is no tokenizer (tokenizer.json)");
   }
@@ -153,6 +155,9 @@ ordered_json to_json(const Findings& found) {
                          {"top_p", decimal(found.generation->top_p)},
                          {"end_ids", found.generation->eos_ids}};
   }
+  out["chat_template"] = {{"used", template_name(found.chat_template.which)}, {"file", nullptr}};
+  if (!found.chat_template.source.empty()) out["chat_template"]["file"] = found.chat_template.source;
+  if (!found.chat_template.warning.empty()) out["chat_template"]["warning"] = found.chat_template.warning;
   out["tensors"] = ordered_json::array();
   for (const std::string& name : checkpoint.order) {
     const Weight& weight = *checkpoint.find(name);
@@ -233,6 +238,11 @@ void print_text(const Findings& found) {
               checkpoint.files.size(), checkpoint.files.size() == 1 ? "" : "s", static_cast<double>(bytes) / 1e6);
   if (checkpoint.program) print_program(checkpoint.program->header);
   if (found.config) print_config(*found.config);
+  const ChatTemplateChoice& chosen = found.chat_template;
+  std::printf("chat template\n  %-12s%s\n", template_name(chosen.which),
+              !chosen.warning.empty() ? chosen.warning.c_str()
+              : chosen.source.empty() ? "the checkpoint has none"
+                                      : chosen.source.c_str());
   std::printf("tensors\n");
   for (const std::string& name : checkpoint.order) {
     const Weight& weight = *checkpoint.find(name);

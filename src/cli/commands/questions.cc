@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "cli/engine_flags.h"
 #include "engine/event_queue.h"
 #include "image/decode.h"
 
@@ -82,6 +83,7 @@ int eval_questions(const QuestionsOptions& options) {
   engine_options.max_seqs = options.at_a_time;
   engine_options.max_queue = static_cast<int>(questions.size()) + 1;
   Engine engine(engine_options);
+  warn_of_template(engine);
   std::vector<std::shared_ptr<EventQueue>> queues;
   for (const Question& question : questions) {
     queues.push_back(std::make_shared<EventQueue>());

@@ -132,9 +132,7 @@ void parse_conversation(Fields& body, Request& request, const ApiContext& contex
     }
     message.done();
   }
-  if (request.messages.back().role == "assistant") {
-    fail_at("messages", "ends with the assistant; continuing a begun answer is not supported");
-  }
+  parse_continuation(body, request);
 }
 
 // Tools, thinking, format.

@@ -98,6 +98,18 @@ void add_image(Request& request, Message& message, std::string bytes) {
   request.images.push_back(std::move(bytes));
 }
 
+void parse_continuation(Fields& body, Request& request) {
+  const auto wanted = body.boolean("continue_final_message"), fresh = body.boolean("add_generation_prompt");
+  if (wanted.value_or(false)) {
+    if (request.messages.back().role != "assistant") {
+      fail_at("continue_final_message", "is true, but the last message is not the assistant's");
+    }
+    if (fresh.value_or(false)) fail_at("continue_final_message", "and add_generation_prompt cannot both be true");
+  }
+  request.chat.continue_final = wanted.value_or(!fresh.has_value());
+  request.chat.add_generation_prompt = fresh.value_or(true);
+}
+
 Json make_tool(const std::string& name, const Json* description, const Json* parameters, const std::string& path) {
   if (name.empty() || name.size() > 128) fail_at(path + ".name", "must have 1 to 128 characters");
   for (const unsigned char c : name) {

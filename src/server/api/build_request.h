@@ -26,6 +26,11 @@ Message& add_message(Request& request, std::string role);
 void add_text(Message& message, std::string text);
 void add_image(Request& request, Message& message, std::string bytes);
 
+// Whether the last message, if it is the assistant's, is the beginning of the answer: yes, unless
+// `continue_final_message` or `add_generation_prompt` (vLLM's) say otherwise. Of OpenAI's and Anthropic's bodies, after
+// their messages.
+void parse_continuation(Fields& body, Request& request);
+
 // A tool in the form of Request::tools.
 Json make_tool(const std::string& name, const Json* description, const Json* parameters, const std::string& path);
 

@@ -12,7 +12,8 @@ CompletionRequest parse_chat(const Json& body, const ApiContext& context);
 CompletionRequest parse_completions(const Json& body, const ApiContext& context);
 CompletionRequest parse_responses(const Json& body, const ApiContext& context);
 
-// Parses only the conversation, for /tokenize: messages, tools, chat_template_kwargs, reasoning_effort.
+// Parses only the conversation, for /tokenize: messages, tools, chat_template_kwargs, reasoning_effort,
+// continue_final_message, add_generation_prompt.
 Request parse_chat_prompt(Fields& body, const ApiContext& context);
 
 Json openai_error(const ApiError& error);

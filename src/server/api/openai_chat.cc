@@ -315,6 +315,7 @@ Request parse_chat_prompt(Fields& body, const ApiContext& context) {
   const Json& messages = expect_array(body.require("messages"), "messages");
   if (messages.empty()) fail_at("messages", "must not be empty");
   for (size_t i = 0; i < messages.size(); ++i) parse_message(messages[i], request, context, at("messages", i));
+  parse_continuation(body, request);
   if (const Json* value = body.find("tools")) {
     const Json tools = parse_tools(*value, "tools");
     if (!tools.empty()) request.tools = dump(tools);

@@ -22,8 +22,7 @@ HttpResponse tokenize(ServerState& server, HttpRequest& request) {
     Fields body(json, "");
     if (body.find("model")) check_model(body, context);
     if (body.find("messages")) {
-      Request prompt = parse_chat_prompt(body, context);
-      prompt.chat.add_generation_prompt = body.boolean("add_generation_prompt").value_or(true);
+      const Request prompt = parse_chat_prompt(body, context);
       body.done();
       ids = engine.prompt_ids(prompt);
       return;

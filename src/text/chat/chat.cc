@@ -20,12 +20,7 @@ bool is_space(uint32_t c) {
          (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
-std::string_view trim(std::string_view text) {
-  while (!text.empty()) {
-    const size_t length = utf8_length(text);
-    if (length == 0 || !is_space(utf8_point(text))) break;
-    text.remove_prefix(length);
-  }
+std::string_view trim_end(std::string_view text) {
   while (!text.empty()) {
     size_t begin = text.size() - 1;
     while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xc0) == 0x80) --begin;
@@ -33,6 +28,15 @@ std::string_view trim(std::string_view text) {
     text = text.substr(0, begin);
   }
   return text;
+}
+
+std::string_view trim(std::string_view text) {
+  while (!text.empty()) {
+    const size_t length = utf8_length(text);
+    if (length == 0 || !is_space(utf8_point(text))) break;
+    text.remove_prefix(length);
+  }
+  return trim_end(text);
 }
 
 // Removes <|channel>...<channel|>: the model does not see the thoughts of its earlier answers. A thought without an end
@@ -57,11 +61,33 @@ std::string joined_text(const Message& message) {
   return text;
 }
 
+bool is_model(const Message& message) { return message.role == "assistant" || message.role == "model"; }
+
+std::string answer_text(const Message& message) {
+  std::string text;
+  for (const ContentPart& part : message.content) text += strip_thinking(part.text);
+  return text;
+}
+
+// Leaves out empty answers at the end. `begun`: the last message is the beginning of an answer.
+std::span<const Message> without_empty_answers(std::span<const Message> messages, bool& begun) {
+  begun = false;
+  while (!messages.empty() && is_model(messages.back())) {
+    const Message& last = messages.back();
+    if (!last.tool_calls.empty() || !last.tool_responses.empty()) break;
+    begun = !answer_text(last).empty() || !last.reasoning.empty();
+    if (begun) break;
+    messages = messages.first(messages.size() - 1);
+  }
+  return messages;
+}
+
 class ChatRenderer {
  public:
   ChatRenderer(std::span<const Message> messages, std::string_view tools, const ChatOptions& options)
-      : messages_(messages), options_(options) {
-    for (const Message& message : messages) {
+      : messages_(messages), options_(options), july_(options.chat_template == ChatTemplate::kJuly) {
+    if (options_.continue_final) messages_ = without_empty_answers(messages, begun_);
+    for (const Message& message : messages_) {
       roles_.push_back(role_of(message));
       first_image_.push_back(images_);
       for (const ContentPart& part : message.content) images_ += part.type == ContentPart::kImage;
@@ -86,19 +112,19 @@ class ChatRenderer {
         throw Error("messages: message " + std::to_string(i) + " has the role tool but follows no tool call");
       }
     }
-    if (options_.add_generation_prompt && !open_) {
-      out_.control("<|turn>");
-      out_.text("model\n");
-      if (!options_.enable_thinking) {
-        out_.control("<|channel>");
-        out_.text("thought\n");
-        out_.control("<channel|>");
-      }
-    }
+    if (options_.add_generation_prompt && !begun_) write_generation_prompt();
     return out_.take();
   }
 
  private:
+  // How the prompt stands after a message.
+  enum class Open {
+    kNothing,       // the turn has ended
+    kCall,          // a result is awaited
+    kResult,        // a result came: the model goes on in its turn
+    kClosedResult,  // a result came, and text beside its call ended the turn
+  };
+
   static std::string role_of(const Message& message) {
     if (message.role == "assistant") return "model";
     if (message.role == "developer") return "system";
@@ -117,24 +143,33 @@ class ChatRenderer {
     }
     if (system_first) {
       const std::vector<ContentPart>& parts = messages_[0].content;
+      int image = 0;
       for (const ContentPart& part : parts) {
-        if (part.type == ContentPart::kImage) throw Error("messages: the system message cannot hold an image");
+        if (part.type == ContentPart::kImage) {
+          out_.image(image++);
+          continue;
+        }
         out_.text(trim(part.text));
         if (parts.size() > 1) out_.text(" ");
       }
     }
+    ToolSchemas schemas;
     for (const Json& tool : tools_) {
       out_.control("<|tool>");
-      write_declaration(tool, out_);
+      write_declaration(tool, schemas, out_);
       out_.control("<tool|>");
     }
+    end_turn();
+  }
+
+  void end_turn() {
     out_.control("<turn|>");
     out_.text("\n");
   }
 
   void write_message(size_t i) {
     const Message& message = messages_[i];
-    const bool model = roles_[i] == "model";
+    const bool model = roles_[i] == "model", begun = begun_ && i + 1 == messages_.size();
     if (!model && (!message.tool_calls.empty() || !message.tool_responses.empty())) {
       throw Error("messages: only the assistant can call tools, not " + message.role);
     }
@@ -142,28 +177,62 @@ class ChatRenderer {
       out_.control("<|turn>");
       out_.text(roles_[i] + "\n");
     }
-    const bool kept = static_cast<int>(i) > last_user_ || options_.preserve_thinking;
-    if (!message.tool_calls.empty() && !message.reasoning.empty() && kept) {
+    if (model && keeps_thought(i, begun)) {
       out_.control("<|channel>");
       out_.text("thought\n" + message.reasoning + "\n");
       out_.control("<channel|>");
     }
+    if (begun) return out_.text(answer_text(message));
     for (const ToolCall& call : message.tool_calls) write_call(call);
     const bool responses = write_responses(i);
-    write_content(i);
-    close(message, responses);
+    const bool content = write_content(i);
+    close(i, responses, content);
   }
 
-  // Ends the turn, or leaves it open for a tool's result or for the answer after a result. Content beside a call ends
-  // the turn too, and still no generation prompt follows: the template does the same.
-  void close(const Message& message, bool responses) {
-    const bool calls = !message.tool_calls.empty();
-    open_ = calls || responses;
+  // Spring's template keeps the thought of a turn that calls tools. July's keeps every one since the user's last
+  // message.
+  bool keeps_thought(size_t i, bool begun) const {
+    const Message& message = messages_[i];
+    if (message.reasoning.empty()) return false;
+    const bool calls = !message.tool_calls.empty(), late = static_cast<int>(i) > last_user_;
+    return begun ||
+           (july_ ? late || (options_.preserve_thinking && calls) : calls && (late || options_.preserve_thinking));
+  }
+
+  // Ends the turn, or leaves it open for a tool's result or for what the model says next.
+  void close(size_t i, bool responses, bool content) {
+    const bool calls = !messages_[i].tool_calls.empty();
+    size_t next = i + 1;
+    while (next < messages_.size() && roles_[next] == "tool") ++next;
+    const bool last = next == messages_.size();
+    open_ = Open::kNothing;
     if (calls && !responses) {
+      if (!last && roles_[next] != "model") return end_turn();  // the call was given up; the templates leave it open
       out_.control("<|tool_response>");
-    } else if (!responses || has_content(message)) {
-      out_.control("<turn|>");
-      out_.text("\n");
+      open_ = Open::kCall;
+    } else if (july_ ? (roles_[i] == "model" && !last && roles_[next] == "model") || (responses && !content && last)
+                     : responses && !has_content(messages_[i])) {
+      if (responses) open_ = Open::kResult;
+    } else {
+      end_turn();
+      if (responses) open_ = Open::kClosedResult;
+    }
+  }
+
+  void write_generation_prompt() {
+    if (open_ == Open::kCall) return;
+    const bool result = open_ != Open::kNothing;
+    if (open_ != Open::kResult) {  // after kClosedResult the templates leave it out
+      out_.control("<|turn>");
+      out_.text("model\n");
+    }
+    if (!options_.enable_thinking && open_ != Open::kResult) {
+      out_.control("<|channel>");
+      out_.text("thought\n");
+      out_.control("<channel|>");
+    } else if (options_.enable_thinking && result && july_) {
+      out_.control("<|channel>");
+      out_.text("thought\n");
     }
   }
 
@@ -182,7 +251,8 @@ class ChatRenderer {
 
   void write_call(const ToolCall& call) {
     if (call.name.empty()) throw Error("messages: a tool call has no name");
-    const Json arguments = trim(call.arguments).empty() ? Json::object() : parse_json(call.arguments, call.name);
+    const std::string_view text = trim(call.arguments);
+    const Json arguments = text.empty() || text == "null" ? Json::object() : parse_json(call.arguments, call.name);
     if (!arguments.is_object()) throw Error("messages: the arguments of " + call.name + " are not a JSON object");
     out_.control("<|tool_call>");
     out_.text("call:" + call.name + "{");
@@ -201,10 +271,12 @@ class ChatRenderer {
     for (const ToolCall& call : message.tool_calls) names[call.id] = call.name;
     size_t k = i + 1;
     for (; k < messages_.size() && roles_[k] == "tool"; ++k) {
-      const auto named = names.find(messages_[k].tool_call_id);
-      write_response(named == names.end() ? messages_[k].name : std::string(named->second), joined_text(messages_[k]));
+      const Message& result = messages_[k];
+      const auto named = names.find(result.tool_call_id);
+      write_response(named == names.end() ? result.name : std::string(named->second),
+                     result.content.empty() ? Json() : Json(joined_text(result)));
       int image = first_image_[k];
-      for (const ContentPart& part : messages_[k].content) {
+      for (const ContentPart& part : result.content) {
         if (part.type == ContentPart::kImage) out_.image(image++);
       }
     }
@@ -224,28 +296,33 @@ class ChatRenderer {
     out_.control("<tool_response|>");
   }
 
-  void write_content(size_t i) {
+  bool write_content(size_t i) {  // whether there was any
     int image = first_image_[i];
+    bool any = false;
     for (const ContentPart& part : messages_[i].content) {
       if (part.type == ContentPart::kImage) {
         out_.image(image++);
-      } else if (roles_[i] == "model") {
-        out_.text(strip_thinking(part.text));
-      } else {
-        out_.text(trim(part.text));
+        any = true;
+        continue;
       }
+      const std::string text = roles_[i] == "model" ? strip_thinking(part.text) : std::string(trim(part.text));
+      out_.text(text);
+      any |= !text.empty();
     }
+    return any;
   }
 
   std::span<const Message> messages_;
   ChatOptions options_;
+  bool july_;
+  bool begun_ = false;  // the last message is the beginning of the answer
   Json tools_;
   std::vector<std::string> roles_;  // [messages] system, user, model or tool
   std::vector<int> first_image_;    // [messages] the number of its first image
   int images_ = 0;
   int last_user_ = -1;
-  bool open_ = false;  // the last turn has not ended: the model continues it
-  PieceWriter out_;
+  Open open_ = Open::kNothing;
+  PieceWriter out_{july_ ? "null" : "None"};
 };
 
 }  // namespace
@@ -259,6 +336,15 @@ Message Message::text(std::string role, std::string text) {
 
 std::vector<Piece> render_chat(std::span<const Message> messages, std::string_view tools, const ChatOptions& options) {
   return ChatRenderer(messages, tools, options).render();
+}
+
+BegunAnswer begun_answer(std::span<const Message> messages, const ChatOptions& options) {
+  bool begun = false;
+  if (options.continue_final) messages = without_empty_answers(messages, begun);
+  if (!begun) return {};
+  const std::vector<ContentPart>& parts = messages.back().content;
+  const std::string_view last = parts.empty() ? std::string_view() : std::string_view(parts.back().text);
+  return {answer_text(messages.back()), std::string(last.substr(trim_end(last).size()))};
 }
 
 std::vector<Piece> parse_raw(std::string_view prompt, const Tokenizer& tokenizer) {

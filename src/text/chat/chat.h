@@ -1,7 +1,8 @@
 // Chat: the chat template. Messages, tool declarations and images become pieces; pieces become token ids. The format is
-// the published Gemma 4 31B chat template (of the large models: if thinking is off, an empty thought closes the
-// generation prompt); tests/golden/chat holds what that template renders. Text from outside is never parsed for control
-// tokens: a user who writes <turn|> sends six characters, not an end of turn.
+// that of the chat templates which Google published for Gemma 4 31B, of spring and of July 2026 (of the large models:
+// if thinking is off, an empty thought closes the generation prompt); tests/golden/chat holds what they render,
+// docs/CHAT.md says where this differs. Text from outside is never parsed for control tokens: a user who writes <turn|>
+// sends six characters, not an end of turn.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/chat/chat_template.h"
 #include "text/tokenizer/tokenizer.h"
 
 namespace gemma4 {
@@ -43,9 +45,11 @@ struct Message {
 };
 
 struct ChatOptions {
+  ChatTemplate chat_template = ChatTemplate::kJuly;  // a front end leaves this to the engine
   bool enable_thinking = false;
   bool preserve_thinking = false;  // keep the thoughts of earlier turns that called tools
   bool add_generation_prompt = true;
+  bool continue_final = false;  // a last message of the assistant is the beginning of the answer, and stays open
 };
 
 struct Piece {
@@ -61,6 +65,13 @@ struct Piece {
 // `tools`: a JSON array of {"type": "function", "function": {name, description, parameters}} as text, or empty.
 // Throws Error for an unknown role, invalid JSON, or messages that the template cannot render.
 std::vector<Piece> render_chat(std::span<const Message> messages, std::string_view tools, const ChatOptions& options);
+
+struct BegunAnswer {
+  std::string text;   // the prompt ends with it; empty where there is none
+  std::string space;  // stood behind it. A prompt that ended with it would not be what the model has learnt, so the
+                      // model writes it again, and the answer leaves it out
+};
+BegunAnswer begun_answer(std::span<const Message> messages, const ChatOptions& options);
 
 // A prompt with its own markup: the names of control tokens in it are control tokens, <|image|> is the next image, and
 // <bos> is added in front if it is missing.

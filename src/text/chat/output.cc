@@ -1,5 +1,6 @@
 #include "text/chat/output.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -34,8 +35,8 @@ std::vector<OutputEvent> OutputParser::push(int32_t id) {
     push_control(id, events);
   } else if (state_ == kInThinking) {
     think(thinking_.push(id), events);
-  } else if (std::string text = content_.push(id); !text.empty()) {
-    events.push_back({OutputEvent::kContent, std::move(text), ""});
+  } else {
+    say(content_.push(id), events);
   }
   return events;
 }
@@ -68,11 +69,22 @@ void OutputParser::end_state(Events& events, bool cut) {
     if (!head_.empty()) events.push_back({OutputEvent::kThinking, std::exchange(head_, ""), ""});
     if (newline_held_ && !channel_closed_) events.push_back({OutputEvent::kThinking, "\n", ""});
     head_done_ = newline_held_ = false;
-  } else if (std::string text = content_.finish(); !text.empty()) {
-    events.push_back({OutputEvent::kContent, std::move(text), ""});
+  } else {
+    say(content_.finish(), events);
   }
   state_ = kInContent;
   channel_closed_ = false;
+}
+
+void OutputParser::say(std::string text, Events& events) {
+  if (text.empty()) return;
+  if (!left_out_.empty()) {
+    const size_t same = std::ranges::mismatch(text, left_out_).in1 - text.begin();
+    left_out_ = same == text.size() ? left_out_.substr(same) : "";
+    text.erase(0, same);
+    if (text.empty()) return;
+  }
+  events.push_back({OutputEvent::kContent, std::move(text), ""});
 }
 
 void OutputParser::think(std::string_view next, Events& events) {

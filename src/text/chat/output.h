@@ -39,6 +39,8 @@ class OutputParser {
   explicit OutputParser(const Tokenizer& tokenizer, std::vector<std::string> stops = {})
       : OutputParser(tokenizer, OutputOptions{.stops = std::move(stops)}) {}
 
+  // Leaves this out at the beginning of the content, as far as the content begins like it.
+  void leave_out(std::string beginning) { left_out_ = std::move(beginning); }
   // The events that `id` completes. End tokens may be pushed; they give no text. Throws Error where a call that was
   // begun cannot be read on.
   std::vector<OutputEvent> push(int32_t id);
@@ -56,6 +58,7 @@ class OutputParser {
   void push_control(int32_t id, Events& events);
   void end_state(Events& events, bool cut);  // ends the current state; content follows
   void think(std::string_view text, Events& events);
+  void say(std::string text, Events& events);
   void push_call(int32_t id, Events& events);
   void close_call(Events& events, bool cut);
   void put_begun_call(CallParser& call, Events& events);
@@ -66,6 +69,7 @@ class OutputParser {
   int32_t channel_begin_, channel_end_, call_begin_, call_end_, quote_;  // -1 where the vocabulary lacks it
   State state_ = kInContent;
   Detokenizer content_, thinking_;
+  std::string left_out_;
   std::string head_;  // the start of a thought while it may still be the channel's name
   bool head_done_ = false;
   bool newline_held_ = false;  // the newline before <channel|> does not belong to the thought

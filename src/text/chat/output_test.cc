@@ -327,5 +327,23 @@ TEST(OutputParser, RandomIds) {
   }
 }
 
+TEST(OutputParser, LeavesOutWhatStoodAtTheEndOfABegunAnswer) {
+  const auto content = [](const std::string& beginning, const std::string& output) {
+    OutputParser parser(demo());
+    parser.leave_out(beginning);
+    std::string text;
+    for (const int32_t id : demo().encode(output, true)) {
+      for (const OutputEvent& event : parser.push(id)) text += event.text;
+    }
+    for (const OutputEvent& event : parser.finish()) text += event.text;
+    return text;
+  };
+  EXPECT_EQ(content(" ", " 12, 13"), "12, 13");
+  EXPECT_EQ(content(" ", "12"), "12");
+  EXPECT_EQ(content("\n  ", "\n  \n  x"), "\n  x");
+  EXPECT_EQ(content("\n  ", "\n x"), "x");
+  EXPECT_EQ(content("", " x"), " x");
+}
+
 }  // namespace
 }  // namespace gemma4

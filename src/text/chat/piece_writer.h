@@ -11,6 +11,8 @@ namespace gemma4 {
 
 class PieceWriter {
  public:
+  explicit PieceWriter(const char* null_word = "null") : null_word_(null_word) {}  // how a JSON null is written
+  const char* null_word() const { return null_word_; }
   void text(std::string_view text) {
     if (text.empty()) return;
     if (pieces_.empty() || pieces_.back().type != Piece::kText) pieces_.push_back({Piece::kText, ""});
@@ -36,6 +38,7 @@ class PieceWriter {
   std::vector<Piece> take() { return std::move(pieces_); }
 
  private:
+  const char* null_word_;
   std::vector<Piece> pieces_;
 };
 

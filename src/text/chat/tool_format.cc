@@ -87,13 +87,9 @@ std::vector<std::pair<std::string, const Json*>> sorted_members(const Json& obje
   return members;
 }
 
-std::string upper_type(const Json& schema) {
+std::string upper_type(const Json& schema) {  // empty: none, or several
   const Json& type = member(schema, "type");
-  if (type.is_null()) return "";
-  if (!type.is_array()) return upper(python_text(type));
-  std::string text;  // a list is printed as in Python
-  for (const Json& one : type) text += (text.empty() ? "'" : ", '") + upper(python_text(one)) + "'";
-  return "[" + text + "]";
+  return type.is_null() || type.is_structured() ? "" : upper(python_text(type));
 }
 
 // Writes a comma before every element but the first.
@@ -120,7 +116,27 @@ void write_required(const Json& required, PieceWriter& out) {
   out.text("]");
 }
 
+// Several types are written as the template writes those of an array's items.
+void write_type(const Json& schema, PieceWriter& out) {
+  const Json& type = member(schema, "type");
+  out.text("type:");
+  if (!type.is_array()) return out.quoted(upper_type(schema));
+  out.text("[");
+  Commas commas(out);
+  for (const Json& one : type) commas.next().quoted(upper(python_text(one)));
+  out.text("]");
+}
+
 void write_properties(const Json& properties, bool skip_keywords, PieceWriter& out);
+void write_property(const Json& schema, PieceWriter& out);
+
+// What the template does not know: schemas of which one holds, where they cannot be written as one.
+void write_branches(const Json& branches, PieceWriter& out) {
+  out.text("anyOf:[");
+  Commas commas(out);
+  for (const Json& branch : branches) write_property(branch, commas.next());
+  out.text("]");
+}
 
 // An array's `items`: every keyword is kept, in sorted order.
 void write_items(const Json& items, PieceWriter& out) {
@@ -136,10 +152,9 @@ void write_items(const Json& items, PieceWriter& out) {
     } else if (key == "required") {
       write_required(*value, out);
     } else if (key == "type") {
-      out.text("type:");
-      Json types = value->is_array() ? *value : Json::array({*value});
-      for (Json& one : types) one = upper(python_text(one));
-      write_value(value->is_array() ? types : types[0], true, out);
+      write_type(items, out);
+    } else if (key == "anyOf" && value->is_array()) {
+      write_branches(*value, out);
     } else {
       out.text(key + ":");
       write_value(*value, true, out);
@@ -156,6 +171,7 @@ void write_property(const Json& schema, PieceWriter& out) {
     commas.next().text("description:");
     out.quoted(python_text(description));
   }
+  if (const Json& branches = member(schema, "anyOf"); branches.is_array()) write_branches(branches, commas.next());
   if (const Json& choices = member(schema, "enum"); type == "STRING" && truthy(choices)) {
     commas.next().text("enum:");
     write_value(choices, true, out);
@@ -166,14 +182,15 @@ void write_property(const Json& schema, PieceWriter& out) {
   if (truthy(member(schema, "nullable"))) commas.next().text("nullable:true");
   if (type == "OBJECT") {
     const Json& properties = member(schema, "properties");
-    commas.next().text("properties:{");
-    // For a schema without `properties` the template lists the members that are no keywords.
-    write_properties(properties.is_object() ? properties : schema, !properties.is_object(), out);
-    out.text("}");
+    if (properties.is_object() || !schema.contains("anyOf")) {
+      commas.next().text("properties:{");
+      // For a schema without `properties` the template lists the members that are no keywords.
+      write_properties(properties.is_object() ? properties : schema, !properties.is_object(), out);
+      out.text("}");
+    }
     if (const Json& required = member(schema, "required"); truthy(required)) write_required(required, commas.next());
   }
-  commas.next().text("type:");
-  out.quoted(type);
+  write_type(schema, commas.next());
   out.text("}");
 }
 
@@ -182,6 +199,7 @@ void write_properties(const Json& properties, bool skip_keywords, PieceWriter& o
   Commas commas(out);
   for (const auto& [key, schema] : sorted_members(properties)) {
     if (skip_keywords && std::find(kKeywords.begin(), kKeywords.end(), key) != kKeywords.end()) continue;
+    if (skip_keywords && (!schema->is_object() || !schema->contains("type"))) continue;  // no schema, but a value
     commas.next().text(key + ":");
     write_property(*schema, out);
   }
@@ -198,10 +216,17 @@ void write_parameters(const Json& parameters, PieceWriter& out) {
     write_required(required, out);
     out.text(",");
   }
+  if (const Json& branches = member(parameters, "anyOf"); branches.is_array()) {
+    write_branches(branches, out);
+    out.text(",");
+  }
   // The template leaves the brace open if the type is missing. Here parameters are always an object.
-  const std::string type = upper_type(parameters);
-  out.text("type:");
-  out.quoted(type.empty() ? "OBJECT" : type);
+  if (const Json& type = member(parameters, "type"); type.is_array() || type != "any") {
+    write_type(parameters, out);
+  } else {
+    out.text("type:");
+    out.quoted("OBJECT");
+  }
   out.text("}");
 }
 
@@ -246,11 +271,11 @@ void write_value(const Json& value, bool quote_keys, PieceWriter& out) {
     for (const Json& one : value) write_value(one, quote_keys, commas.next());
     out.text("]");
   } else {
-    out.text(python_text(value));  // the template writes null as None
+    out.text(value.is_null() ? out.null_word() : python_text(value));
   }
 }
 
-void write_declaration(const Json& tool, PieceWriter& out) {
+void write_declaration(const Json& tool, ToolSchemas& schemas, PieceWriter& out) {
   const Json& wrapped = member(tool, "function");
   const Json& function = wrapped.is_object() ? wrapped : tool;
   const Json& name = member(function, "name");
@@ -262,7 +287,9 @@ void write_declaration(const Json& tool, PieceWriter& out) {
   out.text("declaration:" + name.get<std::string>() + "{description:");
   const Json& description = member(function, "description");
   out.quoted(description.is_null() ? "" : python_text(description));
-  if (const Json& parameters = member(function, "parameters"); truthy(parameters)) write_parameters(parameters, out);
+  if (const Json& parameters = member(function, "parameters"); truthy(parameters)) {
+    write_parameters(schemas.readable(parameters), out);
+  }
   if (const Json& response = member(function, "response"); response.is_object()) {
     out.text(",response:{");
     Commas commas(out);

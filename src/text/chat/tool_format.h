@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "text/chat/piece_writer.h"
+#include "text/chat/tool_schema.h"
 
 namespace gemma4 {
 
@@ -19,6 +20,6 @@ void write_value(const nlohmann::ordered_json& value, bool quote_keys, PieceWrit
 void write_members(const nlohmann::ordered_json& object, bool quote_keys, PieceWriter& out);  // without the braces
 
 // `tool` is {"type": "function", "function": {...}} or the inner object alone.
-void write_declaration(const nlohmann::ordered_json& tool, PieceWriter& out);
+void write_declaration(const nlohmann::ordered_json& tool, ToolSchemas& schemas, PieceWriter& out);
 
 }  // namespace gemma4
