@@ -286,7 +286,11 @@ std::string Engine::device() const { return impl_->opened.backends[0].device(); 
 const std::string& Engine::weights_format() const { return impl_->opened.weights_format; }
 const ChatTemplateChoice& Engine::chat_template() const { return impl_->opened.chat_template; }
 
-int Engine::count_tokens(const Request& request) const { return static_cast<int>(prompt_ids(request).size()); }
-std::vector<int32_t> Engine::prompt_ids(const Request& request) const { return impl_->input.prompt_ids(request); }
+int Engine::count_tokens(const Request& request, const Preparation& preparation) const {
+  return static_cast<int>(prompt_ids(request, preparation).size());
+}
+std::vector<int32_t> Engine::prompt_ids(const Request& request, const Preparation& preparation) const {
+  return impl_->input.prompt_ids(request, preparation);
+}
 
 }  // namespace gemma4

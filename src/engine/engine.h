@@ -113,8 +113,8 @@ class Engine {
 
   // Tokens of the prompt that submit() would make, images included. Of an image only the header is read, so damaged
   // pixels go unnoticed here; otherwise throws Error as submit() does.
-  int count_tokens(const Request& request) const;
-  std::vector<int32_t> prompt_ids(const Request& request) const;
+  int count_tokens(const Request& request, const Preparation& preparation = {}) const;
+  std::vector<int32_t> prompt_ids(const Request& request, const Preparation& preparation = {}) const;
 
  private:
   struct Impl;

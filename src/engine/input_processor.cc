@@ -90,6 +90,7 @@ Prompt InputProcessor::tokenize_pieces(const Request& request, const Preparation
   }
   std::vector<int> tokens;
   for (int i = 0; i < count; ++i) tokens.push_back(images_.count_tokens(request.images[i], i, budget(request)));
+  preparation.check_and_make_way();
   return encode_pieces(tokenizer_, all, tokens, [&] { preparation.check(); });
 }
 
@@ -105,11 +106,13 @@ Prompt InputProcessor::tokenize(const Request& request, const Preparation& prepa
   }
   if (prompt.ids.empty()) throw Error("the prompt is empty");
   check_ids(prompt.ids);  // also of a text: a tokenizer may know more tokens than the model
-  if (static_cast<int>(prompt.ids.size()) >= limits_.max_seq_len) {
-    throw Error("the prompt is " + std::to_string(prompt.ids.size()) + " tokens long, but the context holds " +
-                std::to_string(limits_.max_seq_len) + ", the answer included");
-  }
   return prompt;
+}
+
+void InputProcessor::check_length(const Prompt& prompt) const {
+  if (static_cast<int>(prompt.ids.size()) < limits_.max_seq_len) return;
+  throw Error("the prompt is " + std::to_string(prompt.ids.size()) + " tokens long, but the context holds " +
+              std::to_string(limits_.max_seq_len) + ", the answer included");
 }
 
 uint64_t InputProcessor::salt(const Request& request) const {
@@ -128,7 +131,7 @@ std::vector<PromptImage> InputProcessor::prepare_images(const Request& request, 
   std::vector<PromptImage> images;
   for (const ImageSpan& span : prompt.images) {
     const std::string& file = request.images[span.image];
-    preparation.check();
+    preparation.check_and_make_way();
     images.push_back(images_.prepare(file, span.image, budget(request), salt(request), preparation));
     images.back().held = held;
     images.back().begin = span.begin;
@@ -238,6 +241,7 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
   const auto unwanted = std::make_shared<Unwanted>(request.n, std::make_shared<std::atomic<bool>>(false));
   if (preparation.cancellation) preparation.cancellation->add(unwanted->cancelled);
   const Prompt prompt = tokenize(request, preparation);
+  check_length(prompt);
   // Before the pictures: nothing is held yet.
   std::optional<Grammar> grammar = this->grammar(request, prompt, unwanted->cancelled);
   const bool lazy = request.format.type == ResponseFormat::kFree;

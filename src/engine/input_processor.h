@@ -38,8 +38,11 @@ class InputProcessor {
   std::vector<std::unique_ptr<Sequence>> make(const Request& request, const Sink& sink,
                                               const Preparation& preparation = {}) const;
 
-  // The prompt that make() would compute. Reads no more of the pictures than their headers. Throws Error.
-  std::vector<int32_t> prompt_ids(const Request& request) const { return tokenize(request, {}).ids; }
+  // The prompt that make() would compute, or would refuse as too long. Reads no more of the pictures than their headers.
+  // Throws Error.
+  std::vector<int32_t> prompt_ids(const Request& request, const Preparation& preparation = {}) const {
+    return tokenize(request, preparation).ids;
+  }
 
   uint64_t images_decoded() const { return images_.decoded(); }
   int64_t prepared_bytes() const { return prepared_.bytes(); }
@@ -60,6 +63,7 @@ class InputProcessor {
   void read_beginning(const Request& request, Grammar& grammar) const;
   std::unique_ptr<Sequence> make_choice(const Request& request, const Prompt& prompt, int choice,
                                         OutputParser parser) const;
+  void check_length(const Prompt& prompt) const;
   void check_ids(const std::vector<int32_t>& ids) const;
 
   const Tokenizer& tokenizer_;

@@ -103,8 +103,16 @@ struct Preparation {
   // which there is little gives it back meanwhile.
   std::function<void(const std::function<void()>& wait)> pause;
 
+  // Lets another request go first, if it is its time. May wait, and throw CancelledError. Called where little memory is
+  // held that is not bounded: the turns also bound that of all preparations.
+  std::function<void()> make_way;
+
   void check() const {  // throws CancelledError
     if (cancellation) cancellation->check();
+  }
+  void check_and_make_way() const {
+    check();
+    if (make_way) make_way();
   }
 };
 

@@ -26,33 +26,6 @@ class FetchPlace {
   std::counting_semaphore<>& of_;
 };
 
-// Holds a turn of preparation.
-class Turn {
- public:
-  Turn(Turns& turns, std::string client, const Cancellation& cancellation)
-      : turns_(turns), client_(std::move(client)), cancellation_(cancellation) {
-    take();
-  }
-  ~Turn() { give_back(); }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
-  void take() {
-    turns_.take(client_, cancellation_);
-    held_ = true;
-  }
-  void give_back() {
-    if (held_) turns_.give_back(client_);
-    held_ = false;
-  }
-
- private:
-  Turns& turns_;
-  const std::string client_;
-  const Cancellation& cancellation_;
-  bool held_ = false;
-};
-
 // Watches a request while this exists.
 class Watching {
  public:
@@ -105,6 +78,7 @@ void prepare(ServerState& server, const HttpRequest& request, const std::functio
     };
     Preparation preparation;
     preparation.cancellation = watched.cancellation;
+    preparation.make_way = [&] { turn.make_way(); };
     preparation.pause = [&](const std::function<void()>& wait) {
       turn.give_back();
       wait();

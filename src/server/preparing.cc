@@ -17,21 +17,27 @@ bool Turns::may_take(const std::string& client) const {
   return held == held_.end() || held->second < std::max(1, count_ - 1);
 }
 
-// The first of the queue whose client may have another turn, and holds the fewest, is next.
-void Turns::take(const std::string& client, const Cancellation& cancellation) {
-  const MutexLock lock(mutex_);
-  const auto place = queue_.insert(queue_.end(), client);
-  while (!cancellation.cancelled()) {
-    auto next = queue_.end();
-    int fewest = 0;
-    for (auto it = queue_.begin(); it != queue_.end(); ++it) {
-      const auto held = held_.find(*it);
-      const int count = held == held_.end() ? 0 : held->second;
-      if (may_take(*it) && (next == queue_.end() || count < fewest)) next = it, fewest = count;
+// Of the clients that may have another turn, one that holds the fewest.
+std::list<Turns::Place>::iterator Turns::next() {
+  auto best = queue_.end();
+  int fewest = 0;
+  for (auto it = queue_.begin(); it != queue_.end(); ++it) {
+    if (!may_take(it->client)) continue;
+    const auto held = held_.find(it->client);
+    const int count = held == held_.end() ? 0 : held->second;
+    if (best == queue_.end() || count < fewest || (count == fewest && it->order < best->order)) {
+      best = it, fewest = count;
     }
-    if (next == place) break;
-    changed_.wait_until(mutex_, Clock::now() + kCancelCheck);
   }
+  return best;
+}
+
+void Turns::take(const std::string& client, const Cancellation& cancellation, Clock::duration used) {
+  const MutexLock lock(mutex_);
+  const auto place = queue_.insert(queue_.end(), {client, Clock::now() + used});
+  ++waiting_;
+  while (!cancellation.cancelled() && next() != place) changed_.wait_until(mutex_, Clock::now() + kCancelCheck);
+  --waiting_;
   queue_.erase(place);
   changed_.notify_all();
   cancellation.check();
@@ -45,6 +51,25 @@ void Turns::give_back(const std::string& client) {
   const auto held = held_.find(client);
   if (--held->second == 0) held_.erase(held);
   changed_.notify_all();
+}
+
+void Turn::take() {
+  turns_.take(client_, cancellation_, used_);
+  held_ = true;
+  since_ = Turns::Clock::now();
+}
+
+void Turn::give_back() {
+  if (!held_) return;
+  turns_.give_back(client_);
+  held_ = false;
+  used_ += Turns::Clock::now() - since_;
+}
+
+void Turn::make_way() {
+  if (!held_ || !turns_.wanted() || Turns::Clock::now() - since_ < kSlice) return;
+  give_back();
+  take();
 }
 
 PreparationWatch::PreparationWatch() : thread_([this] { watch(); }) {}

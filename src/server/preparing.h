@@ -1,6 +1,7 @@
 // How requests take turns at being prepared (parsed, tokenized, decoded, compiled), and what ends a preparation early.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <list>
@@ -8,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -17,24 +19,62 @@ namespace gemma4 {
 
 // Turns: how many requests are prepared at a time. Clients get turns round robin, and none gets the last free turn
 // while it has another: so one client's slow requests leave a turn for the others. "" stands for all clients without a
-// key, and may have every turn.
+// key, and may have every turn. Among the requests of a client the next is the one with the lowest sum of when it began
+// to wait and how long it has had a turn: a new one comes before one that was prepared for long, but not for ever.
 class Turns {
  public:
+  using Clock = std::chrono::steady_clock;
+
   explicit Turns(int count) : count_(count) {}
 
-  // Waits. Throws CancelledError.
-  void take(const std::string& client, const Cancellation& cancellation) EXCLUDES(mutex_);
+  // Waits. `used`: how long the request has had turns already. Throws CancelledError.
+  void take(const std::string& client, const Cancellation& cancellation, Clock::duration used = {}) EXCLUDES(mutex_);
   void give_back(const std::string& client) EXCLUDES(mutex_);
+  bool wanted() const { return waiting_ > 0; }  // by a request that has none
 
  private:
+  struct Place {
+    std::string client;
+    Clock::time_point order;
+  };
+
   bool may_take(const std::string& client) const REQUIRES(mutex_);
+  std::list<Place>::iterator next() REQUIRES(mutex_);
 
   const int count_;
+  std::atomic<int> waiting_ = 0;
   Mutex mutex_;
   CondVar changed_;
   int taken_ GUARDED_BY(mutex_) = 0;
   std::map<std::string, int> held_ GUARDED_BY(mutex_);  // by client
-  std::list<std::string> queue_ GUARDED_BY(mutex_);     // who waits, in order of arrival
+  std::list<Place> queue_ GUARDED_BY(mutex_);           // who waits
+};
+
+// Holds a turn of preparation.
+class Turn {
+ public:
+  // How long a request is prepared before it makes way for one that waits: a chat of a few lines is ready before that.
+  static constexpr std::chrono::milliseconds kSlice{20};
+
+  Turn(Turns& turns, std::string client, const Cancellation& cancellation)
+      : turns_(turns), client_(std::move(client)), cancellation_(cancellation) {
+    take();
+  }
+  ~Turn() { give_back(); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+  void take();  // throws CancelledError
+  void give_back();
+  void make_way();  // to a request that waits, if this one has had its slice. Throws CancelledError
+
+ private:
+  Turns& turns_;
+  const std::string client_;
+  const Cancellation& cancellation_;
+  Turns::Clock::duration used_{};
+  Turns::Clock::time_point since_;
+  bool held_ = false;
 };
 
 // Asks, while requests are prepared, whether their clients are still there, and cancels where one is not or where the

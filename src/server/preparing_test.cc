@@ -32,6 +32,50 @@ TEST(Turns, AClientThatHasGoneWaitsNoLonger) {
   turns.give_back("a");
 }
 
+TEST(Turns, ALongPreparationMakesWayForAShortOne) {
+  Turns turns(1);
+  const Cancellation none;
+  Turn slow(turns, "", none);
+  std::vector<std::string> order;
+  const auto begun = std::chrono::steady_clock::now();
+  auto quick = std::async(std::launch::async, [&] {
+    const Turn turn(turns, "", none);
+    order.push_back("quick");
+  });
+  while (order.empty() && std::chrono::steady_clock::now() - begun < std::chrono::seconds(10)) slow.make_way();
+  order.push_back("slow");
+  quick.get();
+  EXPECT_EQ(order, (std::vector<std::string>{"quick", "slow"}));
+}
+
+// A request that had 300 ms waits behind those that came since, but not behind those that come 300 ms later.
+TEST(Turns, ARequestThatHadMuchIsNotPutOffForEver) {
+  Turns turns(1);
+  const Cancellation none;
+  turns.take("", none);
+  Mutex mutex;
+  std::vector<std::string> order;
+  const auto asks = [&](std::string name, milliseconds used) {
+    auto asked = std::async(std::launch::async, [&, name, used] {
+      turns.take("", none, used);
+      {
+        const MutexLock lock(mutex);
+        order.push_back(name);
+      }
+      turns.give_back("");
+    });
+    std::this_thread::sleep_for(milliseconds(100));
+    return asked;
+  };
+  auto slow = asks("slow", milliseconds(300));
+  auto soon = asks("soon", {});
+  std::this_thread::sleep_for(milliseconds(400));
+  auto later = asks("later", {});
+  turns.give_back("");
+  for (auto* one : {&slow, &soon, &later}) one->get();
+  EXPECT_EQ(order, (std::vector<std::string>{"soon", "slow", "later"}));
+}
+
 TEST(PreparationWatch, CancelsWhereTheClientHasGoneOrTheTimeIsOver) {
   PreparationWatch watch;
   PreparationWatch::Watched gone, late, there;

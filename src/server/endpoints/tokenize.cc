@@ -7,9 +7,9 @@ namespace gemma4::endpoints {
 
 HttpResponse count_tokens(ServerState& server, HttpRequest& request) {
   HttpResponse response;
-  prepare(server, request, [&](const ApiContext& context, const Preparation&) {
+  prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
     const Request prompt = parse_count_tokens(parse_body(request.body), context);
-    response = json_response({{"input_tokens", server.engine.count_tokens(prompt)}});
+    response = json_response({{"input_tokens", server.engine.count_tokens(prompt, preparation)}});
   });
   return response;
 }
@@ -17,14 +17,14 @@ HttpResponse count_tokens(ServerState& server, HttpRequest& request) {
 HttpResponse tokenize(ServerState& server, HttpRequest& request) {
   Engine& engine = server.engine;
   std::vector<int32_t> ids;
-  prepare(server, request, [&](const ApiContext& context, const Preparation&) {
+  prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
     const Json json = parse_body(request.body);
     Fields body(json, "");
     if (body.find("model")) check_model(body, context);
     if (body.find("messages")) {
       const Request prompt = parse_chat_prompt(body, context);
       body.done();
-      ids = engine.prompt_ids(prompt);
+      ids = engine.prompt_ids(prompt, preparation);
       return;
     }
     const std::string text = body.required_string("prompt");
@@ -32,7 +32,7 @@ HttpResponse tokenize(ServerState& server, HttpRequest& request) {
     body.done();
     Request prompt;
     prompt.raw = text;
-    ids = special ? engine.prompt_ids(prompt) : engine.tokenizer().encode(text, true);
+    ids = special ? engine.prompt_ids(prompt, preparation) : engine.tokenizer().encode(text, true, [&] { preparation.check(); });
   });
   const size_t count = ids.size();
   return json_response({{"count", count}, {"max_model_len", server.context.max_seq_len}, {"tokens", std::move(ids)}});

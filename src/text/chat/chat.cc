@@ -397,7 +397,7 @@ Prompt encode_pieces(const Tokenizer& tokenizer, std::span<const Piece> pieces, 
     } else {
       std::string text = piece.text;  // neighbouring texts are encoded as one
       while (i + 1 < pieces.size() && pieces[i + 1].type == Piece::kText) text += pieces[++i].text;
-      const std::vector<int32_t> ids = tokenizer.encode(text, false);
+      const std::vector<int32_t> ids = tokenizer.encode(text, false, between);
       prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
     }
   }

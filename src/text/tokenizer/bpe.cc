@@ -11,6 +11,7 @@
 namespace gemma4 {
 namespace {
 
+constexpr size_t kAskEvery = size_t{64} << 10;  // bytes, or merges: some milliseconds
 constexpr size_t kShort = 48;  // symbols; up to this length a linear scan for the best pair is faster than a heap
 
 uint64_t mix(uint64_t key) {  // Fibonacci hashing: the high bits are well mixed
@@ -127,23 +128,31 @@ void Bpe::add_character(std::string_view character, uint32_t point, std::vector<
   symbols.push_back(unknown_);
 }
 
-void Bpe::encode(std::string_view text, std::vector<int32_t>& ids) const {
+void Bpe::encode(std::string_view text, std::vector<int32_t>& ids, const std::function<void()>& between) const {
   std::vector<int32_t> symbols;
   uint32_t before = 0;
+  size_t ask_at = text.size();  // bytes left when `between` is called next
   while (!text.empty()) {
+    if (between && text.size() <= ask_at) {
+      between();
+      ask_at = text.size() > kAskEvery ? text.size() - kAskEvery : 0;
+    }
     const uint32_t point = utf8_point(text);
     const size_t length = length_at(text);
-    if (!symbols.empty() && !may_join(before, point)) finish(symbols, ids);
+    if (!symbols.empty() && !may_join(before, point)) finish(symbols, ids, between);
+    if (symbols.size() >= kRunMax) {
+      throw Error("the text has more than " + std::to_string(kRunMax) + " characters in a row that cannot be tokenised apart");
+    }
     add_character(text.substr(0, length), point, symbols);
     text.remove_prefix(length);
     before = point;
   }
-  finish(symbols, ids);
+  finish(symbols, ids, between);
 }
 
-void Bpe::finish(std::vector<int32_t>& symbols, std::vector<int32_t>& ids) const {
+void Bpe::finish(std::vector<int32_t>& symbols, std::vector<int32_t>& ids, const std::function<void()>& between) const {
   if (symbols.size() > kShort) {
-    merge_long(symbols);
+    merge_long(symbols, between);
   } else if (symbols.size() > 1) {
     merge_short(symbols);
   }
@@ -171,7 +180,7 @@ void Bpe::merge_short(std::vector<int32_t>& symbols) const {
   symbols.resize(size);
 }
 
-void Bpe::merge_long(std::vector<int32_t>& symbols) const {
+void Bpe::merge_long(std::vector<int32_t>& symbols, const std::function<void()>& between) const {
   const auto size = static_cast<int32_t>(symbols.size());
   std::vector<int32_t> previous(size), next(size);
   std::vector<const Slot*> pairs(size, nullptr);  // how symbol i and the one after it merge
@@ -190,7 +199,8 @@ void Bpe::merge_long(std::vector<int32_t>& symbols) const {
   // An entry is the rank and the position in one number; the lowest comes first. An entry is stale if the pair at its
   // position has another rank by now.
   std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> queue(std::greater<>(), std::move(first));
-  while (!queue.empty()) {
+  for (size_t taken = 1; !queue.empty(); ++taken) {
+    if (between && taken % kAskEvery == 0) between();
     const uint64_t best = queue.top();
     queue.pop();
     const auto at = static_cast<int32_t>(best & 0xffffffffu);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string_view>
 #include <vector>
 
@@ -29,8 +30,9 @@ class Bpe {
   // `merges` is in order of rank. Of two merges of the same pair the later one counts.
   void build(const Vocabulary& vocabulary, const std::vector<Merge>& merges);
 
-  // Appends the ids of `text`, which must be valid UTF-8.
-  void encode(std::string_view text, std::vector<int32_t>& ids) const;
+  // Appends the ids of `text`, which must be valid UTF-8. Calls `between` about once for 64 KiB of text, if it is not
+  // empty, and passes on what it throws. Throws Error for a run of more than kRunMax characters that cannot be cut.
+  void encode(std::string_view text, std::vector<int32_t>& ids, const std::function<void()>& between = {}) const;
 
   std::vector<Merge> list() const;  // in order of rank
 
@@ -40,13 +42,15 @@ class Bpe {
     int32_t rank = 0, result = 0;
   };
   static constexpr uint64_t kEmpty = ~uint64_t{0};
+  // Merging a run takes 28 bytes a character: 112 MiB.
+  static constexpr size_t kRunMax = size_t{4} << 20;
 
   const Slot* find(int32_t left, int32_t right) const;
   bool may_join(uint32_t before, uint32_t after) const;
   void add_character(std::string_view character, uint32_t point, std::vector<int32_t>& symbols) const;
   void merge_short(std::vector<int32_t>& symbols) const;
-  void merge_long(std::vector<int32_t>& symbols) const;
-  void finish(std::vector<int32_t>& symbols, std::vector<int32_t>& ids) const;
+  void merge_long(std::vector<int32_t>& symbols, const std::function<void()>& between) const;
+  void finish(std::vector<int32_t>& symbols, std::vector<int32_t>& ids, const std::function<void()>& between) const;
 
   std::vector<Slot> slots_;
   std::vector<uint64_t> joints_;       // pairs that a merge can join: (last character of left, first of right). A hash

@@ -179,7 +179,8 @@ TokenizerArrays Tokenizer::to_arrays() const {
   return arrays;
 }
 
-std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special) const {
+std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special,
+                                       const std::function<void()>& between) const {
   if (text.size() > kTextMax) throw Error("a text of more than 1 GiB cannot be tokenised");
   if (!utf8_valid(text)) throw Error("the text is not valid UTF-8");
   std::vector<int32_t> ids;
@@ -191,14 +192,14 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special
     }
     const std::string plain = replace_all(segment.text, state_->normalizer);
     if (state_->normalized.empty()) {
-      state_->bpe.encode(plain, ids);
+      state_->bpe.encode(plain, ids, between);
       continue;
     }
     for (const AddedTokens::Segment& inner : state_->normalized.split(plain, parse_special)) {
       if (inner.token != nullptr) {
         ids.push_back(inner.token->id);
       } else {
-        state_->bpe.encode(inner.text, ids);
+        state_->bpe.encode(inner.text, ids, between);
       }
     }
   }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -33,8 +34,10 @@ class Tokenizer {
   TokenizerArrays to_arrays() const;
 
   // Ids of `text`; no BOS is added. parse_special: the names of control tokens in the text become those tokens. It is
-  // false for untrusted text, in which they stay ordinary text. Throws Error on invalid UTF-8.
-  std::vector<int32_t> encode(std::string_view text, bool parse_special) const;
+  // false for untrusted text, in which they stay ordinary text. Throws Error on invalid UTF-8, and what `between` throws,
+  // which is called about once for 64 KiB of text.
+  std::vector<int32_t> encode(std::string_view text, bool parse_special,
+                              const std::function<void()>& between = {}) const;
 
   // Splits `text` at the names of control tokens. Joined, the segments are the text. Throws Error on invalid UTF-8.
   struct Segment {
