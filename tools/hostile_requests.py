@@ -28,7 +28,7 @@ def schema(body, **more):
 
 
 def pattern(text, **more):
-    return schema({"type": "object", "properties": {"a": {"type": "string", "pattern": text}}, "required": ["a"]}, **more)
+    return schema({"type": "string", "pattern": text}, **more)
 
 
 def forced_tool(parameters):

@@ -23,7 +23,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FILLER = "The garden behind the old bridge has a silver gate. " * 12  # some pages of 64 tokens
+FILLER = "The garden behind the old bridge has a silver gate. " * 7  # pages of 64 tokens
 SIGMAS = 4  # a fair coin is this far off once in 16,000 runs
 
 

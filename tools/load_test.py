@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Many clients at once against a `gemma4 serve` on this machine: streams, cancels, disconnects, malformed requests.
+"""Many clients at once against a `gemma4 serve` on this machine: streams, cancels, disconnects, malformed requests, and
+one in a hundred of hostile_requests.py.
 
 Every stream's text is compared with the answer to the same prompt alone (temperature 0), so lost or mixed streams are
 noticed. Prints one line of JSON: requests by outcome, throughput, latency of /health, resident memory over time. Exits 1
@@ -19,6 +20,8 @@ import subprocess
 import sys
 import time
 
+import hostile_requests
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MALFORMED = [
     b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -28,6 +31,9 @@ MALFORMED = [
     b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\n\r\n{\"model\": \"demo\", \"prompt\": \"x\", \"n\": -5}",
     b"\x00\x01\x02\xff" * 50, b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n\r\n",
 ]
+
+
+HOSTILE_SHARE = 0.01
 
 
 def post(path, body):
@@ -80,7 +86,7 @@ class Load:
         self.outcomes, self.wrong = collections.Counter(), []
         self.health, self.memory, self.first, self.tokens = [], [], [], 0
         self.expected = {}
-        self.end = 0
+        self.end, self.rows = 0, hostile_requests.rows()
 
     async def learn(self):
         for text in prompts():
@@ -137,13 +143,36 @@ class Load:
         finally:
             writer.close()
 
+    # Its answer may be any that is right for it, 429 and 503 of a busy server, or none: who sends half a body, or too
+    # many at once, may be disconnected.
+    async def hostile(self, dice):
+        row = dice.choice(self.rows)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(row.request)
+            data = await asyncio.wait_for(reader.read(-1), row.stays or 120)
+            self.outcomes["hostile"] += 1
+            status = int(data.split(b" ", 2)[1]) if data else 0
+            if data and status not in row.statuses | {429, 503}:
+                self.wrong.append(f"{row.name} was answered {status}")
+        except asyncio.TimeoutError:
+            self.outcomes["hostile, left"] += 1
+            if not row.stays:
+                self.wrong.append(f"{row.name} got no answer")
+        except OSError:
+            self.outcomes["hostile, disconnected"] += 1
+        finally:
+            writer.transport.abort()
+
     async def client(self, number):
         dice = random.Random(number)
         texts = list(self.expected)
         while time.monotonic() < self.end:
             kind = dice.random()
             try:
-                if kind < 0.1:
+                if kind >= 1 - HOSTILE_SHARE:
+                    await self.hostile(dice)
+                elif kind < 0.1:
                     await self.malformed(dice)
                 else:
                     await self.stream(dice.choice(texts), dice.randrange(1, 2500) if kind < 0.25 else None)

@@ -15,7 +15,9 @@ TEST_P(Fuzz, TakesOrRefusesDamagedInput) {
   int taken = 0, refused = 0;
   for (int round = 0; round < 400; ++round) ++(run_fuzz_input(target, mutator.next()) ? taken : refused);
   EXPECT_GT(refused, 0);
-  if (target.generate) EXPECT_GT(taken, 200);  // they get past the door
+  if (target.generate) {
+    EXPECT_GT(taken, 200);  // they get past the door
+  }
   EXPECT_EQ(taken + refused, 400);
 }
 

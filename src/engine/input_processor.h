@@ -38,8 +38,8 @@ class InputProcessor {
   std::vector<std::unique_ptr<Sequence>> make(const Request& request, const Sink& sink,
                                               const Preparation& preparation = {}) const;
 
-  // The prompt that make() would compute, or would refuse as too long. Reads no more of the pictures than their headers.
-  // Throws Error.
+  // The prompt that make() would compute, or would refuse as too long. Reads no more of the pictures than their
+  // headers. Throws Error.
   std::vector<int32_t> prompt_ids(const Request& request, const Preparation& preparation = {}) const {
     return tokenize(request, preparation).ids;
   }

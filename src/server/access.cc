@@ -50,6 +50,10 @@ std::string client_of(const HttpRequest& request, const ServerOptions& options) 
   return options.api_keys.empty() ? "" : given_key(request);
 }
 
+std::string turn_of(const HttpRequest& request, const ServerOptions& options) {
+  return options.api_keys.empty() ? request.network : given_key(request);
+}
+
 bool same_secret(const std::string& given, const std::string& secret) {
   size_t difference = given.size() ^ secret.size();
   for (size_t i = 0; i < given.size(); ++i) {

@@ -16,6 +16,9 @@ std::optional<ApiError> check_access(const HttpRequest& request, const ServerOpt
 // The API key that the request carries; "" if none is needed.
 std::string client_of(const HttpRequest& request, const ServerOptions& options);
 
+// Who takes turns with others: the API key, or the network where none is needed.
+std::string turn_of(const HttpRequest& request, const ServerOptions& options);
+
 // Adds the headers that let a page of an allowed origin read the answer; `preflight`: also those that say what it may
 // send.
 void add_cors(const HttpRequest& request, const ServerOptions& options, bool preflight, HttpResponse& response);

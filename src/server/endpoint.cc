@@ -64,7 +64,7 @@ void prepare(ServerState& server, const HttpRequest& request, const std::functio
                                              std::chrono::duration<double>(server.options.request_seconds));
   const Watching watching(server.watch, watched);
   try {
-    Turn turn(server.preparing, client_of(request, server.options), *watched.cancellation);
+    Turn turn(server.preparing, turn_of(request, server.options), *watched.cancellation);
     ApiContext context = server.context;
     size_t left = server.options.http.body_bytes;
     std::optional<FetchPlace> fetching;

@@ -18,9 +18,10 @@
 namespace gemma4 {
 
 // Turns: how many requests are prepared at a time. Clients get turns round robin, and none gets the last free turn
-// while it has another: so one client's slow requests leave a turn for the others. "" stands for all clients without a
-// key, and may have every turn. Among the requests of a client the next is the one with the lowest sum of when it began
-// to wait and how long it has had a turn: a new one comes before one that was prepared for long, but not for ever.
+// while it has another: so one client's slow requests leave a turn for the others. "" stands for clients that nothing
+// tells apart, and may have every turn. Among the requests of a client the next is the one with the lowest sum of when
+// it began to wait and how long it has had a turn: a new one comes before one that was prepared for long, but not for
+// ever.
 class Turns {
  public:
   using Clock = std::chrono::steady_clock;

@@ -32,7 +32,8 @@ HttpResponse tokenize(ServerState& server, HttpRequest& request) {
     body.done();
     Request prompt;
     prompt.raw = text;
-    ids = special ? engine.prompt_ids(prompt, preparation) : engine.tokenizer().encode(text, true, [&] { preparation.check(); });
+    ids = special ? engine.prompt_ids(prompt, preparation)
+                  : engine.tokenizer().encode(text, true, [&] { preparation.check(); });
   });
   const size_t count = ids.size();
   return json_response({{"count", count}, {"max_model_len", server.context.max_seq_len}, {"tokens", std::move(ids)}});

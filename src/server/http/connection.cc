@@ -106,6 +106,8 @@ bool Connection::write(std::string_view text) {
   return true;
 }
 
+std::string Connection::network() const { return peer_network(fd_); }
+
 void Connection::write_last(std::string_view text) {
   [[maybe_unused]] const ssize_t sent = ::send(fd_, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   ::shutdown(fd_, SHUT_WR);

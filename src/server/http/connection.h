@@ -24,6 +24,7 @@ class Connection {
   void allow(size_t bytes, double seconds);
   bool wait_for_request(double seconds);  // false: none came in time
   bool alive() const;                     // false: the other side has closed or reset
+  std::string network() const;            // as peer_network() has it
   std::string_view buffered() const { return {buffer_ + begin_, end_ - begin_}; }  // received and not consumed
   void consume(size_t bytes);
   Received receive();                      // waits for bytes; call it when none are buffered

@@ -79,6 +79,7 @@ void translate(const HttpHead& head, Connection& connection, HttpRequest& out) {
   out.method = head.method == "HEAD" ? "GET" : head.method;
   out.path = head.path;
   for (const auto& [name, value] : head.fields) out.headers.emplace(name, value);
+  out.network = connection.network();
   out.alive = [&connection] { return connection.alive(); };
 }
 

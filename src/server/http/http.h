@@ -42,6 +42,7 @@ class HttpRequest {
 
   std::string header(const std::string& lower_case_name) const;  // the first; "" if there is none
   std::function<bool()> alive;                                   // false: the client has disconnected
+  std::string network;  // the client's, in bytes: an IPv4 address, half of an IPv6 one, or ""
   std::shared_ptr<void> held;  // counts `body` against HttpOptions::bodies_bytes; reset it when the body is freed
 };
 

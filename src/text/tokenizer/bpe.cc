@@ -141,7 +141,8 @@ void Bpe::encode(std::string_view text, std::vector<int32_t>& ids, const std::fu
     const size_t length = length_at(text);
     if (!symbols.empty() && !may_join(before, point)) finish(symbols, ids, between);
     if (symbols.size() >= kRunMax) {
-      throw Error("the text has more than " + std::to_string(kRunMax) + " characters in a row that cannot be tokenised apart");
+      throw Error("the text has more than " + std::to_string(kRunMax) +
+                  " characters in a row that cannot be tokenised apart");
     }
     add_character(text.substr(0, length), point, symbols);
     text.remove_prefix(length);

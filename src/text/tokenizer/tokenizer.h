@@ -34,8 +34,8 @@ class Tokenizer {
   TokenizerArrays to_arrays() const;
 
   // Ids of `text`; no BOS is added. parse_special: the names of control tokens in the text become those tokens. It is
-  // false for untrusted text, in which they stay ordinary text. Throws Error on invalid UTF-8, and what `between` throws,
-  // which is called about once for 64 KiB of text.
+  // false for untrusted text, in which they stay ordinary text. Throws Error on invalid UTF-8, and what `between`
+  // throws, which is called about once for 64 KiB of text.
   std::vector<int32_t> encode(std::string_view text, bool parse_special,
                               const std::function<void()>& between = {}) const;
 

@@ -289,6 +289,25 @@ TEST(Tokenizer, MergesNeverMakeAControlToken) {
   EXPECT_EQ(tokenizer.encode("<s>", false), (Ids{7, 10}));
 }
 
+TEST(Tokenizer, ALongTextCanBeInterrupted) {
+  struct Enough {};
+  for (const std::string& unit : {std::string("a"), std::string("word and "), std::string("\xe4\xbd\xa0")}) {
+    std::string text;
+    while (text.size() < 1 << 20) text += unit;
+    int calls = 0;
+    const Ids ids = demo().encode(text, false, [&] { ++calls; });
+    EXPECT_GE(calls, 8) << unit;
+    EXPECT_EQ(ids, demo().encode(text, false));
+    int left = 4;
+    EXPECT_THROW(demo().encode(text, false, [&] { left-- > 0 ? void() : throw Enough(); }), Enough);
+  }
+}
+
+// gemma3() has a merge of "a" and "a": a run of them cannot be cut, and merging takes memory for each character.
+TEST(Tokenizer, RefusesARunThatIsTooLongToMerge) {
+  EXPECT_THAT(error_of([] { gemma3().encode(std::string(5 << 20, 'a'), false); }), HasSubstr("4194304 characters"));
+}
+
 TEST(Tokenizer, OldMergesAsOneString) {
   EXPECT_EQ(small_with([](json& f) { f["model"]["merges"] = {"a b", "ab a"}; }).encode("aba", false), Ids{6});
 }
