@@ -138,7 +138,7 @@ class Load:
             await writer.drain()
             data = await asyncio.wait_for(reader.read(4096), 30)
             self.outcomes["malformed"] += 1
-            if data and data.split()[1][:1] != b"4":
+            if data and data.split()[1][:1] != b"4" and data.split()[1] != b"505":
                 self.wrong.append(f"a malformed request was answered {data[:60]!r}")
         finally:
             writer.close()

@@ -18,6 +18,7 @@
 #include "cli/commands/serve.h"
 #include "cli/engine_flags.h"
 #include "server/access.h"
+#include "server/allocator.h"
 
 namespace gemma4 {
 namespace {
@@ -292,6 +293,7 @@ int serve(ServeFlags& flags) {
 }  // namespace
 
 int serve_command(int argc, char** argv) {
+  keep_little_free_memory();
   ServeFlags flags;
   CommandLine line("gemma4 serve", kServeAbout);
   add_flags(line, flags);

@@ -140,7 +140,7 @@ TEST(Chat, DemoPromptsGiveTheReferencesIds) {
   ASSERT_EQ(cases.size(), 60u);
   for (const json& one : cases) {
     const std::vector<Piece> pieces = parse_raw(one["prompt"].get<std::string>(), demo());
-    EXPECT_EQ(to_text(pieces), one["prompt"]);
+    EXPECT_EQ(to_text(pieces), one["prompt"].get<std::string>());
     EXPECT_EQ(encode_pieces(demo(), pieces, {}).ids, one["prompt_ids"].get<std::vector<int32_t>>());
   }
 }
