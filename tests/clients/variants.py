@@ -5,13 +5,15 @@
 
 --positions: the longest context that config.json names (the demo was trained for 4,096; the weights do not depend on it).
 --words: as many words in the vocabulary. The new ones are words of Python's standard library, made by merges behind the
-demo's own, so English text has a fifth as many tokens. They have the embedding of <pad>, which the model never writes, and
-words that the demo was trained on keep their tokens.
+demo's own, so English text has a fifth as many tokens; the rest are invented, of several scripts, and no text is split into
+them: they make masks and log probabilities as wide as those of the 31B. They have the embedding of <pad>, which the model
+never writes, and words that the demo was trained on keep their tokens.
 """
 import argparse
 import collections
 import json
 import pathlib
+import random
 import re
 import shutil
 import struct
@@ -19,6 +21,8 @@ import sysconfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO = ROOT / "models/demo"
+SYLLABLES = [a + b + c for a in ["", "b", "c", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v"]
+             for b in "aeiou" for c in ["", "n", "r", "s", "t", "ng"]]
 WORD = re.compile(r"[A-Za-z]{3,24}")
 
 
@@ -36,6 +40,26 @@ def words_by_use():
         if "site-packages" not in path.parts and "dist-packages" not in path.parts:
             count.update(WORD.findall(path.read_text(errors="ignore")))
     return [word for word, _ in count.most_common()]
+
+
+def new_words(count, taken):
+    """Words as a vocabulary of many languages has them: most begin a word, some are numbers, signs or other scripts."""
+    dice, words = random.Random(7), {}
+    while len(words) < count:
+        kind = dice.random()
+        if kind < 0.8:
+            word = "".join(dice.choice(SYLLABLES) for _ in range(dice.randrange(2, 5)))
+            word = word.capitalize() if dice.random() < 0.15 else word
+        elif kind < 0.9:
+            word = "".join(chr(dice.randrange(0x4E00, 0x9FA0)) for _ in range(dice.randrange(1, 4)))
+        elif kind < 0.95:
+            word = "".join(dice.choice("{}[]\":,.;()=<>/_-+*#") for _ in range(dice.randrange(2, 6)))
+        else:
+            word = "".join(chr(dice.randrange(0x400, 0x460)) for _ in range(dice.randrange(2, 8)))
+        word = ("▁" if dice.random() < 0.6 else "") + word
+        if word not in taken and "<" not in word:
+            words[word] = None
+    return list(words)
 
 
 class Words:
@@ -79,8 +103,8 @@ def widen_tokenizer(tokenizer, count):
             words.add(text, count)
         if len(words.vocab) >= count:
             break
-    while len(words.vocab) < count:
-        words.vocab[f"<unused{len(words.vocab)}>"] = len(words.vocab)
+    for word in new_words(count - len(words.vocab), words.vocab):
+        words.vocab[word] = len(words.vocab)
 
 
 def widen_weights(source, output, count):
