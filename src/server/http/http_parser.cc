@@ -11,11 +11,11 @@ constexpr size_t kChunkDigitsMax = 16;
 bool digit(char c) { return c >= '0' && c <= '9'; }
 bool letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool blank(char c) { return c == ' ' || c == '\t'; }
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
+char lower_byte(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
 int hex(char c) {
   if (digit(c)) return c - '0';
-  const char small = lower(c);
+  const char small = lower_byte(c);
   return small >= 'a' && small <= 'f' ? small - 'a' + 10 : -1;
 }
 
@@ -25,7 +25,7 @@ bool token(std::string_view text) { return !text.empty() && std::ranges::all_of(
 
 std::string lowered(std::string_view text) {
   std::string out(text);
-  std::ranges::transform(out, out.begin(), lower);
+  std::ranges::transform(out, out.begin(), lower_byte);
   return out;
 }
 

@@ -11,7 +11,7 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kArgumentDepthMax = 101;
-constexpr size_t kHeldMax = 64;  // bytes of a quoted value that may become a number
+constexpr size_t kQuotedMax = 64;  // bytes of a quoted value that may become a number
 constexpr size_t kCallNameMax = 1024;
 constexpr size_t kReadTextMax = 4096;  // text that was read is dropped past this
 constexpr std::string_view kWhiteSpace = " \t\r\n";
@@ -248,7 +248,7 @@ bool CallParser::read_string() {
       at_ = end + 1;
       return put_value(typed(text, true));
     }
-    if (text_.size() - at_ <= kHeldMax) return wait();
+    if (text_.size() - at_ <= kQuotedMax) return wait();
     holding_ = false;
     put("\"");
   }
@@ -381,7 +381,7 @@ bool CallParser::read_after() {
 std::string CallParser::typed(const std::string& text, bool quoted) const {
   const unsigned types = place_.types(), literal = literal_types(text);
   if (quoted) {
-    const bool is_text = (types & ArgumentPlace::kString) || (types & literal) == 0 || text.size() > kHeldMax;
+    const bool is_text = (types & ArgumentPlace::kString) || (types & literal) == 0 || text.size() > kQuotedMax;
     return is_text ? json_string(text) : literal_json(text);
   }
   if (literal == 0) return json_string(text);
