@@ -2,8 +2,8 @@
 # read once. For builds that begin from nothing, as in CI: it takes a third off. The inner loop does without.
 
 # unite(list name pattern count): the sources in `list` that match `pattern` become `count` files that include them one
-# after the other. UNITED_<name> names the files. A source with options of its own is left alone. Two sources in one
-# file must not define the same name: they are dealt out in turns, because neighbours by name are alike.
+# after the other. UNITED_<name> names the files. A source with options of its own is left alone. unite.py deals them out,
+# so that no file defines a name twice.
 function(unite list name pattern count)
   set(mine ${${list}})
   list(FILTER mine INCLUDE REGEX "${pattern}")
@@ -18,11 +18,15 @@ function(unite list name pattern count)
   foreach(group RANGE ${last})
     set(text_${group} "")
   endforeach()
-  set(i 0)
-  foreach(source IN LISTS mine)
-    math(EXPR group "${i} % ${count}")
-    string(APPEND text_${group} "#include \"${source}\"\n")
-    math(EXPR i "${i} + 1")
+  execute_process(COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/cmake/unite.py ${count} ${mine} OUTPUT_VARIABLE groups
+                  OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+  string(REPLACE "\n" ";" groups "${groups}")
+  foreach(source group IN ZIP_LISTS mine groups)
+    if(group EQUAL -1)
+      list(APPEND rest ${source})
+    else()
+      string(APPEND text_${group} "#include \"${source}\"\n")
+    endif()
   endforeach()
   set(united "")
   foreach(group RANGE ${last})
@@ -57,6 +61,6 @@ macro(unite_tests)
   unite(TESTS golden_whole_tests "/tests/(golden|export_golden|parity)_" 1)
 endmacro()
 
-macro(unite_cuda_tests)  # nccl_test and ops_test define names of the others
+macro(unite_cuda_tests)
   unite(CUDA_TESTS cuda_tests "/(attention|select_kernel|prepacked_weight|sample|kernel|recorder)_test\\.cc$" 1)
 endmacro()
