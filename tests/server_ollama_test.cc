@@ -52,6 +52,13 @@ TEST_F(ServeOllama, Chat) {
   }
   EXPECT_EQ(text, kCounted);
   EXPECT_EQ(streamed.back()["eval_count"], whole["eval_count"]);
+  // A begun answer is continued.
+  Json begun = body, same = chat(kCount);
+  for (Json* one : {&begun, &same}) (*one)["messages"].push_back({{"role", "assistant"}, {"content", "9, 10,"}});
+  begun["stream"] = false;
+  const Json rest = good("/api/chat", begun);
+  EXPECT_EQ(rest["message"]["content"], good("/v1/chat/completions", same)["choices"][0]["message"]["content"]);
+  EXPECT_LT(rest["message"]["content"].get<std::string>().size(), std::string(kCounted).size());
   body["options"]["num_predict"] = 3;
   EXPECT_EQ(lines("/api/chat", body).back()["done_reason"], "length");
 }

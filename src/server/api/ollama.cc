@@ -412,6 +412,7 @@ CompletionRequest parse_ollama_chat(const Json& json, const ApiContext& context)
     expect_array(*messages, "messages");
     for (size_t i = 0; i < messages->size(); ++i) parse_message((*messages)[i], request, open, context, i);
   }
+  request.chat.continue_final = true;  // a last message of the assistant is a begun answer
   if (const Json* tools = body.find("tools")) parse_tool_list(*tools, request);
   body.done();
   if (request.messages.empty()) {

@@ -93,6 +93,23 @@ def test_pydantic_ai_picture(long_server):
     assert Agent(model, model_settings={"temperature": 0}).run_sync(["What is at the left?", picture]).output
 
 
+def test_a_large_vocabulary(wide_server):
+    """262,144 words: a tool, then an answer of a schema, as with the small one."""
+    ran = []
+
+    def set_timer(minutes: int) -> str:
+        """Set a timer in minutes."""
+        ran.append(minutes)
+        return "started"
+
+    model = OpenAIChatModel("demo", provider=OpenAIProvider(base_url=wide_server.url + "/v1", api_key="none"))
+    settings = {"temperature": 0, "max_tokens": 200}
+    assert Agent(model, model_settings=settings).run_sync(COUNT).output == COUNTED
+    agent = Agent(model, output_type=NativeOutput(Timer), tools=[set_timer], model_settings=settings)
+    assert isinstance(agent.run_sync(TIMER).output, Timer)
+    assert len(ran) == 1 and isinstance(ran[0], int)  # which number: other words around it are new to the toy
+
+
 # langchain
 
 def set_timer(minutes: int) -> str:
