@@ -135,7 +135,7 @@ TEST_F(ServerTest, EveryFileOfTheImageCorpusIsRefusedOrAnswered) {
       ++refused;
     }
   }
-  for (const char* folder : {"image_corpus/shown", "decode"}) {
+  for (const char* folder : {"image_corpus/shown", "decode", "decode_heif"}) {
     for (const auto& file : files_of(folder)) {
       for (const Response& response : ask_about(file)) EXPECT_EQ(response.status, 200) << file << response.body;
       ++seen;

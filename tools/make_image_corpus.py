@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes tests/golden/image_corpus: bad and extreme picture files. The server must refuse those in `refused/` with one sentence
-and answer about those in `shown/`, both without much work. Needs Pillow. The files are in the repository; this script
+and answer about those in `shown/`, both without much work. Needs Pillow and pillow-heif. The files are in the repository; this script
 documents them.
 
 usage: tools/make_image_corpus.py [FOLDER]
@@ -11,7 +11,10 @@ import struct
 import sys
 import zlib
 
+import pillow_heif
 from PIL import Image, ImageDraw
+
+pillow_heif.register_heif_opener()
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -67,9 +70,6 @@ def refused():
     yield "nothing_but_zeros.png", bytes(4096)
     yield "text.png", b"This is no picture, whatever its name says.\n" * 20
     yield "page.png", b"<!doctype html><html><body><img src=x></body></html>"
-    yield "gif.gif", saved(picture(), "GIF")
-    yield "animated.gif", saved(picture(), "GIF", save_all=True, append_images=[picture().rotate(90)])
-    yield "bmp.bmp", saved(picture(), "BMP")
     yield "tiff.tif", saved(picture(), "TIFF")
     yield "ico.ico", saved(picture(32, 32), "ICO", sizes=[(16, 16)])
     yield "svg.svg", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
@@ -112,6 +112,14 @@ def refused():
 
 
 def shown():
+    yield "gif.gif", saved(picture(), "GIF")
+    yield "animated.gif", saved(picture(), "GIF", save_all=True, append_images=[picture().rotate(90)])
+    yield "bmp.bmp", saved(picture(), "BMP")
+    number = Image.open(ROOT / "tests/golden/demo_eval/images/000.png").convert("RGB")
+    yield "number.gif", saved(number.quantize(256), "GIF")
+    yield "number.bmp", saved(number.quantize(16), "BMP")
+    yield "number.heic", saved(number, "HEIF", quality=95)
+    yield "number.avif", saved(number, "AVIF", quality=95)
     yield "one_pixel.png", png(1, 1)
     yield "one_pixel.jpg", saved(Image.new("RGB", (1, 1), "red"), "JPEG")
     yield "one_pixel.webp", saved(Image.new("RGB", (1, 1), "red"), "WEBP")

@@ -53,8 +53,8 @@ struct Request {
   std::string tools;              // JSON array of {"type": "function", "function": {...}} as text, or empty
   ChatOptions chat;
 
-  // File bytes (JPEG, PNG, WebP) of the images, in the order of the image parts of `messages` or of the <|image|> in
-  // `raw`; the numbers must agree.
+  // File bytes (image/decode.h says of which formats) of the images, in the order of the image parts of `messages` or
+  // of the <|image|> in `raw`; the numbers must agree.
   std::vector<std::string> images;
   int image_budget = 0;  // soft tokens for each image: 70, 140, 280, 560 or 1120; 0: the checkpoint's default
 

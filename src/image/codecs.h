@@ -43,11 +43,17 @@ class DecodeBudget {
 Decoded decode_jpeg(std::span<const std::byte> bytes, const DecodeBudget& budget);
 Decoded decode_png(std::span<const std::byte> bytes, const DecodeBudget& budget);
 Decoded decode_webp(std::span<const std::byte> bytes, const DecodeBudget& budget);
+Decoded decode_gif(std::span<const std::byte> bytes, const DecodeBudget& budget);
+Decoded decode_bmp(std::span<const std::byte> bytes, const DecodeBudget& budget);
+Decoded decode_heif(std::span<const std::byte> bytes, const DecodeBudget& budget);
 
 // Without decoding pixels. Sizes are checked against the limits.
 ImageHeader read_jpeg_header(std::span<const std::byte> bytes);
 ImageHeader read_png_header(std::span<const std::byte> bytes);
 ImageHeader read_webp_header(std::span<const std::byte> bytes);
+ImageHeader read_gif_header(std::span<const std::byte> bytes);
+ImageHeader read_bmp_header(std::span<const std::byte> bytes);
+ImageHeader read_heif_header(std::span<const std::byte> bytes);
 
 // Throws Error unless both sides lie in [1, kMaxImageSide] and the product within kMaxImagePixels.
 void check_image_size(uint64_t width, uint64_t height);

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "image/codecs.h"
+#include "image/heif_boxes.h"
 
 namespace gemma4 {
 namespace {
@@ -24,7 +25,10 @@ Codec codec_for(std::span<const std::byte> bytes) {
   if (starts_with(bytes, "\xff\xd8\xff")) return {decode_jpeg, read_jpeg_header};
   if (starts_with(bytes, "\x89PNG\r\n\x1a\n")) return {decode_png, read_png_header};
   if (starts_with(bytes, "RIFF") && starts_with(bytes, "WEBP", 8)) return {decode_webp, read_webp_header};
-  throw Error("the image is neither JPEG, PNG nor WebP");
+  if (starts_with(bytes, "GIF87a") || starts_with(bytes, "GIF89a")) return {decode_gif, read_gif_header};
+  if (starts_with(bytes, "BM")) return {decode_bmp, read_bmp_header};
+  if (is_heif(bytes)) return {decode_heif, read_heif_header};
+  throw Error("the image is neither JPEG, PNG, WebP, GIF, BMP, HEIC nor AVIF");
 }
 
 bool swaps_sides(int orientation) { return orientation >= 5 && orientation <= 8; }

@@ -1,4 +1,4 @@
-// Decode: what pixels does this JPEG, PNG or WebP file show? The answer is what Pillow gives for
+// Decode: what pixels does this JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF file show? The answer is what Pillow gives for
 // ImageOps.exif_transpose(Image.open(file)).convert("RGB"): the orientation of the file's EXIF (or XMP) data is
 // applied, alpha is dropped (not blended), and palettes, gray, 16-bit and CMYK become RGB with 8 bits (16-bit gray by
 // clipping at 255: a quirk of Pillow's, kept because the model was used with it).
@@ -57,7 +57,7 @@ struct NeverStop {
 inline constexpr NeverStop kNeverStop;
 
 // Throws Error, DecodeStopped, std::bad_alloc. `stop` is asked at the start and at least once in 2 Mi pixels of a pass
-// (WebP: once in 64 KiB of the file); it must not throw.
+// (WebP: once in 64 KiB of the file; HEIC and AVIF: before and after); it must not throw.
 Image decode_image(std::span<const std::byte> bytes, const ImageLimits& limits = {},
                    FunctionRef<bool()> stop = kNeverStop);
 

@@ -113,6 +113,28 @@ TEST(DecodeBudget, BoundsMemory) {
   EXPECT_THAT(decode_error(write_jpeg(chunks)), HasSubstr("704 MiB to be decoded, more than the 512 MiB"));
 }
 
+TEST(DecodeBudget, BoundsGifAndBmp) {
+  for (const char* name : {"plain.gif", "frame_in_canvas.gif", "rgb.bmp", "rle8.bmp"}) {
+    EXPECT_THAT(decode_error(golden_file(name), {.memory_max = 100}), HasSubstr("MiB to be decoded")) << name;
+    const std::string file = golden_file(name);
+    EXPECT_THROW(decode_image(std::as_bytes(std::span(file)), {}, [] { return true; }), DecodeStopped) << name;
+  }
+  // 8192 x 8192 of runs, half a megabyte: rows of 255 and 32 pixels each.
+  std::string runs;
+  for (int y = 0; y < kBig; ++y) {
+    for (int x = 0; x < 32; ++x) runs += "\xff\1";
+    runs += std::string("\0\0", 2);
+  }
+  const std::string bmp = "BM" + little_endian(0) + little_endian(0) + little_endian(54) + little_endian(40) +
+                          little_endian(kBig) + little_endian(kBig) + little_endian(1 | 8 << 16) + little_endian(1) +
+                          std::string(20, '\0') + runs + std::string("\0\1", 2);
+  int calls = 0;
+  const double start = cpu_seconds();
+  decode_image(std::as_bytes(std::span(bmp)), {}, [&] { return ++calls, false; });
+  EXPECT_GE(calls, 8);
+  EXPECT_LT(cpu_seconds() - start, 10);
+}
+
 TEST(DecodeBudget, KeepsNoMarkersOfAJpeg) {
   const std::string file = golden_file("rgb_420.jpg");
   std::string markers;

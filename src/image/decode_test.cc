@@ -45,7 +45,10 @@ TEST(ReadImageSize, EqualsTheDecodersForEveryPicture) {
   int pictures = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(golden_path(""))) {
     const auto extension = entry.path().extension();
-    if (extension != ".png" && extension != ".jpg" && extension != ".jpeg" && extension != ".webp") continue;
+    if (extension != ".png" && extension != ".jpg" && extension != ".jpeg" && extension != ".webp" &&
+        extension != ".gif" && extension != ".bmp" && extension != ".heic" && extension != ".avif") {
+      continue;
+    }
     const std::string bytes = read_file(entry.path());
     std::optional<Image> image;
     try {
@@ -100,8 +103,9 @@ std::string error_of(const std::string& bytes) {
 
 TEST(Decode, RefusesWhatIsNoPicture) {
   EXPECT_EQ(error_of(""), "the image is empty");
-  EXPECT_THAT(error_of("hello, this is text"), HasSubstr("neither JPEG, PNG nor WebP"));
-  EXPECT_THAT(error_of("GIF89a\1\0\1\0"), HasSubstr("neither JPEG, PNG nor WebP"));
+  EXPECT_THAT(error_of("hello, this is text"), HasSubstr("neither JPEG, PNG, WebP, GIF, BMP, HEIC nor AVIF"));
+  EXPECT_THAT(error_of("GIF89a\1"), HasSubstr("the GIF image is cut short"));
+  EXPECT_THAT(error_of("BM\1"), HasSubstr("the BMP image is cut short"));
   EXPECT_THAT(error_of("\xff\xd8\xff"), HasSubstr("JPEG"));
   EXPECT_THAT(error_of("\x89PNG\r\n\x1a\n"), HasSubstr("PNG"));
   EXPECT_THAT(error_of(std::string("RIFF\4\0\0\0WEBP", 12)), HasSubstr("WebP"));
@@ -136,8 +140,36 @@ TEST(Decode, ChecksClaimedSizesBeforeAllocating) {
   EXPECT_THAT(error_of(webp), HasSubstr("16384 x 16384"));
 }
 
+std::string gif_claiming(uint32_t width, uint32_t height) {
+  const auto pair = [](uint32_t v) { return little_endian(v).substr(0, 2); };
+  return "GIF89a" + pair(5) + pair(5) + std::string(3, '\0') + "," + std::string(4, '\0') + pair(width) + pair(height) +
+         std::string("\0\2\2\x44\1\0;", 7);
+}
+
+std::string bmp_claiming(uint32_t width, uint32_t height, uint32_t bits = 24, uint32_t compression = 0) {
+  return "BM" + little_endian(0) + little_endian(0) + little_endian(54) + little_endian(40) + little_endian(width) +
+         little_endian(height) + little_endian(1 | bits << 16) + little_endian(compression) + std::string(20, '\0') +
+         std::string(8, '\1');
+}
+
+TEST(Decode, ChecksClaimedSizesOfGifAndBmp) {
+  EXPECT_THAT(error_of(gif_claiming(65535, 65535)), HasSubstr("65535 x 65535"));
+  EXPECT_THAT(error_of(gif_claiming(0, 5)), HasSubstr("no pixels"));
+  EXPECT_THAT(error_of(gif_claiming(8000, 8000)), HasSubstr("GIF image is"));
+  EXPECT_THAT(error_of("GIF89a" + std::string(7, '\0') + ";"), HasSubstr("holds no frame"));
+  EXPECT_THAT(error_of(bmp_claiming(60000, 60000)), HasSubstr("60000 x 60000"));
+  EXPECT_THAT(error_of(bmp_claiming(0x80000000u, 1)), HasSubstr("2147483648 x 1"));
+  EXPECT_THAT(error_of(bmp_claiming(1, 0x80000000u)), HasSubstr("1 x 2147483648"));
+  EXPECT_THAT(error_of(bmp_claiming(0, 5)), HasSubstr("no pixels"));
+  EXPECT_THAT(error_of(bmp_claiming(8000, 8000)), HasSubstr("cut short"));
+  EXPECT_THAT(error_of(bmp_claiming(1, 1, 24, 4)), HasSubstr("24 bits for a pixel in a compression of the kind 4"));
+  EXPECT_THAT(error_of(bmp_claiming(1, 1, 13)), HasSubstr("13 bits"));
+  EXPECT_EQ(error_of(bmp_claiming(2, 1)), "");
+}
+
 TEST(Decode, RefusesEveryTruncation) {
-  for (const char* name : {"rgb.png", "interlaced.png", "rgb_420.jpg", "lossy.webp", "lossless_alpha.webp"}) {
+  for (const char* name : {"rgb.png", "interlaced.png", "rgb_420.jpg", "lossy.webp", "lossless_alpha.webp", "plain.gif",
+                           "interlaced.gif", "palette4.bmp", "rle8.bmp", "565.bmp"}) {
     const std::string whole = read_file(golden_path(std::string("decode/") + name));
     // The last two bytes of a JPEG are its end marker, which libjpeg itself notices; a PNG needs its IEND.
     for (size_t size = 0; size + 1 < whole.size(); size += 1 + size / 40) {

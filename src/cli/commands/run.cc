@@ -39,7 +39,8 @@ constexpr const char* kRunAbout =
 void add_flags(CommandLine& line, RunFlags& flags) {
   add_engine_flags(line, flags.engine);
   add_processes_flags(line, flags.processes);
-  line.option("--image,--image-path", flags.images, "A picture (JPEG, PNG, WebP), before the prompt; may be repeated")
+  line.option("--image,--image-path", flags.images,
+              "A picture (JPEG, PNG, WebP, GIF, BMP, HEIC, AVIF), before the prompt; may be repeated")
       .may_repeat();
   line.option("--prompt", flags.prompt, "What to ask");
   line.option("--prompt-file", flags.prompt_file, "A file that holds what to ask; - is standard input")

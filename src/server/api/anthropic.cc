@@ -34,7 +34,7 @@ void parse_plain_block(Fields& block, const std::string& type, Request& request,
   if (type == "text") {
     add_text(message, block.required_string("text"));
     block.ignore({"citations"});
-  } else if (type == "image" && message.role != "system") {
+  } else if (type == "image") {
     parse_image(block, request, message, context);
   } else {
     fail_at(block.where("type"), "is '" + type.substr(0, 40) + "', which is not supported here");

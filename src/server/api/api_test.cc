@@ -64,6 +64,10 @@ TEST(Api, ImageAddresses) {
   EXPECT_NE(refused("https://a@other.example:80/a.png").find("user's name"), std::string::npos);
   EXPECT_NE(refused("file:///etc/passwd").find("data: URL"), std::string::npos);
   EXPECT_NE(refused("data:image/png;base64").find("comma"), std::string::npos);
+  const std::string bare = "R0lGODlhAQABAAAAACwAAAAAAQABAAACAkQBADs=";
+  EXPECT_EQ(image_of_url(bare, context(), "url").substr(0, 6), "GIF89a");
+  EXPECT_NE(refused("blob:" + bare).find("data: URL"), std::string::npos);
+  EXPECT_NE(refused(bare.substr(0, 20)).find("data: URL"), std::string::npos);
 }
 
 TEST(Api, ChatBecomesARequest) {

@@ -21,6 +21,10 @@ constexpr std::array<int8_t, 256> make_digits() {
 }
 constexpr std::array<int8_t, 256> kDigits = make_digits();
 
+bool is_base64(std::string_view text) {
+  return std::ranges::all_of(text, [](unsigned char c) { return c == '=' || kDigits[c] != kBad; });
+}
+
 std::string lower(std::string_view text) {
   std::string out(text);
   std::ranges::transform(out, out.begin(), [](unsigned char c) { return std::tolower(c); });
@@ -60,7 +64,14 @@ std::string decode_base64(std::string_view text, const std::string& path) {
 std::string image_of_url(const std::string& url, const ApiContext& context, const std::string& path) {
   const std::string head = lower(url.substr(0, 8));
   if (head.starts_with("http://") || head.starts_with("https://")) return context.fetch(url, path);
-  if (!head.starts_with("data:")) fail_at(path, "must be a data: URL (data:image/png;base64,...)");
+  if (!head.starts_with("data:")) {
+    // Base64 alone, as some clients send it. No other URL is that long without a character that base64 does not have.
+    constexpr size_t kShortest = 32;  // the smallest GIF has 26 bytes
+    if (url.size() < kShortest || !is_base64(std::string_view(url).substr(0, 1024))) {
+      fail_at(path, "must be a data: URL (data:image/png;base64,...), or base64");
+    }
+    return decode_base64(url, path);
+  }
   const size_t comma = url.find(',');
   if (comma == std::string::npos) fail_at(path, "is a data: URL without a comma");
   const std::string media_type = lower(std::string_view(url).substr(5, std::min<size_t>(comma - 5, 200)));

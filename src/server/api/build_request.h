@@ -16,7 +16,8 @@ constexpr int kCallDepthMax = 100;
 // White space is allowed. Any other character outside the alphabet (standard or URL-safe) is an ApiError.
 std::string decode_base64(std::string_view text, const std::string& path);
 
-// The bytes of the image behind a data: or http(s) URL; `path` is the URL's path in the request, for errors.
+// The bytes of the image behind a data: or http(s) URL, or of base64 alone; `path` is the URL's path in the request,
+// for errors.
 std::string image_of_url(const std::string& url, const ApiContext& context, const std::string& path);
 
 // Sets Request::image_budget from an image's detail ("low", "auto", "high"). The largest one of a request counts.
