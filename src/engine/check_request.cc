@@ -39,6 +39,7 @@ uint64_t random_seed() {
 void check_request(const Request& request, const Config& config) {
   check_sampling(request.sampling, config);
   need(request.max_new_tokens >= 0, "max_new_tokens must be 0 (until the context is full) or more");
+  need(request.thinking_share >= 0, "thinking_share must not be negative");
   need(request.logprobs >= -1 && request.logprobs <= kLogprobsMax,
        "logprobs must be at most " + std::to_string(kLogprobsMax));
   need(request.stop.size() <= kStopsMax, "at most " + std::to_string(kStopsMax) + " stop strings may be given");

@@ -39,6 +39,7 @@ struct EngineOptions {
   int64_t prepared_bytes = int64_t{1} << 30;  // of pictures of requests that wait; one more waits to be prepared
   bool share_cache = true;   // all salts share the caches, to a token: for one user. `gemma4 serve` has false
   double step_timeout = 30;  // seconds; a longer step is reported, and the engine counts as stalled. 0: never
+  int thinking_budget = -1;  // of requests that name none (Request::thinking_budget); negative: no limit
   bool vision = true;        // false: do not load the vision tower; requests with images are refused
   uint64_t seed = 0;         // for requests without a seed; 0: random
 };

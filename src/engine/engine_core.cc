@@ -209,7 +209,9 @@ void EngineCore::append(const ScheduledRows& rows) {
   sampling.step = sequence.ids.size() - sequence.prompt;
   sampling.counts = sequence.counts;
   sampling.bias = sequence.bias;
-  if (sequence.masked && sequence.grammar) sampling.allowed = sequence.grammar->mask();
+  sampling.allowed = output_.allowed_by_budget(sequence);
+  const bool in_thought = sequence.next_token == Sequence::NextToken::kEndOfThought;
+  if (sequence.masked && sequence.grammar && !in_thought) sampling.allowed = sequence.grammar->mask();
   batch_.sampling.push_back(sampling);
 }
 

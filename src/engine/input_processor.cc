@@ -219,6 +219,11 @@ std::unique_ptr<Sequence> InputProcessor::make_choice(const Request& request, co
     sequence->limit =
         static_cast<int>(std::min<int64_t>(limits_.max_seq_len, int64_t{sequence->prompt} + request.max_new_tokens));
   }
+  sequence->thinking_budget = request.thinking_budget >= 0 ? request.thinking_budget : limits_.thinking_budget;
+  if (request.thinking_share < 1) {
+    const auto share = static_cast<int>(request.thinking_share * (sequence->limit - sequence->prompt));
+    sequence->thinking_budget = sequence->thinking_budget < 0 ? share : std::min(sequence->thinking_budget, share);
+  }
   sequence->ids = prompt.ids;
   sequence->cache_salt = salt(request);
   sequence->sampling = resolve_sampling(request.sampling, generation_, limits_.seed);

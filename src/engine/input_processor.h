@@ -26,6 +26,7 @@ struct InputLimits {
   int64_t prepared_bytes = int64_t{1} << 30;  // of pictures
   bool share_cache = false;                   // all salts are alike
   ChatTemplate chat_template = ChatTemplate::kJuly;
+  int thinking_budget = -1;                   // for requests that name none
 };
 
 class InputProcessor {

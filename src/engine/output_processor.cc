@@ -44,7 +44,14 @@ OutputProcessor::OutputProcessor(const Tokenizer& tokenizer, std::vector<int32_t
       channel_begin_(tokenizer.find("<|channel>").value_or(-1)),
       channel_end_(tokenizer.find("<channel|>").value_or(-1)),
       call_begin_(tokenizer.find("<|tool_call>").value_or(-1)),
-      call_end_(tokenizer.find("<tool_call|>").value_or(-1)) {}
+      call_end_(tokenizer.find("<tool_call|>").value_or(-1)) {
+  if (channel_begin_ < 0 || channel_end_ < 0) return;
+  const auto words = static_cast<size_t>(tokenizer.vocab_size() + 31) / 32;
+  only_end_of_thought_.assign(words, 0);
+  no_thought_.assign(words, ~uint32_t{0});
+  only_end_of_thought_[static_cast<size_t>(channel_end_) / 32] |= uint32_t{1} << (channel_end_ % 32);
+  no_thought_[static_cast<size_t>(channel_begin_) / 32] &= ~(uint32_t{1} << (channel_begin_ % 32));
+}
 
 bool OutputProcessor::in_thought(std::span<const int32_t> ids) const {
   const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
@@ -56,7 +63,8 @@ void OutputProcessor::begin(Sequence& sequence) const {
   if (in_thought(ids)) {  // the answer continues it
     const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
     for (auto it = open.base() - 1; it != ids.end(); ++it) sequence.parser.push(*it);
-    sequence.thinking = true;
+    sequence.thinking = sequence.thought_open = true;
+    count_thought(sequence, -1);
   }
   if (!sequence.sampling.penalizes()) return;
   for (const int32_t id : ids) count(sequence, id, 0);
@@ -73,6 +81,26 @@ void OutputProcessor::count(Sequence& sequence, int32_t token, int times) const 
   }
 }
 
+// At the budget a thought must end, and none may follow it at once. (One that comes later is closed at once, so that
+// the answer goes on.)
+void OutputProcessor::count_thought(Sequence& sequence, int32_t token) const {
+  if (sequence.thinking_budget < 0 || only_end_of_thought_.empty()) return;
+  using Next = Sequence::NextToken;
+  const bool ends = sequence.thought_open && token >= 0 && token != channel_begin_ && tokenizer_.is_control(token);
+  sequence.thought_open |= token == channel_begin_;
+  sequence.thought_tokens += sequence.thought_open && token >= 0;
+  sequence.thought_open &= !ends;
+  const bool used_up = sequence.thought_tokens + sequence.thought_open >= sequence.thinking_budget;
+  sequence.next_token = !used_up ? Next::kAny : sequence.thought_open ? Next::kEndOfThought : Next::kAny;
+  if (used_up && ends) sequence.next_token = Next::kNoThought;
+}
+
+std::span<const uint32_t> OutputProcessor::allowed_by_budget(const Sequence& sequence) const {
+  using Next = Sequence::NextToken;
+  if (sequence.next_token == Next::kAny) return {};
+  return sequence.next_token == Next::kEndOfThought ? only_end_of_thought_ : no_thought_;
+}
+
 std::optional<Finish> OutputProcessor::append(Sequence& sequence, int32_t token, bool& is_end) const {
   sequence.last_token = Clock::now();
   if (sequence.usage.generated_tokens == 0) {
@@ -85,6 +113,7 @@ std::optional<Finish> OutputProcessor::append(Sequence& sequence, int32_t token,
   if (is_end) return Finish::kStop;
   ++sequence.usage.generated_tokens;
   if (sequence.lazy_grammar) sequence.masked = token == call_begin_ || (sequence.masked && token != call_end_);
+  count_thought(sequence, token);
   sequence.ids.push_back(token);
   sequence.hashes.push_back(static_cast<TokenHash>(token));
   if (sequence.sampling.penalizes()) count(sequence, token, 1);

@@ -26,6 +26,9 @@ class OutputProcessor {
   // that needs no look at its text.
   std::optional<Finish> append(Sequence& sequence, int32_t token, bool& is_end) const;
 
+  // On the engine's thread: what the next token may be, by the budget of thoughts. Empty: any.
+  std::span<const uint32_t> allowed_by_budget(const Sequence& sequence) const;
+
   // On a worker: the events of an appended token. `logits`: [vocabulary] if the sequence wants logprobs, else empty.
   // Prepares the grammar's mask for the next token, unless this is the `last`. Returns how the answer ended, if its
   // text or grammar ends it. Throws the errors of the grammar's budget.
@@ -41,10 +44,12 @@ class OutputProcessor {
   void prepare_mask(Sequence& sequence) const;
   void emit(Sequence& sequence, std::vector<OutputEvent> events) const;
   void count(Sequence& sequence, int32_t token, int times) const;
+  void count_thought(Sequence& sequence, int32_t token) const;
 
   Tokenizer tokenizer_;
   std::vector<int32_t> end_ids_;
   int32_t channel_begin_, channel_end_, call_begin_, call_end_;
+  std::vector<uint32_t> only_end_of_thought_, no_thought_;  // masks, a bit for each id
 };
 
 }  // namespace gemma4

@@ -60,7 +60,12 @@ struct Request {
 
   RequestSampling sampling;
   ResponseFormat format;
-  int max_new_tokens = 0;         // 0: until the context is full
+  int max_new_tokens = 0;  // 0: until the context is full
+  // Tokens that thoughts may take, markers included; then they are closed and the answer begins. 0: the thought is
+  // closed at once; negative: EngineOptions::thinking_budget. thinking_share: of the tokens that the answer may have,
+  // at most.
+  int thinking_budget = -1;
+  double thinking_share = 1;
   std::vector<std::string> stop;  // the answer ends before the first occurrence of one of these
   bool ignore_eos = false;        // benchmarks: never stop at an end token
   int logprobs = -1;              // -1: none; n >= 0: of every token and the n likeliest (at most kLogprobsMax)

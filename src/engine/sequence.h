@@ -60,6 +60,12 @@ struct Sequence {
   bool reuse_prefix = true;
   int logprobs = -1;
 
+  // The budget of thoughts. The engine thread's own.
+  int thinking_budget = -1;   // negative: none
+  int thought_tokens = 0;     // so far, markers included
+  bool thought_open = false;  // the next token continues one
+  enum class NextToken { kAny, kEndOfThought, kNoThought } next_token = NextToken::kAny;
+
   Usage usage;
   Clock::time_point submitted, scheduled, first_token, last_token;
   bool started = false;  // was scheduled once

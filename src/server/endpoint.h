@@ -32,6 +32,8 @@ struct ServerState {
   std::counting_semaphore<> fetching;  // how many requests hold fetched images
   std::atomic<bool> stopping = false, device_failed = false;
   std::function<HttpStats()> http_stats;
+  // The error answer to a request, in the form of its API.
+  std::function<HttpResponse(const HttpRequest&, const std::exception&)> refusal;
   WarningLog warnings;
 };
 

@@ -40,6 +40,9 @@ struct Server::Impl {
 
 Server::Impl::Impl(Engine& engine, const ServerOptions& options) : state(engine, options) {
   state.http_stats = [this] { return http->stats(); };
+  state.refusal = [this](const HttpRequest& request, const std::exception& error) {
+    return refuse(request, to_api_error(error));
+  };
   HttpHandlers handlers;
   handlers.gate = [this](const HttpRequest& request) { return gate(request); };
   handlers.handle = [this](HttpRequest& request) { return handle(request); };

@@ -48,6 +48,9 @@ void add_flags(CommandLine& line, RunFlags& flags) {
   line.option("--system", flags.system, "A system message");
   line.option("--tools", flags.tools_file, "A JSON file with an array of tools, as OpenAI's API takes them");
   line.flag("--think", flags.think, "Let the model think first; thoughts go to standard error");
+  line.option("--thinking-budget", flags.engine.thinking_budget,
+              "Tokens that thoughts may take; then the answer begins. Without it: no limit")
+      .not_negative();
   line.flag("--raw-prompt", flags.raw,
             "The prompt is the model's input as it stands: control tokens in it count, <|image|> is a picture");
   line.option("--max-new-tokens", flags.max_new_tokens, "Stop after this many; 0: when the context is full")

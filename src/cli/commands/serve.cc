@@ -82,6 +82,10 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
   line.option("--max-queue", flags.engine.max_queue, "Requests that wait at a time; one more gets 429")
       .positive()
       .show_default();
+  line.option(
+          "--thinking-budget", flags.engine.thinking_budget,
+          "Tokens that thoughts may take where a request names no budget; then the answer begins. Without it: no limit")
+      .not_negative();
   line.option("--prepared-mb", flags.prepared_mb,
               "Memory for the pictures of requests that wait; one more waits to be prepared")
       .between(1, 1 << 20)

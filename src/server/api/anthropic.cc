@@ -184,8 +184,9 @@ void parse_thinking(Fields& body, Request& request) {
     fail_at("thinking.type", "must be enabled, adaptive or disabled");
   }
   request.chat.enable_thinking = type != "disabled";
-  // The client library requires a budget. It is ignored: the model decides how long it thinks, within max_tokens.
-  fields.integer("budget_tokens", 0, INT32_MAX);
+  if (const auto budget = fields.integer("budget_tokens", 0, INT32_MAX)) {
+    request.thinking_budget = static_cast<int>(*budget);
+  }
   fields.only("display", {"summarized"});
   fields.done();
 }

@@ -91,6 +91,22 @@ void set_image_detail(Request& request, const std::string& detail, const ApiCont
   request.image_budget = std::max(request.image_budget, detail == "low" ? 70 : most);
 }
 
+// The shares are those of OpenRouter (openrouter.ai/docs/use-cases/reasoning-tokens).
+void set_effort(Request& request, const std::string& effort) {
+  struct Level {
+    const char* name;
+    int budget;
+    double share;
+  };
+  constexpr Level kLevels[] = {
+      {"minimal", 512, 0.1}, {"low", 2048, 0.2}, {"medium", 8192, 0.5}, {"high", 32768, 0.8}, {"xhigh", -1, 0.95}};
+  for (const Level& level : kLevels) {
+    if (effort != level.name) continue;
+    request.thinking_budget = level.budget;
+    request.thinking_share = level.share;
+  }
+}
+
 Message& add_message(Request& request, std::string role) {
   request.messages.emplace_back().role = std::move(role);
   return request.messages.back();

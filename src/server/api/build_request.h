@@ -32,6 +32,10 @@ void add_image(Request& request, Message& message, std::string bytes);
 // their messages.
 void parse_continuation(Fields& body, Request& request);
 
+// How much of the answer a thought may take: "minimal", "low", "medium", "high", "xhigh" or "max". Any other effort
+// sets no budget.
+void set_effort(Request& request, const std::string& effort);
+
 // A tool in the form of Request::tools.
 Json make_tool(const std::string& name, const Json* description, const Json* parameters, const std::string& path);
 

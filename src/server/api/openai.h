@@ -1,7 +1,7 @@
 // OpenAI's API: parses the bodies of /v1/chat/completions, /v1/completions and /v1/responses, and writes the answers as
 // JSON. A member that asks for something this server does not do is refused by name (ApiError 400). Source: OpenAI's
 // API reference (platform.openai.com/docs/api-reference) and the `openai` Python client's types; `reasoning_content`,
-// `chat_template_kwargs`, `top_k`, `min_p` and `repetition_penalty` are those of vLLM.
+// `chat_template_kwargs`, `thinking_token_budget`, `top_k`, `min_p` and `repetition_penalty` are those of vLLM.
 #pragma once
 
 #include "server/completion_request.h"

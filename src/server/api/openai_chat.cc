@@ -161,13 +161,19 @@ void parse_format(const Json* value, Request& request) {
 void parse_thinking(Fields& body, Request& request) {
   if (const auto effort = body.string("reasoning_effort")) {
     request.chat.enable_thinking = thinking_wanted(*effort, "reasoning_effort");
+    set_effort(request, *effort);
   }
-  const Json* kwargs = body.find("chat_template_kwargs");
-  if (kwargs == nullptr) return;
-  Fields fields(*kwargs, "chat_template_kwargs");
-  if (const auto on = fields.boolean("enable_thinking")) request.chat.enable_thinking = *on;
-  if (const auto on = fields.boolean("preserve_thinking")) request.chat.preserve_thinking = *on;
-  fields.done();
+  if (const Json* kwargs = body.find("chat_template_kwargs")) {
+    Fields fields(*kwargs, "chat_template_kwargs");
+    if (const auto on = fields.boolean("enable_thinking")) request.chat.enable_thinking = *on;
+    if (const auto on = fields.boolean("preserve_thinking")) request.chat.preserve_thinking = *on;
+    fields.done();
+  }
+  if (const auto budget = body.integer("thinking_token_budget", -1, INT32_MAX)) {
+    request.thinking_budget = static_cast<int>(*budget);
+    request.thinking_share = 1;
+    if (*budget == 0) request.chat.enable_thinking = false;
+  }
 }
 
 // Answers.

@@ -162,6 +162,7 @@ void parse_reasoning(Fields& body, Request& request) {
   Fields fields(*reasoning, "reasoning");
   if (const auto effort = fields.string("effort")) {
     request.chat.enable_thinking = thinking_wanted(*effort, "reasoning.effort");
+    set_effort(request, *effort);
   }
   fields.only("summary", {"auto"});  // thoughts are returned in full, not summarised
   fields.only("generate_summary", {"auto"});

@@ -8,6 +8,7 @@
 #include "server/api/anthropic.h"
 #include "server/api/ollama.h"
 #include "server/api/openai.h"
+#include "server/background.h"
 #include "server/endpoint.h"
 #include "server/response_stream.h"
 
@@ -103,7 +104,7 @@ void stream(ServerState& server, const CompletionRequest& completion, ResponseSt
           count_tokens(tokens, next->second.usage, next->first, completion.per_prompt);
         }
         out += serializer.piece(next->first, next->second);
-        if (out.size() < kWriteBytes) continue;
+        if (!out.empty() && out.size() < kWriteBytes) continue;  // an event may give nothing to send
       }
       const auto now = Clock::now();
       if (now > deadline) throw ApiError(504, "the answer took longer than this server allows");
@@ -121,48 +122,121 @@ void stream(ServerState& server, const CompletionRequest& completion, ResponseSt
   }
 }
 
+// One request that generates, prepared or not.
+struct Generation {
+  ServerState& server;
+  HttpRequest& request;
+  CompletionRequest (*parse)(const Json&, const ApiContext&);
+  const Clock::time_point deadline;  // preparation included
+  CompletionRequest completion;
+  std::unique_ptr<ResponseStream> answers;
+  const std::shared_ptr<Warnings> warnings = std::make_shared<Warnings>();
+  const std::shared_ptr<RequestTokens> tokens = std::make_shared<RequestTokens>();
+
+  void prepare();
+  void prepared();
+  void stream_all(HttpWriter& writer);
+};
+
+void Generation::prepare() {
+  gemma4::prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
+    ApiContext warned = context;
+    warned.warnings = warnings;
+    completion = parse(parse_body(request.body), warned);
+    std::string().swap(request.body);
+    for (Request& prompt : completion.requests) {
+      prompt.cache_salt = client_of(request, server.options);
+      prompt.warnings = warnings;
+      completion.per_prompt = prompt.n;
+    }
+    answers = std::make_unique<ResponseStream>(server.engine, server.metrics, completion.requests,
+                                               completion.one_tool_call, preparation);
+    std::vector<Request>().swap(completion.requests);
+  });
+}
+
+void Generation::prepared() {
+  request.held.reset();
+  server.warnings.log(request.path, warnings);
+}
+
+void Generation::stream_all(HttpWriter& writer) {
+  stream(server, completion, *answers, writer, deadline, *tokens);
+  server.warnings.log(request.path, warnings);
+}
+
+HttpResponse event_stream(const std::string& content_type, const std::shared_ptr<RequestTokens>& tokens,
+                          std::function<void(HttpWriter&)> write) {
+  HttpResponse response;
+  response.content_type = content_type;
+  response.tokens = tokens;
+  response.headers.emplace_back("Cache-Control", "no-cache");
+  response.headers.emplace_back("X-Accel-Buffering", "no");  // proxies must not buffer the stream
+  response.stream = std::move(write);
+  return response;
+}
+
+// An answer that begins before its request is prepared: signs of life, then the stream or an error event.
+void stream_late(const std::shared_ptr<Generation>& generation, BackgroundWork& preparation, HttpWriter& writer) {
+  ServerState& server = generation->server;
+  const std::string& path = generation->request.path;
+  const std::string ping = path == "/v1/messages" ? sse({{"type", "ping"}}, "ping") : ResponseSerializer().ping;
+  bool good = writer.write(ping);
+  auto wrote = Clock::now();
+  while (!preparation.wait_until(Clock::now() + kAliveCheck)) {  // it ends soon where the client has gone
+    if (!good || Clock::now() - wrote < seconds(server.options.ping_seconds)) continue;
+    good = writer.write(ping);
+    wrote = Clock::now();
+  }
+  try {
+    preparation.get();
+  } catch (const std::exception& error) {
+    if (dynamic_cast<const DeviceError*>(&error) != nullptr) server.device_failed = true;
+    const HttpResponse refusal = server.refusal(generation->request, error);
+    generation->tokens->failed = refusal.status;
+    Json body = Json::parse(refusal.body);
+    if (path == "/v1/responses") {  // OpenAI's form of an error event there
+      body = body["error"];
+      body.update({{"type", "error"}, {"sequence_number", 0}});
+    }
+    writer.write(sse(body, path == "/v1/messages" || path == "/v1/responses" ? "error" : ""));
+    return;
+  }
+  generation->prepared();
+  generation->stream_all(writer);
+}
+
 HttpResponse generate(ServerState& server, HttpRequest& request,
                       CompletionRequest (*parse)(const Json&, const ApiContext&)) {
   if (server.stopping) throw StoppingError("the server is stopping and takes no new requests");
-  const auto deadline = Clock::now() + seconds(server.options.request_seconds);  // preparation included
-  auto completion = std::make_shared<CompletionRequest>();
-  const auto warnings = std::make_shared<Warnings>();
-  std::shared_ptr<ResponseStream> answers;
-  prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
-    ApiContext warned = context;
-    warned.warnings = warnings;
-    *completion = parse(parse_body(request.body), warned);
-    std::string().swap(request.body);
-    for (Request& prompt : completion->requests) {
-      prompt.cache_salt = client_of(request, server.options);
-      prompt.warnings = warnings;
-      completion->per_prompt = prompt.n;
+  const auto start = Clock::now();
+  const std::shared_ptr<Generation> generation(
+      new Generation{server, request, parse, start + seconds(server.options.request_seconds), {}, {}});
+  if (request.path.starts_with("/v1/") && wants_stream(request.body)) {  // whose streams can say that they wait
+    const auto preparation = std::make_shared<BackgroundWork>([generation] { generation->prepare(); });
+    if (!preparation->wait_until(start + seconds(server.options.ping_seconds))) {
+      return event_stream(
+          ResponseSerializer().content_type, generation->tokens,
+          [generation, preparation](HttpWriter& writer) { stream_late(generation, *preparation, writer); });
     }
-    answers = std::make_shared<ResponseStream>(server.engine, server.metrics, completion->requests,
-                                               completion->one_tool_call, preparation);
-    std::vector<Request>().swap(completion->requests);
-  });
-  request.held.reset();
-  server.warnings.log(request.path, warnings);
-  HttpResponse response;
-  response.tokens = std::make_shared<RequestTokens>();
-  if (!completion->stream) {
-    const std::vector<Choice> choices = collect(server, *answers, answers->choices(), request, deadline);
-    for (size_t i = 0; i < choices.size(); ++i) {
-      count_tokens(*response.tokens, choices[i].usage, static_cast<int>(i), completion->per_prompt);
-    }
-    response.body = completion->serializer.whole(choices);
-    server.warnings.log(request.path, warnings);
-    return response;
+    preparation->get();
+  } else {
+    generation->prepare();
   }
-  response.content_type = completion->serializer.content_type;
-  response.headers.emplace_back("Cache-Control", "no-cache");
-  response.headers.emplace_back("X-Accel-Buffering", "no");  // proxies must not buffer the stream
-  response.stream = [&server, completion, answers, deadline, warnings, path = request.path,
-                     tokens = response.tokens](HttpWriter& writer) {
-    stream(server, *completion, *answers, writer, deadline, *tokens);
-    server.warnings.log(path, warnings);
-  };
+  generation->prepared();
+  if (generation->completion.stream) {
+    return event_stream(generation->completion.serializer.content_type, generation->tokens,
+                        [generation](HttpWriter& writer) { generation->stream_all(writer); });
+  }
+  const std::vector<Choice> choices =
+      collect(server, *generation->answers, generation->answers->choices(), request, generation->deadline);
+  HttpResponse response;
+  response.tokens = generation->tokens;
+  for (size_t i = 0; i < choices.size(); ++i) {
+    count_tokens(*response.tokens, choices[i].usage, static_cast<int>(i), generation->completion.per_prompt);
+  }
+  response.body = generation->completion.serializer.whole(choices);
+  server.warnings.log(request.path, generation->warnings);
   return response;
 }
 

@@ -78,7 +78,7 @@ struct HttpResponse {
 struct HttpHandlers {
   // Called before the body is read. If it returns a response, the request is refused with it.
   std::function<std::optional<HttpResponse>(const HttpRequest&)> gate;
-  std::function<HttpResponse(HttpRequest&)> handle;
+  std::function<HttpResponse(HttpRequest&)> handle;  // the request lives until its answer is written
   // The answer to a request that breaks HTTP or a limit (a bad request line, a body too large, ...).
   std::function<HttpResponse(const HttpRequest&, int status, const std::string& message)> refuse;
 };

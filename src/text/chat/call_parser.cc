@@ -39,8 +39,12 @@ std::string literal_json(const std::string& word) { return word == "None" ? "nul
 
 }  // namespace
 
-CallParser::CallParser(const Tokenizer& tokenizer, std::shared_ptr<const OfferedTools> tools, bool whole)
-    : tokenizer_(tokenizer), tools_(std::move(tools)), whole_(whole), quote_(tokenizer.find("<|\"|>").value_or(-1)) {}
+CallParser::CallParser(const Tokenizer& tokenizer, std::shared_ptr<const OfferedTools> tools, Reading reading)
+    : tokenizer_(tokenizer),
+      tools_(std::move(tools)),
+      whole_(reading == kWhole),
+      live_(reading == kLive),
+      quote_(tokenizer.find("<|\"|>").value_or(-1)) {}
 
 bool CallParser::push(int32_t id) {
   if (id == quote_) {
@@ -295,6 +299,7 @@ bool CallParser::read_bare() {
   if (end == std::string::npos) return wait();
   const auto text = [&] { return std::string(strip(std::string_view(text_).substr(at_, end - at_))); };
   if (text_[end] == kQuote || text().empty()) return fail();
+  if (live_ && literal_types(text()) == 0) return fail();
   if (whole_ && literal_types(text()) == 0) {
     if (!find_bare_end(end)) return fail();
     if (split_bare(end)) return !failed();

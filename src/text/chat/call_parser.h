@@ -19,11 +19,16 @@ namespace gemma4 {
 
 class CallParser {
  public:
-  // `tools`: those that may be called; null: any. `whole`: all ids come before finish(), and nothing is read until
-  // then. Slips of the model are repaired then, where only one reading is possible: a comma that is missing between
-  // members, or too much at the end; a string without its quotes, or between backticks; a member that comes twice with
-  // the same value.
-  CallParser(const Tokenizer& tokenizer, std::shared_ptr<const OfferedTools> tools, bool whole);
+  enum Reading {
+    kLive,       // a grammar makes the call right
+    kBeginning,  // nothing does, and the rest may be missing
+    // Nothing does, and all ids come before finish(). Slips of the model are repaired, where only one reading is
+    // possible: a comma that is missing between members, or too much at the end; a string without its quotes, or
+    // between backticks; a member that comes twice with the same value.
+    kWhole
+  };
+  // `tools`: those that may be called; null: any.
+  CallParser(const Tokenizer& tokenizer, std::shared_ptr<const OfferedTools> tools, Reading reading);
 
   bool push(int32_t id);  // an id between <|tool_call> and <tool_call|>; false: this is no call
   bool finish();          // after the last id; false: it is no whole call
@@ -76,7 +81,7 @@ class CallParser {
 
   const Tokenizer tokenizer_;
   const std::shared_ptr<const OfferedTools> tools_;
-  const bool whole_;
+  const bool whole_, live_;
   bool reading_all_ = false;  // no more ids come
   const int32_t quote_;
   State state_ = kHead;

@@ -55,7 +55,7 @@ void OutputParser::push_control(int32_t id, Events& events) {
   if (id == channel_begin_) state_ = kInThinking;
   if (id == call_begin_) {
     state_ = kInCall;
-    if (options_.stream_calls) live_.emplace(tokenizer_, options_.tools, false);
+    if (options_.stream_calls) live_.emplace(tokenizer_, options_.tools, CallParser::kLive);
   }
 }
 
@@ -117,6 +117,11 @@ void OutputParser::push_call(int32_t id, Events& events) {
   }
 }
 
+void OutputParser::stop_streaming_calls() {
+  options_.stream_calls = false;
+  if (!call_begun_) live_.reset();
+}
+
 // What `call` has read so far.
 void OutputParser::put_begun_call(CallParser& call, Events& events) {
   if (!call_begun_ && call.named()) {
@@ -137,10 +142,10 @@ void OutputParser::close_call(Events& events, bool cut) {
     whole = call->finish();
     if (!whole && !cut) throw Error("the model's call of " + call->name() + " ends in the middle");
   } else {
-    call.emplace(tokenizer_, options_.tools, true);
+    call.emplace(tokenizer_, options_.tools, CallParser::kWhole);
     for (const int32_t id : call_) call->push(id);
     whole = call->finish();
-    if (!whole) call.emplace(tokenizer_, options_.tools, false);
+    if (!whole) call.emplace(tokenizer_, options_.tools, CallParser::kBeginning);
     for (size_t i = 0; !whole && i < call_.size() && call->push(call_[i]); ++i) {
     }
     if (!whole && (!cut || call->failed())) return put_call_text(events);
@@ -169,7 +174,7 @@ void OutputParser::put_call_text(Events& events) {
 
 bool parse_tool_call(const Tokenizer& tokenizer, std::span<const int32_t> ids, std::string& name,
                      std::string& arguments, std::shared_ptr<const OfferedTools> tools) {
-  CallParser call(tokenizer, std::move(tools), true);
+  CallParser call(tokenizer, std::move(tools), CallParser::kWhole);
   for (const int32_t id : ids) call.push(id);
   if (!call.finish()) return false;
   name = call.name();

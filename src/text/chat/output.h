@@ -50,7 +50,7 @@ class OutputParser {
   const std::string& stop() const { return content_.stop(); }
   int tool_calls() const { return tool_calls_; }  // how many so far
   bool thinking() const { return state_ == kInThinking; }
-  void stop_streaming_calls() { options_.stream_calls = false; }  // from the next call on: there is no grammar any more
+  void stop_streaming_calls();  // of those that are not begun: there is no grammar any more
 
  private:
   enum State { kInContent, kInThinking, kInCall };
