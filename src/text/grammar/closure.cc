@@ -149,10 +149,31 @@ class PushdownAutomaton::Closure {
           go(node.a, StackOps::push(item.node, item.least > 0 ? item.least - 1 : 0, most, item.stack), item.floor);
         }
         break;
+      case kCount:
+        if (!deep) go(node.a, StackOps::push(item.node, node.least, node.most, item.stack), item.floor);
+        break;
+      case kTick:
+        tick(node, item);
+        break;
+      case kCountEnd:
+        if (item.stack->least == 0) {
+          const Frame& frame = *item.stack;
+          go(a_.node(frame.node).b, frame.below, std::min(item.floor, frame.depth - 1));
+        }
+        break;
       case kFinish:
         finish(item);
         break;
     }
+  }
+
+  void tick(const Node& node, const Item& item) {  // the top frame is that of kCount
+    const Frame& frame = *item.stack;
+    if (frame.most == 0) return;
+    const uint32_t least = frame.least > 0 ? frame.least - 1 : 0;
+    const uint32_t most = frame.most == kUnbounded ? kUnbounded : frame.most - 1;
+    if (most < node.least || least > node.most) return;
+    go(node.b, StackOps::push(frame.node, least, most, frame.below), item.floor);
   }
 
   void finish(const Item& item) {
@@ -279,15 +300,18 @@ PushdownAutomaton::States PushdownAutomaton::advance(const States& states, int i
 PushdownAutomaton::States PushdownAutomaton::clamp(const States& states, uint32_t limit) const {
   States result;
   result.complete = states.complete;
-  const auto clamped = [&](uint32_t count) { return count == kUnbounded ? count : std::min(count, limit + 1); };
+  const auto clamped = [&](const Frame& frame, uint32_t count) {
+    const uint32_t above = limit + 1 + node(frame.node).slack;
+    return count == kUnbounded ? count : std::min(count, above);
+  };
   bool changed = false;
   for (const State& state : states.all) {
     std::vector<const Frame*> frames;
     bool large = false;
     for (const Frame* frame = state.stack.get(); frame != nullptr; frame = frame->below.get()) {
       frames.push_back(frame);
-      large |=
-          frame->most != kNotLooping && (clamped(frame->least) != frame->least || clamped(frame->most) != frame->most);
+      large |= frame->most != kNotLooping &&
+               (clamped(*frame, frame->least) != frame->least || clamped(*frame, frame->most) != frame->most);
     }
     budget_.charge(frames.size() * (large ? 10 : 1) + 1);
     result.all.push_back(state);
@@ -295,8 +319,9 @@ PushdownAutomaton::States PushdownAutomaton::clamp(const States& states, uint32_
     changed = true;
     Stack stack;
     for (size_t i = frames.size(); i-- > 0;) {
-      const uint32_t most = frames[i]->most == kNotLooping ? kNotLooping : clamped(frames[i]->most);
-      stack = StackOps::push(frames[i]->node, clamped(frames[i]->least), most, stack);
+      const Frame& frame = *frames[i];
+      const uint32_t most = frame.most == kNotLooping ? kNotLooping : clamped(frame, frame.most);
+      stack = StackOps::push(frame.node, clamped(frame, frame.least), most, stack);
     }
     result.all.back().stack = std::move(stack);
   }

@@ -1,22 +1,31 @@
-// Grammar: which tokens may come next, so that the output has the requested form. There are three forms: any JSON
-// object, JSON that matches a schema (schema.h says how much of JSON Schema is supported), and Gemma tool calls
-// (<|tool_call>call:NAME{...}<tool_call|>). End tokens are allowed exactly where the value is complete. What is not
-// implemented is an Error that names it.
+// Grammar: which tokens may come next, so that the output has the requested form. The forms are any JSON object, JSON
+// that matches a schema, Gemma tool calls (<|tool_call>call:NAME{...}<tool_call|>), and plain text that a regular
+// expression, a list or a grammar describes. End tokens are allowed exactly where the value is complete. What a schema
+// asks for and masks cannot keep is in notes(); check_json() (text/schema/schema_check.h) tells whether a finished
+// answer keeps it.
 // Why not a library: XGrammar and llguidance are neither in Debian nor plain C++ packages (the latter needs Rust), and
 // neither knows Gemma's call syntax, whose string delimiter is a token that no bytes spell.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/work_budget.h"
+#include "text/grammar/key_tracker.h"
 #include "text/tokenizer/tokenizer.h"
 
 namespace gemma4 {
+
+// A keyword of a schema that masks do not keep, or not wholly.
+struct SchemaNote {
+  std::string keyword, path;  // the first place
+  bool checked = true;        // check_json() knows it
+};
 
 struct GrammarOptions {
   std::vector<int32_t> end_ids;  // tokens that end a turn (generation_config's eos ids); at least one
@@ -29,6 +38,7 @@ struct GrammarOptions {
   // Charged by compiling, by masks and by reading tokens; null: one with grammar_limits(). Its limits and its
   // cancelling reach all of these, at any time and from any thread.
   std::shared_ptr<WorkBudget> budget;
+  bool strict = false;          // a keyword of a schema that masks cannot keep is an Error
   bool masks_by_parts = false;  // for tests: makes masks as for a grammar with too many states (mask.h)
 };
 
@@ -69,6 +79,15 @@ class Grammar {
   void restart();
   // Tools whose parameters cannot be enforced, so that their arguments may be any object. None of them is strict.
   const std::vector<std::string>& unenforced_tools() const;
+  // Plain text: all of it matches the expression, is one of the choices, or is what the grammar derives (GBNF, as
+  // llama.cpp has it, or Lark's syntax: text_grammar.h).
+  static Grammar regex(const Vocabulary& vocabulary, std::string_view expression, const GrammarOptions& options);
+  static Grammar choice(const Vocabulary& vocabulary, const std::vector<std::string>& choices,
+                        const GrammarOptions& options);
+  static Grammar text_grammar(const Vocabulary& vocabulary, std::string_view grammar, const GrammarOptions& options);
+
+  // The keywords of the schema that masks do not keep, or not wholly.
+  const std::vector<SchemaNote>& notes() const;
 
   // Bit id % 32 of word id / 32 says whether `id` may come next: [(vocab_size + 31) / 32]. At least one bit is set
   // until an end token is taken. Valid until this object changes or is destroyed.
@@ -83,10 +102,13 @@ class Grammar {
  private:
   struct Position;
   explicit Grammar(std::shared_ptr<Compiled> compiled);
+  std::shared_ptr<const std::vector<uint32_t>> without_repeats(std::shared_ptr<const std::vector<uint32_t>> mask) const;
+  void track(int32_t token, int symbol);
   std::shared_ptr<Compiled> compiled_;
   std::shared_ptr<const Position> position_;
   mutable std::shared_ptr<const std::vector<uint32_t>> mask_;  // of position_; null until first used
   bool ended_ = false;
+  std::optional<KeyTracker> keys_;  // of a schema with free keys; none while a thought or a call is written
 };
 
 }  // namespace gemma4

@@ -10,6 +10,8 @@
 #include <string>
 
 #include "base/check.h"
+#include "base/file.h"
+#include "base/json.h"
 #include "text/grammar/grammar.h"
 
 #ifndef SOURCE_DIR
@@ -138,6 +140,60 @@ void BM_GrammarPattern(benchmark::State& state) {
   state.counters["MiB"] = static_cast<double>(bytes) / (1 << 20);
 }
 BENCHMARK(BM_GrammarPattern)->DenseRange(0, std::size(kPatterns) - 1)->Iterations(1)->Unit(benchmark::kMillisecond);
+
+// The schemas of Pydantic's and Zod's types (tests/golden/schemas): compiling each, and the masks of 20 answers of
+// equally likely tokens to each. A schema's first mask is counted apart.
+void BM_GrammarSchemaList(benchmark::State& state) {
+  using Clock = std::chrono::steady_clock;
+  const auto microseconds = [](Clock::time_point begin) {
+    return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
+  };
+  std::vector<double> compile, first, others;
+  vocabulary();
+  for (auto _ : state) {
+    for (const char* file : {"pydantic", "zod"}) {
+      const std::string path = std::string(SOURCE_DIR "/tests/golden/schemas/") + file + ".json";
+      for (const auto& one : nlohmann::ordered_json::parse(read_file(path))) {
+        const std::string schema = one["schema"].dump();
+        const auto begin = Clock::now();
+        const Grammar start = Grammar::json_schema(vocabulary(), schema, options());
+        compile.push_back(microseconds(begin));
+        std::mt19937 random(1);
+        for (int answer = 0; answer < 20; ++answer) {
+          Grammar grammar = start;
+          for (unsigned step = 0; step < 100 && !grammar.ended(); ++step) {
+            const auto before = Clock::now();
+            const auto mask = grammar.mask();
+            (answer == 0 && step == 0 ? first : others).push_back(microseconds(before));
+            const int32_t end = tokenizer().require("<eos>");
+            int32_t id = static_cast<int32_t>(random() % static_cast<unsigned>(tokenizer().vocab_size()));
+            for (size_t i = 0; i < mask.size() && !(mask[static_cast<size_t>(id) / 32] >> (id % 32) & 1); ++i) {
+              id = (id / 32 + 1) % static_cast<int32_t>(mask.size()) * 32;
+              const uint32_t word = mask[static_cast<size_t>(id) / 32];
+              if (word != 0) id += __builtin_ctz(word);
+            }
+            const int32_t quote = tokenizer().require("\"");
+            if (random() % 6 == 0 && (mask[static_cast<size_t>(quote) / 32] >> (quote % 32) & 1)) id = quote;
+            if (grammar.complete() && random() % 4 == 0) id = end;
+            grammar.advance(id);
+          }
+        }
+      }
+    }
+  }
+  const auto set = [&](const char* name, std::vector<double>& values, double share) {
+    std::sort(values.begin(), values.end());
+    state.counters[name] = values[static_cast<size_t>(share * static_cast<double>(values.size() - 1))];
+  };
+  set("compile_us_p50", compile, 0.5);
+  set("compile_us_p99", compile, 0.99);
+  set("first_us_p50", first, 0.5);
+  set("first_us_p99", first, 0.99);
+  set("mask_us_p50", others, 0.5);
+  set("mask_us_p99", others, 0.99);
+  set("mask_us_max", others, 1);
+}
+BENCHMARK(BM_GrammarSchemaList)->Iterations(1)->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace gemma4

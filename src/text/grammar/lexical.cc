@@ -101,12 +101,13 @@ class NameTrie {
 }  // namespace
 
 int LexicalGrammar::space(int next) {
-  if (syntax_ == Syntax::kGemma) return next;
+  if (syntax_ != Syntax::kJson) return next;
   const int indent = a_.loop(a_.bytes(one_of_bytes(" \t"), a_.finish()), 0, kIndentMax, next);
   return a_.split({next, a_.byte(' ', next), a_.byte('\n', indent)});
 }
 
 int LexicalGrammar::open_quote(int next) {
+  if (syntax_ == Syntax::kPlain) return next;
   return syntax_ == Syntax::kGemma ? a_.symbol(kQuote, next) : a_.byte('"', next);
 }
 
@@ -148,7 +149,7 @@ int LexicalGrammar::escape(int next) {
 
 int LexicalGrammar::character(int next) {
   const PushdownAutomaton::Group one(a_);
-  if (syntax_ == Syntax::kGemma) return utf8(0, 0x10ffff, next);
+  if (syntax_ != Syntax::kJson) return utf8(0, 0x10ffff, next);
   const int above = utf8(0x80, 0x10ffff, next);
   const ByteSet ascii = byte_range(0x20, 0x7f) & ~one_of_bytes("\"\\");
   return a_.split({a_.bytes(ascii, next), above, a_.byte('\\', escape(next))});
@@ -169,13 +170,16 @@ int LexicalGrammar::characters(const std::vector<PointRange>& ranges, int next) 
     ascii |= byte_range(static_cast<int>(first), static_cast<int>(std::min<uint32_t>(last, 0x7f)));
     if (last >= 0x80) choices.push_back(utf8(0x80, last, next));
   }
+  std::vector<std::vector<int>> escapes;
   for (uint32_t c = 0; c < 0x80; ++c) {
-    if (syntax_ == Syntax::kGemma || !ascii[c] || (c >= 0x20 && c != '"' && c != '\\')) continue;
+    if (syntax_ != Syntax::kJson || !ascii[c] || (c >= 0x20 && c != '"' && c != '\\')) continue;
     ascii.reset(c);  // JSON writes these as escapes
-    choices.push_back(a_.literal(escaped(static_cast<unsigned char>(c)), next));
+    const std::string text = escaped(static_cast<unsigned char>(c));
+    escapes.emplace_back(text.begin(), text.end());
   }
+  if (!escapes.empty()) choices.push_back(a_.one_of(std::move(escapes), next));
   if (ascii.any()) choices.push_back(a_.bytes(ascii, next));
-  if (choices.empty()) throw Error("a pattern allows no character at one place");
+  if (choices.empty()) return a_.nothing();
   return a_.split(std::move(choices));
 }
 

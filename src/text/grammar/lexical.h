@@ -1,5 +1,5 @@
 // LexicalGrammar: the tokens of the grammars (characters, strings, white space, numbers, patterns), each in JSON's
-// syntax (quotes and escapes) or in Gemma's (between <|"|> tokens, no escapes).
+// syntax (quotes and escapes), in Gemma's (between <|"|> tokens, no escapes), or as plain text.
 #pragma once
 
 #include <optional>
@@ -8,14 +8,14 @@
 #include <utility>
 #include <vector>
 
+#include "base/json.h"
 #include "text/grammar/pushdown_automaton.h"
+#include "text/schema/regex.h"
+#include "text/schema/string_set.h"
 
 namespace gemma4 {
 
-enum class Syntax { kJson, kGemma };
-
-// Code points first .. last, both included.
-using PointRange = std::pair<uint32_t, uint32_t>;
+enum class Syntax { kJson, kGemma, kPlain };
 
 class LexicalGrammar {
  public:
@@ -29,8 +29,10 @@ class LexicalGrammar {
   int character(int next);                                          // any character of a string
   int characters(const std::vector<PointRange>& ranges, int next);  // one character of a string, of these ranges
   int string(uint32_t least, uint32_t most, int next);              // with its quotes; lengths in code points
-  // Supports ^ $ . [] () | * + ? {m,n} \d \w \s and escapes. Throws Error, naming `what`, for anything else.
-  int pattern(std::string_view regex, const std::string& what, int next);  // with its quotes
+  int regex(const Regex& whole, int next);                          // without quotes; has no assertions
+  // The strings of a DFA, without quotes, of `least` to `most` code points. -1 where the numbers of code points that it
+  // can still read have gaps, so that a string might begin that cannot end.
+  int strings_of(const StringSet::Dfa& dfa, uint32_t least, uint32_t most, int next);
   // A string that is not in `names`, for the key of an additional member. In JSON it has no escapes, which could spell
   // one of the names.
   int key_other_than(const std::vector<std::string>& names, int next);
@@ -40,6 +42,8 @@ class LexicalGrammar {
   struct Bounds {
     std::optional<std::string> least, most;  // decimal numbers without exponent
     bool above = false, below = false;       // the bound itself is excluded
+    uint32_t unit = 0;                       // the number is a multiple of unit / 10^unit_digits; 0: of nothing
+    uint32_t unit_digits = 0;
   };
   int number(bool integer, int next);
   int number(bool integer, const Bounds& bounds, int next);

@@ -193,22 +193,37 @@ bool TokenMasks::keeps_plain(int32_t part) {
   return result;
 }
 
-// Whether every plain token may come. False is always safe: the tokens are then looked at one by one.
-bool TokenMasks::all_plain(int32_t state) {
+// Whether no plain character may come.
+bool TokenMasks::no_plain(int32_t state) {
+  budget_.charge(256);
+  for (int byte = 0x20; byte < 0x100; ++byte) {
+    const bool plain = byte != '"' && byte != '\\' && byte != 0x7f;
+    if (plain && next(state, static_cast<uint8_t>(byte)) != kDead) return false;
+  }
+  return true;
+}
+
+// The plain tokens that may come are those of up to so many characters. -1, which is always safe: that is not so, or it
+// takes too long to tell; the tokens are then looked at one by one.
+int TokenMasks::plain_limit(int32_t state) {
   const std::vector<int32_t>& all = parts(state);
   for (const int32_t part : all) {
-    if (keeps_plain(part)) return true;
+    if (keeps_plain(part)) return vocabulary_.plain_longest;
   }
   std::vector<int32_t> states = {state};  // after each number of characters
   for (int i = 0; i < vocabulary_.plain_longest; ++i) {
     std::vector<int32_t> after;
     for (const int32_t one : states) {
-      if (!plain_characters(one, after)) return false;
+      if (plain_characters(one, after)) continue;
+      for (const int32_t at : states) {
+        if (!no_plain(at)) return -1;
+      }
+      return i;
     }
-    if (after == states) return true;
+    if (after == states) break;
     states = std::move(after);
   }
-  return true;
+  return vocabulary_.plain_longest;
 }
 
 // Adds the tokens of `trie` that may come. False where that takes too many new sets of states.
@@ -254,8 +269,9 @@ const std::vector<int32_t>& TokenMasks::parts(int32_t state) {
 std::shared_ptr<const TokenMasks::Mask> TokenMasks::mask_of_part(int32_t start) {
   if (at(start).bytes) return at(start).bytes;
   Mask mask(static_cast<size_t>(vocabulary_.vocab_size + 31) / 32, 0);
-  const bool plain = all_plain(start);
-  if (plain) mask = vocabulary_.plain;
+  const int limit = plain_limit(start);
+  const bool plain = limit >= 0;
+  if (plain) mask = vocabulary_.plain[static_cast<size_t>(limit)];
   struct Visit {
     int32_t node, part;
   };
@@ -302,9 +318,9 @@ std::shared_ptr<const TokenMasks::Mask> TokenMasks::mask_of_part(int32_t start) 
 std::shared_ptr<const TokenMasks::Mask> TokenMasks::make(int32_t start) {
   Mask mask(static_cast<size_t>(vocabulary_.vocab_size + 31) / 32, 0);
   if (!by_parts_) {
-    const bool plain = all_plain(start);
-    if (plain) mask = vocabulary_.plain;
-    by_parts_ = !walk(plain ? vocabulary_.others : vocabulary_.all, start, mask);
+    const int limit = plain_limit(start);
+    if (limit >= 0) mask = vocabulary_.plain[static_cast<size_t>(limit)];
+    by_parts_ = !walk(limit >= 0 ? vocabulary_.others : vocabulary_.all, start, mask);
   }
   if (by_parts_) {
     const std::vector<int32_t> all = parts(start);

@@ -40,8 +40,9 @@ struct GrammarVocabulary::State {
   Trie all;
   // Plain tokens are whole characters that every string takes (vocabulary.cc). Most tokens are.
   Trie others;                                       // the tokens that are not plain
-  std::vector<uint32_t> plain;                       // a mask of those that are
   int plain_longest = 0;                             // characters of the longest plain token
+  std::vector<std::vector<uint32_t>> plain;          // [plain_longest + 1] masks of those of up to so many characters
+  std::vector<int32_t> quoted;                       // tokens with a " in them
   std::array<int32_t, kInputsEnd - kQuote> symbols;  // ids, -1 where the vocabulary lacks one
   int vocab_size = 0;
   int longest = 0;  // bytes of the longest token
@@ -86,7 +87,8 @@ class TokenMasks {
   bool leads_back(int32_t state, int first, int last, int32_t part) REQUIRES(mutex_);
   bool every_plain_leads_back(int32_t part) REQUIRES(mutex_);
   bool keeps_plain(int32_t part) REQUIRES(mutex_);
-  bool all_plain(int32_t state) REQUIRES(mutex_);
+  bool no_plain(int32_t state) REQUIRES(mutex_);
+  int plain_limit(int32_t state) REQUIRES(mutex_);
   bool walk(const Trie& trie, int32_t start, Mask& mask) REQUIRES(mutex_);
   const std::vector<int32_t>& parts(int32_t state) REQUIRES(mutex_);
   std::shared_ptr<const Mask> mask_of_part(int32_t part) REQUIRES(mutex_);

@@ -37,14 +37,20 @@ Decimal magnitude(std::string_view text) {
   return result;
 }
 
-// The magnitudes from low to high, without sign and exponent. A node's state is how many digits were written and
-// whether they are still a prefix of each bound.
+struct Unit {  // numbers are multiples of `of` / 10^digits; 0: of nothing
+  uint32_t of = 0, digits = 0;
+  bool any() const { return of == 0; }
+};
+
+// The magnitudes from low to high, without sign and exponent. A node's state is how many digits are still to come,
+// whether those so far are a prefix of each bound, and what they leave when divided by the unit.
 class RangeBuilder {
  public:
-  RangeBuilder(PushdownAutomaton& automaton, bool integer, Decimal low, bool above, std::optional<Decimal> high,
-               bool below, int next)
+  RangeBuilder(PushdownAutomaton& automaton, bool integer, Unit unit, Decimal low, bool above,
+               std::optional<Decimal> high, bool below, int next)
       : a_(automaton),
         integer_(integer),
+        unit_(unit),
         low_(std::move(low)),
         high_(std::move(high)),
         above_(above),
@@ -54,67 +60,107 @@ class RangeBuilder {
   // -1: no number lies between the bounds.
   int build() {
     std::vector<int> choices;
-    const size_t longest = high_ ? high_->whole.size() : kWholeMax;
-    for (size_t length = low_.whole.size(); length <= longest; ++length) {
-      const bool as_low = length == low_.whole.size(), as_high = high_ && length == high_->whole.size();
-      if (const int node = whole(length, 0, as_low, as_high); node >= 0) choices.push_back(node);
-    }
+    const auto add = [&](int node) {
+      if (node >= 0) choices.push_back(node);
+    };
+    // As long as a bound, digit by digit beside it; and of the lengths in between, any digits.
+    const size_t shortest = low_.whole.size();
+    // Units make a node for each remainder, so long numbers are left out where there are many.
+    const size_t most = std::max(shortest, unit_.of > 100 ? kWholeMax - 6 : kWholeMax);
+    const size_t longest = high_ ? high_->whole.size() : most;
+    const bool one_length = high_ && longest == shortest;
+    if (longest >= shortest) add(whole(shortest, 0, {true, one_length, 0}));
+    if (high_ && longest > shortest) add(whole(longest, 0, {false, true, 0}));
+    between_ = {shortest + 1, high_ ? longest - 1 : longest};
+    if (between_.first <= between_.second) add(any_whole(0, 0));
     return choices.empty() ? -1 : a_.split(std::move(choices));
   }
 
  private:
+  struct Progress {
+    bool as_low, as_high;
+    uint32_t rest;  // of the digits so far
+    auto operator<=>(const Progress&) const = default;
+  };
+
   int split_or_none(std::vector<int> choices) { return choices.empty() ? -1 : a_.split(std::move(choices)); }
 
-  int whole(size_t length, size_t at, bool as_low, bool as_high) {
-    if (at == length) return end_of_whole(as_low, as_high);
-    const auto key = std::make_tuple(length, at, as_low, as_high);
+  uint32_t then(uint32_t rest, char digit) const {
+    return unit_.any() ? 0 : (rest * 10 + static_cast<uint32_t>(digit - '0')) % unit_.of;
+  }
+
+  int whole(size_t length, size_t at, Progress now) {
+    if (at == length) return end_of_whole(now);
+    // Past the bound, only how many digits are to come matters.
+    const bool free = !now.as_low && !now.as_high;
+    const auto key = std::make_tuple(length - at, free ? 0 : at, now);
     if (const auto found = whole_.find(key); found != whole_.end()) return found->second;
     std::vector<int> choices;
     for (char digit = at == 0 && length > 1 ? '1' : '0'; digit <= '9'; ++digit) {
-      if (as_low && digit < low_.whole[at]) continue;
-      if (as_high && digit > high_->whole[at]) break;
-      const int rest = whole(length, at + 1, as_low && digit == low_.whole[at], as_high && digit == high_->whole[at]);
+      if (now.as_low && digit < low_.whole[at]) continue;
+      if (now.as_high && digit > high_->whole[at]) break;
+      const int rest = whole(
+          length, at + 1,
+          {now.as_low && digit == low_.whole[at], now.as_high && digit == high_->whole[at], then(now.rest, digit)});
       if (rest >= 0) choices.push_back(a_.byte(digit, rest));
     }
     return whole_[key] = split_or_none(std::move(choices));
   }
 
-  int end_of_whole(bool as_low, bool as_high) {
+  // After `at` digits of a number whose length is in between_.
+  int any_whole(size_t at, uint32_t rest) {
+    const auto key = std::make_pair(at, rest);
+    if (const auto found = any_whole_.find(key); found != any_whole_.end()) return found->second;
     std::vector<int> choices;
-    if (may_end(0, as_low, as_high)) choices.push_back(next_);
+    if (at >= between_.first) {
+      if (const int end = end_of_whole({false, false, rest}); end >= 0) choices.push_back(end);
+    }
+    for (char digit = at == 0 ? '1' : '0'; digit <= '9' && at < between_.second; ++digit) {
+      if (const int node = any_whole(at + 1, then(rest, digit)); node >= 0) choices.push_back(a_.byte(digit, node));
+    }
+    return any_whole_[key] = split_or_none(std::move(choices));
+  }
+
+  int end_of_whole(Progress now) {
+    std::vector<int> choices;
+    if (may_end(0, now)) choices.push_back(next_);
     if (!integer_) {
-      if (const int rest = fraction(0, as_low, as_high); rest >= 0) choices.push_back(a_.byte('.', rest));
+      if (const int rest = fraction(0, now); rest >= 0) choices.push_back(a_.byte('.', rest));
     }
     return split_or_none(std::move(choices));
   }
 
   // Whether the number may end after `at` digits of the fraction.
-  bool may_end(size_t at, bool as_low, bool as_high) const {
-    if (as_low && (at < low_.fraction.size() || above_)) return false;
-    return !as_high || at < high_->fraction.size() || !below_;
+  bool may_end(size_t at, Progress now) const {
+    if (now.as_low && (at < low_.fraction.size() || above_)) return false;
+    if (now.as_high && at >= high_->fraction.size() && below_) return false;
+    for (; !unit_.any() && at < unit_.digits; ++at) now.rest = then(now.rest, '0');
+    return now.rest == 0;
   }
 
   static char digit_of(const std::string& digits, size_t at) { return at < digits.size() ? digits[at] : '0'; }
 
-  int fraction(size_t at, bool as_low, bool as_high) {
-    if (as_high && below_ && at >= high_->fraction.size()) return -1;  // it equals the excluded bound and can only grow
+  int fraction(size_t at, Progress now) {
+    if (now.as_high && below_ && at >= high_->fraction.size()) return -1;  // the excluded bound, or above
+    if (!unit_.any() && at >= unit_.digits) return -1;
     const size_t known = std::max(low_.fraction.size(), high_ ? high_->fraction.size() : 0);
-    const size_t position = std::min(at, known);  // past the digits of both bounds all states are alike
-    const auto key = std::make_tuple(position, as_low, as_high);
+    // Past the digits of both bounds all states are alike, but those of a unit.
+    const size_t position = unit_.any() ? std::min(at, known) : at;
+    const auto key = std::make_tuple(position, size_t{0}, now);
     if (const auto found = fraction_.find(key); found != fraction_.end()) return found->second;
-    const bool cycle = position == known;
+    const bool cycle = unit_.any() && position == known;
     const int node = cycle ? a_.reserve() : -1;
     if (cycle) fraction_[key] = node;
     std::vector<int> choices;
     for (char digit = '0'; digit <= '9'; ++digit) {
-      if (as_low && digit < digit_of(low_.fraction, at)) continue;
-      if (as_high && digit > digit_of(high_->fraction, at)) break;
-      const bool low = as_low && digit == digit_of(low_.fraction, at);
-      const bool high = as_high && digit == digit_of(high_->fraction, at);
-      std::vector<int> then;
-      if (may_end(at + 1, low, high)) then.push_back(next_);
-      if (const int rest = fraction(at + 1, low, high); rest >= 0) then.push_back(rest);
-      if (!then.empty()) choices.push_back(a_.byte(digit, a_.split(std::move(then))));
+      if (now.as_low && digit < digit_of(low_.fraction, at)) continue;
+      if (now.as_high && digit > digit_of(high_->fraction, at)) break;
+      const Progress after = {now.as_low && digit == digit_of(low_.fraction, at),
+                              now.as_high && digit == digit_of(high_->fraction, at), then(now.rest, digit)};
+      std::vector<int> ways;
+      if (may_end(at + 1, after)) ways.push_back(next_);
+      if (const int rest = fraction(at + 1, after); rest >= 0) ways.push_back(rest);
+      if (!ways.empty()) choices.push_back(a_.byte(digit, a_.split(std::move(ways))));
     }
     if (!cycle) return fraction_[key] = split_or_none(std::move(choices));
     a_.set(node, a_.split(std::move(choices)));  // a zero always fits
@@ -123,12 +169,14 @@ class RangeBuilder {
 
   PushdownAutomaton& a_;
   bool integer_;
+  Unit unit_;
   Decimal low_;
   std::optional<Decimal> high_;
   bool above_, below_;
   int next_;
-  std::map<std::tuple<size_t, size_t, bool, bool>, int> whole_;
-  std::map<std::tuple<size_t, bool, bool>, int> fraction_;
+  std::map<std::tuple<size_t, size_t, Progress>, int> whole_, fraction_;
+  std::pair<size_t, size_t> between_;  // lengths that are not those of the bounds
+  std::map<std::pair<size_t, uint32_t>, int> any_whole_;
 };
 
 }  // namespace
@@ -151,12 +199,14 @@ int LexicalGrammar::number(bool integer, int next) {
 }
 
 int LexicalGrammar::number(bool integer, const Bounds& bounds, int next) {
-  if (!bounds.least && !bounds.most) return number(integer, next);
+  if (!bounds.least && !bounds.most && bounds.unit == 0) return number(integer, next);
   const auto negative = [](const std::optional<std::string>& bound) { return bound && bound->starts_with('-'); };
   std::vector<int> choices;
   const auto add = [&](bool minus, Decimal low, bool above, std::optional<Decimal> high, bool below) {
     if (high && (*high < low || (*high == low && (above || below)))) return;
-    const int node = RangeBuilder(a_, integer, std::move(low), above, std::move(high), below, next).build();
+    const int node = RangeBuilder(a_, integer, {bounds.unit, bounds.unit_digits}, std::move(low), above,
+                                  std::move(high), below, next)
+                         .build();
     if (node >= 0) choices.push_back(minus ? a_.byte('-', node) : node);
   };
   const std::optional<Decimal> least = bounds.least ? std::optional(magnitude(*bounds.least)) : std::nullopt;
@@ -169,8 +219,7 @@ int LexicalGrammar::number(bool integer, const Bounds& bounds, int next) {
     const bool to_zero = !negative(bounds.most);
     add(true, to_zero ? Decimal() : *most, to_zero || bounds.below, least, bounds.above);
   }
-  if (choices.empty()) throw Error("minimum and maximum leave no number");
-  return a_.split(std::move(choices));
+  return choices.empty() ? -1 : a_.split(std::move(choices));
 }
 
 }  // namespace gemma4

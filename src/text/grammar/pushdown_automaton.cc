@@ -1,7 +1,6 @@
 #include "text/grammar/pushdown_automaton.h"
 
 #include <algorithm>
-#include <unordered_set>
 
 #include "base/check.h"
 
@@ -55,6 +54,17 @@ int PushdownAutomaton::loop(int body, uint32_t least, uint32_t most, int next) {
   return add({kLoop, body, next, least, most});
 }
 
+int PushdownAutomaton::counted(int body, uint32_t least, uint32_t most, uint32_t slack, int next) {
+  return add({kCount, body, next, least, most, 0, slack});
+}
+
+int PushdownAutomaton::tick(uint32_t shortest, uint32_t longest, int next) {
+  return add({kTick, 0, next, shortest, longest});
+}
+
+int PushdownAutomaton::count_end() { return add({kCountEnd}); }
+int PushdownAutomaton::nothing() { return bytes(ByteSet(), finish()); }
+
 int PushdownAutomaton::one_of(std::vector<std::vector<int>> sequences, int next) {
   std::sort(sequences.begin(), sequences.end());
   // The path of the last sequence: what may follow each of its inputs. Its end is turned into nodes once it is known
@@ -106,103 +116,6 @@ void PushdownAutomaton::roll_back(const Mark& mark) {
   nodes_.resize(mark.nodes);
   choices_.resize(mark.choices);
   rules_.resize(mark.rules);
-}
-
-void PushdownAutomaton::check(int start, const Mark& from) const {
-  check_recursion(from);
-  check_productive(start, from);
-}
-
-void PushdownAutomaton::check_recursion(const Mark& from) const {
-  // Collects the rules that each rule may call before it reads anything. In the graphs of schemas no loop or call that
-  // may match nothing precedes a call, so looking at the first node of each path is enough.
-  std::vector<std::vector<int>> calls(rules_.size());
-  for (size_t rule = from.rules; rule < rules_.size(); ++rule) {
-    std::vector<int> work = {rules_[rule]};
-    std::unordered_set<int> seen;
-    while (!work.empty()) {
-      const int at = work.back();
-      work.pop_back();
-      if (!seen.insert(at).second) continue;
-      budget_.charge(kNodeSteps);
-      const Node& node = nodes_[static_cast<size_t>(at)];
-      if (node.op == kSplit) {
-        for (const int choice : choices_[static_cast<size_t>(node.a)]) work.push_back(choice);
-      } else if (node.op == kCall) {
-        calls[rule].push_back(node.a);
-      } else if (node.op == kLoop) {
-        work.push_back(node.a);
-        if (node.least == 0) work.push_back(node.b);
-      }
-    }
-  }
-  std::vector<int> state(rules_.size(), 0);  // 1: on the path, 2: done
-  for (size_t root = from.rules; root < rules_.size(); ++root) {
-    std::vector<std::pair<int, size_t>> path = {{static_cast<int>(root), 0}};
-    while (!path.empty()) {
-      auto& [rule, at] = path.back();
-      const auto r = static_cast<size_t>(rule);
-      if (at == 0 && state[r] == 2) {
-        path.pop_back();
-        continue;
-      }
-      state[r] = 1;
-      if (at == calls[r].size()) {
-        state[r] = 2;
-        path.pop_back();
-        continue;
-      }
-      const int callee = calls[r][at++];
-      if (state[static_cast<size_t>(callee)] == 1) throw Error("a schema refers to itself without end ($ref)");
-      if (state[static_cast<size_t>(callee)] == 0) path.emplace_back(callee, 0);
-    }
-  }
-}
-
-// Marks the nodes from which a text can come to the end of its rule, from the ends backwards.
-void PushdownAutomaton::check_productive(int start, const Mark& from) const {
-  const size_t count = nodes_.size() - from.nodes;  // vectors of nodes begin at from.nodes
-  std::vector<std::vector<int32_t>> users(count), callers(rules_.size()), starts(count);
-  const auto use = [&](int32_t used, size_t user) {
-    users[static_cast<size_t>(used) - from.nodes].push_back(static_cast<int32_t>(user));
-  };
-  std::vector<int32_t> work;
-  budget_.charge(count * kNodeSteps);
-  for (size_t i = from.nodes; i < nodes_.size(); ++i) {
-    const Node& node = nodes_[i];
-    if (node.op == kFinish) work.push_back(static_cast<int32_t>(i));
-    if (node.op == kSplit) {
-      for (const int choice : choices_[static_cast<size_t>(node.a)]) use(choice, i);
-    } else if (node.op != kFinish) {
-      use(node.b, i);
-      if (node.op == kLoop) use(node.a, i);
-      if (node.op == kCall) callers[static_cast<size_t>(node.a)].push_back(static_cast<int32_t>(i));
-    }
-  }
-  for (size_t rule = from.rules; rule < rules_.size(); ++rule)
-    starts[static_cast<size_t>(rules_[rule]) - from.nodes].push_back(static_cast<int32_t>(rule));
-  std::vector<bool> done(count), rule_done(rules_.size());
-  const auto is_done = [&](int32_t node) { return done[static_cast<size_t>(node) - from.nodes]; };
-  const auto productive = [&](const Node& node) {
-    if (node.op == kFinish || node.op == kSplit) return true;  // looked at only once something it needs is done
-    if (!is_done(node.b)) return false;
-    if (node.op == kBytes) return sets_[static_cast<size_t>(node.a)].any();
-    if (node.op == kCall) return static_cast<bool>(rule_done[static_cast<size_t>(node.a)]);
-    return node.op == kSymbol || node.least == 0 || is_done(node.a);
-  };
-  while (!work.empty()) {
-    const auto at = static_cast<size_t>(work.back());
-    work.pop_back();
-    const size_t index = at - from.nodes;
-    if (done[index] || !productive(nodes_[at])) continue;
-    done[index] = true;
-    work.insert(work.end(), users[index].begin(), users[index].end());
-    for (const int32_t rule : starts[index]) {
-      rule_done[static_cast<size_t>(rule)] = true;
-      work.insert(work.end(), callers[static_cast<size_t>(rule)].begin(), callers[static_cast<size_t>(rule)].end());
-    }
-  }
-  if (!rule_done[static_cast<size_t>(start)]) throw Error("a schema allows no value that comes to an end");
 }
 
 }  // namespace gemma4

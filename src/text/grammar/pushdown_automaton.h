@@ -13,6 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/check.h"
 #include "base/work_budget.h"
 
 namespace gemma4 {
@@ -23,6 +24,10 @@ enum GrammarSymbol { kQuote = 256, kCallBegin, kCallEnd, kChannelBegin, kChannel
 using ByteSet = std::bitset<256>;
 ByteSet byte_range(int first, int last);  // both included
 constexpr uint32_t kUnbounded = ~uint32_t{0};
+
+struct EndlessGrammar : Error {  // no text matches
+  using Error::Error;
+};
 
 class PushdownAutomaton {
  public:
@@ -42,6 +47,13 @@ class PushdownAutomaton {
   int finish();  // the end of a rule
   // `body` ends in finish() and runs from `least` to `most` times. Each run consumes an input, unless least is 0.
   int loop(int body, uint32_t least, uint32_t most, int next);
+  // Counts the characters of `body`, which has a tick() before each and ends in count_end(): from `least` to `most`.
+  // `slack`: no tick() in it looks further ahead.
+  int counted(int body, uint32_t least, uint32_t most, uint32_t slack, int next);
+  // Passes only where after one character at least `shortest` more may come, and at most `longest` more must.
+  int tick(uint32_t shortest, uint32_t longest, int next);
+  int count_end();
+  int nothing();  // matches no text
   // One of several sequences of inputs, as a trie: common prefixes share nodes.
   int one_of(std::vector<std::vector<int>> sequences, int next);
   // Nodes made while a Group lives belong together: those of one character. (Of nested ones the outermost counts.)
@@ -72,10 +84,12 @@ class PushdownAutomaton {
   Mark mark() const { return {nodes_.size(), choices_.size(), rules_.size()}; }
   void roll_back(const Mark& mark);
 
-  // Throws Error if a rule can call itself before it reads an input (left recursion), or if no text matches `start`.
+  // Throws Error if a rule can call itself before it reads an input (left recursion; but a rule that is one of its own
+  // alternatives adds nothing), EndlessGrammar if no text matches `start`. Takes away the choices that never come to an
+  // end.
   // Looks at what was built since `from`, which refers to nothing before.
-  void check(int start, const Mark& from) const;
-  void check(int start) const { check(start, Mark()); }
+  void check(int start, const Mark& from);
+  void check(int start) { check(start, Mark()); }
 
   struct Frame;
   using Stack = std::shared_ptr<const Frame>;
@@ -107,13 +121,15 @@ class PushdownAutomaton {
   static std::string key(const States& states);  // equal exactly for equal sets
 
  private:
-  enum Op : uint8_t { kBytes, kSymbol, kSplit, kCall, kFinish, kLoop };
+  enum Op : uint8_t { kBytes, kSymbol, kSplit, kCall, kFinish, kLoop, kCount, kTick, kCountEnd };
   struct Node {
     Op op;
-    int32_t a = 0,
-            b = 0;  // kBytes: set, next. kSymbol: symbol, next. kSplit: list. kCall: rule, next. kLoop: body, next
+    // kBytes: set, next. kSymbol: symbol, next. kSplit: list. kCall: rule, next. kLoop, kCount: body, next. kTick: next
+    // in b
+    int32_t a = 0, b = 0;
     uint32_t least = 0, most = 0;
-    int32_t group = 0;  // negative: alone
+    int32_t group = 0;   // negative: alone
+    uint32_t slack = 0;  // kCount
   };
   class Closure;
   friend struct StackOps;
@@ -121,8 +137,9 @@ class PushdownAutomaton {
   const Node& node(int i) const { return nodes_[static_cast<size_t>(i)]; }
   int add(Node node);
   bool matches(const Node& node, int input) const;
+  std::vector<bool> rules_that_may_be_empty(const Mark& from) const;
   void check_recursion(const Mark& from) const;
-  void check_productive(int start, const Mark& from) const;
+  void check_productive(int start, const Mark& from);
   void prune(std::vector<State>& states) const;
 
   int32_t group_ = -1, groups_ = 0;

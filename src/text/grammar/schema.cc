@@ -1,13 +1,9 @@
 #include "text/grammar/schema.h"
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
-#include <set>
 
 #include "base/check.h"
 #include "base/exact_json.h"
-#include "base/utf8.h"
 
 namespace gemma4 {
 namespace {
@@ -15,147 +11,257 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kSchemaDepthMax = 100;
-constexpr size_t kNamesMax = 1000;  // members of one object
 
-const std::map<std::string, std::string>& formats() {
-  static const std::map<std::string, std::string> kPatterns = [] {
-    const std::string date = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])";  // only days that every month has
-    const std::string time =
-        "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
-    const std::string byte = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
-    const std::string hex = "[0-9a-fA-F]", label = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
-    const std::string host = label + "(\\." + label + "){0,8}";
-    return std::map<std::string, std::string>{
-        {"date", date},
-        {"time", time},
-        {"date-time", date + "T" + time},
-        {"uuid", hex + "{8}-" + hex + "{4}-" + hex + "{4}-" + hex + "{4}-" + hex + "{12}"},
-        {"ipv4", byte + "(\\." + byte + "){3}"},
-        {"hostname", host},
-        {"email", "[A-Za-z0-9_+-]{1,32}(\\.[A-Za-z0-9_+-]{1,31})?@" + host},
-        {"uri", "https?://" + host + "(:[1-9][0-9]{0,3})?(/[A-Za-z0-9._~!$&'()*+,;=:@-]*)*"}};
-  }();
-  return kPatterns;
-}
-
-std::string decimal(const Json& value, const std::string& path) {
-  if (!value.is_number() && !is_long_integer(value)) refuse_schema(path, "a bound is not a number");
-  if (!value.is_number_float()) return dump_exact_json(value);
-  char buffer[400];
-  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value.get<double>(), std::chars_format::fixed).ptr;
-  return {buffer, end};
+// The values that a property must have in an alternative of oneOf, as texts; empty: any.
+std::vector<std::string> fixed_values(const Json& property, WorkBudget& budget) {
+  std::vector<std::string> texts;
+  if (!property.is_object()) return texts;
+  if (property.contains("const")) texts.push_back(canonical_text(property["const"], budget));
+  if (property.contains("enum")) {
+    for (const Json& one : property["enum"]) texts.push_back(canonical_text(one, budget));
+  }
+  return texts;
 }
 
 }  // namespace
 
+SchemaGrammar::SchemaGrammar(PushdownAutomaton& automaton, Syntax spelling, const Json& root)
+    : a_(automaton), text_(automaton, spelling), syntax_(spelling), build_(root, automaton.budget()) {
+  check_kinds(root, "#", automaton.budget());
+}
+
 int SchemaGrammar::rule(const Json& schema, const std::string& path) {
-  if (schema == true || (schema.is_object() && schema.empty())) return any_value();
-  if (schema == false) refuse_schema(path, "allows no value");
-  if (!schema.is_object()) refuse_schema(path, "is neither an object nor true");
-  const auto [found, is_new] = rules_.try_emplace(fingerprint(schema, a_.budget()), -1);
+  Conjunction all;
+  build_.add(all, schema, path);
+  return rule(all, path);
+}
+
+int SchemaGrammar::rule(const Conjunction& all, const std::string& path) {
+  if (all.parts.empty() && !all.never) return any_value();
+  std::vector<int32_t> key = {all.never};
+  for (const Conjunction::Part& part : all.parts) key.push_back(part.id << 8 | part.expanded);
+  std::sort(key.begin() + 1, key.end());
+  a_.budget().charge(20 + key.size() + path.size() / 8);
+  const auto [found, is_new] = rules_.try_emplace(std::move(key), -1);
   if (!is_new) return found->second;
   if (++depth_ > kSchemaDepthMax) refuse_schema(path, "is nested too deep");
   const int rule = found->second = a_.new_rule();
-  std::vector<int> choices;
-  alternatives(schema, path, a_.finish(), choices);
-  if (choices.empty()) refuse_schema(path, "allows no value");
+  Nodes choices;
+  alternatives(all, path, a_.finish(), choices);
+  if (choices.empty()) choices.push_back(empty(path, "allows no value"));
   a_.set_rule(rule, a_.split(std::move(choices)));
   --depth_;
   return rule;
 }
 
-int SchemaGrammar::rule_of_reference(const Json& reference, const std::string& path) {
-  const Json& target = references_.resolve(reference, path);
-  if (const auto found = rules_of_targets_.find(&target); found != rules_of_targets_.end()) return found->second;
-  const int result = rule(target, reference.get<std::string>());
-  return rules_of_targets_[&target] = result;
+int SchemaGrammar::empty(const std::string& path, const std::string& why) {
+  if (reason_.empty()) reason_ = "schema " + path + ": " + why;
+  return a_.nothing();
 }
 
-void SchemaGrammar::alternatives(const Json& schema, const std::string& path, int next, std::vector<int>& out) {
-  check_kinds(schema, path);
-  if (schema.contains("$ref") || schema.contains("allOf")) {
-    const auto keywords = std::count_if(schema.items().begin(), schema.items().end(),
-                                        [](const auto& item) { return !is_annotation(item.key()); });
-    if (keywords == 1 && schema.contains("$ref")) {  // a call of a rule, so a schema may contain itself
-      out.push_back(a_.call(rule_of_reference(schema["$ref"], path), next));
-    } else {
-      alternatives(merge_schemas(schema, path, references_, a_.budget()), path, next, out);
-    }
-    return;
-  }
-  const std::vector<std::string> types = types_of(schema, path);
-  check_keywords(schema, path);
-  if (schema.value("nullable", false)) enumerated(Json::array({nullptr}), Json::object(), path, next, out);
-  for (const char* keyword : {"anyOf", "oneOf"}) {
-    if (schema.contains(keyword)) return choices_of(schema, keyword, path, next, out);
-  }
-  if (schema.contains("const")) {
-    const Json& value = schema["const"];
-    const auto listed = schema.find("enum");
-    if (listed != schema.end() && std::find(listed->begin(), listed->end(), value) == listed->end()) {
-      refuse_schema(path, "const is not in enum, so it allows no value");
-    }
-    return enumerated(Json::array({value}), schema, path, next, out);
-  }
-  if (schema.contains("enum")) return enumerated(schema["enum"], schema, path, next, out);
-  if (types.empty()) out.push_back(a_.call(any_value(), next));
-  for (const std::string& type : types) typed(schema, type, path, next, out);
+void SchemaGrammar::note(const std::string& keyword, const std::string& path, bool checked) {
+  notes_.try_emplace(keyword, SchemaNote{keyword, path, checked}).first->second.checked &= checked;
 }
 
-// anyOf or oneOf: the keywords beside it apply to every alternative.
-void SchemaGrammar::choices_of(const Json& schema, const std::string& keyword, const std::string& path, int next,
-                               std::vector<int>& out) {
-  Json beside = Json::object();
-  for (const auto& [name, value] : schema.items()) {
-    if (name != keyword && !is_annotation(name)) beside[name] = value;
-  }
-  const uint64_t steps = copy_steps(beside);
-  int i = 0;
-  for (const Json& choice : schema[keyword]) {
-    const std::string at = path + "/" + keyword + "/" + std::to_string(i++);
-    a_.budget().charge(steps + at.size());
-    if (choice == false) continue;
-    Json both = beside;
-    if (!beside.empty()) both["allOf"] = Json::array({choice});
-    out.push_back(a_.call(rule(beside.empty() ? choice : both, at), next));
-  }
+std::vector<SchemaNote> SchemaGrammar::notes() const {
+  std::vector<SchemaNote> all;
+  for (const auto& [keyword, note] : notes_) all.push_back(note);
+  return all;
 }
 
-void SchemaGrammar::typed(const Json& schema, const std::string& type, const std::string& path, int next,
-                          std::vector<int>& out) {
-  if (type == "object") {
-    const bool plain =
-        !schema.contains("properties") && !schema.contains("required") && !schema.contains("additionalProperties");
-    out.push_back(plain ? a_.call(any_object(), next) : object(schema, path, next));
-  } else if (type == "array") {
-    out.push_back(array(schema, path, next));
-  } else if (type == "string") {
-    out.push_back(string(schema, path, next));
-  } else if (type == "boolean") {
-    enumerated(Json::array({true, false}), Json::object(), path, next, out);
-  } else if (type == "null") {
-    enumerated(Json::array({nullptr}), Json::object(), path, next, out);
+void SchemaGrammar::alternatives(Conjunction all, const std::string& path, int next, Nodes& out) {
+  if (all.never) return;
+  bool nullable = false;
+  for (Conjunction::Part& part : all.parts) {
+    const auto found = part.schema->find("nullable");
+    nullable |= found != part.schema->end() && *found == true && !(part.expanded & Conjunction::kNullable);
+    part.expanded |= Conjunction::kNullable;
+  }
+  if (nullable && build_.holds(nullptr, all)) enumerated({nullptr}, next, out);
+  if (all.has("enum") || all.has("const")) {
+    return enumerated(*build_.finite(all), next, out);
+  }
+  if (expand(all, path, next, out)) return;
+  unsigned types = kAnyType, implied = 0;
+  for (const Conjunction::Part& part : all.parts) implied |= implied_types(*part.schema);
+  if (all.has("type")) {
+    all.each("type", [&](const Json& type) { types &= type_bits(type); });
+  } else if (implied != 0) {
+    types = implied;
+  }
+  const Exclusions no = excluded(all, path);
+  if (no.all) return;
+  types &= ~no.types;
+  for (const char* keyword : {"dependentRequired", "dependentSchemas", "dependencies"}) {
+    if (all.has(keyword) && types & kObjectType) note(keyword, path);
+  }
+  for (const char* keyword : {"contains", "minContains", "maxContains"}) {
+    if (all.has(keyword) && types & kArrayType) note(keyword, path);
+  }
+  if (all.has("unevaluatedItems") && types & kArrayType) note("unevaluatedItems", path, false);
+  if (types == kAnyType && implied == 0 && no.strings.empty() && no.patterns.empty()) {
+    out.push_back(a_.call(any_value(), next));
   } else {
-    out.push_back(number(schema, type == "integer", path, next));
+    typed(all, types, no, path, next, out);
   }
 }
 
-// The values in their compact form, if the schema's type and bounds allow them.
-void SchemaGrammar::enumerated(const Json& values, const Json& schema, const std::string& path, int next,
-                               std::vector<int>& out) {
+// One alternative: a rule for all that holds with `schema`.
+void SchemaGrammar::branch(const Conjunction& all, const Json& schema, const std::string& at, int next, Nodes& out) {
+  Conjunction both = all;
+  a_.budget().charge(10 + all.parts.size() + at.size() / 8);
+  build_.add(both, schema, at);
+  if (!both.never) out.push_back(a_.call(rule(both, at), next));
+}
+
+// anyOf, oneOf or if: the keywords beside it apply to every alternative. True where there was one.
+bool SchemaGrammar::expand(const Conjunction& all, const std::string& path, int next, Nodes& out) {
+  for (size_t i = 0; i < all.parts.size(); ++i) {
+    const Conjunction::Part part = all.parts[i];
+    Conjunction rest = all;
+    for (const auto& [keyword, bit] :
+         {std::pair("anyOf", Conjunction::kAnyOf), std::pair("oneOf", Conjunction::kOneOf)}) {
+      const auto list = part.schema->find(keyword);
+      if (list == part.schema->end() || part.expanded & bit) continue;
+      rest.parts[i].expanded |= bit;
+      if (bit == Conjunction::kOneOf && !are_disjoint(*list)) note("oneOf", path);
+      int n = 0;
+      for (const Json& choice : *list)
+        branch(rest, choice, path + "/" + keyword + "/" + std::to_string(n++), next, out);
+      return true;
+    }
+    const auto condition = part.schema->find("if");
+    if (condition == part.schema->end() || part.expanded & Conjunction::kIf) continue;
+    rest.parts[i].expanded |= Conjunction::kIf;
+    note("if", path);
+    const auto then = part.schema->find("then"), otherwise = part.schema->find("else");
+    Conjunction met = rest;
+    build_.add(met, *condition, path + "/if");
+    branch(met, then == part.schema->end() ? Json(true) : *then, path + "/then", next, out);
+    branch(rest, otherwise == part.schema->end() ? Json(true) : *otherwise, path + "/else", next, out);
+    return true;
+  }
+  return false;
+}
+
+// Whether no value can be two of them: their types differ, or a property that each requires has other values in each.
+bool SchemaGrammar::are_disjoint(const Json& list) {
+  unsigned types = 0;
+  bool by_type = true;
+  std::map<std::string, std::set<std::string>> values;  // of properties that could tell them apart
+  std::map<std::string, size_t> alternatives_with;
+  for (const Json& one : list) {
+    Conjunction all;
+    build_.add(all, one, "#");
+    unsigned mine = all.has("type") ? unsigned{kAnyType} : 0u;
+    all.each("type", [&](const Json& type) { mine &= type_bits(type); });
+    by_type &= mine != 0 && !(types & mine);
+    types |= mine;
+    std::set<std::string> required;
+    all.each("required", [&](const Json& names) {
+      for (const Json& name : names) required.insert(name.get<std::string>());
+    });
+    all.each("properties", [&](const Json& properties) {
+      for (const auto& [name, property] : properties.items()) {
+        if (!required.contains(name)) continue;
+        const std::vector<std::string> mine_of_name = fixed_values(property, a_.budget());
+        const bool are_new = std::all_of(mine_of_name.begin(), mine_of_name.end(),
+                                         [&](const std::string& value) { return values[name].insert(value).second; });
+        if (!mine_of_name.empty() && are_new) ++alternatives_with[name];
+      }
+    });
+  }
+  return by_type || std::any_of(alternatives_with.begin(), alternatives_with.end(),
+                                [&](const auto& property) { return property.second == list.size(); });
+}
+
+void SchemaGrammar::typed(const Conjunction& all, unsigned types, const Exclusions& no, const std::string& path,
+                          int next, Nodes& out) {
+  if (types & kObjectType) {
+    const bool plain =
+        no.names.empty() && std::none_of(all.parts.begin(), all.parts.end(), [](const Conjunction::Part& part) {
+          return implied_types(*part.schema) & kObjectType;
+        });
+    out.push_back(plain ? a_.call(any_object(), next) : object(all, no, path, next));
+  }
+  if (types & kArrayType) out.push_back(array(all, path, next));
+  if (types & kStringType) out.push_back(string(string_rules(all, no), path, next));
+  if (types & kBooleanType) enumerated({true, false}, next, out);
+  if (types & kNullType) enumerated({nullptr}, next, out);
+  if (types & kNumberType) numbers(all, !(types & kFractionType), path, next, out);
+}
+
+// What `not` says, where it is of a kind that the rules can keep. False: it is not.
+bool SchemaGrammar::exclude(const Json& schema, Exclusions& no) {
+  if (schema == false) return true;
+  std::set<std::string> keywords;
+  if (schema.is_object()) {
+    for (const auto& [keyword, value] : schema.items()) {
+      if (restricts(keyword)) keywords.insert(keyword);
+    }
+  }
+  if (keywords.empty()) return no.all = true;  // not anything
+  const bool of_strings = keywords.erase("type") > 0 && keywords.size() == 1 && schema["type"] == "string";
+  if (keywords.empty()) {
+    const unsigned types = type_bits(schema["type"]);
+    no.types |= types;
+    return (types & kNumberType) == kNumberType || !(types & kNumberType);
+  }
+  if (keywords.size() > 1) return false;
+  const std::string& keyword = *keywords.begin();
+  const bool typed = schema.contains("type");
+  if (keyword == "required" && schema["required"].size() == 1 && !typed) {
+    no.names.insert(schema["required"][0].get<std::string>());
+    no.types |= kAnyType & ~kObjectType;
+    return true;
+  }
+  if (keyword == "pattern" && (of_strings || !typed)) {
+    no.patterns.push_back(schema["pattern"].get<std::string>());
+    if (!typed) no.types |= kAnyType & ~kStringType;
+    return true;
+  }
+  if ((keyword != "const" && keyword != "enum") || typed) return false;
+  bool kept = true;
+  for (const Json& value : keyword == "enum" ? schema["enum"] : Json::array({schema["const"]})) {
+    if (value.is_string()) {
+      no.strings.push_back(value.get<std::string>());
+    } else if (value.is_null()) {
+      no.types |= kNullType;
+    } else {
+      kept = false;
+    }
+  }
+  return kept;
+}
+
+SchemaGrammar::Exclusions SchemaGrammar::excluded(const Conjunction& all, const std::string& path) {
+  Exclusions no;
+  all.each("not", [&](const Json& schema) {
+    Exclusions these = no;
+    if (schema.is_object() && schema.contains("anyOf") &&
+        std::all_of(schema["anyOf"].begin(), schema["anyOf"].end(),
+                    [&](const Json& one) { return exclude(one, these); })) {
+      no = these;  // not (a or b): neither
+    } else if (exclude(schema, these)) {
+      no = these;
+    } else {
+      note("not", path);
+    }
+  });
+  return no;
+}
+
+// The values in their compact form.
+void SchemaGrammar::enumerated(const std::vector<Json>& values, int next, Nodes& out) {
   std::vector<std::vector<int>> sequences;
   for (const Json& value : values) {
-    a_.budget().charge(copy_steps(value));
-    if (!is_within(value, schema, path)) continue;
     sequences.emplace_back();
     spell_value(value, sequences.back());
-    a_.budget().charge(sequences.back().size());
+    a_.budget().charge(10 + sequences.back().size());
     if (value.is_null() && syntax_ == Syntax::kGemma) {  // as the prompt template writes a null
       sequences.push_back({'N', 'o', 'n', 'e'});
     }
   }
-  std::sort(sequences.begin(), sequences.end());
-  sequences.erase(std::unique(sequences.begin(), sequences.end()), sequences.end());
   if (!sequences.empty()) out.push_back(a_.one_of(std::move(sequences), next));
 }
 
@@ -182,161 +288,13 @@ void SchemaGrammar::spell_value(const Json& value, std::vector<int>& inputs) con
   }
 }
 
-int SchemaGrammar::number(const Json& schema, bool integer, const std::string& path, int next) {
-  LexicalGrammar::Bounds bounds;
-  const auto bound = [&](const char* keyword, const char* exclusive, std::optional<std::string>& value,
-                         bool& excluded) {
-    if (schema.contains(keyword)) value = decimal(schema[keyword], path);
-    if (!schema.contains(exclusive) || schema[exclusive] == false) return;
-    excluded = true;
-    if (schema[exclusive] == true) return;  // draft 4: a boolean; the bound is in the other keyword
-    if (value) refuse_schema(path, std::string(keyword) + " beside " + exclusive + " is not implemented");
-    value = decimal(schema[exclusive], path);
-  };
-  bound("minimum", "exclusiveMinimum", bounds.least, bounds.above);
-  bound("maximum", "exclusiveMaximum", bounds.most, bounds.below);
-  return text_.number(integer, bounds, next);
-}
-
-int SchemaGrammar::string(const Json& schema, const std::string& path, int next) {
-  const uint32_t least = count_of(schema, "minLength", 0, path), most = count_of(schema, "maxLength", kUnbounded, path);
-  if (most < least) refuse_schema(path, "maxLength is less than minLength");
-  const bool length = least > 0 || most != kUnbounded;
-  if (schema.contains("pattern") && schema.contains("format"))
-    refuse_schema(path, "pattern beside format is not implemented");
-  if (length && (schema.contains("pattern") || schema.contains("format"))) {
-    refuse_schema(path, "minLength or maxLength beside pattern or format is not implemented");
-  }
-  if (schema.contains("pattern")) {
-    return text_.pattern(schema["pattern"].get<std::string>(), "schema " + path, next);
-  }
-  if (schema.contains("format")) {
-    const auto format = schema["format"].get<std::string>();
-    const auto known = formats().find(format);
-    if (known == formats().end()) refuse_schema(path, "the format " + format + " is not implemented");
-    return text_.pattern("^(" + known->second + ")$", "format " + format, next);
-  }
-  return text_.string(least, most, next);
-}
-
-int SchemaGrammar::separator(int next) { return a_.byte(',', text_.space(next)); }
-int SchemaGrammar::name_then(int next) { return a_.byte(':', text_.space(next)); }
-
-int SchemaGrammar::key(const std::string& name, int next) {
-  if (syntax_ == Syntax::kGemma) return a_.literal(name, name_then(next));
-  return a_.one_of({text_.quoted(name)}, name_then(next));
-}
-
-int SchemaGrammar::array(const Json& schema, const std::string& path, int next) {
-  const uint32_t least = count_of(schema, "minItems", 0, path);
-  uint32_t most = count_of(schema, "maxItems", kUnbounded, path);
-  const Json prefix = schema.value("prefixItems", Json::array());
-  const Json items = schema.value("items", Json(true));
-  const auto fixed = static_cast<uint32_t>(prefix.size());
-  if (items == false) most = std::min(most, fixed);
-  const auto none = std::find(prefix.begin(), prefix.end(), Json(false));  // no item can be there, nor after it
-  most = std::min<uint32_t>(most, none == prefix.end() ? most : static_cast<uint32_t>(none - prefix.begin()));
-  if (most < least) refuse_schema(path, "maxItems is less than minItems");
-  const int close = a_.byte(']', next), end = text_.space(close);
-  // Built from the back: the fixed items, then as many further items as the limits allow.
-  int rest = end;
-  if (most > fixed) {
-    const int item = rule(items, path + "/items");
-    const uint32_t more = most == kUnbounded ? kUnbounded : most - fixed, need = least > fixed ? least - fixed : 0;
-    const int body = separator(a_.call(item, a_.finish()));
-    if (fixed == 0) {
-      const uint32_t after_first = more == kUnbounded ? kUnbounded : more - 1;
-      const int first = a_.call(item, a_.loop(body, need > 0 ? need - 1 : 0, after_first, end));
-      return a_.byte('[', text_.space(need == 0 ? a_.split({close, first}) : first));
-    }
-    rest = a_.loop(body, need, more, end);
-  }
-  for (uint32_t i = std::min(fixed, most); i-- > 0;) {
-    const int item = a_.call(rule(prefix[i], path + "/prefixItems/" + std::to_string(i)), rest);
-    rest = i == 0 ? item : separator(item);
-    if (i >= least) rest = a_.split({i == 0 ? close : end, rest});
-  }
-  return a_.byte('[', text_.space(fixed == 0 ? close : rest));
-}
-
-int SchemaGrammar::members_of_any(int value_rule, const std::vector<std::string>& names, bool first, int close) {
-  const auto member = [&](int next) {
-    const int value = name_then(a_.call(value_rule, next));
-    if (names.empty() && syntax_ == Syntax::kJson) return text_.string(0, kUnbounded, value);
-    return text_.key_other_than(names, value);
-  };
-  const int more = a_.loop(separator(member(a_.finish())), 0, kUnbounded, text_.space(close));
-  return first ? a_.split({close, member(more)}) : more;
-}
-
-int SchemaGrammar::object(const Json& schema, const std::string& path, int next) {
-  struct Member {
-    std::string name;
-    int rule;
-    bool required;
-  };
-  std::vector<Member> members;
-  std::set<std::string> required;
-  for (const Json& name : schema.value("required", Json::array())) required.insert(name.get<std::string>());
-  const Json properties = schema.value("properties", Json::object());
-  const Json others = schema.value("additionalProperties", Json(properties.empty()));
-  for (const auto& [name, property] : properties.items()) {
-    if (property == false) {
-      if (required.contains(name)) refuse_schema(path, name + " is required but may not be there");
-      continue;
-    }
-    members.push_back({name, rule(property, path + "/properties/" + name), required.contains(name)});
-    required.erase(name);
-  }
-  for (const std::string& name : required) {  // required but not described: any value
-    if (others == false && schema.contains("additionalProperties")) {
-      refuse_schema(path, name + " is required, but additionalProperties forbids it");
-    }
-    members.push_back({name, others.is_object() ? rule(others, path + "/additionalProperties") : any_value(), true});
-  }
-  if (members.size() > kNamesMax) refuse_schema(path, "has too many properties");
-  if (syntax_ == Syntax::kGemma) {
-    const auto lower = [](std::string name) {
-      std::transform(name.begin(), name.end(), name.begin(),
-                     [](unsigned char c) { return c < 128 ? std::tolower(c) : c; });
-      return name;
-    };
-    std::stable_sort(members.begin(), members.end(),
-                     [&](const Member& a, const Member& b) { return lower(a.name) < lower(b.name); });
-    for (const Member& member : members) {
-      if (member.name.empty() || member.name.find_first_of(":,{}[]\" \t\r\n<>") != std::string::npos) {
-        refuse_schema(path, "the property name '" + member.name + "' cannot be written in a tool call");
-      }
-    }
-  }
-  std::vector<std::string> names;
-  for (const auto& [name, property] : properties.items()) names.push_back(name);
-  for (const Member& member : members) names.push_back(member.name);
-  const int close = a_.byte('}', next);
-  // Built from the back as two chains: one for "no member written yet", and one for "a member was written", in which
-  // a comma precedes the next member.
-  int none = close, some = text_.space(close);
-  if (others != false) {
-    const int value = rule(others, path + "/additionalProperties");
-    none = members_of_any(value, names, true, close);
-    some = members_of_any(value, names, false, close);
-  }
-  for (size_t i = members.size(); i-- > 0;) {
-    const int member = key(members[i].name, a_.call(members[i].rule, some));
-    const int first = members[i].required ? member : a_.split({member, none});
-    some = members[i].required ? separator(member) : a_.split({separator(member), some});
-    none = first;
-  }
-  return a_.byte('{', text_.space(none));
-}
-
 int SchemaGrammar::any_value() {
   if (any_value_ >= 0) return any_value_;
   any_value_ = a_.new_rule();
   const int end = a_.finish();
-  std::vector<int> choices = {text_.string(0, kUnbounded, end), text_.number(false, end), a_.call(any_object(), end)};
-  enumerated(Json::array({true, false, nullptr}), Json::object(), "", end, choices);
-  choices.push_back(array(Json::object(), "", end));
+  Nodes choices = {text_.string(0, kUnbounded, end), text_.number(false, end), a_.call(any_object(), end)};
+  enumerated({true, false, nullptr}, end, choices);
+  choices.push_back(array({}, "", end));
   a_.set_rule(any_value_, a_.split(std::move(choices)));
   return any_value_;
 }
@@ -344,8 +302,10 @@ int SchemaGrammar::any_value() {
 int SchemaGrammar::any_object() {
   if (any_object_ >= 0) return any_object_;
   any_object_ = a_.new_rule();
-  const int close = a_.byte('}', a_.finish());
-  a_.set_rule(any_object_, a_.byte('{', text_.space(members_of_any(any_value(), {}, true, close))));
+  FreeMembers any;
+  any.value_rule = any_value();
+  const int list = member_list({}, {any}, 0, kNoLimit, "", a_.byte('}', a_.finish()));
+  a_.set_rule(any_object_, a_.byte('{', text_.space(list)));
   return any_object_;
 }
 

@@ -37,15 +37,29 @@ std::string tool_name(const Json& function) {
   return name;
 }
 
-int arguments_of(PushdownAutomaton& a, const Json& function, const std::string& name) {
+int arguments_of(PushdownAutomaton& a, const Json& function, const std::string& name, bool strict,
+                 std::vector<SchemaNote>& notes) {
   Json parameters = function.value("parameters", Json::object());
   if (!parameters.is_object()) throw Error("tools: the parameters of " + name + " are no object");
   if (parameters.empty() || parameters == Json{{"type", "object"}}) parameters["properties"] = Json::object();
   parameters["type"] = "object";
   if (!parameters.contains("additionalProperties") && !parameters.contains("$ref")) close_parameters(parameters);
   const PushdownAutomaton::Mark before = a.mark();
-  const int rule = SchemaGrammar(a, Syntax::kGemma, parameters).rule(parameters, name);
-  a.check(rule, before);
+  SchemaGrammar rules(a, Syntax::kGemma, parameters);
+  const int rule = rules.rule(parameters, name);
+  try {
+    a.check(rule, before);
+  } catch (const EndlessGrammar& error) {
+    throw Error("tools: " + name + ": " + (rules.reason().empty() ? error.what() : rules.reason()));
+  }
+  for (SchemaNote& note : rules.notes()) {
+    if (strict) {
+      throw Error("tools: " + name + ": the keyword " + note.keyword + " at " + note.path +
+                  " cannot be enforced while arguments are written, as \"strict\": true asks");
+    }
+    note.checked = false;  // arguments are not
+    notes.push_back(std::move(note));
+  }
   return rule;
 }
 
@@ -57,7 +71,7 @@ bool is_strict_tool(const Json& tool) {
 }
 
 int tool_call_body(PushdownAutomaton& a, const Json& tools, const ToolGrammarOptions& options, int next,
-                   std::vector<std::string>& unenforced) {
+                   std::vector<std::string>& unenforced, std::vector<SchemaNote>& notes) {
   if (!tools.is_array()) throw Error("tools: not an array");
   const Json anything;
   const int any = SchemaGrammar(a, Syntax::kGemma, anything).any_object();
@@ -71,7 +85,7 @@ int tool_call_body(PushdownAutomaton& a, const Json& tools, const ToolGrammarOpt
     if (strict || !options.loose) {
       const PushdownAutomaton::Mark mark = a.mark();
       try {
-        arguments = arguments_of(a, function, name);
+        arguments = arguments_of(a, function, name, strict, notes);
       } catch (const BudgetError&) {
         throw;
       } catch (const CancelledError&) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "text/grammar/grammar.h"
 #include "text/grammar/pushdown_automaton.h"
 
 namespace gemma4 {
@@ -18,9 +19,10 @@ struct ToolGrammarOptions {
 
 // A node that matches one call after its <|tool_call> marker, and continues at `next`. `tools`: an array as render_chat
 // takes it. Throws Error where a tool has no name, none has `name`, or the parameters of a tool that is strict cannot
-// be enforced. A tool that is not strict gets any object as its arguments then, and its name goes to `unenforced`.
+// be enforced. A tool that is not strict gets any object as its arguments then, and its name goes to `unenforced`; what
+// its arguments keep but for some keywords goes to `notes`.
 int tool_call_body(PushdownAutomaton& automaton, const nlohmann::ordered_json& tools, const ToolGrammarOptions& options,
-                   int next, std::vector<std::string>& unenforced);
+                   int next, std::vector<std::string>& unenforced, std::vector<SchemaNote>& notes);
 
 // Whether the tool says "strict": true, in {"type": "function", "function": {...}} or the inner object.
 bool is_strict_tool(const nlohmann::ordered_json& tool);

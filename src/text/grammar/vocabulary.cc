@@ -59,20 +59,29 @@ GrammarVocabulary::GrammarVocabulary(const Tokenizer& tokenizer) : tokenizer_(to
   for (const auto& [symbol, name] : kGrammarSymbolNames) {
     state->symbols[static_cast<size_t>(symbol - kQuote)] = tokenizer.find(name).value_or(-1);
   }
-  state->plain.resize(static_cast<size_t>(state->vocab_size + 31) / 32);
   std::vector<int32_t> all, others;
+  std::vector<std::pair<int, int32_t>> plain;  // characters, token
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     const std::string_view piece = tokenizer.piece(id);
     if (tokenizer.is_control(id) || piece.empty()) continue;
     all.push_back(id);
+    if (piece.find('"') != std::string_view::npos) state->quoted.push_back(id);
     state->longest = std::max(state->longest, static_cast<int>(piece.size()));
     const int characters = plain_characters(piece);
     state->plain_longest = std::max(state->plain_longest, characters);
     if (characters == 0) {
       others.push_back(id);
     } else {
-      state->plain[static_cast<size_t>(id) / 32] |= uint32_t{1} << (id % 32);
+      plain.emplace_back(characters, id);
     }
+  }
+  const auto words = static_cast<size_t>(state->vocab_size + 31) / 32;
+  state->plain.resize(static_cast<size_t>(state->plain_longest) + 1, std::vector<uint32_t>(words));
+  for (const auto& [characters, id] : plain) {
+    state->plain[static_cast<size_t>(characters)][static_cast<size_t>(id) / 32] |= uint32_t{1} << (id % 32);
+  }
+  for (size_t i = 1; i < state->plain.size(); ++i) {
+    for (size_t word = 0; word < words; ++word) state->plain[i][word] |= state->plain[i - 1][word];
   }
   state->all = make_trie(tokenizer, std::move(all));
   state->others = make_trie(tokenizer, std::move(others));

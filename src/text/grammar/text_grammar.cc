@@ -1,0 +1,119 @@
+#include "text/grammar/text_grammar.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr size_t kExpressionStatesMax = 4000;
+constexpr uint32_t kIgnoredMax = 8;  // ignored texts in a row, so that no model can write them for ever
+
+}  // namespace
+
+int expression_nodes(PushdownAutomaton& automaton, std::string_view expression, int next) {
+  LexicalGrammar text(automaton, Syntax::kPlain);
+  Regex found{Regex::kSequence};
+  found.operands.push_back({Regex::kBegin});
+  found.operands.push_back(parse_regex(expression, "regular expression", automaton.budget()));
+  found.operands.push_back({Regex::kEnd});
+  Regex all{Regex::kChoice}, whole;
+  all.operands.push_back(std::move(found));
+  if (as_whole_string(all, whole)) return text.regex(whole, next);
+  const auto set = StringSet::make({{&all}, {}}, automaton.budget());
+  const auto dfa = set == nullptr ? std::nullopt : set->dfa(kExpressionStatesMax);
+  if (!dfa) throw Error("the regular expression takes too many states with its lookaheads and anchors");
+  if (dfa->states.empty()) throw Error("the regular expression matches no text");
+  return text.strings_of(*dfa, 0, kNoLimit, next);
+}
+
+TextGrammar::TextGrammar(PushdownAutomaton& automaton, std::string_view grammar)
+    : a_(automaton), text_(automaton, Syntax::kPlain) {
+  grammar_ = grammar.find("::=") != std::string_view::npos ? parse_gbnf(grammar, a_.budget())
+                                                           : parse_lark(grammar, a_.budget());
+  if (!grammar_.rules.contains(grammar_.start)) throw Error("grammar: there is no rule " + grammar_.start);
+  for (const std::string& name : grammar_.terminals) terminal_[name] = true;
+}
+
+bool TextGrammar::may_be_empty(const Expression& expression) const {
+  const auto empty = [&](const Expression& operand) { return may_be_empty(operand); };
+  const std::vector<Expression>& all = expression.operands;
+  a_.budget().charge(2);
+  switch (expression.type) {
+    case Expression::kText:
+      return expression.text.empty();
+    case Expression::kRegex:
+      return true;  // it may be, and then a repeat need not repeat
+    case Expression::kRule:
+      return empty_.contains(expression.text);
+    case Expression::kSequence:
+      return std::all_of(all.begin(), all.end(), empty);
+    case Expression::kChoice:
+      return std::any_of(all.begin(), all.end(), empty);
+    case Expression::kRepeat:
+      return expression.least == 0 || empty(all[0]);
+  }
+  return false;
+}
+
+void TextGrammar::find_empty_rules() {
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (const auto& [name, expression] : grammar_.rules) {
+      if (empty_.contains(name) || !may_be_empty(expression)) continue;
+      empty_[name] = changed = true;
+    }
+  }
+}
+
+int TextGrammar::rule() {
+  find_empty_rules();
+  for (const auto& [name, expression] : grammar_.rules) numbers_[name] = a_.new_rule();
+  if (!grammar_.ignored.empty()) {
+    std::vector<int> choices;
+    const int end = a_.finish();
+    for (const std::string& name : grammar_.ignored) choices.push_back(a_.call(numbers_.at(name), end));
+    ignored_ = a_.new_rule();
+    a_.set_rule(ignored_, a_.loop(a_.split(std::move(choices)), 0, kIgnoredMax, a_.finish()));
+  }
+  for (const auto& [name, expression] : grammar_.rules) {
+    a_.set_rule(numbers_.at(name), nodes(expression, terminal_.contains(name), a_.finish()));
+  }
+  return numbers_.at(grammar_.start);
+}
+
+int TextGrammar::nodes(const Expression& expression, bool in_terminal, int next) {
+  const auto skipping = [&](int after) { return in_terminal || ignored_ < 0 ? after : a_.call(ignored_, after); };
+  const std::vector<Expression>& all = expression.operands;
+  switch (expression.type) {
+    case Expression::kText:
+      return a_.literal(expression.text, skipping(next));
+    case Expression::kRegex:
+      return expression_nodes(a_, expression.text, skipping(next));
+    case Expression::kRule: {
+      const auto number = numbers_.find(expression.text);
+      if (number == numbers_.end()) throw Error("grammar: there is no rule " + expression.text);
+      return a_.call(number->second, terminal_.contains(expression.text) ? skipping(next) : next);
+    }
+    case Expression::kSequence:
+      for (size_t i = all.size(); i-- > 0;) next = nodes(all[i], in_terminal, next);
+      return next;
+    case Expression::kChoice: {
+      std::vector<int> choices;
+      for (const Expression& one : all) choices.push_back(nodes(one, in_terminal, next));
+      return a_.split(std::move(choices));
+    }
+    case Expression::kRepeat:
+      if (expression.least == 0 && expression.most == kUnbounded) {
+        const int again = a_.reserve();
+        a_.set(again, a_.split({next, nodes(all[0], in_terminal, again)}));
+        return again;
+      }
+      return a_.loop(nodes(all[0], in_terminal, a_.finish()), may_be_empty(all[0]) ? 0 : expression.least,
+                     expression.most, next);
+  }
+  return next;
+}
+
+}  // namespace gemma4

@@ -1,0 +1,72 @@
+// SchemaCheck: whether a finished value is an instance of a schema. It knows the keywords that the grammar cannot
+// enforce token by token (uniqueItems, not, multipleOf) as well as those that it can, so it also tells which values of
+// an enum are within the keywords beside it. Work is charged to the budget; depth is bounded.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "base/work_budget.h"
+#include "text/schema/regex.h"
+#include "text/schema/schema_keywords.h"
+#include "text/schema/string_set.h"
+
+namespace gemma4 {
+
+class SchemaCheck {
+ public:
+  using Json = nlohmann::ordered_json;
+  // Both must outlive this object.
+  SchemaCheck(const Json& root, WorkBudget& budget) : budget_(budget), references_(root, budget) {}
+
+  bool holds(const Json& value, const Json& schema) { return run(value, schema, nullptr, ""); }
+  // What `value` breaks, as "tags: uniqueItems"; at most kViolationsMax.
+  std::vector<std::string> violations(const Json& value, const Json& schema);
+  bool matches(const std::string& text, const std::string& pattern);  // true where the pattern is not understood
+
+  static constexpr size_t kViolationsMax = 5;
+
+ private:
+  using Report = std::vector<std::string>;
+
+  bool run(const Json& value, const Json& schema, Report* report, const std::string& at);
+  bool check(const Json& value, const Json& schema, Report* report, const std::string& at);
+  bool combined(const Json& value, const Json& schema, Report* report, const std::string& at);
+  bool conditional(const Json& value, const Json& schema, Report* report, const std::string& at);
+  bool object(const Json& value, const Json& schema, Report* report, const std::string& at);
+  bool members(const Json& value, const Json& schema, Report* report, const std::string& at);
+  bool dependent(const Json& value, const Json& schema, Report* report, const std::string& at);
+  bool array(const Json& value, const Json& schema, Report* report, const std::string& at);
+  bool items(const Json& value, const Json& schema, Report* report, const std::string& at);
+  bool string(const std::string& text, const Json& schema, Report* report, const std::string& at);
+  bool number(const Json& value, const Json& schema, Report* report, const std::string& at);
+  void add_evaluated(const Json& value, const Json& schema, std::set<std::string>& names);
+  StringSet* compiled(const std::string& pattern);
+
+  WorkBudget& budget_;
+  SchemaReferences references_;
+  struct Pattern {
+    Regex regex;
+    std::unique_ptr<StringSet> set;  // null: not understood
+  };
+  std::map<std::string, std::unique_ptr<Pattern>> patterns_;
+  std::map<const Json*, std::set<std::string>> enums_;  // their values' canonical texts
+  int depth_ = 0;
+};
+
+// As holds() for the members of an enum: equal values have equal texts, whatever the order of their members.
+std::string canonical_text(const nlohmann::ordered_json& value, WorkBudget& budget);
+
+// Whether a decimal number is a multiple of another, exactly.
+bool is_multiple(const nlohmann::ordered_json& value, const nlohmann::ordered_json& of);
+
+// Of a finished answer in JSON: what it breaks of the schema, in sentences of warnings. Throws the budget's errors, and
+// Error where the schema is none.
+std::vector<std::string> check_json(std::string_view text, std::string_view schema, WorkBudget& budget);
+
+}  // namespace gemma4
