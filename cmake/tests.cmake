@@ -40,6 +40,9 @@ if(FUZZERS)  # unit_tests runs each target briefly, `fuzzer` for as long as one 
   target_link_libraries(fuzzer PRIVATE gemma4_lib)
 endif()
 
+add_executable(draw_answers EXCLUDE_FROM_ALL tests/draw_answers.cc)  # run by tools/check_schemas.py
+target_link_libraries(draw_answers PRIVATE gemma4_lib)
+
 if(HAVE_CUDA)
   file(GLOB_RECURSE CUDA_TESTS CONFIGURE_DEPENDS src/backend/cuda/*_test.cc)
   if(PRECOMPILE)

@@ -40,10 +40,13 @@ TEST_F(ServerTest, RefusesByName) {
   chat_refused({{"logit_bias", {{"99999999", 1}}}}, "logit_bias");
   chat_refused({{"tool_choice", "required"}}, "tool_choice");
   chat_refused({{"response_format", {{"type", "xml"}}}}, "response_format");
-  chat_refused({{"stream_options", {{"include_usage", true}}}}, "stream_options");
-  refused("/v1/completions", {{"echo", true}}, "echo", {{"model", "demo"}, {"prompt", "x"}});
-  refused("/v1/completions", {{"best_of", 3}}, "best_of", {{"model", "demo"}, {"prompt", "x"}});
-  refused("/v1/responses", {{"previous_response_id", "resp_1"}}, "previous_response_id",
+  chat_refused({{"modalities", {"text", "audio"}}}, "modalities");
+  chat_refused({{"include_stop_str_in_output", true}}, "include_stop_str_in_output");
+  refused("/v1/completions", {{"suffix", "y"}}, "suffix", {{"model", "demo"}, {"prompt", "x"}});
+  refused("/v1/completions", {{"best_of", 1}, {"n", 2}}, "best_of", {{"model", "demo"}, {"prompt", "x"}});
+  refused("/v1/completions", {{"best_of", 3}, {"stream", true}}, "best_of", {{"model", "demo"}, {"prompt", "x"}});
+  refused("/v1/responses", {{"background", true}}, "background", {{"model", "demo"}, {"input", "x"}});
+  refused("/v1/responses", {{"previous_response_id", "resp_1"}}, "'resp_1' not found",
           {{"model", "demo"}, {"input", "x"}});
   const Json message = {{"model", "demo"}, {"max_tokens", 5}, {"messages", {{{"role", "user"}, {"content", "x"}}}}};
   refused("/v1/messages", {{"mcp_servers", {1}}}, "mcp_servers", message);

@@ -36,17 +36,39 @@ uint64_t random_seed() {
 
 }  // namespace
 
+ContextError::ContextError(int prompt_tokens, int tools, int max_seq_len)
+    : Error("the prompt is " + std::to_string(prompt_tokens) + " tokens long" +
+            (tools > 0 ? " (" + std::to_string(tools) + " of them describe the tools)" : "") +
+            ", but the context holds " + std::to_string(max_seq_len) + ", the answer included; --max-seq-len sets it"),
+      tokens(prompt_tokens),
+      tool_tokens(tools),
+      limit(max_seq_len) {}
+
 void check_request(const Request& request, const Config& config) {
   check_sampling(request.sampling, config);
   need(request.max_new_tokens >= 0, "max_new_tokens must be 0 (until the context is full) or more");
   need(request.thinking_share >= 0, "thinking_share must not be negative");
   need(request.logprobs >= -1 && request.logprobs <= kLogprobsMax,
        "logprobs must be at most " + std::to_string(kLogprobsMax));
+  need(request.prompt_logprobs >= -1 && request.prompt_logprobs <= kLogprobsMax,
+       "logprobs must be at most " + std::to_string(kLogprobsMax));
+  need(request.prompt_logprobs < 0 || request.images.empty(),
+       "log probabilities of a prompt with images are not computed");
   need(request.stop.size() <= kStopsMax, "at most " + std::to_string(kStopsMax) + " stop strings may be given");
+  size_t stops = 0;
   for (const std::string& stop : request.stop) {
     need(!stop.empty(), "a stop string is empty");
     need(utf8_valid(stop), "a stop string is not valid UTF-8");
+    stops += stop.size();
   }
+  need(stops <= kStopBytesMax, "the stop strings together are longer than " + std::to_string(kStopBytesMax) + " bytes");
+  need(request.stop_ids.size() <= kStopIdsMax,
+       "at most " + std::to_string(kStopIdsMax) + " stop token ids may be given");
+  for (const int32_t id : request.stop_ids) {
+    need(id >= 0 && id < config.vocab, "stop_token_ids names token " + std::to_string(id) +
+                                           ", which is outside the vocabulary of " + std::to_string(config.vocab));
+  }
+  need(request.min_new_tokens >= 0, "min_tokens must be 0 or more");
   need(request.n >= 1 && request.n <= kChoicesMax, "n must be at least 1 and at most " + std::to_string(kChoicesMax));
   need(request.image_budget >= 0, "the image budget must not be negative");
   need(request.format.type != ResponseFormat::kToolCall || !request.tools.empty(),

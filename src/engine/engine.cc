@@ -198,8 +198,15 @@ void Engine::Impl::loop() {
 void Engine::Impl::check_admission(int choices) const {
   if (!dead.empty()) throw DeviceError(dead);
   if (stopping) throw StoppingError("the engine is stopping and takes no new requests");
-  if (static_cast<int>(incoming.size()) + waiting + input.waiting() + choices > opened.options.max_queue) {
-    throw BusyError(std::to_string(opened.options.max_queue) + " requests are waiting already; try again later");
+  const int most = opened.options.max_queue;
+  if (choices > most) {
+    throw Error("n is " + std::to_string(choices) + ", but only " + std::to_string(most) +
+                " answers may wait (--max-queue)");
+  }
+  // A request of many choices leaves an eighth of the queue to others.
+  const int queued = static_cast<int>(incoming.size()) + waiting + input.waiting();
+  if (queued + choices > (choices > 1 && queued > 0 ? most - most / 8 : most)) {
+    throw BusyError("as many requests as the queue holds (" + std::to_string(most) + ") are waiting; try again later");
   }
 }
 

@@ -112,8 +112,8 @@ class Engine {
   std::string device() const;  // Backend::device() of rank 0
   const ChatTemplateChoice& chat_template() const;
 
-  // Tokens of the prompt that submit() would make, images included. Of an image only the header is read, so damaged
-  // pixels go unnoticed here; otherwise throws Error as submit() does.
+  // Tokens of the prompt that submit() would make, images included, also of one that is too long for the context. Of an
+  // image only the header is read, so damaged pixels go unnoticed here; otherwise throws Error as submit() does.
   int count_tokens(const Request& request, const Preparation& preparation = {}) const;
   std::vector<int32_t> prompt_ids(const Request& request, const Preparation& preparation = {}) const;
 

@@ -17,6 +17,15 @@ double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
+// The positions of these rows whose logits score the token after them. Empty where nothing is to be scored.
+std::pair<int, int> scored_rows(const ScheduledRows& rows) {
+  const Sequence& sequence = *rows.sequence;
+  if (!sequence.scores()) return {0, 0};
+  const int begin = std::max(rows.begin, std::max(sequence.scored, 1) - 1);
+  const int end = std::min(rows.begin + rows.count, sequence.prompt - 1);
+  return begin < end ? std::pair(begin, end) : std::pair(0, 0);
+}
+
 }  // namespace
 
 EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& images, const EngineOptions& options,
@@ -29,7 +38,7 @@ EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& 
               {model.options().pages[kSliding], model.options().pages[kFull]},
               options.prefix_cache,
               options.share_cache}),
-      scheduler_({options.max_seqs, options.chunk, model.options().rows_max}, pages_),
+      scheduler_({options.max_seqs, options.chunk, model.options().rows_max, kScoredRowsMax}, pages_),
       workers_(output, std::min(options.max_seqs, kHeavyThreadsMax), std::move(wake)) {
   static_assert(kSliding == 0 && kFull == 1);
 }
@@ -57,11 +66,12 @@ void EngineCore::end(Sequence* sequence, Finish how) {
   finish(sequence, std::move(job));
 }
 
-void EngineCore::fail(Sequence* sequence, const std::string& message, bool device) {
+void EngineCore::fail(Sequence* sequence, const std::string& message, bool device, bool budget) {
   OutputJob job;
   job.type = OutputJob::kFail;
   job.message = message;
   job.device = device;
+  job.budget = budget;
   finish(sequence, std::move(job));
 }
 
@@ -69,7 +79,9 @@ void EngineCore::take_results() {
   for (OutputResult& result : workers_.take_results()) {
     stuck_ = false;
     Sequence* sequence = result.sequence;
-    if (result.logits.capacity() > 0) spare_logits_.push_back(std::move(result.logits));
+    const size_t capacity = result.logits.capacity();  // a prompt's many rows are freed
+    const bool one_row = capacity < 2 * static_cast<size_t>(model_.config().vocab);
+    if (capacity > 0 && one_row) spare_logits_.push_back(std::move(result.logits));
     if (result.ended) {
       ++(result.failed ? stats_.failed : result.finish == Finish::kCancelled ? stats_.cancelled : stats_.finished);
       const bool unwanted = result.failed || result.finish == Finish::kCancelled;
@@ -81,7 +93,7 @@ void EngineCore::take_results() {
     --sequence->jobs;
     if (ending_.contains(sequence)) continue;
     if (!result.error.empty()) {
-      fail(sequence, result.error, false);
+      fail(sequence, result.error, false, result.budget);
     } else if (result.finish) {
       end(sequence, *result.finish);
     }
@@ -203,12 +215,17 @@ void EngineCore::append(const ScheduledRows& rows) {
     }
     append_row(batch_, config, sequence.ids[pos], sequence.slot, pos, soft ? image->end - 1 : -1);
   }
+  const auto [scored_begin, scored_end] = scored_rows(rows);
+  for (int pos = scored_begin; pos < scored_end; ++pos) {
+    batch_.logit_rows.push_back(static_cast<int32_t>(batch_.ids.size()) - (rows.begin + rows.count - pos));
+    batch_.sampling.emplace_back().temperature = 0;  // what it draws is dropped
+  }
   if (!rows.last) return;
   batch_.logit_rows.push_back(static_cast<int32_t>(batch_.ids.size()) - 1);
   SamplingInput sampling{sequence.sampling};
   sampling.step = sequence.ids.size() - sequence.prompt;
   sampling.counts = sequence.counts;
-  sampling.bias = sequence.bias;
+  sampling.bias = sequence.usage.generated_tokens < sequence.min_tokens ? sequence.bias_early : sequence.bias;
   sampling.allowed = output_.allowed_by_budget(sequence);
   const bool in_thought = sequence.next_token == Sequence::NextToken::kEndOfThought;
   if (sequence.masked && sequence.grammar && !in_thought) sampling.allowed = sequence.grammar->mask();
@@ -246,8 +263,9 @@ void EngineCore::step() {
   fill_batch(step);
   const Clock::time_point start = Clock::now();
   const std::vector<int32_t> tokens = model_.forward(batch_);
-  const bool logprobs = std::ranges::any_of(
-      step.scheduled, [](const ScheduledRows& rows) { return rows.last && rows.sequence->logprobs >= 0; });
+  const bool logprobs = std::ranges::any_of(step.scheduled, [](const ScheduledRows& rows) {
+    return (rows.last && rows.sequence->logprobs >= 0) || rows.sequence->scores();
+  });
   if (logprobs) {
     logits_.resize(static_cast<size_t>(model_.options().logits_max) * model_.config().vocab);
     model_.read_logits(logits_.data());
@@ -260,9 +278,30 @@ void EngineCore::step() {
   commit(step, tokens);
 }
 
-void EngineCore::post_token(Sequence& sequence, int32_t token, bool last, std::span<const float> logits) {
+// Hands the tokens whose logits this step has made to a worker. `logit_row`: the sequence's first; advances past them.
+void EngineCore::score_prompt(Sequence& sequence, const ScheduledRows& rows, size_t& logit_row) {
+  const auto [begin, end] = scored_rows(rows);
+  const bool alone = sequence.prompt == 1 && sequence.scores();  // the first token has no row
+  if (begin == end && !alone) return;
+  OutputJob job;
+  job.type = OutputJob::kScores;
+  const int first = sequence.scored;
+  sequence.scored = alone ? 1 : end + 1;
+  job.tokens.assign(sequence.ids.begin() + first, sequence.ids.begin() + sequence.scored);
+  const size_t vocab = model_.config().vocab, count = end - begin;
+  const auto logits = std::span(logits_).subspan(logit_row * vocab, count * vocab);
+  job.logits.assign(logits.begin(), logits.end());
+  logit_row += count;
+  ++sequence.jobs;
+  sequence.last_step = stats_.steps;
+  workers_.post(sequence, std::move(job));
+}
+
+void EngineCore::post_token(Sequence& sequence, int32_t token, bool last, std::span<const float> logits,
+                            bool scored_only) {
   OutputJob job;
   job.token = token;
+  job.scored_only = scored_only;
   job.last = last;
   if (!logits.empty()) {
     if (!spare_logits_.empty()) {
@@ -281,15 +320,22 @@ void EngineCore::commit(const Step& step, const std::vector<int32_t>& tokens) {
   const size_t vocab = model_.config().vocab;
   size_t row = 0;
   for (const ScheduledRows& rows : step.scheduled) {
-    if (!rows.last) continue;
     Sequence& sequence = *rows.sequence;
+    score_prompt(sequence, rows, row);
+    if (!rows.last) continue;
     std::span<const float> logits;
     if (sequence.logprobs >= 0) logits = std::span(logits_).subspan(row * vocab, vocab);
-    ++stats_.generated_tokens;
     const int32_t token = tokens[row++];
+    if (sequence.score_only) {
+      end(&sequence, Finish::kLength);
+      continue;
+    }
+    ++stats_.generated_tokens;
     bool is_end;
     const auto finish = output_.append(sequence, token, is_end);
     if (!is_end) post_token(sequence, token, finish.has_value(), logits);
+    // Who has the prompt's tokens scored counts tokens, and the end token is one.
+    if (is_end && sequence.prompt_logprobs >= 0) post_token(sequence, token, true, logits, true);
     if (finish) end(&sequence, *finish);
   }
 }

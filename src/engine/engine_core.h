@@ -49,10 +49,12 @@ class EngineCore {
   void append(const ScheduledRows& rows);
   void update_page_table(Sequence& sequence);
   void commit(const Step& step, const std::vector<int32_t>& tokens);
-  void post_token(Sequence& sequence, int32_t token, bool last, std::span<const float> logits);
+  void score_prompt(Sequence& sequence, const ScheduledRows& rows, size_t& logit_row);
+  void post_token(Sequence& sequence, int32_t token, bool last, std::span<const float> logits,
+                  bool scored_only = false);
   void end(Sequence* sequence, Finish how);
   void finish(Sequence* sequence, OutputJob job);
-  void fail(Sequence* sequence, const std::string& message, bool device);
+  void fail(Sequence* sequence, const std::string& message, bool device, bool budget = false);
 
   Model& model_;
   const OutputProcessor& output_;

@@ -204,6 +204,27 @@ TEST(EngineCore, AFailingDeviceEndsEveryStreamAndTheEngine) {
   EXPECT_THROW(Ask(engine, tiny_cases()[0].request), DeviceError);
 }
 
+// It ended as a fault of the engine.
+TEST(EngineCore, ABudgetThatRunsOutEndsItsAnswerAsTheRequestsFault) {
+  Inside inside(demo_options());
+  Request request = chat_request("Who are you?", 40);
+  request.format.type = ResponseFormat::kSchema;
+  request.format.schema = R"({"type":"string","minLength":30})";
+  Heard heard;
+  bool budget = false;
+  auto sequence = std::move(inside.input.make(request, [&](const Event& event) {
+    heard.hear(event);
+    budget |= event.type == Event::kError && event.budget;
+  })[0]);
+  EXPECT_THROW(sequence->grammar->budget().charge(uint64_t{1} << 60), BudgetError);
+  sequence->id = 1;
+  inside.core.add(std::move(sequence));
+  while (inside.core.busy()) inside.step();
+  EXPECT_TRUE(budget);
+  EXPECT_FALSE(heard.device);
+  EXPECT_EQ(heard.error, "the format of the answer needs more work than one request may take");
+}
+
 TEST(EngineCore, AllocatesNothingWhileStepping) {
   const auto watch = std::make_shared<Watch>();
   EngineOptions options = tiny_options();

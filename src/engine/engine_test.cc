@@ -480,6 +480,8 @@ TEST(Engine, RefusesWhatIsWrongWithARequest) {
   expect_refused(engine, with([](Request& r) { r.logprobs = 21; }), "logprobs");
   expect_refused(engine, with([](Request& r) { r.max_new_tokens = -1; }), "max_new_tokens");
   expect_refused(engine, with([](Request& r) { r.stop = {""}; }), "stop string");
+  expect_refused(engine, with([](Request& r) { r.stop = {std::string(10000, 'a'), std::string(10000, 'b')}; }),
+                 "together are longer than 16384 bytes");
   EXPECT_EQ(Ask(engine, good).get().ids, tiny_cases()[0].greedy);
 }
 
@@ -488,6 +490,9 @@ TEST(Engine, AFullQueueAndAStoppedEngineRefuse) {
   options.max_queue = 2;
   options.chunk = 1;
   Engine engine(options);
+  Request many = tiny_cases()[1].request;
+  many.n = 3;
+  expect_refused(engine, many, "n is 3, but only 2 answers may wait");  // no time would ever be better
   std::vector<std::unique_ptr<Ask>> asks;
   EXPECT_THROW(
       {

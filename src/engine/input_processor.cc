@@ -14,12 +14,14 @@ namespace {
 
 // Tokens of a sequence that the workers may hold: one where the next depends on it, two where they hold its logits.
 int jobs_max(const Sequence& sequence, const Request& request) {
-  if ((sequence.grammar && !sequence.lazy_grammar) || !request.stop.empty()) return 1;
+  if ((sequence.grammar && !sequence.lazy_grammar) || !request.stop.empty() || sequence.prompt_logprobs >= 0) return 1;
   return sequence.logprobs >= 0 ? 2 : 16;
 }
 
 bool offers_tools(const Request& request) { return !request.messages.empty() && !request.tools.empty(); }
 bool is_conversation(const Request& request) { return request.ids.empty() && !request.raw; }
+
+constexpr float kNeverDrawn = -1e30f;  // added to a logit; unlike -infinity, it still orders tokens that a mask leaves
 
 // The choices of a request end on different workers.
 Sink one_at_a_time(const Sink& sink) {
@@ -109,10 +111,20 @@ Prompt InputProcessor::tokenize(const Request& request, const Preparation& prepa
   return prompt;
 }
 
-void InputProcessor::check_length(const Prompt& prompt) const {
-  if (static_cast<int>(prompt.ids.size()) < limits_.max_seq_len) return;
-  throw Error("the prompt is " + std::to_string(prompt.ids.size()) + " tokens long, but the context holds " +
-              std::to_string(limits_.max_seq_len) + ", the answer included");
+// Throws ContextError, which knows what the tools take.
+void InputProcessor::check_length(const Request& request, const Prompt& prompt, const Preparation& preparation) const {
+  const int count = static_cast<int>(prompt.ids.size());
+  if (count < limits_.max_seq_len) return;
+  int tools = 0;
+  if (request.ids.empty() && !request.raw && !request.tools.empty()) {
+    Request plain;
+    plain.messages = request.messages;
+    plain.chat = request.chat;
+    plain.images = request.images;
+    plain.image_budget = request.image_budget;
+    tools = count - static_cast<int>(tokenize(plain, preparation).ids.size());
+  }
+  throw ContextError(count, tools, limits_.max_seq_len);
 }
 
 uint64_t InputProcessor::salt(const Request& request) const {
@@ -169,6 +181,7 @@ std::optional<Grammar> InputProcessor::grammar(const Request& request, const Pro
   options.in_thought = output_.in_thought(prompt.ids);
   if (offers_tools(request)) options.tools = request.tools;
   options.parallel_tools = request.format.parallel_tools;
+  options.strict = request.format.strict;
   while (true) {
     options.budget = std::make_shared<WorkBudget>("the format of the answer", grammar_limits(), cancelled);
     try {
@@ -190,6 +203,12 @@ Grammar InputProcessor::compile(const Request& request, const GrammarOptions& op
       return Grammar::json_object(vocabulary_, options);
     case ResponseFormat::kSchema:
       return Grammar::json_schema(vocabulary_, format.schema, options);
+    case ResponseFormat::kRegex:
+      return Grammar::regex(vocabulary_, format.text, options);
+    case ResponseFormat::kChoice:
+      return Grammar::choice(vocabulary_, format.choices, options);
+    case ResponseFormat::kGrammar:
+      return Grammar::text_grammar(vocabulary_, format.text, options);
     default:
       return Grammar::tool_calls(vocabulary_, request.tools, format.tool_name, format.parallel_tools, options);
   }
@@ -203,6 +222,17 @@ void InputProcessor::read_beginning(const Request& request, Grammar& grammar) co
   for (const int32_t id : tokenizer_.encode(begun, false)) {
     if (!grammar.advance(id)) {
       throw Error("the conversation ends with the beginning of an answer that does not fit the requested format");
+    }
+  }
+}
+
+// What the masks of a schema do not keep is checked once the answer is there, or it is said that it is not.
+void InputProcessor::say_notes(const Grammar& grammar, const Request& request) const {
+  for (const SchemaNote& note : grammar.notes()) {
+    if (note.checked && request.unenforced) *request.unenforced = true;
+    if (!note.checked) {
+      warn(request.warnings,
+           "the keyword " + note.keyword + " of the schema, at " + note.path + ", is neither enforced nor checked");
     }
   }
 }
@@ -230,8 +260,18 @@ std::unique_ptr<Sequence> InputProcessor::make_choice(const Request& request, co
   if (request.sampling.seed) sequence->sampling.seed += choice;
   sequence->bias = request.sampling.logit_bias;
   sequence->ignore_eos = request.ignore_eos;
+  sequence->stop_ids = request.stop_ids;
+  sequence->min_tokens = request.min_new_tokens;
+  if (request.min_new_tokens > 0) {
+    sequence->bias_early = sequence->bias;
+    for (const int32_t id : output_.end_ids()) sequence->bias_early.emplace_back(id, kNeverDrawn);
+    for (const int32_t id : request.stop_ids) sequence->bias_early.emplace_back(id, kNeverDrawn);
+  }
   sequence->reuse_prefix = request.reuse_prefix;
   sequence->logprobs = request.logprobs;
+  sequence->score_only = request.score_only;
+  if (choice == 0) sequence->prompt_logprobs = request.prompt_logprobs;
+  if (sequence->prompt_logprobs >= 0) sequence->reuse_prefix = false;  // its rows are needed
   output_.begin(*sequence);
   if (is_conversation(request)) {
     sequence->parser.leave_out(begun_answer(request.messages, chat_options(request)).space);
@@ -246,7 +286,7 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
   const auto unwanted = std::make_shared<Unwanted>(request.n, std::make_shared<std::atomic<bool>>(false));
   if (preparation.cancellation) preparation.cancellation->add(unwanted->cancelled);
   const Prompt prompt = tokenize(request, preparation);
-  check_length(prompt);
+  check_length(request, prompt, preparation);
   // Before the pictures: nothing is held yet.
   std::optional<Grammar> grammar = this->grammar(request, prompt, unwanted->cancelled);
   const bool lazy = request.format.type == ResponseFormat::kFree;
@@ -258,6 +298,7 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
            "the parameters of the tool '" + name + "' cannot be enforced; its arguments may be any object");
     }
   }
+  if (grammar) say_notes(*grammar, request);
   OutputOptions output{.stops = request.stop, .stream_calls = grammar.has_value()};
   const auto offered = std::make_shared<const OfferedTools>(request.tools);
   if (!request.messages.empty()) output.tools = offered;
@@ -275,7 +316,7 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
     sequence->lazy_grammar = grammar && lazy;
     sequence->keep_grammar = offered->any_strict();
     sequence->masked = grammar && !lazy;
-    sequence->heavy_output = grammar || request.logprobs >= 0;
+    sequence->heavy_output = grammar || request.logprobs >= 0 || request.prompt_logprobs >= 0;
     sequence->sink = ordered;
     sequence->unwanted = unwanted;
     sequence->warnings = request.warnings;

@@ -51,6 +51,7 @@ class InputProcessor {
 
  private:
   Prompt tokenize(const Request& request, const Preparation& preparation) const;
+  void check_length(const Request& request, const Prompt& prompt, const Preparation& preparation) const;
   Prompt tokenize_pieces(const Request& request, const Preparation& preparation) const;
   uint64_t salt(const Request& request) const;
   std::vector<PromptImage> prepare_images(const Request& request, const Prompt& prompt,
@@ -62,9 +63,9 @@ class InputProcessor {
   std::optional<Grammar> grammar(const Request& request, const Prompt& prompt, const CancelFlag& cancelled) const;
   Grammar compile(const Request& request, const GrammarOptions& options) const;
   void read_beginning(const Request& request, Grammar& grammar) const;
+  void say_notes(const Grammar& grammar, const Request& request) const;
   std::unique_ptr<Sequence> make_choice(const Request& request, const Prompt& prompt, int choice,
                                         OutputParser parser) const;
-  void check_length(const Prompt& prompt) const;
   void check_ids(const std::vector<int32_t>& ids) const;
 
   const Tokenizer& tokenizer_;

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "checkpoint/program_file.h"
+#include "engine/sequence.h"
 #include "model/cache_plan.h"
 
 namespace gemma4 {
@@ -94,7 +95,7 @@ ModelOptions plan_activations(EngineOptions& options, int positions) {
   if (options.cache_windows == 0) options.cache_windows = options.prefix_cache ? options.max_seqs : 0;
   ModelOptions model;
   model.rows_max = std::max(options.chunk, image) + options.max_seqs;
-  model.logits_max = options.max_seqs;
+  model.logits_max = options.max_seqs + kScoredRowsMax;
   model.seqs_max = options.max_seqs;
   model.page = options.page;
   model.vision = options.vision;

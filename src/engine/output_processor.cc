@@ -1,6 +1,7 @@
 #include "engine/output_processor.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "engine/logprobs.h"
 
@@ -109,7 +110,8 @@ std::optional<Finish> OutputProcessor::append(Sequence& sequence, int32_t token,
   } else {
     ++sequence.usage.decode_steps;
   }
-  is_end = !sequence.ignore_eos && std::ranges::find(end_ids_, token) != end_ids_.end();
+  const auto among = [&](const std::vector<int32_t>& ids) { return std::ranges::find(ids, token) != ids.end(); };
+  is_end = (!sequence.ignore_eos && among(end_ids_)) || among(sequence.stop_ids);
   if (is_end) return Finish::kStop;
   ++sequence.usage.generated_tokens;
   if (sequence.lazy_grammar) sequence.masked = token == call_begin_ || (sequence.masked && token != call_end_);
@@ -121,11 +123,32 @@ std::optional<Finish> OutputProcessor::append(Sequence& sequence, int32_t token,
   return std::nullopt;
 }
 
+void OutputProcessor::score(Sequence& sequence, std::span<const int32_t> tokens, std::span<const float> logits) const {
+  Event event;
+  event.type = Event::kPromptLogprobs;
+  const size_t first = sequence.scores_sent ? 0 : 1;  // the prompt's first token has no row
+  const size_t vocab = tokens.size() > first ? logits.size() / (tokens.size() - first) : 0;
+  if (first == 1) {
+    const float none = std::numeric_limits<float>::quiet_NaN();
+    event.logprobs.push_back({{tokens[0], std::string(tokenizer_.piece(tokens[0])), none}, {}});
+  }
+  for (size_t i = first; i < tokens.size(); ++i) {
+    if (sequence.unwanted && *sequence.unwanted->cancelled) throw CancelledError("the request was cancelled");
+    const auto row = logits.subspan((i - first) * vocab, vocab);
+    event.logprobs.push_back(token_logprobs(tokenizer_, row, tokens[i], sequence.prompt_logprobs));
+  }
+  sequence.scores_sent = true;
+  send(sequence, event);
+}
+
+void OutputProcessor::hold_logprobs(Sequence& sequence, int32_t token, std::span<const float> logits) const {
+  if (logits.empty()) return;
+  sequence.logprobs_held.push_back(token_logprobs(tokenizer_, logits, token, sequence.logprobs));
+}
+
 std::optional<Finish> OutputProcessor::read(Sequence& sequence, int32_t token, std::span<const float> logits,
                                             bool last) const {
-  if (!logits.empty()) {
-    sequence.logprobs_held.push_back(token_logprobs(tokenizer_, logits, token, sequence.logprobs));
-  }
+  hold_logprobs(sequence, token, logits);
   if (token == channel_begin_) sequence.thinking = true;
   sequence.thinking_tokens += sequence.thinking;
   if (token == channel_end_) sequence.thinking = false;
@@ -201,7 +224,9 @@ void OutputProcessor::finish(Sequence& sequence, Finish how) const {
     const bool cut = how == Finish::kLength || how == Finish::kCancelled;
     if (!sequence.parser.stopped()) emit(sequence, sequence.parser.finish(cut));
   } catch (const Error& error) {
-    return fail(sequence, error.what(), false);
+    OutputJob why;
+    why.message = error.what();
+    return fail(sequence, why);
   }
   sequence.over = true;
   // The text that the parser had held back may complete a stop string or a tool call.
@@ -224,12 +249,13 @@ void OutputProcessor::finish(Sequence& sequence, Finish how) const {
   send(sequence, event);
 }
 
-void OutputProcessor::fail(Sequence& sequence, const std::string& message, bool device) const {
+void OutputProcessor::fail(Sequence& sequence, const OutputJob& why) const {
   if (std::exchange(sequence.over, true)) return;
   Event event;
   event.type = Event::kError;
-  event.text = message;
-  event.device = device;
+  event.text = why.message;
+  event.device = why.device;
+  event.budget = why.budget;
   send(sequence, event);
 }
 

@@ -12,6 +12,20 @@
 
 namespace gemma4 {
 
+struct OutputJob {
+  enum Type { kToken, kScores, kFinish, kFail } type = kToken;
+  int32_t token = 0;            // kToken
+  bool scored_only = false;     // kToken: an end token, which is no part of the answer but has a log probability
+  std::vector<int32_t> tokens;  // kScores: of the prompt
+  bool last = false;            // kToken: no other token comes, so no mask is needed
+  // [vocabulary] of a kToken whose sequence wants log probabilities; [tokens, vocabulary] of kScores, but none of the
+  // prompt's first token.
+  std::vector<float> logits;
+  Finish finish = Finish::kStop;        // kFinish
+  std::string message;                  // kFail
+  bool device = false, budget = false;  // kFail
+};
+
 class OutputProcessor {
  public:
   OutputProcessor(const Tokenizer& tokenizer, std::vector<int32_t> end_ids);
@@ -34,8 +48,14 @@ class OutputProcessor {
   // text or grammar ends it. Throws the errors of the grammar's budget.
   std::optional<Finish> read(Sequence& sequence, int32_t token, std::span<const float> logits, bool last) const;
 
-  void finish(Sequence& sequence, Finish how) const;                             // the last event
-  void fail(Sequence& sequence, const std::string& message, bool device) const;  // the last event
+  // On a worker: the event of tokens of the prompt. `logits`: [tokens, vocabulary], but none of the prompt's first
+  // token.
+  void score(Sequence& sequence, std::span<const int32_t> tokens, std::span<const float> logits) const;
+  // On a worker: the token's log probability goes out with the next event, where there are `logits`.
+  void hold_logprobs(Sequence& sequence, int32_t token, std::span<const float> logits) const;
+
+  void finish(Sequence& sequence, Finish how) const;          // the last event
+  void fail(Sequence& sequence, const OutputJob& why) const;  // the last event
 
   const std::vector<int32_t>& end_ids() const { return end_ids_; }
 

@@ -91,12 +91,20 @@ void OutputWorkers::work(Lane& lane) {
 OutputResult OutputWorkers::run(Sequence& sequence, OutputJob job) const {
   OutputResult result;
   result.sequence = &sequence;
-  result.ended = job.type != OutputJob::kToken;
+  result.ended = job.type == OutputJob::kFinish || job.type == OutputJob::kFail;
   try {
-    if (job.type == OutputJob::kToken) result.finish = output_.read(sequence, job.token, job.logits, job.last);
+    if (job.type == OutputJob::kScores) output_.score(sequence, job.tokens, job.logits);
+    if (job.type == OutputJob::kToken && job.scored_only) {
+      output_.hold_logprobs(sequence, job.token, job.logits);
+    } else if (job.type == OutputJob::kToken) {
+      result.finish = output_.read(sequence, job.token, job.logits, job.last);
+    }
     if (job.type == OutputJob::kFinish) output_.finish(sequence, job.finish), result.finish = job.finish;
-    if (job.type == OutputJob::kFail) output_.fail(sequence, job.message, job.device), result.failed = true;
+    if (job.type == OutputJob::kFail) output_.fail(sequence, job), result.failed = true;
   } catch (const CancelledError&) {  // its kFinish comes
+  } catch (const BudgetError& error) {
+    result.error = error.what();
+    result.budget = true;
   } catch (const std::bad_alloc&) {
     result.error = "there is no memory for this answer";
   } catch (const std::exception& error) {

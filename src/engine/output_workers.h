@@ -17,20 +17,11 @@
 
 namespace gemma4 {
 
-struct OutputJob {
-  enum Type { kToken, kFinish, kFail } type = kToken;
-  int32_t token = 0;              // kToken
-  bool last = false;              // kToken: no other token comes, so no mask is needed
-  std::vector<float> logits;      // kToken: [vocabulary] if the sequence wants log probabilities
-  Finish finish = Finish::kStop;  // kFinish
-  std::string message;            // kFail
-  bool device = false;            // kFail
-};
-
 struct OutputResult {
   Sequence* sequence = nullptr;
   std::optional<Finish> finish;  // the answer's text or its grammar ends it
   std::string error;             // the answer cannot go on: why
+  bool budget = false;           // with `error`: the request's budget of work is spent
   bool ended = false;            // its last event went out; the workers have let go of the sequence
   bool failed = false;           // with `ended`: it was an error
   std::vector<float> logits;     // the job's, to be used again

@@ -2,6 +2,7 @@
 // use these types.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,6 +28,12 @@ struct StoppingError : Error {
   using Error::Error;
 };
 
+// The prompt does not fit. The APIs say it in the words that their clients look for.
+struct ContextError : Error {
+  ContextError(int prompt_tokens, int tools, int max_seq_len);
+  int tokens, tool_tokens, limit;  // of the prompt; of those for the tools; of the context
+};
+
 // How a request wants its tokens chosen. Unset fields come from the checkpoint's generation_config.json.
 struct RequestSampling : SamplingAdjustments {
   std::optional<float> temperature;
@@ -39,10 +46,13 @@ struct RequestSampling : SamplingAdjustments {
 // The required format of the answer, enforced by masking tokens. Where the request has tools, a call may come in place
 // of any format, and calls are always right: one of the tools, the call's syntax, and arguments that fit.
 struct ResponseFormat {
-  enum Type { kFree, kJson, kSchema, kToolCall } type = kFree;
-  std::string schema;          // kSchema: a JSON schema, as JSON text
-  std::string tool_name;       // kToolCall: this tool of Request::tools; empty: any of them, at least one call
-  bool parallel_tools = true;  // all but kFree: more than one call may come
+  enum Type { kFree, kJson, kSchema, kToolCall, kRegex, kChoice, kGrammar } type = kFree;
+  std::string schema;   // kSchema: a JSON schema, as JSON text
+  bool strict = false;  // kSchema: refused where a keyword cannot be enforced
+  std::string text;     // kRegex: an expression that all of the answer matches. kGrammar: GBNF or Lark's syntax
+  std::vector<std::string> choices;  // kChoice: the answer is one of them
+  std::string tool_name;             // kToolCall: this tool of Request::tools; empty: any of them, at least one call
+  bool parallel_tools = true;        // all but kFree: more than one call may come
 };
 
 struct Request {
@@ -60,6 +70,8 @@ struct Request {
 
   RequestSampling sampling;
   ResponseFormat format;
+  // Set where the masks of a schema do not keep all of it, so that the finished answer is to be checked; may be null.
+  std::shared_ptr<std::atomic<bool>> unenforced;
   int max_new_tokens = 0;  // 0: until the context is full
   // Tokens that thoughts may take, markers included; then they are closed and the answer begins. 0: the thought is
   // closed at once; negative: EngineOptions::thinking_budget. thinking_share: of the tokens that the answer may have,
@@ -68,7 +80,13 @@ struct Request {
   double thinking_share = 1;
   std::vector<std::string> stop;  // the answer ends before the first occurrence of one of these
   bool ignore_eos = false;        // benchmarks: never stop at an end token
+  std::vector<int32_t> stop_ids;  // tokens that end the answer, besides the end tokens
+  int min_new_tokens = 0;         // no end token, and none of stop_ids, is drawn before so many
   int logprobs = -1;              // -1: none; n >= 0: of every token and the n likeliest (at most kLogprobsMax)
+  // Of every token of the prompt, too, as `logprobs` has it: kPromptLogprobs events come before all others of choice 0.
+  // The prompt is computed anew, in smaller chunks. Not with images.
+  int prompt_logprobs = -1;
+  bool score_only = false;        // no token is drawn: the answer ends with the prompt
   int n = 1;                      // answers ("choices") to this prompt; choice i is drawn with seed + i
   int priority = 0;               // larger ones are scheduled first and preempted last
   // Cached pages and pictures are shared among requests of the same salt only. Secret: it is hashed, and not kept.
@@ -123,6 +141,8 @@ struct Preparation {
 
 constexpr int kLogprobsMax = 20;
 constexpr int kStopsMax = 16;
+constexpr size_t kStopBytesMax = 16384;  // of all; each choice has a copy of its own
+constexpr int kStopIdsMax = 64;
 constexpr int kChoicesMax = 32;
 
 struct TokenLogprob {
@@ -164,6 +184,7 @@ struct Usage {
 // An event of one choice. The last event, and no other, is kDone or kError.
 struct Event {
   enum Type {
+    kPromptLogprobs,  // logprobs: of the prompt's next tokens. The first token has nothing before it: its value is NaN
     kText,      // text: a piece of the answer, whole UTF-8 characters, never a control token
     kThinking,  // text: a piece of the thought channel
     // A call is one kToolCallBegin, its arguments in pieces, and a kToolCall with all of it.
@@ -171,7 +192,8 @@ struct Event {
     kToolCallArguments,  // text: the next piece of the arguments' JSON
     kToolCall,           // tool_call: the whole; cut: a limit ended it, and its JSON ends in the middle
     kDone,               // finish, stop, usage
-    kError,              // text: one sentence; device: the engine is dead and the process should end with kExitDevice
+    kError,  // text: one sentence; budget: the request asks for too much work; device: the engine is dead and the
+             // process should end with kExitDevice
   };
   Type type = kText;
   int choice = 0;  // which of Request::n
@@ -181,9 +203,9 @@ struct Event {
   bool cut = false;
   std::vector<TokenLogprobs> logprobs;  // of the tokens since the last event; of kError: none
   Finish finish = Finish::kStop;
-  std::string stop;  // kDone: the stop string that ended it, if any
-  Usage usage;       // kDone
-  bool device = false;
+  std::string stop;                     // kDone: the stop string that ended it, if any
+  Usage usage;                          // kDone
+  bool device = false, budget = false;  // kError
 };
 
 // Called on a worker's thread, one call at a time for each request. It must not block or throw. EventQueue

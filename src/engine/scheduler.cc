@@ -27,7 +27,11 @@ Scheduler::Scheduler(const SchedulerOptions& options, PrefixCache& pages) : opti
   for (int i = options.max_seqs; i-- > 0;) slots_.push_back(i);
 }
 
-void Scheduler::add(std::unique_ptr<Sequence> sequence) { insert_sorted(waiting_, std::move(sequence)); }
+void Scheduler::add(std::unique_ptr<Sequence> sequence) {
+  if (first_salt_ && *first_salt_ != sequence->cache_salt) several_salts_ = true;
+  first_salt_ = sequence->cache_salt;
+  insert_sorted(waiting_, std::move(sequence));
+}
 
 Sequence* Scheduler::find(uint64_t id) {
   for (auto* list : {&running_, &waiting_}) {
@@ -109,16 +113,38 @@ void Scheduler::start(Sequence& sequence, const Sequence* sibling, Step& step) {
   insert_sorted(running_, extract(waiting_, &sequence));
 }
 
+// How many sequences its client runs: the clients of one salt (an API key), or the choices of one request.
+int Scheduler::held_by_client(const Sequence& sequence) const {
+  return static_cast<int>(std::ranges::count_if(running_, [&](const auto& other) {
+    return (sequence.group != 0 && other->group == sequence.group) ||
+           (several_salts_ && other->cache_salt == sequence.cache_salt);
+  }));
+}
+
+// The next to be admitted, or null: of the highest priority that waits, the first one of the client that runs fewest. A
+// client that runs something leaves a quarter of the slots to others, so that one request of many choices, or one key,
+// never has all. Those behind a sequence need not wait for its output or its sibling.
+Sequence* Scheduler::next_admitted(const Sequence*& sibling) const {
+  const size_t reserve = static_cast<size_t>(options_.max_seqs) / 4;
+  Sequence* best = nullptr;
+  int fewest = 0;
+  for (const auto& sequence : waiting_) {
+    if (best != nullptr && (sequence->priority < best->priority || fewest == 0)) break;
+    const Sequence* of = nullptr;
+    if (sequence->sits_out() || must_wait(*sequence, of)) continue;
+    const int held = held_by_client(*sequence);
+    if (held > 0 && slots_.size() <= reserve) continue;
+    if (best == nullptr || held < fewest) best = sequence.get(), fewest = held, sibling = of;
+  }
+  return best;
+}
+
 void Scheduler::admit(Step& step) {
-  for (size_t i = 0; i < waiting_.size() && !slots_.empty();) {
-    Sequence& sequence = *waiting_[i];
-    const Sequence* sibling;
-    if (sequence.sits_out() || must_wait(sequence, sibling)) {
-      ++i;  // those behind it need not wait for its output or its sibling
-      continue;
-    }
-    if (!running_.empty() && !fits(sequence)) return;
-    start(sequence, sibling, step);  // and waiting_[i] is the next
+  while (!slots_.empty()) {
+    const Sequence* sibling = nullptr;
+    Sequence* sequence = next_admitted(sibling);
+    if (sequence == nullptr || (!running_.empty() && !fits(*sequence))) return;
+    start(*sequence, sibling, step);
   }
 }
 
@@ -167,6 +193,24 @@ bool Scheduler::one_sits_out() const {
   return std::ranges::any_of(running_, sits_out) || std::ranges::any_of(waiting_, sits_out);
 }
 
+// Prompts share the chunk in order. One whose tokens are scored takes a small part of it.
+void Scheduler::append_prompts(Step& step) {
+  int budget = options_.chunk, scored = options_.scored_max;
+  for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
+    Sequence& sequence = *running_[i];
+    if (sequence.remaining() <= 1 || sequence.sits_out()) continue;
+    const bool scores = sequence.scores();
+    if (scores && scored == 0) continue;
+    const int part = scores ? std::min(budget, scored) : budget;
+    const int count = prompt_rows(sequence, part, options_.rows_max - step.rows);
+    if (count == 0) break;
+    if (!make_room(sequence, sequence.computed + count, step)) break;
+    append(sequence, count, step);
+    budget -= count;
+    if (scores) scored -= count;
+  }
+}
+
 Step Scheduler::next() {
   Step step;
   admit(step);
@@ -176,16 +220,7 @@ Step Scheduler::next() {
     if (sequence.remaining() != 1 || sequence.sits_out()) continue;
     if (make_room(sequence, sequence.computed + 1, step)) append(sequence, 1, step);
   }
-  int budget = options_.chunk;
-  for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
-    Sequence& sequence = *running_[i];
-    if (sequence.remaining() <= 1 || sequence.sits_out()) continue;
-    const int count = prompt_rows(sequence, budget, options_.rows_max - step.rows);
-    if (count == 0) break;
-    if (!make_room(sequence, sequence.computed + count, step)) break;
-    append(sequence, count, step);
-    budget -= count;
-  }
+  append_prompts(step);
   CHECK(!step.scheduled.empty() || (running_.empty() && waiting_.empty()) || one_sits_out());
   return step;
 }

@@ -7,6 +7,7 @@
 
 #include <list>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engine/prefix_cache.h"
@@ -18,6 +19,7 @@ struct SchedulerOptions {
   int max_seqs = 1;
   int chunk = 512;     // prompt rows in one pass, unless an image is larger
   int rows_max = 512;  // rows of one pass; at least max_seqs + the largest image
+  int scored_max = 1;  // rows of one pass of prompts whose tokens are scored: each has its logits
 };
 
 // Positions [begin, begin + count) of one sequence.
@@ -55,6 +57,8 @@ class Scheduler {
 
  private:
   void admit(Step& step);
+  Sequence* next_admitted(const Sequence*& sibling) const;
+  int held_by_client(const Sequence& sequence) const;
   void start(Sequence& sequence, const Sequence* sibling, Step& step);
   bool must_wait(const Sequence& sequence, const Sequence*& sibling) const;
   bool wanted_by_siblings(const Sequence& sequence) const;
@@ -63,6 +67,7 @@ class Scheduler {
   bool make_room(Sequence& sequence, int end, Step& step);
   void preempt(Sequence& victim, Step& step);
   int prompt_rows(const Sequence& sequence, int budget, int rows_left) const;
+  void append_prompts(Step& step);
   void append(Sequence& sequence, int count, Step& step);
 
   SchedulerOptions options_;
@@ -70,6 +75,8 @@ class Scheduler {
   // Both in order of Sequence::before().
   std::vector<std::unique_ptr<Sequence>> waiting_, running_;
   std::vector<int> slots_;  // free
+  std::optional<uint64_t> first_salt_;
+  bool several_salts_ = false;  // more than one was seen
   std::vector<PrefixCache::Blocked> blocked_;
   uint64_t preemptions_ = 0;
 };

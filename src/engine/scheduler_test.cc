@@ -82,6 +82,7 @@ struct World {
   Sequence* add(std::vector<TokenHash> hashes, int answer, std::vector<std::pair<int, int>> images = {}) {
     auto sequence = std::make_unique<Sequence>(OutputParser(demo_tokenizer()));
     sequence->id = ++last_id;
+    sequence->cache_salt = salt;
     sequence->prompt = static_cast<int>(hashes.size());
     sequence->limit = sequence->prompt + answer;
     sequence->ids.assign(hashes.begin(), hashes.end());
@@ -143,7 +144,7 @@ struct World {
   PrefixCache pages;
   Scheduler scheduler;
   std::mt19937 random{7};
-  uint64_t last_id = 0;
+  uint64_t last_id = 0, salt = 0;
   std::map<uint64_t, std::unique_ptr<Sequence>> done;
 };
 
@@ -266,6 +267,34 @@ TEST(Scheduler, WhereTheFirstChoiceEndsEarlyTheNextGoesAhead) {
   world.scheduler.remove(first);
   for (const int rows : {12, 12, 6}) EXPECT_EQ(world.step(), rows);
   EXPECT_EQ(world.step(), 2);
+  world.drain();
+}
+
+constexpr Shape kEightPlaces{4, 10, 80, 100, 8, 12, 24};
+
+TEST(Scheduler, ARequestOfManyChoicesLeavesPlacesToOthers) {
+  World world(kEightPlaces);
+  for (int i = 0; i < 12; ++i) world.add(counting(5), 20)->group = 1;
+  for (int i = 0; i < 4; ++i) world.step();
+  EXPECT_EQ(world.scheduler.running(), 6);
+  world.add(counting(4, 200), 3);  // though six choices came before it
+  world.step();
+  EXPECT_EQ(world.scheduler.running(), 7);
+  world.drain();
+}
+
+TEST(Scheduler, KeysGetPlacesInTurns) {
+  World world(kEightPlaces);
+  world.salt = 1;
+  for (int i = 0; i < 12; ++i) world.add(counting(5), 20);
+  world.step();
+  EXPECT_EQ(world.scheduler.running(), 8);  // it is the only key that was ever seen
+  world.salt = 2;
+  const Sequence* other = world.add(counting(4, 200), 3);
+  const std::unique_ptr<Sequence> ended = world.scheduler.remove(world.scheduler.all().front());
+  world.step();
+  EXPECT_EQ(world.scheduler.running(), 8);
+  EXPECT_TRUE(std::ranges::any_of(world.scheduler.runs(), [&](const auto& one) { return one.get() == other; }));
   world.drain();
 }
 

@@ -21,6 +21,9 @@
 
 namespace gemma4 {
 
+// Rows of one pass whose logits score tokens of prompts. A sequence has at most one such block of logits on its way.
+constexpr int kScoredRowsMax = 16;
+
 using Clock = std::chrono::steady_clock;
 
 // Tells the work for a request to stop once none of its choices is wanted any more.
@@ -56,9 +59,15 @@ struct Sequence {
   SamplingParams sampling;
   std::vector<std::pair<int32_t, int32_t>> counts;
   std::vector<std::pair<int32_t, float>> bias;
+  std::vector<std::pair<int32_t, float>> bias_early;  // `bias`, and nothing ends the answer; for `min_tokens` tokens
+  int min_tokens = 0;
+  std::vector<int32_t> stop_ids;
   bool ignore_eos = false;
   bool reuse_prefix = true;
   int logprobs = -1;
+  int prompt_logprobs = -1;  // the scores of the prompt's tokens are wanted, and of so many others
+  int scored = 0;            // tokens of the prompt whose scores are made
+  bool score_only = false;   // no token is drawn
 
   // The budget of thoughts. The engine thread's own.
   int thinking_budget = -1;   // negative: none
@@ -85,6 +94,7 @@ struct Sequence {
   bool lazy_grammar = false;                 // of calls alone: it begins at a <|tool_call>
   bool keep_grammar = true;                  // past its budget the answer fails; else a lazy grammar is given up
   bool in_call = false;                      // with a lazy grammar
+  bool scores_sent = false;                  // of the prompt's first tokens
   std::vector<TokenLogprobs> logprobs_held;  // sent with the next event
   bool thinking = false;
   int thinking_tokens = 0;
@@ -93,6 +103,8 @@ struct Sequence {
   std::shared_ptr<Warnings> warnings;  // of the request; may be null
   bool over = false;                   // its last event was sent
 
+  // Tokens of the prompt are still to be scored: token i by the logits of row i - 1.
+  bool scores() const { return prompt_logprobs >= 0 && scored < prompt; }
   bool prefilled() const { return computed >= prompt; }
   int remaining() const { return static_cast<int>(ids.size()) - computed; }
   // Runs before, and is preempted after, `other`.

@@ -96,7 +96,7 @@ void add_cors(const HttpRequest& request, const ServerOptions& options, bool pre
   response.headers.emplace_back("Vary", "Origin");
   if (!preflight) return;
   const std::string wanted = request.header("access-control-request-headers");
-  response.headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+  response.headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS");
   response.headers.emplace_back("Access-Control-Allow-Headers",
                                 wanted.empty() ? "authorization, content-type, x-api-key" : wanted);
   response.headers.emplace_back("Access-Control-Max-Age", "600");

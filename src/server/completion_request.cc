@@ -7,11 +7,12 @@
 namespace gemma4 {
 
 void check_model(Fields& body, const ApiContext& context) {
-  const std::string model = body.required_string("model");
-  if (std::ranges::find(context.models, model) != context.models.end()) return;
+  const std::string model = body.string("model").value_or(context.models.front());
+  if (context.any_model || std::ranges::find(context.models, model) != context.models.end()) return;
   throw ApiError(
       404,
-      "the model '" + model.substr(0, 200) + "' is not served here; this server has '" + context.models.front() + "'",
+      "the model '" + model.substr(0, 200) + "' is not served here; this server has '" + context.models.front() +
+          "' (--model-name adds names, and '*' takes any)",
       "model", "model_not_found");
 }
 

@@ -13,15 +13,21 @@
 
 namespace gemma4 {
 
+class ResponseStore;
+
 // The server's settings that request parsers need.
 struct ApiContext {
   std::vector<std::string> models;  // names that requests may use; the first is the one we report
+  bool any_model = false;           // every other name will do, too
   // The image behind an http(s) URL (fetch.h), or ApiError; `path` is the parameter that held the URL.
   std::function<std::string(const std::string& url, const std::string& path)> fetch;
   int image_budget_max = 0;
   int max_seq_len = 0;
   int64_t started = 0;                 // Unix time, seconds
   std::shared_ptr<Warnings> warnings;  // of this request; may be null
+  std::function<std::string(const std::vector<int32_t>& ids)> decode;  // token ids to text
+  std::string client;                  // its API key, or "": whose stored responses it may name
+  ResponseStore* responses = nullptr;  // null: none are stored
 };
 
 // One finished answer.
@@ -30,6 +36,7 @@ struct Choice {
   std::vector<ToolCall> tool_calls;     // with ids
   bool cut_call = false;                // the last of them ends in the middle, and so does its JSON
   std::vector<TokenLogprobs> logprobs;  // of the answer's tokens, thinking excluded
+  std::vector<TokenLogprobs> prompt_logprobs;
   Finish finish = Finish::kStop;
   std::string stop;
   Usage usage;
@@ -55,7 +62,8 @@ struct CompletionRequest {
   ResponseSerializer serializer;
 };
 
-void check_model(Fields& body, const ApiContext& context);  // throws ApiError 404
+// A request without a model means the one that is served. Throws ApiError 404.
+void check_model(Fields& body, const ApiContext& context);
 
 // Lists the warnings as "warnings", where there are any.
 void add_warnings(Json& json, const std::shared_ptr<Warnings>& warnings);

@@ -42,17 +42,30 @@ class Watching {
   PreparationWatch::Watched& watched_;
 };
 
+std::function<void(const std::string& line)> warning_writer(const ServerOptions& options) {
+  if (options.log == RequestLog::kOff) return nullptr;
+  return options.log_line ? options.log_line : log_to_standard_error;
+}
+
 }  // namespace
 
 ServerState::ServerState(Engine& e, const ServerOptions& o)
     : engine(e),
       options(o),
       preparing(static_cast<int>(std::max(2u, std::thread::hardware_concurrency())) + 1),
-      fetching(kFetchesMax) {
+      fetching(kFetchesMax),
+      warnings(warning_writer(o)) {
   context.models = options.models;
+  context.any_model = options.any_model;
   context.image_budget_max = engine.options().image_budget_max;
   context.max_seq_len = engine.options().max_seq_len;
   context.started = unix_time();
+  context.decode = [&e](const std::vector<int32_t>& ids) {
+    for (const int32_t id : ids) {
+      if (id >= e.tokenizer().vocab_size()) throw Error("token id " + std::to_string(id) + " is not in the vocabulary");
+    }
+    return e.tokenizer().decode(ids, false);
+  };
 }
 
 namespace {

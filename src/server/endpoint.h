@@ -11,10 +11,11 @@
 #include "engine/engine.h"
 #include "server/completion_request.h"
 #include "server/http/http.h"
-#include "server/metrics.h"
+#include "server/log/metrics.h"
 #include "server/preparing.h"
+#include "server/response_store.h"
 #include "server/server.h"
-#include "server/warning_log.h"
+#include "server/log/warning_log.h"
 
 namespace gemma4 {
 
@@ -35,6 +36,7 @@ struct ServerState {
   // The error answer to a request, in the form of its API.
   std::function<HttpResponse(const HttpRequest&, const std::exception&)> refusal;
   WarningLog warnings;
+  ResponseStore responses;
 };
 
 // Answers a request. Throws ApiError, or any other exception, which becomes an error answer (server.cc).

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "engine/engine.h"
-#include "server/metrics.h"
+#include "server/log/metrics.h"
 
 namespace gemma4 {
 

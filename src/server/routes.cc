@@ -1,6 +1,7 @@
 #include "server/routes.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include "server/page.h"
 
@@ -9,7 +10,10 @@ namespace gemma4 {
 namespace endpoints {
 Handler chat_completions, completions, responses, messages;   // generate.cc
 Handler ollama_chat, ollama_generate;                         // generate.cc
-Handler count_tokens, tokenize, detokenize;                   // tokenize.cc
+Handler count_tokens, tokenize, detokenize, tokenizer_info;   // tokenize.cc
+Handler stored_response, delete_response;                     // stored.cc
+Handler create_conversation, conversation;                    // stored.cc
+Handler delete_conversation;                                  // stored.cc
 Handler models;                                               // models.cc
 Handler health, metrics;                                      // status.cc
 Handler ollama_tags, ollama_ps, ollama_show, ollama_version;  // ollama.cc
@@ -19,10 +23,18 @@ Handler page;                                                 // page.cc
 
 namespace {
 
+constexpr size_t kNearPathMax = 200;
+
 constexpr Route kRoutes[] = {
     {"POST", "/v1/chat/completions", endpoints::chat_completions},
     {"POST", "/v1/completions", endpoints::completions},
     {"POST", "/v1/responses", endpoints::responses},
+    {"GET", "/v1/responses/", endpoints::stored_response, Route::kPrefix},
+    {"DELETE", "/v1/responses/", endpoints::delete_response, Route::kPrefix},
+    {"POST", "/v1/conversations", endpoints::create_conversation},
+    {"GET", "/v1/conversations/", endpoints::conversation, Route::kPrefix},
+    {"POST", "/v1/conversations/", endpoints::conversation, Route::kPrefix},
+    {"DELETE", "/v1/conversations/", endpoints::delete_conversation, Route::kPrefix},
     {.method = "POST", .path = "/v1/messages", .handle = endpoints::messages, .api = Api::kAnthropic},
     {.method = "POST", .path = "/v1/messages/count_tokens", .handle = endpoints::count_tokens, .api = Api::kAnthropic},
     {"GET", "/v1/models", endpoints::models},
@@ -38,6 +50,7 @@ constexpr Route kRoutes[] = {
     {.method = "GET", .path = "/api/version", .handle = endpoints::ollama_version, .api = Api::kOllama},
     {.method = "POST", .path = "/api/embed", .handle = endpoints::embeddings, .api = Api::kOllama},
     {.method = "POST", .path = "/api/embeddings", .handle = endpoints::embeddings, .api = Api::kOllama},
+    {"GET", "/tokenizer_info", endpoints::tokenizer_info},
     {"GET", "/metrics", endpoints::metrics},
     {.method = "GET", .path = "/health", .handle = endpoints::health, .open = true},
     {.method = "GET", .path = "/", .handle = endpoints::page, .match = Route::kPage, .open = true},
@@ -62,6 +75,23 @@ const Route* find_route(const HttpRequest& request, bool any_method) {
     return (any_method || request.method == route.method) && matches(route, request.path);
   });
   return found == std::end(kRoutes) ? nullptr : found;
+}
+
+std::string near_route(const std::string& path) {
+  if (path.size() > kNearPathMax) return "";
+  std::string end = path;
+  std::ranges::transform(end, end.begin(), [](unsigned char c) { return std::tolower(c); });
+  while (end.ends_with('/')) end.pop_back();
+  // From the longest end of the path to the shortest: /openai/v1/v1/models, /v1/v1/models, /v1/models, /models.
+  for (size_t slash = 0; slash < end.size(); slash = end.find('/', slash + 1)) {
+    for (const std::string& meant : {end.substr(slash), "/v1" + end.substr(slash)}) {
+      const bool there = std::ranges::any_of(kRoutes, [&](const Route& route) {
+        return route.match == Route::kExact && meant == route.path;
+      });
+      if (there && meant != path) return meant;
+    }
+  }
+  return "";
 }
 
 Api api_of(const HttpRequest& request) {

@@ -26,6 +26,10 @@ struct Route {
 // The route of a request; null if there is none. any_method: the method need not match.
 const Route* find_route(const HttpRequest& request, bool any_method);
 
+// The address that a wrong one is meant to be, as far as a client's base URL may be wrong: a slash too many at the end,
+// /v1 missing or doubled, another server's prefix before it. "" if there is none.
+std::string near_route(const std::string& path);
+
 // The API in whose form an answer or an error is written: Anthropic's if the request has its header, else that of the
 // route. A path without a route counts as the route that it begins with.
 Api api_of(const HttpRequest& request);

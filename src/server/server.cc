@@ -11,8 +11,11 @@ namespace gemma4 {
 namespace {
 
 // The exception as an HTTP error. The caller handles DeviceError first.
-ApiError to_api_error(const std::exception& error) {
+ApiError to_api_error(const std::exception& error, Api api) {
   if (const auto* api = dynamic_cast<const ApiError*>(&error)) return *api;
+  if (const auto* context = dynamic_cast<const ContextError*>(&error)) {
+    return api == Api::kAnthropic ? anthropic_error_of(*context) : openai_error_of(*context);
+  }
   if (dynamic_cast<const BusyError*>(&error)) return ApiError(429, error.what(), "", "queue_full");
   if (dynamic_cast<const StoppingError*>(&error)) return ApiError(503, error.what(), "", "stopping");
   if (dynamic_cast<const DeviceError*>(&error)) return ApiError(500, error.what(), "", "device_failed");
@@ -41,7 +44,7 @@ struct Server::Impl {
 Server::Impl::Impl(Engine& engine, const ServerOptions& options) : state(engine, options) {
   state.http_stats = [this] { return http->stats(); };
   state.refusal = [this](const HttpRequest& request, const std::exception& error) {
-    return refuse(request, to_api_error(error));
+    return refuse(request, to_api_error(error, api_of(request)));
   };
   HttpHandlers handlers;
   handlers.gate = [this](const HttpRequest& request) { return gate(request); };
@@ -60,7 +63,9 @@ std::optional<HttpResponse> Server::Impl::gate(const HttpRequest& request) {
   if (find_route(request, true)) {
     return refused(ApiError(405, "the method " + request.method + " does not go with " + request.path));
   }
-  return refused(ApiError(404, "there is nothing at '" + request.path.substr(0, 200) + "'"));
+  const std::string meant = near_route(request.path);
+  return refused(ApiError(404, "there is nothing at '" + request.path.substr(0, 200) + "'" +
+                                   (meant.empty() ? "" : "; did you mean '" + meant + "'?")));
 }
 
 HttpResponse Server::Impl::handle(HttpRequest& request) {
@@ -74,9 +79,9 @@ HttpResponse Server::Impl::handle(HttpRequest& request) {
     return finish(request, find_route(request, false)->handle(state, request));
   } catch (const DeviceError& error) {
     state.device_failed = true;
-    return finish(request, refuse(request, to_api_error(error)));
+    return finish(request, refuse(request, to_api_error(error, api_of(request))));
   } catch (const std::exception& error) {
-    return finish(request, refuse(request, to_api_error(error)));
+    return finish(request, refuse(request, to_api_error(error, api_of(request))));
   }
 }
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "engine/engine.h"
-#include "server/access_log.h"
+#include "server/log/access_log.h"
 #include "server/fetch.h"
 #include "server/http/http.h"
 
@@ -18,6 +18,7 @@ namespace gemma4 {
 struct ServerOptions {
   HttpOptions http;
   std::vector<std::string> models;         // names that requests may use; at least one
+  bool any_model = false;                  // requests may use any other name, too
   std::vector<std::string> api_keys;       // empty: no key is needed
   std::vector<std::string> cors_origins;   // origins whose pages may send requests ("*": all); empty: only our own page
   FetchOptions fetch;                      // which hosts image URLs may name

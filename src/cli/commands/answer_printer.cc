@@ -43,6 +43,7 @@ Answer receive(Engine& engine, Request request, const std::function<void(const E
       case Event::kThinking:
         answer.thinking += event->text;
         break;
+      case Event::kPromptLogprobs:
       case Event::kToolCallBegin:
       case Event::kToolCallArguments:
         continue;  // kToolCall has all of it

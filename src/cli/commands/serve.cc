@@ -74,7 +74,8 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
   line.option("--host", server.http.host, "The address to listen on; 0.0.0.0 is every one of this machine")
       .show_default();
   line.option("--port", server.http.port, "0: any that is free").between(0, 65535).show_default();
-  line.option("--model-name", server.models, "A name for requests' `model`; may be repeated; the first is reported")
+  line.option("--model-name", server.models,
+              "A name for requests' `model`; may be repeated; the first is reported; '*' takes any")
       .may_repeat();
   line.option("--max-seqs", flags.engine.max_seqs, "Answers that are computed at a time; others wait")
       .positive()
@@ -278,6 +279,7 @@ namespace {
 int serve(ServeFlags& flags) {
   ServerOptions& options = flags.server;
   read_keys(flags, options.api_keys);
+  options.any_model = std::erase(options.models, "*") > 0;
   if (options.models.empty()) options.models.push_back(default_name(flags.engine.model));
   options.log = flags.log == "off"      ? RequestLog::kOff
                 : flags.log == "errors" ? RequestLog::kErrors

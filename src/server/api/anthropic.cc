@@ -1,9 +1,12 @@
 #include "server/api/anthropic.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "base/exact_json.h"
 #include "server/api/build_request.h"
+#include "server/api/openai.h"
+#include "server/api/tool_list.h"
 #include "text/chat/call_parser.h"
 
 namespace gemma4 {
@@ -28,6 +31,53 @@ void parse_image(Fields& block, Request& request, Message& message, const ApiCon
   source.done();
 }
 
+// A string, or blocks of text and images: what is inside of documents and search results.
+void parse_inner_content(const Json& content, Request& request, Message& message, const ApiContext& context,
+                         const std::string& path) {
+  if (content.is_string()) return add_text(message, content.get<std::string>());
+  expect_array(content, path);
+  for (size_t i = 0; i < content.size(); ++i) {
+    Fields block(content[i], at(path, i));
+    if (block.required_string("type") == "image") {
+      parse_image(block, request, message, context);
+    } else {
+      block.only("type", {"text"});
+      add_text(message, block.required_string("text"));
+    }
+    block.ignore({"cache_control", "citations"});
+    block.done();
+  }
+}
+
+// A text file: plain, in base64, or as blocks. Its title and context stand before it.
+void parse_document(Fields& block, Request& request, Message& message, const ApiContext& context) {
+  if (const auto title = block.string("title")) add_text(message, *title + "\n");
+  if (const auto text = block.string("context")) add_text(message, *text + "\n");
+  Fields source(block.require("source"), block.where("source"));
+  const std::string type = source.required_string("type");
+  const std::string media_type = source.string("media_type").value_or("text/plain");
+  if (type == "text") {
+    add_text(message, source.required_string("data"));
+  } else if (type == "content") {
+    parse_inner_content(source.require("content"), request, message, context, source.where("content"));
+  } else if (type == "base64" && media_type.starts_with("text/")) {
+    const std::string url = "data:" + media_type + ";base64," + source.required_string("data");
+    add_text(message, text_of_url(url, source.where("data")));
+  } else {
+    fail_at(source.where("type"), "is " + type.substr(0, 40) + " of " + media_type.substr(0, 40) +
+                                      "; of documents only texts are read");
+  }
+  source.done();
+  block.hint(context.warnings, "citations", {{{"enabled", false}}});
+}
+
+// What a search of the client's own has found.
+void parse_search_result(Fields& block, Request& request, Message& message, const ApiContext& context) {
+  add_text(message, block.required_string("title") + "\n" + block.required_string("source") + "\n");
+  parse_inner_content(block.require("content"), request, message, context, block.where("content"));
+  block.hint(context.warnings, "citations", {{{"enabled", false}}});
+}
+
 // A block of text or an image, which may stand in user messages, tool results and system prompts.
 void parse_plain_block(Fields& block, const std::string& type, Request& request, Message& message,
                        const ApiContext& context) {
@@ -36,6 +86,12 @@ void parse_plain_block(Fields& block, const std::string& type, Request& request,
     block.ignore({"citations"});
   } else if (type == "image") {
     parse_image(block, request, message, context);
+  } else if (type == "document") {
+    parse_document(block, request, message, context);
+  } else if (type == "search_result") {
+    parse_search_result(block, request, message, context);
+  } else if (type == "tool_reference" && message.role == "tool") {
+    add_text(message, "The tool " + block.required_string("tool_name") + " can be called.\n");  // and is declared
   } else {
     fail_at(block.where("type"), "is '" + type.substr(0, 40) + "', which is not supported here");
   }
@@ -83,7 +139,7 @@ void parse_user(const Json& content, Request& request, const ApiContext& context
   if (content.empty()) fail_at(path, "must not be empty");
 }
 
-void parse_assistant(const Json& content, Request& request, const std::string& path) {
+void parse_assistant(const Json& content, Request& request, const ApiContext& context, const std::string& path) {
   Message& message = add_message(request, "assistant");
   if (content.is_string()) return add_text(message, content.get<std::string>());
   if (!content.is_array()) fail_at(path, "must be a string or an array of blocks");
@@ -96,6 +152,9 @@ void parse_assistant(const Json& content, Request& request, const std::string& p
     } else if (type == "thinking") {
       message.reasoning += block.required_string("thinking");
       block.ignore({"signature"});
+    } else if (type == "redacted_thinking") {
+      block.ignore({"data"});
+      warn(context.warnings, "a thought that only its provider can read (redacted_thinking) was left out");
     } else if (type == "tool_use") {
       ToolCall call;
       call.id = block.required_string("id");
@@ -113,44 +172,48 @@ void parse_assistant(const Json& content, Request& request, const std::string& p
   }
 }
 
+// One in the conversation. `clear_at`: the model is told it only until the next message of the user.
+void parse_system_message(Fields& message, const Json& content, bool user_follows, Request& request,
+                          const ApiContext& context) {
+  const bool passing = message.string("clear_at").value_or("never") == "next_user_message";
+  message.hints(context.warnings, {"output_config"});
+  Request left_out;
+  Request& into = (passing && user_follows) || content.empty() ? left_out : request;
+  parse_plain_content(content, into, add_message(into, "system"), context, message.where("content"));
+}
+
 void parse_conversation(Fields& body, Request& request, const ApiContext& context) {
   if (const Json* system = body.find("system")) {
     parse_plain_content(*system, request, add_message(request, "system"), context, "system");
   }
   const Json& messages = expect_array(body.require("messages"), "messages");
   if (messages.empty()) fail_at("messages", "must not be empty");
+  size_t last_user = 0;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (messages[i].is_object() && messages[i].value("role", Json()) == "user") last_user = i;
+  }
+  const Json nothing = Json::array();
   for (size_t i = 0; i < messages.size(); ++i) {
     Fields message(messages[i], at("messages", i));
     const std::string role = message.required_string("role");
-    const Json& content = message.require("content");
+    const bool settings = role == "system" && message.find("output_config");  // it may have these alone
+    const Json& content = settings && !message.find("content") ? nothing : message.require("content");
     if (role == "user") {
       parse_user(content, request, context, message.where("content"));
     } else if (role == "assistant") {
-      parse_assistant(content, request, message.where("content"));
+      parse_assistant(content, request, context, message.where("content"));
+    } else if (role == "system") {
+      parse_system_message(message, content, i < last_user, request, context);
     } else {
-      fail_at(message.where("role"), "must be user or assistant");
+      fail_at(message.where("role"), "must be user, assistant or system");
     }
+    message.ignore({"id", "cache_control"});
     message.done();
   }
   parse_continuation(body, request);
 }
 
 // Tools, thinking, format.
-
-Json parse_tools(const Json& value) {
-  Json tools = Json::array();
-  expect_array(value, "tools");
-  for (size_t i = 0; i < value.size(); ++i) {
-    Fields tool(value[i], at("tools", i));
-    tool.only("type", {"custom"});
-    const std::string name = tool.required_string("name");
-    tools.push_back(make_tool(name, tool.find("description"), &tool.require("input_schema"), at("tools", i)));
-    if (tool.boolean("strict").value_or(false)) tools.back()["function"]["strict"] = true;
-    tool.ignore({"cache_control"});
-    tool.done();
-  }
-  return tools;
-}
 
 // Whether the client allows at most one tool call.
 bool parse_tool_choice(const Json* choice, const Json& tools, Request& request) {
@@ -175,23 +238,66 @@ bool parse_tool_choice(const Json* choice, const Json& tools, Request& request) 
   return one;
 }
 
-void parse_thinking(Fields& body, Request& request) {
+void parse_thinking(Fields& body, Request& request, const ApiContext& context) {
   const Json* thinking = body.find("thinking");
   if (thinking == nullptr) return;
   Fields fields(*thinking, "thinking");
   const std::string type = fields.required_string("type");
-  if (type != "enabled" && type != "disabled" && type != "adaptive") {
-    fail_at("thinking.type", "must be enabled, adaptive or disabled");
+  if (type != "enabled" && type != "disabled" && type != "adaptive" && type != "between_tools") {
+    fail_at("thinking.type", "must be enabled, adaptive, between_tools or disabled");
   }
   request.chat.enable_thinking = type != "disabled";
+  fields.ignore({"block_binding"});
   if (const auto budget = fields.integer("budget_tokens", 0, INT32_MAX)) {
     request.thinking_budget = static_cast<int>(*budget);
   }
-  fields.only("display", {"summarized"});
+  const std::string display = fields.string("display").value_or("summarized");
+  if (display != "omitted") fields.hint(context.warnings, "display", {"summarized", "full"});
   fields.done();
 }
 
-void parse_output_config(Fields& body, Request& request) {
+// Thoughts are made, but their text is not sent.
+bool thoughts_omitted(Fields& body) {
+  const Json* thinking = body.find("thinking");
+  return thinking != nullptr && thinking->is_object() && thinking->value("display", Json()) == "omitted";
+}
+
+// How long the model thinks, where it thinks at all: `thinking` says whether.
+void parse_effort(Fields& config, Request& request, const ApiContext& context) {
+  const auto effort = config.string("effort");
+  if (!effort) return;
+  thinking_wanted(*effort, config.where("effort"));
+  if (!request.chat.enable_thinking && *effort != "high") {
+    warn(context.warnings, "output_config.effort has no effect without thinking");
+  }
+}
+
+// What Anthropic's servers do between the turns of a conversation. The prompt template leaves the thoughts of earlier
+// turns out anyway; other edits are for conversations that are kept on a server.
+void parse_context_management(Fields& body, const ApiContext& context) {
+  const Json* value = body.find("context_management");
+  if (value == nullptr) return;
+  Fields management(*value, "context_management");
+  const Json* edits = management.find("edits");
+  if (edits == nullptr) return;
+  for (const Json& edit : expect_array(*edits, "context_management.edits")) {
+    const Json type = edit.is_object() ? edit.value("type", Json()) : Json();
+    if (type.is_string() && type.get<std::string>().starts_with("clear_thinking_")) continue;
+    warn(context.warnings, "the parameter 'context_management' has no effect here but for clear_thinking");
+  }
+}
+
+void read_account_fields(Fields& body, const ApiContext& context) {
+  body.ignore({"metadata", "cache_control", "anthropic_version", "anthropic_beta", "diagnostics", "billing_policy",
+               "user_profile_id", "workspace_id"});
+  body.hint(context.warnings, "service_tier", {"auto", "standard_only"});
+  body.hint(context.warnings, "speed", {"standard"});
+  body.hints(context.warnings, {"inference_geo", "compaction", "fallbacks", "fallback_credit_token"});
+  body.only("mcp_servers", {Json::array()});
+  parse_context_management(body, context);
+}
+
+void parse_output_config(Fields& body, Request& request, const ApiContext& context) {
   const auto read_format = [&](const Json& value, const std::string& path) {
     Fields format(value, path);
     format.only("type", {"json_schema"});
@@ -207,6 +313,8 @@ void parse_output_config(Fields& body, Request& request) {
   if (config == nullptr) return;
   Fields fields(*config, "output_config");
   if (const Json* format = fields.find("format")) read_format(*format, "output_config.format");
+  parse_effort(fields, request, context);
+  fields.hints(context.warnings, {"task_budget"});
   fields.done();
 }
 
@@ -215,6 +323,7 @@ void parse_output_config(Fields& body, Request& request) {
 struct MessageStream {
   std::string id = make_id("msg_"), model;
   std::shared_ptr<Warnings> warnings;
+  bool omit_thoughts = false;  // a block says that there was one
   enum { kNone, kThinking, kText } open = kNone;
   int index = -1;  // of the last block that was opened
   Finish finish = Finish::kStop;
@@ -287,6 +396,7 @@ std::string message_piece(MessageStream& stream, const Event& event) {
         out += open_block(stream, {{"type", "thinking"}, {"thinking", ""}, {"signature", ""}});
       }
       stream.open = MessageStream::kThinking;
+      if (stream.omit_thoughts) return out;
       return out + delta(stream, {{"type", "thinking_delta"}, {"thinking", event.text}});
     case Event::kToolCallBegin: {
       const ToolCall& call = event.tool_call;
@@ -320,7 +430,8 @@ std::string message_whole(MessageStream stream, const Choice& choice) {
   Json json = message_json(stream);
   Json& content = json["content"];
   if (!choice.thinking.empty()) {
-    content.push_back({{"type", "thinking"}, {"thinking", choice.thinking}, {"signature", ""}});
+    const std::string thought = stream.omit_thoughts ? "" : choice.thinking;
+    content.push_back({{"type", "thinking"}, {"thinking", thought}, {"signature", ""}});
   }
   if (!choice.text.empty()) content.push_back({{"type", "text"}, {"text", choice.text}});
   for (const ToolCall& call : choice.tool_calls) {
@@ -332,10 +443,11 @@ std::string message_whole(MessageStream stream, const Choice& choice) {
   return dump(json);
 }
 
-ResponseSerializer message_serializer(const ApiContext& context) {
+ResponseSerializer message_serializer(const ApiContext& context, bool omit_thoughts) {
   auto stream = std::make_shared<MessageStream>();
   stream->model = context.models.front();
   stream->warnings = context.warnings;
+  stream->omit_thoughts = omit_thoughts;
   ResponseSerializer serializer;
   serializer.whole = [stream](const std::vector<Choice>& choices) { return message_whole(*stream, choices.front()); };
   serializer.begin = [stream] { return event_of("message_start", {{"message", message_json(*stream)}}); };
@@ -349,11 +461,11 @@ ResponseSerializer message_serializer(const ApiContext& context) {
 Json parse_prompt(Fields& body, Request& request, const ApiContext& context) {
   check_model(body, context);
   parse_conversation(body, request, context);
-  Json tools = Json::array();
-  if (const Json* value = body.find("tools")) tools = parse_tools(*value);
-  if (!tools.empty()) request.tools = dump(tools);
-  parse_thinking(body, request);
-  return tools;
+  ToolList list;
+  if (const Json* value = body.find("tools")) list = parse_messages_tools(*value, context);
+  request.tools = list.text();
+  parse_thinking(body, request, context);
+  return std::move(list.tools);
 }
 
 }  // namespace
@@ -380,12 +492,22 @@ Json anthropic_error(const ApiError& error) {
   return {{"type", "error"}, {"error", {{"type", type()}, {"message", error.what()}}}};
 }
 
+// The maximum of a prompt leaves one token for the answer.
+ApiError anthropic_error_of(const ContextError& error) {
+  const std::string tools =
+      error.tool_tokens > 0 ? " (" + std::to_string(error.tool_tokens) + " of them describe the tools)" : "";
+  return ApiError(400, "prompt is too long: " + std::to_string(error.tokens) + " tokens > " +
+                           std::to_string(std::min(error.limit, error.tokens - 1)) + " maximum" + tools +
+                           "; --max-seq-len sets the maximum");
+}
+
 Request parse_count_tokens(const Json& json, const ApiContext& context) {
   Fields body(json, "");
   Request request;
   const Json tools = parse_prompt(body, request, context);
   parse_tool_choice(body.find("tool_choice"), tools, request);
   body.ignore({"output_config", "output_format"});  // they do not change the prompt
+  read_account_fields(body, context);
   body.done();
   return request;
 }
@@ -396,21 +518,22 @@ CompletionRequest parse_messages(const Json& json, const ApiContext& context) {
   const Json tools = parse_prompt(body, request, context);
   CompletionRequest completion;
   completion.one_tool_call = parse_tool_choice(body.find("tool_choice"), tools, request);
-  parse_output_config(body, request);
+  parse_output_config(body, request, context);
   const auto most = body.integer("max_tokens", 1, INT32_MAX);
   if (!most) body.fail("max_tokens", "is missing");
   request.max_new_tokens = static_cast<int>(*most);
   RequestSampling& s = request.sampling;
   if (const auto v = body.number("temperature", 0, 1)) s.temperature = static_cast<float>(*v);
-  if (const auto v = body.number("top_p", 0, 1)) s.top_p = static_cast<float>(*v);
+  if (const auto v = body.number("top_p", 0, 1)) s.top_p = std::max(static_cast<float>(*v), kTopPLeast);
   if (const auto v = body.integer("top_k", 0, INT32_MAX)) s.top_k = static_cast<int>(*v);
   request.stop = body.strings("stop_sequences");
+  std::erase(request.stop, "");
   completion.stream = body.boolean("stream").value_or(false);
-  body.ignore({"metadata"});
-  body.hint(context.warnings, "service_tier", {"auto", "standard_only"});
+  read_account_fields(body, context);
+  const bool omitted = thoughts_omitted(body);
   body.done();
   completion.requests.push_back(std::move(request));
-  completion.serializer = message_serializer(context);
+  completion.serializer = message_serializer(context, omitted);
   return completion;
 }
 

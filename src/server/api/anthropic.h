@@ -10,5 +10,6 @@ CompletionRequest parse_messages(const Json& body, const ApiContext& context);
 Request parse_count_tokens(const Json& body, const ApiContext& context);
 
 Json anthropic_error(const ApiError& error);
+ApiError anthropic_error_of(const ContextError& error);  // in the words that clients look for
 
 }  // namespace gemma4

@@ -170,7 +170,7 @@ TEST(Api, HalfASurrogatePairKeepsTheConversationAlive) {
 }
 
 TEST(Api, NothingIsDroppedInSilence) {
-  for (const char* name : {"functions", "web_search_options", "prediction", "guided_json", "best_of"}) {
+  for (const char* name : {"functions", "audio", "mirostat", "typical_p", "prompt_logprobs", "best_of"}) {
     Json body = base();
     body[name] = {{"x", 1}};
     EXPECT_NE(refusal([&] { parse_chat(body, context()); }).find(name), std::string::npos);

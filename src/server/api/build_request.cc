@@ -4,6 +4,8 @@
 #include <array>
 #include <cctype>
 
+#include "base/utf8.h"
+
 namespace gemma4 {
 namespace {
 
@@ -84,9 +86,27 @@ std::string image_of_url(const std::string& url, const ApiContext& context, cons
   return decode_base64(std::string_view(url).substr(comma + 1), path);
 }
 
+std::string text_of_url(const std::string& url, const std::string& path) {
+  const size_t comma = url.find(',');
+  const std::string head = lower(std::string_view(url).substr(0, std::min<size_t>(comma, 200)));
+  const bool text = head.starts_with("data:text/") || head.starts_with("data:application/json");
+  if (comma == std::string::npos || !text || !head.ends_with(";base64")) {
+    fail_at(path, "must be a data: URL of a text file in base64 (data:text/plain;base64,...); no other file is read");
+  }
+  std::string bytes = decode_base64(std::string_view(url).substr(comma + 1), path);
+  if (!utf8_valid(bytes)) fail_at(path, "is not a text in UTF-8");
+  return bytes;
+}
+
+std::string named_text(const std::string& name, const std::string& text) {
+  return name.empty() ? text : name + ":\n" + text;
+}
+
 void set_image_detail(Request& request, const std::string& detail, const ApiContext& context, const std::string& path) {
   if (detail == "auto") return;
-  if (detail != "low" && detail != "high") fail_at(path, "must be one of auto, low, high");
+  if (detail != "low" && detail != "high" && detail != "original") {
+    fail_at(path, "must be one of auto, low, high, original");
+  }
   const int most = context.image_budget_max > 0 ? context.image_budget_max : 1120;
   request.image_budget = std::max(request.image_budget, detail == "low" ? 70 : most);
 }

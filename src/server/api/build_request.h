@@ -20,7 +20,12 @@ std::string decode_base64(std::string_view text, const std::string& path);
 // for errors.
 std::string image_of_url(const std::string& url, const ApiContext& context, const std::string& path);
 
-// Sets Request::image_budget from an image's detail ("low", "auto", "high"). The largest one of a request counts.
+// The text behind a data: URL of a text file, or ApiError; a file's name, if it has one, and its text.
+std::string text_of_url(const std::string& url, const std::string& path);
+std::string named_text(const std::string& name, const std::string& text);
+
+// Sets Request::image_budget from an image's detail ("low", "auto", "high", "original"). The largest one of a request
+// counts.
 void set_image_detail(Request& request, const std::string& detail, const ApiContext& context, const std::string& path);
 
 Message& add_message(Request& request, std::string role);

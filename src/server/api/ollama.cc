@@ -386,7 +386,7 @@ std::string ollama_name(const std::string& model) {
 void check_ollama_model(const std::string& name, const ApiContext& context) {
   const std::string wanted = without_latest(name);
   const auto same = [&](const std::string& model) { return without_latest(model) == wanted; };
-  if (std::ranges::any_of(context.models, same)) return;
+  if (context.any_model || std::ranges::any_of(context.models, same)) return;
   throw ApiError(404, "model '" + name.substr(0, 200) + "' not found; this server has '" + context.models.front() + "'",
                  "model", "model_not_found");
 }

@@ -1,5 +1,6 @@
 #include "server/api/openai.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "base/utf8.h"
@@ -46,10 +47,18 @@ Json openai_error(const ApiError& error) {
             {"code", error.code.empty() ? Json() : Json(error.code)}}}};
 }
 
+ApiError openai_error_of(const ContextError& error) {
+  std::string message = "This model's maximum context length is " + std::to_string(error.limit) +
+                        " tokens. However, your messages resulted in " + std::to_string(error.tokens) + " tokens";
+  if (error.tool_tokens > 0) message += " (" + std::to_string(error.tool_tokens) + " of them describe the tools)";
+  message += ". Please reduce the length of the messages, or start the server with a larger --max-seq-len.";
+  return ApiError(400, message, "messages", "context_length_exceeded");
+}
+
 void parse_sampling(Fields& body, Request& request) {
   RequestSampling& s = request.sampling;
   if (const auto v = body.number("temperature", 0, 2)) s.temperature = static_cast<float>(*v);
-  if (const auto v = body.number("top_p", 0, 1)) s.top_p = static_cast<float>(*v);
+  if (const auto v = body.number("top_p", 0, 1)) s.top_p = std::max(static_cast<float>(*v), kTopPLeast);
   if (const auto v = body.integer("top_k", -1, INT32_MAX)) s.top_k = static_cast<int>(std::max<int64_t>(*v, 0));
   if (const auto v = body.number("min_p", 0, 1)) s.min_p = static_cast<float>(*v);
   if (const auto v = body.number("repetition_penalty", 0, 100)) s.repetition_penalty = static_cast<float>(*v);
@@ -59,6 +68,22 @@ void parse_sampling(Fields& body, Request& request) {
   if (const Json* bias = body.find("logit_bias")) s.logit_bias = parse_logit_bias(*bias);
   if (const auto v = body.integer("image_budget", 1, 1 << 20)) request.image_budget = static_cast<int>(*v);
   request.stop = body.strings("stop");
+  std::erase(request.stop, "");  // clients with an empty field for it
+}
+
+bool parse_stream_options(Fields& body, bool streamed, const ApiContext& context) {
+  if (!streamed) {
+    body.hint(context.warnings, "stream_options", {Json::object()});
+    return false;
+  }
+  const Json* options = body.find("stream_options");
+  if (options == nullptr) return false;
+  Fields fields(*options, "stream_options");
+  const bool usage = fields.boolean("include_usage").value_or(false);
+  fields.hint(context.warnings, "continuous_usage_stats", {false});
+  fields.hint(context.warnings, "include_obfuscation", {false});
+  fields.done();
+  return usage;
 }
 
 bool thinking_wanted(const std::string& effort, const std::string& path) {

@@ -8,18 +8,30 @@
 
 namespace gemma4 {
 
+constexpr float kTopPLeast = 1e-6f;  // top_p: 0 means the likeliest token alone, and so does this
+
 CompletionRequest parse_chat(const Json& body, const ApiContext& context);
 CompletionRequest parse_completions(const Json& body, const ApiContext& context);
 CompletionRequest parse_responses(const Json& body, const ApiContext& context);
+
+// Throws ApiError for the first item that could not be part of a conversation.
+void check_items(const Json& items, const ApiContext& context);
 
 // Parses only the conversation, for /tokenize: messages, tools, chat_template_kwargs, reasoning_effort,
 // continue_final_message, add_generation_prompt.
 Request parse_chat_prompt(Fields& body, const ApiContext& context);
 
 Json openai_error(const ApiError& error);
+ApiError openai_error_of(const ContextError& error);  // in the words that clients look for
 
 // Used by all three parsers.
 void parse_sampling(Fields& body, Request& request);
+// What vLLM, llama.cpp and Ollama take beside OpenAI's parameters: done where it changes the answer.
+void parse_other_servers(Fields& body, Request& request, const ApiContext& context);
+// Whether the usage is wanted. Without a stream its options have no effect.
+bool parse_stream_options(Fields& body, bool streamed, const ApiContext& context);
+// The first of these members that is there, as Request::max_new_tokens; -1 is no limit.
+int parse_max_tokens(Fields& body, std::initializer_list<const char*> names);
 bool thinking_wanted(const std::string& effort, const std::string& path);
 Json logprob_entry(const TokenLogprob& token);
 std::string schema_text(const Json& schema, const std::string& path);

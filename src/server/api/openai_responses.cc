@@ -1,142 +1,57 @@
-// /v1/responses, without stored state: every request must contain its whole conversation.
+// /v1/responses. Answers are kept in memory (server/response_store.h), so that a request may go on where one ended.
 #include <memory>
 
-#include "base/exact_json.h"
 #include "server/api/build_request.h"
 #include "server/api/openai.h"
+#include "server/api/responses_input.h"
+#include "server/api/tool_list.h"
+#include "server/response_store.h"
 
 namespace gemma4 {
 namespace {
 
-std::string at(const std::string& path, size_t index) { return path + "[" + std::to_string(index) + "]"; }
-
-// Input.
-
-void parse_part(const Json& value, Request& request, Message& message, const ApiContext& context,
-                const std::string& path) {
-  Fields part(value, path);
-  const std::string type = part.required_string("type");
-  if (type == "input_text" || type == "output_text" || type == "text") {
-    add_text(message, part.required_string("text"));
-    part.ignore({"annotations", "logprobs"});
-  } else if (type == "refusal") {
-    add_text(message, part.required_string("refusal"));
-  } else if (type == "input_image") {
-    const std::string where = part.where("image_url");
-    add_image(request, message, image_of_url(expect_string(part.require("image_url"), where), context, where));
-    if (const auto detail = part.string("detail")) set_image_detail(request, *detail, context, part.where("detail"));
-  } else {
-    fail_at(part.where("type"),
-            "is '" + type.substr(0, 40) + "'; only input_text, input_image and output_text are " + "supported");
+// {"mode": "auto", "tools": [{"type": "function", "name": ..}, ..]}
+void parse_allowed_tools(Fields& allowed, ToolList& tools, Request& request) {
+  const std::string mode = allowed.string("mode").value_or("auto");
+  if (mode != "auto" && mode != "required") fail_at(allowed.where("mode"), "must be auto or required");
+  std::vector<std::string> names;
+  for (const Json& value : expect_array(allowed.require("tools"), allowed.where("tools"))) {
+    Fields tool(value, allowed.where("tools"));
+    const std::string type = tool.required_string("type");
+    if (type == "function" || type == "custom") names.push_back(called_name(tool));  // others were left out
   }
-  part.done();
+  allow_tools(tools, names, allowed.where("tools"));
+  request.tools = tools.text();
+  if (mode == "required") request.format.type = ResponseFormat::kToolCall;
 }
 
-void parse_content(const Json& content, Request& request, Message& message, const ApiContext& context,
-                   const std::string& path) {
-  if (content.is_string()) return add_text(message, content.get<std::string>());
-  if (!content.is_array()) fail_at(path, "must be a string or an array of parts");
-  for (size_t i = 0; i < content.size(); ++i) parse_part(content[i], request, message, context, at(path, i));
-}
-
-// Reasoning, text and tool calls of one assistant turn are separate items in this API, but one message of the chat.
-Message& assistant(Request& request) {
-  if (!request.messages.empty() && request.messages.back().role == "assistant") return request.messages.back();
-  return add_message(request, "assistant");
-}
-
-void parse_message_item(Fields& item, Request& request, const ApiContext& context) {
-  const std::string role = item.required_string("role");
-  if (role != "user" && role != "assistant" && role != "system" && role != "developer") {
-    fail_at(item.where("role"), "must be one of user, assistant, system, developer");
-  }
-  Message& message = role == "assistant" ? assistant(request) : add_message(request, role);
-  parse_content(item.require("content"), request, message, context, item.where("content"));
-}
-
-void parse_reasoning_item(Fields& item, Request& request) {
-  Message& message = assistant(request);
-  item.ignore({"summary", "encrypted_content"});
-  const Json* content = item.find("content");
-  if (content == nullptr) return;
-  for (const Json& value : expect_array(*content, item.where("content"))) {
-    Fields part(value, item.where("content"));
-    part.only("type", {"reasoning_text"});
-    message.reasoning += part.required_string("text");
-    part.done();
-  }
-}
-
-void parse_item(const Json& value, Request& request, const ApiContext& context, const std::string& path) {
-  Fields item(value, path);
-  const std::string type = item.string("type").value_or("message");
-  if (type == "message") {
-    parse_message_item(item, request, context);
-  } else if (type == "function_call") {
-    ToolCall call;
-    call.id = item.required_string("call_id");
-    call.name = item.required_string("name");
-    call.arguments = item.string("arguments").value_or("");
-    if (!call.arguments.empty() && !is_exact_json(call.arguments, kCallDepthMax)) {
-      fail_at(item.where("arguments"), "must be a JSON object as a string");
-    }
-    assistant(request).tool_calls.push_back(std::move(call));
-  } else if (type == "function_call_output") {
-    Message& message = add_message(request, "tool");
-    message.tool_call_id = item.required_string("call_id");
-    parse_content(item.require("output"), request, message, context, item.where("output"));
-  } else if (type == "reasoning") {
-    parse_reasoning_item(item, request);
-  } else {
-    fail_at(item.where("type"), "is '" + type.substr(0, 40) + "', which is not supported");
-  }
-  item.ignore({"id", "status"});
-  item.done();
-}
-
-void parse_input(Fields& body, Request& request, const ApiContext& context) {
-  if (const auto text = body.string("instructions")) add_text(add_message(request, "system"), *text);
-  const Json& input = body.require("input");
-  if (input.is_string()) return add_text(add_message(request, "user"), input.get<std::string>());
-  if (!input.is_array() || input.empty()) fail_at("input", "must be a string or an array of items");
-  for (size_t i = 0; i < input.size(); ++i) parse_item(input[i], request, context, at("input", i));
-}
-
-Json parse_tools(const Json& value) {
-  Json tools = Json::array();
-  expect_array(value, "tools");
-  for (size_t i = 0; i < value.size(); ++i) {
-    Fields tool(value[i], at("tools", i));
-    tool.only("type", {"function"});
-    const std::string name = tool.required_string("name");
-    tools.push_back(make_tool(name, tool.find("description"), tool.find("parameters"), at("tools", i)));
-    if (tool.boolean("strict").value_or(false)) tools.back()["function"]["strict"] = true;
-    tool.done();
-  }
-  return tools;
-}
-
-void parse_tool_choice(const Json* choice, const Json& tools, Request& request) {
+void parse_tool_choice(const Json* choice, ToolList& tools, Request& request) {
   if (choice == nullptr || *choice == "auto") return;
   if (*choice == "none") return request.tools.clear();
   if (*choice != "required" && !choice->is_object()) {
     fail_at("tool_choice", "must be none, auto, required or {\"type\": \"function\", \"name\": ...}");
   }
-  if (tools.empty()) fail_at("tool_choice", "asks for a call, but there are no tools");
+  if (tools.tools.empty()) fail_at("tool_choice", "asks for a call, but there are no tools");
+  if (choice->is_object() && choice->value("type", Json()) == "allowed_tools") {
+    Fields allowed(*choice, "tool_choice");
+    allowed.only("type", {"allowed_tools"});
+    parse_allowed_tools(allowed, tools, request);
+    return allowed.done();
+  }
   request.format.type = ResponseFormat::kToolCall;
   if (!choice->is_object()) return;
   Fields fields(*choice, "tool_choice");
-  fields.only("type", {"function"});
-  request.format.tool_name = fields.required_string("name");
-  check_tool_name(tools, request.format.tool_name, "tool_choice.name");
+  fields.only("type", {"function", "custom"});
+  request.format.tool_name = called_name(fields);
+  check_tool_name(tools.tools, request.format.tool_name, "tool_choice.name");
   fields.done();
 }
 
-void parse_text_format(Fields& body, Request& request) {
+void parse_text_format(Fields& body, Request& request, const ApiContext& context) {
   const Json* text = body.find("text");
   if (text == nullptr) return;
   Fields fields(*text, "text");
-  fields.only("verbosity", {"medium"});
+  fields.hint(context.warnings, "verbosity", {"medium"});
   if (const Json* value = fields.find("format")) {
     Fields format(*value, "text.format");
     const std::string type = format.required_string("type");
@@ -147,7 +62,7 @@ void parse_text_format(Fields& body, Request& request) {
       if (!forced) request.format.type = ResponseFormat::kSchema;
       request.format.schema = schema_text(format.require("schema"), "text.format.schema");
       format.ignore({"name", "description"});
-      format.only("strict", {true, false});
+      request.format.strict = format.boolean("strict").value_or(false);
     } else if (type != "text") {
       fail_at("text.format.type", "must be text, json_object or json_schema");
     }
@@ -156,7 +71,7 @@ void parse_text_format(Fields& body, Request& request) {
   fields.done();
 }
 
-void parse_reasoning(Fields& body, Request& request) {
+void parse_reasoning(Fields& body, Request& request, const ApiContext& context) {
   const Json* reasoning = body.find("reasoning");
   if (reasoning == nullptr) return;
   Fields fields(*reasoning, "reasoning");
@@ -164,19 +79,21 @@ void parse_reasoning(Fields& body, Request& request) {
     request.chat.enable_thinking = thinking_wanted(*effort, "reasoning.effort");
     set_effort(request, *effort);
   }
-  fields.only("summary", {"auto"});  // thoughts are returned in full, not summarised
-  fields.only("generate_summary", {"auto"});
+  // Thoughts are returned in full, not summarised.
+  fields.hint(context.warnings, "summary", {"auto"});
+  fields.hint(context.warnings, "generate_summary", {"auto"});
+  fields.hints(context.warnings, {"context", "mode"});
   fields.done();
 }
 
-void parse_include(Fields& body, Request& request) {
+void parse_include(Fields& body, Request& request, const ApiContext& context) {
   bool logprobs = false;
   if (const Json* include = body.find("include")) {
     for (const Json& item : expect_array(*include, "include")) {
       if (item == "message.output_text.logprobs") {
         logprobs = true;
       } else if (item != "reasoning.encrypted_content") {  // thoughts are not encrypted
-        fail_at("include", "may hold message.output_text.logprobs and reasoning.encrypted_content only");
+        warn(context.warnings, "include: " + dump(item).substr(0, 60) + " has no effect here");
       }
     }
   }
@@ -202,6 +119,8 @@ Json output_logprobs(const std::vector<TokenLogprobs>& tokens) {
 struct ResponsesState {
   Json response;  // as sent so far
   std::shared_ptr<Warnings> warnings;
+  ToolList tools;                                    // of the request, for the client's names of them
+  std::function<void(const Json& response)> keep;  // called with the whole response, where it is stored
   int sequence = 0;
   enum { kNone, kReasoning, kMessage } open = kNone;  // the type of the open item, the last of response["output"]
   Finish finish = Finish::kStop;
@@ -236,9 +155,21 @@ Json reasoning_item() {
           {"content", Json::array()}};
 }
 
-Json call_item(const ToolCall& call) {
-  return {{"type", "function_call"}, {"id", make_id("fc_")},        {"call_id", call.id},
-          {"name", call.name},       {"arguments", call.arguments}, {"status", "in_progress"}};
+Json call_item(const ToolCall& call, const ToolList& tools) {
+  const ToolList::Origin* origin = tools.origin(call.name);
+  const bool custom = origin != nullptr && origin->custom;
+  Json item = {{"type", custom ? "custom_tool_call" : "function_call"},
+               {"id", make_id(custom ? "ctc_" : "fc_")},
+               {"call_id", call.id},
+               {"name", origin != nullptr ? origin->name : call.name}};
+  if (origin != nullptr && !origin->space.empty()) item["namespace"] = origin->space;
+  if (custom) {
+    item["input"] = custom_input(call.arguments);
+  } else {
+    item["arguments"] = call.arguments;
+  }
+  item["status"] = "in_progress";
+  return item;
 }
 
 const char* item_status(bool cut) { return cut ? "incomplete" : "completed"; }
@@ -302,27 +233,45 @@ std::string grow_item(ResponsesState& stream, const Event& event) {
   return out + stream.event(message ? "response.output_text.delta" : "response.reasoning_text.delta", std::move(delta));
 }
 
+bool is_custom(const Json& item) { return item["type"] == "custom_tool_call"; }
+
 std::string begin_call(ResponsesState& stream, const ToolCall& call) {
   std::string out = close_item(stream);
-  stream.output().push_back(call_item(call));
+  stream.output().push_back(call_item(call, stream.tools));
   return out + stream.event("response.output_item.added",
                             {{"output_index", stream.index()}, {"item", stream.output().back()}});
 }
 
+// The text of a custom tool comes at the end, as a whole.
 std::string grow_call(ResponsesState& stream, const std::string& arguments) {
+  if (is_custom(stream.output().back())) return "";
   return stream.event(
       "response.function_call_arguments.delta",
       {{"item_id", stream.output().back()["id"]}, {"output_index", stream.index()}, {"delta", arguments}});
 }
 
+std::string end_custom_call(ResponsesState& stream, const Json& item) {
+  const Json position = {{"item_id", item["id"]}, {"output_index", stream.index()}};
+  Json delta = position, done = position;
+  delta["delta"] = done["input"] = item["input"];
+  const std::string out = stream.event("response.custom_tool_call_input.delta", std::move(delta));
+  return out + stream.event("response.custom_tool_call_input.done", std::move(done));
+}
+
 std::string end_call(ResponsesState& stream, const Event& event) {
   Json& item = stream.output().back();
-  item["arguments"] = event.tool_call.arguments;
   item["status"] = item_status(event.cut);
-  const std::string done = stream.event("response.function_call_arguments.done", {{"item_id", item["id"]},
-                                                                                  {"output_index", stream.index()},
-                                                                                  {"name", item["name"]},
-                                                                                  {"arguments", item["arguments"]}});
+  std::string done;
+  if (is_custom(item)) {
+    item["input"] = custom_input(event.tool_call.arguments);
+    done = end_custom_call(stream, item);
+  } else {
+    item["arguments"] = event.tool_call.arguments;
+    done = stream.event("response.function_call_arguments.done", {{"item_id", item["id"]},
+                                                                  {"output_index", stream.index()},
+                                                                  {"name", item["name"]},
+                                                                  {"arguments", item["arguments"]}});
+  }
   return done + stream.event("response.output_item.done", {{"output_index", stream.index()}, {"item", item}});
 }
 
@@ -353,26 +302,25 @@ std::string response_whole(const ResponsesState& stream, const Choice& choice) {
     output.push_back(reasoning_item());
     output.back()["content"].push_back({{"type", "reasoning_text"}, {"text", choice.thinking}});
   }
-  if (!choice.text.empty() || choice.tool_calls.empty()) {
+  if (!choice.text.empty() || (choice.tool_calls.empty() && choice.thinking.empty())) {
     output.push_back(message_item());
     Json part = text_part(choice.text);
     part["logprobs"] = output_logprobs(choice.logprobs);
     output.back()["content"].push_back(std::move(part));
   }
-  for (const ToolCall& call : choice.tool_calls) output.push_back(call_item(call));
+  for (const ToolCall& call : choice.tool_calls) output.push_back(call_item(call, stream.tools));
   for (Json& item : output) item["status"] = item_status(false);
   // As in a stream: what was being written is cut.
   const bool cut = choice.finish == Finish::kLength && (choice.tool_calls.empty() || choice.cut_call);
   if (!output.empty()) output.back()["status"] = item_status(cut);
   finish_response(response, choice.finish, choice.usage);
   add_warnings(response, stream.warnings);
+  if (stream.keep) stream.keep(response);
   return dump(response);
 }
 
-ResponseSerializer response_serializer(Json response, const std::shared_ptr<Warnings>& warnings) {
-  auto stream = std::make_shared<ResponsesState>();
-  stream->response = std::move(response);
-  stream->warnings = warnings;
+ResponseSerializer response_serializer(ResponsesState state) {
+  auto stream = std::make_shared<ResponsesState>(std::move(state));
   ResponseSerializer serializer;
   serializer.whole = [stream](const std::vector<Choice>& choices) { return response_whole(*stream, choices.front()); };
   serializer.begin = [stream] {
@@ -382,10 +330,17 @@ ResponseSerializer response_serializer(Json response, const std::shared_ptr<Warn
   serializer.piece = [stream](int, const Event& event) { return response_piece(*stream, event); };
   serializer.end = [stream] {
     const bool cut = stream->finish == Finish::kLength;
+    std::string out;
+    if (stream->output().empty()) {  // as in a whole answer
+      out = open_item(*stream, message_item(), text_part(""));
+      stream->open = ResponsesState::kMessage;
+      out += close_item(*stream);
+    }
     add_warnings(stream->response, stream->warnings);
+    if (stream->keep) stream->keep(stream->response);
     Json members = {{"response", stream->response}};
     add_warnings(members, stream->warnings);  // a client that reads no response object finds them, too
-    return stream->event(cut ? "response.incomplete" : "response.completed", std::move(members));
+    return out + stream->event(cut ? "response.incomplete" : "response.completed", std::move(members));
   };
   serializer.error = [stream](const ApiError& error) {
     stream->response["status"] = "failed";
@@ -395,12 +350,35 @@ ResponseSerializer response_serializer(Json response, const std::shared_ptr<Warn
   return serializer;
 }
 
+void read_provider_fields(Fields& body, const ApiContext& context) {
+  body.ignore({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+               "prompt_cache_options", "client_metadata", "session_id"});
+  body.only("background", {false});
+  body.hint(context.warnings, "truncation", {"disabled"});
+  body.hint(context.warnings, "service_tier", {"auto", "default"});
+  body.hints(context.warnings, {"max_tool_calls", "context_management", "moderation", "background_options"});
+}
+
+// What makes a whole response one that later requests may name; null where the memory for responses is used up.
+std::function<void(const Json& response)> keep_response(const History& history, const Json& items,
+                                                        const ApiContext& context, const std::string& id) {
+  if (!context.responses) return nullptr;
+  const std::shared_ptr<StoredTurn> turn = context.responses->begin(history.before, dump(items));
+  if (!turn) {
+    warn(context.warnings, "the response is not stored: the memory for responses is used up");
+    return nullptr;
+  }
+  return [store = context.responses, client = context.client, id, turn, conversation = history.conversation](
+             const Json& response) { store->keep(client, id, conversation, turn, response); };
+}
+
 // Like OpenAI's, the answer repeats the members of the request.
 Json make_response(const Json& body, const ApiContext& context) {
   const auto given = [&](const char* name, Json otherwise) {
     const auto it = body.find(name);
     return it == body.end() || it->is_null() ? std::move(otherwise) : *it;
   };
+  const Json conversation = given("conversation", nullptr);
   return {{"id", make_id("resp_")},
           {"object", "response"},
           {"created_at", unix_time()},
@@ -412,15 +390,16 @@ Json make_response(const Json& body, const ApiContext& context) {
           {"model", context.models.front()},
           {"output", Json::array()},
           {"parallel_tool_calls", given("parallel_tool_calls", true)},
-          {"previous_response_id", nullptr},
+          {"previous_response_id", given("previous_response_id", nullptr)},
+          {"conversation", conversation.is_string() ? Json{{"id", conversation}} : conversation},
           {"reasoning", given("reasoning", Json{{"effort", nullptr}, {"summary", nullptr}})},
-          {"store", false},
+          {"store", given("store", true)},
           {"temperature", given("temperature", nullptr)},
           {"text", given("text", Json{{"format", {{"type", "text"}}}})},
           {"tool_choice", given("tool_choice", "auto")},
           {"tools", given("tools", Json::array())},
           {"top_p", given("top_p", nullptr)},
-          {"truncation", "disabled"},
+          {"truncation", given("truncation", "disabled")},
           {"usage", nullptr},
           {"user", given("user", nullptr)},
           {"metadata", given("metadata", Json::object())}};
@@ -432,34 +411,35 @@ CompletionRequest parse_responses(const Json& json, const ApiContext& context) {
   Fields body(json, "");
   check_model(body, context);
   Request request;
-  parse_input(body, request, context);
-  Json tools = Json::array();
-  if (const Json* value = body.find("tools")) tools = parse_tools(*value);
-  if (!tools.empty()) request.tools = dump(tools);
+  const History history = find_history(body, context);
+  const Json items = input_items(body.require("input"), context);
+  parse_input(body, history, items, request, context);
+  ToolList tools;
+  if (const Json* value = body.find("tools")) tools = parse_responses_tools(*value, context);
+  request.tools = tools.text();
   parse_tool_choice(body.find("tool_choice"), tools, request);
-  parse_text_format(body, request);
-  parse_reasoning(body, request);
-  parse_include(body, request);
+  parse_text_format(body, request, context);
+  parse_reasoning(body, request, context);
+  parse_include(body, request, context);
   parse_sampling(body, request);
-  request.max_new_tokens = static_cast<int>(body.integer("max_output_tokens", 1, INT32_MAX).value_or(0));
+  parse_other_servers(body, request, context);
+  request.max_new_tokens = parse_max_tokens(body, {"max_output_tokens"});
   CompletionRequest completion;
   completion.stream = body.boolean("stream").value_or(false);
-  if (const Json* options = body.find("stream_options")) {
-    Fields fields(*options, "stream_options");
-    fields.only("include_obfuscation", {false});
-    fields.done();
-  }
+  parse_stream_options(body, completion.stream, context);
   const bool parallel = body.boolean("parallel_tool_calls").value_or(true);
   completion.one_tool_call = !parallel;
   request.format.parallel_tools = parallel;
-  body.only("store", {false});
-  body.only("background", {false});
-  body.only("truncation", {"disabled"});
-  body.hint(context.warnings, "service_tier", {"auto", "default"});
-  body.ignore({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"});
+  const bool store = body.boolean("store").value_or(true);
+  read_provider_fields(body, context);
   body.done();
   completion.requests.push_back(std::move(request));
-  completion.serializer = response_serializer(make_response(json, context), context.warnings);
+  ResponsesState state;
+  state.response = make_response(json, context);
+  state.warnings = context.warnings;
+  state.tools = std::move(tools);
+  if (store) state.keep = keep_response(history, items, context, state.response["id"]);
+  completion.serializer = response_serializer(std::move(state));
   return completion;
 }
 

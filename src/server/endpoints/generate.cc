@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
+#include <optional>
 
 #include "server/access.h"
+#include "server/answer_check.h"
 #include "server/api/anthropic.h"
 #include "server/api/ollama.h"
 #include "server/api/openai.h"
@@ -29,6 +31,7 @@ Clock::duration seconds(double count) {
 void check_end(ServerState& server, const Event& event) {
   if (event.type == Event::kError) {
     server.device_failed = server.device_failed || event.device;
+    if (event.budget) throw ApiError(400, event.text, "", "budget_exceeded");
     throw ApiError(500, event.text, "", event.device ? "device_failed" : "engine_failed");
   }
   if (event.type == Event::kDone && event.finish == Finish::kCancelled) {
@@ -37,6 +40,10 @@ void check_end(ServerState& server, const Event& event) {
 }
 
 void add_event(Choice& choice, Event event) {
+  if (event.type == Event::kPromptLogprobs) {
+    std::ranges::move(event.logprobs, std::back_inserter(choice.prompt_logprobs));
+    return;
+  }
   if (event.type != Event::kThinking) {
     std::ranges::move(event.logprobs, std::back_inserter(choice.logprobs));
   }
@@ -86,8 +93,62 @@ void count_tokens(RequestTokens& tokens, const Usage& usage, int choice, int per
   tokens.cached += usage.cached_tokens;
 }
 
-void stream(ServerState& server, const CompletionRequest& completion, ResponseStream& answers, HttpWriter& writer,
-            Clock::time_point deadline, RequestTokens& tokens) {
+// Draws answers again that break their schema where masks do not keep it: twice at most, with other seeds. What is
+// still broken becomes a warning.
+class Repair {
+ public:
+  Repair(ServerState& server, const HttpRequest& request, Clock::time_point deadline, const AnswerCheck& check,
+         const std::shared_ptr<Warnings>& warnings)
+      : server_(server), request_(request), deadline_(deadline), check_(check), warnings_(warnings) {}
+
+  // `requests` made `choices`; empty where the masks keep all of the schema, so that drawing again would be no use.
+  void run(std::vector<Request>& requests, std::vector<Choice>& choices) {
+    for (size_t i = 0; i < choices.size(); ++i) {
+      std::vector<std::string> broken = check_.broken(choices[i]);
+      const size_t per_prompt = requests.empty() ? 1 : static_cast<size_t>(requests.front().n);
+      for (uint64_t attempt = 1; !broken.empty() && attempt <= kAttempts && !requests.empty(); ++attempt) {
+        Request& one = requests[i / per_prompt];
+        if (one.sampling.temperature == 0.0f) break;  // it would say the same
+        std::optional<Choice> other = again(one, choices[i].usage.seed + attempt * kSeedStep);
+        if (!other) break;
+        std::vector<std::string> still = check_.broken(*other);
+        if (other->finish != Finish::kStop || still.size() > broken.size()) continue;
+        choices[i] = *std::move(other);
+        broken = std::move(still);
+      }
+      for (std::string& sentence : broken) warn(warnings_, std::move(sentence));
+    }
+  }
+
+ private:
+  static constexpr uint64_t kAttempts = 2, kSeedStep = 1'000'003;
+
+  // Nothing where the queue is full: the answer that is there is better than none.
+  std::optional<Choice> again(const Request& original, uint64_t seed) {
+    std::vector<Request> one = {original};
+    one[0].n = 1;
+    one[0].sampling.seed = seed;
+    std::shared_ptr<ResponseStream> answers;
+    try {
+      prepare(server_, request_, [&](const ApiContext&, const Preparation& preparation) {
+        answers = std::make_shared<ResponseStream>(server_.engine, server_.metrics, one, false, preparation);
+      });
+    } catch (const BusyError&) {
+      return std::nullopt;
+    }
+    return std::move(collect(server_, *answers, 1, request_, deadline_)[0]);
+  }
+
+  ServerState& server_;
+  const HttpRequest& request_;
+  const Clock::time_point deadline_;
+  const AnswerCheck& check_;
+  const std::shared_ptr<Warnings> warnings_;
+};
+
+void stream(ServerState& server, const CompletionRequest& completion, ResponseStream& answers, AnswerCheck& check,
+            const std::shared_ptr<Warnings>& warnings, HttpWriter& writer, Clock::time_point deadline,
+            RequestTokens& tokens) {
   const ResponseSerializer& serializer = completion.serializer;
   tokens.failed = 499;  // unless it comes to its end
   ++server.metrics->streams;
@@ -100,6 +161,7 @@ void stream(ServerState& server, const CompletionRequest& completion, ResponseSt
       auto next = answers.next(out.empty() ? kAliveCheck : milliseconds(0));
       if (next) {
         check_end(server, next->second);
+        check.take(next->first, next->second, warnings);
         if (next->second.type == Event::kDone) {
           count_tokens(tokens, next->second.usage, next->first, completion.per_prompt);
         }
@@ -130,6 +192,8 @@ struct Generation {
   const Clock::time_point deadline;  // preparation included
   CompletionRequest completion;
   std::unique_ptr<ResponseStream> answers;
+  std::vector<Request> kept;  // to draw answers again
+  AnswerCheck check;
   const std::shared_ptr<Warnings> warnings = std::make_shared<Warnings>();
   const std::shared_ptr<RequestTokens> tokens = std::make_shared<RequestTokens>();
 
@@ -139,18 +203,24 @@ struct Generation {
 };
 
 void Generation::prepare() {
+  const auto unenforced = std::make_shared<std::atomic<bool>>(false);
   gemma4::prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
     ApiContext warned = context;
     warned.warnings = warnings;
+    warned.client = client_of(request, server.options);
+    warned.responses = &server.responses;
     completion = parse(parse_body(request.body), warned);
     std::string().swap(request.body);
     for (Request& prompt : completion.requests) {
       prompt.cache_salt = client_of(request, server.options);
       prompt.warnings = warnings;
       completion.per_prompt = prompt.n;
+      prompt.unenforced = unenforced;
     }
+    check = AnswerCheck(completion.requests);
     answers = std::make_unique<ResponseStream>(server.engine, server.metrics, completion.requests,
                                                completion.one_tool_call, preparation);
+    if (*unenforced && !completion.stream) kept.swap(completion.requests);
     std::vector<Request>().swap(completion.requests);
   });
 }
@@ -161,7 +231,7 @@ void Generation::prepared() {
 }
 
 void Generation::stream_all(HttpWriter& writer) {
-  stream(server, completion, *answers, writer, deadline, *tokens);
+  stream(server, completion, *answers, check, warnings, writer, deadline, *tokens);
   server.warnings.log(request.path, warnings);
 }
 
@@ -211,7 +281,7 @@ HttpResponse generate(ServerState& server, HttpRequest& request,
   if (server.stopping) throw StoppingError("the server is stopping and takes no new requests");
   const auto start = Clock::now();
   const std::shared_ptr<Generation> generation(
-      new Generation{server, request, parse, start + seconds(server.options.request_seconds), {}, {}});
+      new Generation{server, request, parse, start + seconds(server.options.request_seconds), {}, {}, {}, {}});
   if (request.path.starts_with("/v1/") && wants_stream(request.body)) {  // whose streams can say that they wait
     const auto preparation = std::make_shared<BackgroundWork>([generation] { generation->prepare(); });
     if (!preparation->wait_until(start + seconds(server.options.ping_seconds))) {
@@ -228,8 +298,9 @@ HttpResponse generate(ServerState& server, HttpRequest& request,
     return event_stream(generation->completion.serializer.content_type, generation->tokens,
                         [generation](HttpWriter& writer) { generation->stream_all(writer); });
   }
-  const std::vector<Choice> choices =
+  std::vector<Choice> choices =
       collect(server, *generation->answers, generation->answers->choices(), request, generation->deadline);
+  Repair(server, request, generation->deadline, generation->check, generation->warnings).run(generation->kept, choices);
   HttpResponse response;
   response.tokens = generation->tokens;
   for (size_t i = 0; i < choices.size(); ++i) {

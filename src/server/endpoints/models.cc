@@ -1,5 +1,6 @@
 // /v1/models, and /v1/models/NAME for one model.
 #include <algorithm>
+#include <ctime>
 
 #include "server/routes.h"
 
@@ -7,6 +8,15 @@ namespace gemma4 {
 namespace {
 
 constexpr std::string_view kModelPath = "/v1/models/";
+
+std::string utc(int64_t unix_seconds) {
+  const time_t time = static_cast<time_t>(unix_seconds);
+  tm parts = {};
+  gmtime_r(&time, &parts);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
 
 Json model_json(const ServerState& server, const std::string& name, bool anthropic) {
   Json json = {{"id", name},
@@ -17,7 +27,7 @@ Json model_json(const ServerState& server, const std::string& name, bool anthrop
                {"vision", server.engine.options().vision},
                {"image_budget", server.engine.options().image_budget},
                {"image_budget_max", server.context.image_budget_max}};
-  if (anthropic) json.update({{"type", "model"}, {"display_name", name}, {"created_at", "1970-01-01T00:00:00Z"}});
+  if (anthropic) json.update({{"type", "model"}, {"display_name", name}, {"created_at", utc(server.context.started)}});
   return json;
 }
 
@@ -28,9 +38,9 @@ namespace endpoints {
 HttpResponse models(ServerState& server, HttpRequest& request) {
   const bool anthropic = api_of(request) == Api::kAnthropic;
   const std::vector<std::string>& names = server.context.models;
-  if (request.path.starts_with(kModelPath)) {
+  if (request.path.size() > kModelPath.size() && request.path.starts_with(kModelPath)) {
     const std::string name = request.path.substr(kModelPath.size());
-    if (std::ranges::find(names, name) == names.end()) {
+    if (!server.context.any_model && std::ranges::find(names, name) == names.end()) {
       throw ApiError(404, "the model '" + name.substr(0, 200) + "' is not served here", "model", "model_not_found");
     }
     return json_response(model_json(server, name, anthropic));

@@ -39,6 +39,17 @@ HttpResponse tokenize(ServerState& server, HttpRequest& request) {
   return json_response({{"count", count}, {"max_model_len", server.context.max_seq_len}, {"tokens", std::move(ids)}});
 }
 
+// Names of control tokens, as clients of vLLM ask for them that then tokenize here (lm-evaluation-harness).
+HttpResponse tokenizer_info(ServerState& server, HttpRequest&) {
+  const Tokenizer& tokenizer = server.engine.tokenizer();
+  Json json = {{"tokenizer_class", "Gemma4Tokenizer"}, {"vocab_size", tokenizer.vocab_size()}};
+  for (const auto& [member, name] :
+       {std::pair("bos_token", "<bos>"), std::pair("eos_token", "<eos>"), std::pair("pad_token", "<pad>")}) {
+    json[member] = tokenizer.find(name) ? Json(name) : Json();
+  }
+  return json_response(json);
+}
+
 HttpResponse detokenize(ServerState& server, HttpRequest& request) {
   const Tokenizer& tokenizer = server.engine.tokenizer();
   const Json json = parse_body(request.body);

@@ -87,7 +87,8 @@ using Problem = std::optional<std::pair<int, std::string>>;  // status and messa
 
 // A problem of the whole header, whatever it asks for.
 Problem check_head(const HttpHead& head, const HttpRequest& request) {
-  if (head.method != "GET" && head.method != "HEAD" && head.method != "POST" && head.method != "OPTIONS") {
+  if (head.method != "GET" && head.method != "HEAD" && head.method != "POST" && head.method != "DELETE" &&
+      head.method != "OPTIONS") {
     return std::pair(405, "the method " + head.method + " is not served");
   }
   const auto range = request.headers.find("range");

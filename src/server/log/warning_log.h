@@ -14,14 +14,11 @@ class WarningLog {
  public:
   static constexpr size_t kSentencesMax = 1000;  // that are remembered; no more are written after that
 
-  explicit WarningLog(std::function<void(const std::string& line)> write = to_standard_error)
-      : write_(std::move(write)) {}
+  explicit WarningLog(std::function<void(const std::string& line)> write) : write_(std::move(write)) {}  // null: none
 
   void log(const std::string& path, const std::shared_ptr<Warnings>& warnings) EXCLUDES(mutex_);
 
  private:
-  static void to_standard_error(const std::string& line);
-
   const std::function<void(const std::string& line)> write_;
   Mutex mutex_;
   std::set<std::string> said_ GUARDED_BY(mutex_);

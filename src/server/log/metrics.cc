@@ -1,4 +1,4 @@
-#include "server/metrics.h"
+#include "server/log/metrics.h"
 
 #include <algorithm>
 #include <cstdio>

@@ -1,13 +1,9 @@
-#include "server/warning_log.h"
-
-#include <cstdio>
+#include "server/log/warning_log.h"
 
 namespace gemma4 {
 
-void WarningLog::to_standard_error(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
-
 void WarningLog::log(const std::string& path, const std::shared_ptr<Warnings>& warnings) {
-  if (!warnings) return;
+  if (!warnings || !write_) return;
   for (const std::string& sentence : warnings->list()) {
     {
       const MutexLock lock(mutex_);

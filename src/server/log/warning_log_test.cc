@@ -1,4 +1,4 @@
-#include "server/warning_log.h"
+#include "server/log/warning_log.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,0 +1,194 @@
+#include "server/api/responses_input.h"
+
+#include "base/exact_json.h"
+#include "server/api/build_request.h"
+#include "server/api/openai.h"
+#include "server/api/tool_list.h"
+#include "server/response_store.h"
+
+namespace gemma4 {
+namespace {
+
+std::string at(const std::string& path, size_t index) { return path + "[" + std::to_string(index) + "]"; }
+
+void parse_part(const Json& value, Request& request, Message& message, const ApiContext& context,
+                const std::string& path) {
+  Fields part(value, path);
+  const std::string type = part.required_string("type");
+  if (type == "input_text" || type == "output_text" || type == "text") {
+    add_text(message, part.required_string("text"));
+    part.ignore({"annotations", "logprobs", "parsed", "phase"});
+  } else if (type == "refusal") {
+    add_text(message, part.required_string("refusal"));
+  } else if (type == "input_image") {
+    const std::string where = part.where("image_url");
+    add_image(request, message, image_of_url(expect_string(part.require("image_url"), where), context, where));
+    if (const auto detail = part.string("detail")) set_image_detail(request, *detail, context, part.where("detail"));
+    part.only("file_id", {});
+  } else if (type == "input_file") {
+    const std::string where = part.where("file_data");
+    const std::string text = text_of_url(expect_string(part.require("file_data"), where), where);
+    add_text(message, named_text(part.string("filename").value_or(""), text));
+  } else {
+    fail_at(part.where("type"),
+            "is '" + type.substr(0, 40) + "'; only input_text, input_image and output_text are " + "supported");
+  }
+  part.done();
+}
+
+void parse_content(const Json& content, Request& request, Message& message, const ApiContext& context,
+                   const std::string& path) {
+  if (content.is_string()) return add_text(message, content.get<std::string>());
+  if (!content.is_array()) fail_at(path, "must be a string or an array of parts");
+  for (size_t i = 0; i < content.size(); ++i) parse_part(content[i], request, message, context, at(path, i));
+}
+
+// Reasoning, text and tool calls of one assistant turn are separate items in this API, but one message of the chat.
+Message& assistant(Request& request) {
+  if (!request.messages.empty() && request.messages.back().role == "assistant") return request.messages.back();
+  return add_message(request, "assistant");
+}
+
+void parse_message_item(Fields& item, Request& request, const ApiContext& context) {
+  const std::string role = item.required_string("role");
+  if (role != "user" && role != "assistant" && role != "system" && role != "developer") {
+    fail_at(item.where("role"), "must be one of user, assistant, system, developer");
+  }
+  Message& message = role == "assistant" ? assistant(request) : add_message(request, role);
+  parse_content(item.require("content"), request, message, context, item.where("content"));
+}
+
+void parse_reasoning_item(Fields& item, Request& request) {
+  Message& message = assistant(request);
+  item.ignore({"summary", "encrypted_content"});
+  const Json* content = item.find("content");
+  if (content == nullptr) return;
+  for (const Json& value : expect_array(*content, item.where("content"))) {
+    Fields part(value, item.where("content"));
+    part.only("type", {"reasoning_text"});
+    message.reasoning += part.required_string("text");
+    part.done();
+  }
+}
+
+void parse_call_item(Fields& item, bool custom, Request& request) {
+  ToolCall call;
+  call.id = item.required_string("call_id");
+  call.name = called_name(item);
+  if (custom) {
+    call.arguments = custom_arguments(item.string("input").value_or(""));
+  } else {
+    call.arguments = item.string("arguments").value_or("");
+    if (call.arguments == "null") call.arguments.clear();
+    if (!call.arguments.empty() && !is_exact_json(call.arguments, kCallDepthMax)) {
+      fail_at(item.where("arguments"), "must be a JSON object as a string");
+    }
+  }
+  assistant(request).tool_calls.push_back(std::move(call));
+}
+
+void parse_output_item(Fields& item, Request& request, const ApiContext& context) {
+  Message& message = add_message(request, "tool");
+  message.tool_call_id = item.required_string("call_id");
+  if (const auto name = item.string("name")) message.name = *name;
+  if (const Json* output = item.find("output")) {
+    parse_content(*output, request, message, context, item.where("output"));
+  }
+}
+
+void parse_item(const Json& value, Request& request, const ApiContext& context, const std::string& path) {
+  Fields item(value, path);
+  const std::string type = item.string("type").value_or("message");
+  if (type == "message") {
+    parse_message_item(item, request, context);
+  } else if (type == "function_call" || type == "custom_tool_call") {
+    parse_call_item(item, type == "custom_tool_call", request);
+  } else if (type == "function_call_output" || type == "custom_tool_call_output") {
+    parse_output_item(item, request, context);
+  } else if (type == "reasoning") {
+    parse_reasoning_item(item, request);
+  } else if (type == "web_search_call") {
+    warn(context.warnings, "a search that a provider made (web_search_call) was left out");
+    return;
+  } else {
+    fail_at(item.where("type"), "is '" + type.substr(0, 40) + "', which is not supported");
+  }
+  item.ignore({"id", "status", "phase", "caller", "created_by"});
+  item.done();
+}
+
+std::string conversation_id(const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  Fields fields(value, "conversation");
+  std::string id = fields.required_string("id");
+  fields.done();
+  return id;
+}
+
+}  // namespace
+
+std::string called_name(Fields& item) {
+  const std::string name = item.required_string("name");
+  const auto space = item.string("namespace");
+  return space && !space->empty() ? name_in_space(*space, name) : name;
+}
+
+History find_history(Fields& body, const ApiContext& context) {
+  History history;
+  const auto previous = body.string("previous_response_id");
+  if (previous) {
+    if (context.responses) history.before = context.responses->turn(context.client, *previous);
+    if (!history.before) {
+      throw ApiError(400,
+                     "Previous response with id '" + previous->substr(0, 100) +
+                         "' not found: it was made with store: false, or the memory for responses has been used up",
+                     "previous_response_id", "previous_response_not_found");
+    }
+  }
+  const Json* conversation = body.find("conversation");
+  if (conversation == nullptr) return history;
+  if (previous) fail_at("conversation", "cannot stand beside previous_response_id");
+  history.conversation = conversation_id(*conversation);
+  const bool known = context.responses && context.responses->has_conversation(context.client, history.conversation);
+  if (!known) {
+    throw ApiError(404, "Conversation with id '" + history.conversation.substr(0, 100) + "' not found", "conversation");
+  }
+  history.before = context.responses->conversation(context.client, history.conversation);
+  return history;
+}
+
+// The items of `input`, with what its references stand for.
+Json input_items(const Json& input, const ApiContext& context) {
+  if (input.is_string()) return Json::array({{{"type", "message"}, {"role", "user"}, {"content", input}}});
+  if (!input.is_array() || input.empty()) fail_at("input", "must be a string or an array of items");
+  Json items = input;
+  for (size_t i = 0; i < items.size(); ++i) {
+    Json& item = items[i];
+    if (!item.is_object() || item.value("type", Json()) != "item_reference") continue;
+    Fields reference(item, at("input", i));
+    const std::string id = reference.required_string("id");
+    std::optional<std::string> stored;
+    if (context.responses) stored = context.responses->item(context.client, id);
+    if (!stored) fail_at(at("input", i), "refers to the item '" + id.substr(0, 100) + "', which is not stored");
+    item = parse_body(*stored);
+  }
+  return items;
+}
+
+void parse_input(Fields& body, const History& history, const Json& items, Request& request, const ApiContext& context) {
+  if (const auto text = body.string("instructions")) add_text(add_message(request, "system"), *text);
+  if (history.before) {
+    for (const std::string* turn : stored_texts(*history.before)) {
+      const Json earlier = parse_body(*turn);
+      for (size_t i = 0; i < earlier.size(); ++i) parse_item(earlier[i], request, context, at("conversation", i));
+    }
+  }
+  for (size_t i = 0; i < items.size(); ++i) parse_item(items[i], request, context, at("input", i));
+}
+
+void check_items(const Json& items, const ApiContext& context) {
+  Request request;
+  for (size_t i = 0; i < items.size(); ++i) parse_item(items[i], request, context, at("items", i));
+}
+
+}  // namespace gemma4

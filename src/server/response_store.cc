@@ -1,0 +1,171 @@
+#include "server/response_store.h"
+
+#include <algorithm>
+
+namespace gemma4 {
+namespace {
+
+constexpr int64_t kTurnBytes = 300;  // beside its texts, with its places in maps
+
+int64_t size_of(const std::string& text) { return static_cast<int64_t>(text.size()); }
+
+int64_t turn_bytes(const StoredTurn* turn) {
+  return turn == nullptr ? 0 : kTurnBytes + size_of(turn->input) + size_of(turn->output);
+}
+
+}  // namespace
+
+StoredTurn::StoredTurn(std::shared_ptr<const StoredTurn> earlier, std::string input_items,
+                       std::shared_ptr<std::atomic<int64_t>> counter)
+    : before(std::move(earlier)),
+      input(std::move(input_items)),
+      history_bytes(size_of(input) + kTurnBytes + (before ? before->history_bytes : 0)),
+      bytes(std::move(counter)) {
+  *bytes += size_of(input) + kTurnBytes;
+}
+
+StoredTurn::~StoredTurn() {
+  *bytes -= size_of(input) + size_of(output) + kTurnBytes;
+  while (before && before.use_count() == 1) {
+    // Takes over what the last owner of an earlier turn would free.
+    std::shared_ptr<const StoredTurn> earlier = std::move(const_cast<StoredTurn*>(before.get())->before);
+    before = std::move(earlier);
+  }
+}
+
+std::vector<const std::string*> stored_texts(const StoredTurn& last) {
+  std::vector<const std::string*> texts;
+  for (const StoredTurn* turn = &last; turn != nullptr; turn = turn->before.get()) {
+    if (!turn->output.empty()) texts.push_back(&turn->output);
+    texts.push_back(&turn->input);
+  }
+  std::ranges::reverse(texts);
+  return texts;
+}
+
+ResponseStore::Entry* ResponseStore::find(const Key& key) {
+  const auto found = by_id_.find(key);
+  if (found == by_id_.end()) return nullptr;
+  entries_.splice(entries_.end(), entries_, found->second);
+  return &*found->second;
+}
+
+void ResponseStore::erase(Entries::iterator entry) {
+  for (const std::string& id : entry->items) {
+    const auto item = items_.find({entry->key.first, id});
+    if (item != items_.end() && item->second.first == entry) items_.erase(item);
+  }
+  *bytes_ -= entry->bytes;
+  const auto held = held_.find(entry->key.first);
+  held->second -= entry->bytes + turn_bytes(entry->turn.get());
+  if (held->second <= 0) held_.erase(held);
+  by_id_.erase(entry->key);
+  entries_.erase(entry);
+}
+
+// Of the client that holds the most, so that one does not cost the others theirs.
+void ResponseStore::make_space() {
+  while (!entries_.empty() && (*bytes_ > limits_.bytes || entries_.size() > limits_.count)) {
+    const auto most = std::ranges::max_element(held_, {}, [](const auto& client) { return client.second; });
+    erase(std::ranges::find(entries_, most->first, [](const Entry& entry) { return entry.key.first; }));
+  }
+}
+
+void ResponseStore::insert(Entry entry) {
+  if (const auto same = by_id_.find(entry.key); same != by_id_.end()) erase(same->second);
+  entry.bytes = size_of(entry.text) + kTurnBytes;
+  *bytes_ += entry.bytes;
+  held_[entry.key.first] += entry.bytes + turn_bytes(entry.turn.get());
+  const Key key = entry.key;
+  by_id_[key] = entries_.insert(entries_.end(), std::move(entry));
+}
+
+std::shared_ptr<StoredTurn> ResponseStore::begin(std::shared_ptr<const StoredTurn> before, std::string input) {
+  auto turn = std::make_shared<StoredTurn>(std::move(before), std::move(input), bytes_);
+  if (turn->history_bytes > limits_.history_bytes) return nullptr;
+  const MutexLock lock(mutex_);
+  make_space();
+  return *bytes_ > limits_.bytes ? nullptr : turn;
+}
+
+// The output's items are stored twice: as the turn's text, and each for references to it.
+void ResponseStore::keep(const std::string& client, const std::string& id, const std::string& conversation,
+                         const std::shared_ptr<StoredTurn>& turn, const Json& response) {
+  turn->output = dump(response["output"]);
+  turn->history_bytes += size_of(turn->output);
+  *turn->bytes += size_of(turn->output);
+  std::vector<std::pair<std::string, std::string>> items;
+  Entry entry{{client, id}, dump(response), turn, {}, 0};
+  for (const Json& item : response["output"]) {
+    items.emplace_back(item["id"].get<std::string>(), dump(item));
+    entry.items.push_back(items.back().first);
+  }
+  const MutexLock lock(mutex_);
+  insert(std::move(entry));
+  const Entries::iterator kept = std::prev(entries_.end());
+  for (auto& [item, text] : items) {
+    kept->bytes += size_of(text) + kTurnBytes;
+    held_[client] += size_of(text) + kTurnBytes;
+    *bytes_ += size_of(text) + kTurnBytes;
+    items_[{client, item}] = {kept, std::move(text)};
+  }
+  if (!conversation.empty()) {
+    if (Entry* whole = find({client, conversation})) {
+      held_[client] += turn_bytes(turn.get()) - turn_bytes(whole->turn.get());
+      whole->turn = turn;
+    }
+  }
+  make_space();
+}
+
+std::shared_ptr<const StoredTurn> ResponseStore::turn(const std::string& client, const std::string& id) {
+  const MutexLock lock(mutex_);
+  const Entry* entry = find({client, id});
+  return entry == nullptr ? nullptr : entry->turn;
+}
+
+std::optional<std::string> ResponseStore::response(const std::string& client, const std::string& id) {
+  const MutexLock lock(mutex_);
+  const Entry* entry = find({client, id});
+  if (entry == nullptr) return std::nullopt;
+  return entry->text;
+}
+
+std::optional<std::string> ResponseStore::item(const std::string& client, const std::string& id) {
+  const MutexLock lock(mutex_);
+  const auto found = items_.find({client, id});
+  if (found == items_.end()) return std::nullopt;
+  return found->second.second;
+}
+
+bool ResponseStore::remove(const std::string& client, const std::string& id) {
+  const MutexLock lock(mutex_);
+  const auto found = by_id_.find({client, id});
+  if (found == by_id_.end()) return false;
+  erase(found->second);
+  return true;
+}
+
+bool ResponseStore::add_conversation(const std::string& client, const std::string& id, std::string about,
+                                     std::shared_ptr<const StoredTurn> first) {
+  const MutexLock lock(mutex_);
+  insert({{client, id}, std::move(about), std::move(first), {}, 0});
+  make_space();
+  return by_id_.contains({client, id});
+}
+
+bool ResponseStore::has_conversation(const std::string& client, const std::string& id) {
+  const MutexLock lock(mutex_);
+  return find({client, id}) != nullptr;
+}
+
+std::shared_ptr<const StoredTurn> ResponseStore::conversation(const std::string& client, const std::string& id) {
+  return turn(client, id);
+}
+
+size_t ResponseStore::count() {
+  const MutexLock lock(mutex_);
+  return entries_.size();
+}
+
+}  // namespace gemma4

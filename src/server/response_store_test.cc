@@ -1,0 +1,112 @@
+#include "server/response_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace gemma4 {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::Pointee;
+
+Json kept_response(const std::string& id, const std::string& text) {
+  return {{"id", id}, {"output", {{{"type", "message"}, {"id", "msg_" + id}, {"content", text}}}}};
+}
+
+// Stores a response that follows `before`.
+std::shared_ptr<StoredTurn> store_turn(ResponseStore& store, const std::string& client, const std::string& id,
+                                       const std::string& input, std::shared_ptr<const StoredTurn> before = nullptr,
+                                       const std::string& conversation = "") {
+  auto turn = store.begin(std::move(before), input);
+  if (turn) store.keep(client, id, conversation, turn, kept_response(id, "answer to " + input));
+  return turn;
+}
+
+TEST(ResponseStore, AResponseHasTheTurnsBeforeIt) {
+  ResponseStore store;
+  store_turn(store, "", "a", "[1]");
+  store_turn(store, "", "b", "[2]", store.turn("", "a"));
+  const auto turn = store.turn("", "b");
+  ASSERT_TRUE(turn);
+  const std::string first = dump(kept_response("a", "answer to [1]")["output"]);
+  const std::string second = dump(kept_response("b", "answer to [2]")["output"]);
+  EXPECT_THAT(stored_texts(*turn), ElementsAre(Pointee(std::string("[1]")), Pointee(first),
+                                               Pointee(std::string("[2]")), Pointee(second)));
+  EXPECT_EQ(*store.response("", "a"), dump(kept_response("a", "answer to [1]")));
+  EXPECT_EQ(*store.item("", "msg_b"), dump(kept_response("b", "answer to [2]")["output"][0]));
+}
+
+TEST(ResponseStore, ClientsHaveNothingInCommon) {
+  ResponseStore store;
+  store_turn(store, "one", "a", "[1]");
+  EXPECT_FALSE(store.turn("two", "a"));
+  EXPECT_FALSE(store.response("two", "a"));
+  EXPECT_FALSE(store.item("two", "msg_a"));
+  EXPECT_FALSE(store.remove("two", "a"));
+  EXPECT_TRUE(store.remove("one", "a"));
+  EXPECT_FALSE(store.item("one", "msg_a"));
+  EXPECT_EQ(store.bytes(), 0);
+}
+
+TEST(ResponseStore, WhatIsDeletedStaysInTheConversationsAfterIt) {
+  ResponseStore store;
+  store_turn(store, "", "a", "[1]");
+  store_turn(store, "", "b", "[2]", store.turn("", "a"));
+  store.remove("", "a");
+  EXPECT_FALSE(store.turn("", "a"));
+  EXPECT_EQ(stored_texts(*store.turn("", "b")).size(), 4u);
+}
+
+TEST(ResponseStore, TheOldestOfTheClientWithMostGoFirst) {
+  ResponseStore store({.bytes = 30000, .history_bytes = 1 << 20, .count = 1000});
+  store_turn(store, "small", "s", "[1]");
+  for (int i = 0; i < 100; ++i) store_turn(store, "large", "l" + std::to_string(i), std::string(1000, 'x'));
+  EXPECT_LE(store.bytes(), 30000);
+  EXPECT_TRUE(store.turn("small", "s"));
+  EXPECT_FALSE(store.turn("large", "l0"));
+  EXPECT_TRUE(store.turn("large", "l99"));
+}
+
+TEST(ResponseStore, TheirNumberIsLimited) {
+  ResponseStore store({.bytes = 1 << 30, .history_bytes = 1 << 20, .count = 10});
+  for (int i = 0; i < 50; ++i) store_turn(store, "", std::to_string(i), "[]");
+  EXPECT_EQ(store.count(), 10u);
+  EXPECT_TRUE(store.turn("", "49"));
+}
+
+TEST(ResponseStore, WhatIsInFlightCounts) {
+  ResponseStore store({.bytes = 10000, .history_bytes = 1 << 20, .count = 1000});
+  const auto held = store.begin(nullptr, std::string(9000, 'x'));
+  ASSERT_TRUE(held);
+  EXPECT_FALSE(store.begin(nullptr, std::string(2000, 'x')));
+  ResponseStore narrow({.bytes = 1 << 30, .history_bytes = 1000, .count = 9});
+  EXPECT_FALSE(narrow.begin(nullptr, std::string(1001, 'x')));
+}
+
+// Its turns are freed one after the other, not one within the other.
+TEST(ResponseStore, AVeryLongConversationIsFreed) {
+  ResponseStore store({.bytes = int64_t{1} << 30, .history_bytes = int64_t{1} << 30, .count = 2});
+  std::shared_ptr<const StoredTurn> last;
+  for (int i = 0; i < 50000; ++i) last = store_turn(store, "", "r" + std::to_string(i % 2), "[]", last);
+  EXPECT_GT(store.bytes(), 50000 * 100);
+  last.reset();
+  store.remove("", "r0");
+  store.remove("", "r1");
+  EXPECT_EQ(store.bytes(), 0);
+}
+
+TEST(ResponseStore, AConversationGrowsWithEachResponse) {
+  ResponseStore store;
+  EXPECT_FALSE(store.has_conversation("", "c"));
+  EXPECT_TRUE(store.add_conversation("", "c", "{}", nullptr));
+  store_turn(store, "", "a", "[1]", store.conversation("", "c"), "c");
+  store_turn(store, "", "b", "[2]", store.conversation("", "c"), "c");
+  EXPECT_EQ(stored_texts(*store.conversation("", "c")).size(), 4u);
+  EXPECT_TRUE(store.remove("", "c"));
+  store.remove("", "a");
+  store.remove("", "b");
+  EXPECT_EQ(store.bytes(), 0);
+}
+
+}  // namespace
+}  // namespace gemma4

@@ -1,0 +1,95 @@
+// Requests as real clients sent them (tests/golden/clients, recorded and shortened), replayed against the server: none
+// is turned away.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "serving_testing.h"
+
+namespace gemma4 {
+namespace {
+
+struct RecordedRequest {
+  std::string name, path;
+  Headers headers;
+  Json body;
+};
+
+std::vector<RecordedRequest> recorded_requests() {
+  std::vector<RecordedRequest> all;
+  for (const auto& entry : std::filesystem::directory_iterator(kRoot / "tests/golden/clients")) {
+    if (entry.path().extension() != ".json") continue;
+    const Json json = Json::parse(read_file(entry.path()));
+    RecordedRequest request{entry.path().stem().string(), json["path"], {}, json["body"]};
+    for (const auto& [name, value] : json["headers"].items()) request.headers.emplace_back(name, value);
+    all.push_back(std::move(request));
+  }
+  std::ranges::sort(all, {}, &RecordedRequest::name);
+  return all;
+}
+
+// Answers are short here: what is tested is the request.
+void shorten_answer(Json& body) {
+  for (const char* name : {"max_tokens", "max_completion_tokens", "max_output_tokens"}) {
+    if (body.contains(name)) body[name] = std::min(body[name].get<int>(), 8);
+  }
+  if (body.contains("input")) body["max_output_tokens"] = 8;
+  if (body.contains("messages")) body["max_tokens"] = 8;
+}
+
+class ClientRequests : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    EngineOptions options = served_model();
+    options.max_seq_len = 4096;
+    engine_ = new Engine(options);
+    server_ = new Server(*engine_, server_options());
+  }
+  static void TearDownTestSuite() {
+    delete server_;
+    delete engine_;
+  }
+  static Response replay(const RecordedRequest& request) {
+    return ask(server_->port(), "POST", request.path, request.body.dump(), request.headers);
+  }
+
+  static inline Engine* engine_ = nullptr;
+  static inline Server* server_ = nullptr;
+};
+
+TEST_F(ClientRequests, AreAnswered) {
+  std::vector<RecordedRequest> requests = recorded_requests();
+  EXPECT_GE(requests.size(), 50u);
+  for (RecordedRequest& request : requests) {
+    shorten_answer(request.body);
+    const Response response = replay(request);
+    EXPECT_EQ(response.status, 200) << request.name << ": " << response.body;
+    if (response.status != 200) continue;
+    EXPECT_EQ(response.body.find("\"error\":{"), std::string::npos) << request.name << ": " << response.body;
+    if (request.body.value("stream", false)) {
+      const std::vector<SseEvent> events = events_of(response.body);
+      ASSERT_FALSE(events.empty()) << request.name;
+      const std::string last = events.back().name;
+      EXPECT_TRUE(last == "DONE" || last == "message_stop" || last == "response.completed" ||
+                  last == "response.incomplete")
+          << request.name << ": " << last;
+    } else {
+      EXPECT_TRUE(Json::parse(response.body).is_object());
+    }
+  }
+}
+
+// The same requests with a member that nobody knows are refused, so that the test above tells something.
+TEST_F(ClientRequests, AreReadStrictly) {
+  for (RecordedRequest& request : recorded_requests()) {
+    shorten_answer(request.body);
+    request.body["frobnicate"] = 1;
+    const Response response = replay(request);
+    EXPECT_EQ(response.status, 400) << request.name;
+    EXPECT_THAT(response.body, testing::HasSubstr("frobnicate")) << request.name;
+  }
+}
+
+}  // namespace
+}  // namespace gemma4

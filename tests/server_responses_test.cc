@@ -1,0 +1,196 @@
+// What /v1/responses keeps: previous_response_id, conversations, item references, and their reading and deleting.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "serving_testing.h"
+
+namespace gemma4 {
+namespace {
+
+using testing::HasSubstr;
+
+using ServerResponses = ServerTest;
+
+Json response_body(const Json& more) {
+  Json body = {{"model", "demo"}, {"temperature", 0}, {"max_output_tokens", 40}};
+  body.update(more);
+  return body;
+}
+
+// The tokens of a prompt show what it holds.
+int prompt_tokens(const Json& response) { return response["usage"]["input_tokens"]; }
+
+Json user_item(const std::string& text) { return {{"role", "user"}, {"content", text}}; }
+
+TEST_F(ServerResponses, GoOnFromAnEarlierOne) {
+  const Json first = good("/v1/responses", response_body({{"input", kCount}}));
+  EXPECT_EQ(first["store"], true);
+  const std::string id = first["id"];
+  const Json second = good("/v1/responses", response_body({{"input", "Go on."}, {"previous_response_id", id}}));
+  EXPECT_EQ(second["previous_response_id"], id);
+  const Json whole = {user_item(kCount), first["output"][0], user_item("Go on.")};
+  const Json same = good("/v1/responses", response_body({{"input", whole}, {"store", false}}));
+  EXPECT_EQ(prompt_tokens(second), prompt_tokens(same));
+  EXPECT_EQ(second["output"][0]["content"][0]["text"], same["output"][0]["content"][0]["text"]);
+  // And on from there; instructions are those of this request alone.
+  const Json third = good("/v1/responses", response_body({{"input", "More."},
+                                                          {"instructions", "Be brief."},
+                                                          {"previous_response_id", second["id"]}}));
+  EXPECT_GT(prompt_tokens(third), prompt_tokens(second));
+}
+
+TEST_F(ServerResponses, StreamedOnesAreKeptToo) {
+  const auto events = streamed("/v1/responses", response_body({{"input", kCount}}));
+  const Json response = events.back().data["response"];
+  const std::string id = response["id"];
+  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", "/v1/responses/" + id).body), response);
+  const Json next = good("/v1/responses", response_body({{"input", "Go on."}, {"previous_response_id", id}}));
+  EXPECT_GT(prompt_tokens(next), prompt_tokens(response));
+}
+
+TEST_F(ServerResponses, AreReadAndDeleted) {
+  const Json response = good("/v1/responses", response_body({{"input", kCount}}));
+  const std::string path = "/v1/responses/" + response["id"].get<std::string>();
+  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", path).body), response);
+  const Json items = Json::parse(ask(server_->port(), "GET", path + "/input_items").body);
+  EXPECT_EQ(items["data"][0]["content"], kCount);
+  const Json deleted = Json::parse(ask(server_->port(), "DELETE", path).body);
+  EXPECT_EQ(deleted["deleted"], true);
+  EXPECT_EQ(ask(server_->port(), "GET", path).status, 404);
+  EXPECT_EQ(ask(server_->port(), "DELETE", path).status, 404);
+  const Response gone =
+      post("/v1/responses", response_body({{"input", "x"}, {"previous_response_id", response["id"]}}));
+  EXPECT_EQ(gone.status, 400);
+  EXPECT_EQ(Json::parse(gone.body)["error"]["code"], "previous_response_not_found");
+  EXPECT_EQ(ask(server_->port(), "GET", path + "/x").status, 404);
+}
+
+TEST_F(ServerResponses, AreNotKeptAgainstTheClientsWill) {
+  const Json response = good("/v1/responses", response_body({{"input", kCount}, {"store", false}}));
+  EXPECT_EQ(response["store"], false);
+  EXPECT_EQ(ask(server_->port(), "GET", "/v1/responses/" + response["id"].get<std::string>()).status, 404);
+}
+
+TEST_F(ServerResponses, ItemsAreReferredTo) {
+  const Json first = good("/v1/responses", response_body({{"input", kCount}}));
+  const Json reference = {{"type", "item_reference"}, {"id", first["output"][0]["id"]}};
+  const Json input = {user_item(kCount), reference, user_item("Go on.")};
+  const Json second = good("/v1/responses", response_body({{"input", input}}));
+  const Json whole = {user_item(kCount), first["output"][0], user_item("Go on.")};
+  EXPECT_EQ(prompt_tokens(second), prompt_tokens(good("/v1/responses", response_body({{"input", whole}}))));
+  // What is stored is the item, not the reference.
+  const Json third = good("/v1/responses", response_body({{"input", "More."}, {"previous_response_id", second["id"]}}));
+  EXPECT_GT(prompt_tokens(third), prompt_tokens(second));
+  const Json unknown = {{"type", "item_reference"}, {"id", "msg_x"}};
+  const Response refused = post("/v1/responses", response_body({{"input", Json::array({unknown})}}));
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_THAT(refused.body, HasSubstr("msg_x"));
+}
+
+TEST_F(ServerResponses, ConversationsGrow) {
+  const Json made = good("/v1/conversations", {{"items", Json::array({user_item("My number is 9.")})}});
+  const std::string id = made["id"];
+  const std::string path = "/v1/conversations/" + id;
+  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", path).body), made);
+  const Json first = good("/v1/responses", response_body({{"input", kCount}, {"conversation", id}}));
+  const Json second = good("/v1/responses", response_body({{"input", "Go on."}, {"conversation", {{"id", id}}}}));
+  EXPECT_GT(prompt_tokens(second), prompt_tokens(first));
+  good(path + "/items", {{"items", Json::array({user_item("One more.")})}});
+  const Json items = Json::parse(ask(server_->port(), "GET", path + "/items").body)["data"];
+  ASSERT_EQ(items.size(), 6u);
+  EXPECT_TRUE(items[0]["id"].is_string());
+  EXPECT_EQ(items[5]["content"], "One more.");
+  EXPECT_EQ(Json::parse(ask(server_->port(), "DELETE", path).body)["deleted"], true);
+  EXPECT_EQ(post("/v1/responses", response_body({{"input", "x"}, {"conversation", id}})).status, 404);
+  EXPECT_EQ(post("/v1/conversations", {{"items", Json::array({{{"type", "nonsense"}}})}}).status, 400);
+}
+
+TEST_F(ServerResponses, EachKeyHasItsOwn) {
+  ServerOptions options = server_options();
+  options.api_keys = {"one", "two"};
+  Engine engine(served_model());
+  Server server(engine, options);
+  const auto asked = [&](const std::string& method, const std::string& path, const Json& body, const char* key) {
+    return ask(server.port(), method, path, method == "POST" ? body.dump() : "",
+               {{"Authorization", std::string("Bearer ") + key}});
+  };
+  const Json response =
+      Json::parse(asked("POST", "/v1/responses", response_body({{"input", kCount}}), "one").body);
+  const std::string path = "/v1/responses/" + response["id"].get<std::string>();
+  EXPECT_EQ(asked("GET", path, {}, "two").status, 404);
+  EXPECT_EQ(asked("DELETE", path, {}, "two").status, 404);
+  const Json next = response_body({{"input", "x"}, {"previous_response_id", response["id"]}});
+  EXPECT_EQ(asked("POST", "/v1/responses", next, "two").status, 400);
+  EXPECT_EQ(asked("POST", "/v1/responses", next, "one").status, 200);
+  EXPECT_EQ(asked("GET", path, {}, "none").status, 401);
+}
+
+// A call of a tool in a namespace, and of one that takes a text, has the client's form.
+TEST_F(ServerResponses, CallsHaveTheClientsNames) {
+  const Json schema = {{"type", "object"},
+                       {"properties", {{"minutes", {{"type", "integer"}}}}},
+                       {"required", Json::array({"minutes"})}};
+  const Json inner = {{"type", "function"}, {"name", "set"}, {"parameters", schema}};
+  const Json space = {{"type", "namespace"}, {"name", "timer"}, {"tools", Json::array({inner})}};
+  const Json custom = {{"type", "custom"}, {"name", "shell"}};
+  Json body = response_body({{"input", "Set a timer for 6 minutes."}, {"tools", {space, custom}}});
+  body["parallel_tool_calls"] = false;
+  body["tool_choice"] = {{"type", "function"}, {"name", "set"}, {"namespace", "timer"}};
+  const Json call = good("/v1/responses", body)["output"][0];
+  EXPECT_EQ(call["type"], "function_call");
+  EXPECT_EQ(call["name"], "set");
+  EXPECT_EQ(call["namespace"], "timer");
+  EXPECT_EQ(streamed("/v1/responses", body).back().data["response"]["output"][0]["namespace"], "timer");
+  body["tool_choice"] = {{"type", "custom"}, {"name", "shell"}};
+  const Json text = good("/v1/responses", body)["output"][0];
+  EXPECT_EQ(text["type"], "custom_tool_call");
+  EXPECT_EQ(text["name"], "shell");
+  EXPECT_TRUE(text["input"].is_string());
+  std::string delta;
+  for (const SseEvent& event : streamed("/v1/responses", body)) {
+    EXPECT_NE(event.name, "response.function_call_arguments.delta");
+    if (event.name == "response.custom_tool_call_input.delta") delta += event.data["delta"];
+  }
+  EXPECT_EQ(delta, text["input"]);
+}
+
+TEST_F(ServerResponses, OlderFunctionCallsKeepTheirForm) {
+  Json body = chat("Set a timer for 6 minutes.");
+  body["functions"] = Json::array({kTimer["function"]});
+  const Json choice = good("/v1/chat/completions", body)["choices"][0];
+  EXPECT_EQ(choice["finish_reason"], "function_call");
+  EXPECT_EQ(choice["message"]["function_call"]["name"], "set_timer");
+  EXPECT_FALSE(choice["message"].contains("tool_calls"));
+  std::string arguments;
+  for (const SseEvent& event : streamed("/v1/chat/completions", body)) {
+    if (event.name == "DONE") continue;
+    const Json& delta = event.data["choices"][0]["delta"];
+    EXPECT_FALSE(delta.contains("tool_calls"));
+    if (delta.contains("function_call")) arguments += delta["function_call"].value("arguments", "");
+  }
+  EXPECT_EQ(Json::parse(arguments), Json({{"minutes", 6}}));
+}
+
+TEST_F(ServerResponses, ThoughtsMayBeLeftOut) {
+  Json body = chat(kCount);
+  body["max_tokens"] = 60;
+  body["thinking"] = {{"type", "enabled"}};
+  const auto types = [](const Json& message) {
+    std::vector<std::string> all;
+    for (const Json& block : message["content"]) all.push_back(block["type"]);
+    return all;
+  };
+  const Json shown = good("/v1/messages", body);
+  body["thinking"]["display"] = "omitted";
+  const Json omitted = good("/v1/messages", body);
+  EXPECT_EQ(types(shown), types(omitted));
+  for (const Json& block : omitted["content"]) {
+    if (block["type"] == "thinking") EXPECT_EQ(block["thinking"], "");
+  }
+  for (const SseEvent& event : streamed("/v1/messages", body)) {
+    if (event.name == "content_block_delta") EXPECT_NE(event.data["delta"]["type"], "thinking_delta");
+  }
+}
+
+}  // namespace
+}  // namespace gemma4
