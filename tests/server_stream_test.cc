@@ -1,5 +1,6 @@
 // Nobody waits in silence: arguments of calls come as they are written, and signs of life where there is nothing to
 // say.
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <thread>
@@ -24,13 +25,24 @@ struct SlowBackend final : WatchedBackend {
   void sample(Tensor ids, Tensor logits, std::span<const SamplingInput> sampling) override {
     std::this_thread::sleep_for(step_);
     WatchedBackend::sample(ids, logits, sampling);
+    const auto now = Clock::now();
+    if (++steps_ > 1) {
+      const double ms = duration<double, std::milli>(now - last_).count();
+      longest_ms = std::max<double>(longest_ms, ms);
+    }
+    last_ = now;
   }
+  std::atomic<double> longest_ms = 0;  // between the ends of two steps
+
+ private:
   const milliseconds step_;
+  int steps_ = 0;
+  Clock::time_point last_;
 };
 
 struct Gaps {
   int events = 0;  // with a piece of the arguments
-  double step_ms = 0, median_ms = 0, p99_ms = 0, longest_ms = 0;
+  double step_ms = 0, longest_step_ms = 0, median_ms = 0, p99_ms = 0, longest_ms = 0;
 };
 
 // Streams a call with an argument of about `tokens` tokens, and measures the time between its pieces as they arrive.
@@ -38,9 +50,11 @@ Gaps measure_gaps(const std::filesystem::path& model, int tokens, milliseconds s
   EngineOptions options = served_model();
   options.model = model;
   options.max_seq_len = tokens + 200;
-  Engine engine(options, Ranks(std::make_unique<SlowBackend>(make_backend("cpu", 1), step)));
+  auto made = std::make_unique<SlowBackend>(make_backend("cpu", 1), step);
+  const SlowBackend& backend = *made;
+  Engine engine(options, Ranks(std::move(made)));
   Server server(engine, server_options());
-  const Json text = {{"type", "string"}, {"pattern", "^[a-z ]{" + std::to_string(20 * tokens) + ",}$"}};
+  const Json text = {{"type", "string"}, {"minLength", 20 * tokens}};
   Json body = chat("Who are you?");
   body["tools"] = {{{"type", "function"},
                     {"function",
@@ -81,8 +95,11 @@ Gaps measure_gaps(const std::filesystem::path& model, int tokens, milliseconds s
   result.median_ms = gaps[gaps.size() / 2];
   result.p99_ms = gaps[gaps.size() * 99 / 100];
   result.longest_ms = gaps.back();
-  std::printf("%d tokens, a step %.1f ms: %d pieces; between them: median %.1f, p99 %.1f, longest %.1f ms\n", tokens,
-              result.step_ms, result.events, result.median_ms, result.p99_ms, result.longest_ms);
+  result.longest_step_ms = backend.longest_ms;
+  std::printf(
+      "%d tokens, a step %.1f ms, the longest %.1f: %d pieces; between: median %.1f, p99 %.1f, longest %.1f ms\n",
+      tokens, result.step_ms, result.longest_step_ms, result.events, result.median_ms, result.p99_ms,
+      result.longest_ms);
   return result;
 }
 
@@ -90,7 +107,7 @@ TEST(ServerStream, PiecesOfArgumentsComeWithEveryStep) {
   const Gaps gaps = measure_gaps(kDemo, 150, milliseconds(20));
   EXPECT_GT(gaps.events, 130);
   EXPECT_LT(gaps.median_ms, 2 * gaps.step_ms);
-  EXPECT_LT(gaps.p99_ms, 3 * gaps.step_ms) << "a busy machine may be late now and then";
+  EXPECT_LT(gaps.p99_ms, 2 * gaps.step_ms);
 }
 
 // Two minutes: --gtest_also_run_disabled_tests. The demo model with more positions than its 4,096.
@@ -104,7 +121,8 @@ TEST(ServerStream, DISABLED_PiecesOfALongArgument) {
   spill(scratch.path / "demo/config.json", config.dump());
   const Gaps gaps = measure_gaps(scratch.path / "demo", 6000, milliseconds(20));
   EXPECT_GT(gaps.events, 5800);
-  EXPECT_LT(gaps.longest_ms, 2 * gaps.step_ms);
+  EXPECT_LT(gaps.p99_ms, 2 * gaps.step_ms);
+  EXPECT_LT(gaps.longest_ms, 2 * std::max(gaps.step_ms, gaps.longest_step_ms)) << "a busy machine has slow steps";
 }
 
 TEST(ServerStream, FindsOutWhetherAStreamIsWanted) {

@@ -173,7 +173,33 @@ bool CallParser::begin_item() {
   return true;
 }
 
+// A grammar makes keys bare words. One that comes twice is put twice.
+bool CallParser::read_live_key() {
+  const size_t end = text_.find_first_of(":{}[],\"\xff", at_);
+  const bool ends = end != std::string::npos;
+  const std::string_view rest = std::string_view(text_).substr(at_, ends ? end - at_ : std::string::npos);
+  const std::string part(rest.substr(0, ends ? rest.size() : utf8_complete(rest)));
+  if (!key_open_) {
+    if (part.empty()) return ends ? fail() : wait();
+    key_.clear();
+    put("\"");
+    key_open_ = true;
+  }
+  put_text(part);
+  key_ += part;
+  at_ += part.size();
+  if (!ends) return wait();
+  if (text_[end] != ':') return fail();
+  ++at_;
+  put("\":");
+  key_open_ = false;
+  place_ = open_.back().place.member(utf8_repair(key_));
+  state_ = kValue;
+  return true;
+}
+
 bool CallParser::read_key() {
+  if (live_) return read_live_key();
   if (whole_ && text_[at_] == '}') return close();  // a comma too much
   if (text_[at_] == kQuote) {
     const size_t end = find("", at_ + 1);
@@ -370,6 +396,7 @@ bool CallParser::read_after() {
   if (c == (object ? '}' : ']')) return close();
   if (c == ',') {
     ++at_;
+    if (object && live_) put(",");
     if (object) return state_ = kKey, true;
     const size_t next = whole_ ? text_.find_first_not_of(kWhiteSpace, at_) : std::string::npos;
     if (next == std::string::npos || text_[next] != ']') return begin_item();
@@ -397,7 +424,7 @@ std::string CallParser::typed(const std::string& text, bool quoted) const {
 std::string close_arguments(std::string_view begun) {
   std::string out(begun.empty() ? "{" : begun);
   std::string closers;
-  bool in_string = false;
+  bool in_string = false, in_key = false;
   size_t member = 0;  // where the last key, or the comma before it, begins
   for (size_t i = 0; i < out.size(); ++i) {
     const char c = out[i];
@@ -406,7 +433,8 @@ std::string close_arguments(std::string_view begun) {
       in_string = c != '"';
     } else if (c == '"') {
       in_string = true;
-      if (i > 0 && out[i - 1] == '{') member = i;
+      in_key = closers.ends_with('}') && (out[i - 1] == '{' || out[i - 1] == ',');
+      if (out[i - 1] == '{') member = i;
     } else if (c == '{' || c == '[') {
       closers += c == '{' ? '}' : ']';
     } else if (c == '}' || c == ']') {
@@ -415,9 +443,9 @@ std::string close_arguments(std::string_view begun) {
       member = i;
     }
   }
-  if (in_string) {
+  if (in_string && !in_key) {
     out += '"';
-  } else if (out.ends_with(':')) {
+  } else if (in_string || out.ends_with(':')) {
     out.erase(member);
   } else if (out.ends_with(',')) {
     out.pop_back();

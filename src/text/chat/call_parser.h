@@ -1,7 +1,7 @@
 // CallParser: converts a tool call in the model's own syntax, call:NAME{key:value,...}, to JSON. Ids arrive one by one,
-// and JSON goes out as soon as it is certain: text in a string at once, numbers and keys when they are whole. Strings
-// stand between two <|"|> tokens, so they may contain any text. Values get the types that the tool's schema gives them:
-// zip:94103 is "94103" where zip is a string. Called by OutputParser.
+// and JSON goes out as soon as it is certain: text in a string at once, and where a grammar makes the call right, keys
+// too; numbers when they are whole. Strings stand between two <|"|> tokens, so they may contain any text. Values get
+// the types that the tool's schema gives them: zip:94103 is "94103" where zip is a string. Called by OutputParser.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +54,7 @@ class CallParser {
   bool read_head();
   bool read_first();
   bool read_key();
+  bool read_live_key();
   bool read_colon();
   bool read_value();
   bool read_string();
@@ -89,7 +90,8 @@ class CallParser {
   size_t at_ = 0;
   size_t searched_ = 0;  // no end of the token at at_ before this
   std::string name_, key_, out_;
-  bool holding_ = false;  // a quoted value may yet become a number
+  bool key_open_ = false;  // a part of a key was put
+  bool holding_ = false;   // a quoted value may yet become a number
   std::vector<Begun> open_;
   ArgumentPlace place_;  // of the value that comes next
   size_t muted_at_ = 0;  // open_.size() of the object that has a key for the second time; its value is not put

@@ -255,6 +255,9 @@ TEST(OutputParser, ACutCallIsABeginning) {
   EXPECT_EQ(close_arguments(R"({"a":)"), "{}");
   EXPECT_EQ(close_arguments(R"({"a":{"b":)"), R"({"a":{}})");
   EXPECT_EQ(close_arguments(""), "{}");
+  EXPECT_EQ(close_arguments(R"({"a":[{"b":1,"co)"), R"({"a":[{"b":1}]})");
+  EXPECT_EQ(close_arguments(R"({"a)"), "{}");
+  EXPECT_EQ(close_arguments(R"({"a":["x,)"), R"({"a":["x,"]})");
 }
 
 // Text in a string goes out with the token that completes it.
@@ -271,6 +274,24 @@ TEST(OutputParser, ArgumentsStreamAsTheyAreWritten) {
     EXPECT_EQ(events[0].type, OutputEvent::kCallArguments);
     EXPECT_EQ(events[0].arguments, json(std::string(demo().piece(id))).dump().substr(1, events[0].arguments.size()));
   }
+}
+
+// Every token of a call gives a piece, but for parts of numbers and words.
+TEST(OutputParser, KeysStreamAsTheyAreWritten) {
+  OutputParser parser(demo(), with_tools(true));
+  std::string arguments;
+  const auto push = [&](const std::string& text) {
+    for (const int32_t id : demo().encode(text, true)) {
+      const size_t before = arguments.size();
+      for (const OutputEvent& event : parser.push(id)) {
+        if (event.type == OutputEvent::kCallArguments) arguments += event.arguments;
+      }
+      EXPECT_GT(arguments.size(), before) << text;
+    }
+  };
+  for (const int32_t id : demo().encode("<|tool_call>call:f", true)) parser.push(id);
+  push("{any:{other:<|\"|>x<|\"|>},zip:<|\"|>y<|\"|>}");
+  EXPECT_EQ(arguments, R"({"any":{"other":"x"},"zip":"y"})");
 }
 
 // Between the marks of a thought that was closed by force there may be less than the channel's name.
