@@ -68,6 +68,8 @@ StreamedCall chat_call(const std::vector<SseEvent>& events) {
 StreamedCall responses_call(const std::vector<SseEvent>& events) {
   StreamedCall call;
   for (const SseEvent& event : events) {
+    // Where the limit comes before a call's name there is an empty message, as in a whole answer.
+    if (event.data.contains("item") && event.data["item"]["type"] == "message") continue;
     if (event.name == "response.output_item.added") {
       EXPECT_EQ(event.data["item"]["status"], "in_progress");
       EXPECT_EQ(event.data["item"]["arguments"], "");

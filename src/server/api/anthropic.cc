@@ -267,6 +267,7 @@ void parse_effort(Fields& config, Request& request, const ApiContext& context) {
   const auto effort = config.string("effort");
   if (!effort) return;
   thinking_wanted(*effort, config.where("effort"));
+  if (request.chat.enable_thinking && request.thinking_budget < 0) set_effort(request, *effort);
   if (!request.chat.enable_thinking && *effort != "high") {
     warn(context.warnings, "output_config.effort has no effect without thinking");
   }

@@ -334,7 +334,7 @@ ResponseSerializer response_serializer(ResponsesState state) {
     if (stream->output().empty()) {  // as in a whole answer
       out = open_item(*stream, message_item(), text_part(""));
       stream->open = ResponsesState::kMessage;
-      out += close_item(*stream);
+      out += close_item(*stream, cut);
     }
     add_warnings(stream->response, stream->warnings);
     if (stream->keep) stream->keep(stream->response);

@@ -217,6 +217,8 @@ TEST(TakenMessages, WhatClaudeCodeSends) {
          {{"type", "web_search_20250305"}, {"name", "web_search"}}}}});
   EXPECT_EQ(result.request.messages[1].role, "system");
   EXPECT_TRUE(result.request.chat.enable_thinking);
+  EXPECT_EQ(result.request.thinking_budget, chat_taken({{"reasoning_effort", "high"}}).request.thinking_budget);
+  EXPECT_GT(result.request.thinking_budget, 0);
   EXPECT_EQ(Json::parse(result.request.tools).size(), 1u);
   EXPECT_THAT(result.warnings, ElementsAre(HasSubstr("web_search")));
 }
