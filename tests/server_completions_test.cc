@@ -155,7 +155,7 @@ TEST_F(ServerCompletions, EchoStreams) {
     for (const Json& value : choice["logprobs"]["tokens"]) values[index].push_back(value);
   }
   for (const int i : {0, 1}) {
-    EXPECT_EQ(texts[i], whole[i]["text"]);
+    EXPECT_EQ(whole[i]["text"], texts[i]);
     EXPECT_EQ(values[i], whole[i]["logprobs"]["tokens"]);
   }
 }
