@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/check.h"
 
@@ -193,12 +194,12 @@ bool Scheduler::one_sits_out() const {
   return std::ranges::any_of(running_, sits_out) || std::ranges::any_of(waiting_, sits_out);
 }
 
-// Prompts share the chunk in order. One whose tokens are scored takes a small part of it.
-void Scheduler::append_prompts(Step& step) {
-  int budget = options_.chunk, scored = options_.scored_max;
+// Rows of running prompts, in order, while there is a budget. `longest`: of those that lack at most so many rows.
+void Scheduler::append_prompts(Step& step, int longest, int& budget, int& scored) {
   for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
     Sequence& sequence = *running_[i];
-    if (sequence.remaining() <= 1 || sequence.sits_out()) continue;
+    if (sequence.remaining() <= 1 || sequence.remaining() > longest || sequence.sits_out()) continue;
+    if (std::ranges::any_of(step.scheduled, [&](const auto& rows) { return rows.sequence == &sequence; })) continue;
     const bool scores = sequence.scores();
     if (scores && scored == 0) continue;
     const int part = scores ? std::min(budget, scored) : budget;
@@ -209,6 +210,16 @@ void Scheduler::append_prompts(Step& step) {
     budget -= count;
     if (scores) scored -= count;
   }
+}
+
+// Prompts share the chunk in order, but half of it is first for those that lack a quarter of it at most: a short prompt
+// does not wait for long ones that came before it, and they go on at half their speed at least. One whose tokens are
+// scored takes a small part.
+void Scheduler::append_prompts(Step& step) {
+  int scored = options_.scored_max, brief = options_.chunk / 2;
+  append_prompts(step, options_.chunk / 4, brief, scored);
+  int rest = options_.chunk - (options_.chunk / 2 - brief);
+  append_prompts(step, std::numeric_limits<int>::max(), rest, scored);
 }
 
 Step Scheduler::next() {

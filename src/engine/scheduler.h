@@ -68,6 +68,7 @@ class Scheduler {
   void preempt(Sequence& victim, Step& step);
   int prompt_rows(const Sequence& sequence, int budget, int rows_left) const;
   void append_prompts(Step& step);
+  void append_prompts(Step& step, int longest, int& budget, int& scored);
   void append(Sequence& sequence, int count, Step& step);
 
   SchedulerOptions options_;

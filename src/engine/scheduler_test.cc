@@ -283,6 +283,16 @@ TEST(Scheduler, ARequestOfManyChoicesLeavesPlacesToOthers) {
   world.drain();
 }
 
+TEST(Scheduler, AShortPromptDoesNotWaitForLongOnes) {
+  World world(kEightPlaces);
+  for (int i = 0; i < 3; ++i) world.add(counting(60, 100 * i), 2);
+  world.step();
+  const Sequence* brief = world.add(counting(3, 500), 2);
+  EXPECT_EQ(world.step(), 12);
+  EXPECT_EQ(brief->computed, 3);  // the first long prompt had the other nine rows
+  world.drain();
+}
+
 TEST(Scheduler, KeysGetPlacesInTurns) {
   World world(kEightPlaces);
   world.salt = 1;
