@@ -70,7 +70,9 @@ bool fuzz(const FuzzTarget& target, double seconds, uint64_t seed) {
   std::printf("%s: %.0f inputs, %.0f %% taken, slowest %.3f s, peak %zu MiB, %.1f CPU minutes\n", target.name.c_str(),
               all, 100 * static_cast<double>(totals.taken) / std::max(all, 1.0), totals.slowest, totals.peak >> 20,
               (processor_seconds() - begin) / 60);
-  return true;
+  if (!target.generate || totals.taken > 0) return true;
+  std::printf("%s: no input was taken; run it where the source's own files are found\n", target.name.c_str());
+  return false;
 }
 
 int usage() {
