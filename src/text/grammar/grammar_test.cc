@@ -456,7 +456,7 @@ TEST(Grammar, TheRestOfACall) {
 TEST(Grammar, ParametersThatCannotBeEnforced) {
   const auto tools = [](const char* strict) {
     return std::string(R"([{"name":"odd","parameters":{"type":"object","properties":{"b":{"type":"object",
-        "properties":{"c":{"type":"string"}}},"a":{"type":"string","$ref":"#/if"}}}})") +
+        "properties":{"c":{"type":"string"}}},"a":{"type":"string","$ref":"#/if"}}})") +
            strict + R"(},{"name":"even:x/y","parameters":{"type":"object","properties":{"n":{"type":"integer"}}}}])";
   };
   const Grammar grammar = Grammar::rest_of_call(vocabulary(), tools(""), options());
