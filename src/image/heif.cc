@@ -33,7 +33,11 @@ namespace {
 using Bytes = std::span<const std::byte>;
 
 [[noreturn]] void throw_libheif(const heif_error& error) {
-  if (error.code == heif_error_Memory_allocation_error) throw std::bad_alloc();
+  // libheif says the same of a file that asks for more than its limits allow, and of one whose damaged parts do: the file
+  // is at fault, because what an undamaged one takes was bounded before.
+  if (error.code == heif_error_Memory_allocation_error) {
+    throw Error("the HEIC or AVIF image is damaged, or takes more memory than there is");
+  }
   if (error.code == heif_error_Unsupported_feature || error.code == heif_error_Unsupported_filetype) {
     throw Error("the HEIC or AVIF image is of a kind that is not supported");
   }
