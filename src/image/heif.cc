@@ -33,8 +33,8 @@ namespace {
 using Bytes = std::span<const std::byte>;
 
 [[noreturn]] void throw_libheif(const heif_error& error) {
-  // libheif says the same of a file that asks for more than its limits allow, and of one whose damaged parts do: the file
-  // is at fault, because what an undamaged one takes was bounded before.
+  // libheif says the same of a file that asks for more than its limits allow: the file is at fault, because what an
+  // undamaged one takes was bounded before.
   if (error.code == heif_error_Memory_allocation_error) {
     throw Error("the HEIC or AVIF image is damaged, or takes more memory than there is");
   }
