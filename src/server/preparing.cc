@@ -18,31 +18,45 @@ bool Turns::may_take(const std::string& client) const {
 }
 
 // Of the clients that may have another turn, one that holds the fewest.
-std::list<Turns::Place>::iterator Turns::next() {
+std::list<Turns::Place*>::iterator Turns::next() {
   auto best = queue_.end();
   int fewest = 0;
   for (auto it = queue_.begin(); it != queue_.end(); ++it) {
-    if (!may_take(it->client)) continue;
-    const auto held = held_.find(it->client);
+    const Place& place = **it;
+    if (!may_take(place.client)) continue;
+    const auto held = held_.find(place.client);
     const int count = held == held_.end() ? 0 : held->second;
-    if (best == queue_.end() || count < fewest || (count == fewest && it->order < best->order)) {
+    if (best == queue_.end() || count < fewest || (count == fewest && place.order < (*best)->order)) {
       best = it, fewest = count;
     }
   }
   return best;
 }
 
+// Hands free turns to those that are next.
+void Turns::grant() {
+  for (auto it = next(); it != queue_.end(); it = next()) {
+    Place& place = **it;
+    queue_.erase(it);
+    --waiting_;
+    ++taken_;
+    ++held_[place.client];
+    place.granted = true;
+    place.changed.notify_all();
+  }
+}
+
 void Turns::take(const std::string& client, const Cancellation& cancellation, Clock::duration used) {
   const MutexLock lock(mutex_);
-  const auto place = queue_.insert(queue_.end(), {client, Clock::now() + used});
+  Place place{client, Clock::now() + used, false, {}};
+  const auto at = queue_.insert(queue_.end(), &place);
   ++waiting_;
-  while (!cancellation.cancelled() && next() != place) changed_.wait_until(mutex_, Clock::now() + kCancelCheck);
+  grant();
+  while (!place.granted && !cancellation.cancelled()) place.changed.wait_until(mutex_, Clock::now() + kCancelCheck);
+  if (place.granted) return;
+  queue_.erase(at);
   --waiting_;
-  queue_.erase(place);
-  changed_.notify_all();
   cancellation.check();
-  ++taken_;
-  ++held_[client];
 }
 
 void Turns::give_back(const std::string& client) {
@@ -50,7 +64,7 @@ void Turns::give_back(const std::string& client) {
   --taken_;
   const auto held = held_.find(client);
   if (--held->second == 0) held_.erase(held);
-  changed_.notify_all();
+  grant();
 }
 
 void Turn::take() {

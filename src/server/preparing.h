@@ -35,20 +35,22 @@ class Turns {
 
  private:
   struct Place {
-    std::string client;
+    const std::string& client;
     Clock::time_point order;
+    bool granted = false;
+    CondVar changed;  // of its own: no other waiter is woken
   };
 
   bool may_take(const std::string& client) const REQUIRES(mutex_);
-  std::list<Place>::iterator next() REQUIRES(mutex_);
+  std::list<Place*>::iterator next() REQUIRES(mutex_);
+  void grant() REQUIRES(mutex_);
 
   const int count_;
   std::atomic<int> waiting_ = 0;
   Mutex mutex_;
-  CondVar changed_;
   int taken_ GUARDED_BY(mutex_) = 0;
   std::map<std::string, int> held_ GUARDED_BY(mutex_);  // by client
-  std::list<Place> queue_ GUARDED_BY(mutex_);           // who waits
+  std::list<Place*> queue_ GUARDED_BY(mutex_);          // who waits; places on the waiters' stacks
 };
 
 // Holds a turn of preparation.

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
+#include <thread>
+#include <vector>
 
 namespace gemma4 {
 namespace {
@@ -74,6 +77,26 @@ TEST(Turns, ARequestThatHadMuchIsNotPutOffForEver) {
   turns.give_back("");
   for (auto* one : {&slow, &soon, &later}) one->get();
   EXPECT_EQ(order, (std::vector<std::string>{"soon", "slow", "later"}));
+}
+
+// Those that wait cost nothing where a turn changes hands: only the next one is woken.
+TEST(Turns, ManyWaitersGetTheirTurnsQuickly) {
+  Turns turns(1);
+  const Cancellation none;
+  turns.take("", none);
+  std::atomic<int> done = 0;
+  std::vector<std::thread> waiters;
+  for (int i = 0; i < 200; ++i) {
+    waiters.emplace_back([&] {
+      const Turn turn(turns, "", none);
+      ++done;
+    });
+  }
+  while (!turns.wanted()) std::this_thread::yield();
+  turns.give_back("");
+  for (std::thread& waiter : waiters) waiter.join();
+  EXPECT_EQ(done, 200);
+  EXPECT_FALSE(turns.wanted());
 }
 
 TEST(PreparationWatch, CancelsWhereTheClientHasGoneOrTheTimeIsOver) {

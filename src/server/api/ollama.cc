@@ -257,17 +257,6 @@ Json ollama_call(const ToolCall& call, int index) {
              call.arguments.empty() ? Json::object() : parse_exact_json(call.arguments, 128)}}}};  // from the model
 }
 
-Json ollama_logprobs(const std::vector<TokenLogprobs>& tokens) {
-  Json all = Json::array();
-  for (const TokenLogprobs& token : tokens) {
-    Json entry = logprob_entry(token.token);
-    entry["top_logprobs"] = Json::array();
-    for (const TokenLogprob& other : token.top) entry["top_logprobs"].push_back(logprob_entry(other));
-    all.push_back(std::move(entry));
-  }
-  return all;
-}
-
 void finish(Json& json, const OllamaStream& stream) {
   json["done"] = true;
   if (stream.idle_reason != nullptr) {
@@ -299,7 +288,7 @@ std::string ollama_piece(OllamaStream& stream, const Event& event) {
     case Event::kText:
       json = stream.with(event.text, "");
       if (!stream.chat) stream.answer += event.text;
-      if (stream.logprobs) json["logprobs"] = ollama_logprobs(event.logprobs);
+      if (stream.logprobs) json["logprobs"] = logprob_entries(event.logprobs);
       return line(json);
     case Event::kThinking:
       return line(stream.with("", event.text));
@@ -324,7 +313,7 @@ std::string ollama_whole(OllamaStream& stream, const std::vector<Choice>& choice
   for (size_t i = 0; i + choice.cut_call < choice.tool_calls.size(); ++i) {
     json["message"]["tool_calls"].push_back(ollama_call(choice.tool_calls[i], static_cast<int>(i)));
   }
-  if (stream.logprobs) json["logprobs"] = ollama_logprobs(choice.logprobs);
+  if (stream.logprobs) json["logprobs"] = logprob_entries(choice.logprobs);
   stream.usage = choice.usage;
   stream.finish = choice.finish;
   stream.answer = choice.text;

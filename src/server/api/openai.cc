@@ -100,6 +100,17 @@ Json logprob_entry(const TokenLogprob& token) {
   return {{"token", utf8_repair(token.bytes)}, {"logprob", token.logprob}, {"bytes", std::move(bytes)}};
 }
 
+Json logprob_entries(const std::vector<TokenLogprobs>& tokens) {
+  Json all = Json::array();
+  for (const TokenLogprobs& token : tokens) {
+    Json entry = logprob_entry(token.token);
+    entry["top_logprobs"] = Json::array();
+    for (const TokenLogprob& other : token.top) entry["top_logprobs"].push_back(logprob_entry(other));
+    all.push_back(std::move(entry));
+  }
+  return all;
+}
+
 std::string schema_text(const Json& schema, const std::string& path) {
   if (!schema.is_object()) fail_at(path, "must be a JSON schema (an object)");
   return dump(schema);

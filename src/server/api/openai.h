@@ -34,6 +34,7 @@ bool parse_stream_options(Fields& body, bool streamed, const ApiContext& context
 int parse_max_tokens(Fields& body, std::initializer_list<const char*> names);
 bool thinking_wanted(const std::string& effort, const std::string& path);
 Json logprob_entry(const TokenLogprob& token);
+Json logprob_entries(const std::vector<TokenLogprobs>& tokens);  // each with its `top_logprobs`
 std::string schema_text(const Json& schema, const std::string& path);
 
 }  // namespace gemma4

@@ -162,28 +162,14 @@ void parse_message(const Json& value, Request& request, const ApiContext& contex
 
 // Tools and formats.
 
-// {"mode": "auto", "tools": [{"type": "function", "function": {"name": ..}}, ..]}
-void parse_allowed_tools(Fields& allowed, ToolList& tools, Request& request) {
-  const std::string mode = allowed.string("mode").value_or("auto");
-  if (mode != "auto" && mode != "required") fail_at(allowed.where("mode"), "must be auto or required");
-  std::vector<std::string> names;
-  for (const Json& value : expect_array(allowed.require("tools"), allowed.where("tools"))) {
-    Fields tool(value, allowed.where("tools"));
-    const std::string type = tool.required_string("type");
-    if (type != "function" && type != "custom") continue;  // one of the provider's own, which was left out
-    names.push_back(Fields(tool.require(type.c_str()), tool.where(type.c_str())).required_string("name"));
-  }
-  allow_tools(tools, names, allowed.where("tools"));
-  request.tools = tools.text();
-  if (mode == "required") request.format.type = ResponseFormat::kToolCall;
-}
-
 void parse_tool_choice_object(const Json& choice, ToolList& tools, Request& request) {
   Fields fields(choice, "tool_choice");
   const std::string type = fields.string("type").value_or("function");
   if (type == "allowed_tools") {
     Fields allowed(fields.require("allowed_tools"), "tool_choice.allowed_tools");
-    parse_allowed_tools(allowed, tools, request);
+    parse_allowed_tools(allowed, tools, request, [](Fields& tool, const std::string& kind) {
+      return Fields(tool.require(kind.c_str()), tool.where(kind.c_str())).required_string("name");
+    });
     allowed.done();
   } else {
     fields.only("type", {"function", "custom"});
@@ -293,8 +279,8 @@ void parse_thinking(Fields& body, Request& request) {
     thinking.done();
   }
   if (const Json* value = body.find("think")) {  // Ollama's: true, false or an effort
-    request.chat.enable_thinking = value->is_boolean() ? value->get<bool>()
-                                                       : thinking_wanted(expect_string(*value, "think"), "think");
+    request.chat.enable_thinking =
+        value->is_boolean() ? value->get<bool>() : thinking_wanted(expect_string(*value, "think"), "think");
   }
   if (const auto on = body.boolean("enable_thinking")) request.chat.enable_thinking = *on;
 }
@@ -329,14 +315,7 @@ struct ChatStream {
 };
 
 Json chat_logprobs(const std::vector<TokenLogprobs>& tokens) {
-  Json content = Json::array();
-  for (const TokenLogprobs& token : tokens) {
-    Json entry = logprob_entry(token.token);
-    entry["top_logprobs"] = Json::array();
-    for (const TokenLogprob& other : token.top) entry["top_logprobs"].push_back(logprob_entry(other));
-    content.push_back(std::move(entry));
-  }
-  return {{"content", std::move(content)}, {"refusal", nullptr}};
+  return {{"content", logprob_entries(tokens)}, {"refusal", nullptr}};
 }
 
 Json chat_usage(const Usage& usage) {

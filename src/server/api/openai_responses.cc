@@ -10,21 +10,6 @@
 namespace gemma4 {
 namespace {
 
-// {"mode": "auto", "tools": [{"type": "function", "name": ..}, ..]}
-void parse_allowed_tools(Fields& allowed, ToolList& tools, Request& request) {
-  const std::string mode = allowed.string("mode").value_or("auto");
-  if (mode != "auto" && mode != "required") fail_at(allowed.where("mode"), "must be auto or required");
-  std::vector<std::string> names;
-  for (const Json& value : expect_array(allowed.require("tools"), allowed.where("tools"))) {
-    Fields tool(value, allowed.where("tools"));
-    const std::string type = tool.required_string("type");
-    if (type == "function" || type == "custom") names.push_back(called_name(tool));  // others were left out
-  }
-  allow_tools(tools, names, allowed.where("tools"));
-  request.tools = tools.text();
-  if (mode == "required") request.format.type = ResponseFormat::kToolCall;
-}
-
 void parse_tool_choice(const Json* choice, ToolList& tools, Request& request) {
   if (choice == nullptr || *choice == "auto") return;
   if (*choice == "none") return request.tools.clear();
@@ -35,7 +20,7 @@ void parse_tool_choice(const Json* choice, ToolList& tools, Request& request) {
   if (choice->is_object() && choice->value("type", Json()) == "allowed_tools") {
     Fields allowed(*choice, "tool_choice");
     allowed.only("type", {"allowed_tools"});
-    parse_allowed_tools(allowed, tools, request);
+    parse_allowed_tools(allowed, tools, request, [](Fields& tool, const std::string&) { return called_name(tool); });
     return allowed.done();
   }
   request.format.type = ResponseFormat::kToolCall;
@@ -104,22 +89,11 @@ void parse_include(Fields& body, Request& request, const ApiContext& context) {
 
 // Output.
 
-Json output_logprobs(const std::vector<TokenLogprobs>& tokens) {
-  Json all = Json::array();
-  for (const TokenLogprobs& token : tokens) {
-    Json entry = logprob_entry(token.token);
-    entry["top_logprobs"] = Json::array();
-    for (const TokenLogprob& other : token.top) entry["top_logprobs"].push_back(logprob_entry(other));
-    all.push_back(std::move(entry));
-  }
-  return all;
-}
-
 // The state of a stream.
 struct ResponsesState {
   Json response;  // as sent so far
   std::shared_ptr<Warnings> warnings;
-  ToolList tools;                                    // of the request, for the client's names of them
+  ToolList tools;                                  // of the request, for the client's names of them
   std::function<void(const Json& response)> keep;  // called with the whole response, where it is stored
   int sequence = 0;
   enum { kNone, kReasoning, kMessage } open = kNone;  // the type of the open item, the last of response["output"]
@@ -227,7 +201,7 @@ std::string grow_item(ResponsesState& stream, const Event& event) {
   part["text"].get_ref<std::string&>() += event.text;
   Json delta = {{"item_id", item["id"]}, {"output_index", stream.index()}, {"content_index", 0}, {"delta", event.text}};
   if (message) {
-    delta["logprobs"] = output_logprobs(event.logprobs);
+    delta["logprobs"] = logprob_entries(event.logprobs);
     for (const Json& entry : delta["logprobs"]) part["logprobs"].push_back(entry);
   }
   return out + stream.event(message ? "response.output_text.delta" : "response.reasoning_text.delta", std::move(delta));
@@ -305,7 +279,7 @@ std::string response_whole(const ResponsesState& stream, const Choice& choice) {
   if (!choice.text.empty() || (choice.tool_calls.empty() && choice.thinking.empty())) {
     output.push_back(message_item());
     Json part = text_part(choice.text);
-    part["logprobs"] = output_logprobs(choice.logprobs);
+    part["logprobs"] = logprob_entries(choice.logprobs);
     output.back()["content"].push_back(std::move(part));
   }
   for (const ToolCall& call : choice.tool_calls) output.push_back(call_item(call, stream.tools));

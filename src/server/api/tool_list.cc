@@ -15,10 +15,26 @@ std::string at(const std::string& path, size_t index) { return path + "[" + std:
 
 // Tools that have no schema, because a provider runs them or made the model for them.
 bool hosted(std::string_view type) {
-  for (const char* prefix : {"web_search", "web_fetch", "file_search", "computer", "code_interpreter", "code_execution",
-                             "image_generation", "mcp", "local_shell", "shell", "apply_patch", "tool_search",
-                             "programmatic_tool_calling", "bash_", "text_editor_", "memory_", "browser_toolset_",
-                             "advisor_", "url_context", "google_search"}) {
+  for (const char* prefix : {"web_search",
+                             "web_fetch",
+                             "file_search",
+                             "computer",
+                             "code_interpreter",
+                             "code_execution",
+                             "image_generation",
+                             "mcp",
+                             "local_shell",
+                             "shell",
+                             "apply_patch",
+                             "tool_search",
+                             "programmatic_tool_calling",
+                             "bash_",
+                             "text_editor_",
+                             "memory_",
+                             "browser_toolset_",
+                             "advisor_",
+                             "url_context",
+                             "google_search"}) {
     if (type.starts_with(prefix)) return true;
   }
   return false;
@@ -191,6 +207,21 @@ void allow_tools(ToolList& list, const std::vector<std::string>& names, const st
     if (std::ranges::find(names, name) != names.end()) kept.push_back(std::move(tool));
   }
   list.tools = std::move(kept);
+}
+
+void parse_allowed_tools(Fields& allowed, ToolList& list, Request& request,
+                         const std::function<std::string(Fields& tool, const std::string& type)>& name) {
+  const std::string mode = allowed.string("mode").value_or("auto");
+  if (mode != "auto" && mode != "required") fail_at(allowed.where("mode"), "must be auto or required");
+  std::vector<std::string> names;
+  for (const Json& value : expect_array(allowed.require("tools"), allowed.where("tools"))) {
+    Fields tool(value, allowed.where("tools"));
+    const std::string type = tool.required_string("type");
+    if (type == "function" || type == "custom") names.push_back(name(tool, type));  // others were left out
+  }
+  allow_tools(list, names, allowed.where("tools"));
+  request.tools = list.text();
+  if (mode == "required") request.format.type = ResponseFormat::kToolCall;
 }
 
 std::string name_in_space(const std::string& space, const std::string& name) {

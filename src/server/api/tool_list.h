@@ -4,6 +4,7 @@
 // serializers write calls in the client's form again.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -33,6 +34,9 @@ ToolList parse_messages_tools(const Json& value, const ApiContext& context);
 
 // Leaves only these tools. Throws ApiError if one of the names is none of the tools.
 void allow_tools(ToolList& list, const std::vector<std::string>& names, const std::string& path);
+// The same for {"mode": "auto" | "required", "tools": [..]}; `name` reads that of a tool of type function or custom.
+void parse_allowed_tools(Fields& allowed, ToolList& list, Request& request,
+                         const std::function<std::string(Fields& tool, const std::string& type)>& name);
 
 // The name of a tool in a namespace, as the model is told it.
 std::string name_in_space(const std::string& space, const std::string& name);
