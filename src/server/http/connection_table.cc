@@ -9,6 +9,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kDroppedMax = 64;  // at a time; ending takes a thread less than a millisecond
+constexpr std::chrono::milliseconds kEndingMost{250};  // a thread that waits for a core longer than that is rare
 constexpr std::chrono::seconds kBodyGrace{2};
 
 }  // namespace
@@ -19,6 +20,11 @@ std::shared_ptr<ConnectionTable::Entry> ConnectionTable::admit(int fd) {
   entry->network = peer_network(fd);
   entry->since = Clock::now();
   const MutexLock lock(mutex_);
+  // A burst of new connections is faster than the threads of the dropped ones, which wait for nobody but a core. To turn
+  // away who comes next would turn away others, too.
+  const auto deadline = Clock::now() + kEndingMost;
+  while (dropped_ >= kDroppedMax && !ending_ && ended_.wait_until(mutex_, deadline)) {
+  }
   if (ending_) return nullptr;
   if (!place(*entry, false) && !place(*entry, true)) return nullptr;
   entries_.push_back(entry);
@@ -72,7 +78,10 @@ void ConnectionTable::body_bytes(Entry& entry, size_t bytes) {
 
 void ConnectionTable::remove(const std::shared_ptr<Entry>& entry) {
   const MutexLock lock(mutex_);
-  if (entry->dropped) --dropped_;
+  if (entry->dropped) {
+    --dropped_;
+    ended_.notify_all();
+  }
   std::erase(entries_, entry);
   if (entries_.empty()) empty_.notify_all();
 }
@@ -113,6 +122,7 @@ int ConnectionTable::capacity() const { return limits_.connections + limits_.res
 void ConnectionTable::shut_idle() {
   const MutexLock lock(mutex_);
   ending_ = true;
+  ended_.notify_all();
   for (const auto& entry : entries_) {
     if (entry->idle && entry->connection != nullptr) entry->connection->shut_reading();
   }

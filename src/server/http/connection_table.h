@@ -28,7 +28,7 @@ class ConnectionTable {
 
   explicit ConnectionTable(const ConnectionLimits& limits) : limits_(limits) {}
 
-  // Takes the new connection, perhaps for an old one; null: there is no place for it.
+  // Takes the new connection, perhaps for an old one; null: there is no place for it. May wait a quarter of a second.
   std::shared_ptr<Entry> admit(int fd);
   void attach(Entry& entry, Connection& connection);  // its thread has it now
   // From wait() to serve() the connection may be dropped. False: it has been, and its thread must end it.
@@ -56,7 +56,7 @@ class ConnectionTable {
 
   const ConnectionLimits limits_;
   mutable Mutex mutex_;
-  CondVar empty_;
+  CondVar empty_, ended_;
   std::vector<std::shared_ptr<Entry>> entries_ GUARDED_BY(mutex_);
   int dropped_ GUARDED_BY(mutex_) = 0;  // of the entries: their threads are about to end
   uint64_t dropped_total_ GUARDED_BY(mutex_) = 0;
