@@ -34,6 +34,7 @@ MALFORMED = [
 
 
 HOSTILE_SHARE = 0.01
+GROWTH_MAX = 64  # MiB: what large requests scatter by
 
 
 def post(path, body):
@@ -247,6 +248,9 @@ def main():
     server.terminate()
     code = server.wait(60)
     half = len(load.memory) // 2
+    grown = statistics.median(load.memory[half:]) - statistics.median(load.memory[:half])
+    if grown > GROWTH_MAX:
+        load.wrong.append(f"resident memory grew by {grown:.0f} MiB from the first half to the second")
     print(json.dumps({
         "clients": arguments.clients, "seconds": arguments.seconds, "outcomes": dict(load.outcomes),
         "wrong": len(load.wrong), "examples": load.wrong[:5], "streams_per_second": load.outcomes["streamed"] / arguments.seconds,

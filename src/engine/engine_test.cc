@@ -485,6 +485,25 @@ TEST(Engine, RefusesWhatIsWrongWithARequest) {
   EXPECT_EQ(Ask(engine, good).get().ids, tiny_cases()[0].greedy);
 }
 
+TEST(Engine, RequestsOfManyChoicesLeaveRoomInTheQueue) {
+  EngineOptions options = tiny_options();
+  options.max_queue = 16;
+  options.max_seqs = 1;
+  options.chunk = 1;
+  Engine engine(options);
+  Request many = tiny_cases()[1].request;
+  many.n = 4;
+  std::vector<std::unique_ptr<Ask>> asks;
+  EXPECT_THROW(
+      {
+        for (int i = 0; i < 20; ++i) asks.push_back(std::make_unique<Ask>(engine, many));
+      },
+      BusyError);
+  EXPECT_NO_THROW(asks.push_back(std::make_unique<Ask>(engine, tiny_cases()[1].request)));
+  EXPECT_NO_THROW(asks.push_back(std::make_unique<Ask>(engine, tiny_cases()[1].request)));
+  engine.stop(0);
+}
+
 TEST(Engine, AFullQueueAndAStoppedEngineRefuse) {
   EngineOptions options = tiny_options();
   options.max_queue = 2;

@@ -8,8 +8,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kDroppedMax = 64;  // at a time; ending takes a thread less than a millisecond
-constexpr std::chrono::milliseconds kEndingMost{250};  // a thread that waits for a core longer than that is rare
+constexpr int kDroppedMax = 64;                        // at a time; ending takes a thread less than a millisecond
+constexpr std::chrono::milliseconds kEndingMost{250};  // few threads wait longer for a core
 constexpr std::chrono::seconds kBodyGrace{2};
 
 }  // namespace
@@ -20,8 +20,8 @@ std::shared_ptr<ConnectionTable::Entry> ConnectionTable::admit(int fd) {
   entry->network = peer_network(fd);
   entry->since = Clock::now();
   const MutexLock lock(mutex_);
-  // A burst of new connections is faster than the threads of the dropped ones, which wait for nobody but a core. To turn
-  // away who comes next would turn away others, too.
+  // A burst of new connections is faster than the threads of the dropped ones, which wait for nobody but a core. To
+  // turn away who comes next would turn away others, too.
   const auto deadline = Clock::now() + kEndingMost;
   while (dropped_ >= kDroppedMax && !ending_ && ended_.wait_until(mutex_, deadline)) {
   }
