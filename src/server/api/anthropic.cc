@@ -519,6 +519,7 @@ CompletionRequest parse_messages(const Json& json, const ApiContext& context) {
   const Json tools = parse_prompt(body, request, context);
   CompletionRequest completion;
   completion.one_tool_call = parse_tool_choice(body.find("tool_choice"), tools, request);
+  check_uncalled_tools(tools, request);
   parse_output_config(body, request, context);
   const auto most = body.integer("max_tokens", 1, INT32_MAX);
   if (!most) body.fail("max_tokens", "is missing");

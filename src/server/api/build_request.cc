@@ -5,6 +5,8 @@
 #include <cctype>
 
 #include "base/utf8.h"
+#include "server/api/openai.h"
+#include "text/schema/schema_keywords.h"
 
 namespace gemma4 {
 namespace {
@@ -31,6 +33,19 @@ std::string lower(std::string_view text) {
   std::string out(text);
   std::ranges::transform(out, out.begin(), [](unsigned char c) { return std::tolower(c); });
   return out;
+}
+
+// About a tenth of a second of one core. What takes longer is not looked at.
+constexpr WorkLimits kParametersLimits = {.steps = 10'000'000};
+
+void check_parameters(const Json& parameters, const std::string& path) {
+  WorkBudget budget("the parameters of a tool", kParametersLimits);
+  try {
+    check_kinds(parameters, "#", budget);
+  } catch (const BudgetError&) {
+  } catch (const Error& error) {
+    fail_at(path, std::string("is no JSON schema: ") + error.what());
+  }
 }
 
 }  // namespace
@@ -157,7 +172,8 @@ void parse_continuation(Fields& body, Request& request) {
   request.chat.add_generation_prompt = fresh.value_or(true);
 }
 
-Json make_tool(const std::string& name, const Json* description, const Json* parameters, const std::string& path) {
+Json make_tool(const std::string& name, const Json* description, const Json* parameters, const std::string& path,
+               const char* member) {
   if (name.empty() || name.size() > 128) fail_at(path + ".name", "must have 1 to 128 characters");
   for (const unsigned char c : name) {
     if (!std::isalnum(c) && std::string_view("_-.:/@").find(static_cast<char>(c)) == std::string_view::npos) {
@@ -167,7 +183,9 @@ Json make_tool(const std::string& name, const Json* description, const Json* par
   Json function = {{"name", name}};
   if (description != nullptr) function["description"] = expect_string(*description, path + ".description");
   if (parameters != nullptr) {
-    if (!parameters->is_object()) fail_at(path + ".parameters", "must be an object (a JSON schema)");
+    const std::string where = path + "." + member;
+    if (!parameters->is_object()) fail_at(where, "must be an object (a JSON schema)");
+    check_parameters(*parameters, where);
     function["parameters"] = *parameters;
   } else {
     function["parameters"] = {{"type", "object"}, {"properties", Json::object()}};

@@ -38,11 +38,20 @@ void add_image(Request& request, Message& message, std::string bytes);
 void parse_continuation(Fields& body, Request& request);
 
 // How much of the answer a thought may take: "minimal", "low", "medium", "high", "xhigh" or "max". Any other effort
-// sets no budget.
+// sets none.
 void set_effort(Request& request, const std::string& effort);
+// A budget in tokens, in place of what an effort sets.
+void set_thinking_budget(Request& request, int64_t tokens);
+// Of OpenRouter's `reasoning`, and OpenAI's of the responses API: how much the model thinks. `max_tokens` counts more
+// than `effort`, and `enabled` says whether it thinks at all.
+void parse_reasoning_amount(Fields& reasoning, Request& request);
+// Ollama's `think`: true, false or an effort.
+void parse_think(const Json& value, Request& request);
 
-// A tool in the form of Request::tools.
-Json make_tool(const std::string& name, const Json* description, const Json* parameters, const std::string& path);
+// A tool in the form of Request::tools. `member`: where its parameters came from. Throws ApiError where they are no
+// schema: a keyword has a value of the wrong kind.
+Json make_tool(const std::string& name, const Json* description, const Json* parameters, const std::string& path,
+               const char* member = "parameters");
 
 // Throws ApiError if no tool has this name.
 void check_tool_name(const Json& tools, const std::string& name, const std::string& path);

@@ -483,6 +483,7 @@ Request parse_chat_prompt(Fields& body, const ApiContext& context, ToolList& too
 Request parse_chat_prompt(Fields& body, const ApiContext& context) {
   ToolList tools;
   return parse_chat_prompt(body, context, tools);
+  check_uncalled_tools(tools.tools, request);
 }
 
 CompletionRequest parse_chat(const Json& json, const ApiContext& context) {

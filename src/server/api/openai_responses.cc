@@ -389,6 +389,7 @@ CompletionRequest parse_responses(const Json& json, const ApiContext& context) {
   const Json items = input_items(body.require("input"), context);
   parse_input(body, history, items, request, context);
   ToolList tools;
+  check_uncalled_tools(tools.tools, request);
   if (const Json* value = body.find("tools")) tools = parse_responses_tools(*value, context);
   request.tools = tools.text();
   parse_tool_choice(body.find("tool_choice"), tools, request);

@@ -5,6 +5,7 @@
 #include "base/exact_json.h"
 #include "server/api/build_request.h"
 #include "text/chat/call_parser.h"
+#include "text/grammar/tool_grammar.h"
 
 namespace gemma4 {
 namespace {
@@ -191,7 +192,8 @@ ToolList parse_messages_tools(const Json& value, const ApiContext& context) {
     }
     tool.only("type", {"custom"});
     const std::string name = tool.required_string("name");
-    list.tools.push_back(make_tool(name, tool.find("description"), &tool.require("input_schema"), at("tools", i)));
+    list.tools.push_back(make_tool(name, tool.find("description"), &tool.require("input_schema"), at("tools", i),
+                                   "input_schema"));
     if (tool.boolean("strict").value_or(false)) list.tools.back()["function"]["strict"] = true;
     read_tool_hints(tool, context);
     tool.done();
@@ -199,13 +201,28 @@ ToolList parse_messages_tools(const Json& value, const ApiContext& context) {
   return list;
 }
 
+static void check_schemas(const Json& tools) {
+  WorkBudget budget("the tools", {.steps = 10'000'000, .bytes = uint64_t{64} << 20});
+  try {
+    check_tool_schemas(tools, budget);
+  } catch (const Error& error) {
+    throw ApiError(400, error.what(), "tools");
+  }
+}
+
+void check_uncalled_tools(const Json& tools, const Request& request) {
+  if (request.tools.empty() || !request.format.tool_name.empty()) check_schemas(tools);
+}
+
 void allow_tools(ToolList& list, const std::vector<std::string>& names, const std::string& path) {
   for (const std::string& name : names) check_tool_name(list.tools, name, path);
-  Json kept = Json::array();
+  Json kept = Json::array(), others = Json::array();
   for (Json& tool : list.tools) {
     const std::string name = tool["function"]["name"];
-    if (std::ranges::find(names, name) != names.end()) kept.push_back(std::move(tool));
+    const bool allowed = std::ranges::find(names, name) != names.end();
+    (allowed ? kept : others).push_back(std::move(tool));
   }
+  check_schemas(others);
   list.tools = std::move(kept);
 }
 

@@ -32,6 +32,10 @@ ToolList parse_chat_tools(Fields& body, const ApiContext& context);  // `tools` 
 ToolList parse_responses_tools(const Json& value, const ApiContext& context);
 ToolList parse_messages_tools(const Json& value, const ApiContext& context);
 
+// Throws ApiError for the first of the tools whose schema is none, or allows no value, where the engine does not look
+// at it: none may be called, or only another one.
+void check_uncalled_tools(const Json& tools, const Request& request);
+
 // Leaves only these tools. Throws ApiError if one of the names is none of the tools.
 void allow_tools(ToolList& list, const std::vector<std::string>& names, const std::string& path);
 // The same for {"mode": "auto" | "required", "tools": [..]}; `name` reads that of a tool of type function or custom.

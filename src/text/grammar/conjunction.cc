@@ -51,7 +51,8 @@ void ConjunctionBuilder::add(Adding& adding, const Json& schema, int depth) {
   if (!schema.is_object()) refuse_schema(adding.path, "is neither an object nor true or false");
   const auto [seen, is_new] = adding.active.try_emplace(&schema, true);
   if (!is_new && !seen->second) return;  // all of it holds already
-  if (!is_new || depth > kChainMax) refuse_schema(adding.path, "$ref and allOf go on without end");
+  if (!is_new) refuse_schema(adding.path, "$ref and allOf go on without end");
+  if (depth > kChainMax) cannot_enforce(adding.path, "$ref and allOf follow each other too often");
   bool own = false;
   for (const auto& [keyword, value] : schema.items()) {
     budget_.charge(5);

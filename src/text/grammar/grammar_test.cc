@@ -456,7 +456,7 @@ TEST(Grammar, TheRestOfACall) {
 TEST(Grammar, ParametersThatCannotBeEnforced) {
   const auto tools = [](const char* strict) {
     return std::string(R"([{"name":"odd","parameters":{"type":"object","properties":{"b":{"type":"object",
-        "properties":{"c":{"type":"string"}}},"a":{"type":"string","$ref":"#/if"}}})") +
+        "properties":{"c":{"type":"string"}}},"a":{"type":"string","$ref":"urn:a"}}})") +
            strict + R"(},{"name":"even:x/y","parameters":{"type":"object","properties":{"n":{"type":"integer"}}}}])";
   };
   const Grammar grammar = Grammar::rest_of_call(vocabulary(), tools(""), options());
@@ -468,12 +468,13 @@ TEST(Grammar, ParametersThatCannotBeEnforced) {
     EXPECT_FALSE(accepts(grammar, bad)) << bad;
   }
   EXPECT_THAT(error_of([&] { Grammar::rest_of_call(vocabulary(), tools(",\"strict\":true"), options()); }),
-              HasSubstr("if"));
+              HasSubstr("urn:a"));
   const std::string unique = R"([{"name":"f","parameters":{"properties":{"a":{"type":"array","uniqueItems":true}}}}])";
   const Grammar mostly = Grammar::rest_of_call(vocabulary(), unique, options());
   ASSERT_EQ(mostly.notes().size(), 1u);
   EXPECT_EQ(mostly.notes()[0].keyword, "uniqueItems");
   EXPECT_FALSE(mostly.notes()[0].checked);
+  EXPECT_EQ(mostly.notes()[0].path, "f/properties/a");
   GrammarOptions loose = options();
   loose.loose_tools = true;
   EXPECT_TRUE(accepts(Grammar::rest_of_call(vocabulary(), tools(""), loose), "call:even:x/y{m:null}<tool_call|>"));

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "text/grammar/lexical.h"
+#include "text/schema/schema_keywords.h"
 
 namespace gemma4 {
 namespace {
@@ -32,7 +33,7 @@ Decimal magnitude(std::string_view text) {
   while (result.whole.size() > 1 && result.whole[0] == '0') result.whole.erase(0, 1);
   while (result.fraction.ends_with('0')) result.fraction.pop_back();
   if (result.whole.size() > kWholeMax || result.fraction.size() > kFractionMax) {
-    throw Error("the bound " + std::string(text) + " has too many digits");
+    throw UnenforceableSchema("the bound " + std::string(text) + " has too many digits");
   }
   return result;
 }

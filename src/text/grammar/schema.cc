@@ -44,7 +44,7 @@ int SchemaGrammar::rule(const Conjunction& all, const std::string& path) {
   a_.budget().charge(20 + key.size() + path.size() / 8);
   const auto [found, is_new] = rules_.try_emplace(std::move(key), -1);
   if (!is_new) return found->second;
-  if (++depth_ > kSchemaDepthMax) refuse_schema(path, "is nested too deep");
+  if (++depth_ > kSchemaDepthMax) cannot_enforce(path, "is nested too deep");
   const int rule = found->second = a_.new_rule();
   Nodes choices;
   alternatives(all, path, a_.finish(), choices);

@@ -81,7 +81,7 @@ std::vector<SchemaGrammar::Member> SchemaGrammar::members(const Conjunction& all
     if (forbidden) empty(path, name + " is required, but the schema forbids it, so it allows no value");
     result.push_back({name, of_value, required.contains(name)});
   }
-  if (result.size() > kNamesMax) refuse_schema(path, "has too many properties");
+  if (result.size() > kNamesMax) cannot_enforce(path, "has too many properties");
   return result;
 }
 
@@ -95,7 +95,7 @@ void SchemaGrammar::sort_for_calls(std::vector<Member>& members, const std::stri
                    [&](const Member& a, const Member& b) { return lower(a.name) < lower(b.name); });
   for (const Member& member : members) {
     if (member.name.empty() || member.name.find_first_of(kBareDelimiters) != std::string::npos) {
-      refuse_schema(path, "the property name '" + member.name + "' cannot be written in a tool call");
+      cannot_enforce(path, "the property name '" + member.name + "' cannot be written in a tool call");
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "text/grammar/schema.h"
+#include "text/schema/schema_keywords.h"
 
 namespace gemma4 {
 namespace {
@@ -37,30 +38,66 @@ std::string tool_name(const Json& function) {
   return name;
 }
 
-int arguments_of(PushdownAutomaton& a, const Json& function, const std::string& name, bool strict,
-                 std::vector<SchemaNote>& notes) {
+// The schema of a call's arguments as the tool has it.
+Json parameters_of(const Json& function, WorkBudget& budget) {
   Json parameters = function.value("parameters", Json::object());
-  if (!parameters.is_object()) throw Error("tools: the parameters of " + name + " are no object");
-  if (parameters.empty() || parameters == Json{{"type", "object"}}) parameters["properties"] = Json::object();
-  parameters["type"] = "object";
-  if (!parameters.contains("additionalProperties") && !parameters.contains("$ref")) close_parameters(parameters);
+  if (!parameters.is_object()) throw Error("the parameters are no object");
+  check_kinds(parameters, "#", budget);
+  const auto type = parameters.find("type");
+  if (type != parameters.end() && !(type_bits(*type) & kObjectType)) {
+    throw Error("the parameters allow no object, but the arguments of a call are one");
+  }
+  return parameters;
+}
+
+// `parameters` as a rule. Throws EndlessGrammar, with the reason, where no value matches.
+int compile(PushdownAutomaton& a, Syntax syntax, const Json& parameters, std::vector<SchemaNote>& notes) {
   const PushdownAutomaton::Mark before = a.mark();
-  SchemaGrammar rules(a, Syntax::kGemma, parameters);
-  const int rule = rules.rule(parameters, name);
+  SchemaGrammar rules(a, syntax, parameters);
+  const int rule = rules.rule(parameters, "#");
   try {
     a.check(rule, before);
   } catch (const EndlessGrammar& error) {
-    throw Error("tools: " + name + ": " + (rules.reason().empty() ? error.what() : rules.reason()));
+    throw EndlessGrammar(rules.reason().empty() ? error.what() : rules.reason());
   }
-  for (SchemaNote& note : rules.notes()) {
-    if (strict) {
-      throw Error("tools: " + name + ": the keyword " + note.keyword + " at " + note.path +
-                  " cannot be enforced while arguments are written, as \"strict\": true asks");
+  notes = rules.notes();
+  return rule;
+}
+
+// Throws Error where no value at all matches, and UnenforceableSchema where only those that a call cannot write do.
+int arguments_of(PushdownAutomaton& a, const Json& function, std::vector<SchemaNote>& notes) {
+  Json parameters = parameters_of(function, a.budget()), closed = parameters;
+  if (closed.empty() || closed == Json{{"type", "object"}}) closed["properties"] = Json::object();
+  closed["type"] = parameters["type"] = "object";
+  const bool closes = !closed.contains("additionalProperties") && !closed.contains("$ref");
+  if (closes) close_parameters(closed);
+  const PushdownAutomaton::Mark mark = a.mark();
+  try {
+    return compile(a, Syntax::kGemma, closed, notes);
+  } catch (const EndlessGrammar&) {
+    a.roll_back(mark);
+  }
+  if (closes) {  // an allOf or an anyOf may ask for what is not described beside it
+    try {
+      return compile(a, Syntax::kGemma, parameters, notes);
+    } catch (const EndlessGrammar&) {
+      a.roll_back(mark);
     }
+  }
+  compile(a, Syntax::kJson, parameters, notes);
+  throw UnenforceableSchema("the arguments that the parameters allow cannot be written in a call");
+}
+
+void add_notes(std::vector<SchemaNote> found, const std::string& tool, bool strict, std::vector<SchemaNote>& notes) {
+  for (SchemaNote& note : found) {
+    if (strict) {
+      throw UnenforceableSchema("the keyword " + note.keyword + " at " + note.path +
+                                " cannot be enforced while arguments are written, as \"strict\": true asks");
+    }
+    note.path = tool + note.path.substr(1);
     note.checked = false;  // arguments are not
     notes.push_back(std::move(note));
   }
-  return rule;
 }
 
 }  // namespace
@@ -68,6 +105,26 @@ int arguments_of(PushdownAutomaton& a, const Json& function, const std::string& 
 bool is_strict_tool(const Json& tool) {
   const Json& function = tool_function(tool);
   return function.is_object() && function.contains("strict") && function["strict"] == true;
+}
+
+void check_tool_schemas(const Json& tools, WorkBudget& budget) {
+  for (const Json& tool : tools) {
+    const Json& function = tool_function(tool);
+    const std::string name = tool_name(function);
+    try {
+      PushdownAutomaton a(budget);
+      std::vector<SchemaNote> notes;
+      arguments_of(a, function, notes);
+    } catch (const BudgetError&) {
+      return;
+    } catch (const CancelledError&) {
+      throw;
+    } catch (const UnenforceableSchema&) {
+      continue;
+    } catch (const Error& error) {
+      throw Error("tools: " + name + ": " + error.what());
+    }
+  }
 }
 
 int tool_call_body(PushdownAutomaton& a, const Json& tools, const ToolGrammarOptions& options, int next,
@@ -85,15 +142,19 @@ int tool_call_body(PushdownAutomaton& a, const Json& tools, const ToolGrammarOpt
     if (strict || !options.loose) {
       const PushdownAutomaton::Mark mark = a.mark();
       try {
-        arguments = arguments_of(a, function, name, strict, notes);
+        std::vector<SchemaNote> found;
+        arguments = arguments_of(a, function, found);
+        add_notes(std::move(found), name, strict, notes);
       } catch (const BudgetError&) {
         throw;
       } catch (const CancelledError&) {
         throw;
-      } catch (const Error&) {
-        if (strict) throw;
+      } catch (const UnenforceableSchema& error) {
+        if (strict) throw Error("tools: " + name + ": " + error.what());
         a.roll_back(mark);
         unenforced.push_back(name);
+      } catch (const Error& error) {
+        throw Error("tools: " + name + ": " + error.what());
       }
     }
     calls.push_back(a.literal("call:" + name, a.call(arguments, a.symbol(kCallEnd, next))));

@@ -18,11 +18,15 @@ struct ToolGrammarOptions {
 };
 
 // A node that matches one call after its <|tool_call> marker, and continues at `next`. `tools`: an array as render_chat
-// takes it. Throws Error where a tool has no name, none has `name`, or the parameters of a tool that is strict cannot
-// be enforced. A tool that is not strict gets any object as its arguments then, and its name goes to `unenforced`; what
-// its arguments keep but for some keywords goes to `notes`.
+// takes it. Throws Error where a tool has no name, none has `name`, the parameters of a tool are no schema or allow no
+// value, or those of a tool that is strict cannot be enforced. A tool that is not strict gets any object as its
+// arguments then, and its name goes to `unenforced`; what its arguments keep but for some keywords goes to `notes`.
 int tool_call_body(PushdownAutomaton& automaton, const nlohmann::ordered_json& tools, const ToolGrammarOptions& options,
                    int next, std::vector<std::string>& unenforced, std::vector<SchemaNote>& notes);
+
+// Throws Error for the first of the tools whose parameters are no schema or allow no value. For tools that are not
+// offered; tool_call_body() does it for those that are. Past the budget nothing is said.
+void check_tool_schemas(const nlohmann::ordered_json& tools, WorkBudget& budget);
 
 // Whether the tool says "strict": true, in {"type": "function", "function": {...}} or the inner object.
 bool is_strict_tool(const nlohmann::ordered_json& tool);

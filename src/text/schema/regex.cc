@@ -77,7 +77,7 @@ class RegexParser {
   }
 
   Regex choice(int depth) {
-    if (depth > kRegexDepthMax) fail("is nested too deep");
+    if (depth > kRegexDepthMax) unsupported("is nested too deep");
     Regex all{Regex::kChoice};
     do {
       all.operands.push_back(sequence(depth));

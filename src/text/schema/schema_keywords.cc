@@ -161,9 +161,10 @@ struct Within {
 };
 
 void push_within(const Json& schema, const std::string& path, WorkBudget& budget, std::vector<Within>& out) {
+  constexpr size_t kPathMax = 400, kNameMax = 100;  // in an error's sentence
   const auto push = [&](const Json& value, const std::string& at) {
     budget.charge(20 + at.size() / 8);
-    if (value.is_object()) out.push_back({&value, at});
+    if (value.is_object()) out.push_back({&value, path.size() < kPathMax ? at : path});
   };
   for (const char* keyword : {"additionalProperties", "unevaluatedProperties", "propertyNames", "items",
                               "additionalItems", "unevaluatedItems", "contains", "not", "if", "then", "else"}) {
@@ -178,7 +179,7 @@ void push_within(const Json& schema, const std::string& path, WorkBudget& budget
        {"properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"}) {
     const auto found = schema.find(keyword);
     if (found == schema.end() || !found->is_object()) continue;
-    for (const auto& [name, one] : found->items()) push(one, path + "/" + keyword + "/" + name);
+    for (const auto& [name, one] : found->items()) push(one, path + "/" + keyword + "/" + name.substr(0, kNameMax));
   }
 }
 
@@ -253,6 +254,10 @@ class Fingerprint {
 }  // namespace
 
 void refuse_schema(const std::string& path, const std::string& why) { throw Error("schema " + path + ": " + why); }
+
+void cannot_enforce(const std::string& path, const std::string& why) {
+  throw UnenforceableSchema("schema " + path + ": " + why);
+}
 
 std::span<const SchemaKeyword> schema_keywords() { return kSchemaKeywords; }
 
@@ -336,7 +341,7 @@ const Json& SchemaReferences::resolve(const Json& reference, const std::string& 
     found->second = find_named("$anchor", text.substr(1));
   } else {
     found->second = find_named("$id", text);
-    if (found->second == nullptr) refuse_schema(path, "$ref " + text + " leads outside the schema");
+    if (found->second == nullptr) cannot_enforce(path, "$ref " + text + " leads outside the schema");
   }
   if (found->second == nullptr) refuse_schema(path, "$ref " + text + " leads nowhere");
   check_kinds(*found->second, text, budget_);

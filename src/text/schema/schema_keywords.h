@@ -10,12 +10,18 @@
 #include <utility>
 #include <vector>
 
+#include "base/check.h"
 #include "base/json.h"
 #include "base/work_budget.h"
 
 namespace gemma4 {
 
+// A schema that is none, or that no value matches; and one that is right but more than the grammar can keep.
 [[noreturn]] void refuse_schema(const std::string& path, const std::string& why);
+struct UnenforceableSchema : Error {
+  using Error::Error;
+};
+[[noreturn]] void cannot_enforce(const std::string& path, const std::string& why);
 
 // How far a keyword is kept. The table of docs/STRUCTURED_OUTPUT.md is this one.
 struct SchemaKeyword {
