@@ -249,7 +249,7 @@ void parse_thinking(Fields& body, Request& request, const ApiContext& context) {
   request.chat.enable_thinking = type != "disabled";
   fields.ignore({"block_binding"});
   if (const auto budget = fields.integer("budget_tokens", 0, INT32_MAX)) {
-    request.thinking_budget = static_cast<int>(*budget);
+    set_thinking_budget(request, *budget);
   }
   const std::string display = fields.string("display").value_or("summarized");
   if (display != "omitted") fields.hint(context.warnings, "display", {"summarized", "full"});

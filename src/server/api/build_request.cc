@@ -126,6 +126,11 @@ void set_image_detail(Request& request, const std::string& detail, const ApiCont
   request.image_budget = std::max(request.image_budget, detail == "low" ? 70 : most);
 }
 
+void set_thinking_budget(Request& request, int64_t tokens) {
+  request.thinking_budget = static_cast<int>(tokens);
+  request.thinking_share = 1;
+}
+
 // The shares are those of OpenRouter (openrouter.ai/docs/use-cases/reasoning-tokens).
 void set_effort(Request& request, const std::string& effort) {
   struct Level {
@@ -135,10 +140,35 @@ void set_effort(Request& request, const std::string& effort) {
   };
   constexpr Level kLevels[] = {
       {"minimal", 512, 0.1}, {"low", 2048, 0.2}, {"medium", 8192, 0.5}, {"high", 32768, 0.8}, {"xhigh", -1, 0.95}};
+  set_thinking_budget(request, -1);
   for (const Level& level : kLevels) {
     if (effort != level.name) continue;
     request.thinking_budget = level.budget;
     request.thinking_share = level.share;
+  }
+}
+
+void parse_reasoning_amount(Fields& reasoning, Request& request) {
+  if (const auto effort = reasoning.string("effort")) {
+    request.chat.enable_thinking = thinking_wanted(*effort, reasoning.where("effort"));
+    set_effort(request, *effort);
+  }
+  if (const auto budget = reasoning.integer("max_tokens", 0, INT32_MAX)) {
+    set_thinking_budget(request, *budget);
+    request.chat.enable_thinking = *budget > 0;
+  }
+  if (const auto on = reasoning.boolean("enabled")) request.chat.enable_thinking = *on;
+}
+
+void parse_think(const Json& value, Request& request) {
+  if (value.is_boolean()) {
+    request.chat.enable_thinking = value.get<bool>();
+  } else if (value.is_string()) {
+    const auto& effort = value.get_ref<const std::string&>();
+    request.chat.enable_thinking = thinking_wanted(effort, "think");
+    set_effort(request, effort);
+  } else {
+    fail_at("think", "must be true, false, or one of low, medium, high");
   }
 }
 

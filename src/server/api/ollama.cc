@@ -204,17 +204,6 @@ void parse_format(const Json* value, Request& request) {
   }
 }
 
-void parse_think(const Json* value, Request& request) {
-  if (value == nullptr) return;
-  if (value->is_boolean()) {
-    request.chat.enable_thinking = value->get<bool>();
-  } else if (value->is_string()) {
-    request.chat.enable_thinking = thinking_wanted(value->get_ref<const std::string&>(), "think");
-  } else {
-    fail_at("think", "must be true, false, or one of low, medium, high");
-  }
-}
-
 // Answers.
 
 struct OllamaStream {
@@ -346,7 +335,7 @@ void parse_common(Fields& body, Request& request, OllamaStream& stream, Completi
   stream.warnings = context.warnings;
   parse_options(body.find("options"), request, context);
   parse_format(body.find("format"), request);
-  parse_think(body.find("think"), request);
+  if (const Json* think = body.find("think")) parse_think(*think, request);
   completion.stream = body.boolean("stream").value_or(true);
   stream.logprobs = body.boolean("logprobs").value_or(false);
   const auto top = body.integer("top_logprobs", 0, kLogprobsMax);

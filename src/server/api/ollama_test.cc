@@ -129,6 +129,16 @@ TEST(ApiOllama, FormatsAndThinking) {
   Request request = parse_ollama_chat(body, ollama_context()).requests.at(0);
   EXPECT_EQ(request.format.type, ResponseFormat::kJson);
   EXPECT_TRUE(request.chat.enable_thinking);
+  EXPECT_EQ(request.thinking_budget, 2048);
+  EXPECT_EQ(request.thinking_share, 0.2);
+  body["think"] = "high";
+  EXPECT_EQ(parse_ollama_chat(body, ollama_context()).requests.at(0).thinking_budget, 32768);
+  body["think"] = true;
+  EXPECT_EQ(parse_ollama_chat(body, ollama_context()).requests.at(0).thinking_budget, -1);
+  const Json prompt = {{"model", "demo"}, {"prompt", "hi"}, {"think", "medium"}};
+  EXPECT_EQ(parse_ollama_generate(prompt, ollama_context()).requests.at(0).thinking_budget, 8192);
+  body["think"] = "often";
+  EXPECT_EQ(ollama_refusal(body, parse_ollama_chat).status, 400);
   body["format"] = {{"type", "object"}}, body["think"] = false;
   request = parse_ollama_chat(body, ollama_context()).requests.at(0);
   EXPECT_EQ(request.format.type, ResponseFormat::kSchema);

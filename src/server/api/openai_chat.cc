@@ -240,6 +240,7 @@ void parse_format(const Json* value, Request& request) {
   request.format = std::move(format);
 }
 
+// Efforts first: a budget in tokens says it more exactly, wherever it stands.
 void parse_thinking(Fields& body, Request& request) {
   if (const auto effort = body.string("reasoning_effort")) {
     request.chat.enable_thinking = thinking_wanted(*effort, "reasoning_effort");
@@ -251,18 +252,10 @@ void parse_thinking(Fields& body, Request& request) {
     if (const auto on = fields.boolean("preserve_thinking")) request.chat.preserve_thinking = *on;
     fields.done();
   }
-  if (const auto budget = body.integer("thinking_token_budget", -1, INT32_MAX)) {
-    request.thinking_budget = static_cast<int>(*budget);
-    request.thinking_share = 1;
-    if (*budget == 0) request.chat.enable_thinking = false;
-  }
-  if (const Json* value = body.find("reasoning")) {  // OpenRouter's
+  if (const Json* value = body.find("think")) parse_think(*value, request);  // Ollama's
+  if (const Json* value = body.find("reasoning")) {                          // OpenRouter's
     Fields reasoning(*value, "reasoning");
-    if (const auto effort = reasoning.string("effort")) {
-      request.chat.enable_thinking = thinking_wanted(*effort, "reasoning.effort");
-      set_effort(request, *effort);
-    }
-    if (const auto on = reasoning.boolean("enabled")) request.chat.enable_thinking = *on;
+    parse_reasoning_amount(reasoning, request);
     reasoning.boolean("exclude");  // parse_chat
     reasoning.done();
   }
@@ -273,14 +266,12 @@ void parse_thinking(Fields& body, Request& request) {
       fail_at("thinking.type", "must be enabled, adaptive or disabled");
     }
     request.chat.enable_thinking = type != "disabled";
-    if (const auto budget = thinking.integer("budget_tokens", 0, INT32_MAX)) {
-      request.thinking_budget = static_cast<int>(*budget);
-    }
+    if (const auto budget = thinking.integer("budget_tokens", 0, INT32_MAX)) set_thinking_budget(request, *budget);
     thinking.done();
   }
-  if (const Json* value = body.find("think")) {  // Ollama's: true, false or an effort
-    request.chat.enable_thinking =
-        value->is_boolean() ? value->get<bool>() : thinking_wanted(expect_string(*value, "think"), "think");
+  if (const auto budget = body.integer("thinking_token_budget", -1, INT32_MAX)) {
+    set_thinking_budget(request, *budget);
+    if (*budget == 0) request.chat.enable_thinking = false;
   }
   if (const auto on = body.boolean("enable_thinking")) request.chat.enable_thinking = *on;
 }
@@ -483,7 +474,6 @@ Request parse_chat_prompt(Fields& body, const ApiContext& context, ToolList& too
 Request parse_chat_prompt(Fields& body, const ApiContext& context) {
   ToolList tools;
   return parse_chat_prompt(body, context, tools);
-  check_uncalled_tools(tools.tools, request);
 }
 
 CompletionRequest parse_chat(const Json& json, const ApiContext& context) {
@@ -493,6 +483,7 @@ CompletionRequest parse_chat(const Json& json, const ApiContext& context) {
   Request request = parse_chat_prompt(body, context, tools);
   parse_tool_choice(body.find("tool_choice"), tools, request);
   parse_function_call(body, tools, request);
+  check_uncalled_tools(tools.tools, request);
   parse_format(body.find("response_format"), request);
   parse_guided(body, request, context);
   parse_sampling(body, request);

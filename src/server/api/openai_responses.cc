@@ -60,10 +60,7 @@ void parse_reasoning(Fields& body, Request& request, const ApiContext& context) 
   const Json* reasoning = body.find("reasoning");
   if (reasoning == nullptr) return;
   Fields fields(*reasoning, "reasoning");
-  if (const auto effort = fields.string("effort")) {
-    request.chat.enable_thinking = thinking_wanted(*effort, "reasoning.effort");
-    set_effort(request, *effort);
-  }
+  parse_reasoning_amount(fields, request);
   // Thoughts are returned in full, not summarised.
   fields.hint(context.warnings, "summary", {"auto"});
   fields.hint(context.warnings, "generate_summary", {"auto"});
@@ -389,10 +386,10 @@ CompletionRequest parse_responses(const Json& json, const ApiContext& context) {
   const Json items = input_items(body.require("input"), context);
   parse_input(body, history, items, request, context);
   ToolList tools;
-  check_uncalled_tools(tools.tools, request);
   if (const Json* value = body.find("tools")) tools = parse_responses_tools(*value, context);
   request.tools = tools.text();
   parse_tool_choice(body.find("tool_choice"), tools, request);
+  check_uncalled_tools(tools.tools, request);
   parse_text_format(body, request, context);
   parse_reasoning(body, request, context);
   parse_include(body, request, context);

@@ -108,6 +108,42 @@ TEST(TakenChat, ThinkingInEveryForm) {
   EXPECT_FALSE(chat_taken({{"reasoning", {{"effort", "none"}}}}).request.chat.enable_thinking);
 }
 
+TEST(TakenChat, BudgetsOfThoughtsInEveryForm) {
+  struct Form {
+    Json body;
+    bool thinks;
+    int budget;
+    double share;
+  };
+  const Form forms[] = {
+      {{{"think", "low"}}, true, 2048, 0.2},
+      {{{"think", "medium"}}, true, 8192, 0.5},
+      {{{"think", "high"}}, true, 32768, 0.8},
+      {{{"think", true}}, true, -1, 1},
+      {{{"reasoning", {{"max_tokens", 700}}}}, true, 700, 1},
+      {{{"reasoning", {{"max_tokens", 700}, {"effort", "low"}}}}, true, 700, 1},
+      {{{"reasoning", {{"effort", "low"}}}}, true, 2048, 0.2},
+      {{{"reasoning", {{"max_tokens", 0}}}}, false, 0, 1},
+      {{{"reasoning", {{"max_tokens", 700}, {"enabled", false}}}}, false, 700, 1},
+      {{{"reasoning_effort", "low"}, {"reasoning", {{"effort", "max"}}}}, true, -1, 1},
+      {{{"thinking_token_budget", 90}, {"reasoning", {{"effort", "high"}}}}, true, 90, 1},
+      {{{"reasoning_effort", "low"}, {"thinking", {{"type", "enabled"}, {"budget_tokens", 5000}}}}, true, 5000, 1},
+  };
+  for (const Form& form : forms) {
+    const Request request = chat_taken(form.body).request;
+    EXPECT_EQ(request.chat.enable_thinking, form.thinks) << form.body;
+    EXPECT_EQ(request.thinking_budget, form.budget) << form.body;
+    EXPECT_EQ(request.thinking_share, form.share) << form.body;
+  }
+  const Request request = responses_taken({{"reasoning", {{"max_tokens", 700}}}}).request;
+  EXPECT_TRUE(request.chat.enable_thinking);
+  EXPECT_EQ(request.thinking_budget, 700);
+  for (const Json& bad : std::vector<Json>{{{"max_tokens", -1}}, {{"max_tokens", "many"}}, {{"effort", "some"}}}) {
+    EXPECT_THROW(chat_taken({{"reasoning", bad}}), ApiError) << bad;
+  }
+  EXPECT_THROW(chat_taken({{"think", 3}}), ApiError);
+}
+
 TEST(TakenChat, AJsonObjectMayHaveASchema) {
   const Request request =
       chat_taken({{"response_format", {{"type", "json_object"}, {"schema", {{"type", "object"}}}}}}).request;
