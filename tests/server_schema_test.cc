@@ -94,6 +94,14 @@ TEST_F(ServerSchemas, PlainTextTakesTheFormThatWasAskedFor) {
   EXPECT_EQ(answer({{"grammar", "root ::= \"a\" b\nb ::= \"bc\""}}), "abc");
   EXPECT_EQ(answer({{"guided_grammar", "start: \"a\" B\nB: \"bc\""}}), "abc");
   EXPECT_EQ(answer({{"structured_outputs", {{"grammar", "start: \"x\""}}}}), "x");
+  EXPECT_EQ(answer({{"ebnf", "root ::= \"a\" | root \"a\" \"b\""}, {"max_tokens", 1}}), "a");  // SGLang's names
+  EXPECT_EQ(answer({{"regex", "left"}}), "left");
+  // As guidance sends it to vLLM, of which versions know either name.
+  const char* grammar = "%llguidance {}\n\nstart: answer\nanswer[capture]: ANSWER\n\nANSWER: \"red\"\n";
+  EXPECT_EQ(answer({{"guided_decoding_backend", "guidance"},
+                    {"guided_grammar", grammar},
+                    {"structured_outputs", {{"grammar", grammar}}}}),
+            "red");
   EXPECT_EQ(answer({{"guided_json", {{"const", 5}}}}), "5");
   EXPECT_EQ(answer({{"json_schema", {{"const", 5}}}}), "5");
   EXPECT_EQ(answer({{"response_format", {{"type", "json_object"}, {"schema", {{"const", 5}}}}}}), "5");
@@ -110,7 +118,9 @@ TEST_F(ServerSchemas, FormsThatAreWrongAreRefusedByName) {
   EXPECT_THAT(refused({{"guided_regex", "(a"}}), HasSubstr("without its )"));
   EXPECT_THAT(refused({{"guided_choice", Json::array()}}), HasSubstr("guided_choice"));
   EXPECT_THAT(refused({{"guided_choice", {1}}}), HasSubstr("guided_choice[0]"));
-  EXPECT_THAT(refused({{"grammar", "root ::= root \"a\""}}), HasSubstr("left recursion"));
+  EXPECT_THAT(refused({{"grammar", "root ::= a | \"b\"\na ::= root \"a\""}}), HasSubstr("left recursion"));
+  EXPECT_THAT(refused({{"structured_outputs", {{"grammar", "start: \"a\""}}}, {"guided_grammar", "start: \"b\""}}),
+              HasSubstr("structured_outputs.grammar"));
   EXPECT_THAT(refused({{"guided_regex", "a"}, {"grammar", "root ::= \"a\""}}), HasSubstr("grammar"));
   EXPECT_THAT(refused({{"guided_regex", "a"}, {"response_format", {{"type", "json_object"}}}}),
               HasSubstr("response_format"));

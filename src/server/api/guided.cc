@@ -14,10 +14,16 @@ struct Guided {
   ResponseFormat format;
   std::string path;
 
+  // Clients that know several servers, or versions of one, ask for the same form by several names (guidance does).
   void set(ResponseFormat one, const std::string& where) {
-    if (!path.empty()) fail_at(where, "cannot be combined with " + path + ": one form of the answer at a time");
-    format = std::move(one);
-    path = where;
+    const bool same = one.type == format.type && one.schema == format.schema && one.text == format.text &&
+                      one.choices == format.choices;
+    if (path.empty()) {
+      format = std::move(one);
+      path = where;
+    } else if (!same) {
+      fail_at(where, "cannot be combined with " + path + ": one form of the answer at a time");
+    }
   }
 };
 
@@ -75,6 +81,8 @@ void parse_guided(Fields& body, Request& request, const ApiContext& context) {
   take_text(guided, ResponseFormat::kGrammar, body.string("guided_grammar"), "guided_grammar");
   if (const Json* outputs = body.find("structured_outputs")) parse_structured_outputs(*outputs, guided, context);
   take_text(guided, ResponseFormat::kGrammar, body.string("grammar"), "grammar");
+  take_text(guided, ResponseFormat::kRegex, body.string("regex"), "regex");
+  take_text(guided, ResponseFormat::kGrammar, body.string("ebnf"), "ebnf");
   take_json(guided, body.find("json_schema"), "json_schema");
   body.hints(context.warnings, {"guided_decoding_backend", "guided_whitespace_pattern"});
   if (guided.path.empty() || request.format.type == ResponseFormat::kToolCall) return;

@@ -141,7 +141,8 @@ History find_history(Fields& body, const ApiContext& context) {
     if (!history.before) {
       throw ApiError(400,
                      "Previous response with id '" + previous->substr(0, 100) +
-                         "' not found: it was made with store: false, or the memory for responses has been used up",
+                         "' not found: responses are kept, unless store is false, until newer ones need their memory "
+                         "or the server ends; send the whole conversation as input",
                      "previous_response_id", "previous_response_not_found");
     }
   }

@@ -133,7 +133,7 @@ void PushdownAutomaton::check_recursion(const Mark& from) const {
   for (size_t rule = 0; rule < rules_.size(); ++rule) {
     for (const RuleCall& call : calls[rule]) {
       if (!call.last && component[rule] == component[static_cast<size_t>(call.rule)]) {
-        throw Error("a rule of the grammar begins with itself (left recursion)");
+        throw Error("a rule of the grammar begins with itself by way of others (left recursion): write it as a repeat");
       }
     }
   }

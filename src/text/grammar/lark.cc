@@ -1,6 +1,6 @@
 // A subset of Lark's notation: rules and terminals with "text", "a".."z", /expression/, ( ), [ ], |, * + ?, ~ n..m, and
 // -> aliases, which change nothing here; %ignore, and %import of the common terminals. As Lark's grammar reference has
-// it.
+// it. Of what llguidance adds (its docs/syntax.md), what guidance writes: %llguidance {}, name[capture], /(?s:...)/.
 #include <map>
 
 #include "text/grammar/grammar_reader.h"
@@ -41,6 +41,23 @@ Expression regex_of(std::string text) {
   return one;
 }
 
+// The expression with its dots meaning any character.
+std::string with_dots_for_all(std::string_view text) {
+  std::string out;
+  bool in_class = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '[' || c == ']') in_class = c == '[';
+    if (c == '.' && !in_class) {
+      out += "[\\s\\S]";
+    } else {
+      out += c;
+    }
+    if (c == '\\' && i + 1 < text.size()) out += text[++i];
+  }
+  return out;
+}
+
 class LarkParser {
  public:
   LarkParser(std::string_view text, WorkBudget& budget) : in_(text, "//", budget) {}
@@ -54,6 +71,9 @@ class LarkParser {
       }
       const std::string name = rule_name();
       if (name.empty()) in_.fail("a rule (name: ...) is missing");
+      for (const std::string& attribute : attributes_) {
+        if (attribute != "capture") in_.fail("the attribute " + attribute + " of a rule is not supported");
+      }
       define(name, choice(0));
     }
     return std::move(result_);
@@ -76,10 +96,35 @@ class LarkParser {
       in_.accept("-");
       if (in_.name("").empty()) name.clear();
     }
+    attributes_ = attributes();
     in_.skip();
     if (!name.empty() && in_.accept(":")) return name;
     in_.back_to(begin);
     return "";
+  }
+
+  // The names of llguidance's attributes behind a rule's name: [capture, max_tokens=9, stop=","]. Stops where they are
+  // something else.
+  std::vector<std::string> attributes() {
+    std::vector<std::string> names;
+    if (!in_.accept("[")) return names;
+    do {
+      in_.skip();
+      names.push_back(in_.name("_"));
+      in_.skip();
+      if (names.back().empty() || !in_.accept("=")) continue;
+      in_.skip();
+      if (in_.accept("\"")) {
+        text();
+      } else if (in_.accept("/")) {
+        expression();
+      } else {
+        in_.name(".-");
+      }
+      in_.skip();
+    } while (in_.accept(","));
+    in_.accept("]");
+    return names;
   }
 
   bool is_rule() {
@@ -115,6 +160,12 @@ class LarkParser {
       const bool renamed = in_.accept("->");
       in_.skip();
       import(name, renamed ? in_.name("_") : "");
+    } else if (what == "llguidance") {
+      if (!in_.accept("{")) in_.fail("%llguidance needs its options, {}");
+      in_.skip();
+      if (!in_.accept("}")) in_.fail("options of %llguidance are not supported");
+    } else if (what == "json") {
+      in_.fail("%json is not supported in a grammar; guided_json or a response_format alone takes a schema");
     } else {
       in_.fail("%" + what + " is not supported");
     }
@@ -229,13 +280,22 @@ class LarkParser {
       if (in_.accept("\\")) out += in_.peek() == '/' ? "" : "\\";
       out += in_.character();
     }
-    const std::string flags = in_.name("");
-    if (flags != "" && flags != "i") in_.fail("the flags " + flags + " of an expression are not supported; i is");
-    return regex_of((flags == "i" ? "(?i)" : "") + out);
+    std::string flags = in_.name("");
+    if (flags.find_first_not_of("is") != std::string::npos) {
+      in_.fail("the flags " + flags + " of an expression are not supported; i and s are");
+    }
+    constexpr std::string_view kGroup = "(?s:";
+    if (out.starts_with(kGroup) && out.ends_with(')') && out.find_first_of("()", kGroup.size()) == out.size() - 1) {
+      out = out.substr(kGroup.size(), out.size() - kGroup.size() - 1);
+      flags += 's';
+    }
+    if (flags.find('s') != std::string::npos) out = with_dots_for_all(out);
+    return regex_of((flags.find('i') != std::string::npos ? "(?i)" : "") + out);
   }
 
   GrammarReader in_;
   GrammarRules result_;
+  std::vector<std::string> attributes_;  // of the rule whose name was read last
 };
 
 }  // namespace

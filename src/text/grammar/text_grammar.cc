@@ -3,12 +3,38 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "text/grammar/grammar_reader.h"
 
 namespace gemma4 {
 namespace {
 
 constexpr size_t kExpressionStatesMax = 4000;
 constexpr uint32_t kIgnoredMax = 8;  // ignored texts in a row, so that no model can write them for ever
+
+// The alternatives of a rule's right side that begin with the rule itself, without that beginning, and the others.
+// Lark's grammars are written so: sum: product | sum "+" product. That is product ("+" product)*.
+Expression without_left_recursion(const std::string& name, Expression all) {
+  const auto begins_with_itself = [&](const Expression& one) {
+    const Expression& first = one.type == Expression::kSequence && !one.operands.empty() ? one.operands[0] : one;
+    return first.type == Expression::kRule && first.text == name;
+  };
+  if (all.type != Expression::kChoice || std::ranges::none_of(all.operands, begins_with_itself)) return all;
+  Expression first, rest, result;
+  first.type = rest.type = Expression::kChoice;
+  for (Expression& one : all.operands) {
+    if (!begins_with_itself(one)) {
+      first.operands.push_back(std::move(one));
+    } else if (one.type == Expression::kSequence && one.operands.size() > 1) {  // else it adds nothing
+      one.operands.erase(one.operands.begin());
+      rest.operands.push_back(std::move(one));
+    }
+  }
+  if (first.operands.empty()) throw Error("grammar: the rule " + name + " never comes to an end");
+  if (rest.operands.empty()) return first;
+  result.operands.push_back(std::move(first));
+  result.operands.push_back(repeated(std::move(rest), 0, kUnbounded));
+  return result;
+}
 
 }  // namespace
 
@@ -34,6 +60,9 @@ TextGrammar::TextGrammar(PushdownAutomaton& automaton, std::string_view grammar)
                                                            : parse_lark(grammar, a_.budget());
   if (!grammar_.rules.contains(grammar_.start)) throw Error("grammar: there is no rule " + grammar_.start);
   for (const std::string& name : grammar_.terminals) terminal_[name] = true;
+  for (auto& [name, expression] : grammar_.rules) {
+    expression = without_left_recursion(name, std::move(expression));
+  }
 }
 
 bool TextGrammar::may_be_empty(const Expression& expression) const {

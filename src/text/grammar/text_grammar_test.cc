@@ -66,6 +66,47 @@ NAME: LETTER ("a".."z" | /[0-9_]/)*
     EXPECT_FALSE(derives(grammar, bad)) << bad;
 }
 
+// As Lark's own examples are written: outlines' grammar of arithmetic.
+TEST(TextGrammar, RulesThatBeginWithThemselvesAreRepeats) {
+  const Grammar grammar = grammar_text(R"x(
+?start: sum
+?sum: product | sum "+" product -> add | sum "-" product -> sub | sum
+?product: atom | product "*" atom -> mul
+?atom: NUMBER | "-" atom | "(" sum ")"
+%import common.NUMBER
+%import common.WS_INLINE
+%ignore WS_INLINE
+)x");
+  for (const char* good : {"1", "1 - 2+3*4", "-(1*2*3) - 4"}) EXPECT_TRUE(derives(grammar, good)) << good;
+  for (const char* bad : {"", "+1", "1 2", "1**2", "(1"}) EXPECT_FALSE(derives(grammar, bad)) << bad;
+  EXPECT_TRUE(derives(grammar_text("root ::= root \"a\" | \"b\" | root"), "baa"));
+}
+
+// As guidance writes them.
+TEST(TextGrammar, LarkOfLlguidance) {
+  const auto error = [](const std::string& text) { return error_of([&] { grammar_text(text); }); };
+  const Grammar grammar = grammar_text(R"x(%llguidance {}
+
+start: "n=" answer " and " b[c]
+answer[capture]: ANSWER
+ANSWER: /[0-9]+[.]/
+b[capture]: B
+
+B: "a"
+     | "b"
+c: /(?s:.*)/ | /X.\./s
+)x");
+  for (const char* good : {"n=12. and a", "n=0. and b\n x\n"}) EXPECT_TRUE(derives(grammar, good)) << good;
+  for (const char* bad : {"n=12 and a", "n=12. and", "12. and a"}) EXPECT_FALSE(derives(grammar, bad)) << bad;
+  EXPECT_TRUE(derives(grammar_text("start: /X.\\./s"), "X\n."));
+  EXPECT_FALSE(derives(grammar_text("start: /X.\\./s"), "X\nX"));
+  EXPECT_FALSE(derives(grammar_text("start: /X./"), "X\n"));
+  EXPECT_THAT(error("start: a\na[capture, max_tokens=60, stop=\",\"]: \"x\""), HasSubstr("attribute max_tokens"));
+  EXPECT_THAT(error("start: a\na[stop=/b/]: \"x\""), HasSubstr("line 2: the attribute stop"));
+  EXPECT_THAT(error("%llguidance {\"no_forcing\": true}\nstart: \"a\""), HasSubstr("options of %llguidance"));
+  EXPECT_THAT(error("start: %json {}"), HasSubstr("%json is not supported in a grammar"));
+}
+
 TEST(TextGrammar, ExpressionsAndChoices) {
   const auto regex = [](const char* text) { return Grammar::regex(text_vocabulary(), text, text_options()); };
   EXPECT_TRUE(derives(regex("a|bc"), "bc"));
@@ -88,7 +129,8 @@ TEST(TextGrammar, FaultsAreSaidWithTheirLine) {
   EXPECT_THAT(error("root ::= \"a\"\nb ::= [a"), HasSubstr("line 2: a [ without its ]"));
   EXPECT_THAT(error("root ::= b"), HasSubstr("there is no rule b"));
   EXPECT_THAT(error("a ::= \"a\""), HasSubstr("there is no rule root"));
-  EXPECT_THAT(error("root ::= root \"a\" | \"b\""), HasSubstr("left recursion"));
+  EXPECT_THAT(error("root ::= root \"a\""), HasSubstr("the rule root never comes to an end"));
+  EXPECT_THAT(error("root ::= a \"a\" | \"b\"\na ::= root"), HasSubstr("left recursion"));
   EXPECT_THAT(error("root ::= e root \"a\" | \"b\"\ne ::= \"\" | \"x\""), HasSubstr("left recursion"));
   EXPECT_THAT(error("root ::= \"a\" root"), HasSubstr("comes to an end"));
   EXPECT_THAT(error("root ::= " + std::string(5000, '(')), HasSubstr("nested too deep"));
