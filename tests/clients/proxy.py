@@ -95,3 +95,15 @@ def pin_tool(body, name, arguments):
             body["parallel_tool_calls"] = False
         return f"a call of {name} with {json.dumps(arguments)} is forced"
     raise AssertionError(f"{name} is none of {[t.get('name') or t.get('function', {}).get('name') for t in body['tools']]}")
+
+
+def cold(path, body):
+    """Temperature 0 where the request has none, so that the toy's answer is known."""
+    if path.startswith("/api/"):
+        options = body.setdefault("options", {})
+    else:
+        options = body
+    if "temperature" in options or not ("messages" in body or "input" in body or "prompt" in body):
+        return None
+    options["temperature"] = 0
+    return "temperature 0"

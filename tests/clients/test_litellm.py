@@ -1,4 +1,6 @@
 """LiteLLM's providers for OpenAI's and Anthropic's API, against the demo model."""
+import json
+
 import litellm
 import pytest
 
@@ -42,3 +44,43 @@ def test_tools(ask):
 def test_embeddings_are_refused(server):
     with pytest.raises(litellm.BadRequestError, match="makes no embeddings"):
         litellm.embedding("openai/demo", input=["x"], api_base=server.url + "/v1", api_key="none")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_is_too_long_has_its_own_class(ask, stream):
+    """By this class LiteLLM's fallbacks, aider and agents know that they must shorten the conversation."""
+    with pytest.raises(litellm.ContextWindowExceededError, match="2048"):
+        list(ask([{"role": "user", "content": "word " * 5000}], stream=stream))
+
+
+def test_other_errors_have_theirs(ask, server):
+    with pytest.raises(litellm.BadRequestError) as caught:
+        ask(COUNT, tools=[TOOL], tool_choice={"type": "function", "function": {"name": "other"}})
+    assert not isinstance(caught.value, litellm.ContextWindowExceededError)
+    with pytest.raises(litellm.NotFoundError):
+        litellm.completion("openai/other", messages=COUNT, api_base=server.url + "/v1", api_key="none")
+
+
+def test_keys(locked_server):
+    for model, base in (("openai/demo", "/v1"), ("anthropic/demo", "")):
+        ask_locked = dict(model=model, messages=COUNT, api_base=locked_server.url + base, max_tokens=60, temperature=0)
+        with pytest.raises(litellm.AuthenticationError):
+            litellm.completion(api_key="wrong", **ask_locked)
+        assert litellm.completion(api_key="sesame", **ask_locked).choices[0].message.content == COUNTED
+
+
+def test_schema(ask):
+    schema = {"type": "object", "properties": {"minutes": {"type": "integer"}}, "required": ["minutes"],
+              "additionalProperties": False}
+    answer = ask([{"role": "user", "content": "Set a timer for 6 minutes."}], max_tokens=300, response_format={
+        "type": "json_schema", "json_schema": {"name": "timer", "schema": schema, "strict": True}})
+    assert isinstance(json.loads(answer.choices[0].message.content)["minutes"], int)
+
+
+def test_responses(server):
+    answer = litellm.responses(model="openai/demo", input="Count from 9 to 17.", temperature=0, api_base=server.url + "/v1",
+                               api_key="none")
+    assert answer.output[0].content[0].text == COUNTED
+    more = litellm.responses(model="openai/demo", input="What is 16 + 3?", temperature=0, api_base=server.url + "/v1",
+                             api_key="none", previous_response_id=answer.id, max_output_tokens=20)
+    assert more.usage.input_tokens > answer.usage.input_tokens + answer.usage.output_tokens

@@ -240,8 +240,9 @@ def test_errors(client):
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError, match="2048"):
             client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "word " * 5000}], stream=stream)
-    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+    with pytest.raises(openai.BadRequestError, match="'resp_1' not found") as caught:
         client.responses.create(model="demo", input="hi", previous_response_id="resp_1")
+    assert (caught.value.code, caught.value.param) == ("previous_response_not_found", "previous_response_id")
     with pytest.raises(openai.BadRequestError, match="schema"):
         client.chat.completions.create(model="demo", messages=COUNT, response_format={
             "type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}})
