@@ -65,15 +65,18 @@ TextGrammar::TextGrammar(PushdownAutomaton& automaton, std::string_view grammar)
   }
 }
 
-bool TextGrammar::may_be_empty(const Expression& expression) const {
+bool TextGrammar::may_be_empty(const Expression& expression) {
   const auto empty = [&](const Expression& operand) { return may_be_empty(operand); };
   const std::vector<Expression>& all = expression.operands;
   a_.budget().charge(2);
   switch (expression.type) {
     case Expression::kText:
       return expression.text.empty();
-    case Expression::kRegex:
-      return true;  // it may be, and then a repeat need not repeat
+    case Expression::kRegex: {
+      const auto [known, is_new] = empty_text_.try_emplace(expression.text);
+      if (is_new) known->second = parse_regex(expression.text, "regular expression", a_.budget()).may_be_empty();
+      return known->second;
+    }
     case Expression::kRule:
       return empty_.contains(expression.text);
     case Expression::kSequence:

@@ -43,14 +43,15 @@ class TextGrammar {
 
  private:
   int nodes(const Expression& expression, bool in_terminal, int next);
-  bool may_be_empty(const Expression& expression) const;
+  bool may_be_empty(const Expression& expression);
   void find_empty_rules();
 
   PushdownAutomaton& a_;
   LexicalGrammar text_;
   GrammarRules grammar_;
   std::map<std::string, int> numbers_;
-  std::map<std::string, bool> empty_, terminal_;
+  std::map<std::string, bool> empty_, terminal_;  // rules
+  std::map<std::string, bool> empty_text_;        // expressions that match an empty text
   int ignored_ = -1;  // a rule
 };
 

@@ -48,6 +48,17 @@ TEST(TextGrammar, Gbnf) {
   EXPECT_TRUE(derives(grammar_text("root ::= (\"a\"? b*)* \"c\"\nb ::= \"\" | \"b\""), "abbac"));
 }
 
+TEST(TextGrammar, ClassesAndExpressionsRepeatAsOftenAsTheyMust) {
+  const auto derived = [](const char* grammar, const char* text) { return derives(grammar_text(grammar), text); };
+  EXPECT_TRUE(derived("root ::= \"a\" [0-9]{3}", "a123"));
+  EXPECT_FALSE(derived("root ::= \"a\" [0-9]{3}", "a12"));
+  EXPECT_FALSE(derived("root ::= [0-9]+ \"x\"", "x"));
+  EXPECT_FALSE(derived("root ::= .{2}", "a"));
+  EXPECT_FALSE(derived("start: (/[a-c]/ \"x\"?)~2..3", "ax"));
+  EXPECT_TRUE(derived("start: (/[a-c]/ \"x\"?)~2..3", "axb"));
+  EXPECT_TRUE(derived("start: (/[a-c]*/)~2 \"!\"", "!"));  // empty texts count, too
+}
+
 TEST(TextGrammar, Lark) {
   const Grammar grammar = grammar_text(R"x(
 start: pair ("," pair)*   // a list
