@@ -1,5 +1,6 @@
 """Agent libraries against a variant of the demo model with a long context: tools, typed answers, streams and pictures."""
 import asyncio
+import sys
 
 import agents
 import pytest
@@ -12,12 +13,15 @@ from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from pydantic_ai import Agent, BinaryContent, NativeOutput, ToolOutput
+from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
-from smolagents import OpenAIServerModel, Tool, ToolCallingAgent
+from smolagents import CodeAgent, OpenAIServerModel, Tool, ToolCallingAgent
 
+import pages
 from conftest import IMAGES, data_url
-from proxy import Proxy, pin_tool
+from proxy import Proxy, cold, pin_tool
 
 COUNT, COUNTED = "Count from 9 to 17.", "9, 10, 11, 12, 13, 14, 15, 16, 17."
 TIMER = "Set a timer for 6 minutes."
@@ -25,6 +29,14 @@ TIMER = "Set a timer for 6 minutes."
 
 class Timer(BaseModel):
     minutes: int
+
+
+@pytest.mark.parametrize("page", ["agents.md", "langchain.md"])
+def test_page(long_server, tmp_path, page):
+    proxy = Proxy(long_server.port, cold)
+    printed = pages.run([sys.executable, "-W", "ignore", "-c", pages.code(page, "python", proxy.url)], tmp_path)
+    assert printed.count(COUNTED) == 2
+    assert not proxy.refused()
 
 
 # openai-agents
@@ -68,6 +80,33 @@ def test_openai_agents_streams(long_server):
     assert asyncio.run(run()) == (COUNTED, COUNTED)
 
 
+def test_openai_agents_hand_over(long_server):
+    """One agent hands the conversation over to another, whose tool returns a picture that the model then has before it."""
+    def change(path, body):
+        called = sum(item.get("type") == "function_call_output" for item in body["input"])
+        return pin_tool(body, body["tools"][0]["name"], {}) if body["tools"] and called < 2 else None
+
+    proxy = Proxy(long_server.port, change)
+    model, settings = agents_model(proxy, True), agents.ModelSettings(temperature=0, max_tokens=40)
+
+    @agents.function_tool
+    def take_picture() -> agents.ToolOutputImage:
+        """Take a picture."""
+        return agents.ToolOutputImage(image_url=data_url("002.png"))
+
+    second = agents.Agent(name="second", tools=[take_picture], model=model, model_settings=settings)
+    first = agents.Agent(name="first", handoffs=[second], model=model, model_settings=settings)
+    result = agents.Runner.run_sync(first, "What is at the left?")
+    assert result.last_agent.name == "second" and result.final_output
+    assert "input_image" in str(proxy.asked("/v1/responses")[2]["input"][-1]["output"])
+
+    message = {"role": "user", "content": [{"type": "input_image", "image_url": data_url("002.png")},
+                                           {"type": "input_text", "text": "What is at the left?"}]}
+    plain = agents.Agent(name="plain", model=model, model_settings=settings)
+    assert "pink" in agents.Runner.run_sync(plain, [message]).final_output
+    assert not proxy.refused()
+
+
 # pydantic-ai
 
 @pytest.mark.parametrize("kind", [OpenAIChatModel, OpenAIResponsesModel])
@@ -90,7 +129,24 @@ def test_pydantic_ai(long_server, kind, output):
 def test_pydantic_ai_picture(long_server):
     model = OpenAIChatModel("demo", provider=OpenAIProvider(base_url=long_server.url + "/v1", api_key="none"))
     picture = BinaryContent(data=(IMAGES / "002.png").read_bytes(), media_type="image/png")
-    assert Agent(model, model_settings={"temperature": 0}).run_sync(["What is at the left?", picture]).output
+    assert "pink" in Agent(model, model_settings={"temperature": 0}).run_sync(["What is at the left?", picture]).output
+
+
+def test_pydantic_ai_of_anthropic(long_server):
+    ran = []
+
+    def set_timer(minutes: int) -> str:
+        """Set a timer in minutes."""
+        ran.append(minutes)
+        return "started"
+
+    model = AnthropicModel("demo", provider=AnthropicProvider(base_url=long_server.url, api_key="none"))
+    settings = {"temperature": 0, "max_tokens": 60}
+    assert Agent(model, model_settings=settings).run_sync(COUNT).output == COUNTED
+    answer = Agent(model, tools=[set_timer], model_settings=settings).run_sync(TIMER)
+    assert ran == [6] and answer.output
+    typed = Agent(model, output_type=ToolOutput(Timer), model_settings={"temperature": 0, "max_tokens": 200})
+    assert isinstance(typed.run_sync(TIMER).output, Timer)
 
 
 def test_a_large_vocabulary(wide_server):
@@ -132,8 +188,10 @@ def test_langchain(long_server, api):
     calls = model.bind_tools([set_timer]).invoke(TIMER).tool_calls
     assert [(call["name"], call["args"]) for call in calls] == [("set_timer", {"minutes": 6})]
     agent = create_agent(model, tools=[set_timer])
-    kinds = [type(message).__name__ for message in agent.invoke({"messages": [("user", TIMER)]})["messages"]]
-    assert kinds == ["HumanMessage", "AIMessage", "ToolMessage", "AIMessage"]
+    messages = agent.invoke({"messages": [("user", TIMER)]})["messages"]
+    assert [type(message).__name__ for message in messages] == ["HumanMessage", "AIMessage", "ToolMessage", "AIMessage"]
+    assert messages[2].content == "started"
+    assert isinstance(model.with_structured_output(Timer).invoke(TIMER), Timer)
 
 
 def test_langchain_typed_agent(long_server):
@@ -147,7 +205,19 @@ def test_langchain_typed_agent(long_server):
 def test_langchain_picture(long_server):
     message = HumanMessage([{"type": "image_url", "image_url": {"url": data_url("002.png")}},
                             {"type": "text", "text": "What is at the left?"}])
-    assert chat_models(long_server)["openai"]().invoke([message]).content
+    for api in ("openai", "anthropic", "ollama"):
+        assert "pink" in chat_models(long_server)[api]().invoke([message]).content
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_langchain_of_responses(long_server, method):
+    model = ChatOpenAI(base_url=long_server.url + "/v1", api_key="none", model="demo", temperature=0, use_responses_api=True,
+                       use_previous_response_id=True)
+    answer = model.invoke(COUNT)
+    assert answer.text == COUNTED
+    more = model.invoke([("user", COUNT), answer, ("user", "What is 16 + 3?")])
+    assert more.usage_metadata["input_tokens"] > 30  # the first question is there, by its id
+    assert isinstance(model.with_structured_output(Timer, method=method).invoke(TIMER), Timer)
 
 
 # smolagents
@@ -172,4 +242,19 @@ def test_smolagents(long_server):
     model = OpenAIServerModel("demo", api_base=proxy.url + "/v1", api_key="none")
     agent = ToolCallingAgent(tools=[TimerTool()], model=model, max_steps=3, verbosity_level=0)
     assert agent.run(TIMER) == "done"
+    assert not proxy.refused()
+
+
+def test_smolagents_code(long_server):
+    """The proxy gives the program that the model writes; the agent runs it, and with it the tool."""
+    program = "I set the timer.\n<code>\nfinal_answer(set_timer(6))\n</code>"
+
+    def change(path, body):
+        body["structured_outputs"] = {"choice": [program]}
+        return "the program is given"
+
+    proxy = Proxy(long_server.port, change)
+    model = OpenAIServerModel("demo", api_base=proxy.url + "/v1", api_key="none")
+    agent = CodeAgent(tools=[TimerTool()], model=model, max_steps=2, verbosity_level=0)
+    assert agent.run(TIMER) == "a timer of 6 minutes runs"
     assert not proxy.refused()
