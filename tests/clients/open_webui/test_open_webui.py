@@ -14,7 +14,8 @@ import urllib.request
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from conftest import data_url
+import pages
+from conftest import IMAGES, data_url
 from proxy import Proxy, pin_tool
 
 TOOL = "get_current_timestamp"
@@ -44,13 +45,12 @@ def webui(long_server, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "DATA_DIR": str(folder / "data"),
-                   "WEBUI_SECRET_KEY": "x", "WEBUI_AUTH": "False", "OPENAI_API_BASE_URL": proxy.url + "/v1",
-                   "OPENAI_API_KEY": "none", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true", "ANONYMIZED_TELEMETRY": "false"}
-    program = pathlib.Path(sys.executable).parent / "open-webui"
+    environment = {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder),
+                   "DATA_DIR": str(folder / "data"), "WEBUI_SECRET_KEY": "x", "WEBUI_AUTH": "False", "HF_HUB_OFFLINE": "1",
+                   "DO_NOT_TRACK": "true", "ANONYMIZED_TELEMETRY": "false"}
+    command = pages.code("open-webui.md", "sh", proxy.url).strip() + f" --host 127.0.0.1 --port {port}"
     with open(folder / "log", "w") as log:
-        process = subprocess.Popen([program, "serve", "--host", "127.0.0.1", "--port", str(port)], env=environment,
-                                   cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen(["bash", "-c", "exec env " + command], env=environment, cwd=folder, stdout=log, stderr=log)
         url = f"http://127.0.0.1:{port}"
         for _ in range(400):
             time.sleep(1)
@@ -73,29 +73,50 @@ def test_server(webui):
     assert call(url + "/api/chat/completions", ask, token)["choices"][0]["message"]["content"] == COUNTED
     picture = {"type": "image_url", "image_url": {"url": data_url("002.png")}}
     ask["messages"][0]["content"] = [picture, {"type": "text", "text": "What is at the left?"}]
-    assert call(url + "/api/chat/completions", ask, token)["choices"][0]["message"]["content"]
+    assert "pink" in call(url + "/api/chat/completions", ask, token)["choices"][0]["message"]["content"]
     assert not proxy.refused()
 
 
-def test_page(webui):
-    url, _, proxy = webui
-    before = len(proxy.asked("/v1/chat/completions"))
+@pytest.fixture
+def page(webui):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
-        page.goto(url, timeout=120_000)
-        box = page.locator("#chat-input")
-        expect(box).to_be_visible(timeout=120_000)
+        page.goto(webui[0], timeout=120_000)
+        page.box = page.locator("#chat-input")
+        expect(page.box).to_be_visible(timeout=120_000)
         if page.get_by_text("Okay, Let's Go!").count():
             page.get_by_text("Okay, Let's Go!").click()
-        box.click()
-        box.type(COUNT)
-        page.keyboard.press("Enter")
-        answer = page.locator(".chat-assistant").first
-        expect(answer).to_contain_text(f"View Result from {TOOL}", timeout=300_000)
-        expect(answer.locator("p").first).not_to_be_empty(timeout=120_000)
+        yield page
         browser.close()
+
+
+def test_page(webui, page):
+    _, _, proxy = webui
+    before = len(proxy.asked("/v1/chat/completions"))
+    page.box.click()
+    page.box.type(COUNT)
+    page.keyboard.press("Enter")
+    answer = page.locator(".chat-assistant").first
+    expect(answer).to_contain_text(f"View Result from {TOOL}", timeout=300_000)
+    expect(answer.locator("p").first).not_to_be_empty(timeout=120_000)
     asked = [body for body in proxy.asked("/v1/chat/completions")[before:] if body.get("tools")]
     assert len(asked) >= 2 and all(body["stream"] is True for body in asked)
     assert [message["role"] for message in asked[1]["messages"]][-2:] == ["assistant", "tool"]
+    assert not proxy.refused()
+
+
+def test_page_with_a_picture(webui, page):
+    _, _, proxy = webui
+    before = len(proxy.asked("/v1/chat/completions"))
+    page.locator("input[type=file]").first.set_input_files(IMAGES / "002.png")
+    page.box.click()
+    page.box.type("What is at the left?")
+    expect(page.locator("#message-input-container img").first).to_be_visible(timeout=120_000)
+    page.keyboard.press("Enter")
+    expect(page.locator(".chat-assistant").first).to_contain_text(f"View Result from {TOOL}", timeout=300_000)
+    asked = [body for body in proxy.asked("/v1/chat/completions")[before:] if body.get("tools")]
+    parts = [part for message in asked[0]["messages"] if isinstance(message["content"], list) for part in message["content"]]
+    pictures = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    assert [picture.split(",")[0] for picture in pictures] == ["data:image/png;base64"]
     assert not proxy.refused()
