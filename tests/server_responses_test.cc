@@ -151,7 +151,7 @@ TEST_F(ServerResponses, CallsHaveTheClientsNames) {
     EXPECT_NE(event.name, "response.function_call_arguments.delta");
     if (event.name == "response.custom_tool_call_input.delta") delta += event.data["delta"];
   }
-  EXPECT_EQ(delta, text["input"]);
+  EXPECT_EQ(text["input"], delta);
 }
 
 TEST_F(ServerResponses, OlderFunctionCallsKeepTheirForm) {
