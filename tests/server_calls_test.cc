@@ -1,4 +1,6 @@
 // Tool calls over HTTP: what is enforced, how arguments stream, and where a limit cuts a call.
+#include <gmock/gmock.h>
+
 #include "serving_testing.h"
 #include "text/chat/call_parser.h"
 
@@ -334,6 +336,28 @@ TEST_F(ServerCalls, AForcedCallWinsOverAFormat) {
   Json messages = words_messages("Who are you?", {{"type", "any"}});
   messages["output_config"] = {{"format", {{"type", "json_schema"}, {"schema", kShape}}}};
   EXPECT_EQ(good("/v1/messages", messages)["content"][0]["type"], "tool_use");
+}
+
+// Clients send back what they got, and go on.
+TEST_F(ServerCalls, AConversationWithACallThatWasCutGoesOn) {
+  Json body = words_chat(kCount, "required");
+  body["max_tokens"] = 20;
+  const Json message = good("/v1/chat/completions", body)["choices"][0]["message"];
+  const Json call = message["tool_calls"][0];
+  ASSERT_FALSE(Json::accept(call["function"]["arguments"].get<std::string>())) << call;
+  body["messages"].push_back(message);
+  body["messages"].push_back({{"role", "tool"}, {"tool_call_id", call["id"]}, {"content", "not JSON"}});
+  body["tool_choice"] = "auto";
+  EXPECT_THAT(good("/v1/chat/completions", body)["warnings"][0], testing::HasSubstr("were cut"));
+
+  Json asked = words_responses(kCount, "required");
+  asked["max_output_tokens"] = 20;
+  const Json response = good("/v1/responses", asked);
+  asked["tool_choice"] = "auto";
+  asked["previous_response_id"] = response["id"];
+  asked["input"] = Json::array(
+      {{{"type", "function_call_output"}, {"call_id", response["output"][0]["call_id"]}, {"output", "not JSON"}}});
+  EXPECT_THAT(good("/v1/responses", asked)["warnings"][0], testing::HasSubstr("were cut"));
 }
 
 }  // namespace

@@ -108,7 +108,18 @@ TEST_F(ServerErrors, ANearMissIsAnsweredWithTheRightAddress) {
   EXPECT_EQ(ask(server_->port(), "GET", "/v1/models/").body, ask(server_->port(), "GET", "/v1/models").body);
   for (const char* path : {"/v1/audio/speech", "/x/chat/completion", "/v1"}) {
     EXPECT_EQ(hint(path).find("did you mean"), std::string::npos) << path;
+    EXPECT_THAT(hint(path), HasSubstr("this server has /v1/chat/completions")) << path;
   }
+}
+
+TEST_F(ServerErrors, AWrongMethodIsToldTheRightOnes) {
+  const auto message = [](const std::string& method, const std::string& path) {
+    const Response response = ask(server_->port(), method, path, "{}");
+    EXPECT_EQ(response.status, 405) << path;
+    return Json::parse(response.body)["error"]["message"].get<std::string>();
+  };
+  EXPECT_THAT(message("GET", "/v1/chat/completions"), HasSubstr("which takes POST"));
+  EXPECT_THAT(message("POST", "/v1/responses/compact"), HasSubstr("which takes GET and DELETE"));
 }
 
 TEST_F(ServerErrors, ARequestWithoutAModelMeansTheServedOne) {
@@ -141,6 +152,7 @@ TEST_F(ServerErrors, ModelsAreAsOldAsTheServer) {
   const Response response = ask(server_->port(), "GET", "/v1/models", "", {{"anthropic-version", "2023-06-01"}});
   const std::string created = Json::parse(response.body)["data"][0]["created_at"];
   EXPECT_THAT(created, MatchesRegex("2[0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z"));
+  EXPECT_EQ(Json::parse(response.body)["data"][0]["max_input_tokens"], 1024);  // the context
 }
 
 }  // namespace

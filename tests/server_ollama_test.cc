@@ -135,6 +135,20 @@ TEST_F(ServeOllama, WhatIsServed) {
   EXPECT_EQ(post("/api/show", {{"model", "other"}}).status, 404);
 }
 
+TEST_F(ServeOllama, NoModelIsFetchedOrChanged) {
+  EXPECT_EQ(good("/api/pull", {{"model", "demo:latest"}, {"stream", false}}), Json({{"status", "success"}}));
+  EXPECT_EQ(good("/api/pull", {{"name", "demo"}})["status"], "success");
+  const Response other = post("/api/pull", {{"model", "llama3"}});
+  EXPECT_EQ(other.status, 404);
+  EXPECT_EQ(Json::parse(other.body)["error"], "model 'llama3' not found; this server has 'demo'");
+  for (const auto& [method, path] : {std::pair("POST", "/api/create"), std::pair("POST", "/api/copy"),
+                                     std::pair("POST", "/api/push"), std::pair("DELETE", "/api/delete")}) {
+    const Response response = ask(server_->port(), method, path, R"({"model":"demo"})");
+    EXPECT_EQ(response.status, 404) << path;
+    EXPECT_NE(Json::parse(response.body)["error"].get<std::string>().find("of its --model"), std::string::npos);
+  }
+}
+
 TEST_F(ServeOllama, ErrorsHaveItsForm) {
   const auto error = [](const std::string& path, const Json& body, int status) {
     const Response response = post(path, body);
@@ -147,7 +161,7 @@ TEST_F(ServeOllama, ErrorsHaveItsForm) {
   Json body = ollama_chat("x");
   body["options"]["temperature"] = "hot";
   EXPECT_NE(error("/api/chat", body, 400).find("options.temperature must be a number"), std::string::npos);
-  EXPECT_NE(error("/api/pull", {{"model", "demo"}}, 404).find("nothing at '/api/pull'"), std::string::npos);
+  EXPECT_NE(error("/api/nothing", {{"model", "demo"}}, 404).find("nothing at '/api/nothing'"), std::string::npos);
   for (const char* path : {"/api/embed", "/api/embeddings"}) {
     EXPECT_NE(error(path, {{"model", "demo"}, {"input", "x"}}, 400).find("makes no embeddings"), std::string::npos);
   }

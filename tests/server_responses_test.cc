@@ -39,6 +39,27 @@ TEST_F(ServerResponses, GoOnFromAnEarlierOne) {
   EXPECT_GT(prompt_tokens(third), prompt_tokens(second));
 }
 
+TEST_F(ServerResponses, TheirTokensAreCounted) {
+  const Json first = good("/v1/responses", response_body({{"input", kCount}}));
+  const Json body = response_body({{"input", "Go on."}, {"previous_response_id", first["id"]}});
+  const Json counted = good("/v1/responses/input_tokens", body);
+  EXPECT_EQ(counted["object"], "response.input_tokens");
+  EXPECT_EQ(counted["input_tokens"], prompt_tokens(good("/v1/responses", body)));
+  std::string text;
+  for (int i = 0; i < 3000; ++i) text += "count ";
+  EXPECT_GT(good("/v1/responses/input_tokens", {{"model", "demo"}, {"input", text}})["input_tokens"], 3000);
+  EXPECT_EQ(post("/v1/responses/input_tokens", Json::array()).status, 400);
+}
+
+TEST_F(ServerResponses, WhatIsNotThereIsRefusedWithAWayOut) {
+  const Response lost = post("/v1/responses", response_body({{"input", "x"}, {"previous_response_id", "resp_1"}}));
+  EXPECT_EQ(lost.status, 400);
+  EXPECT_THAT(lost.body, HasSubstr("send the whole conversation as input"));
+  const Response kept = post("/v1/responses", response_body({{"prompt", {{"id", "pmpt_1"}}}}));
+  EXPECT_EQ(kept.status, 400);
+  EXPECT_THAT(kept.body, HasSubstr("prompt: {\\\"id\\\":\\\"pmpt_1\\\"} is not supported"));
+}
+
 TEST_F(ServerResponses, StreamedOnesAreKeptToo) {
   const auto events = streamed("/v1/responses", response_body({{"input", kCount}}));
   const Json response = events.back().data["response"];

@@ -29,6 +29,20 @@ std::vector<WarnedApi> warned_apis() {
 
 using ServerWarnings = ServerTest;
 
+TEST_F(ServerWarnings, TellOfAResultThatBelongsToNoCall) {
+  const Json call = {{"id", "c1"}, {"type", "function"}, {"function", {{"name", "f"}, {"arguments", "{}"}}}};
+  Json body = chat(kCount);
+  body["max_tokens"] = 2;
+  body["messages"].push_back({{"role", "assistant"}, {"tool_calls", Json::array({call})}});
+  body["messages"].push_back({{"role", "tool"}, {"tool_call_id", "c1"}, {"content", "x"}});
+  EXPECT_FALSE(good("/v1/chat/completions", body).contains("warnings"));
+  body["messages"].back()["tool_call_id"] = "c2";
+  EXPECT_THAT(good("/v1/chat/completions", body)["warnings"][0].get<std::string>(),
+              testing::HasSubstr("('c2') belongs to no call before it"));
+  body["messages"].back()["name"] = "f";
+  EXPECT_FALSE(good("/v1/chat/completions", body).contains("warnings"));
+}
+
 TEST_F(ServerWarnings, AreAtTheTopOfTheAnswer) {
   for (auto& [path, body] : warned_apis()) {
     EXPECT_FALSE(good(path, body).contains("warnings")) << path;

@@ -170,7 +170,7 @@ std::string fetch_image(const std::string& url, size_t bytes, const FetchOptions
   const Url parsed = parse_url(url, path);
   if (!is_named(parsed, options)) {
     fail_at(path, "names an image on the network, and the host " + shown(parsed.host) +
-                      " is not allowed here; send the image itself as a data: URL");
+                      " is not allowed here; send the image itself, in base64 (data:image/png;base64,...)");
   }
   const std::string address = address_of(parsed, path);
   const bool v6 = parsed.host.find(':') != std::string::npos;

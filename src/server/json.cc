@@ -135,8 +135,11 @@ std::optional<int64_t> Fields::integer(const char* name, int64_t least, int64_t 
     if (number > static_cast<uint64_t>(most) || static_cast<int64_t>(number) < least) fail(name, range);
     return static_cast<int64_t>(number);
   }
-  if (!value->is_number_integer()) fail(name, range);
-  const int64_t number = value->get<int64_t>();
+  // Languages whose numbers are all floating-point write 10.0; to JSON it is 10.
+  const double real = value->is_number_float() ? value->get<double>() : 0;
+  const bool whole_real = value->is_number_float() && std::trunc(real) == real && std::abs(real) < 0x1p53;
+  if (!value->is_number_integer() && !whole_real) fail(name, range);
+  const int64_t number = whole_real ? static_cast<int64_t>(real) : value->get<int64_t>();
   if (number < least || number > most) fail(name, range);
   return number;
 }

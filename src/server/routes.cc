@@ -10,14 +10,15 @@ namespace gemma4 {
 namespace endpoints {
 Handler chat_completions, completions, responses, messages;   // generate.cc
 Handler ollama_chat, ollama_generate;                         // generate.cc
-Handler count_tokens, tokenize, detokenize, tokenizer_info;   // tokenize.cc
+Handler count_tokens, count_response_tokens;                  // tokenize.cc
+Handler tokenize, detokenize, tokenizer_info;                 // tokenize.cc
 Handler stored_response, delete_response;                     // stored.cc
 Handler create_conversation, conversation;                    // stored.cc
 Handler delete_conversation;                                  // stored.cc
 Handler models;                                               // models.cc
 Handler health, metrics;                                      // status.cc
 Handler ollama_tags, ollama_ps, ollama_show, ollama_version;  // ollama.cc
-Handler embeddings;                                           // ollama.cc
+Handler ollama_pull, ollama_change, embeddings;               // ollama.cc
 Handler page;                                                 // page.cc
 }  // namespace endpoints
 
@@ -29,6 +30,7 @@ constexpr Route kRoutes[] = {
     {"POST", "/v1/chat/completions", endpoints::chat_completions},
     {"POST", "/v1/completions", endpoints::completions},
     {"POST", "/v1/responses", endpoints::responses},
+    {"POST", "/v1/responses/input_tokens", endpoints::count_response_tokens},
     {"GET", "/v1/responses/", endpoints::stored_response, Route::kPrefix},
     {"DELETE", "/v1/responses/", endpoints::delete_response, Route::kPrefix},
     {"POST", "/v1/conversations", endpoints::create_conversation},
@@ -48,6 +50,11 @@ constexpr Route kRoutes[] = {
     {.method = "GET", .path = "/api/ps", .handle = endpoints::ollama_ps, .api = Api::kOllama},
     {.method = "POST", .path = "/api/show", .handle = endpoints::ollama_show, .api = Api::kOllama},
     {.method = "GET", .path = "/api/version", .handle = endpoints::ollama_version, .api = Api::kOllama},
+    {.method = "POST", .path = "/api/pull", .handle = endpoints::ollama_pull, .api = Api::kOllama},
+    {.method = "POST", .path = "/api/create", .handle = endpoints::ollama_change, .api = Api::kOllama},
+    {.method = "POST", .path = "/api/copy", .handle = endpoints::ollama_change, .api = Api::kOllama},
+    {.method = "POST", .path = "/api/push", .handle = endpoints::ollama_change, .api = Api::kOllama},
+    {.method = "DELETE", .path = "/api/delete", .handle = endpoints::ollama_change, .api = Api::kOllama},
     {.method = "POST", .path = "/api/embed", .handle = endpoints::embeddings, .api = Api::kOllama},
     {.method = "POST", .path = "/api/embeddings", .handle = endpoints::embeddings, .api = Api::kOllama},
     {"GET", "/tokenizer_info", endpoints::tokenizer_info},
@@ -75,6 +82,16 @@ const Route* find_route(const HttpRequest& request, bool any_method) {
     return (any_method || request.method == route.method) && matches(route, request.path);
   });
   return found == std::end(kRoutes) ? nullptr : found;
+}
+
+std::string methods_of(const std::string& path) {
+  std::string all;
+  for (const Route& route : kRoutes) {
+    if (!matches(route, path)) continue;
+    if (!all.empty()) all += " and ";
+    all += route.method;
+  }
+  return all;
 }
 
 std::string near_route(const std::string& path) {

@@ -26,6 +26,9 @@ struct Route {
 // The route of a request; null if there is none. any_method: the method need not match.
 const Route* find_route(const HttpRequest& request, bool any_method);
 
+// The methods that a path takes: "GET and DELETE".
+std::string methods_of(const std::string& path);
+
 // The address that a wrong one is meant to be, as far as a client's base URL may be wrong: a slash too many at the end,
 // /v1 missing or doubled, another server's prefix before it. "" if there is none.
 std::string near_route(const std::string& path);

@@ -10,6 +10,10 @@
 namespace gemma4 {
 namespace {
 
+constexpr const char* kAddresses =
+    "; this server has /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/models, /api/chat, "
+    "/api/generate and /api/tags";
+
 // The exception as an HTTP error. The caller handles DeviceError first.
 ApiError to_api_error(const std::exception& error, Api api) {
   if (const auto* api = dynamic_cast<const ApiError*>(&error)) return *api;
@@ -61,11 +65,12 @@ std::optional<HttpResponse> Server::Impl::gate(const HttpRequest& request) {
   if (const auto error = check_access(request, state.options, route != nullptr && route->open)) return refused(*error);
   if (route != nullptr) return std::nullopt;
   if (find_route(request, true)) {
-    return refused(ApiError(405, "the method " + request.method + " does not go with " + request.path));
+    return refused(ApiError(405, "the method " + request.method + " does not go with " + request.path +
+                                     ", which takes " + methods_of(request.path)));
   }
   const std::string meant = near_route(request.path);
   return refused(ApiError(404, "there is nothing at '" + request.path.substr(0, 200) + "'" +
-                                   (meant.empty() ? "" : "; did you mean '" + meant + "'?")));
+                                   (meant.empty() ? kAddresses : "; did you mean '" + meant + "'?")));
 }
 
 HttpResponse Server::Impl::handle(HttpRequest& request) {

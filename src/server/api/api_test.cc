@@ -103,6 +103,21 @@ TEST(Api, ChatBecomesARequest) {
   EXPECT_EQ(request.messages[2].tool_call_id, "c1");
 }
 
+// Some languages have floating-point numbers only, and write them so.
+TEST(Api, WholeNumbersMayHaveAPoint) {
+  const auto most = [](const Json& value) {
+    Json body = base();
+    body["max_tokens"] = value;
+    return parse_chat(body, context()).requests[0].max_new_tokens;
+  };
+  EXPECT_EQ(most(12.0), 12);
+  EXPECT_EQ(most(1.2e1), 12);
+  EXPECT_THROW(most(12.5), ApiError);
+  EXPECT_THROW(most(1e300), ApiError);
+  EXPECT_THROW(most(-3.0), ApiError);
+  EXPECT_THROW(most("12"), ApiError);
+}
+
 TEST(Api, DetailSetsTheBudget) {
   const auto budget = [](const char* detail) {
     Json body = base();

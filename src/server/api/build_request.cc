@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <unordered_set>
 
 #include "base/utf8.h"
 #include "server/api/openai.h"
@@ -228,6 +229,19 @@ void check_tool_name(const Json& tools, const std::string& name, const std::stri
     if (tool["function"]["name"] == name) return;
   }
   fail_at(path, "names '" + name.substr(0, 128) + "', which is none of the tools");
+}
+
+void warn_of_lost_results(const Request& request, const std::shared_ptr<Warnings>& warnings) {
+  std::unordered_set<std::string_view> ids;
+  for (const Message& message : request.messages) {
+    if (message.role == "assistant") {
+      ids.clear();
+      for (const ToolCall& call : message.tool_calls) ids.insert(call.id);
+    } else if (message.role == "tool" && message.name.empty() && !ids.contains(message.tool_call_id)) {
+      warn(warnings, "a tool's result ('" + message.tool_call_id.substr(0, 40) +
+                         "') belongs to no call before it: the model is told that its tool is unknown");
+    }
+  }
 }
 
 }  // namespace gemma4

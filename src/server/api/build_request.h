@@ -37,6 +37,10 @@ void add_image(Request& request, Message& message, std::string bytes);
 // their messages.
 void parse_continuation(Fields& body, Request& request);
 
+// Warns of a result that belongs to none of the calls before it and does not name its tool: the template then calls it
+// "unknown".
+void warn_of_lost_results(const Request& request, const std::shared_ptr<Warnings>& warnings);
+
 // How much of the answer a thought may take: "minimal", "low", "medium", "high", "xhigh" or "max". Any other effort
 // sets none.
 void set_effort(Request& request, const std::string& effort);

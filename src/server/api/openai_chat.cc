@@ -1,8 +1,8 @@
 // /v1/chat/completions.
 #include <memory>
 
-#include "base/exact_json.h"
 #include "server/api/build_request.h"
+#include "server/api/call_arguments.h"
 #include "server/api/guided.h"
 #include "server/api/openai.h"
 #include "server/api/tool_list.h"
@@ -50,7 +50,8 @@ void parse_part(const Json& value, Request& request, Message& message, const Api
     message.reasoning += part.required_string("thinking");
     part.ignore({"signature"});
   } else {
-    fail_at(part.where("type"), "is '" + type.substr(0, 40) + "'; only text and image_url are supported");
+    fail_at(part.where("type"),
+            "is '" + type.substr(0, 40) + "'; only text, pictures (image_url) and files that are texts are read");
   }
   part.ignore({"cache_control", "id"});
   part.done();
@@ -64,20 +65,7 @@ void parse_content(const Json* content, Request& request, Message& message, cons
   for (size_t i = 0; i < content->size(); ++i) parse_part((*content)[i], request, message, context, at(path, i));
 }
 
-// Of a function: a JSON object as a string, or, as some clients write it, the object. "null" is none.
-std::string call_arguments(Fields& function) {
-  const Json* value = function.find("arguments");
-  if (value == nullptr) return "";
-  if (value->is_object()) return dump(*value);
-  const std::string& text = expect_string(*value, function.where("arguments"));
-  if (text == "null") return "";
-  if (!text.empty() && !is_exact_json(text, kCallDepthMax)) {
-    fail_at(function.where("arguments"), "must be a JSON object as a string");
-  }
-  return text;
-}
-
-void parse_tool_calls(const Json& calls, Message& message, const std::string& path) {
+void parse_tool_calls(const Json& calls, Message& message, const ApiContext& context, const std::string& path) {
   expect_array(calls, path);
   for (size_t i = 0; i < calls.size(); ++i) {
     Fields call(calls[i], at(path, i));
@@ -96,7 +84,7 @@ void parse_tool_calls(const Json& calls, Message& message, const std::string& pa
     ToolCall parsed;
     parsed.id = call.string("id").value_or("");
     parsed.name = function.required_string("name");
-    parsed.arguments = call_arguments(function);
+    parsed.arguments = call_arguments(function.find("arguments"), context, function.where("arguments"));
     message.tool_calls.push_back(std::move(parsed));
     function.ignore({"provider_specific_fields"});
     function.done();
@@ -116,8 +104,10 @@ void parse_thought_blocks(const Json& blocks, const char* member, Message& messa
   if (message.reasoning.empty()) message.reasoning = thoughts;
 }
 
-void parse_assistant(Fields& fields, Message& message) {
-  if (const Json* calls = fields.find("tool_calls")) parse_tool_calls(*calls, message, fields.where("tool_calls"));
+void parse_assistant(Fields& fields, Message& message, const ApiContext& context) {
+  if (const Json* calls = fields.find("tool_calls")) {
+    parse_tool_calls(*calls, message, context, fields.where("tool_calls"));
+  }
   if (const auto text = fields.string("reasoning")) message.reasoning = *text;
   if (const auto text = fields.string("reasoning_content")) message.reasoning = *text;
   if (const Json* blocks = fields.find("thinking_blocks")) {
@@ -129,7 +119,8 @@ void parse_assistant(Fields& fields, Message& message) {
   if (const auto text = fields.string("refusal")) add_text(message, *text);
   if (const Json* value = fields.find("function_call")) {  // the older form of tool_calls
     Fields call(*value, fields.where("function_call"));
-    message.tool_calls.push_back({"", call.required_string("name"), call_arguments(call)});
+    message.tool_calls.push_back({"", call.required_string("name"),
+                                  call_arguments(call.find("arguments"), context, call.where("arguments"))});
     call.done();
   }
   fields.ignore({"annotations", "phase", "prefix"});
@@ -147,7 +138,7 @@ void parse_message(const Json& value, Request& request, const ApiContext& contex
   const Json* content = fields.find("content");
   parse_content(content, request, message, context, fields.where("content"));
   if (role == "assistant") {
-    parse_assistant(fields, message);
+    parse_assistant(fields, message, context);
   } else if (content == nullptr && message.role != "tool") {
     fields.fail("content", "is missing");
   }

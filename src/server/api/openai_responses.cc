@@ -383,6 +383,7 @@ CompletionRequest parse_responses(const Json& json, const ApiContext& context) {
   check_model(body, context);
   Request request;
   const History history = find_history(body, context);
+  body.only("prompt", {});  // a template that OpenAI keeps, in place of an input
   const Json items = input_items(body.require("input"), context);
   parse_input(body, history, items, request, context);
   ToolList tools;

@@ -1,7 +1,7 @@
 #include "server/api/responses_input.h"
 
-#include "base/exact_json.h"
 #include "server/api/build_request.h"
+#include "server/api/call_arguments.h"
 #include "server/api/openai.h"
 #include "server/api/tool_list.h"
 #include "server/response_store.h"
@@ -71,18 +71,14 @@ void parse_reasoning_item(Fields& item, Request& request) {
   }
 }
 
-void parse_call_item(Fields& item, bool custom, Request& request) {
+void parse_call_item(Fields& item, bool custom, Request& request, const ApiContext& context) {
   ToolCall call;
   call.id = item.required_string("call_id");
   call.name = called_name(item);
   if (custom) {
     call.arguments = custom_arguments(item.string("input").value_or(""));
   } else {
-    call.arguments = item.string("arguments").value_or("");
-    if (call.arguments == "null") call.arguments.clear();
-    if (!call.arguments.empty() && !is_exact_json(call.arguments, kCallDepthMax)) {
-      fail_at(item.where("arguments"), "must be a JSON object as a string");
-    }
+    call.arguments = call_arguments(item.find("arguments"), context, item.where("arguments"));
   }
   assistant(request).tool_calls.push_back(std::move(call));
 }
@@ -102,7 +98,7 @@ void parse_item(const Json& value, Request& request, const ApiContext& context, 
   if (type == "message") {
     parse_message_item(item, request, context);
   } else if (type == "function_call" || type == "custom_tool_call") {
-    parse_call_item(item, type == "custom_tool_call", request);
+    parse_call_item(item, type == "custom_tool_call", request, context);
   } else if (type == "function_call_output" || type == "custom_tool_call_output") {
     parse_output_item(item, request, context);
   } else if (type == "reasoning") {

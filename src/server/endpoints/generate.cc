@@ -8,6 +8,7 @@
 #include "server/access.h"
 #include "server/answer_check.h"
 #include "server/api/anthropic.h"
+#include "server/api/build_request.h"
 #include "server/api/ollama.h"
 #include "server/api/openai.h"
 #include "server/background.h"
@@ -211,6 +212,7 @@ void Generation::prepare() {
     warned.responses = &server.responses;
     completion = parse(parse_body(request.body), warned);
     std::string().swap(request.body);
+    if (!completion.requests.empty()) warn_of_lost_results(completion.requests.front(), warnings);
     for (Request& prompt : completion.requests) {
       prompt.cache_salt = client_of(request, server.options);
       prompt.warnings = warnings;

@@ -27,7 +27,13 @@ Json model_json(const ServerState& server, const std::string& name, bool anthrop
                {"vision", server.engine.options().vision},
                {"image_budget", server.engine.options().image_budget},
                {"image_budget_max", server.context.image_budget_max}};
-  if (anthropic) json.update({{"type", "model"}, {"display_name", name}, {"created_at", utc(server.context.started)}});
+  if (anthropic) {
+    json.update({{"type", "model"},
+                 {"display_name", name},
+                 {"created_at", utc(server.context.started)},
+                 {"max_input_tokens", server.context.max_seq_len},
+                 {"max_tokens", server.context.max_seq_len}});
+  }
   return json;
 }
 

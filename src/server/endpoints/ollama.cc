@@ -1,5 +1,6 @@
-// The endpoints of Ollama's API that only tell: /api/tags, /api/ps, /api/show, /api/version; and embeddings, of this
-// and of OpenAI's API, which are refused. /api/chat and /api/generate are in generate.cc.
+// The endpoints of Ollama's API that only tell: /api/tags, /api/ps, /api/show, /api/version; those that would change
+// which models there are; and embeddings, of this and of OpenAI's API, which are refused. /api/chat and /api/generate
+// are in generate.cc.
 #include <cctype>
 
 #include "server/api/ollama.h"
@@ -127,6 +128,23 @@ HttpResponse ollama_show(ServerState& server, HttpRequest& request) {
                           {"gemma4.attention.sliding_window", config.window}}},
                         {"capabilities", std::move(capabilities)},
                         {"modified_at", loaded_at(server)}});
+}
+
+// The model that is served is there; no other can be had.
+HttpResponse ollama_pull(ServerState& server, HttpRequest& request) {
+  const Json json = parse_body(request.body);
+  Fields body(json, "");
+  const auto older = body.string("name");
+  const std::string name = body.string("model").value_or(older.value_or(""));
+  if (name.empty()) fail_at("model", "is missing");
+  body.ignore({"insecure", "stream", "username", "password"});
+  body.done();
+  check_ollama_model(name, server.context);
+  return json_response({{"status", "success"}});
+}
+
+HttpResponse ollama_change(ServerState&, HttpRequest&) {
+  throw ApiError(404, "models cannot be made, copied, pushed or deleted here: gemma4 serve has the one of its --model");
 }
 
 HttpResponse embeddings(ServerState&, HttpRequest&) {

@@ -1,4 +1,5 @@
-// The endpoints that only tokenize: /tokenize, /detokenize and /v1/messages/count_tokens.
+// The endpoints that only tokenize: /tokenize, /detokenize, /v1/messages/count_tokens and /v1/responses/input_tokens.
+#include "server/access.h"
 #include "server/api/anthropic.h"
 #include "server/api/openai.h"
 #include "server/endpoint.h"
@@ -10,6 +11,22 @@ HttpResponse count_tokens(ServerState& server, HttpRequest& request) {
   prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
     const Request prompt = parse_count_tokens(parse_body(request.body), context);
     response = json_response({{"input_tokens", server.engine.count_tokens(prompt, preparation)}});
+  });
+  return response;
+}
+
+// Of the body that /v1/responses would take.
+HttpResponse count_response_tokens(ServerState& server, HttpRequest& request) {
+  HttpResponse response;
+  prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
+    Json json = parse_body(request.body);
+    if (json.is_object()) json["store"] = false;
+    ApiContext keeping = context;
+    keeping.responses = &server.responses;
+    keeping.client = client_of(request, server.options);
+    const CompletionRequest counted = parse_responses(json, keeping);
+    response = json_response({{"object", "response.input_tokens"},
+                              {"input_tokens", server.engine.count_tokens(counted.requests.front(), preparation)}});
   });
   return response;
 }
