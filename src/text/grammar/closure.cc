@@ -253,6 +253,11 @@ bool PushdownAutomaton::reads(const States& states, int input) const {
                      [&](const State& state) { return matches(node(state.node), input); });
 }
 
+bool PushdownAutomaton::reads_bytes(const States& states) const {
+  return std::any_of(states.all.begin(), states.all.end(),
+                     [&](const State& state) { return node(state.node).op == kBytes; });
+}
+
 std::vector<PushdownAutomaton::States> PushdownAutomaton::parts(const States& states) const {
   std::vector<States> result;
   std::unordered_multimap<size_t, size_t> known;  // indices in `result`, by group and shape
@@ -273,6 +278,29 @@ std::vector<PushdownAutomaton::States> PushdownAutomaton::parts(const States& st
       result.push_back({{state}, false});
     }
   }
+  return result;
+}
+
+std::vector<int32_t> PushdownAutomaton::characters_key(const States& part) const {
+  std::vector<int32_t> key;
+  for (const State& state : part.all) key.push_back(state.node);
+  std::sort(key.begin(), key.end());
+  const int32_t group = part.all.empty() ? -1 : node(part.all[0].node).group;
+  if (group < 0) return {-1, node(key[0]).op, node(key[0]).a};  // a node by itself
+  const GroupOrigin& origin = groups_[static_cast<size_t>(group)];
+  for (int32_t& one : key) one -= origin.first;
+  key.push_back(origin.like);
+  return key;
+}
+
+PushdownAutomaton::States PushdownAutomaton::united(const std::vector<States>& all) const {
+  States result;
+  for (const States& one : all) {
+    result.all.insert(result.all.end(), one.all.begin(), one.all.end());
+    result.complete |= one.complete;
+  }
+  budget_.charge(result.all.size());
+  if (all.size() > 1) prune(result.all);
   return result;
 }
 

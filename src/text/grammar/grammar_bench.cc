@@ -1,5 +1,5 @@
-// The time of a mask over Gemma's 262,145 tokens: for a new state (a walk through the whole trie), and for a known one
-// (a look-up). Bound: the trie has some 900,000 nodes, and in a free string nearly all of them are visited.
+// The time of a mask over Gemma's 262,145 tokens: for a new state (a walk through the trie), and for a known one (a
+// look-up). Bound: the trie has some 900,000 nodes; branches of which all tokens may come are taken as a whole.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>

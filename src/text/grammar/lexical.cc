@@ -1,6 +1,7 @@
 #include "text/grammar/lexical.h"
 
 #include <algorithm>
+#include <map>
 
 #include "base/check.h"
 #include "base/utf8.h"
@@ -30,6 +31,67 @@ std::string spell(uint32_t point) {
   utf8_append(text, point);
   return text;
 }
+
+// What makes the nodes of a character.
+enum Maker : uint32_t { kUtf8, kAnyCharacter, kCharacters, kKeyCharacter };
+
+// A sequence of byte ranges is a text: the first and the last byte of each range.
+
+// Adds code points as such sequences, in their order. The range is split by UTF-8 length, and where a continuation byte
+// would wrap.
+void add_sequences(uint32_t first, uint32_t last, std::vector<std::string>& out) {
+  const auto add = [&](const auto& self, uint32_t low, uint32_t high) -> void {
+    const std::string a = spell(low), b = spell(high);
+    for (size_t i = 1; i < a.size(); ++i) {  // a sequence of ranges needs equal lead bytes, or full continuation bytes
+      const uint32_t tail = (1u << (6 * i)) - 1;
+      if ((low & ~tail) == (high & ~tail)) continue;
+      if ((low & tail) != 0) return self(self, low, low | tail), self(self, (low | tail) + 1, high);
+      if ((high & tail) != tail) return self(self, low, (high & ~tail) - 1), self(self, high & ~tail, high);
+    }
+    std::string sequence;
+    for (size_t i = 0; i < a.size(); ++i) (sequence += a[i]) += b[i];
+    out.push_back(std::move(sequence));
+  };
+  constexpr PointRange kLengths[] = {{0, 0x7f}, {0x80, 0x7ff}, {0x800, 0xd7ff}, {0xe000, 0xffff}, {0x10000, 0x10ffff}};
+  for (const auto& [low, high] : kLengths) {
+    if (first <= high && last >= low) add(add, std::max(first, low), std::min(last, high));
+  }
+}
+
+// Nodes of the automaton for sequences of byte ranges: bytes after which the same may follow share a node, so that a
+// class of many characters has few states.
+class CharacterNodes {
+ public:
+  CharacterNodes(PushdownAutomaton& automaton, int next) : a_(automaton), next_(next) {}
+
+  int node(const std::vector<std::string>& sequences) {  // in order, without overlap; at most 4 ranges each
+    a_.budget().charge(20 + 4 * sequences.size());
+    if (sequences[0].empty()) return next_;
+    const auto [known, is_new] = nodes_.try_emplace(sequences, -1);
+    if (!is_new) return known->second;
+    std::map<std::vector<std::string>, ByteSet> after;  // what may follow, and after which bytes
+    size_t from = 0;
+    for (int byte = first_of(sequences.front()); byte <= last_of(sequences.back()); ++byte) {
+      while (last_of(sequences[from]) < byte) ++from;
+      std::vector<std::string> rests;
+      for (size_t i = from; i < sequences.size() && first_of(sequences[i]) <= byte; ++i) {
+        rests.push_back(sequences[i].substr(2));
+      }
+      if (!rests.empty()) after[std::move(rests)].set(static_cast<size_t>(byte));
+    }
+    std::vector<int> choices;
+    for (const auto& [rests, set] : after) choices.push_back(a_.bytes(set, node(rests)));
+    return known->second = a_.split(std::move(choices));
+  }
+
+ private:
+  static int first_of(const std::string& sequence) { return static_cast<unsigned char>(sequence[0]); }
+  static int last_of(const std::string& sequence) { return static_cast<unsigned char>(sequence[1]); }
+
+  PushdownAutomaton& a_;
+  const int next_;
+  std::map<std::vector<std::string>, int> nodes_;
+};
 
 // A trie of names, for what is none of them: a character with which no name continues leads to `free`, where all is
 // allowed. `wide` is any character past ASCII, then `free`.
@@ -100,6 +162,13 @@ class NameTrie {
 
 }  // namespace
 
+// Of nodes that are equal but for what follows.
+std::vector<uint32_t> LexicalGrammar::made_like(uint32_t maker, const std::vector<PointRange>& ranges) const {
+  std::vector<uint32_t> what = {maker, static_cast<uint32_t>(syntax_)};
+  for (const auto& [first, last] : ranges) what.insert(what.end(), {first, last});
+  return what;
+}
+
 int LexicalGrammar::space(int next) {
   if (syntax_ != Syntax::kJson) return next;
   const int indent = a_.loop(a_.bytes(one_of_bytes(" \t"), a_.finish()), 0, kIndentMax, next);
@@ -111,31 +180,12 @@ int LexicalGrammar::open_quote(int next) {
   return syntax_ == Syntax::kGemma ? a_.symbol(kQuote, next) : a_.byte('"', next);
 }
 
-// Code points as sequences of byte ranges. The range is split by UTF-8 length, and where a continuation byte would
-// wrap.
-int LexicalGrammar::utf8(uint32_t first, uint32_t last, int next) {
-  const PushdownAutomaton::Group one(a_);
-  std::vector<int> choices;
-  const auto add = [&](const auto& self, uint32_t low, uint32_t high) -> void {
-    const std::string a = spell(low), b = spell(high);
-    for (size_t i = 1; i < a.size(); ++i) {  // a sequence of ranges needs equal lead bytes, or full continuation bytes
-      const uint32_t tail = (1u << (6 * i)) - 1;
-      if ((low & ~tail) == (high & ~tail)) continue;
-      if ((low & tail) != 0) return self(self, low, low | tail), self(self, (low | tail) + 1, high);
-      if ((high & tail) != tail) return self(self, low, (high & ~tail) - 1), self(self, high & ~tail, high);
-    }
-    int node = next;
-    for (size_t i = a.size(); i-- > 0;) {
-      node = a_.bytes(byte_range(static_cast<unsigned char>(a[i]), static_cast<unsigned char>(b[i])), node);
-    }
-    choices.push_back(node);
-  };
-  constexpr PointRange kLengths[] = {{0, 0x7f}, {0x80, 0x7ff}, {0x800, 0xd7ff}, {0xe000, 0xffff}, {0x10000, 0x10ffff}};
-  for (const auto& [low, high] : kLengths) {
-    if (first <= high && last >= low) add(add, std::max(first, low), std::min(last, high));
-  }
-  CHECK(!choices.empty());
-  return a_.split(std::move(choices));
+int LexicalGrammar::utf8(const std::vector<PointRange>& ranges, int next) {
+  const PushdownAutomaton::Group one(a_, made_like(kUtf8, ranges));
+  std::vector<std::string> sequences;
+  for (const auto& [first, last] : ranges) add_sequences(first, last, sequences);
+  CHECK(!sequences.empty());
+  return CharacterNodes(a_, next).node(sequences);
 }
 
 // The rest of an escape after the backslash. Surrogates are excluded, so that every string is valid Unicode.
@@ -148,28 +198,26 @@ int LexicalGrammar::escape(int next) {
 }
 
 int LexicalGrammar::character(int next) {
-  const PushdownAutomaton::Group one(a_);
-  if (syntax_ != Syntax::kJson) return utf8(0, 0x10ffff, next);
-  const int above = utf8(0x80, 0x10ffff, next);
+  const PushdownAutomaton::Group one(a_, made_like(kAnyCharacter, {}));
+  if (syntax_ != Syntax::kJson) return utf8({{0, 0x10ffff}}, next);
+  const int above = utf8({{0x80, 0x10ffff}}, next);
   const ByteSet ascii = byte_range(0x20, 0x7f) & ~one_of_bytes("\"\\");
   return a_.split({a_.bytes(ascii, next), above, a_.byte('\\', escape(next))});
 }
 
 int LexicalGrammar::characters(const std::vector<PointRange>& ranges, int next) {
-  const PushdownAutomaton::Group one(a_);
+  const PushdownAutomaton::Group one(a_, made_like(kCharacters, ranges));
   std::vector<int> choices;
+  std::vector<PointRange> wide;
   ByteSet ascii;
   for (auto [first, last] : ranges) {
     if (first >= 0xd800 && first <= 0xdfff) first = 0xe000;  // surrogates are no characters
     if (last >= 0xd800 && last <= 0xdfff) last = 0xd7ff;
     if (first > last) continue;
-    if (first >= 0x80) {
-      choices.push_back(utf8(first, last, next));
-      continue;
-    }
-    ascii |= byte_range(static_cast<int>(first), static_cast<int>(std::min<uint32_t>(last, 0x7f)));
-    if (last >= 0x80) choices.push_back(utf8(0x80, last, next));
+    if (last >= 0x80) wide.emplace_back(std::max<uint32_t>(first, 0x80), last);
+    if (first < 0x80) ascii |= byte_range(static_cast<int>(first), static_cast<int>(std::min<uint32_t>(last, 0x7f)));
   }
+  if (!wide.empty()) choices.push_back(utf8(wide, next));
   std::vector<std::vector<int>> escapes;
   for (uint32_t c = 0; c < 0x80; ++c) {
     if (syntax_ != Syntax::kJson || !ascii[c] || (c >= 0x20 && c != '"' && c != '\\')) continue;
@@ -224,8 +272,12 @@ int LexicalGrammar::key_other_than(const std::vector<std::string>& names, int ne
   for (const auto& range : allowed) ascii.set(range.first);
   const int end = gemma ? next : close_quote(next);
   const int free = a_.reserve();
-  const int wide = utf8(0x80, 0x10ffff, free);
-  a_.set(free, a_.split({end, a_.bytes(ascii, free), wide}));
+  int wide = -1;
+  {
+    const PushdownAutomaton::Group one(a_, made_like(kKeyCharacter, {}));
+    wide = utf8({{0x80, 0x10ffff}}, free);
+    a_.set(free, a_.split({end, a_.bytes(ascii, free), wide}));
+  }
   const int start = NameTrie(a_, names, ascii, end, free, wide, gemma).build();
   return gemma ? start : open_quote(start);
 }

@@ -49,7 +49,8 @@ class LexicalGrammar {
   int number(bool integer, const Bounds& bounds, int next);
 
  private:
-  int utf8(uint32_t first, uint32_t last, int next);
+  std::vector<uint32_t> made_like(uint32_t maker, const std::vector<PointRange>& ranges) const;
+  int utf8(const std::vector<PointRange>& ranges, int next);  // sorted, without overlap
   int escape(int next);
   int digits(uint32_t least, uint32_t most, int next);
 

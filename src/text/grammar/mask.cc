@@ -6,22 +6,20 @@
 namespace gemma4 {
 namespace {
 
-struct Bytes {
-  int first, last;
-};
-
 // Between two masks all states and masks are dropped, and built again, if they take more than this.
 constexpr size_t kHeldMax = 24 << 20;
 // New sets of states in one walk, and their bytes; past that, masks are made by parts.
+constexpr uint64_t kStepsAtOnce = 256;  // children of nodes of the trie that are charged together
 constexpr size_t kNewSetsMax = 3000, kNewBytesMax = 16 << 20;
-constexpr int64_t kStepsAtOnce = 256;                                  // nodes of the trie that are charged together
-constexpr Bytes kPlainAscii[] = {{' ', '!'}, {'#', '['}, {']', '~'}};  // without quote and backslash
 
-// UTF-8 but for ASCII and for U+2028 and U+2029, which the `.` of a pattern does not match.
+// UTF-8 without quote, backslash, controls, and U+2028 and U+2029, which the `.` of a pattern does not match.
 // Unicode 15, table 3-7.
-const std::vector<std::vector<Bytes>>& plain_sequences() {
-  constexpr Bytes kTail{0x80, 0xbf};
-  static const std::vector<std::vector<Bytes>> kSequences = {{{0xc2, 0xdf}, kTail},
+const std::vector<std::vector<ByteInterval>>& plain_sequences() {
+  constexpr ByteInterval kTail{0x80, 0xbf};
+  static const std::vector<std::vector<ByteInterval>> kSequences = {{{' ', '!'}},
+                                                                    {{'#', '['}},
+                                                                    {{']', '~'}},
+                                                                    {{0xc2, 0xdf}, kTail},
                                                              {{0xe0, 0xe0}, {0xa0, 0xbf}, kTail},
                                                              {{0xe1, 0xe1}, kTail, kTail},
                                                              {{0xe2, 0xe2}, {0x80, 0x80}, {0x80, 0xa7}},
@@ -34,16 +32,6 @@ const std::vector<std::vector<Bytes>>& plain_sequences() {
                                                              {{0xf1, 0xf3}, kTail, kTail, kTail},
                                                              {{0xf4, 0xf4}, {0x80, 0x8f}, kTail, kTail}};
   return kSequences;
-}
-
-// Adds to a set that is expected to be tiny; false where it is not.
-bool insert(std::vector<int32_t>& set, int32_t value) {
-  constexpr size_t kMax = 8;
-  const auto at = std::lower_bound(set.begin(), set.end(), value);
-  if (at != set.end() && *at == value) return true;
-  if (set.size() >= kMax) return false;
-  set.insert(at, value);
-  return true;
 }
 
 // The tokens of a trie in the order of its nodes, as bits.
@@ -82,6 +70,7 @@ std::shared_ptr<const TokenMasks::Mask> TokenMasks::mask(const PushdownAutomaton
   if (held_.bytes() > kHeldMax) {
     dfa_states_.clear();
     numbers_.clear();
+    kinds_.clear();
     held_.release();
   }
   const int32_t state = find(automaton_.clamp(states, static_cast<uint32_t>(vocabulary_.longest)));
@@ -120,136 +109,270 @@ int32_t TokenMasks::next(int32_t state, uint8_t byte) {
   return result;
 }
 
-// Replaces `states` with those after one byte of first .. last. False where a byte is forbidden in one of them, or
-// where there are many.
-bool TokenMasks::follow(std::vector<int32_t>& states, int first, int last) {
-  std::vector<int32_t> after;
-  budget_.charge(states.size() * static_cast<size_t>(last - first + 1));
-  for (const int32_t state : states) {
-    for (int byte = first; byte <= last; ++byte) {
-      const int32_t to = next(state, static_cast<uint8_t>(byte));
-      if (to == kDead || !insert(after, to)) return false;
-    }
+// Where each of these bytes leads; kDead or kMixed where they do not all lead to one state.
+int32_t TokenMasks::after_bytes(int32_t state, ByteInterval bytes) {
+  const bool tail = bytes.first == 0x80 && bytes.last == 0xbf;
+  if (tail && at(state).tail != kUnknown) return at(state).tail;
+  const int32_t to = next(state, static_cast<uint8_t>(bytes.first));
+  bool same = true;
+  for (int byte = bytes.first + 1; byte <= bytes.last && same; ++byte) {
+    same = next(state, static_cast<uint8_t>(byte)) == to;
   }
-  states = std::move(after);
-  return true;
-}
-
-// Whether `state` allows each plain character. Adds the states after them to `after`.
-bool TokenMasks::plain_characters(int32_t state, std::vector<int32_t>& after) {
-  const auto keep_all = [&](const std::vector<int32_t>& states) {
-    return std::all_of(states.begin(), states.end(), [&](int32_t to) { return insert(after, to); });
-  };
-  for (const Bytes& bytes : kPlainAscii) {
-    std::vector<int32_t> states = {state};
-    if (!follow(states, bytes.first, bytes.last) || !keep_all(states)) return false;
-  }
-  for (const std::vector<Bytes>& sequence : plain_sequences()) {
-    std::vector<int32_t> states = {state};
-    for (const Bytes& bytes : sequence) {
-      if (!follow(states, bytes.first, bytes.last)) return false;
-    }
-    if (!keep_all(states)) return false;
-  }
-  return true;
-}
-
-// Whether each of these bytes leads `state` to parts among which `part` is.
-bool TokenMasks::leads_back(int32_t state, int first, int last, int32_t part) {
-  int32_t before = kUnknown;
-  for (int byte = first; byte <= last; ++byte) {
-    const int32_t to = next(state, static_cast<uint8_t>(byte));
-    if (to == std::exchange(before, to)) continue;
-    if (to == kDead) return false;
-    const std::vector<int32_t>& all = parts(to);
-    if (std::find(all.begin(), all.end(), part) == all.end()) return false;
-  }
-  return true;
-}
-
-// As keeps_plain(), computed anew.
-bool TokenMasks::every_plain_leads_back(int32_t part) {
-  for (const Bytes& bytes : kPlainAscii) {
-    if (!leads_back(part, bytes.first, bytes.last, part)) return false;
-  }
-  for (const std::vector<Bytes>& sequence : plain_sequences()) {
-    std::vector<int32_t> states = {part};
-    for (size_t i = 0; i + 1 < sequence.size(); ++i) {
-      if (!follow(states, sequence[i].first, sequence[i].last)) return false;
-    }
-    for (const int32_t to : states) {
-      if (!leads_back(to, sequence.back().first, sequence.back().last, part)) return false;
-    }
-  }
-  return true;
-}
-
-// Whether a part is among those that each plain character leads it to, as that of `.*` is.
-bool TokenMasks::keeps_plain(int32_t part) {
-  if (at(part).keeps_plain) return *at(part).keeps_plain;
-  budget_.charge(200);
-  const bool result = every_plain_leads_back(part);
-  at(part).keeps_plain = result;
+  const int32_t result = same ? to : kMixed;
+  if (tail) at(state).tail = result;
   return result;
 }
 
-// Whether no plain character may come.
-bool TokenMasks::no_plain(int32_t state) {
-  budget_.charge(256);
-  for (int byte = 0x20; byte < 0x100; ++byte) {
-    const bool plain = byte != '"' && byte != '\\' && byte != 0x7f;
-    if (plain && next(state, static_cast<uint8_t>(byte)) != kDead) return false;
+// The same for sequences of bytes.
+int32_t TokenMasks::after_sequences(int32_t state, const std::vector<std::vector<ByteInterval>>& sequences) {
+  int32_t result = kUnknown;
+  for (const std::vector<ByteInterval>& sequence : sequences) {
+    int32_t to = state;
+    for (size_t i = 0; i < sequence.size() && to >= 0; ++i) to = after_bytes(to, sequence[i]);
+    if (to == kMixed || (result != kUnknown && result != to)) return kMixed;
+    result = to;
   }
-  return true;
+  return result;
+}
+
+bool TokenMasks::takes_any(int32_t state, const std::vector<std::vector<ByteInterval>>& sequences) {
+  return std::any_of(sequences.begin(), sequences.end(), [&](const std::vector<ByteInterval>& sequence) {
+    std::vector<int32_t> states = {state};
+    for (const ByteInterval& bytes : sequence) {
+      std::vector<int32_t> after;
+      for (const int32_t one : states) {
+        for (int byte = bytes.first; byte <= bytes.last; ++byte) {
+          const int32_t to = next(one, static_cast<uint8_t>(byte));
+          if (to != kDead && (after.empty() || after.back() != to)) after.push_back(to);
+        }
+      }
+      budget_.charge(states.size() * 10);
+      states = std::move(after);
+    }
+    return !states.empty();
+  });
+}
+
+// All characters of a part lead to one state (PushdownAutomaton::Group), and which characters these are depends on its
+// nodes alone, not on its stack. So it is found out once for all parts with equal nodes.
+const TokenMasks::Kind& TokenMasks::kind(const PushdownAutomaton::States& part) {
+  std::vector<int32_t> key = automaton_.characters_key(part);
+  budget_.charge(10 + key.size());
+  if (const auto known = kinds_.find(key); known != kinds_.end()) return known->second;
+  static const Kind kUnclear = Kind::unclear();
+  budget_.charge(500);
+  held_.add(sizeof(Kind) + key.size() * sizeof(key[0]) + 100);
+  const int32_t state = find(part);
+  Kind made;
+  int32_t to = kUnknown;
+  const auto add = [&](int32_t after, const CharacterSet& set, const std::string& sample) {
+    if (after == kDead) return;
+    made.touched |= set;
+    if (to == kUnknown && after >= 0) to = after, made.sample = sample;
+    made.one_way &= after == to;
+    if (after >= 0 && after == to) made.set |= set;
+  };
+  for (int c = 0; c < 0x80; ++c) {
+    CharacterSet set;
+    set.add_ascii(c);
+    add(next(state, static_cast<uint8_t>(c)), set, std::string(1, static_cast<char>(c)));
+  }
+  const std::span<const CharacterGroup> groups = character_groups();
+  for (size_t i = 0; i < groups.size(); ++i) {
+    CharacterSet set;
+    set.others = uint64_t{1} << i;
+    std::string sample;
+    for (const ByteInterval& bytes : groups[i].sequences[0]) sample += static_cast<char>(bytes.first);
+    add(after_sequences(state, groups[i].sequences), set, sample);
+  }
+  // Nothing can follow here, or the part is inside a character.
+  if (made.touched.empty() && automaton_.reads_bytes(part)) return kUnclear;
+  made.all_plain = to != kUnknown && after_sequences(state, plain_sequences()) == to;
+  made.any_plain = takes_any(state, plain_sequences());
+  return kinds_.emplace(std::move(key), std::move(made)).first->second;
+}
+
+// The states after a character of a part.
+PushdownAutomaton::States TokenMasks::after_character(const PushdownAutomaton::States& part, const Kind& kind) {
+  PushdownAutomaton::States states = part;
+  for (const char byte : kind.sample) states = automaton_.advance(states, static_cast<unsigned char>(byte));
+  return states;
 }
 
 // The plain tokens that may come are those of up to so many characters. -1, which is always safe: that is not so, or it
-// takes too long to tell; the tokens are then looked at one by one.
+// is not easy to tell; the tokens are then looked at one by one.
 int TokenMasks::plain_limit(int32_t state) {
-  const std::vector<int32_t>& all = parts(state);
-  for (const int32_t part : all) {
-    if (keeps_plain(part)) return vocabulary_.plain_longest;
-  }
-  std::vector<int32_t> states = {state};  // after each number of characters
+  bool only = true;  // no other part took one of the characters so far
+  PushdownAutomaton::States states = at(state).states;
   for (int i = 0; i < vocabulary_.plain_longest; ++i) {
-    std::vector<int32_t> after;
-    for (const int32_t one : states) {
-      if (plain_characters(one, after)) continue;
-      for (const int32_t at : states) {
-        if (!no_plain(at)) return -1;
+    const std::vector<PushdownAutomaton::States> parts = automaton_.parts(states);
+    const PushdownAutomaton::States* takes = nullptr;
+    for (const PushdownAutomaton::States& part : parts) {
+      const Kind& one = kind(part);
+      if (one.all_plain && takes == nullptr) {
+        takes = &part;
+      } else if (one.any_plain) {
+        only = false;
       }
-      return i;
     }
-    if (after == states) break;
+    if (takes == nullptr) return only ? i : -1;
+    PushdownAutomaton::States after = after_character(*takes, kind(*takes));
+    const std::string key = PushdownAutomaton::key(*takes);
+    for (const PushdownAutomaton::States& part : automaton_.parts(after)) {
+      if (PushdownAutomaton::key(part) == key) return vocabulary_.plain_longest;
+    }
     states = std::move(after);
   }
   return vocabulary_.plain_longest;
 }
 
+TokenMasks::Ahead& TokenMasks::ahead(int32_t state) {
+  if (at(state).ahead) return *at(state).ahead;
+  held_.add(sizeof(Ahead));
+  auto made = std::make_unique<Ahead>();
+  made->state = state;
+  const std::vector<PushdownAutomaton::States> parts = automaton_.parts(at(state).states);
+  const PushdownAutomaton::States* most = nullptr;
+  for (const PushdownAutomaton::States& part : parts) {
+    const CharacterSet& set = kind(part).set;
+    if (set.size() > made->set.size()) made->set = set, most = &part;
+  }
+  if (most != nullptr) {
+    made->alone = std::all_of(parts.begin(), parts.end(), [&](const PushdownAutomaton::States& part) {
+      return &part == most || !kind(part).touched.meets(made->set);
+    });
+    PushdownAutomaton::States after = after_character(*most, kind(*most));
+    if (!after.dead()) made->to = find(std::move(after));
+  }
+  made->kinds = made->set.kinds();
+  made->whole_kinds = made->set.whole_kinds();
+  at(state).ahead = std::move(made);
+  return *at(state).ahead;
+}
+
+// Characters of which each text of up to so many may come, as far as one part after another takes them.
+const CharacterSet& TokenMasks::texts(int32_t state, int characters) {
+  Ahead& here = ahead(state);
+  while (here.texts.size() < static_cast<size_t>(characters) && !here.endless) {
+    const Ahead& last = ahead(here.state);
+    CharacterSet set = last.set;
+    if (!here.texts.empty()) set &= here.texts.back();
+    if (last.to == kDead) set = {};
+    budget_.charge(10);
+    held_.add(sizeof(CharacterSet));
+    here.texts.push_back(set);
+    here.endless = set.empty() || last.to == here.state;
+    if (here.endless) continue;
+    here.all_alone &= last.alone;
+    here.state = last.to;
+  }
+  return here.texts[std::min(static_cast<size_t>(characters), here.texts.size()) - 1];
+}
+
+// The number of characters after which none of the last set of texts() may come, where that is easy to tell; or -1.
+// `thorough`: also where several parts take them.
+int TokenMasks::end_of_texts(int32_t state, bool thorough) {
+  Ahead& here = ahead(state);
+  if (here.end >= 0 || here.end == kMixed || (here.end == kDead && !thorough)) return here.end;
+  if (here.texts.size() < 2 || !here.texts.back().empty()) return kDead;
+  const size_t count = here.texts.size() - 1;
+  const auto touches = [&](const PushdownAutomaton::States& part) {
+    return kind(part).touched.meets(here.texts[count - 1]);
+  };
+  const auto none_touches = [&](const PushdownAutomaton::States& states) {
+    const std::vector<PushdownAutomaton::States> parts = automaton_.parts(states);
+    return std::none_of(parts.begin(), parts.end(), touches);
+  };
+  if (here.all_alone && none_touches(at(here.state).states)) return here.end = static_cast<int>(count);
+  here.end = kDead;
+  if (!thorough) return here.end;
+  here.end = kMixed;
+  PushdownAutomaton::States states = at(state).states;  // all that a text may lead to
+  for (size_t i = 0; i < count; ++i) {
+    std::vector<PushdownAutomaton::States> after;
+    for (const PushdownAutomaton::States& part : automaton_.parts(states)) {
+      const Kind& one = kind(part);
+      if (!one.touched.meets(here.texts[i])) continue;
+      if (!one.one_way) return here.end;
+      after.push_back(after_character(part, one));
+    }
+    states = automaton_.united(after);
+  }
+  if (none_touches(states)) here.end = static_cast<int>(count);
+  return here.end;
+}
+
+// Takes the tokens below a node, where it is easy to tell which may come.
+bool TokenMasks::take_below(int32_t state, const Trie& trie, const Branch& branch, Mask& mask) {
+  constexpr int32_t kWorth = 64, kMany = 64;  // tokens
+  const auto& node = trie.nodes[static_cast<size_t>(branch.node)];
+  const int32_t begin = node.begin + node.own, count = branch.end - begin;
+  int32_t& met = at(state).met;
+  if (met < kWorth) {
+    met += count;
+    if (met < kWorth) return false;
+  }
+  const Ahead& here = ahead(state);
+  if (node.kinds & ~here.kinds) return false;
+  const auto rest = [&]() -> const CharacterSet& {
+    return trie.sets[static_cast<size_t>(trie.rests[static_cast<size_t>(branch.node)])];
+  };
+  if (node.kinds & ~here.whole_kinds && !rest().within(here.set)) return false;
+  const CharacterSet& any_order = texts(state, node.longest);
+  if (any_order == here.set || rest().within(any_order)) {
+    if (branch.node == 0) {
+      budget_.charge(mask.size() / 16);
+      unite(mask, trie.mask);
+      return true;
+    }
+    for (int32_t t = begin; t < branch.end; ++t) allow(mask, trie.tokens[static_cast<size_t>(t)]);
+  } else {
+    const int limit = end_of_texts(state, count >= kMany);
+    if (limit < 0 || !rest().within(here.texts[static_cast<size_t>(limit) - 1])) return false;
+    for (int32_t t = begin; t < branch.end; ++t) {
+      const auto token = static_cast<size_t>(t);
+      if (trie.characters[token] - branch.characters <= limit) allow(mask, trie.tokens[token]);
+    }
+  }
+  budget_.charge(static_cast<uint64_t>(count) / 8);
+  return true;
+}
+
 // Adds the tokens of `trie` that may come. False where that takes too many new sets of states.
 bool TokenMasks::walk(const Trie& trie, int32_t start, Mask& mask) {
   const size_t sets = dfa_states_.size(), bytes = held_.bytes();
-  std::vector<int32_t> path(static_cast<size_t>(vocabulary_.longest) + 1, start);  // the state after each byte
-  const auto nodes = static_cast<int32_t>(trie.nodes.size()) - 1;
-  int64_t steps = 0;
-  for (int32_t i = 0; i < nodes;) {
-    if (++steps % kStepsAtOnce == 0) {
-      budget_.charge(kStepsAtOnce);
+  struct Visit {
+    Branch branch;
+    int32_t state;
+  };
+  const Branch whole = {0, static_cast<int32_t>(trie.tokens.size()), 0};
+  if (trie.nodes[0].longest > 0 && take_below(start, trie, whole, mask)) return true;
+  std::vector<Visit> open = {{whole, start}};
+  uint64_t steps = 0;
+  while (!open.empty()) {
+    const Visit visit = open.back();
+    open.pop_back();
+    const auto& above = trie.nodes[static_cast<size_t>(visit.branch.node)];
+    steps += 2 + above.count;
+    if (steps >= kStepsAtOnce) {
+      budget_.charge(std::exchange(steps, 0));
       if (dfa_states_.size() - sets > kNewSetsMax || held_.bytes() - bytes > kNewBytesMax) return false;
     }
-    const auto& node = trie.nodes[static_cast<size_t>(i)];
-    const int32_t depth = trie.depths[static_cast<size_t>(i)];
-    const int32_t state = next(path[static_cast<size_t>(depth)], node.byte);
-    if (state == kDead) {
-      i = node.end;
-      continue;
+    const std::array<int32_t, 256>& known = at(visit.state).next;
+    for (int32_t i = above.children, last = i + above.count - 1; i <= last; ++i) {
+      const auto& node = trie.nodes[static_cast<size_t>(i)];
+      const int32_t state = known[node.byte] != kUnknown ? known[node.byte] : next(visit.state, node.byte);
+      if (state == kDead) continue;
+      for (int32_t t = node.begin; t < node.begin + node.own; ++t) allow(mask, trie.tokens[static_cast<size_t>(t)]);
+      if (node.count == 0) continue;
+      const Branch branch = {i, i < last ? (&node)[1].begin : visit.branch.end,
+                             visit.branch.characters + ((node.byte & 0xc0) != 0x80)};
+      if (node.longest > 0 && take_below(state, trie, branch, mask)) continue;
+      __builtin_prefetch(&trie.nodes[static_cast<size_t>(node.children)]);
+      open.push_back({branch, state});
     }
-    path[static_cast<size_t>(depth) + 1] = state;
-    const int32_t end = trie.nodes[static_cast<size_t>(i) + 1].token_begin;
-    for (int32_t t = node.token_begin; t < end; ++t) allow(mask, trie.tokens[static_cast<size_t>(t)]);
-    ++i;
   }
-  budget_.charge(static_cast<uint64_t>(steps % kStepsAtOnce));
+  budget_.charge(steps);
   return true;
 }
 
@@ -266,53 +389,55 @@ const std::vector<int32_t>& TokenMasks::parts(int32_t state) {
 // The tokens that may come in one part. The trie is walked part by part: a branch is left out where all its tokens are
 // allowed already, and where it was walked from the same part before. A part that leads to itself comes first, because
 // it often allows all that the others do.
-std::shared_ptr<const TokenMasks::Mask> TokenMasks::mask_of_part(int32_t start) {
-  if (at(start).bytes) return at(start).bytes;
-  Mask mask(static_cast<size_t>(vocabulary_.vocab_size + 31) / 32, 0);
-  const int limit = plain_limit(start);
-  const bool plain = limit >= 0;
-  if (plain) mask = vocabulary_.plain[static_cast<size_t>(limit)];
+void TokenMasks::walk_part(const Trie& trie, int32_t start, Mask& mask) {
   struct Visit {
-    int32_t node, part;
+    int32_t node, end, part;  // the end of its tokens
   };
-  const Trie& trie = plain ? vocabulary_.others : vocabulary_.all;
-  const auto tokens_from = [&](int32_t node) { return trie.nodes[static_cast<size_t>(node)].token_begin; };
   TokenSet allowed(trie.tokens.size());
   std::unordered_set<uint64_t> visited;
   HeldBytes held(budget_);
   constexpr size_t kVisitBytes = 100, kVisitsAtOnce = 1024;
-  std::vector<Visit> open = {{-1, start}};
+  std::vector<Visit> open = {{0, static_cast<int32_t>(trie.tokens.size()), start}};
   while (!open.empty()) {
-    const auto [above, part] = open.back();
+    const auto [number, end, part] = open.back();
     open.pop_back();
-    const int32_t end =
-        above < 0 ? static_cast<int32_t>(trie.nodes.size()) - 1 : trie.nodes[static_cast<size_t>(above)].end;
-    budget_.charge(5 + static_cast<uint64_t>(tokens_from(end) - tokens_from(above + 1)) / 64);
-    if (allowed.has_all(tokens_from(above + 1), tokens_from(end))) continue;
-    if (!visited.insert(static_cast<uint64_t>(static_cast<uint32_t>(above)) << 32 | static_cast<uint32_t>(part)).second)
-      continue;
+    const auto& above = trie.nodes[static_cast<size_t>(number)];
+    budget_.charge(5 + static_cast<uint64_t>(end - above.begin) / 64);
+    if (allowed.has_all(above.begin + above.own, end)) continue;
+    if (!visited.insert(static_cast<uint64_t>(number) << 32 | static_cast<uint32_t>(part)).second) continue;
     budget_.charge(10);
     if (visited.size() % kVisitsAtOnce == 0) held.add(kVisitsAtOnce * kVisitBytes);
-    for (int32_t child = above + 1; child < end;) {
-      const auto& node = trie.nodes[static_cast<size_t>(child)];
+    for (int32_t i = above.children, last = i + above.count - 1; i <= last; ++i) {
+      const auto& node = trie.nodes[static_cast<size_t>(i)];
       budget_.charge(1);
-      if (const int32_t after = next(part, node.byte); after != kDead) {
-        for (int32_t t = node.token_begin; t < tokens_from(child + 1); ++t) allowed.add(t);
-        if (node.end > child + 1) {
-          const std::vector<int32_t>& all = parts(after);
-          for (size_t i = all.size(); i-- > 0;) {
-            if (all[i] != part) open.push_back({child, all[i]});
-          }
-          if (std::find(all.begin(), all.end(), part) != all.end()) open.push_back({child, part});
-        }
+      const int32_t after = next(part, node.byte);
+      if (after == kDead) continue;
+      for (int32_t t = node.begin; t < node.begin + node.own; ++t) allowed.add(t);
+      if (node.count == 0) continue;
+      const int32_t end_of_node = i < last ? (&node)[1].begin : end;
+      const std::vector<int32_t>& all = parts(after);
+      for (size_t k = all.size(); k-- > 0;) {
+        if (all[k] != part) open.push_back({i, end_of_node, all[k]});
       }
-      child = node.end;
+      if (std::find(all.begin(), all.end(), part) != all.end()) open.push_back({i, end_of_node, part});
     }
   }
   for (size_t t = 0; t < trie.tokens.size(); ++t) {
     if (allowed.has(static_cast<int32_t>(t))) allow(mask, trie.tokens[t]);
   }
-  return at(start).bytes = keep(std::move(mask));
+}
+
+std::shared_ptr<const TokenMasks::Mask> TokenMasks::mask_of_part(int32_t part) {
+  if (at(part).bytes) return at(part).bytes;
+  Mask mask(static_cast<size_t>(vocabulary_.vocab_size + 31) / 32, 0);
+  const int limit = plain_limit(part);
+  if (limit >= 0) {
+    mask = vocabulary_.plain[static_cast<size_t>(limit)];
+    walk_part(vocabulary_.others, part, mask);
+  } else {
+    for (const Trie& trie : vocabulary_.all) walk_part(trie, part, mask);
+  }
+  return at(part).bytes = keep(std::move(mask));
 }
 
 std::shared_ptr<const TokenMasks::Mask> TokenMasks::make(int32_t start) {
@@ -320,7 +445,9 @@ std::shared_ptr<const TokenMasks::Mask> TokenMasks::make(int32_t start) {
   if (!by_parts_) {
     const int limit = plain_limit(start);
     if (limit >= 0) mask = vocabulary_.plain[static_cast<size_t>(limit)];
-    by_parts_ = !walk(limit >= 0 ? vocabulary_.others : vocabulary_.all, start, mask);
+    const auto walked = [&](const Trie& trie) { return walk(trie, start, mask); };
+    by_parts_ = !(limit >= 0 ? walked(vocabulary_.others)
+                             : std::all_of(vocabulary_.all.begin(), vocabulary_.all.end(), walked));
   }
   if (by_parts_) {
     const std::vector<int32_t> all = parts(start);

@@ -6,8 +6,8 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -15,6 +15,7 @@
 
 #include "base/mutex.h"
 #include "base/work_budget.h"
+#include "text/grammar/character_set.h"
 #include "text/grammar/grammar.h"
 #include "text/grammar/pushdown_automaton.h"
 
@@ -27,17 +28,28 @@ constexpr std::pair<GrammarSymbol, const char*> kGrammarSymbolNames[] = {{kQuote
                                                                          {kChannelEnd, "<channel|>"}};
 
 struct GrammarVocabulary::State {
+  // Small, since what a walk waits for is memory. A node's tokens are tokens[begin, begin + own); those of its children
+  // follow, one child after the other.
   struct Node {
     uint8_t byte;
-    int32_t token_begin;  // its tokens are tokens[token_begin, the next node's token_begin)
-    int32_t end;          // the first node that is not below it
+    uint8_t longest;     // characters that a token has after the node. 0: none, too many, or it is inside a character
+    uint16_t count : 9;  // of its children, which are nodes[children, children + count)
+    uint16_t own : 7;
+    int32_t children;
+    int32_t begin;
+    uint32_t kinds;  // CharacterSet::kinds() of what tokens have after the node, where longest > 0
   };
   struct Trie {
-    std::vector<Node> nodes;      // in depth-first order, and a sentinel
-    std::vector<int32_t> depths;  // [nodes] a node's depth in bytes; the first bytes of tokens have depth 0
-    std::vector<int32_t> tokens;
+    std::vector<Node> nodes;           // the first is the root
+    std::vector<int32_t> rests;        // [nodes] what tokens have after them: an index in `sets`, where longest > 0
+    std::vector<int32_t> tokens;       // in order of their bytes
+    std::vector<uint16_t> characters;  // [tokens]
+    std::vector<CharacterSet> sets;
+    std::vector<uint32_t> mask;  // of all its tokens
   };
-  Trie all;
+  // All tokens, in several tries: those whose characters are of the same kinds are together if they are many, so that a
+  // class of characters takes whole tries and few mixed branches are left to walk.
+  std::vector<Trie> all;
   // Plain tokens are whole characters that every string takes (vocabulary.cc). Most tokens are.
   Trie others;                                       // the tokens that are not plain
   int plain_longest = 0;                             // characters of the longest plain token
@@ -49,9 +61,10 @@ struct GrammarVocabulary::State {
 };
 
 // Masks of a grammar's positions, kept for positions that come again. A mask is made by walking the trie of tokens with
-// the automaton's sets of states, each set found once and numbered (a DFA made on the way). Where there are too many
-// such sets, a mask is the union of the masks of its parts (PushdownAutomaton::parts): the number of parts is small
-// where the number of sets is exponential.
+// the automaton's sets of states, each set found once and numbered (a DFA made on the way). A branch whose tokens
+// consist of characters that may come in any order is taken as a whole: most of a vocabulary is. Where there are too
+// many such sets, a mask is the union of the masks of its parts (PushdownAutomaton::parts): the number of parts is
+// small where the number of sets is exponential.
 class TokenMasks {
  public:
   using Mask = std::vector<uint32_t>;
@@ -69,28 +82,62 @@ class TokenMasks {
 
  private:
   using Trie = GrammarVocabulary::State::Trie;
+  static constexpr int32_t kUnknown = -1, kDead = -2, kMixed = -3;
+  struct Ahead;
+  // A node of a trie and the end of its tokens; the characters up to the node.
+  struct Branch {
+    int32_t node, end, characters;
+  };
   struct DfaState {
     PushdownAutomaton::States states;
     std::array<int32_t, 256> next;      // kUnknown, kDead or a number
     std::vector<int32_t> parts;         // numbers; empty until first used
     std::shared_ptr<const Mask> mask;   // null until first used
     std::shared_ptr<const Mask> bytes;  // of a part: without symbols and ends; null until first used
-    std::optional<bool> keeps_plain;    // of a part: it is still there after each plain character
+    int32_t tail = kUnknown;            // where each of the bytes 80 .. BF leads; kMixed: to several
+    int32_t met = 0;                    // tokens below the nodes of the trie where it was met
+    std::unique_ptr<Ahead> ahead;       // null until it is worth it
   };
-  static constexpr int32_t kUnknown = -1, kDead = -2;
+  // What texts may come, whatever the order of their characters.
+  struct Ahead {
+    CharacterSet set;     // of the part that takes most characters
+    int32_t to = kDead;   // where they lead it
+    uint32_t kinds = 0, whole_kinds = 0;  // of the set
+    bool alone = false;   // no other part takes any of these characters
+    std::vector<CharacterSet> texts;  // [n]: all texts of up to n + 1 of these characters may come
+    int32_t state = 0;                // after all texts but the last, if that is empty
+    bool all_alone = true;            // up to there
+    bool endless = false;             // the last set is that of all longer texts, too
+    int32_t end = kUnknown;           // end_of_texts(), or kDead: not easy to tell, or kMixed: nor with more work
+  };
+  // Of a part: the characters that it takes.
+  struct Kind {
+    CharacterSet set, touched;  // all of these, and all that it might take
+    std::string sample;         // one of them
+    bool one_way = true;        // `set` is all that it takes
+    bool all_plain = false, any_plain = false;  // plain characters: all, or some
+    static Kind unclear() {
+      constexpr uint64_t kAll = ~uint64_t{0};
+      return {{}, {kAll, kAll, kAll}, "", false, false, true};
+    }
+  };
 
   DfaState& at(int32_t state) REQUIRES(mutex_) { return *dfa_states_[static_cast<size_t>(state)]; }
   int32_t find(PushdownAutomaton::States states) REQUIRES(mutex_);
   int32_t next(int32_t state, uint8_t byte) REQUIRES(mutex_);
-  bool follow(std::vector<int32_t>& states, int first, int last) REQUIRES(mutex_);
-  bool plain_characters(int32_t state, std::vector<int32_t>& after) REQUIRES(mutex_);
-  bool leads_back(int32_t state, int first, int last, int32_t part) REQUIRES(mutex_);
-  bool every_plain_leads_back(int32_t part) REQUIRES(mutex_);
-  bool keeps_plain(int32_t part) REQUIRES(mutex_);
-  bool no_plain(int32_t state) REQUIRES(mutex_);
   int plain_limit(int32_t state) REQUIRES(mutex_);
+  int32_t after_bytes(int32_t state, ByteInterval bytes) REQUIRES(mutex_);
+  int32_t after_sequences(int32_t state, const std::vector<std::vector<ByteInterval>>& sequences) REQUIRES(mutex_);
+  bool takes_any(int32_t state, const std::vector<std::vector<ByteInterval>>& sequences) REQUIRES(mutex_);
+  const Kind& kind(const PushdownAutomaton::States& part) REQUIRES(mutex_);
+  PushdownAutomaton::States after_character(const PushdownAutomaton::States& part, const Kind& kind) REQUIRES(mutex_);
+  Ahead& ahead(int32_t state) REQUIRES(mutex_);
+  const CharacterSet& texts(int32_t state, int characters) REQUIRES(mutex_);
+  int end_of_texts(int32_t state, bool thorough) REQUIRES(mutex_);
+  bool take_below(int32_t state, const Trie& trie, const Branch& branch, Mask& mask) REQUIRES(mutex_);
   bool walk(const Trie& trie, int32_t start, Mask& mask) REQUIRES(mutex_);
   const std::vector<int32_t>& parts(int32_t state) REQUIRES(mutex_);
+  void walk_part(const Trie& trie, int32_t start, Mask& mask) REQUIRES(mutex_);
   std::shared_ptr<const Mask> mask_of_part(int32_t part) REQUIRES(mutex_);
   std::shared_ptr<const Mask> make(int32_t state) REQUIRES(mutex_);
   std::shared_ptr<const Mask> keep(Mask mask) REQUIRES(mutex_);
@@ -101,6 +148,7 @@ class TokenMasks {
   WorkBudget& budget_;
   Mutex mutex_;
   std::vector<std::unique_ptr<DfaState>> dfa_states_ GUARDED_BY(mutex_);
+  std::map<std::vector<int32_t>, Kind> kinds_ GUARDED_BY(mutex_);        // by characters_key()
   std::unordered_map<std::string, int32_t> numbers_ GUARDED_BY(mutex_);  // by PushdownAutomaton::key
   HeldBytes held_ GUARDED_BY(mutex_);                                    // of all states and masks
   bool by_parts_ GUARDED_BY(mutex_) = false;                             // there were too many sets once

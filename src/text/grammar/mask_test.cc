@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/utf8.h"
 #include "text/data_testing.h"
+#include "text/grammar/schema.h"
 
 namespace gemma4 {
 namespace {
@@ -62,7 +63,8 @@ TEST(TokenMasks, AllowWhatTheTokensOwnCharactersSay) {
 TEST(TokenMasks, AreTheSameMadeByParts) {
   const Tokenizer& tokenizer = large()->tokenizer();
   std::mt19937 random(3);
-  for (const char* pattern : {"^.*[aeiou].{3,5}$", "^.{0,7}x?$", "^(.*a.{0,30}|.*b.{2})$", "^[^x]*$"}) {
+  for (const char* pattern : {"^.*[aeiou].{3,5}$", "^.{0,7}x?$", "^(.*a.{0,30}|.*b.{2})$", "^[^x]*$",
+                              "^[^\\s@]{1,64}@[^\\s@]+$", "^[0-9a-v]{20}$"}) {
     GrammarOptions by_parts = options(large());
     by_parts.masks_by_parts = true;
     Grammar one = of_pattern(pattern, options(large())), other = of_pattern(pattern, by_parts);
@@ -72,6 +74,92 @@ TEST(TokenMasks, AreTheSameMadeByParts) {
       const int32_t id = step == 0 ? tokenizer.require("\"") : allowed_token(mask, random);
       ASSERT_TRUE(one.advance(id) && other.advance(id)) << pattern;
     }
+  }
+}
+
+nlohmann::ordered_json lengths(unsigned least, unsigned most) { return {{"minLength", least}, {"maxLength", most}}; }
+
+nlohmann::ordered_json pattern_schema(const char* pattern, unsigned least = 0, unsigned most = 0) {
+  nlohmann::ordered_json schema = {{"type", "string"}, {"pattern", pattern}};
+  if (most > 0) schema.update(lengths(least, most));
+  return schema;
+}
+
+// Schemas whose strings take most of the vocabulary, in many ways.
+std::vector<nlohmann::ordered_json> wide_schemas() {
+  std::vector<nlohmann::ordered_json> all;
+  for (const char* pattern : {"^[^\\s@\"]{1,64}@[^\\s@]{1,255}$", "^[cC][^\\s-]{8,}$", "^[0-9a-vA-V]{20}$", "^[^A-Z]*$",
+                              "^[a-z0-9]+$", "^(\\p{Extended_Pictographic}|\\p{Emoji_Component})+$", "^[\\w\\s]{3,9}$",
+                              "^([a-f]{2}:){0,5}[a-f]{2}$", "^(a|b|[c-z])*[0-9]{2}$", "^[\\u4e00-\\u9fff]{1,12}$"}) {
+    all.push_back(pattern_schema(pattern));
+  }
+  all.push_back(pattern_schema("^[a-z]+( [a-z]+)*$", 3, 12));
+  all.push_back(pattern_schema("^ab.*", 3, 30));
+  all.push_back(pattern_schema("", 2, 20));
+  for (const char* format : {"email", "uri", "hostname"}) all.push_back({{"type", "string"}, {"format", format}});
+  all.push_back(nlohmann::ordered_json::parse(
+      R"({"type":"object","properties":{"a":{"type":"string"}},"additionalProperties":{"type":"number"}})"));
+  return all;
+}
+
+// The reference: a token may come where its bytes may, one after another.
+TEST(TokenMasks, AreWhatTheBytesOfTokensSay) {
+  const Tokenizer& tokenizer = large()->tokenizer();
+  std::mt19937 random(5);
+  WorkBudget unlimited("the test");
+  std::vector<nlohmann::ordered_json> schemas = wide_schemas();
+  for (const char* pattern :
+       {"^\\p{L}+( \\p{L}+){0,3}$", "^.{0,7}x?$", "^[^\\x00-\\x1f]{2,6}$", "^[^\\u2014]{0,40}$"}) {
+    schemas.push_back(pattern_schema(pattern));
+  }
+  for (const nlohmann::ordered_json& schema : schemas) {
+    for (const Syntax syntax : {Syntax::kJson, Syntax::kGemma}) {
+      PushdownAutomaton automaton(unlimited);
+      SchemaGrammar rules(automaton, syntax, schema);
+      const int rule = rules.rule(schema, "#");
+      automaton.check(rule);
+      TokenMasks masks(large()->state(), automaton, {}, unlimited);
+      PushdownAutomaton::States states = automaton.start(rule);
+      for (int step = 0; step < 8 && !states.all.empty(); ++step) {
+        const auto mask = masks.mask(states);
+        for (int32_t id = static_cast<int32_t>(random() % 97); id < tokenizer.vocab_size(); id += 97) {
+          if (tokenizer.is_control(id) || tokenizer.piece(id).empty()) continue;
+          PushdownAutomaton::States after = states;
+          for (const char byte : tokenizer.piece(id)) {
+            after = automaton.advance(after, static_cast<unsigned char>(byte));
+            if (after.dead()) break;
+          }
+          const bool allowed = ((*mask)[static_cast<size_t>(id) / 32] >> (id % 32) & 1) != 0;
+          ASSERT_EQ(allowed, !after.dead()) << schema << " at " << step << ": " << tokenizer.piece(id);
+        }
+        const int32_t id = allowed_token(*mask, random);
+        if (id < 0) break;
+        if (tokenizer.is_control(id)) {
+          states = automaton.advance(states, kQuote);
+          continue;
+        }
+        for (const char byte : tokenizer.piece(id)) {
+          states = automaton.advance(states, static_cast<unsigned char>(byte));
+        }
+      }
+    }
+  }
+}
+
+// A step is about 10 ns: a mask takes less than a millisecond, also where most tokens may come.
+TEST(TokenMasks, MasksOfMostTokensAreCheap) {
+  std::mt19937 random(1);
+  for (const nlohmann::ordered_json& schema : wide_schemas()) {
+    Grammar grammar = Grammar::json_schema(large(), schema.dump(), options(large()));
+    uint64_t most = 0;
+    grammar.mask();
+    for (int i = 0; i < 40 && !grammar.ended(); ++i) {
+      grammar.advance(allowed_token(grammar.mask(), random));
+      const uint64_t before = grammar.budget().steps_used();
+      grammar.mask();
+      most = std::max(most, grammar.budget().steps_used() - before);
+    }
+    EXPECT_LT(most, 100'000u) << schema;
   }
 }
 

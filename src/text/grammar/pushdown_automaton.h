@@ -7,6 +7,7 @@
 
 #include <bitset>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -56,11 +57,15 @@ class PushdownAutomaton {
   int nothing();  // matches no text
   // One of several sequences of inputs, as a trie: common prefixes share nodes.
   int one_of(std::vector<std::vector<int>> sequences, int next);
-  // Nodes made while a Group lives belong together: those of one character. (Of nested ones the outermost counts.)
+  // Nodes made while a Group lives belong together: those of one character, after which there is one node. `what`:
+  // equal for groups that are made alike. (Of nested ones the outermost counts.)
   class Group {
    public:
-    explicit Group(PushdownAutomaton& a) : a_(a), outer_(a.group_) {
-      if (outer_ < 0) a_.group_ = a_.groups_++;
+    Group(PushdownAutomaton& a, const std::vector<uint32_t>& what) : a_(a), outer_(a.group_) {
+      if (outer_ >= 0) return;
+      const auto like = a.likes_.try_emplace(what, static_cast<int32_t>(a.likes_.size())).first->second;
+      a_.group_ = static_cast<int32_t>(a_.groups_.size());
+      a_.groups_.push_back({like, static_cast<int32_t>(a_.nodes_.size())});
     }
     ~Group() { a_.group_ = outer_; }
     Group(const Group&) = delete;
@@ -114,10 +119,14 @@ class PushdownAutomaton {
   // Equivalent states for texts of up to `limit` bytes: loop counters above it are reduced, as they make no difference.
   States clamp(const States& states, uint32_t limit) const;
   bool reads(const States& states, int input) const;
+  bool reads_bytes(const States& states) const;  // and not only symbols
   ByteSet same_bytes(const States& states, uint8_t byte) const;  // those that lead where `byte` leads
   // The same states, divided by their groups and stacks. What a union of sets leads to is the union of what each leads
   // to.
   std::vector<States> parts(const States& states) const;
+  States united(const std::vector<States>& all) const;
+  // Of a part: equal where the same characters may come.
+  std::vector<int32_t> characters_key(const States& part) const;
   static std::string key(const States& states);  // equal exactly for equal sets
 
  private:
@@ -142,7 +151,12 @@ class PushdownAutomaton {
   void check_productive(int start, const Mark& from);
   void prune(std::vector<State>& states) const;
 
-  int32_t group_ = -1, groups_ = 0;
+  struct GroupOrigin {
+    int32_t like, first;  // equal for groups that are made alike; the first node
+  };
+  int32_t group_ = -1;
+  std::vector<GroupOrigin> groups_;
+  std::map<std::vector<uint32_t>, int32_t> likes_;
   WorkBudget& budget_;
   HeldBytes held_;
   std::vector<Node> nodes_;

@@ -1,0 +1,56 @@
+// CharacterSet: which characters a text has, or may have next: the ASCII ones one by one, all others by how their UTF-8
+// begins. Masks use it to take many tokens at once: all that a branch of the trie holds consist of characters that may
+// repeat here (mask.h).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace gemma4 {
+
+struct CharacterSet {
+  uint64_t low = 0, high = 0;  // ASCII
+  uint64_t others = 0;         // bits of character_groups(); kBroken: bytes that are no character
+  static constexpr uint64_t kBroken = uint64_t{1} << 63;
+
+  void add_ascii(int c) { (c < 64 ? low : high) |= uint64_t{1} << (c % 64); }
+  bool within(const CharacterSet& o) const {
+    return ((low & ~o.low) | (high & ~o.high) | (others & ~o.others)) == 0;
+  }
+  bool meets(const CharacterSet& o) const { return ((low & o.low) | (high & o.high) | (others & o.others)) != 0; }
+  bool empty() const { return (low | high | others) == 0; }
+  int size() const {  // roughly, in characters
+    constexpr int kGroup = 32;
+    return __builtin_popcountll(low) + __builtin_popcountll(high) + kGroup * __builtin_popcountll(others);
+  }
+  CharacterSet& operator|=(const CharacterSet& o) {
+    low |= o.low, high |= o.high, others |= o.others;
+    return *this;
+  }
+  CharacterSet& operator&=(const CharacterSet& o) {
+    low &= o.low, high &= o.high, others &= o.others;
+    return *this;
+  }
+  // Kinds of characters (digits, brackets, ...) of which some are in the set, as bits; and those of which all are.
+  uint32_t kinds() const;
+  uint32_t whole_kinds() const;
+  auto operator<=>(const CharacterSet&) const = default;
+};
+
+struct ByteInterval {
+  int first, last;
+};
+
+// Of characters past ASCII: those whose UTF-8 is one of these sequences of bytes. A first byte is a group, but for the
+// few under which there are white space and line ends, which patterns treat apart.
+struct CharacterGroup {
+  std::vector<std::vector<ByteInterval>> sequences;
+};
+std::span<const CharacterGroup> character_groups();
+
+// The set of one character, of which `text` begins. Nothing where that is no whole character.
+CharacterSet set_of_character(std::string_view text);
+
+}  // namespace gemma4
