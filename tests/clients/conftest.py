@@ -26,6 +26,7 @@ class Served:
     def __init__(self, *options, env=None, model=ROOT / "models/demo", context=("--max-seq-len", "2048")):
         command = [BINARY, "serve", "--model", str(model), "--model-name", "demo", "--port", "0", *context,
                    "--threads", "2", *options]
+        self.model = model
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
         line = self.process.stdout.readline()
         found = re.search(r"http://\S+:(\d+)/", line)

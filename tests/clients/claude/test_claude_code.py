@@ -10,29 +10,39 @@ import claude_agent_sdk
 import pytest
 
 import pages
-from conftest import IMAGES
+from conftest import IMAGES, Served
 from proxy import Proxy, pin_tool
 
+ANSWER = "The lamp is lit."
 CLAUDE = pathlib.Path(claude_agent_sdk.__file__).parent / "_bundled/claude"
 
 
 def environment_of(proxy, folder):
     home = folder / "home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     return {"PATH": os.environ["PATH"], "HOME": str(home), "ANTHROPIC_BASE_URL": proxy.url,
             "ANTHROPIC_AUTH_TOKEN": "none", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}
 
 
-def run_claude(proxy, folder, prompt, *options):
-    environment = environment_of(proxy, folder)
+def run_claude(proxy, folder, prompt, *options, **variables):
+    environment = {**environment_of(proxy, folder), **variables}
     command = [str(CLAUDE), "-p", prompt, "--model", "demo", *options]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=550)
     print(done.stdout[-2000:], done.stderr[-2000:])
     return done
 
 
-def short(body):
-    body["max_tokens"] = min(body.get("max_tokens", 48), 48)
+def answer_shortly(path, body):
+    """A toy would write until a limit cuts it, and Claude Code would ask it to go on: so its answer is given. A call may come
+    in place of it, but once."""
+    if "messages" not in body or "count_tokens" in path:
+        return None
+    body["max_tokens"] = 400
+    body["thinking"] = {"type": "disabled"}
+    body["output_format"] = {"type": "json_schema", "schema": {"const": ANSWER}}
+    if any(message["role"] == "assistant" for message in body["messages"]):
+        body["tool_choice"] = {"type": "none"}
+    return f"the answer {ANSWER} without a thought"
 
 
 def tool_results(body):
@@ -40,16 +50,11 @@ def tool_results(body):
             if block.get("type") == "tool_result"]
 
 
-def answer_shortly(path, body):
-    return short(body) or "at most 48 tokens" if "messages" in body and "count_tokens" not in path else None
-
-
 def forces(tool, arguments):
     """Changes of a proxy: a call of the tool is forced, until a result comes back."""
     def change(path, body):
         what = answer_shortly(path, body)
         if what and tool in [one.get("name") for one in body.get("tools", [])] and not tool_results(body):
-            body["max_tokens"] = 400
             return pin_tool(body, tool, arguments)
         return what
 
@@ -68,15 +73,31 @@ def test_page(long_server, tmp_path):
     printed = pages.run(pages.shell(pages.code("claude-code.md", "sh", proxy.url)), tmp_path,
                         {"PATH": f"{CLAUDE.parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "DISABLE_AUTOUPDATER": "1"},
                         timeout=550)
-    assert printed.strip() and "API Error" not in printed
+    assert printed.strip() == f'"{ANSWER}"'
     assert not proxy.refused()
     assert any(body.get("tools") for body in proxy.asked("/v1/messages"))
+
+
+def test_a_full_context_is_summarised(long_server, tmp_path):
+    """As the page says, Claude Code is told how long the context is, and then makes room in time."""
+    proxy = Proxy(long_server.port, answer_shortly)
+    run_claude(proxy, tmp_path, "Count from 9 to 17.", CLAUDE_CODE_MAX_CONTEXT_TOKENS="38000")
+    assert any("<summary>" in str(body["messages"][-1]["content"]) for body in proxy.asked("/v1/messages"))
+    assert not proxy.refused()
+
+
+def test_a_prompt_that_does_not_fit_is_known(long_server, tmp_path):
+    """It does not take the error for one of the network, and says what it is."""
+    served = Served(model=long_server.model, context=("--max-seq-len", "8192"))
+    done = run_claude(Proxy(served.port), tmp_path, "Count from 9 to 17.")
+    assert done.returncode == 1 and "Prompt is too long" in done.stdout
+    assert served.stop() == 0
 
 
 def test_a_large_vocabulary(wide_server, tmp_path):
     proxy = Proxy(wide_server.port, answer_shortly)
     done = run_claude(proxy, tmp_path, "Count from 9 to 17.")
-    assert done.returncode == 0 and done.stdout.strip() and "API Error" not in done.stdout
+    assert done.returncode == 0 and done.stdout.strip() == f'"{ANSWER}"'
     assert not proxy.refused()
 
 
@@ -124,7 +145,6 @@ def test_sdk(long_server, tmp_path):
         what = answer_shortly(path, body)
         if not what or len(tool_results(body)) > 1:
             return what
-        body["max_tokens"] = 400
         if tool_results(body):
             return pin_tool(body, name, {"minutes": 6})
         return pin_tool(body, "ToolSearch", {"query": "select:" + name, "max_results": 5})
