@@ -112,6 +112,21 @@ TEST_F(ServerErrors, ANearMissIsAnsweredWithTheRightAddress) {
   }
 }
 
+// By these details Anthropic's library knows that it must send the conversation itself.
+TEST_F(ServerErrors, AThreadIsRefusedSoThatTheClientGoesOnWithoutOne) {
+  for (const Json& thread : std::vector<Json>{{{"type", "create"}}, {{"type", "continue"}, {"previous_message_id", "x"}}}) {
+    Json body = chat(kCount);
+    body["max_tokens"] = 4;
+    body["thread"] = thread;
+    const Response response = post("/v1/messages", body);
+    EXPECT_EQ(response.status, 400);
+    const Json error = Json::parse(response.body)["error"];
+    EXPECT_EQ(error["details"]["error_code"], "thread_unsupported_request");
+    EXPECT_EQ(error["details"]["unsupported"], Json::array({"thread"}));
+    EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("send the whole conversation in messages"));
+  }
+}
+
 TEST_F(ServerErrors, AWrongMethodIsToldTheRightOnes) {
   const auto message = [](const std::string& method, const std::string& path) {
     const Response response = ask(server_->port(), method, path, "{}");

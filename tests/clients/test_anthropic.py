@@ -110,6 +110,26 @@ def test_tool_loop(client, stream):
     assert told > client.messages.count_tokens(model="demo", messages=messages[:1], tools=[TIMER]).input_tokens + 10
 
 
+def test_tool_runner(client):
+    """The library's own loop. It asks for a thread on the server first, and goes on without one where there is none."""
+    ran = []
+
+    @anthropic.beta_tool
+    def set_timer(minutes: int) -> str:
+        """Set a timer in minutes.
+
+        Args:
+            minutes: The minutes.
+        """
+        ran.append(minutes)
+        return "The timer runs."
+
+    messages = [{"role": "user", "content": "Set a timer for 6 minutes."}]
+    reasons = [message.stop_reason for message in client.beta.messages.tool_runner(
+        **{**ASK, "max_tokens": 30}, messages=messages, tools=[set_timer])]
+    assert ran == [6] and reasons[0] == "tool_use" and len(reasons) == 2
+
+
 def test_forced_tool(client):
     answer = client.messages.create(**ASK, messages=COUNT, tools=[TIMER], tool_choice={"type": "tool", "name": "set_timer"})
     assert answer.content[0].name == "set_timer"

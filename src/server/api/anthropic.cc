@@ -12,6 +12,9 @@
 namespace gemma4 {
 namespace {
 
+// In an error's details: Anthropic's library then goes on without a thread (lib/threads of its version 2.13).
+constexpr const char* kThreadUnsupported = "thread_unsupported_request";
+
 std::string at(const std::string& path, size_t index) { return path + "[" + std::to_string(index) + "]"; }
 
 // Content blocks.
@@ -139,6 +142,11 @@ void parse_user(const Json& content, Request& request, const ApiContext& context
   if (content.empty()) fail_at(path, "must not be empty");
 }
 
+// What a provider's own tools left in a conversation: server_tool_use, web_search_tool_result, mcp_tool_use, ...
+bool is_of_hosted_tool(const std::string& type) {
+  return type == "server_tool_use" || type == "mcp_tool_use" || type.ends_with("_tool_result");
+}
+
 void parse_assistant(const Json& content, Request& request, const ApiContext& context, const std::string& path) {
   Message& message = add_message(request, "assistant");
   if (content.is_string()) return add_text(message, content.get<std::string>());
@@ -155,6 +163,9 @@ void parse_assistant(const Json& content, Request& request, const ApiContext& co
     } else if (type == "redacted_thinking") {
       block.ignore({"data"});
       warn(context.warnings, "a thought that only its provider can read (redacted_thinking) was left out");
+    } else if (is_of_hosted_tool(type)) {
+      warn(context.warnings, "a call of one of the provider's own tools (" + type.substr(0, 60) + ") was left out");
+      continue;
     } else if (type == "tool_use") {
       ToolCall call;
       call.id = block.required_string("id");
@@ -295,6 +306,10 @@ void read_account_fields(Fields& body, const ApiContext& context) {
   body.hint(context.warnings, "speed", {"standard"});
   body.hints(context.warnings, {"inference_geo", "compaction", "fallbacks", "fallback_credit_token"});
   body.only("mcp_servers", {Json::array()});
+  if (body.find("thread")) {  // the code tells Anthropic's library to send the conversation itself
+    throw ApiError(400, "thread: this server keeps no threads; send the whole conversation in messages", "thread",
+                   kThreadUnsupported);
+  }
   parse_context_management(body, context);
 }
 
@@ -490,7 +505,11 @@ Json anthropic_error(const ApiError& error) {
         return error.status >= 500 ? "api_error" : "invalid_request_error";
     }
   };
-  return {{"type", "error"}, {"error", {{"type", type()}, {"message", error.what()}}}};
+  Json json = {{"type", "error"}, {"error", {{"type", type()}, {"message", error.what()}}}};
+  if (error.code == kThreadUnsupported) {
+    json["error"]["details"] = {{"error_code", error.code}, {"unsupported", Json::array({"thread"})}};
+  }
+  return json;
 }
 
 // The maximum of a prompt leaves one token for the answer.

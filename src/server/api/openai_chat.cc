@@ -264,6 +264,9 @@ void parse_thinking(Fields& body, Request& request) {
     set_thinking_budget(request, *budget);
     if (*budget == 0) request.chat.enable_thinking = false;
   }
+  if (const auto budget = body.integer("thinking_budget", 0, INT32_MAX)) {  // Qwen's
+    set_thinking_budget(request, *budget);
+  }
   if (const auto on = body.boolean("enable_thinking")) request.chat.enable_thinking = *on;
 }
 

@@ -1,5 +1,6 @@
-// The parameters of vLLM, llama.cpp and Ollama that their clients send beside OpenAI's. Sources: vLLM's pages of its
-// OpenAI-compatible server, llama.cpp's page of its server, Ollama's page of the parameters of a Modelfile.
+// The parameters of vLLM, llama.cpp, Ollama and other providers that their clients send beside OpenAI's. Sources:
+// vLLM's pages of its OpenAI-compatible server, llama.cpp's page of its server, Ollama's page of the parameters of a
+// Modelfile, LM Studio's, Groq's and Mistral's of their APIs.
 #include <algorithm>
 
 #include "server/api/openai.h"
@@ -23,6 +24,8 @@ void refuse_other_samplers(Fields& body) {
   body.only("include_stop_str_in_output", {false});
   body.only("bad_words", {Json::array()});
   body.only("allowed_token_ids", {Json::array()});
+  body.only("reasoning_format", {"auto", "parsed", "deepseek"});  // thoughts apart from the answer, as they are
+  body.only("safe_prompt", {false});
 }
 
 // How a server is run, which a request cannot change here, and what goes with a sampler that is off.
@@ -30,7 +33,7 @@ void take_hints(Fields& body, const std::shared_ptr<Warnings>& warnings) {
   body.hints(warnings, {"num_ctx",  "num_keep",  "num_batch", "num_gpu", "main_gpu",   "num_thread",
                         "use_mmap", "use_mlock", "low_vram",  "numa",    "f16_kv",     "keep_alive",
                         "id_slot",  "n_keep",    "priority",  "guided_decoding_backend", "mirostat_eta", "mirostat_tau",
-                        "return_progress"});
+                        "return_progress", "ttl", "draft_model"});
   body.hint(warnings, "repeat_last_n", {-1});
   body.hint(warnings, "skip_special_tokens", {true});
   body.ignore({"spaces_between_special_tokens", "timings_per_token", "xtc_threshold", "dry_base", "dry_allowed_length",

@@ -55,7 +55,7 @@ std::string taken_text(const Message& message) {
 
 TEST(TakenChat, HintsAreListed) {
   for (const char* name : {"prediction", "web_search_options", "service_tier", "verbosity", "keep_alive", "num_ctx",
-                           "use_mmap", "num_thread", "include"}) {
+                           "use_mmap", "num_thread", "include", "ttl", "draft_model"}) {
     EXPECT_THAT(chat_taken({{name, "x"}}).warnings,
                 ElementsAre("the parameter '" + std::string(name) + "' has no effect here"));
   }
@@ -126,6 +126,7 @@ TEST(TakenChat, BudgetsOfThoughtsInEveryForm) {
       {{{"reasoning", {{"max_tokens", 0}}}}, false, 0, 1},
       {{{"reasoning", {{"max_tokens", 700}, {"enabled", false}}}}, false, 700, 1},
       {{{"reasoning_effort", "low"}, {"reasoning", {{"effort", "max"}}}}, true, -1, 1},
+      {{{"thinking_budget", 90}, {"enable_thinking", true}}, true, 90, 1},
       {{{"thinking_token_budget", 90}, {"reasoning", {{"effort", "high"}}}}, true, 90, 1},
       {{{"reasoning_effort", "low"}, {"thinking", {{"type", "enabled"}, {"budget_tokens", 5000}}}}, true, 5000, 1},
   };
@@ -292,6 +293,8 @@ TEST(TakenMessages, EchoedBlocks) {
   const Json assistant = {{"role", "assistant"},
                           {"content",
                            {{{"type", "redacted_thinking"}, {"data", "x"}},
+                            {{"type", "server_tool_use"}, {"id", "s1"}, {"name", "web_search"}, {"input", {{"q", 1}}}},
+                            {{"type", "web_search_tool_result"}, {"tool_use_id", "s1"}, {"content", Json::array()}},
                             {{"type", "tool_use"}, {"id", "t1"}, {"name", "f"}, {"input", Json::object()}}}}};
   const Json result = {
       {"role", "user"},
@@ -301,7 +304,8 @@ TEST(TakenMessages, EchoedBlocks) {
          {"content", {{{"type", "tool_reference"}, {"tool_name", "Grep"}}}}}}}};
   const Taken got = messages_taken({{"messages", {{{"role", "user"}, {"content", "hi"}}, assistant, result}}});
   EXPECT_THAT(taken_text(got.request.messages[2]), HasSubstr("Grep"));
-  EXPECT_THAT(got.warnings, ElementsAre(HasSubstr("redacted_thinking")));
+  EXPECT_THAT(got.warnings, ElementsAre(HasSubstr("redacted_thinking"), HasSubstr("server_tool_use"),
+                                        HasSubstr("web_search_tool_result")));
 }
 
 TEST(TakenResponses, WhatCodexSends) {
