@@ -13,6 +13,7 @@
 #include "backend/cuda/ops/ops.h"
 #include "backend/cuda/ops/sample.h"
 #include "backend/cuda/megakernel/recording_backend.h"
+#include "backend/cuda/runtime/device_profile.h"
 #include "backend/cuda/runtime/error.h"
 #include "backend/cuda/runtime/graphs.h"
 #include "backend/cuda/runtime/memory.h"
@@ -30,11 +31,10 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
         communicator_(std::move(communicator)),
         linear_(std::make_unique<cuda::Linear>(device)),
         sampler_(&memory_) {
-    cudaDeviceProp properties;
-    CUDA_CHECK(cudaGetDeviceProperties(&properties, device_));
-    attention_.sms = properties.multiProcessorCount;
-    attention_.shared_bytes_max = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
-    attention_.has_wgmma = properties.major == 9;
+    const cuda::DeviceProfile profile = cuda::device_profile(device_);
+    attention_.sms = profile.sms;
+    attention_.shared_bytes_max = profile.shared_max;
+    attention_.has_wgmma = profile.wgmma;
     attention_.partial = static_cast<float*>(memory_.allocate(cuda::kAttentionPartialBytes));
     attention_.counters = zeros<int>(cuda::kAttentionCounters);
     make_recorder(megakernel_workspace());
@@ -83,7 +83,8 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
   std::string device() const override {
     cudaDeviceProp properties;
     CUDA_CHECK(cudaGetDeviceProperties(&properties, device_));
-    return properties.name;
+    const std::string profile = cuda::device_profile(device_).name;
+    return std::string(properties.name) + (profile == "sm90" ? "" : ", kernels of " + profile);
   }
   MemoryLeft memory_left() const override {
     use();
@@ -177,6 +178,8 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
     w.channels = zeros<uint32_t>(int64_t{cuda::kChannels} * cuda::kChannelValues);
     w.partials = zeros<uint64_t>(cuda::split_k_partials(w.decode.blocks));
     w.epochs = zeros<uint32_t>(cuda::kChannels + 1);
+    const int64_t residual = cuda::megakernel_residual_bytes(w.decode);
+    if (residual > 0) w.residual = reinterpret_cast<float4*>(zeros<float>(residual / 4));
     if (communicator_) w.ranks = communicator_->rank_buffers();
     if (!w.ranks.receive[0]) {  // the sums of this rank alone
       w.ranks.receive[0] = zeros<uint32_t>(2 * cuda::kResidualDimMax);

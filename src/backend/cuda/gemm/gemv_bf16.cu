@@ -157,12 +157,12 @@ __device__ void consumer_loop(const GemvArguments& p, const WorkRange& range, co
 // kXTiles: x tiles of 8 rows.
 template <typename Codec, int kXTiles>
 __global__ void __launch_bounds__(kThreads, 1) gemv_bf16_kernel(const GemvArguments p) {
-#if __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 800
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kMaxStages], empty[kMaxStages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < p.stages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kConsumerWarps);
+    for (int i = 0; i < p.stages; ++i) barrier_init(&full[i], full_arrivals(p)), barrier_init(&empty[i], kConsumerWarps);
     barrier_init_done();
   }
   __syncthreads();

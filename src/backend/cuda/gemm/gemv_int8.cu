@@ -319,14 +319,14 @@ __device__ void consumer_loop(const GemvArguments& p, const WorkRange& range, co
 
 template <typename Codec, int kWeightTiles, int kXTiles>
 __global__ void __launch_bounds__(kThreads, 1) gemv_int8_kernel(const GemvArguments p) {
-#if __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 800
   using S = Stage<Codec, kWeightTiles, kXTiles>;
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kMaxStages], ready[kMaxStages], empty[kMaxStages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
     for (int i = 0; i < p.stages; ++i) {  // each lane arrives for what it wrote or read
-      barrier_init(&full[i], 1), barrier_init(&ready[i], 32), barrier_init(&empty[i], kConsumerWarps * 32);
+      barrier_init(&full[i], full_arrivals(p)), barrier_init(&ready[i], 32), barrier_init(&empty[i], kConsumerWarps * 32);
     }
     barrier_init_done();
   }

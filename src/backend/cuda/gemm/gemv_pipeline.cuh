@@ -11,7 +11,9 @@
 #include <algorithm>
 
 #include "backend/cuda/device/activation.cuh"
+#include "backend/cuda/device/cp_async.cuh"
 #include "backend/cuda/device/tma.cuh"
+#include "backend/cuda/device/warp_load.cuh"
 #include "backend/cuda/gemm/kernels.h"
 #include "backend/cuda/gemm/layout_codec.cuh"
 #include "backend/cuda/runtime/launch.cuh"
@@ -32,6 +34,7 @@ struct GemvArguments {
   int64_t x_stride, out_stride;       // elements
   int n, rows, col_tiles, row_tiles;  // col_tiles: cols / 64
   bool paired, geglu, out_f32;
+  bool bulk_copies;  // else the lanes of the producer warp copy
   int stages, stage_bytes;
 };
 
@@ -49,6 +52,7 @@ inline GemvArguments gemv_arguments(const LinearCall& call, const GemvWorkspace&
   p.col_tiles = static_cast<int>(w.cols / kWeightTileCols);
   p.row_tiles = static_cast<int>((w.rows + kRowTileRows - 1) / kRowTileRows);
   p.paired = w.paired, p.geglu = call.geglu, p.out_f32 = call.out.dtype == DType::kF32;
+  p.bulk_copies = workspace.bulk_copies;
   return p;
 }
 
@@ -107,11 +111,40 @@ __device__ __forceinline__ void load_weights(const GemvArguments& p, uint8_t* st
             policy);
 }
 
+// Arrivals that complete a phase of a `full` barrier: the thread that starts bulk copies, or each lane that copies.
+__device__ __forceinline__ int full_arrivals(const GemvArguments& p) { return p.bulk_copies ? 1 : 32; }
+
+// The producer warp on a device without bulk copies: weights and x of each stage that becomes free.
+template <typename Codec, int kStageTiles, int kXPitch>
+__device__ void copy_loop(const GemvArguments& p, const WorkRange& range, uint8_t* shared, int x_offset, uint64_t* full,
+                          uint64_t* empty, int lane) {
+  constexpr int kUnitBytes = kRowTileTiles * Codec::kBytes;
+  const uint64_t policy = policy_evict_first();
+  grid_release();
+  grid_wait();
+  for (Cursor<kStageTiles> at(range, p); at.more(); at.next()) {
+    barrier_wait(&empty[at.stage], at.phase ^ 1);
+    uint8_t* stage = shared + at.stage * p.stage_bytes;
+    warp_load(stage, p.weights + (static_cast<int64_t>(at.row_tile) * p.col_tiles + at.col) * kUnitBytes,
+              at.length * kUnitBytes, lane, policy);
+    const int vectors = at.length * kWeightTileCols / 8;  // of a row of x, 32 at most
+    static_assert(kStageTiles * kWeightTileCols / 8 <= 32);
+    for (int row = 0; lane < vectors && row < p.n; ++row) {
+      copy16_async(stage + x_offset + row * kXPitch + lane * 16,
+                   p.x + row * p.x_stride + at.col * kWeightTileCols + lane * 8, true);
+    }
+    barrier_arrive_after_copies(&full[at.stage]);
+  }
+}
+
 // The producer warp. It loads the weights of the first stages before earlier kernels are complete, then their x, then
 // both for each stage that becomes free. x begins `x_offset` bytes into a stage, its rows are kXPitch bytes apart.
 template <typename Codec, int kStageTiles, int kXPitch>
 __device__ void producer_loop(const GemvArguments& p, const WorkRange& range, uint8_t* shared, int x_offset,
                               uint64_t* full, uint64_t* empty, int lane) {
+  if (!p.bulk_copies) {
+    return copy_loop<Codec, kStageTiles, kXPitch>(p, range, shared, x_offset, full, empty, lane);
+  }
   const uint64_t policy = policy_evict_first();
   Cursor<kStageTiles> at(range, p);
   for (int i = 0; i < p.stages && at.more(); ++i, at.next()) {

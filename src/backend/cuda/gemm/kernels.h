@@ -36,7 +36,7 @@ constexpr int64_t kGemvRowsMax = 16;        // rows of x that gemv_bf16() takes
 constexpr int64_t kGemvInt8RowsMax = 8;     // rows of x that gemv_int8() takes
 constexpr int64_t kGemvInt8RowsBest = 2;    // up to which gemv_int8() is the faster one: 7.61 against 8.36 ms a step of
                                             // the 31B at 1 row, 8.30 against 8.77 at 2, 9.43 against 8.93 at 4
-constexpr int kGemvInt8Shared = 227 << 10;  // bytes of shared memory that gemv_int8() needs: Hopper's
+constexpr int kGemvInt8Shared = 99 << 10;   // bytes of shared memory that gemv_int8() needs: four stages
 
 // Split-K partials of row tiles that several blocks share. Values are kNotWritten (gemv_pipeline.cuh) until a block has
 // written them.
@@ -44,6 +44,7 @@ struct GemvWorkspace {
   float* partials = nullptr;  // [blocks, 128, kGemvRowsMax], all bytes 0xff between launches
   int blocks = 0;             // one for each SM
   int shared_max = 0;         // bytes of shared memory that a block may have: 227 KB on Hopper, 99 KB on desktop GPUs
+  bool bulk_copies = true;    // DeviceProfile
 };
 constexpr int64_t gemv_partials_bytes(int blocks) { return static_cast<int64_t>(blocks) * 128 * kGemvRowsMax * 4; }
 
@@ -68,7 +69,7 @@ struct LinearWorkspace {
   CublasLtWorkspace cublaslt;
 };
 
-// n <= kGemvRowsMax; packed w with cols a multiple of 64; rows of x and out 16-byte aligned. Compute capability 9.0.
+// n <= kGemvRowsMax; packed w with cols a multiple of 64; rows of x and out 16-byte aligned.
 void gemv_bf16(const LinearCall& call, const GemvWorkspace& workspace, cudaStream_t stream);
 
 // The same for what gemv_int8_fits() (select_kernel.h) accepts.

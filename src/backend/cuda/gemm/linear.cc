@@ -10,6 +10,7 @@
 #include "backend/cuda/gemm/select_kernel.h"
 #include "backend/cuda/gemm/self_check.h"
 #include "backend/cuda/ops/ops.h"
+#include "backend/cuda/runtime/device_profile.h"
 #include "backend/cuda/runtime/dispatch.cuh"
 #include "backend/cuda/runtime/error.h"
 
@@ -47,12 +48,11 @@ struct Linear::State {
 
 Linear::Linear(int device) : state_(std::make_unique<State>()) {
   State& s = *state_;
-  cudaDeviceProp properties;
-  CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
-  const int sms = properties.multiProcessorCount, shared_max = static_cast<int>(properties.sharedMemPerBlockOptin);
-  s.device.major = properties.major;
-  s.device.shared_max = s.workspace.gemv.shared_max = shared_max;
-  s.device.wgmma = wants_wgmma();
+  const DeviceProfile profile = device_profile(device);
+  const int sms = profile.sms;
+  s.device.shared_max = s.workspace.gemv.shared_max = profile.shared_max;
+  s.device.wgmma = profile.wgmma && wants_wgmma();
+  s.workspace.gemv.bulk_copies = profile.bulk_copies;
   s.workspace.gemv.blocks = s.workspace.wgmma.blocks = sms;
   s.allocate(s.workspace.gemv.partials, gemv_partials_bytes(sms));
   CUDA_CHECK(cudaMemset(s.workspace.gemv.partials, 0xff, gemv_partials_bytes(sms)));

@@ -153,12 +153,12 @@ bool gemv_int8_fits(Layout layout, int64_t n, int shared_max) {
 Kernel select_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device, DType input) {
   if (!aligned || w.cols % 8 != 0) return Kernel::kGemvNaive;
   const bool packed = w.layout != Layout::kBF16;
-  if (device.major >= 9 && packed && n <= kGemvRowsMax) {  // needs TMA bulk copies and mbarriers
+  if (packed && n <= kGemvRowsMax) {
     return n <= gemv_int8_rows(device.gemv) && gemv_int8_fits(w.layout, n, device.shared_max) ? Kernel::kGemvInt8
                                                                                               : Kernel::kGemvBF16;
   }
   if (w.rows % (w.paired ? 16 : 8) != 0) return Kernel::kGemvNaive;
-  if (device.major == 9 && device.wgmma && packed) return Kernel::kGemmWgmma;  // only Hopper has wgmma
+  if (device.wgmma && packed) return Kernel::kGemmWgmma;
   if (input == DType::kF16) return Kernel::kCublasLtFloat16;
   return packed ? Kernel::kCublasLtUnpack : Kernel::kCublasLt;
 }

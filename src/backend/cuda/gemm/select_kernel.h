@@ -39,9 +39,8 @@ enum class GemvVariant { kBest, kBF16, kInt8 };
 
 // What the choice depends on beside the call.
 struct Device {
-  int major = 9;                     // compute capability
   int shared_max = kGemvInt8Shared;  // bytes of shared memory that a block may have
-  bool wgmma = true;                 // gemm_wgmma() is wanted and passed its self-checks (self_check.h)
+  bool wgmma = true;                 // the device has it, and gemm_wgmma() passed its self-checks (self_check.h)
   GemvVariant gemv = GemvVariant::kBest;
 };
 

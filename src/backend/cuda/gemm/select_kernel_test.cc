@@ -61,13 +61,13 @@ DeviceMatrix matrix(Layout layout, int64_t rows, int64_t cols, bool paired = fal
 }
 
 TEST(CudaSelectKernel, Kernels) {
-  const Device hopper, unchecked = {.wgmma = false}, ampere = {.major = 8};
+  const Device hopper, unchecked = {.wgmma = false};
   const DeviceMatrix packed = matrix(Layout::kInt4G32, 5376, 8192), plain = matrix(Layout::kBF16, 1152, 4304);
   EXPECT_EQ(select_kernel(packed, 1, true, hopper), Kernel::kGemvInt8);
   EXPECT_EQ(select_kernel(packed, kGemvRowsMax, true, hopper), Kernel::kGemvBF16);
   EXPECT_EQ(select_kernel(packed, kGemvRowsMax + 1, true, hopper), Kernel::kGemmWgmma);
   EXPECT_EQ(select_kernel(packed, 2048, true, unchecked), Kernel::kCublasLtUnpack);
-  EXPECT_EQ(select_kernel(packed, 1, true, ampere), Kernel::kCublasLtUnpack);
+  EXPECT_EQ(select_kernel(packed, 1, true, unchecked), Kernel::kGemvInt8);
   EXPECT_EQ(select_kernel(packed, 1, false, hopper), Kernel::kGemvNaive);
   EXPECT_EQ(select_kernel(plain, 64, true, hopper), Kernel::kCublasLt);
   EXPECT_EQ(select_kernel(plain, 64, true, hopper, DType::kF16), Kernel::kCublasLtFloat16);
@@ -77,7 +77,7 @@ TEST(CudaSelectKernel, Kernels) {
 }
 
 TEST(CudaSelectKernel, KernelsForFewRows) {
-  const Device hopper, small = {.shared_max = 99 << 10};
+  const Device hopper, small = {.shared_max = 64 << 10};
   const Device int8 = {.gemv = GemvVariant::kInt8}, bf16 = {.gemv = GemvVariant::kBF16};
   const DeviceMatrix int4 = matrix(Layout::kInt4G64, 5376, 8192), hqq = matrix(Layout::kInt4G32Frac, 5376, 8192);
   EXPECT_EQ(select_kernel(int4, kGemvInt8RowsBest, true, hopper), Kernel::kGemvInt8);

@@ -16,7 +16,7 @@
 
 namespace gemma4::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // mbarriers
 // kRotated 0: keys and values are separate rows. Else one row of kDim + 2 * kRotated serves as both (KvCacheView).
 template <int kDim_, int kRotated_>
 struct HeadShape {
@@ -56,21 +56,43 @@ struct AttentionScratch {
   static_assert(kEnd <= kScratchBytes && kNew % 16 == 0);
 };
 
-// The producer warp: the tiles of keys and values of this CTA.
+// Starts the copies of a stage's rows by all lanes; lane i names the beginning of row i.
 template <typename H>
+__device__ __forceinline__ void copy_rows(uint8_t* stage, const attention_t* from, int lane, uint64_t policy) {
+  constexpr int kVectors = H::kElements / 8, kRows = (H::kRotated ? 1 : 2) * kTileKeys;  // 16 bytes each
+  static_assert(kRows * kVectors % 32 == 0);
+  const uint32_t to = shared_address(stage);
+  const auto address = reinterpret_cast<unsigned long long>(from);
+#pragma unroll 8
+  for (int i = lane; i < kRows * kVectors; i += 32) {
+    const int row = i / kVectors, vector = i % kVectors;
+    const auto begin = __shfl_sync(0xffffffffu, address, row);
+    copy16_async(to + (row * H::kRow + vector * 8) * 2, reinterpret_cast<const attention_t*>(begin) + vector * 8,
+                 policy);
+  }
+}
+
+// The producer warp: the tiles of keys and values of this CTA.
+template <typename H, typename Plan>
 __device__ __forceinline__ void produce_keys(const AttentionInstruction& op, CachedKeyRange& cached,
-                                             const Pipeline& pipeline, ProducerState& state, int lane) {
+                                             const Pipeline<Plan>& pipeline, ProducerState<Plan>& state, int lane,
+                                             uint64_t policy) {
   const KeyRange& range = cached.of(op);
   constexpr int kRowBytes = H::kElements * 2, kRows = (H::kRotated ? 1 : 2) * kTileKeys;
   for (int tile = range.begin; tile < range.end; ++tile, state.next()) {
     const int64_t offset = kv_offset(op.kv, range.see.x, tile * kTileKeys + lane % kTileKeys, range.kv_head);
     pipeline.acquire(state);
+    const void* base = lane < kTileKeys && !H::kRotated ? op.kv.k : op.kv.v;
+    const attention_t* from = static_cast<const attention_t*>(base) + offset;  // of row `lane`
+    if (!pipeline.bulk_copies) {
+      copy_rows<H>(pipeline.at(state), from, lane, policy);
+      barrier_arrive_after_copies(&pipeline.full[state.stage]);
+      continue;
+    }
     if (lane == 0) barrier_expect(&pipeline.full[state.stage], kRows * kRowBytes);
     __syncwarp();
-    const void* from = lane < kTileKeys && !H::kRotated ? op.kv.k : op.kv.v;
     if (lane < kRows) {
-      bulk_load(pipeline.at(state) + lane * H::kRow * 2, static_cast<const attention_t*>(from) + offset, kRowBytes,
-                &pipeline.full[state.stage]);
+      bulk_load(pipeline.at(state) + lane * H::kRow * 2, from, kRowBytes, &pipeline.full[state.stage]);
     }
     __syncwarp();
   }
@@ -248,7 +270,7 @@ __device__ __forceinline__ void insert_new_key_value(uint8_t* stage, const atten
   const int i = threadIdx.x;
   if (i < kVectors) to[i] = from[i];
   if (!H::kRotated && i >= 128 && i < 128 + kVectors) to[kTileKeys * kVectors + i - 128] = from[kVectors + i - 128];
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  fence_before_bulk_copies();
   consumer_barrier();
 }
 
@@ -415,10 +437,10 @@ __device__ __forceinline__ void finish_range(const AttentionInstruction& op, con
 
 // The consumer warps. Items 0 .. group - 1 of the CTA's heads are queries. If the CTA owns the new token, its key
 // follows and, unless one row serves as both, its value.
-template <typename H>
+template <typename H, typename Plan>
 __device__ __forceinline__ void run_attention(const AttentionInstruction& op, const GridBarrier& barrier,
                                               const Epochs& epochs, AttentionInvariants<H>& invariants, float* partial,
-                                              int* counters, const Pipeline& pipeline, PipelineState& state,
+                                              int* counters, const Pipeline<Plan>& pipeline, PipelineState<Plan>& state,
                                               uint8_t* scratch, int* last, InstructionClock& clock) {
   using L = AttentionScratch<H>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

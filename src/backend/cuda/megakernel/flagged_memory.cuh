@@ -12,7 +12,7 @@
 
 namespace gemma4::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 // The epochs that flagged values and split-K partials of this step carry.
 struct Epochs {
   const uint32_t* before;  // [kChannels + 1] uses of each channel in earlier steps, then instructions in them

@@ -8,27 +8,30 @@
 
 namespace gemma4::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // mbarriers
 // The producer warp: the weights of this CTA, in the order in which run_gemv() multiplies them.
-template <typename Codec>
-__device__ __forceinline__ void produce_weights(const GemvInstruction& op, const Pipeline& pipeline,
-                                                ProducerState& state, int lane, uint64_t policy) {
+template <typename Codec, typename Plan>
+__device__ __forceinline__ void produce_weights(const GemvInstruction& op, const Pipeline<Plan>& pipeline,
+                                                ProducerState<Plan>& state, int lane, uint64_t policy) {
   constexpr int kUnit = kRowTileTiles * Codec::kBytes;
   const GemvRange range(op);
   const int tail = range.tail(op);
 #pragma unroll 1
-  for (int from = tail, to = range.end;; to = from, from = range.begin) {
-    for (StageSlices at(GemvRange(op, from, to), op.col_tiles); at.more(); at.next(), state.next()) {
+  for (int first = tail, end = range.end;; end = first, first = range.begin) {
+    for (StageSlices at(GemvRange(op, first, end), op.col_tiles); at.more(); at.next(), state.next()) {
       pipeline.acquire(state);
-      if (lane == 0) {
-        const uint32_t bytes = at.length * kUnit;
+      const uint8_t* from = op.weights + (static_cast<int64_t>(at.row_tile) * op.col_tiles + at.col) * kUnit;
+      const uint32_t bytes = at.length * kUnit;
+      if (!pipeline.bulk_copies) {
+        warp_load(pipeline.at(state), from, bytes, lane, policy);
+        barrier_arrive_after_copies(&pipeline.full[state.stage]);
+      } else if (lane == 0) {
         barrier_expect(&pipeline.full[state.stage], bytes);
-        bulk_load(pipeline.at(state), op.weights + (static_cast<int64_t>(at.row_tile) * op.col_tiles + at.col) * kUnit,
-                  bytes, &pipeline.full[state.stage], policy);
+        bulk_load(pipeline.at(state), from, bytes, &pipeline.full[state.stage], policy);
       }
       __syncwarp();
     }
-    if (from == range.begin) return;
+    if (first == range.begin) return;
   }
 }
 
@@ -161,14 +164,14 @@ __device__ __forceinline__ void store_partial(const Partials& partials, int warp
 // Multiplies `count` work units of a row tile as their stages arrive, two stages at a time where both are full already.
 // Before it multiplies, the warp peeks at the next two stages, and reads the answer afterwards: peeking only afterwards
 // would take a third of the time. `ready`: the next two stages are full.
-template <typename Codec>
-__device__ __forceinline__ void multiply_tiles(const Pipeline& pipeline, PipelineState& state, bool& ready, int count,
-                                               int warp, int lane, const uint8_t* limbs, const uint8_t* scales,
-                                               float (&sum)[1][4]) {
-  const auto tile = [&](const PipelineState& at) { return pipeline.at(at) + warp * Codec::kBytes; };
+template <typename Codec, typename Plan>
+__device__ __forceinline__ void multiply_tiles(const Pipeline<Plan>& pipeline, PipelineState<Plan>& state, bool& ready,
+                                               int count, int warp, int lane, const uint8_t* limbs,
+                                               const uint8_t* scales, float (&sum)[1][4]) {
+  const auto tile = [&](const PipelineState<Plan>& at) { return pipeline.at(at) + warp * Codec::kBytes; };
 #pragma unroll 1
   while (count > 0) {
-    PipelineState second = state, third;
+    PipelineState<Plan> second = state, third;
     second.next();
     third = second, third.next();
     if (!ready) {
@@ -177,7 +180,7 @@ __device__ __forceinline__ void multiply_tiles(const Pipeline& pipeline, Pipelin
     }
     int done = kStageUnits;
     if (ready && count > kStageUnits) {
-      PipelineState fourth = third;
+      PipelineState<Plan> fourth = third;
       fourth.next();
       const uint32_t next = pipeline.peek(third), last = pipeline.peek(fourth);
       multiply_stages<Codec>({tile(state), tile(second)}, limbs, scales, count, lane, sum);
@@ -196,10 +199,10 @@ __device__ __forceinline__ void multiply_tiles(const Pipeline& pipeline, Pipelin
 }
 
 // The consumer warps.
-template <typename Codec>
+template <typename Codec, typename Plan>
 __device__ __forceinline__ void run_gemv(const GemvInstruction& op, const GemvRange& range,
-                                         const GemvEpilogue& epilogue, const Pipeline& pipeline, PipelineState& state,
-                                         const uint8_t* input) {
+                                         const GemvEpilogue& epilogue, const Pipeline<Plan>& pipeline,
+                                         PipelineState<Plan>& state, const uint8_t* input) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tail = range.tail(op);
   const bool reduces = reduces_partials(op, range);  // of the range's first row tile, which is written last
   float own[1][4] = {};                              // this CTA's part of that row tile

@@ -6,7 +6,7 @@
 
 namespace gemma4::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 // Called by the consumer warps. arrive() announces that this CTA's writes are done; wait() returns when those of all
 // CTAs are done and visible.
 struct GridBarrier {

@@ -10,7 +10,7 @@
 
 namespace gemma4::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // mbarriers
 // Which 8 elements of the input a thread holds in pass `pass`. Eight threads share a tile of 64 columns, two threads
 // each 16 of them. Of these the thread with h = 0 or 1 has columns 4h .. 4h + 3 and 4h + 8 .. 4h + 11: what lanes c =
 // 2h and 2h + 1 of the A operand need, in the order of the codes.

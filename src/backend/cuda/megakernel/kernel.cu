@@ -8,16 +8,16 @@
 namespace gemma4::cuda {
 namespace {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // mbarriers
 using Sliding = HeadShape<256, 0>;
 using Full = HeadShape<512, 64>;
 
 // The producer warp: requests everything that passes through the pipeline, in order, as soon as a stage is empty. Only
 // the rows of a step are written by an earlier kernel, so it waits for that kernel only before it reads them.
-template <typename Codec>
-__device__ void run_producer(const InstructionList& list, const Pipeline& pipeline, int lane) {
+template <typename Codec, typename Plan>
+__device__ void run_producer(const InstructionList& list, const Pipeline<Plan>& pipeline, int lane) {
   const uint64_t policy = policy_evict_first();
-  ProducerState state;
+  ProducerState<Plan> state;
   CachedKeyRange sliding = {}, full = {};
   bool waited = false;
   for (int i = 0; i < list.count; ++i) {
@@ -26,8 +26,8 @@ __device__ void run_producer(const InstructionList& list, const Pipeline& pipeli
       produce_weights<Codec>(op.gemv, pipeline, state, lane, policy);
     } else if (op.opcode == Opcode::kAttention) {
       if (!waited) grid_wait(), waited = true;
-      op.attention.kv.rotated ? produce_keys<Full>(op.attention, full, pipeline, state, lane)
-                              : produce_keys<Sliding>(op.attention, sliding, pipeline, state, lane);
+      op.attention.kv.rotated ? produce_keys<Full>(op.attention, full, pipeline, state, lane, policy)
+                              : produce_keys<Sliding>(op.attention, sliding, pipeline, state, lane, policy);
     }
   }
   grid_release();
@@ -56,11 +56,11 @@ struct ConsumerState {
 };
 
 // The consumer warps.
-template <typename Codec>
-__device__ void run_consumers(const InstructionList& list, const MegakernelWorkspace& w, const Pipeline& pipeline,
+template <typename Codec, typename Plan>
+__device__ void run_consumers(const InstructionList& list, const MegakernelWorkspace& w, const Pipeline<Plan>& pipeline,
                               uint8_t* scratch, const ResidualStream& residual, Reduction reduction,
                               Instruction (&slots)[kInstructionSlots], ConsumerState& shared) {
-  PipelineState state;
+  PipelineState<Plan> state;
   GridBarrier barrier{w.grid_barrier};
   InstructionClock clock(w);
   fetch_instruction(slots, list, 0), fetch_instruction(slots, list, 1);
@@ -118,25 +118,36 @@ __device__ __forceinline__ void finish_step(const InstructionList& list, const M
 }
 #endif
 
-template <typename Codec>
+template <typename Plan>
+__device__ __forceinline__ ResidualStream residual_stream(const MegakernelWorkspace& w, uint8_t* after_scratch) {
+  if constexpr (Plan::kResidualShared) {
+    return {reinterpret_cast<float4*>(after_scratch)};
+  } else {  // each CTA has its own, and each thread reads only what it wrote
+    return {w.residual + static_cast<int64_t>(blockIdx.x) * (kResidualDimMax / 4)};
+  }
+}
+
+template <typename Codec, typename Plan>
 __global__ void __launch_bounds__(kMegakernelThreads, 1)
     decode_megakernel(const __grid_constant__ InstructionList list, const __grid_constant__ MegakernelWorkspace w) {
-#if __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 800
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ uint64_t full[kStages], empty[kStages], requested, reduced;
+  __shared__ uint64_t full[Plan::kStages], empty[Plan::kStages], requested, reduced;
   __shared__ __align__(16) float reduced_rows[kRowTileRows];
   __shared__ __align__(16) uint8_t slot_bytes[kInstructionSlots * sizeof(Instruction)];
   __shared__ __align__(16) uint8_t consumer_bytes[sizeof(ConsumerState)];
   ConsumerState& consumer = *reinterpret_cast<ConsumerState*>(consumer_bytes);
   if (threadIdx.x == 0) {
     consumer.sliding.reset(), consumer.full.reset();
-    for (int i = 0; i < kStages; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], kConsumerThreads);
+    for (int i = 0; i < Plan::kStages; ++i) {
+      barrier_init(&full[i], w.decode.bulk_copies ? 1 : 32), barrier_init(&empty[i], kConsumerThreads);
+    }
     barrier_init(&requested, kConsumerThreads), barrier_init(&reduced, 32);
     barrier_init_done();
   }
   __syncthreads();
-  const Pipeline pipeline(shared, full, empty);
-  uint8_t* scratch = shared + kStages * kStageBytes;
+  const Pipeline<Plan> pipeline(shared, full, empty, w.decode.bulk_copies);
+  uint8_t* scratch = shared + Plan::kStages * kStageBytes;
   const Reduction reduction = {&requested, &reduced, reduced_rows};
   if (threadIdx.x >= kConsumerThreads + 32) {
     run_reduction_warp(list, w, reduction, threadIdx.x % 32);
@@ -144,25 +155,39 @@ __global__ void __launch_bounds__(kMegakernelThreads, 1)
     run_producer<Codec>(list, pipeline, threadIdx.x % 32);
   } else {
     auto& slots = *reinterpret_cast<Instruction(*)[kInstructionSlots]>(slot_bytes);
-    run_consumers<Codec>(list, w, pipeline, scratch, {reinterpret_cast<float4*>(scratch + kScratchBytes)}, reduction,
+    run_consumers<Codec>(list, w, pipeline, scratch, residual_stream<Plan>(w, scratch + kScratchBytes), reduction,
                          slots, consumer);
     finish_step(list, w);
   }
 #endif
 }
 
+template <typename Codec, typename Plan>
+void launch_planned(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream) {
+  static AllowedOn allowed;
+  allow_shared_once(decode_megakernel<Codec, Plan>, Plan::kBytes, allowed);
+  launch(stream, dim3(static_cast<unsigned>(workspace.decode.blocks)), dim3(kMegakernelThreads), Plan::kBytes,
+         decode_megakernel<Codec, Plan>, list, workspace);
+}
+
+template <typename Plan>
+bool plan_fits(const GemvWorkspace& workspace) {
+  return workspace.shared_max >= Plan::kBytes + kMegakernelStatic;
+}
+
 template <typename Codec>
 void launch_kernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream) {
-  static AllowedOn allowed;
-  allow_shared_once(decode_megakernel<Codec>, kMegakernelShared, allowed);
-  launch(stream, dim3(static_cast<unsigned>(workspace.decode.blocks)), dim3(kMegakernelThreads), kMegakernelShared,
-         decode_megakernel<Codec>, list, workspace);
+  if (plan_fits<Plan227>(workspace.decode)) return launch_planned<Codec, Plan227>(list, workspace, stream);
+  if (plan_fits<Plan163>(workspace.decode)) return launch_planned<Codec, Plan163>(list, workspace, stream);
+  launch_planned<Codec, Plan99>(list, workspace, stream);
 }
 
 }  // namespace
 
-bool megakernel_fits(const GemvWorkspace& workspace) {
-  return workspace.shared_max >= kMegakernelShared + (5 << 10);
+bool megakernel_fits(const GemvWorkspace& workspace) { return plan_fits<Plan99>(workspace); }
+
+int64_t megakernel_residual_bytes(const GemvWorkspace& workspace) {
+  return plan_fits<Plan163>(workspace) ? 0 : int64_t{4} * kResidualDimMax * workspace.blocks;
 }
 
 void launch_megakernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backend/cuda/device/tma.cuh"
+#include "backend/cuda/device/warp_load.cuh"
 #include "backend/cuda/gemm/gemv_pipeline.cuh"
 #include "backend/cuda/megakernel/recorder.h"
 
@@ -27,17 +28,30 @@ constexpr int kLimbsBytes = kInputTilesMax * kLimbBytes;
 constexpr int kInputBytes = kLimbsBytes + (kInputTilesMax + kStageUnits - 1) * kGroupScaleBytes;
 
 // Shared memory: the stages; then x as limbs and group scales, or attention's scratch (never both); then the residual
-// stream.
+// stream, except where it is kept in device memory.
 constexpr int kScratchBytes = 16896;
 static_assert(kScratchBytes >= kInputBytes && kScratchBytes % 128 == 0);
-constexpr int kStages = 9;
-constexpr int kMegakernelShared = kStages * kStageBytes + kScratchBytes + kResidualDimMax * 4;
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
+// How the kernel divides the shared memory of a device.
+template <int kStages_, bool kResidualShared_>
+struct SharedPlan {
+  static constexpr int kStages = kStages_;
+  static constexpr bool kResidualShared = kResidualShared_;
+  static constexpr int kBytes = kStages * kStageBytes + kScratchBytes + (kResidualShared ? kResidualDimMax * 4 : 0);
+};
+constexpr int kMegakernelStatic = 5 << 10;  // bytes of static shared memory, rounded up
+using Plan227 = SharedPlan<9, true>;        // Hopper, datacentre Blackwell
+using Plan163 = SharedPlan<5, true>;        // A100
+using Plan99 = SharedPlan<3, false>;        // desktop cards
+static_assert(Plan227::kBytes + kMegakernelStatic <= 227 << 10 && Plan163::kBytes + kMegakernelStatic <= 163 << 10 &&
+              Plan99::kBytes + kMegakernelStatic <= 99 << 10);
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // mbarriers
+template <typename Plan>
 struct PipelineState {
   int stage = 0, phase = 0;
   __device__ __forceinline__ void next() {
-    if (++stage == kStages) stage = 0, phase ^= 1;
+    if (++stage == Plan::kStages) stage = 0, phase ^= 1;
   }
 };
 
@@ -47,36 +61,46 @@ struct PipelineState {
 constexpr int kStagesInFlight = 2;
 
 // The producer warp's position in the pipeline, and the next stage that has to complete.
-struct ProducerState : PipelineState {
-  PipelineState completed;
+template <typename Plan>
+struct ProducerState : PipelineState<Plan> {
+  PipelineState<Plan> completed;
   int in_flight = 0;  // stages requested beyond it
-  __device__ __forceinline__ void next() { PipelineState::next(), ++in_flight; }
+  __device__ __forceinline__ void next() { PipelineState<Plan>::next(), ++in_flight; }
 };
 
+template <typename Plan>
 struct Pipeline {
+  using State = PipelineState<Plan>;
+  using Producer = ProducerState<Plan>;
   uint8_t* stages;
   uint64_t *full, *empty;
   uint32_t full_at, empty_at;  // addresses in shared memory
-  __device__ __forceinline__ Pipeline(uint8_t* stages_, uint64_t* full_, uint64_t* empty_)
-      : stages(stages_), full(full_), empty(empty_), full_at(shared_address(full)), empty_at(shared_address(empty)) {
+  bool bulk_copies;            // else each lane of the producer warp copies, and arrives at `full` by itself
+  __device__ __forceinline__ Pipeline(uint8_t* stages_, uint64_t* full_, uint64_t* empty_, bool bulk_copies_)
+      : stages(stages_),
+        full(full_),
+        empty(empty_),
+        full_at(shared_address(full)),
+        empty_at(shared_address(empty)),
+        bulk_copies(bulk_copies_) {
     // Kept in registers: the compiler would recompute them at each use from a special register, which costs tens of
     // cycles in a loop of some hundreds.
     asm volatile("" : "+r"(full_at), "+r"(empty_at));
   }
   // Before each stage: waits until it is empty and fewer than kStagesInFlight are in flight.
-  __device__ __forceinline__ void acquire(ProducerState& s) const {
+  __device__ __forceinline__ void acquire(Producer& s) const {
     barrier_wait(empty_at + 8 * s.stage, s.phase ^ 1);
     if (s.in_flight >= kStagesInFlight) wait_full(s.completed), s.completed.next(), --s.in_flight;
   }
-  __device__ __forceinline__ uint8_t* at(const PipelineState& s) const { return stages + s.stage * kStageBytes; }
-  __device__ __forceinline__ void wait_full(const PipelineState& s) const {
+  __device__ __forceinline__ uint8_t* at(const State& s) const { return stages + s.stage * kStageBytes; }
+  __device__ __forceinline__ void wait_full(const State& s) const {
     barrier_wait(full_at + 8 * s.stage, s.phase);
   }
   // 1 if the stage is full, else 0. The result is for warp_all() and best read some time later.
-  __device__ __forceinline__ uint32_t peek(const PipelineState& s) const {
+  __device__ __forceinline__ uint32_t peek(const State& s) const {
     return barrier_peek(full_at + 8 * s.stage, s.phase);
   }
-  __device__ __forceinline__ void release(const PipelineState& s) const {  // by each consumer thread
+  __device__ __forceinline__ void release(const State& s) const {  // by each consumer thread
     barrier_arrive(empty_at + 8 * s.stage);
   }
 };

@@ -10,7 +10,7 @@
 
 namespace gemma4::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 struct RankAllReduce {
   const RankBuffers& ranks;
   Epochs epochs;

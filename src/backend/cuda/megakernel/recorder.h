@@ -143,6 +143,7 @@ struct MegakernelWorkspace {
   unsigned* grid_barrier = nullptr;     // [2], zero between launches
   uint32_t* channels = nullptr;         // [kChannels, kChannelValues]
   uint64_t* partials = nullptr;         // [split_k_partials()]
+  float4* residual = nullptr;           // [CTAs, kResidualDimMax / 4], where megakernel_residual_bytes() is not 0
   uint32_t* epochs = nullptr;           // [kChannels + 1]: uses of each channel in earlier steps, then instructions
   RankBuffers ranks;
 #if GEMMA4_KERNEL_CLOCKS
@@ -152,6 +153,8 @@ struct MegakernelWorkspace {
 
 constexpr int64_t split_k_partials(int blocks) { return int64_t{2} * blocks * kRowTileRows; }
 bool megakernel_fits(const GemvWorkspace& workspace);
+// Of MegakernelWorkspace::residual: where shared memory has no room for the residual stream.
+int64_t megakernel_residual_bytes(const GemvWorkspace& workspace);
 void launch_megakernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream);
 
 // Most columns of x that a CTA may hold as int8 limbs, in tiles of 64: what `down` of the 31B needs when 132 CTAs share

@@ -10,7 +10,7 @@
 
 namespace gemma4::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies and mbarriers
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // mbarriers
 constexpr int kNormPasses = (kResidualDimMax / kWeightTileCols + kConsumerThreads / 8 - 1) / (kConsumerThreads / 8);
 
 constexpr int kStagedPasses = kScratchBytes / (kConsumerThreads * 32);  // passes whose `next` weights fit the scratch

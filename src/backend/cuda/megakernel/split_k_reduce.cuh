@@ -7,7 +7,7 @@
 
 namespace gemma4::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 // Whether the range holds the end of a row tile, but not its beginning.
 __device__ __forceinline__ bool reduces_partials(const GemvInstruction& op, const GemvRange& range) {
   return range.col > 0 && range.end - range.begin >= op.col_tiles - range.col;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "backend/cuda/runtime/device_profile.h"
 #include "backend/cuda/runtime/error.h"
 
 namespace gemma4::cuda {
@@ -28,12 +29,12 @@ __device__ __forceinline__ void grid_release() {
 #endif
 }
 
-// Whether the device supports programmatic dependent launch.
+// Whether the devices of this process support programmatic dependent launch.
 inline bool overlaps_launches() {
   static const bool yes = [] {
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+    int device = 0;
+    CUDA_CHECK(cudaGetDevice(&device));
+    return device_profile(device).dependent_launch;
   }();
   return yes;
 }
