@@ -162,7 +162,9 @@ __global__ void __launch_bounds__(kThreads, 1) gemv_bf16_kernel(const GemvArgume
   __shared__ uint64_t full[kMaxStages], empty[kMaxStages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < p.stages; ++i) barrier_init(&full[i], full_arrivals(p)), barrier_init(&empty[i], kConsumerWarps);
+    for (int i = 0; i < p.stages; ++i) {
+      barrier_init(&full[i], full_arrivals(p)), barrier_init(&empty[i], kConsumerWarps);
+    }
     barrier_init_done();
   }
   __syncthreads();

@@ -326,7 +326,8 @@ __global__ void __launch_bounds__(kThreads, 1) gemv_int8_kernel(const GemvArgume
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
     for (int i = 0; i < p.stages; ++i) {  // each lane arrives for what it wrote or read
-      barrier_init(&full[i], full_arrivals(p)), barrier_init(&ready[i], 32), barrier_init(&empty[i], kConsumerWarps * 32);
+      barrier_init(&full[i], full_arrivals(p)), barrier_init(&ready[i], 32);
+      barrier_init(&empty[i], kConsumerWarps * 32);
     }
     barrier_init_done();
   }

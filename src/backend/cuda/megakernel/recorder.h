@@ -153,7 +153,7 @@ struct MegakernelWorkspace {
 
 constexpr int64_t split_k_partials(int blocks) { return int64_t{2} * blocks * kRowTileRows; }
 bool megakernel_fits(const GemvWorkspace& workspace);
-// Of MegakernelWorkspace::residual: where shared memory has no room for the residual stream.
+// Of MegakernelWorkspace::residual: where shared memory does not hold the residual stream.
 int64_t megakernel_residual_bytes(const GemvWorkspace& workspace);
 void launch_megakernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream);
 
