@@ -63,8 +63,8 @@ __device__ __forceinline__ int warp_half() {
   return S::kShare > 1 ? threadIdx.x / 32 % 2 : 0;
 }
 
-// Loads this warp's 16 rows of the query as A fragments (device/mma.cuh), in the order in which start_scores() reads
-// the keys. For a compressed cache the elements that are multiplied by V are first multiplied by K's norm weight. Rows
+// Loads this warp's 16 rows of the query as A fragments (device/mma.cuh), in the order in which compute_scores()
+// reads the keys. For a compressed cache the elements that are multiplied by V are first multiplied by K's norm weight. Rows
 // past the last token and elements past the depth are zeros.
 template <typename S>
 __device__ __forceinline__ void load_query(uint32_t (&q)[S::kSteps][4], const AttentionCall& call,
@@ -153,13 +153,14 @@ __device__ __forceinline__ void compute_scores(float (&c)[S::kScores][4], const 
       multiply(c[t + 1], q[step], b[2], b[3]);
     }
   }
-  if constexpr (S::kCols % 16 != 0) {  // the query is zero in the upper half of the last step: any finite key will do
+  if constexpr (S::kCols % 16 != 0) {  // the last 8 elements of the depth
+    const uint32_t(&a)[4] = q[S::kSteps - 1];
 #pragma unroll
     for (int t = 0; t < S::kScores; t += 4) {
       uint32_t b[4];  // one vector of 4 x 8 keys
       load_matrices(b, keys + lane * 16 + (S::kColTiles - 1) * kBytes + t * kCoreBytes);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) multiply(c[t + i], q[S::kSteps - 1], b[i], b[i]);
+      for (int i = 0; i < 4; ++i) multiply_depth8(c[t + i], a[0], a[1], b[i]);
     }
   }
 }
@@ -177,6 +178,20 @@ __device__ __forceinline__ void add_other_half(float (&c)[kScores][4], float4* p
   for (int t = 0; t < kScores; ++t) {
     const float4 x = other[t * 32];
     c[t][0] += x.x, c[t][1] += x.y, c[t][2] += x.z, c[t][3] += x.w;
+  }
+}
+
+// Sets the scores of keys that a row does not see to -inf. Few tiles need it: a branch, not predicates in every tile.
+template <int kScores>
+__device__ __forceinline__ void mask(float (&c)[kScores][4], const RowState (&state)[2], int base) {
+  const int key0 = base + threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int t = 0; t < kScores; ++t) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int key = key0 + t * 8 + i % 2;
+      if (key < state[i / 2].first || key > state[i / 2].last) c[t][i] = -INFINITY;
+    }
   }
 }
 
@@ -234,7 +249,8 @@ __device__ __forceinline__ void attention_over_run(const Shared<S>& s, const KvC
     uint32_t weights[S::kKeys / 16][4];
     compute_scores<S>(c, q, at);
     if constexpr (S::kShare > 1) add_other_half(c, s.partials);
-    const float2 keep = online_softmax(c, state, tile * S::kKeys, run.template masked<S::kKeys>(tile * S::kKeys));
+    if (run.template masked<S::kKeys>(tile * S::kKeys)) mask(c, state, tile * S::kKeys);
+    const float2 keep = online_softmax(c, state, tile * S::kKeys, false);
     if (__any_sync(0xffffffffu, keep.x != 1.0f || keep.y != 1.0f)) rescale(sum, keep);
     pack_weights(weights, c);
     add_values<S>(sum, weights, at);
