@@ -1,5 +1,6 @@
 // flash_prefill_mma: attention of many rows on devices without wgmma, as flash attention with mma.sync. Head sizes 72
-// (vision tower), 256 (sliding layers) and 512 (full layers). It needs compute capability 8.0 and 99 KB of shared memory.
+// (vision tower), 256 (sliding layers) and 512 (full layers). It needs compute capability 8.0 and 99 KB of shared
+// memory.
 //
 // A warp has 16 rows of the query tile, whose fragments stay in its registers, as do the sums of its output. At head
 // size 512 neither would fit, so two warps share 16 rows. Each multiplies half of the depth of q k^T, they add the two
@@ -23,21 +24,21 @@ constexpr int kCoreBytes = 128;  // of a core matrix
 template <int kDim_, int kRotated_, int kKeys_, int kBlocks_>
 struct Shape {
   static constexpr int kDim = kDim_, kRotated = kRotated_;
-  static constexpr int kKeys = kKeys_;                   // of a tile
-  static constexpr int kBlocks = kBlocks_;               // CTAs on an SM
-  static constexpr int kShare = kDim > 256 ? 2 : 1;      // warps that have the same 16 rows
-  static constexpr int kRows = 16 * kWarps / kShare;     // of the query tile
-  static constexpr int kCols = kDim / kShare;            // of a warp: elements of the depth of q k^T, and of the output
-  static constexpr int kColTiles = kCols / 8;            // column tiles of the output
-  static constexpr int kSteps = (kCols + 15) / 16;       // over the depth; the last may have 8 elements only
+  static constexpr int kKeys = kKeys_;                // of a tile
+  static constexpr int kBlocks = kBlocks_;            // CTAs on an SM
+  static constexpr int kShare = kDim > 256 ? 2 : 1;   // warps that have the same 16 rows
+  static constexpr int kRows = 16 * kWarps / kShare;  // of the query tile
+  static constexpr int kCols = kDim / kShare;         // of a warp: elements of the depth of q k^T, and of the output
+  static constexpr int kColTiles = kCols / 8;         // column tiles of the output
+  static constexpr int kSteps = (kCols + 15) / 16;    // over the depth; the last may have 8 elements only
   static constexpr int kFromV = kRotated ? (kCols - kRotated) / 16 : kSteps;  // steps whose keys are made from V
-  static constexpr int kScores = kKeys / 8;              // tiles of 8 keys
-  static constexpr int kVectors = (kDim + 2 * kRotated) / 8;  // of 8 elements, in a row of the cache
-  static constexpr int kVectorBytes = kKeys * 16;        // from a vector of a tile row to the next
-  static constexpr int kRowSets = kWarps / kScores;      // warps that copy the same 8 keys
-  static constexpr int kPlane = kKeys * kVectors * 8;    // elements of the values of a tile, or of its keys
+  static constexpr int kScores = kKeys / 8;                                   // tiles of 8 keys
+  static constexpr int kVectors = (kDim + 2 * kRotated) / 8;                  // of 8 elements, in a row of the cache
+  static constexpr int kVectorBytes = kKeys * 16;                             // from a vector of a tile row to the next
+  static constexpr int kRowSets = kWarps / kScores;                           // warps that copy the same 8 keys
+  static constexpr int kPlane = kKeys * kVectors * 8;           // elements of the values of a tile, or of its keys
   static constexpr int kTile = kRotated ? kPlane : 2 * kPlane;  // values, then keys
-  static constexpr size_t kExchange = kShare > 1 ? sizeof(float4) * kWarps * kScores * 32 : 0;
+  static constexpr size_t kExchange = kShare > 1 ? kWarps* kScores * 32 * sizeof(float4) : 0;
   static constexpr size_t kShared = sizeof(attention_t) * 2 * kTile + kExchange + sizeof(int4) * kRows;
   static_assert(kShared <= 99 * 1024 && kRotated % 16 == 0 && kKeys % 16 == 0 && kWarps % kScores == 0);
   static_assert((kCols % 16 == 0 || kKeys % 32 == 0) && (kShare == 1 || kCols % 16 == 0));
@@ -64,8 +65,8 @@ __device__ __forceinline__ int warp_half() {
 }
 
 // Loads this warp's 16 rows of the query as A fragments (device/mma.cuh), in the order in which compute_scores()
-// reads the keys. For a compressed cache the elements that are multiplied by V are first multiplied by K's norm weight. Rows
-// past the last token and elements past the depth are zeros.
+// reads the keys. For a compressed cache the elements that are multiplied by V are first multiplied by K's norm weight.
+// Rows past the last token and elements past the depth are zeros.
 template <typename S>
 __device__ __forceinline__ void load_query(uint32_t (&q)[S::kSteps][4], const AttentionCall& call,
                                            const KvCacheView& kv, const QueryTile& tile) {
@@ -113,17 +114,18 @@ struct RunTiles {
     constexpr int kEach = 4 * S::kRowSets, kCopies = (S::kVectors + kEach - 1) / kEach;
     const int warp = threadIdx.x / 32, first = warp / S::kScores * 4 + threadIdx.x % 32 / 8;
     const bool valid = offset >= 0;
-    const int64_t from = valid ? offset : 0;
     const int next = S::kDim == 72 && kv.tiled ? 64 : 8;  // elements from a vector of a row to the next
-    attention_t* to = tiles + tile % 2 * S::kTile + warp % S::kScores * 64 + threadIdx.x % 8 * 8;
+    const int64_t from = (valid ? offset : 0) + first * next;
+    const attention_t *k = static_cast<const attention_t*>(kv.k) + from,
+                      *v = static_cast<const attention_t*>(kv.v) + from;
+    attention_t* to =
+        tiles + tile % 2 * S::kTile + warp % S::kScores * 64 + threadIdx.x % 8 * 8 + first * (S::kVectorBytes / 2);
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
-      const int vec = first + i * kEach;
-      if (S::kVectors % kEach != 0 && vec >= S::kVectors) break;
-      attention_t* at = to + vec * (S::kVectorBytes / 2);
-      copy16_async(at, static_cast<const attention_t*>(kv.v) + from + vec * next, valid);
+      if (S::kVectors % kEach != 0 && first + i * kEach >= S::kVectors) break;
+      copy16_async(to + i * kEach * (S::kVectorBytes / 2), v + i * kEach * next, valid);
       if constexpr (S::kRotated == 0) {
-        copy16_async(at + S::kPlane, static_cast<const attention_t*>(kv.k) + from + vec * next, valid);
+        copy16_async(to + S::kPlane + i * kEach * (S::kVectorBytes / 2), k + i * kEach * next, valid);
       }
     }
   }
@@ -202,8 +204,8 @@ __device__ __forceinline__ void add_values(float (&sum)[S::kColTiles][4], const 
   constexpr int kBytes = S::kVectorBytes;
   const int lane = threadIdx.x % 32;
   // Four core matrices: one vector of 2 x 8 keys, then the next vector.
-  const uint32_t at = tile + lane % 8 * 16 + lane / 8 % 2 * kCoreBytes +
-                      (lane / 16 + warp_half<S>() * S::kColTiles) * kBytes;
+  const uint32_t at =
+      tile + lane % 8 * 16 + lane / 8 % 2 * kCoreBytes + (lane / 16 + warp_half<S>() * S::kColTiles) * kBytes;
 #pragma unroll
   for (int step = 0; step < S::kKeys / 16; ++step) {
 #pragma unroll
@@ -230,8 +232,8 @@ __device__ __forceinline__ void add_values(float (&sum)[S::kColTiles][4], const 
 // the one after it are read from the page table.
 template <typename S>
 __device__ __forceinline__ void attention_over_run(const Shared<S>& s, const KvCacheView& kv, const Run& run,
-                                                   int kv_head, const uint32_t (&q)[S::kSteps][4],
-                                                   RowState (&state)[2], float (&sum)[S::kColTiles][4]) {
+                                                   int kv_head, const uint32_t (&q)[S::kSteps][4], RowState (&state)[2],
+                                                   float (&sum)[S::kColTiles][4]) {
   const RunTiles<S> tiles = {s.tiles, kv, run, kv_head};
   const int begin = run.first / S::kKeys, end = run.last / S::kKeys + 1;
   const uint32_t shared = shared_address(s.tiles);
