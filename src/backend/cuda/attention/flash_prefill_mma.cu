@@ -183,16 +183,19 @@ __device__ __forceinline__ void add_other_half(float (&c)[kScores][4], float4* p
   }
 }
 
-// Sets the scores of keys that a row does not see to -inf. Few tiles need it: a branch, not predicates in every tile.
+// Sets the scores of keys that a row does not see to -inf. Few tiles need it, so it reads the rows' intervals again.
 template <int kScores>
-__device__ __forceinline__ void mask(float (&c)[kScores][4], const RowState (&state)[2], int base) {
+__device__ __forceinline__ void mask(float (&c)[kScores][4], const int4* row_masks, const QueryTile& tile,
+                                     const Run& run, int base) {
+  RowState rows[2];
+  set_intervals(rows, row_masks, tile, run);
   const int key0 = base + threadIdx.x % 4 * 2;
 #pragma unroll
   for (int t = 0; t < kScores; ++t) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int key = key0 + t * 8 + i % 2;
-      if (key < state[i / 2].first || key > state[i / 2].last) c[t][i] = -INFINITY;
+      if (key < rows[i / 2].first || key > rows[i / 2].last) c[t][i] = -INFINITY;
     }
   }
 }
@@ -231,10 +234,10 @@ __device__ __forceinline__ void add_values(float (&sum)[S::kColTiles][4], const 
 // All keys of one run, for the whole query tile. While a tile is multiplied the next one arrives, and the addresses of
 // the one after it are read from the page table.
 template <typename S>
-__device__ __forceinline__ void attention_over_run(const Shared<S>& s, const KvCacheView& kv, const Run& run,
-                                                   int kv_head, const uint32_t (&q)[S::kSteps][4], RowState (&state)[2],
-                                                   float (&sum)[S::kColTiles][4]) {
-  const RunTiles<S> tiles = {s.tiles, kv, run, kv_head};
+__device__ __forceinline__ void attention_over_run(const Shared<S>& s, const KvCacheView& kv, const QueryTile& query,
+                                                   const Run& run, const uint32_t (&q)[S::kSteps][4],
+                                                   RowState (&state)[2], float (&sum)[S::kColTiles][4]) {
+  const RunTiles<S> tiles = {s.tiles, kv, run, query.kv_head};
   const int begin = run.first / S::kKeys, end = run.last / S::kKeys + 1;
   const uint32_t shared = shared_address(s.tiles);
   tiles.fetch(begin, tiles.key_offset(begin));
@@ -251,7 +254,7 @@ __device__ __forceinline__ void attention_over_run(const Shared<S>& s, const KvC
     uint32_t weights[S::kKeys / 16][4];
     compute_scores<S>(c, q, at);
     if constexpr (S::kShare > 1) add_other_half(c, s.partials);
-    if (run.template masked<S::kKeys>(tile * S::kKeys)) mask(c, state, tile * S::kKeys);
+    if (run.template masked<S::kKeys>(tile * S::kKeys)) mask(c, s.row_masks, query, run, tile * S::kKeys);
     const float2 keep = online_softmax(c, state, tile * S::kKeys, false);
     if (__any_sync(0xffffffffu, keep.x != 1.0f || keep.y != 1.0f)) rescale(sum, keep);
     pack_weights(weights, c);
@@ -278,8 +281,7 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks) flash_prefill_mma_kernel
   float sum[S::kColTiles][4] = {};
   for (int begin = 0; begin < tile.tokens;) {
     const Run run = next_run(s.row_masks, begin, tile.tokens);
-    set_intervals(state, s.row_masks, tile, run);
-    attention_over_run<S>(s, kv, run, tile.kv_head, q, state, sum);
+    attention_over_run<S>(s, kv, tile, run, q, state, sum);
     begin = run.end;
   }
   store_output<S::kDim>(call, tile, warp_half<S>() * S::kCols, state, sum);
