@@ -134,6 +134,8 @@ void attention(cudaStream_t stream, Tensor out, Tensor q, const KvCacheView& kv,
                                 static_cast<int>(q.shape[1])};
     if (range.few && flash_decode_fits(call, kv, workspace)) {
       flash_decode(stream, call, kv, workspace);
+    } else if (!workspace.has_wgmma && flash_prefill_mma_fits(call, kv)) {
+      flash_prefill_mma(stream, call, kv);
     } else if (workspace.has_wgmma && flash_vision_fits(call, kv)) {
       flash_vision(stream, call, kv, workspace.sms);
     } else if (!workspace.has_wgmma || !flash_prefill_fits(call, kv)) {

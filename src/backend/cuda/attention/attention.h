@@ -37,7 +37,7 @@ struct AttentionCall {
   int count, q_heads;
 };
 
-// Any head size up to 512 and any GQA group: a CTA for each row and head. Serves odd shapes and devices without wgmma.
+// Any head size up to 512 and any GQA group: a CTA for each row and head. Serves odd shapes.
 void attention_naive(cudaStream_t stream, const AttentionCall& call, const KvCacheView& kv);
 
 // Few rows over long caches: split-K flash decoding. A CTA takes all query heads of one KV head and a range of its
@@ -50,6 +50,11 @@ void flash_decode(cudaStream_t stream, const AttentionCall& call, const KvCacheV
 bool flash_prefill_fits(const AttentionCall& call, const KvCacheView& kv);
 void flash_prefill(cudaStream_t stream, const AttentionCall& call, const KvCacheView& kv);       // 72 and 256
 void flash_prefill_d512(cudaStream_t stream, const AttentionCall& call, const KvCacheView& kv);  // 512
+
+// The same for devices without wgmma, with mma.sync and at most 99 KB of shared memory. It also takes the tiled caches
+// of flash_vision().
+bool flash_prefill_mma_fits(const AttentionCall& call, const KvCacheView& kv);
+void flash_prefill_mma(cudaStream_t stream, const AttentionCall& call, const KvCacheView& kv);
 
 // Whole images: head size 72, as many KV heads as query heads, a cache without a page table.
 bool flash_vision_fits(const AttentionCall& call, const KvCacheView& kv);

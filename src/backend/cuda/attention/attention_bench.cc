@@ -1,12 +1,16 @@
 // The time of attention at 31B's shapes on the GPU: bytes per second for decode, FLOP per second for prefill (counting
-// only the pairs that the mask admits).
+// only the pairs that the mask admits). Names that end with /mma are of flash_prefill_mma(), the kernel of devices
+// without wgmma; the others are of what attention() chooses.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
 #include <memory>
 #include <vector>
 
+#include "backend/cuda/attention/attention.h"
+#include "backend/cuda/megakernel/recording_backend.h"
 #include "backend/cuda/runtime/bench_gpu.h"
+#include "backend/cuda/runtime/error.h"
 
 namespace gemma4 {
 namespace {
@@ -53,8 +57,38 @@ Inputs::Inputs(Backend& b, Shape s, int rows, int length, bool whole) : backend(
   b.write(table, order.data());
 }
 
+// Launches flash_prefill_mma() on a stream of its own and waits for it.
+class MmaCalls {
+ public:
+  MmaCalls(const Inputs& in, Tensor out, Tensor rows)
+      : kv_(cuda::kv_cache_view(in.kv)),
+        call_{out.data,
+              in.q.data,
+              static_cast<const int32_t*>(rows.data),
+              out.stride,
+              in.q.stride,
+              static_cast<int>(in.q.rows()),
+              static_cast<int>(in.q.shape[1])} {
+    CHECK(cuda::flash_prefill_mma_fits(call_, kv_));
+    CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  }
+  ~MmaCalls() { cudaStreamDestroy(stream_); }
+  MmaCalls(const MmaCalls&) = delete;
+  MmaCalls& operator=(const MmaCalls&) = delete;
+
+  void run(int calls) {
+    for (int i = 0; i < calls; ++i) cuda::flash_prefill_mma(stream_, call_, kv_);
+    CUDA_CHECK(cudaStreamSynchronize(stream_));
+  }
+
+ private:
+  cuda::KvCacheView kv_;
+  cuda::AttentionCall call_;
+  cudaStream_t stream_ = nullptr;
+};
+
 // `rows` queries at the end of `length` keys. Each sees `window` keys back, or all keys if `whole`.
-void attention(benchmark::State& state, Shape s, int rows, int length, int window, bool whole) {
+void attention(benchmark::State& state, Shape s, int rows, int length, int window, bool whole, bool mma) {
   if (!gpu()) return state.SkipWithError("NOT MEASURED: there is no GPU");
   Backend& b = *gpu();
   constexpr int kCalls = 16;
@@ -73,12 +107,16 @@ void attention(benchmark::State& state, Shape s, int rows, int length, int windo
   const auto issue = [&] {
     for (int i = 0; i < kCalls; ++i) b.attention(out, in.q, in.kv, {device, {list.data(), list.size()}});
   };
-  for (int i = 0; i < 3; ++i) b.replay(key, issue);
-  b.sync();
-  for (auto _ : state) {
+  std::unique_ptr<MmaCalls> mma_calls;
+  if (mma) mma_calls = std::make_unique<MmaCalls>(in, out, device);
+  const auto run = [&] {
+    if (mma) return mma_calls->run(kCalls);
     b.replay(key, issue);
     b.sync();
-  }
+  };
+  b.sync();
+  for (int i = 0; i < 3; ++i) run();
+  for (auto _ : state) run();
   const double calls = static_cast<double>(state.iterations()) * kCalls;
   state.counters["us"] = benchmark::Counter(calls / 1e6, benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
   const double row_bytes = 2.0 * s.kv_heads * (s.rotated ? s.dim + 2 * s.rotated : 2 * s.dim);
@@ -94,7 +132,12 @@ void attention(benchmark::State& state, Shape s, int rows, int length, int windo
 
 void register_all() {
   const auto add = [](const std::string& name, Shape s, int rows, int length, int window, bool whole = false) {
-    benchmark::RegisterBenchmark(name.c_str(), attention, s, rows, length, window, whole)->MinTime(0.1)->UseRealTime();
+    for (const bool mma : {false, true}) {
+      if (mma && rows == 1) continue;
+      benchmark::RegisterBenchmark((name + (mma ? "/mma" : "")).c_str(), attention, s, rows, length, window, whole, mma)
+          ->MinTime(0.1)
+          ->UseRealTime();
+    }
   };
   constexpr int kAll = 1 << 20;
   for (const int length : {64, 1024, 4096}) add("decode/sliding/" + std::to_string(length), kSliding, 1, length, 1024);

@@ -1,9 +1,14 @@
 // Attention, the KV cache and qk_norm_rope_cache() of the CUDA backend against ref: every kernel, 31B's shapes, rings
-// and pages, image blocks, several sequences, captured graphs, and the compressed cache of full layers.
+// and pages, image blocks, several sequences, captured graphs, and the compressed cache of full layers. Whatever
+// attention() chooses on this device, each case also runs through flash_prefill_mma() if that takes its shape.
 #include <algorithm>
+#include <array>
 #include <numeric>
 
+#include "backend/cuda/attention/attention.h"
 #include "backend/cuda/backend_pair_testing.h"
+#include "backend/cuda/megakernel/recording_backend.h"
+#include "backend/cuda/runtime/error.h"
 
 namespace gemma4 {
 namespace {
@@ -108,13 +113,47 @@ class CudaAttention : public CudaTest {
     ref().attention(out.ref, q(wide.ref), c.ref, view(at.ref, rows));
     if (!captured) {
       gpu().attention(out.gpu, q(wide.gpu), c.gpu, view(at.gpu, rows));
-      return distance(out);
+      const double chosen = distance(out);
+      return worse(chosen, mma_distance(out, q(wide.gpu), c, at));
     }
     for (int i = 0; i < 3; ++i) {  // it runs, then it is captured, then replayed
       gpu().replay(key_, [&] { gpu().attention(out.gpu, q(wide.gpu), c.gpu, view(at.gpu, rows)); });
     }
     ++key_;
     return distance(out);
+  }
+
+  static double worse(double a, double b) { return a <= b || std::isnan(b) ? b : a; }
+
+  // The call of flash_prefill_mma(), the kernel of devices without wgmma.
+  static cuda::AttentionCall call_of(Tensor out, Tensor q, Tensor rows) {
+    return {out.data,
+            q.data,
+            static_cast<const int32_t*>(rows.data),
+            out.stride,
+            q.stride,
+            static_cast<int>(q.rows()),
+            static_cast<int>(q.shape[1])};
+  }
+
+  // Runs flash_prefill_mma() on a stream of its own; false if it does not take this shape.
+  bool run_mma(Tensor out, Tensor q, const Caches& c, Tensor rows) {
+    const cuda::KvCacheView kv = cuda::kv_cache_view(c.gpu);
+    const cuda::AttentionCall call = call_of(out, q, rows);
+    if (!cuda::flash_prefill_mma_fits(call, kv)) return false;
+    gpu().write(out, std::vector<uint16_t>(static_cast<size_t>(out.size()), 0x7fc0).data());  // NaN
+    gpu().sync();
+    cudaStream_t stream = nullptr;
+    CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    cuda::flash_prefill_mma(stream, call, kv);
+    CUDA_CHECK(cudaStreamSynchronize(stream));
+    CUDA_CHECK(cudaStreamDestroy(stream));
+    return true;
+  }
+
+  // The distance of flash_prefill_mma()'s result from out.ref; 0 if it does not take this shape.
+  double mma_distance(const Twin& out, Tensor q, const Caches& c, const Twin& rows) {
+    return run_mma(out.gpu, q, c, rows.gpu) ? distance(out) : 0;
   }
 
   // The same for many rows of many keys: ref computes some rows only, but all must be written. `spread` is that of the
@@ -124,19 +163,25 @@ class CudaAttention : public CudaTest {
     const auto n = static_cast<int64_t>(rows.size());
     const Twin q = random(kF16, {n, l.heads, l.dim}, spread), at = device_rows(rows),
                out = poisoned(kBf16, {n, l.heads, l.dim});
+    const Tensor mma = gpu().alloc(kBf16, {n, l.heads, l.dim});
     gpu().attention(out.gpu, q.gpu, c.gpu, view(at.gpu, rows));
-    for (const float value : get(gpu(), out.gpu)) {
-      if (!std::isfinite(value)) return NAN;
-    }
+    std::vector<Tensor> results = {out.gpu};
+    if (run_mma(mma, q.gpu, c, at.gpu)) results.push_back(mma);
     double worst = 0;
+    for (const Tensor& result : results) {
+      for (const float value : get(gpu(), result)) {
+        if (!std::isfinite(value)) return NAN;
+      }
+    }
     const int64_t count = std::min<int64_t>(n, 5);
     for (const int64_t begin : {int64_t{0}, n / 3, n / 2, n - count}) {
       if (begin + count > n) continue;
       const std::vector<Row> some(rows.begin() + begin, rows.begin() + begin + count);
       ref().attention(out.ref.slice(begin, count), q.ref.slice(begin, count), c.ref,
                       view(at.ref.slice(begin, count), some));
-      const Twin sample = {out.ref.slice(begin, count), out.gpu.slice(begin, count)};
-      worst = std::max(worst, distance(sample));
+      for (const Tensor& result : results) {
+        worst = worse(worst, distance({out.ref.slice(begin, count), result.slice(begin, count)}));
+      }
     }
     return worst;
   }
@@ -208,6 +253,53 @@ TEST_F(CudaAttention, PrefillFull) {
     EXPECT_LT(compare(c, causal(0, 0, 77, kAll)), kTolerance) << layout.rotated;
     EXPECT_LT(compare(c, causal(0, 430, 500, kAll)), kTolerance) << layout.rotated;
     EXPECT_LT(compare(c, causal(0, 400, 500, kAll), true), kTolerance) << layout.rotated;
+  }
+}
+
+// Numbers of rows around the sizes of tiles, GQA groups of one and of eight, and pages whose size no shift divides by.
+TEST_F(CudaAttention, PrefillOddCounts) {
+  for (Layout l : {kSliding, kFull, kFullPlain}) {
+    for (const int heads : {1, 8}) {
+      l.heads = heads, l.kv_heads = 1, l.page = heads == 1 ? 48 : 16, l.pages = 600 / l.page;
+      const Caches c = make(l);
+      fill(c, 0, 300);
+      for (const int count : heads == 1 ? std::vector{33, 127, 129, 257} : std::vector{9, 15, 17, 33, 65}) {
+        EXPECT_LT(compare(c, causal(0, 300 - count, 300, kAll)), kTolerance) << l.dim << " " << heads << " " << count;
+        EXPECT_LT(compare(c, causal(0, 31, 31 + count, 20)), kTolerance) << l.dim << " " << heads << " " << count;
+      }
+    }
+  }
+}
+
+// Spans of images inside causal text, and rows of several sequences, in every order.
+TEST_F(CudaAttention, PrefillSpansAndSequences) {
+  for (Layout l : {kSliding, kFull, kFullPlain}) {
+    l.heads = 8, l.kv_heads = 2, l.seqs = 3, l.pages = 5;
+    const Caches c = make(l);
+    for (int s = 0; s < l.seqs; ++s) fill(c, s, 300);
+    std::vector<Row> rows = causal(1, 3, 150, 100);
+    for (Row& row : rows) {
+      if (row.pos >= 20 && row.pos < 53) row.last = 52;
+      if (row.pos >= 64 && row.pos < 128) row.last = 127;
+    }
+    for (const auto& [seq, begin, end] : {std::array{0, 290, 300}, {2, 0, 1}, {1, 200, 219}, {0, 64, 65}, {2, 1, 47}}) {
+      const std::vector<Row> more = causal(seq, begin, end, seq == 1 ? 33 : kAll);
+      rows.insert(rows.end(), more.begin(), more.end());
+    }
+    EXPECT_LT(compare(c, rows), kTolerance) << l.dim << " " << l.rotated;
+  }
+}
+
+// What the cases above rely on: flash_prefill_mma() takes every shape of the kernels with wgmma.
+TEST_F(CudaAttention, MmaTakesTheShapesOfWgmma) {
+  for (const Layout& l : {kSliding, kFull, kFullPlain, Layout{16, 16, 72, 0, 0}, Layout{4, 4, 72, 8, 10}}) {
+    const Caches c = make(l);
+    const Twin q = random(kF16, {9, l.heads, l.dim}), out = poisoned(kBf16, {9, l.heads, l.dim}),
+               at = device_rows(causal(0, 0, 9, kAll));
+    EXPECT_TRUE(cuda::flash_prefill_mma_fits(call_of(out.gpu, q.gpu, at.gpu), cuda::kv_cache_view(c.gpu))) << l.dim;
+    cuda::AttentionCall odd = call_of(out.gpu, q.gpu, at.gpu);
+    odd.q_stride += 4;  // rows that no vector of 8 elements begins at
+    EXPECT_FALSE(cuda::flash_prefill_mma_fits(odd, cuda::kv_cache_view(c.gpu))) << l.dim;
   }
 }
 
@@ -290,6 +382,8 @@ TEST_F(CudaAttention, VisionTowerWithScoresThatGrow) {
     gpu().kv_write(c.gpu, k.gpu, v.gpu, view(at.gpu, rows));
     ref().attention(out.ref, q.ref, c.ref, view(at.ref, rows));
     gpu().attention(out.gpu, q.gpu, c.gpu, view(at.gpu, rows));
+    EXPECT_LT(distance(out), kTolerance) << slope;
+    ASSERT_TRUE(run_mma(out.gpu, q.gpu, c, at.gpu));
     EXPECT_LT(distance(out), kTolerance) << slope;
   }
 }
