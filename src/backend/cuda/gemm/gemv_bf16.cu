@@ -156,7 +156,7 @@ __device__ void consumer_loop(const GemvArguments& p, const WorkRange& range, co
 
 // kXTiles: x tiles of 8 rows.
 template <typename Codec, int kXTiles>
-__global__ void __launch_bounds__(kThreads, 1) gemv_bf16_kernel(const GemvArguments p) {
+__global__ void __launch_bounds__(kThreads + kCopyThreads - 32, 1) gemv_bf16_kernel(const GemvArguments p) {
 #if __CUDA_ARCH__ >= 800
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kMaxStages], empty[kMaxStages];
@@ -169,8 +169,9 @@ __global__ void __launch_bounds__(kThreads, 1) gemv_bf16_kernel(const GemvArgume
   }
   __syncthreads();
   const WorkRange range(blockIdx.x, gridDim.x, static_cast<uint32_t>(p.row_tiles) * p.col_tiles);
-  if (warp == kConsumerWarps) {
-    producer_loop<Codec, kStageTiles<Codec>, kXPitch<Codec>>(p, range, shared, kWeightBytes<Codec>, full, empty, lane);
+  if (warp >= kConsumerWarps) {
+    producer_loop<Codec, kStageTiles<Codec>, kXPitch<Codec>>(p, range, shared, kWeightBytes<Codec>, full, empty,
+                                                            threadIdx.x - kConsumerWarps * 32);
   } else {
     grid_wait();  // before anything is written
     consumer_loop<Codec, kXTiles>(p, range, shared, full, empty, warp, lane);
@@ -185,7 +186,7 @@ void start(GemvArguments p, const GemvWorkspace& workspace, cudaStream_t stream)
   p.stages = std::min(kMaxStages, shared / p.stage_bytes);
   static AllowedOn allowed;
   allow_shared_once(gemv_bf16_kernel<Codec, kXTiles>, shared, allowed);
-  launch(stream, dim3(gemv_blocks(p, workspace)), dim3(kThreads), shared, gemv_bf16_kernel<Codec, kXTiles>, p);
+  launch(stream, dim3(gemv_blocks(p, workspace)), dim3(block_threads(p, kThreads)), shared, gemv_bf16_kernel<Codec, kXTiles>, p);
 }
 
 }  // namespace

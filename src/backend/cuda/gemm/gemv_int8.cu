@@ -318,7 +318,7 @@ __device__ void consumer_loop(const GemvArguments& p, const WorkRange& range, co
 }
 
 template <typename Codec, int kWeightTiles, int kXTiles>
-__global__ void __launch_bounds__(kThreads, 1) gemv_int8_kernel(const GemvArguments p) {
+__global__ void __launch_bounds__(kThreads + kCopyThreads - 32, 1) gemv_int8_kernel(const GemvArguments p) {
 #if __CUDA_ARCH__ >= 800
   using S = Stage<Codec, kWeightTiles, kXTiles>;
   extern __shared__ __align__(128) uint8_t shared[];
@@ -333,10 +333,12 @@ __global__ void __launch_bounds__(kThreads, 1) gemv_int8_kernel(const GemvArgume
   }
   __syncthreads();
   const WorkRange range(blockIdx.x, gridDim.x, static_cast<uint32_t>(p.row_tiles) * p.col_tiles);
-  if (warp == kConsumerWarps) {
-    producer_loop<Codec, kWeightTiles, S::kXPitch>(p, range, shared, S::x_offset(p.n), full, empty, lane);
-  } else if (warp > kConsumerWarps) {
-    convert_loop<S, kWeightTiles>(p, range, shared, full, ready, warp - kConsumerWarps - 1, lane);
+  constexpr int kProducers = kConsumerWarps + kConverterWarps;  // the first producer warp
+  if (warp >= kProducers) {
+    producer_loop<Codec, kWeightTiles, S::kXPitch>(p, range, shared, S::x_offset(p.n), full, empty,
+                                                   threadIdx.x - kProducers * 32);
+  } else if (warp >= kConsumerWarps) {
+    convert_loop<S, kWeightTiles>(p, range, shared, full, ready, warp - kConsumerWarps, lane);
   } else {
     grid_wait();  // before anything is written
     consumer_loop<Codec, kWeightTiles, kXTiles>(p, range, shared, full, ready, empty, warp, lane);
@@ -352,7 +354,7 @@ void start(GemvArguments p, const GemvWorkspace& workspace, cudaStream_t stream)
   static AllowedOn allowed;
   const auto kernel = gemv_int8_kernel<Codec, kStageTiles, kXTiles>;
   allow_shared_once(kernel, shared, allowed);
-  launch(stream, dim3(gemv_blocks(p, workspace)), dim3(kThreads), shared, kernel, p);
+  launch(stream, dim3(gemv_blocks(p, workspace)), dim3(block_threads(p, kThreads)), shared, kernel, p);
 }
 
 }  // namespace

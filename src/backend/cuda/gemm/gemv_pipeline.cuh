@@ -111,25 +111,30 @@ __device__ __forceinline__ void load_weights(const GemvArguments& p, uint8_t* st
             policy);
 }
 
-// Arrivals that complete a phase of a `full` barrier: the thread that starts bulk copies, or each lane that copies.
-__device__ __forceinline__ int full_arrivals(const GemvArguments& p) { return p.bulk_copies ? 1 : 32; }
+// Without bulk copies there are two producer warps: one takes too long to issue the copies of a stage.
+constexpr int kCopyThreads = 64;
 
-// The producer warp on a device without bulk copies: weights and x of each stage that becomes free.
+// Arrivals that complete a phase of a `full` barrier: the thread that starts bulk copies, or each thread that copies.
+__device__ __forceinline__ int full_arrivals(const GemvArguments& p) { return p.bulk_copies ? 1 : kCopyThreads; }
+
+// A producer thread on a device without bulk copies: weights and x of each stage that becomes free.
 template <typename Codec, int kStageTiles, int kXPitch>
 __device__ void copy_loop(const GemvArguments& p, const WorkRange& range, uint8_t* shared, int x_offset, uint64_t* full,
-                          uint64_t* empty, int lane) {
+                          uint64_t* empty, int thread) {
   constexpr int kUnitBytes = kRowTileTiles * Codec::kBytes;
+  const int lane = thread % 32;
   const uint64_t policy = policy_evict_first();
   grid_release();
   grid_wait();
   for (Cursor<kStageTiles> at(range, p); at.more(); at.next()) {
     barrier_wait(&empty[at.stage], at.phase ^ 1);
     uint8_t* stage = shared + at.stage * p.stage_bytes;
-    warp_load(stage, p.weights + (static_cast<int64_t>(at.row_tile) * p.col_tiles + at.col) * kUnitBytes,
-              at.length * kUnitBytes, lane, policy);
+    load_by_threads<kCopyThreads>(stage,
+                                  p.weights + (static_cast<int64_t>(at.row_tile) * p.col_tiles + at.col) * kUnitBytes,
+                                  at.length * kUnitBytes, thread, policy);
     const int vectors = at.length * kWeightTileCols / 8;  // of a row of x, 32 at most
     static_assert(kStageTiles * kWeightTileCols / 8 <= 32);
-    for (int row = 0; lane < vectors && row < p.n; ++row) {
+    for (int row = thread / 32; lane < vectors && row < p.n; row += kCopyThreads / 32) {
       copy16_async(stage + x_offset + row * kXPitch + lane * 16,
                    p.x + row * p.x_stride + at.col * kWeightTileCols + lane * 8, true);
     }
@@ -137,14 +142,20 @@ __device__ void copy_loop(const GemvArguments& p, const WorkRange& range, uint8_
   }
 }
 
-// The producer warp. It loads the weights of the first stages before earlier kernels are complete, then their x, then
+// The threads of a block of `threads` with one producer warp.
+inline unsigned block_threads(const GemvArguments& p, int threads) {
+  return static_cast<unsigned>(threads + (p.bulk_copies ? 0 : kCopyThreads - 32));
+}
+
+// The producer warp, with bulk copies. It loads the weights of the first stages before earlier kernels are complete, then their x, then
 // both for each stage that becomes free. x begins `x_offset` bytes into a stage, its rows are kXPitch bytes apart.
 template <typename Codec, int kStageTiles, int kXPitch>
 __device__ void producer_loop(const GemvArguments& p, const WorkRange& range, uint8_t* shared, int x_offset,
-                              uint64_t* full, uint64_t* empty, int lane) {
+                              uint64_t* full, uint64_t* empty, int thread) {
   if (!p.bulk_copies) {
-    return copy_loop<Codec, kStageTiles, kXPitch>(p, range, shared, x_offset, full, empty, lane);
+    return copy_loop<Codec, kStageTiles, kXPitch>(p, range, shared, x_offset, full, empty, thread);
   }
+  const int lane = thread;
   const uint64_t policy = policy_evict_first();
   Cursor<kStageTiles> at(range, p);
   for (int i = 0; i < p.stages && at.more(); ++i, at.next()) {

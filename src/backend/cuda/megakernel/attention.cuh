@@ -56,15 +56,15 @@ struct AttentionScratch {
   static_assert(kEnd <= kScratchBytes && kNew % 16 == 0);
 };
 
-// Starts the copies of a stage's rows by all lanes; lane i names the beginning of row i.
-template <typename H>
-__device__ __forceinline__ void copy_rows(uint8_t* stage, const attention_t* from, int lane, uint64_t policy) {
+// Starts this thread's part of the copies of a stage's rows; lane i of each warp names the beginning of row i.
+template <typename H, int kThreads>
+__device__ __forceinline__ void copy_rows(uint8_t* stage, const attention_t* from, int thread, uint64_t policy) {
   constexpr int kVectors = H::kElements / 8, kRows = (H::kRotated ? 1 : 2) * kTileKeys;  // 16 bytes each
-  static_assert(kRows * kVectors % 32 == 0);
+  static_assert(kRows * kVectors % kThreads == 0);
   const uint32_t to = shared_address(stage);
   const auto address = reinterpret_cast<unsigned long long>(from);
 #pragma unroll 8
-  for (int i = lane; i < kRows * kVectors; i += 32) {
+  for (int i = thread; i < kRows * kVectors; i += kThreads) {
     const int row = i / kVectors, vector = i % kVectors;
     const auto begin = __shfl_sync(0xffffffffu, address, row);
     copy16_async(to + (row * H::kRow + vector * 8) * 2, reinterpret_cast<const attention_t*>(begin) + vector * 8,
@@ -75,8 +75,9 @@ __device__ __forceinline__ void copy_rows(uint8_t* stage, const attention_t* fro
 // The producer warp: the tiles of keys and values of this CTA.
 template <typename H, typename Plan>
 __device__ __forceinline__ void produce_keys(const AttentionInstruction& op, CachedKeyRange& cached,
-                                             const Pipeline<Plan>& pipeline, ProducerState<Plan>& state, int lane,
+                                             const Pipeline<Plan>& pipeline, ProducerState<Plan>& state, int thread,
                                              uint64_t policy) {
+  const int lane = thread % 32;
   const KeyRange& range = cached.of(op);
   constexpr int kRowBytes = H::kElements * 2, kRows = (H::kRotated ? 1 : 2) * kTileKeys;
   for (int tile = range.begin; tile < range.end; ++tile, state.next()) {
@@ -85,7 +86,7 @@ __device__ __forceinline__ void produce_keys(const AttentionInstruction& op, Cac
     const void* base = lane < kTileKeys && !H::kRotated ? op.kv.k : op.kv.v;
     const attention_t* from = static_cast<const attention_t*>(base) + offset;  // of row `lane`
     if (!pipeline.bulk_copies) {
-      copy_rows<H>(pipeline.at(state), from, lane, policy);
+      copy_rows<H, Plan::kProducers>(pipeline.at(state), from, thread, policy);
       barrier_arrive_after_copies(&pipeline.full[state.stage]);
       continue;
     }

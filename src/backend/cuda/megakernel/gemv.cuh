@@ -12,7 +12,7 @@ namespace gemma4::cuda {
 // The producer warp: the weights of this CTA, in the order in which run_gemv() multiplies them.
 template <typename Codec, typename Plan>
 __device__ __forceinline__ void produce_weights(const GemvInstruction& op, const Pipeline<Plan>& pipeline,
-                                                ProducerState<Plan>& state, int lane, uint64_t policy) {
+                                                ProducerState<Plan>& state, int thread, uint64_t policy) {
   constexpr int kUnit = kRowTileTiles * Codec::kBytes;
   const GemvRange range(op);
   const int tail = range.tail(op);
@@ -23,9 +23,9 @@ __device__ __forceinline__ void produce_weights(const GemvInstruction& op, const
       const uint8_t* from = op.weights + (static_cast<int64_t>(at.row_tile) * op.col_tiles + at.col) * kUnit;
       const uint32_t bytes = at.length * kUnit;
       if (!pipeline.bulk_copies) {
-        warp_load(pipeline.at(state), from, bytes, lane, policy);
+        load_by_threads<Plan::kProducers>(pipeline.at(state), from, bytes, thread, policy);
         barrier_arrive_after_copies(&pipeline.full[state.stage]);
-      } else if (lane == 0) {
+      } else if (thread == 0) {
         barrier_expect(&pipeline.full[state.stage], bytes);
         bulk_load(pipeline.at(state), from, bytes, &pipeline.full[state.stage], policy);
       }

@@ -15,7 +15,8 @@ using Full = HeadShape<512, 64>;
 // The producer warp: requests everything that passes through the pipeline, in order, as soon as a stage is empty. Only
 // the rows of a step are written by an earlier kernel, so it waits for that kernel only before it reads them.
 template <typename Codec, typename Plan>
-__device__ void run_producer(const InstructionList& list, const Pipeline<Plan>& pipeline, int lane) {
+__device__ void run_producer(const InstructionList& list, const Pipeline<Plan>& pipeline, int thread) {
+  if (pipeline.bulk_copies && thread >= 32) return;  // one warp is enough
   const uint64_t policy = policy_evict_first();
   ProducerState<Plan> state;
   CachedKeyRange sliding = {}, full = {};
@@ -23,11 +24,11 @@ __device__ void run_producer(const InstructionList& list, const Pipeline<Plan>& 
   for (int i = 0; i < list.count; ++i) {
     const Instruction& op = list.instructions[i];
     if (op.opcode == Opcode::kGemv) {
-      produce_weights<Codec>(op.gemv, pipeline, state, lane, policy);
+      produce_weights<Codec>(op.gemv, pipeline, state, thread, policy);
     } else if (op.opcode == Opcode::kAttention) {
       if (!waited) grid_wait(), waited = true;
-      op.attention.kv.rotated ? produce_keys<Full>(op.attention, full, pipeline, state, lane, policy)
-                              : produce_keys<Sliding>(op.attention, sliding, pipeline, state, lane, policy);
+      op.attention.kv.rotated ? produce_keys<Full>(op.attention, full, pipeline, state, thread, policy)
+                              : produce_keys<Sliding>(op.attention, sliding, pipeline, state, thread, policy);
     }
   }
   grid_release();
@@ -128,7 +129,7 @@ __device__ __forceinline__ ResidualStream residual_stream(const MegakernelWorksp
 }
 
 template <typename Codec, typename Plan>
-__global__ void __launch_bounds__(kMegakernelThreads, 1)
+__global__ void __launch_bounds__(Plan::kThreads, 1)
     decode_megakernel(const __grid_constant__ InstructionList list, const __grid_constant__ MegakernelWorkspace w) {
 #if __CUDA_ARCH__ >= 800
   extern __shared__ __align__(128) uint8_t shared[];
@@ -140,19 +141,19 @@ __global__ void __launch_bounds__(kMegakernelThreads, 1)
   if (threadIdx.x == 0) {
     consumer.sliding.reset(), consumer.full.reset();
     for (int i = 0; i < Plan::kStages; ++i) {
-      barrier_init(&full[i], w.decode.bulk_copies ? 1 : 32), barrier_init(&empty[i], kConsumerThreads);
+      barrier_init(&full[i], w.decode.bulk_copies ? 1 : Plan::kProducers), barrier_init(&empty[i], kConsumerThreads);
     }
     barrier_init(&requested, kConsumerThreads), barrier_init(&reduced, 32);
     barrier_init_done();
   }
   __syncthreads();
-  const Pipeline<Plan> pipeline(shared, full, empty, w.decode.bulk_copies);
+  const Pipeline<Plan> pipeline(shared, full, empty, w.decode.bulk_copies, w.in_flight);
   uint8_t* scratch = shared + Plan::kStages * kStageBytes;
   const Reduction reduction = {&requested, &reduced, reduced_rows};
   if (threadIdx.x >= kConsumerThreads + 32) {
-    run_reduction_warp(list, w, reduction, threadIdx.x % 32);
+    run_producer<Codec>(list, pipeline, threadIdx.x - kConsumerThreads - 32);
   } else if (threadIdx.x >= kConsumerThreads) {
-    run_producer<Codec>(list, pipeline, threadIdx.x % 32);
+    run_reduction_warp(list, w, reduction, threadIdx.x % 32);
   } else {
     auto& slots = *reinterpret_cast<Instruction(*)[kInstructionSlots]>(slot_bytes);
     run_consumers<Codec>(list, w, pipeline, scratch, residual_stream<Plan>(w, scratch + kScratchBytes), reduction,
@@ -166,7 +167,7 @@ template <typename Codec, typename Plan>
 void launch_planned(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream) {
   static AllowedOn allowed;
   allow_shared_once(decode_megakernel<Codec, Plan>, Plan::kBytes, allowed);
-  launch(stream, dim3(static_cast<unsigned>(workspace.decode.blocks)), dim3(kMegakernelThreads), Plan::kBytes,
+  launch(stream, dim3(static_cast<unsigned>(workspace.decode.blocks)), dim3(Plan::kThreads), Plan::kBytes,
          decode_megakernel<Codec, Plan>, list, workspace);
 }
 

@@ -9,7 +9,6 @@
 
 namespace gemma4::cuda {
 
-constexpr int kMegakernelThreads = (kConsumerWarps + 2) * 32;  // eight consumer warps, a producer and a reduction warp
 constexpr int kConsumerThreads = kConsumerWarps * 32;
 constexpr int kStageUnits = 4;  // work units of a row tile in a stage
 constexpr int kTileKeys = 16;   // keys in a stage
@@ -32,17 +31,19 @@ constexpr int kInputBytes = kLimbsBytes + (kInputTilesMax + kStageUnits - 1) * k
 constexpr int kScratchBytes = 16896;
 static_assert(kScratchBytes >= kInputBytes && kScratchBytes % 128 == 0);
 
-// How the kernel divides the shared memory of a device.
-template <int kStages_, bool kResidualShared_>
+// How the kernel divides the shared memory of a device, and its threads: eight consumer warps, a reduction warp, and the
+// producer warps (one where there are bulk copies; else one takes too long to issue the copies of a stage).
+template <int kStages_, bool kResidualShared_, int kProducerWarps_>
 struct SharedPlan {
-  static constexpr int kStages = kStages_;
+  static constexpr int kStages = kStages_, kProducers = kProducerWarps_ * 32;
+  static constexpr int kThreads = kConsumerThreads + 32 + kProducers;
   static constexpr bool kResidualShared = kResidualShared_;
   static constexpr int kBytes = kStages * kStageBytes + kScratchBytes + (kResidualShared ? kResidualDimMax * 4 : 0);
 };
 constexpr int kMegakernelStatic = 5 << 10;  // bytes of static shared memory, rounded up
-using Plan227 = SharedPlan<9, true>;        // Hopper, datacentre Blackwell
-using Plan163 = SharedPlan<5, true>;        // A100
-using Plan99 = SharedPlan<3, false>;        // desktop cards
+using Plan227 = SharedPlan<9, true, 1>;        // Hopper, datacentre Blackwell
+using Plan163 = SharedPlan<5, true, 2>;        // A100
+using Plan99 = SharedPlan<3, false, 2>;        // desktop cards
 static_assert(Plan227::kBytes + kMegakernelStatic <= 227 << 10 && Plan163::kBytes + kMegakernelStatic <= 163 << 10 &&
               Plan99::kBytes + kMegakernelStatic <= 99 << 10);
 
@@ -75,14 +76,17 @@ struct Pipeline {
   uint8_t* stages;
   uint64_t *full, *empty;
   uint32_t full_at, empty_at;  // addresses in shared memory
-  bool bulk_copies;            // else each lane of the producer warp copies, and arrives at `full` by itself
-  __device__ __forceinline__ Pipeline(uint8_t* stages_, uint64_t* full_, uint64_t* empty_, bool bulk_copies_)
+  bool bulk_copies;            // else each producer thread copies, and arrives at `full` by itself
+  int most_in_flight;
+  __device__ __forceinline__ Pipeline(uint8_t* stages_, uint64_t* full_, uint64_t* empty_, bool bulk_copies_,
+                                      int most_in_flight_)
       : stages(stages_),
         full(full_),
         empty(empty_),
         full_at(shared_address(full)),
         empty_at(shared_address(empty)),
-        bulk_copies(bulk_copies_) {
+        bulk_copies(bulk_copies_),
+        most_in_flight(most_in_flight_) {
     // Kept in registers: the compiler would recompute them at each use from a special register, which costs tens of
     // cycles in a loop of some hundreds.
     asm volatile("" : "+r"(full_at), "+r"(empty_at));
@@ -90,7 +94,7 @@ struct Pipeline {
   // Before each stage: waits until it is empty and fewer than kStagesInFlight are in flight.
   __device__ __forceinline__ void acquire(Producer& s) const {
     barrier_wait(empty_at + 8 * s.stage, s.phase ^ 1);
-    if (s.in_flight >= kStagesInFlight) wait_full(s.completed), s.completed.next(), --s.in_flight;
+    if (s.in_flight >= most_in_flight) wait_full(s.completed), s.completed.next(), --s.in_flight;
   }
   __device__ __forceinline__ uint8_t* at(const State& s) const { return stages + s.stage * kStageBytes; }
   __device__ __forceinline__ void wait_full(const State& s) const {
