@@ -95,7 +95,6 @@ void add_notes(std::vector<SchemaNote> found, const std::string& tool, bool stri
                                 " cannot be enforced while arguments are written, as \"strict\": true asks");
     }
     note.path = tool + note.path.substr(1);
-    note.checked = false;  // arguments are not
     notes.push_back(std::move(note));
   }
 }
