@@ -28,12 +28,9 @@ namespace gemma4::cuda {
 namespace {
 
 constexpr int kMmaWarps = 4, kMmaThreads = kMmaWarps * 32;
-#ifndef MMA_WARP_TILES
-#define MMA_WARP_TILES 2
-#endif
-constexpr int kWarpTiles = MMA_WARP_TILES;                                // weight tiles, of 16 rows, that a warp has
-constexpr int kRowWarps = kRowTileTiles / kWarpTiles;        // warps that divide the rows of w
-constexpr int kXWarps = kMmaWarps / kRowWarps;               // and the rows of x
+constexpr int kWarpTiles = 2;  // weight tiles, of 16 rows, that a warp has; 4 halves reads of x and doubles unpacking
+constexpr int kRowWarps = kRowTileTiles / kWarpTiles;  // warps that divide the rows of w
+constexpr int kXWarps = kMmaWarps / kRowWarps;         // and the rows of x
 constexpr int kMmaCtas = kMmaBlocksPerSm;
 constexpr int kMmaStagesMax = 6;
 constexpr int kXTileGroup = 16;          // tiles of x that neighbouring blocks go through before the next row tile
