@@ -225,8 +225,7 @@ TEST_F(ServerCalls, StrictIsKeptOrRefused) {
   body["tools"][0]["function"].erase("strict");
   const Json taken = good("/v1/chat/completions", body);
   EXPECT_EQ(taken["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"], R"({"minutes":6})");
-  ASSERT_EQ(taken["warnings"].size(), 1u) << taken;
-  EXPECT_NE(taken["warnings"][0].get<std::string>().find("set_timer"), std::string::npos);
+  EXPECT_FALSE(taken.contains("warnings")) << taken;  // 6 is not 7
 }
 
 // Tools that are too large to enforce: the name and the syntax still are, and values have the types of the schema.

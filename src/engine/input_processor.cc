@@ -294,6 +294,7 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
   if (grammar && !lazy) grammar->mask();  // the copies have it, too
   if (grammar) {
     for (const std::string& name : grammar->unenforced_tools()) {
+      if (request.unenforced) *request.unenforced = true;
       warn(request.warnings,
            "the parameters of the tool '" + name + "' cannot be enforced; its arguments may be any object");
     }

@@ -70,7 +70,8 @@ struct Request {
 
   RequestSampling sampling;
   ResponseFormat format;
-  // Set where the masks of a schema do not keep all of it, so that the finished answer is to be checked; may be null.
+  // Set where the masks of a schema (of the answer, or of a tool's arguments) do not keep all of it, so that an answer
+  // may break it; may be null.
   std::shared_ptr<std::atomic<bool>> unenforced;
   int max_new_tokens = 0;  // 0: until the context is full
   // Tokens that thoughts may take, markers included; then they are closed and the answer begins. 0: the thought is

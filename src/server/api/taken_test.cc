@@ -229,7 +229,9 @@ TEST(TakenChat, HostedToolsAreLeftOutAndCustomOnesTakeAText) {
   EXPECT_EQ(tools[1]["function"]["parameters"]["properties"]["input"]["type"], "string");
   EXPECT_THAT(tools[1]["function"]["parameters"]["properties"]["input"]["description"].get<std::string>(),
               HasSubstr("start: /x/"));
-  EXPECT_THAT(result.warnings, ElementsAre(HasSubstr("'web_search'"), HasSubstr("'patch'")));
+  EXPECT_EQ(tools[1]["function"]["text_grammar"], (Json{{"syntax", "lark"}, {"definition", "start: /x/"}}));
+  EXPECT_EQ(tools[1]["function"]["strict"], true);
+  EXPECT_THAT(result.warnings, ElementsAre(HasSubstr("'web_search'")));
 }
 
 TEST(TakenTools, ACustomToolsTextSurvives) {

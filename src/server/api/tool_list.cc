@@ -10,8 +10,6 @@
 namespace gemma4 {
 namespace {
 
-constexpr const char* kCustomInput = "input";
-
 std::string at(const std::string& path, size_t index) { return path + "[" + std::to_string(index) + "]"; }
 
 // Tools that have no schema, because a provider runs them or made the model for them.
@@ -59,34 +57,41 @@ void add_function(ToolList& list, Fields& fields, const std::string& name, const
   if (fields.boolean("strict").value_or(false)) list.tools.back()["function"]["strict"] = true;
 }
 
-std::string grammar_text(Fields& format) {
-  // Chat has the two in an object of their own.
+// {"syntax", "definition"}, which chat completions have in an object of their own.
+Json parse_text_grammar(Fields& format) {
+  const auto read = [](Fields& fields) -> Json {
+    fields.only("syntax", {"lark", "regex"});
+    return {{"syntax", fields.required_string("syntax")}, {"definition", fields.required_string("definition")}};
+  };
   const Json* inner = format.find("grammar");
-  if (inner == nullptr) return format.required_string("syntax") + " grammar: " + format.required_string("definition");
-  Fields grammar(*inner, format.where("grammar"));
-  std::string text = grammar.required_string("syntax") + " grammar: " + grammar.required_string("definition");
-  grammar.done();
-  return text;
+  if (inner == nullptr) return read(format);
+  Fields fields(*inner, format.where("grammar"));
+  Json grammar = read(fields);
+  fields.done();
+  return grammar;
 }
 
 void add_custom(ToolList& list, Fields& fields, const std::string& name, const ToolList::Origin& origin,
-                const std::string& path, const ApiContext& context) {
-  Json input = {{"type", "string"}};
+                const std::string& path) {
+  Json input = {{"type", "string"}}, grammar;
   if (const Json* value = fields.find("format")) {
     Fields format(*value, fields.where("format"));
     const std::string type = format.required_string("type");
     if (type == "grammar") {
-      input["description"] = "Text by this " + grammar_text(format);
-      warn(context.warnings, "the grammar of the custom tool '" + name + "' is told to the model, but not enforced");
+      grammar = parse_text_grammar(format);
+      input["description"] = "Text by this " + grammar["syntax"].get<std::string>() +
+                             " grammar: " + grammar["definition"].get<std::string>();
     } else if (type != "text") {
       fail_at(format.where("type"), "must be text or grammar");
     }
     format.done();
   }
   const Json parameters = {{"type", "object"},
-                           {"properties", {{kCustomInput, std::move(input)}}},
-                           {"required", Json::array({kCustomInput})}};
+                           {"properties", {{kTextArgument, std::move(input)}}},
+                           {"required", Json::array({kTextArgument})}};
   list.tools.push_back(make_tool(name, fields.find("description"), &parameters, path));
+  Json& function = list.tools.back()["function"];
+  if (!grammar.is_null()) function.update({{kTextGrammar, std::move(grammar)}, {"strict", true}});
   list.origins[name] = origin;
 }
 
@@ -97,7 +102,7 @@ void parse_chat_tool(ToolList& list, const Json& value, const std::string& path,
   if (type == "custom") {
     Fields custom(tool.require("custom"), tool.where("custom"));
     const std::string name = custom.required_string("name");
-    add_custom(list, custom, name, {name, "", true}, tool.where("custom"), context);
+    add_custom(list, custom, name, {name, "", true}, tool.where("custom"));
     custom.done();
   } else {
     tool.only("type", {"function"});
@@ -126,7 +131,7 @@ void parse_responses_tool(ToolList& list, const Json& value, const std::string& 
   }
   const std::string name = space.empty() ? given : name_in_space(space, given);
   if (type == "custom") {
-    add_custom(list, tool, name, {given, space, true}, path, context);
+    add_custom(list, tool, name, {given, space, true}, path);
   } else {
     tool.only("type", {"function"});
     add_function(list, tool, name, path);
@@ -245,11 +250,11 @@ std::string name_in_space(const std::string& space, const std::string& name) {
   return space + (space.ends_with("__") ? "" : "__") + name;
 }
 
-std::string custom_arguments(const std::string& input) { return dump({{kCustomInput, input}}); }
+std::string custom_arguments(const std::string& input) { return dump({{kTextArgument, input}}); }
 
 std::string custom_input(const std::string& arguments) {
   const Json json = parse_exact_json(close_arguments(arguments), kCallDepthMax + 28);  // made by this server
-  const auto input = json.is_object() ? json.find(kCustomInput) : json.end();
+  const auto input = json.is_object() ? json.find(kTextArgument) : json.end();
   if (input == json.end()) return "";
   return input->is_string() ? input->get<std::string>() : dump(*input);
 }

@@ -94,13 +94,18 @@ void count_tokens(RequestTokens& tokens, const Usage& usage, int choice, int per
   tokens.cached += usage.cached_tokens;
 }
 
-// Draws answers again that break their schema where masks do not keep it: twice at most, with other seeds. What is
-// still broken becomes a warning.
+// Draws answers again that break their schema, or that of a tool they call, where masks do not keep it: twice at most,
+// with other seeds. What is still broken becomes a warning.
 class Repair {
  public:
-  Repair(ServerState& server, const HttpRequest& request, Clock::time_point deadline, const AnswerCheck& check,
-         const std::shared_ptr<Warnings>& warnings)
-      : server_(server), request_(request), deadline_(deadline), check_(check), warnings_(warnings) {}
+  Repair(ServerState& server, const HttpRequest& request, Clock::time_point deadline, bool one_tool_call,
+         const AnswerCheck& check, const std::shared_ptr<Warnings>& warnings)
+      : server_(server),
+        request_(request),
+        deadline_(deadline),
+        one_tool_call_(one_tool_call),
+        check_(check),
+        warnings_(warnings) {}
 
   // `requests` made `choices`; empty where the masks keep all of the schema, so that drawing again would be no use.
   void run(std::vector<Request>& requests, std::vector<Choice>& choices) {
@@ -113,7 +118,8 @@ class Repair {
         std::optional<Choice> other = again(one, choices[i].usage.seed + attempt * kSeedStep);
         if (!other) break;
         std::vector<std::string> still = check_.broken(*other);
-        if (other->finish != Finish::kStop || still.size() > broken.size()) continue;
+        const bool whole = other->finish == Finish::kStop || other->finish == Finish::kToolCalls;
+        if (!whole || still.size() > broken.size()) continue;
         choices[i] = *std::move(other);
         broken = std::move(still);
       }
@@ -132,7 +138,7 @@ class Repair {
     std::shared_ptr<ResponseStream> answers;
     try {
       prepare(server_, request_, [&](const ApiContext&, const Preparation& preparation) {
-        answers = std::make_shared<ResponseStream>(server_.engine, server_.metrics, one, false, preparation);
+        answers = std::make_shared<ResponseStream>(server_.engine, server_.metrics, one, one_tool_call_, preparation);
       });
     } catch (const BusyError&) {
       return std::nullopt;
@@ -143,6 +149,7 @@ class Repair {
   ServerState& server_;
   const HttpRequest& request_;
   const Clock::time_point deadline_;
+  const bool one_tool_call_;
   const AnswerCheck& check_;
   const std::shared_ptr<Warnings> warnings_;
 };
@@ -302,7 +309,9 @@ HttpResponse generate(ServerState& server, HttpRequest& request,
   }
   std::vector<Choice> choices =
       collect(server, *generation->answers, generation->answers->choices(), request, generation->deadline);
-  Repair(server, request, generation->deadline, generation->check, generation->warnings).run(generation->kept, choices);
+  Repair(server, request, generation->deadline, generation->completion.one_tool_call, generation->check,
+         generation->warnings)
+      .run(generation->kept, choices);
   HttpResponse response;
   response.tokens = generation->tokens;
   for (size_t i = 0; i < choices.size(); ++i) {

@@ -98,7 +98,7 @@ void SchemaGrammar::alternatives(Conjunction all, const std::string& path, int n
   for (const char* keyword : {"contains", "minContains", "maxContains"}) {
     if (all.has(keyword) && types & kArrayType) note(keyword, path);
   }
-  if (all.has("unevaluatedItems") && types & kArrayType) note("unevaluatedItems", path, false);
+  if (all.has("unevaluatedItems") && types & kArrayType && !closes_items(all)) note("unevaluatedItems", path);
   if (types == kAnyType && implied == 0 && no.strings.empty() && no.patterns.empty()) {
     out.push_back(a_.call(any_value(), next));
   } else {

@@ -44,6 +44,7 @@ class SchemaGrammar {
   // Which strings there may be.
   struct StringRules {
     std::vector<std::string> patterns, formats, not_patterns, not_strings;  // formats by their names
+    std::vector<Regex> wider;  // of patterns that are checked: expressions that match more
     uint32_t least = 0, most = kNoLimit;
     bool plain() const { return patterns.empty() && formats.empty() && not_patterns.empty() && not_strings.empty(); }
   };
@@ -77,11 +78,13 @@ class SchemaGrammar {
   StringRules string_rules(const Conjunction& all, const Exclusions& no);
   int string(const StringRules& rules, const std::string& path, int next);
   int content(const StringRules& rules, const std::string& path, int next);  // without quotes
+  void widen(const std::string& pattern, const std::string& path, StringRules& rules);
   int try_content(const StringRules& rules, bool by_structure, const std::string& path, int next);
   int by_structure(const Regex& pattern, const StringRules& rules, int next);
   Regex parse(const std::string& pattern, const std::string& path);
 
   int array(const Conjunction& all, const std::string& path, int next);
+  static bool closes_items(const Conjunction& all);
   int distinct(const std::vector<Json>& values, uint32_t least, uint32_t most, int next);
   Conjunction item(const Conjunction& all, size_t index, bool fixed, const std::string& path);
 

@@ -166,13 +166,27 @@ TEST(SchemaList, StrictRefusesByNameWhatCannotBeEnforced) {
   EXPECT_THAT(error(R"({"type":"integer","multipleOf":123457})"), HasSubstr("multipleOf"));
   EXPECT_THAT(error(R"({"type":"string","pattern":"^(a)\\1$"})"), HasSubstr("pattern"));
   EXPECT_THAT(error(R"({"oneOf":[{"type":"integer"},{"type":"number"}]})"), HasSubstr("oneOf"));
-  const char* apart = R"({"oneOf":[{"properties":{"t":{"const":1}},"required":["t"]},
+  const char* tagged = R"({"oneOf":[{"properties":{"t":{"const":1}},"required":["t"]},
                                    {"properties":{"t":{"const":2}},"required":["t"]}]})";
-  EXPECT_EQ(error(apart), "");
+  EXPECT_EQ(error(tagged), "");
   EXPECT_EQ(error(R"x({"type":"string","format":"unknown","x-a":1,"pattern":"^(?!a)"})x"), "");
   const Grammar loose = compiled(R"({"type":"string","pattern":"^(a)\\1$"})");
   ASSERT_EQ(loose.notes().size(), 1u);
-  EXPECT_FALSE(loose.notes()[0].checked);
+  EXPECT_TRUE(loose.notes()[0].checked);
+  const char* twice = R"({"type":"string","pattern":"^(a)\\1$"})";
+  EXPECT_TRUE(takes(twice, "\"aa\""));
+  EXPECT_FALSE(takes(twice, "\"ba\""));  // what the pattern is without the reference is enforced
+  const Grammar possessive = compiled(R"({"type":"string","pattern":"^a++$"})");
+  ASSERT_EQ(possessive.notes().size(), 1u);
+  EXPECT_FALSE(possessive.notes()[0].checked);
+  const char* fixed = R"({"type":"array","prefixItems":[{"type":"null"}],"unevaluatedItems":false})";
+  EXPECT_TRUE(compiled(fixed).notes().empty());
+  EXPECT_TRUE(takes(fixed, "[null]"));
+  EXPECT_FALSE(takes(fixed, "[null,1]"));
+  const char* apart = R"({"type":"array","allOf":[{"items":{"type":"null"}}],"unevaluatedItems":false})";
+  ASSERT_EQ(compiled(apart).notes().size(), 1u);
+  EXPECT_TRUE(compiled(apart).notes()[0].checked);
+  EXPECT_TRUE(takes(apart, "[null,null]"));
 }
 
 // Each keyword's row, and the formats.
@@ -180,8 +194,7 @@ TEST(SchemaList, TheDocumentSaysWhatIsKept) {
   const std::string text = read_file(test::source("docs/STRUCTURED_OUTPUT.md"));
   const std::map<SchemaKeyword::Kept, std::string> words = {{SchemaKeyword::kEnforced, "enforced"},
                                                             {SchemaKeyword::kPartly, "enforced or checked"},
-                                                            {SchemaKeyword::kChecked, "checked"},
-                                                            {SchemaKeyword::kUnchecked, "neither"}};
+                                                            {SchemaKeyword::kChecked, "checked"}};
   for (const SchemaKeyword& keyword : schema_keywords()) {
     EXPECT_THAT(text, HasSubstr("| `" + std::string(keyword.name) + "` | " + words.at(keyword.kept) + " |"));
   }

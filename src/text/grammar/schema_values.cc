@@ -175,6 +175,16 @@ Regex SchemaGrammar::parse(const std::string& pattern, const std::string& path) 
   return parse_regex(pattern, "schema " + path, a_.budget());
 }
 
+// A pattern that no automaton decides is checked; what it matches without that is kept.
+void SchemaGrammar::widen(const std::string& pattern, const std::string& path, StringRules& rules) {
+  try {
+    rules.wider.push_back(without_references(parse_whole_regex(pattern, "schema " + path, a_.budget())));
+    note("pattern", path);
+  } catch (const UnsupportedRegex&) {
+    note("pattern", path, false);
+  }
+}
+
 // All rules at once, if that makes an automaton of bounded size; else fewer of them, with a note for what is left out.
 int SchemaGrammar::content(const StringRules& rules, const std::string& path, int next) {
   StringRules fewer = rules;
@@ -184,11 +194,15 @@ int SchemaGrammar::content(const StringRules& rules, const std::string& path, in
       parse(pattern, path);
       return false;
     } catch (const UnsupportedRegex&) {
-      note("pattern", path, false);
+      widen(pattern, path, fewer);
       return true;
     }
   });
   if (const int node = attempt(false); node >= 0) return node;
+  if (!fewer.wider.empty()) {
+    fewer.wider.clear();
+    if (const int node = attempt(false); node >= 0) return node;
+  }
   if (!fewer.patterns.empty() && !fewer.formats.empty()) {  // formats are narrower here than they need be
     fewer.formats.clear();
     note("format", path);
@@ -225,9 +239,10 @@ int SchemaGrammar::try_content(const StringRules& rules, bool by_structure, cons
     found.push_back(parse(pattern, path));
     take_length(found.back(), least, most);
   }
-  const bool alone = rules.formats.size() == 1 && rules.not_patterns.empty() && rules.not_strings.empty() &&
-                     least == 0 && most == kNoLimit;
-  const FormatUse use = !rules.patterns.empty() ? FormatUse::kCheck : alone ? FormatUse::kAlone : FormatUse::kCombined;
+  found.insert(found.end(), rules.wider.begin(), rules.wider.end());
+  const bool alone = rules.formats.size() == 1 && found.empty() && rules.not_patterns.empty() &&
+                     rules.not_strings.empty() && least == 0 && most == kNoLimit;
+  const FormatUse use = !found.empty() ? FormatUse::kCheck : alone ? FormatUse::kAlone : FormatUse::kCombined;
   for (const std::string& format : rules.formats) found.push_back(parse(*format_pattern(format, use), path));
   for (const std::string& pattern : rules.not_patterns) not_found.push_back(parse(pattern, path));
   if (!rules.not_strings.empty()) not_found.push_back(any_of(rules.not_strings));
@@ -280,9 +295,18 @@ Conjunction SchemaGrammar::item(const Conjunction& all, size_t index, bool fixed
       build_.add(one, (*prefix)[index], path);
     } else if (rest != schema.end()) {
       build_.add(one, *rest, path);
+    } else if (closes_items(all)) {
+      build_.add(one, schema["unevaluatedItems"], path);
     }
   }
   return one;
+}
+
+// Whether unevaluatedItems means the items after the fixed ones, as additionalItems does.
+bool SchemaGrammar::closes_items(const Conjunction& all) {
+  if (all.parts.size() != 1 || !all.has("unevaluatedItems") || all.has("contains")) return false;
+  const Json& schema = *all.parts[0].schema;
+  return !schema.contains("items") && !schema.contains("additionalItems");
 }
 
 int SchemaGrammar::array(const Conjunction& all, const std::string& path, int next) {

@@ -54,10 +54,10 @@ int expression_nodes(PushdownAutomaton& automaton, std::string_view expression, 
   return text.strings_of(*dfa, 0, kNoLimit, next);
 }
 
-TextGrammar::TextGrammar(PushdownAutomaton& automaton, std::string_view grammar)
+TextGrammar::TextGrammar(PushdownAutomaton& automaton, std::string_view grammar, Notation notation)
     : a_(automaton), text_(automaton, Syntax::kPlain) {
-  grammar_ = grammar.find("::=") != std::string_view::npos ? parse_gbnf(grammar, a_.budget())
-                                                           : parse_lark(grammar, a_.budget());
+  const bool gbnf = notation == kRecognise && grammar.find("::=") != std::string_view::npos;
+  grammar_ = gbnf ? parse_gbnf(grammar, a_.budget()) : parse_lark(grammar, a_.budget());
   if (!grammar_.rules.contains(grammar_.start)) throw Error("grammar: there is no rule " + grammar_.start);
   for (const std::string& name : grammar_.terminals) terminal_[name] = true;
   for (auto& [name, expression] : grammar_.rules) {

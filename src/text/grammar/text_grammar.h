@@ -38,7 +38,8 @@ GrammarRules parse_lark(std::string_view text, WorkBudget& budget);
 
 class TextGrammar {
  public:
-  TextGrammar(PushdownAutomaton& automaton, std::string_view grammar);
+  enum Notation { kRecognise, kLark };
+  TextGrammar(PushdownAutomaton& automaton, std::string_view grammar, Notation notation = kRecognise);
   int rule();  // the start
 
  private:

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "text/grammar/schema.h"
+#include "text/grammar/text_grammar.h"
 #include "text/schema/schema_keywords.h"
 
 namespace gemma4 {
@@ -64,8 +65,30 @@ int compile(PushdownAutomaton& a, Syntax syntax, const Json& parameters, std::ve
   return rule;
 }
 
+// The argument of a tool that takes a text by a grammar.
+int text_argument(PushdownAutomaton& a, const Json& grammar) {
+  const PushdownAutomaton::Mark before = a.mark();
+  if (!grammar.is_object() || !grammar.value("syntax", Json()).is_string() ||
+      !grammar.value("definition", Json()).is_string()) {
+    throw Error(std::string(kTextGrammar) + " has no syntax or no definition");
+  }
+  const auto& definition = grammar.at("definition").get_ref<const std::string&>();
+  const int close = a.symbol(kQuote, a.byte('}', a.finish()));
+  int text = -1;
+  if (grammar.at("syntax") == "regex") {
+    text = expression_nodes(a, definition, close);
+  } else {
+    text = a.call(TextGrammar(a, definition, TextGrammar::kLark).rule(), close);
+  }
+  const int rule = a.new_rule();
+  a.set_rule(rule, a.literal(std::string("{") + kTextArgument + ":", a.symbol(kQuote, text)));
+  a.check(rule, before);
+  return rule;
+}
+
 // Throws Error where no value at all matches, and UnenforceableSchema where only those that a call cannot write do.
 int arguments_of(PushdownAutomaton& a, const Json& function, std::vector<SchemaNote>& notes) {
+  if (function.contains(kTextGrammar)) return text_argument(a, function[kTextGrammar]);
   Json parameters = parameters_of(function, a.budget()), closed = parameters;
   if (closed.empty() || closed == Json{{"type", "object"}}) closed["properties"] = Json::object();
   closed["type"] = parameters["type"] = "object";
@@ -95,7 +118,6 @@ void add_notes(std::vector<SchemaNote> found, const std::string& tool, bool stri
                                 " cannot be enforced while arguments are written, as \"strict\": true asks");
     }
     note.path = tool + note.path.substr(1);
-    note.checked = false;  // arguments are not
     notes.push_back(std::move(note));
   }
 }

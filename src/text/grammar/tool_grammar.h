@@ -12,15 +12,20 @@
 
 namespace gemma4 {
 
+// A tool that takes a text by a grammar has this member beside its name: {"syntax": "lark" or "regex", "definition"}.
+// The text is its only argument, of this name.
+constexpr const char* kTextGrammar = "text_grammar";
+constexpr const char* kTextArgument = "input";
+
 struct ToolGrammarOptions {
   std::string_view name;  // only this tool; empty: any of them
   bool loose = false;     // arguments of tools that are not strict may be any object
 };
 
 // A node that matches one call after its <|tool_call> marker, and continues at `next`. `tools`: an array as render_chat
-// takes it. Throws Error where a tool has no name, none has `name`, the parameters of a tool are no schema or allow no
-// value, or those of a tool that is strict cannot be enforced. A tool that is not strict gets any object as its
-// arguments then, and its name goes to `unenforced`; what its arguments keep but for some keywords goes to `notes`.
+// takes it. Throws Error where a tool has no name, none has `name`, the parameters or the grammar of a tool are none or
+// allow no value, or a tool that is strict cannot be enforced. One that is not strict gets any object as its arguments
+// then, and its name goes to `unenforced`; what its arguments keep but for some keywords goes to `notes`.
 int tool_call_body(PushdownAutomaton& automaton, const nlohmann::ordered_json& tools, const ToolGrammarOptions& options,
                    int next, std::vector<std::string>& unenforced, std::vector<SchemaNote>& notes);
 

@@ -1,6 +1,7 @@
 #include "text/schema/regex.h"
 
 #include <algorithm>
+#include <map>
 
 #include "base/utf8.h"
 #include "text/schema/unicode_classes.h"
@@ -48,9 +49,11 @@ void add_other_case(std::vector<PointRange>& ranges) {  // of ASCII letters
 
 class RegexParser {
  public:
-  RegexParser(std::string_view text, const std::string& what) : text_(text), what_(what) {}
+  // `whole`: with groups, back references and lookbehind.
+  RegexParser(std::string_view text, const std::string& what, bool whole) : text_(text), what_(what), whole_(whole) {}
 
   Regex parse() {
+    if (whole_) find_groups();
     if (text_.starts_with("(?i)")) at_ = 4, any_case_ = true;
     Regex all = choice(0);
     if (at_ != text_.size()) fail("has a ) without its (");
@@ -123,9 +126,34 @@ class RegexParser {
       return;
     }
     if (peek() == '+') unsupported("has a possessive repeat");
-    accept('?');  // lazy: the same strings match
+    const bool lazy = accept('?');  // the same strings match; but groups may hold others
     if (peek() == '*' || peek() == '+' || is_count()) fail("has a repeat of a repeat");
-    one = Regex::repeat(std::move(one), least, most);
+    if (whole_) {
+      Regex repeated{Regex::kRepeat, {}, {}, least, most};
+      repeated.lazy = lazy;
+      repeated.operands.push_back(std::move(one));
+      one = std::move(repeated);
+    } else {
+      one = Regex::repeat(std::move(one), least, most);
+    }
+  }
+
+  // Their number and their names, since a reference may come before its group.
+  void find_groups() {
+    bool in_brackets = false;
+    for (size_t i = 0; i < text_.size(); ++i) {
+      const std::string_view rest = text_.substr(i);
+      if (rest[0] == '\\') ++i;
+      if (rest[0] == '[') in_brackets = true;
+      if (rest[0] == ']') in_brackets = false;
+      if (rest[0] != '(' || in_brackets) continue;
+      const size_t name = rest.starts_with("(?P<") ? 4 : rest.starts_with("(?<") ? 3 : 0;
+      const bool named = name > 0 && rest.size() > name && rest[name] != '=' && rest[name] != '!';
+      if (rest.size() > 1 && rest[1] == '?' && !named) continue;
+      ++group_count_;
+      const size_t end = rest.find('>');
+      if (named && end != rest.npos) group_names_[rest.substr(name, end - name)] = group_count_;
+    }
   }
 
   uint32_t count() {
@@ -138,22 +166,50 @@ class RegexParser {
   }
 
   Regex group(int depth) {  // after the (
-    Regex look{Regex::kLookahead};
+    Regex look{Regex::kLookahead}, group{Regex::kGroup};
+    bool captures = false;
     if (accept("?=") || accept("?!")) {
       look.negative = text_[at_ - 1] == '!';
       look.operands.push_back(choice(depth + 1));
     } else if (accept("?<=") || accept("?<!")) {
-      unsupported("looks behind ((?<= or (?<!)");
+      if (!whole_) unsupported("looks behind ((?<= or (?<!)");
+      look.type = Regex::kLookbehind;
+      look.negative = text_[at_ - 1] == '!';
+      look.operands.push_back(choice(depth + 1));
     } else if (accept("?<") || accept("?P<")) {
       const size_t end = text_.find('>', at_);
       if (end == std::string_view::npos) fail("has a group name without its >");
       at_ = end + 1;
+      captures = true;
+    } else if (whole_ && accept("?P=")) {
+      return named_reference(')');
     } else if (peek() == '?' && !accept("?:")) {
       unsupported("has a group that begins with " + std::string(text_.substr(at_ - 1, 3)));
+    } else {
+      captures = at_ == 0 || text_[at_ - 1] == '(';  // and not (?:
     }
+    if (captures) group.least = ++groups_begun_;
     Regex inner = look.operands.empty() ? choice(depth + 1) : std::move(look);
     if (!accept(')')) fail("has a ( without its )");
-    return inner;
+    if (!captures || !whole_) return inner;
+    group.operands.push_back(std::move(inner));
+    return group;
+  }
+
+  Regex reference(uint32_t group) const {
+    if (group == 0 || group > group_count_) fail("refers to a group that is not there");
+    Regex one{Regex::kBackReference};
+    one.least = group;
+    one.any_case = any_case_;
+    return one;
+  }
+
+  Regex named_reference(char end) {  // after its beginning
+    const size_t to = text_.find(end, at_);
+    if (to == std::string_view::npos) fail("has a reference without its end");
+    const auto found = group_names_.find(text_.substr(at_, to - at_));
+    at_ = to + 1;
+    return reference(found == group_names_.end() ? 0 : found->second);
   }
 
   Regex atom(int depth) {
@@ -173,6 +229,8 @@ class RegexParser {
       }
       if (accept('A')) return {Regex::kBegin};
       if (accept('Z') || accept('z')) return {Regex::kEnd};
+      if (whole_ && peek() >= '1' && peek() <= '9') return reference(count());
+      if (whole_ && accept("k<")) return named_reference('>');
       one.ranges = with_case(escaped());
     } else if (std::string_view("*+?").find(peek()) != std::string_view::npos || is_count()) {
       fail(std::string("has a ") + peek() + " with nothing to repeat");
@@ -290,8 +348,11 @@ class RegexParser {
 
   std::string_view text_;
   const std::string& what_;
+  const bool whole_;
   size_t at_ = 0;
   bool any_case_ = false;
+  uint32_t group_count_ = 0, groups_begun_ = 0;
+  std::map<std::string_view, uint32_t> group_names_;
 };
 
 // What a group of one thing holds.
@@ -349,7 +410,7 @@ bool Regex::may_be_empty() const {
 }
 
 bool Regex::has_assertions() const {
-  if (type >= kLookahead) return true;
+  if (type >= kLookahead && type != kGroup && type != kBackReference) return true;
   return std::any_of(operands.begin(), operands.end(), [](const Regex& operand) { return operand.has_assertions(); });
 }
 
@@ -357,7 +418,40 @@ Regex parse_regex(std::string_view text, const std::string& what, WorkBudget& bu
   budget.charge(text.size() * kRegexSteps);
   HeldBytes held(budget);
   held.add(text.size() * sizeof(Regex) * 2);
-  return RegexParser(text, what).parse();
+  return RegexParser(text, what, false).parse();
+}
+
+Regex parse_whole_regex(std::string_view text, const std::string& what, WorkBudget& budget) {
+  budget.charge(text.size() * kRegexSteps);
+  HeldBytes held(budget);
+  held.add(text.size() * sizeof(Regex) * 2);
+  return RegexParser(text, what, true).parse();
+}
+
+static bool has_references(const Regex& regex) {
+  return regex.type == Regex::kBackReference || regex.type == Regex::kLookbehind ||
+         std::any_of(regex.operands.begin(), regex.operands.end(), has_references);
+}
+
+Regex without_references(const Regex& regex) {
+  switch (regex.type) {
+    case Regex::kBackReference:
+      return Regex::anything();
+    case Regex::kLookbehind:
+      return {Regex::kSequence};
+    case Regex::kGroup:
+      return without_references(regex.operands[0]);
+    case Regex::kLookahead:
+      if (has_references(regex)) return {Regex::kSequence};  // what it keeps out cannot be told
+      break;
+    case Regex::kRepeat:
+      return Regex::repeat(without_references(regex.operands[0]), regex.least, regex.most);
+    default:
+      break;
+  }
+  Regex plain = regex;
+  for (Regex& operand : plain.operands) operand = without_references(operand);
+  return plain;
 }
 
 bool as_whole_string(const Regex& regex, Regex& whole) {

@@ -1,6 +1,7 @@
 // Regex: a regular expression as a tree. The syntax is ECMA-262's, as JSON Schema's `pattern` has it, with the
 // spellings of Python and Rust that mean the same (\A, \Z, (?P<name>...), an (?i) at the beginning). What no automaton
-// can decide (back references, lookbehind) is an UnsupportedRegex, what is no expression at all an Error.
+// can decide (back references, lookbehind) is an UnsupportedRegex unless it is asked for, what is no expression at all
+// an Error.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +28,26 @@ struct UnsupportedRegex : Error {
 };
 
 struct Regex {
-  enum Type { kCharacters, kSequence, kChoice, kRepeat, kLookahead, kBegin, kEnd, kWordBoundary } type = kSequence;
+  enum Type {
+    kCharacters,
+    kSequence,
+    kChoice,
+    kRepeat,
+    kLookahead,
+    kBegin,
+    kEnd,
+    kWordBoundary,
+    // Of parse_whole_regex() only:
+    kGroup,  // number `least`
+    kBackReference,
+    kLookbehind
+  } type = kSequence;
   std::vector<PointRange> ranges = {};  // kCharacters: sorted, without overlap
-  std::vector<Regex> operands = {};     // of kSequence and kChoice; kRepeat and kLookahead have one
-  uint32_t least = 0, most = 0;         // kRepeat; most may be kNoLimit
-  bool negative = false;                // kLookahead, kWordBoundary
+  std::vector<Regex> operands = {};     // of kSequence and kChoice; kRepeat, kGroup and what looks around have one
+  uint32_t least = 0, most = 0;         // kRepeat; most may be kNoLimit. kGroup, kBackReference: the group's number
+  bool negative = false;                // kLookahead, kLookbehind, kWordBoundary
+  bool lazy = false;                    // kRepeat
+  bool any_case = false;                // kBackReference: ASCII letters match in either case
   static Regex repeat(Regex one, uint32_t least, uint32_t most);
   static Regex anything();      // any number of any characters
   bool may_be_empty() const;    // true where that cannot be told
@@ -40,6 +56,12 @@ struct Regex {
 
 // `what` begins an error's sentence: "schema #/properties/a". Nesting is bounded.
 Regex parse_regex(std::string_view text, const std::string& what, WorkBudget& budget);
+
+// With groups, back references and lookbehind, for BacktrackingMatcher.
+Regex parse_whole_regex(std::string_view text, const std::string& what, WorkBudget& budget);
+
+// An expression without those, which matches all that `regex` does, and more.
+Regex without_references(const Regex& regex);
 
 // The strings that `regex` is found in (as `pattern` means it) as an expression of whole strings without anchors, where
 // anchors stand at the ends of its alternatives only. False where they stand elsewhere, or where there are lookaheads.

@@ -268,19 +268,11 @@ void SchemaCheck::add_evaluated(const Json& value, const Json& schema, std::set<
     }
     if (known) names.insert(name);
   }
-  if (const Json* target = find(schema, "$ref")) add_evaluated(value, references_.resolve(*target, "#"), names);
-  for (const char* keyword : {"allOf", "anyOf", "oneOf"}) {
-    const Json* list = find(schema, keyword);
-    if (list == nullptr) continue;
-    for (const Json& one : *list) {
-      if (holds(value, one)) add_evaluated(value, one, names);
-    }
-  }
-  if (const Json* condition = find(schema, "if")) {
-    const bool met = holds(value, *condition);
-    if (met) add_evaluated(value, *condition, names);
-    if (const Json* branch = find(schema, met ? "then" : "else")) add_evaluated(value, *branch, names);
-  }
+  each_applied(value, schema, [&](const Json& one) {
+    add_evaluated(value, one, names);
+    if (!one.is_object() || !one.contains("unevaluatedProperties")) return;
+    for (const auto& [name, member] : value.items()) names.insert(name);
+  });
   --depth_;
 }
 
@@ -302,7 +294,60 @@ bool SchemaCheck::array(const Json& value, const Json& schema, Report* report, c
     if (count < count_of(schema, "minContains", 1)) good = broken(report, at, "contains");
     if (count > count_of(schema, "maxContains", kNoLimit)) good = broken(report, at, "maxContains");
   }
-  return good & items(value, schema, report, at);
+  good &= items(value, schema, report, at);
+  if (const Json* others = find(schema, "unevaluatedItems")) {
+    std::vector<bool> known(value.size());
+    add_evaluated_items(value, schema, known);
+    for (size_t i = 0; i < value.size(); ++i) {
+      if (known[i] || holds(value[i], *others)) continue;
+      good = broken(report, at + "[" + std::to_string(i) + "]", "unevaluatedItems");
+    }
+  }
+  return good;
+}
+
+// The items that the schema says something of, but for its own unevaluatedItems (2020-12, 11.2).
+void SchemaCheck::add_evaluated_items(const Json& value, const Json& schema, std::vector<bool>& known) {
+  if (!schema.is_object()) return;
+  budget_.charge(kCheckSteps + value.size());
+  if (depth_ >= kCheckDepthMax) throw BudgetError("the answer is nested too deep to be checked against its schema");
+  ++depth_;
+  const Json *prefix = find(schema, "prefixItems"), *rest = find(schema, "items");
+  if (prefix == nullptr && rest != nullptr && rest->is_array()) prefix = rest, rest = find(schema, "additionalItems");
+  const size_t fixed = prefix == nullptr ? 0 : prefix->size();
+  const Json* wanted = find(schema, "contains");
+  for (size_t i = 0; i < value.size(); ++i) {
+    if (i < fixed || rest != nullptr || (wanted != nullptr && holds(value[i], *wanted))) known[i] = true;
+  }
+  const auto add = [&](const Json& one) {
+    add_evaluated_items(value, one, known);
+    if (one.is_object() && one.contains("unevaluatedItems")) known.assign(known.size(), true);
+  };
+  each_applied(value, schema, add);
+  --depth_;
+}
+
+// Calls `use` with each schema within this one that holds for the same value.
+template <typename Use>
+void SchemaCheck::each_applied(const Json& value, const Json& schema, const Use& use) {
+  if (const Json* target = find(schema, "$ref")) use(references_.resolve(*target, "#"));
+  for (const char* keyword : {"allOf", "anyOf", "oneOf"}) {
+    const Json* list = find(schema, keyword);
+    if (list == nullptr) continue;
+    for (const Json& one : *list) {
+      if (holds(value, one)) use(one);
+    }
+  }
+  if (const Json* condition = find(schema, "if")) {
+    const bool met = holds(value, *condition);
+    if (met) use(*condition);
+    if (const Json* branch = find(schema, met ? "then" : "else")) use(*branch);
+  }
+  const Json* dependent = value.is_object() ? find(schema, "dependentSchemas") : nullptr;
+  if (dependent == nullptr) return;
+  for (const auto& [name, one] : dependent->items()) {
+    if (value.contains(name)) use(one);
+  }
 }
 
 bool SchemaCheck::items(const Json& value, const Json& schema, Report* report, const std::string& at) {
@@ -319,24 +364,31 @@ bool SchemaCheck::items(const Json& value, const Json& schema, Report* report, c
   return good;
 }
 
-StringSet* SchemaCheck::compiled(const std::string& pattern) {
+SchemaCheck::Pattern& SchemaCheck::compiled(const std::string& pattern) {
   std::unique_ptr<Pattern>& entry = patterns_[pattern];
-  if (entry == nullptr) {
-    auto made = std::make_unique<Pattern>();
-    try {
-      made->regex = parse_regex(pattern, "schema", budget_);
-      made->set = StringSet::make({{&made->regex}, {}}, budget_);
-    } catch (const UnsupportedRegex&) {
-      made->set = nullptr;
-    }
-    entry = std::move(made);
+  if (entry != nullptr) return *entry;
+  auto made = std::make_unique<Pattern>();
+  try {
+    made->regex = parse_regex(pattern, "schema", budget_);
+    made->set = StringSet::make({{&made->regex}, {}}, budget_);
+  } catch (const UnsupportedRegex&) {
+    made->set = nullptr;
   }
-  return entry->set.get();
+  if (made->set == nullptr) {
+    try {
+      made->matcher = std::make_unique<BacktrackingMatcher>(parse_whole_regex(pattern, "schema", budget_), budget_);
+    } catch (const UnsupportedRegex&) {
+      made->matcher = nullptr;
+    }
+  }
+  entry = std::move(made);
+  return *entry;
 }
 
 bool SchemaCheck::matches(const std::string& text, const std::string& pattern) {
-  StringSet* set = compiled(pattern);
-  return set == nullptr || set->contains(text);
+  Pattern& known = compiled(pattern);
+  if (known.set != nullptr) return known.set->contains(text);
+  return known.matcher == nullptr || known.matcher->found_in(text);
 }
 
 bool SchemaCheck::string(const std::string& text, const Json& schema, Report* report, const std::string& at) {
@@ -378,6 +430,23 @@ bool SchemaCheck::number(const Json& value, const Json& schema, Report* report, 
     good = broken(report, at, "multipleOf");
   }
   return good;
+}
+
+std::vector<std::string> check_arguments(std::string_view arguments, const Json& parameters, const std::string& tool,
+                                         WorkBudget& budget) {
+  std::vector<std::string> sentences;
+  try {
+    const Json value = parse_exact_json(arguments, kAnswerDepthMax);
+    check_kinds(parameters, "#", budget);
+    for (const std::string& one : SchemaCheck(parameters, budget).violations(value, parameters)) {
+      sentences.push_back("the arguments of '" + tool + "' break their schema at " + one);
+    }
+  } catch (const nlohmann::json::exception&) {
+    sentences = {"the arguments of '" + tool + "' are not JSON"};
+  } catch (const UnenforceableSchema&) {
+    sentences.clear();
+  }
+  return sentences;
 }
 
 std::vector<std::string> check_json(std::string_view text, std::string_view schema, WorkBudget& budget) {

@@ -12,6 +12,7 @@
 
 #include "base/json.h"
 #include "base/work_budget.h"
+#include "text/schema/backtracking.h"
 #include "text/schema/regex.h"
 #include "text/schema/schema_keywords.h"
 #include "text/schema/string_set.h"
@@ -33,6 +34,11 @@ class SchemaCheck {
 
  private:
   using Report = std::vector<std::string>;
+  struct Pattern {
+    Regex regex;
+    std::unique_ptr<StringSet> set;
+    std::unique_ptr<BacktrackingMatcher> matcher;  // where a set cannot decide it. Both null: not understood
+  };
 
   bool run(const Json& value, const Json& schema, Report* report, const std::string& at);
   bool check(const Json& value, const Json& schema, Report* report, const std::string& at);
@@ -46,14 +52,13 @@ class SchemaCheck {
   bool string(const std::string& text, const Json& schema, Report* report, const std::string& at);
   bool number(const Json& value, const Json& schema, Report* report, const std::string& at);
   void add_evaluated(const Json& value, const Json& schema, std::set<std::string>& names);
-  StringSet* compiled(const std::string& pattern);
+  template <typename Use>
+  void each_applied(const Json& value, const Json& schema, const Use& use);
+  void add_evaluated_items(const Json& value, const Json& schema, std::vector<bool>& known);
+  Pattern& compiled(const std::string& pattern);
 
   WorkBudget& budget_;
   SchemaReferences references_;
-  struct Pattern {
-    Regex regex;
-    std::unique_ptr<StringSet> set;  // null: not understood
-  };
   std::map<std::string, std::unique_ptr<Pattern>> patterns_;
   std::map<const Json*, std::set<std::string>> enums_;  // their values' canonical texts
   int depth_ = 0;
@@ -65,7 +70,12 @@ std::string canonical_text(const nlohmann::ordered_json& value, WorkBudget& budg
 // Whether a decimal number is a multiple of another, exactly.
 bool is_multiple(const nlohmann::ordered_json& value, const nlohmann::ordered_json& of);
 
-// Of a finished answer in JSON: what it breaks of the schema, in sentences of warnings. Throws the budget's errors, and
+// Of the arguments of a finished call, in JSON: what they break of the tool's parameters, in sentences of warnings.
+// Nothing where the parameters are more than a check can follow (a $ref to another document).
+std::vector<std::string> check_arguments(std::string_view arguments, const nlohmann::ordered_json& parameters,
+                                         const std::string& tool, WorkBudget& budget);
+
+// Of a finished answer in JSON: what it breaks of the schema, in the same way. Throws the budget's errors, and
 // Error where the schema is none.
 std::vector<std::string> check_json(std::string_view text, std::string_view schema, WorkBudget& budget);
 

@@ -28,8 +28,7 @@ struct SchemaKeyword {
   enum Kept {
     kEnforced,  // by the grammar, always
     kPartly,    // by the grammar where it can; otherwise the finished value is checked
-    kChecked,   // the finished value is checked
-    kUnchecked  // neither: the answer's warnings say so
+    kChecked    // the finished value is checked
   };
   const char* name;
   Kept kept;

@@ -24,6 +24,7 @@
 #include "backend/cuda/device/wgmma.cuh"
 #include "backend/cuda/gemm/kernels.h"
 #include "backend/cuda/gemm/layout_codec.cuh"
+#include "backend/cuda/gemm/output_tiles.cuh"
 #include "backend/cuda/runtime/error.h"
 #include "backend/cuda/runtime/launch.cuh"
 
@@ -56,41 +57,6 @@ template <typename Codec, int kXRows>
 constexpr int kStageBytes = kXRows* kWeightTileCols * 2 +
                             (kConsumerGroups * kRowTileTiles * Codec::kBytes + 1023) / 1024 * 1024;
 
-// Walks what a block computes: column ranges [begin, end), of 64 columns each, of output tile `tile`.
-struct TileCursor {
-  int whole_tiles, col_tiles, step, tile, begin, end, left;
-  __device__ explicit TileCursor(const GemmArguments& p)
-      : whole_tiles(p.whole_tiles),
-        col_tiles(p.col_tiles),
-        step(gridDim.x),
-        tile(blockIdx.x),
-        begin(0),
-        end(p.col_tiles) {
-    const uint64_t work_units = static_cast<uint64_t>(p.tiles - p.whole_tiles) * col_tiles;
-    const uint32_t first = static_cast<uint32_t>(work_units * blockIdx.x / gridDim.x);
-    left = static_cast<int>(work_units * (blockIdx.x + 1) / gridDim.x) - static_cast<int>(first);
-    if (tile >= whole_tiles) split(first);
-    split_first = first;
-  }
-  uint32_t split_first;
-  __device__ void split(uint32_t first) {
-    tile = whole_tiles + static_cast<int>(first / col_tiles);
-    begin = static_cast<int>(first % col_tiles);
-    end = min(col_tiles, begin + left);
-    step = 0;
-  }
-  __device__ bool more() const { return step > 0 || left > 0; }
-  __device__ void next() {
-    if (step > 0) {
-      tile += step;
-      if (tile >= whole_tiles) split(split_first);
-    } else {
-      left -= end - begin;
-      ++tile, begin = 0, end = min(col_tiles, left);
-    }
-  }
-};
-
 template <typename Codec, int kXRows>
 __device__ void produce_tiles(const GemmArguments& p, const CUtensorMap* x_map, uint8_t* shared, uint64_t* full,
                               uint64_t* empty) {
@@ -98,7 +64,7 @@ __device__ void produce_tiles(const GemmArguments& p, const CUtensorMap* x_map, 
   constexpr uint32_t kXBytes = kXRows * kWeightTileCols * 2;
   int stage = 0, phase = 1;
   bool waited = false;
-  for (TileCursor at(p); at.more(); at.next()) {
+  for (TileCursor at(p); at.more(); at.next(p)) {
     const int row_tile = at.tile % p.out_row_tiles * kConsumerGroups, x_row = at.tile / p.out_row_tiles * kXRows;
     const int row_tiles = min(kConsumerGroups, p.row_tiles - row_tile);
     for (int col = at.begin; col < at.end; ++col) {
@@ -115,18 +81,6 @@ __device__ void produce_tiles(const GemmArguments& p, const CUtensorMap* x_map, 
       if (++stage == p.stages) stage = 0, phase ^= 1;
     }
   }
-}
-
-// The first column of out for vector `vector` (8 neighbouring packed rows, or outputs) of a row tile; -1 for padding.
-__device__ __forceinline__ int vector_row(const GemmArguments& p, int row_tile, int vector) {
-  if (p.geglu) {  // 8 outputs from each 16 packed rows
-    const int row = row_tile * (kRowTileRows / 2) + vector * 8;
-    return row < p.rows / 2 ? row : -1;
-  }
-  const int packed_row = row_tile * kRowTileRows + vector * 8;
-  if (!p.paired) return packed_row < p.rows ? packed_row : -1;
-  const int row = packed_row / 16 * 8;
-  return row >= p.rows / 2 ? -1 : packed_row % 16 == 0 ? row : p.rows / 2 + row;
 }
 
 // Writes a warpgroup's sums in bf16, 32 rows of x at a time, through shared memory, which transposes them: the rows of
@@ -217,10 +171,8 @@ __device__ __forceinline__ void store_partial(const GemmArguments& p, const floa
 // Adds the partials of the blocks after this one, which have the last `missing` column ranges of the output tile.
 template <int kXRows>
 __device__ __forceinline__ void add_partials(const GemmArguments& p, int missing, float (&sum)[2][kXRows / 2]) {
-  const uint64_t work_units = static_cast<uint64_t>(p.tiles - p.whole_tiles) * p.col_tiles;
   for (int block = blockIdx.x + 1; missing > 0; ++block) {
-    const int has =
-        static_cast<int>(work_units * (block + 1) / gridDim.x) - static_cast<int>(work_units * block / gridDim.x);
+    const int has = split_ranges(p, block);
     if (has == 0) continue;
     missing -= has;
     // No timeout here: the registers of a clock make ptxas serialise the wgmma instructions (warning C7512).
@@ -252,7 +204,7 @@ __device__ void consume_tiles(const GemmArguments& p, uint8_t* shared, uint8_t* 
   float sum[2][kXRows / 2];
   uint32_t a[2][2][4];  // [step % 2][half]
   int stage = 0, phase = 0;
-  for (TileCursor at(p); at.more(); at.next()) {
+  for (TileCursor at(p); at.more(); at.next(p)) {
     int previous = -1, add = 0;
     for (int col = at.begin; col < at.end; ++col) {
       barrier_wait(&full[stage], phase);
@@ -357,6 +309,7 @@ void start(GemmArguments p, const Tensor& x, int blocks, cudaStream_t stream) {
   if (p.tiles - p.whole_tiles > blocks * 9 / 10) p.whole_tiles = p.tiles;  // nearly a wave: dividing gains nothing
   const int grid = p.whole_tiles == p.tiles ? std::min(blocks, p.tiles) : blocks;
   const int bytes = p.stages * kStage + kEpilogueBytes;
+  CHECK(ranges_fit(p, grid));
   static AllowedOn allowed;
   allow_shared_once(gemm_wgmma_kernel<Codec, kXRows>, kSharedBytes - 1024, allowed);
   launch(stream, dim3(grid), dim3(kThreads), bytes, gemm_wgmma_kernel<Codec, kXRows>, p, tensor_map(x, kXRows));

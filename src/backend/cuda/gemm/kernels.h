@@ -18,6 +18,7 @@ enum class Kernel {
   kGemvInt8,         // one or two rows: int8 limbs of x times 4-bit codes
   kGemvBF16,         // few rows: one pass over the packed bytes, at the speed of memory
   kGemmWgmma,        // more rows: packed weights straight to wgmma
+  kGemmMma,          // the same without wgmma: mma.sync
   kCublasLt,         // weights kept as bfloat16
   kCublasLtUnpack,   // packed weights, unpacked to bfloat16 first
   kCublasLtFloat16,  // weights kept as bfloat16, x float16
@@ -56,6 +57,17 @@ struct WgmmaWorkspace {
 };
 constexpr int64_t wgmma_partials_bytes(int blocks) { return static_cast<int64_t>(blocks) * 256 * 128 * 4; }
 
+// The same for gemm_mma(), in the same memory: no two GEMMs run at a time.
+constexpr int kMmaBlocksPerSm = 2;
+constexpr int kMmaSharedMax = 99 << 10;  // bytes of shared memory that a block takes at most: what desktop GPUs have
+struct MmaWorkspace {
+  float* partials = nullptr;  // [sms * kMmaBlocksPerSm, 128 x 128]
+  uint32_t* ready = nullptr;  // [sms * kMmaBlocksPerSm], zero between launches
+  int sms = 0;
+  int shared_max = kMmaSharedMax;  // bytes of shared memory that a block may have; an SM has 1 KB more
+};
+static_assert(kMmaBlocksPerSm * 128 * 128 * 4 <= wgmma_partials_bytes(1));
+
 struct CublasLtWorkspace {
   std::unique_ptr<CublasLt> library;                     // loaded by the first call
   void* memory = nullptr;                                // [CublasLt::kWorkspaceBytes]
@@ -66,6 +78,7 @@ struct CublasLtWorkspace {
 struct LinearWorkspace {
   GemvWorkspace gemv;
   WgmmaWorkspace wgmma;
+  MmaWorkspace mma;
   CublasLtWorkspace cublaslt;
 };
 
@@ -78,6 +91,9 @@ void gemv_int8(const LinearCall& call, const GemvWorkspace& workspace, cudaStrea
 // Packed w with cols a multiple of 64 and the rows of each stacked matrix a multiple of 8; rows of x and out 16-byte
 // aligned; out BF16, or F32 without geglu. Compute capability 9.0 alone (wgmma).
 void gemm_wgmma(const LinearCall& call, const WgmmaWorkspace& workspace, cudaStream_t stream);
+
+// The same for compute capability 8.0 and later.
+void gemm_mma(const LinearCall& call, const MmaWorkspace& workspace, cudaStream_t stream);
 
 // Through cuBLASLt. Rows, columns and strides multiples of 8 elements; no geglu. x BF16 and w kBF16; packed w; x F16
 // and w kBF16, out F32.

@@ -17,13 +17,19 @@
 namespace gemma4::cuda {
 namespace {
 
-constexpr int kSelfChecks = 4;  // uploads of each layout that gemm_wgmma() is checked on: the four shapes of a layer
+constexpr int kSelfChecks = 4;  // uploads of each layout that a GEMM kernel is checked on: the four shapes of a layer
 constexpr double kSelfCheckLimit = 2e-2;
 
-// GEMMA4_CUDA_PROMPTS=library: prompts through cuBLASLt, should the wgmma kernel fail on some device or driver.
-bool wants_wgmma() {
+// GEMMA4_CUDA_PROMPTS=library: prompts through cuBLASLt, should the kernels for them fail on some device or driver.
+GemmVariant wanted_gemm() {
   const char* value = std::getenv("GEMMA4_CUDA_PROMPTS");
-  return !value || std::string(value) != "library";
+  return value && std::string(value) == "library" ? GemmVariant::kLibrary : GemmVariant::kBest;
+}
+
+// What a warning calls it.
+const char* prompt_kernel_name(Kernel kernel) {
+  if (kernel == Kernel::kGemmWgmma) return "the wgmma kernel";
+  return kernel == Kernel::kGemmMma ? "the mma kernel" : "cuBLASLt";
 }
 
 }  // namespace
@@ -33,7 +39,7 @@ struct Linear::State {
   LinearWorkspace workspace;
   std::unique_ptr<Uploader> uploader;
   int64_t memory = 0;
-  std::array<int, 16> self_checks{};  // done, by layout
+  std::array<std::array<int, 16>, 2> self_checks{};  // done, of gemm_wgmma() and gemm_mma(), by layout
 
   template <typename T>
   void allocate(T*& pointer, int64_t bytes) {
@@ -44,6 +50,7 @@ struct Linear::State {
     return select_kernel(w, x.rows(), aligned8(x) && aligned8(out), device, x.dtype);
   }
   void self_check(const DeviceMatrix& w, cudaStream_t stream);
+  double self_check_error(Kernel kernel, const DeviceMatrix& w, cudaStream_t stream);
 };
 
 Linear::Linear(int device) : state_(std::make_unique<State>()) {
@@ -51,14 +58,16 @@ Linear::Linear(int device) : state_(std::make_unique<State>()) {
   const DeviceProfile profile = device_profile(device);
   const int sms = profile.sms;
   s.device.shared_max = s.workspace.gemv.shared_max = profile.shared_max;
-  s.device.wgmma = profile.wgmma && wants_wgmma();
+  s.device.wgmma = profile.wgmma;
+  s.device.gemm = wanted_gemm();
   s.workspace.gemv.bulk_copies = profile.bulk_copies;
   s.workspace.gemv.blocks = s.workspace.wgmma.blocks = sms;
   s.allocate(s.workspace.gemv.partials, gemv_partials_bytes(sms));
   CUDA_CHECK(cudaMemset(s.workspace.gemv.partials, 0xff, gemv_partials_bytes(sms)));
   s.allocate(s.workspace.wgmma.partials, wgmma_partials_bytes(sms));
-  s.allocate(s.workspace.wgmma.ready, sms * 4);
-  CUDA_CHECK(cudaMemset(s.workspace.wgmma.ready, 0, sms * 4));
+  s.allocate(s.workspace.wgmma.ready, sms * kMmaBlocksPerSm * 4);
+  CUDA_CHECK(cudaMemset(s.workspace.wgmma.ready, 0, sms * kMmaBlocksPerSm * 4));
+  s.workspace.mma = {s.workspace.wgmma.partials, s.workspace.wgmma.ready, sms, profile.shared_max};
   s.allocate(s.workspace.cublaslt.memory, CublasLt::kWorkspaceBytes);
   s.allocate(s.workspace.cublaslt.scratch, CublasLtWorkspace::kScratchElements * 2);
   CUDA_CHECK(cudaDeviceSynchronize());  // the workspaces are filled before any stream uses them
@@ -75,6 +84,8 @@ Linear::~Linear() {
 const GemvWorkspace& Linear::gemv_workspace() const { return state_->workspace.gemv; }
 
 void Linear::force_gemv(GemvVariant variant) { state_->device.gemv = variant; }
+
+void Linear::force_gemm(GemmVariant variant) { state_->device.gemm = variant; }
 
 int64_t Linear::memory_used() const { return state_->memory; }
 
@@ -116,25 +127,35 @@ DeviceMatrix Linear::load_prepacked(DeviceMatrix like, std::span<const std::byte
   return like;
 }
 
-// Where gemm_wgmma() and gemv_bf16() disagree: warns, and uses cuBLASLt in place of gemm_wgmma() from now on.
+// Tries the kernel that multiplies prompts by w. Where it and gemv_bf16() disagree: warns, and from now on uses the
+// next best in its place, which is tried as well.
 void Linear::State::self_check(const DeviceMatrix& w, cudaStream_t stream) {
-  int& done = self_checks[static_cast<size_t>(w.layout)];
-  if (w.layout == Layout::kBF16 || done == kSelfChecks) return;
-  if (select_kernel(w, 40, true, device) != Kernel::kGemmWgmma) return;
-  ++done;
-  double error = 0;
-  try {
-    error = wgmma_error(w, workspace.gemv, workspace.wgmma, stream);
-  } catch (const DeviceError& failure) {
-    throw DeviceError(std::string(failure.what()) +
-                      "; it was the trial of the wgmma kernel: GEMMA4_CUDA_PROMPTS=library does without it");
+  for (;;) {
+    const Kernel kernel = select_kernel(w, 40, true, device);
+    if (!takes_packed_prompts(kernel)) return;
+    const bool mma = kernel == Kernel::kGemmMma;
+    int& done = self_checks[mma][static_cast<size_t>(w.layout)];
+    if (done == kSelfChecks) return;
+    ++done;
+    const double error = self_check_error(kernel, w, stream);
+    if (error < kSelfCheckLimit) return;
+    (mma ? device.mma : device.wgmma) = false;
+    std::fprintf(stderr,
+                 "warning: %s differs by %.1e from the decode kernel on %s weights of %lld x %lld; prompts go through "
+                 "%s instead, which is slower\n",
+                 prompt_kernel_name(kernel), error, layout_name(w.layout), static_cast<long long>(w.rows),
+                 static_cast<long long>(w.cols), prompt_kernel_name(select_kernel(w, 40, true, device)));
   }
-  if (error < kSelfCheckLimit) return;
-  device.wgmma = false;
-  std::fprintf(stderr,
-               "warning: the wgmma kernel differs by %.1e from the decode kernel on %s weights of %lld x %lld; prompts "
-               "go through cuBLASLt instead, about a third slower\n",
-               error, layout_name(w.layout), static_cast<long long>(w.rows), static_cast<long long>(w.cols));
+}
+
+double Linear::State::self_check_error(Kernel kernel, const DeviceMatrix& w, cudaStream_t stream) {
+  const char* name = prompt_kernel_name(kernel);
+  try {
+    return gemm_error(kernel, name, w, workspace, stream);
+  } catch (const DeviceError& failure) {
+    throw DeviceError(std::string(failure.what()) + "; it was the trial of " + name +
+                      ": GEMMA4_CUDA_PROMPTS=library does without it");
+  }
 }
 
 DType Linear::gemm_input_type(const DeviceMatrix& w) const {

@@ -53,6 +53,7 @@ struct DeviceMatrix {
 using Allocate = std::function<void*(int64_t bytes)>;
 
 enum class GemvVariant;  // select_kernel.h
+enum class GemmVariant;  // select_kernel.h
 struct GemvWorkspace;    // kernels.h
 
 // One for each device: the kernels' workspaces, the cuBLASLt handle, the pinned upload buffers.
@@ -96,8 +97,9 @@ class Linear {
 
   const GemvWorkspace& gemv_workspace() const;
 
-  // For measuring: which kernel multiplies few rows.
+  // For measuring: which kernel multiplies few rows, and which one many.
   void force_gemv(GemvVariant variant);
+  void force_gemm(GemmVariant variant);
 
  private:
   struct State;

@@ -1,8 +1,9 @@
 // cuda_linear_bench: checks the linear layers of the CUDA backend against double precision on random weights, then
-// times them at Gemma 4 31B's shapes. Arguments, none for all: the checks "few" (small shapes), "check" (all shapes)
-// and "variants" (each GEMV kernel wherever it fits); the timings "decode", "chain" and "prefill". Decode and chain
-// time one GEMV kernel after the other. Exits 1 when a check fails. GB/s count the bytes of the device layout. The copy
-// bandwidth and the bf16 GEMM of cuBLASLt are measured first.
+// times them at Gemma 4 31B's shapes. Arguments, none for all: the checks "few" (small shapes), "check" (all shapes),
+// "variants" (each GEMV kernel wherever it fits) and "gemm" (gemm_mma() on every device); the timings "decode", "chain"
+// and "prefill". Decode and chain time one GEMV kernel after the other, prefill one GEMM kernel after the other. Exits
+// 1 when a check fails. GB/s count the bytes of the device layout. The copy bandwidth and the bf16 GEMM of cuBLASLt are
+// measured first.
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
@@ -25,9 +26,14 @@ namespace {
 struct NamedVariant {
   GemvVariant variant;
   const char* name;
+  GemmVariant gemm = GemmVariant::kBest;
 };
 constexpr NamedVariant kVariants[] = {
     {GemvVariant::kBest, "best"}, {GemvVariant::kBF16, "bf16"}, {GemvVariant::kInt8, "int8"}};
+
+constexpr NamedVariant kPromptVariants[] = {{GemvVariant::kBest, "best"},
+                                            {GemvVariant::kBest, "mma", GemmVariant::kMma},
+                                            {GemvVariant::kBest, "library", GemmVariant::kLibrary}};
 
 // Median microseconds of one call of issue(i), replayed from a graph of `count` calls.
 template <typename Issue>
@@ -176,9 +182,11 @@ struct Bench {
       const Inputs x(n, shape.cols, 21);
       for (const NamedVariant& named : variants) {
         linear.force_gemv(named.variant);
+        linear.force_gemm(named.gemm);
         report(format_case, shape, n, named.name, time_one(shape, first, copies, x), first.bytes);
       }
       linear.force_gemv(GemvVariant::kBest);
+      linear.force_gemm(GemmVariant::kBest);
     }
     for (void* pointer : copies) cudaFree(pointer);
   }
@@ -314,6 +322,7 @@ int run(const std::vector<std::string>& modes) {
   if (wanted("variants")) {
     for (const NamedVariant& named : std::span(kVariants).subspan(1)) checker.variant(named.variant, named.name);
   }
+  if (wanted("gemm")) checker.gemm(GemmVariant::kMma, "mma");
   if (checker.done > 0) std::printf("checks: %d of %d passed\n", checker.done - checker.failed, checker.done);
   Bench bench{linear, stream};
   if (wanted("decode") || wanted("prefill") || wanted("chain")) bench.peaks();
@@ -331,8 +340,9 @@ int run(const std::vector<std::string>& modes) {
     }
   }
   if (wanted("prefill")) {
-    for (const Shape& shape : std::span(kShapes).first(6)) bench.time(kFormatCases[0], shape, {32, 64, 256, 2048});
-    for (const FormatCase& format_case : kFormatCases) bench.time(format_case, kShapes[5], {2048});
+    for (const Shape& shape : std::span(kShapes).first(6))
+      bench.time(kFormatCases[0], shape, {32, 64, 256, 512, 2048}, kPromptVariants);
+    for (const FormatCase& format_case : kFormatCases) bench.time(format_case, kShapes[5], {2048}, kPromptVariants);
   }
   return checker.failed > 0 ? 1 : 0;
 }

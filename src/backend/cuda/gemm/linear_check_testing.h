@@ -201,6 +201,30 @@ struct Checker {
     linear.force_gemv(GemvVariant::kBest);
   }
 
+  // One GEMM kernel wherever it fits: row counts about the edges of output tiles, odd heights, whole waves and divided
+  // tiles, GeGLU, both output types.
+  void gemm(GemmVariant which, const char* name) {
+    std::printf("gemm %s\n", name);
+    linear.force_gemm(which);
+    for (const FormatCase& format_case : std::span(kFormatCases).first(11)) {
+      for (const int64_t n : {17, 33, 64, 65, 100, 129, 300}) {
+        check(format_case, {272, 48}, 768, n, false, n % 2 == 1 ? DType::kF32 : DType::kBF16);
+        check(format_case, {200, 200}, 512, n, true, DType::kBF16);
+      }
+      for (const int64_t height : {8, 24, 120, 136}) check(format_case, {height}, 256, 33, false, DType::kF32);
+      check(format_case, {200, 200}, 512, 129, false, DType::kF32);  // interleaved, without GeGLU
+      check(format_case, {200, 200}, 512, 129, false, DType::kBF16);
+      check(format_case, {5376}, 512, 1300, false, DType::kBF16);
+    }
+    for (const DType type : {DType::kBF16, DType::kF32}) check(kFormatCases[0], {5376}, 8192, 300, false, type);
+    check(kFormatCases[0], {5376}, 64, 2300, false, DType::kF32);  // more than 16 tiles of x; one column range
+    check(kFormatCases[0], {264}, 128, 4500, false, DType::kBF16);
+    check(kFormatCases[0], {2696, 2696}, 512, 1300, true, DType::kBF16);
+    check(kFormatCases[0], {21504, 21504}, 5376, 256, true, DType::kBF16);
+    check(kFormatCases[0], {5376}, 21504, 40, false, DType::kF32);
+    linear.force_gemm(GemmVariant::kBest);
+  }
+
   void all() {
     awkward();
     for (const FormatCase& format_case : kFormatCases) {

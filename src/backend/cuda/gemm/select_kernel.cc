@@ -158,14 +158,17 @@ Kernel select_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Devic
                                                                                               : Kernel::kGemvBF16;
   }
   if (w.rows % (w.paired ? 16 : 8) != 0) return Kernel::kGemvNaive;
-  if (device.wgmma && packed) return Kernel::kGemmWgmma;
+  if (device.wgmma && device.gemm == GemmVariant::kBest && packed) return Kernel::kGemmWgmma;
+  if (device.mma && device.gemm != GemmVariant::kLibrary && packed) return Kernel::kGemmMma;
   if (input == DType::kF16) return Kernel::kCublasLtFloat16;
   return packed ? Kernel::kCublasLtUnpack : Kernel::kCublasLt;
 }
 
 bool fuses_geglu(Kernel kernel) {
-  return kernel == Kernel::kGemvInt8 || kernel == Kernel::kGemvBF16 || kernel == Kernel::kGemmWgmma;
+  return kernel == Kernel::kGemvInt8 || kernel == Kernel::kGemvBF16 || takes_packed_prompts(kernel);
 }
+
+bool takes_packed_prompts(Kernel kernel) { return kernel == Kernel::kGemmWgmma || kernel == Kernel::kGemmMma; }
 
 void run_kernel(Kernel kernel, const LinearCall& call, LinearWorkspace& workspace, cudaStream_t stream) {
   CHECK(!call.geglu || fuses_geglu(kernel));
@@ -176,6 +179,8 @@ void run_kernel(Kernel kernel, const LinearCall& call, LinearWorkspace& workspac
       return gemv_bf16(call, workspace.gemv, stream);
     case Kernel::kGemmWgmma:
       return gemm_wgmma(call, workspace.wgmma, stream);
+    case Kernel::kGemmMma:
+      return gemm_mma(call, workspace.mma, stream);
     case Kernel::kCublasLt:
       return gemm_cublaslt(call, workspace.cublaslt, stream);
     case Kernel::kCublasLtUnpack:

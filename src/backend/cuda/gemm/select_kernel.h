@@ -37,11 +37,18 @@ DeviceMatrix described(const PrepackedWeight& stored);
 // others are for measuring: kInt8 uses gemv_int8() wherever it fits, kBF16 never.
 enum class GemvVariant { kBest, kBF16, kInt8 };
 
+// The kernel for many rows of packed weights. kBest: gemm_wgmma() where the device has wgmma, else gemm_mma(). The
+// others are for measuring, and should a kernel fail on some device or driver: kMma is gemm_mma() everywhere, kLibrary
+// cuBLASLt.
+enum class GemmVariant { kBest, kMma, kLibrary };
+
 // What the choice depends on beside the call.
 struct Device {
   int shared_max = kGemvInt8Shared;  // bytes of shared memory that a block may have
   bool wgmma = true;                 // the device has it, and gemm_wgmma() passed its self-checks (self_check.h)
+  bool mma = true;                   // gemm_mma() passed its self-checks
   GemvVariant gemv = GemvVariant::kBest;
+  GemmVariant gemm = GemmVariant::kBest;
 };
 
 bool gemv_int8_fits(Layout layout, int64_t n, int shared_max);
@@ -49,6 +56,7 @@ bool gemv_int8_fits(Layout layout, int64_t n, int shared_max);
 // n rows of x of type `input`; `aligned`: rows of x and out start at multiples of 16 bytes.
 Kernel select_kernel(const DeviceMatrix& w, int64_t n, bool aligned, const Device& device, DType input = DType::kBF16);
 bool fuses_geglu(Kernel kernel);
+bool takes_packed_prompts(Kernel kernel);  // gemm_wgmma() or gemm_mma()
 void run_kernel(Kernel kernel, const LinearCall& call, LinearWorkspace& workspace, cudaStream_t stream);
 
 // How many rows of packed weights fit `elements` bfloat16 when unpacked: a multiple of 128.

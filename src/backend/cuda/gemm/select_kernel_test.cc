@@ -61,12 +61,13 @@ DeviceMatrix matrix(Layout layout, int64_t rows, int64_t cols, bool paired = fal
 }
 
 TEST(CudaSelectKernel, Kernels) {
-  const Device hopper, unchecked = {.wgmma = false};
+  const Device hopper, unchecked = {.wgmma = false}, neither = {.wgmma = false, .mma = false};
   const DeviceMatrix packed = matrix(Layout::kInt4G32, 5376, 8192), plain = matrix(Layout::kBF16, 1152, 4304);
   EXPECT_EQ(select_kernel(packed, 1, true, hopper), Kernel::kGemvInt8);
   EXPECT_EQ(select_kernel(packed, kGemvRowsMax, true, hopper), Kernel::kGemvBF16);
   EXPECT_EQ(select_kernel(packed, kGemvRowsMax + 1, true, hopper), Kernel::kGemmWgmma);
-  EXPECT_EQ(select_kernel(packed, 2048, true, unchecked), Kernel::kCublasLtUnpack);
+  EXPECT_EQ(select_kernel(packed, 2048, true, unchecked), Kernel::kGemmMma);
+  EXPECT_EQ(select_kernel(packed, 2048, true, neither), Kernel::kCublasLtUnpack);
   EXPECT_EQ(select_kernel(packed, 1, true, unchecked), Kernel::kGemvInt8);
   EXPECT_EQ(select_kernel(packed, 1, false, hopper), Kernel::kGemvNaive);
   EXPECT_EQ(select_kernel(plain, 64, true, hopper), Kernel::kCublasLt);
@@ -88,6 +89,26 @@ TEST(CudaSelectKernel, KernelsForFewRows) {
   EXPECT_EQ(select_kernel(int4, kGemvInt8RowsMax + 1, true, int8), Kernel::kGemvBF16);
   EXPECT_EQ(select_kernel(hqq, 1, true, int8), Kernel::kGemvBF16);
   EXPECT_EQ(select_kernel(int4, 1, true, bf16), Kernel::kGemvBF16);
+}
+
+TEST(CudaSelectKernel, KernelsForManyRows) {
+  const Device mma = {.gemm = GemmVariant::kMma}, library = {.gemm = GemmVariant::kLibrary};
+  const Device failed = {.mma = false, .gemm = GemmVariant::kMma};
+  const DeviceMatrix odd = matrix(Layout::kInt4G32, 20, 64);
+  for (const Layout layout : {Layout::kInt4G32, Layout::kInt8G64, Layout::kQ6_K}) {
+    const DeviceMatrix packed = matrix(layout, 5376, 8192);
+    EXPECT_EQ(select_kernel(packed, kGemvRowsMax + 1, true, mma), Kernel::kGemmMma);
+    EXPECT_EQ(select_kernel(packed, 2048, true, library), Kernel::kCublasLtUnpack);
+    EXPECT_EQ(select_kernel(packed, 2048, true, failed), Kernel::kCublasLtUnpack);
+  }
+  EXPECT_EQ(select_kernel(odd, 2048, true, mma), Kernel::kGemvNaive);  // a vector of 8 outputs would be cut
+  EXPECT_EQ(select_kernel(matrix(Layout::kBF16, 1152, 4304), 64, true, mma), Kernel::kCublasLt);
+  for (const Kernel kernel : {Kernel::kGemmWgmma, Kernel::kGemmMma}) {
+    EXPECT_TRUE(fuses_geglu(kernel));
+    EXPECT_TRUE(takes_packed_prompts(kernel));
+  }
+  EXPECT_FALSE(fuses_geglu(Kernel::kCublasLtUnpack));
+  EXPECT_FALSE(takes_packed_prompts(Kernel::kCublasLtUnpack));
 }
 
 TEST(CudaSelectKernel, ScratchIsWholeRowTilesAndFitsAGrid) {

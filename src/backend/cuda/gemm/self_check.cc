@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "backend/cuda/gemm/select_kernel.h"
 #include "backend/cuda/runtime/error.h"
 #include "base/bf16.h"
 
@@ -53,7 +54,7 @@ double difference(const Values& got, const Values& want, size_t count) {
 }
 
 // Waits. A kernel that hangs cannot be stopped from here, so after 20 s a warning says how to do without it.
-void wait_with_warning(cudaStream_t stream) {
+void wait_with_warning(const char* name, cudaStream_t stream) {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   bool warned = false;
@@ -62,17 +63,25 @@ void wait_with_warning(cudaStream_t stream) {
     std::this_thread::sleep_for(std::chrono::microseconds(20));
     if (warned || Clock::now() - start < std::chrono::seconds(20)) continue;
     warned = true;
-    std::fprintf(
-        stderr,
-        "warning: the trial of the wgmma kernel has not ended after 20 s; should it never end, kill this process "
-        "and set GEMMA4_CUDA_PROMPTS=library\n");
+    std::fprintf(stderr,
+                 "warning: the trial of %s has not ended after 20 s; should it never end, kill this process and set "
+                 "GEMMA4_CUDA_PROMPTS=library\n",
+                 name);
   }
   CUDA_CHECK(state);
 }
 
-// The error for n rows; `type`: the output type of the wgmma kernel.
-double one_error(const DeviceMatrix& w, int64_t n, bool geglu, DType type, const GemvWorkspace& gemv,
-                 const WgmmaWorkspace& wgmma, cudaStream_t stream) {
+struct Trial {
+  Kernel kernel;
+  const char* name;
+  const DeviceMatrix& w;
+  LinearWorkspace& workspace;
+  cudaStream_t stream;
+  double error(int64_t n, bool geglu, DType type) const;
+};
+
+// The error for n rows; `type`: the output type of the kernel.
+double Trial::error(int64_t n, bool geglu, DType type) const {
   const int64_t outs = geglu ? w.rows / 2 : w.rows;
   const auto bytes = [&](DType t) { return n * outs * static_cast<int64_t>(dtype_size(t)); };
   const DType exact = geglu ? DType::kBF16 : DType::kF32;
@@ -81,13 +90,13 @@ double one_error(const DeviceMatrix& w, int64_t n, bool geglu, DType type, const
   CUDA_CHECK(cudaMemcpyAsync(x.data, values.data(), values.size() * 2, cudaMemcpyHostToDevice, stream));
   CUDA_CHECK(cudaMemsetAsync(got.data, 0xff, bytes(type), stream));  // NaN where nothing is written
   const Tensor from(x.data, DType::kBF16, {n, w.cols});
-  gemm_wgmma({Tensor(got.data, type, {n, outs}), from, w, geglu}, wgmma, stream);
+  run_kernel(kernel, {Tensor(got.data, type, {n, outs}), from, w, geglu}, workspace, stream);
   for (int64_t row = 0; row < n; row += kGemvRowsMax) {
     const int64_t count = std::min(kGemvRowsMax, n - row);
     const Tensor to = Tensor(want.data, exact, {n, outs}).slice(row, count);
-    gemv_bf16({to, from.slice(row, count), w, geglu}, gemv, stream);
+    gemv_bf16({to, from.slice(row, count), w, geglu}, workspace.gemv, stream);
   }
-  wait_with_warning(stream);  // before the copies: copies to pageable memory wait without a warning
+  wait_with_warning(name, stream);  // before the copies: copies to pageable memory wait without a warning
   Values host_got{type, std::vector<uint8_t>(bytes(type))}, host_want{exact, std::vector<uint8_t>(bytes(exact))};
   CUDA_CHECK(cudaMemcpyAsync(host_got.bytes.data(), got.data, bytes(type), cudaMemcpyDeviceToHost, stream));
   CUDA_CHECK(cudaMemcpyAsync(host_want.bytes.data(), want.data, bytes(exact), cudaMemcpyDeviceToHost, stream));
@@ -97,13 +106,13 @@ double one_error(const DeviceMatrix& w, int64_t n, bool geglu, DType type, const
 
 }  // namespace
 
-double wgmma_error(const DeviceMatrix& w, const GemvWorkspace& gemv, const WgmmaWorkspace& wgmma, cudaStream_t stream) {
+double gemm_error(Kernel kernel, const char* name, const DeviceMatrix& w, LinearWorkspace& workspace,
+                  cudaStream_t stream) {
+  const Trial trial{kernel, name, w, workspace, stream};
   double worst = 0;
   for (const int64_t n : {40, 130}) {  // one output tile of 64 rows of x; two of 128
-    for (const DType type : {DType::kBF16, DType::kF32}) {
-      worst = std::max(worst, one_error(w, n, false, type, gemv, wgmma, stream));
-    }
-    if (w.paired) worst = std::max(worst, one_error(w, n, true, DType::kBF16, gemv, wgmma, stream));
+    for (const DType type : {DType::kBF16, DType::kF32}) worst = std::max(worst, trial.error(n, false, type));
+    if (w.paired) worst = std::max(worst, trial.error(n, true, DType::kBF16));
   }
   return worst;
 }

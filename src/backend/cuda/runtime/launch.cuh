@@ -63,17 +63,21 @@ void allow_shared(Kernel* kernel, size_t bytes) {
                                   static_cast<int>(bytes)));
 }
 
-// The same, once for each device. `done` is a static variable of the caller, one for each kernel.
+// The same, once for each device. `done` is a static variable of the caller, one for each kernel. `carveout`: the
+// percentage of an SM's L1 that becomes shared memory, for kernels of which several CTAs share an SM.
 struct AllowedOn {
   std::atomic<uint64_t> devices{0};  // bit d: device d
 };
 template <typename Kernel>
-void allow_shared_once(Kernel* kernel, size_t bytes, AllowedOn& done) {
+void allow_shared_once(Kernel* kernel, size_t bytes, AllowedOn& done, int carveout = cudaSharedmemCarveoutDefault) {
   int device = 0;
   CUDA_CHECK(cudaGetDevice(&device));
   const uint64_t bit = uint64_t{1} << (device % 64);
   if (done.devices.load(std::memory_order_relaxed) & bit) return;
   allow_shared(kernel, bytes);
+  if (carveout != cudaSharedmemCarveoutDefault)
+    CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                    cudaFuncAttributePreferredSharedMemoryCarveout, carveout));
   done.devices.fetch_or(bit, std::memory_order_relaxed);
 }
 
