@@ -117,13 +117,45 @@ TEST_F(ServerResponses, ConversationsGrow) {
   const Json second = good("/v1/responses", response_body({{"input", "Go on."}, {"conversation", {{"id", id}}}}));
   EXPECT_GT(prompt_tokens(second), prompt_tokens(first));
   good(path + "/items", {{"items", Json::array({user_item("One more.")})}});
-  const Json items = Json::parse(ask(server_->port(), "GET", path + "/items").body)["data"];
+  const Json items = Json::parse(ask(server_->port(), "GET", path + "/items?order=asc").body)["data"];
   ASSERT_EQ(items.size(), 6u);
   EXPECT_TRUE(items[0]["id"].is_string());
   EXPECT_EQ(items[5]["content"], "One more.");
   EXPECT_EQ(Json::parse(ask(server_->port(), "DELETE", path).body)["deleted"], true);
   EXPECT_EQ(post("/v1/responses", response_body({{"input", "x"}, {"conversation", id}})).status, 404);
   EXPECT_EQ(post("/v1/conversations", {{"items", Json::array({{{"type", "nonsense"}}})}}).status, 400);
+}
+
+// As OpenAI's agents keep a session: they read the newest items, and take the last one back.
+TEST_F(ServerResponses, ItemsOfAConversationAreReadInPagesAndDeleted) {
+  const std::string id =
+      good("/v1/conversations", {{"items", Json::array({user_item("a"), user_item("b"), user_item("c")})}})["id"];
+  good("/v1/responses", response_body({{"input", Json::array({user_item(kCount)})}, {"conversation", id}}));
+  const std::string path = "/v1/conversations/" + id + "/items";
+  const auto list = [&](const std::string& query) {
+    return Json::parse(ask(server_->port(), "GET", path + query).body);
+  };
+  const Json newest = list("?limit=2&order=desc");
+  ASSERT_EQ(newest["data"].size(), 2u) << newest;
+  EXPECT_EQ(newest["has_more"], true);
+  EXPECT_EQ(newest["data"][0]["role"], "assistant");
+  EXPECT_EQ(newest["data"][1]["content"], kCount);
+  EXPECT_EQ(list("?limit=2")["data"], newest["data"]);  // the newest first, as at OpenAI
+  const Json older = list("?order=desc&after=" + newest["last_id"].get<std::string>());
+  ASSERT_EQ(older["data"].size(), 3u);
+  EXPECT_EQ(older["data"][0]["content"], "c");
+  EXPECT_EQ(older["has_more"], false);
+  const std::string last = newest["data"][0]["id"];
+  EXPECT_EQ(list("/" + last), newest["data"][0]);
+  EXPECT_EQ(Json::parse(ask(server_->port(), "DELETE", path + "/" + last).body)["id"], id);
+  EXPECT_EQ(ask(server_->port(), "DELETE", path + "/" + last).status, 404);
+  const Json left = list("?order=asc")["data"];
+  ASSERT_EQ(left.size(), 4u);
+  EXPECT_EQ(left[3]["content"], kCount);
+  for (const char* wrong : {"?limit=0", "?limit=x", "?order=up", "?after=nothing"}) {
+    EXPECT_EQ(ask(server_->port(), "GET", path + wrong).status, 400) << wrong;
+  }
+  EXPECT_EQ(ask(server_->port(), "POST", path + "/" + last, "{}").status, 404);
 }
 
 TEST_F(ServerResponses, EachKeyHasItsOwn) {

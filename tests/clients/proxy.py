@@ -1,7 +1,7 @@
 """A proxy between a client and `gemma4 serve`, for tests.
 
 A toy model cannot act on thousands of tokens of instructions. So a test may add to requests what makes the answer usable: a
-`tool_choice`, a schema, a limit. Everything else passes unchanged, both ways. What was changed is printed, and all requests
+`tool_choice`, a schema, the answer, a limit. Everything else passes unchanged, both ways. What was changed is printed, and all requests
 are kept for the test to look at.
 """
 import http.client

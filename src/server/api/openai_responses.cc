@@ -334,7 +334,11 @@ void read_provider_fields(Fields& body, const ApiContext& context) {
 std::function<void(const Json& response)> keep_response(const History& history, const Json& items,
                                                         const ApiContext& context, const std::string& id) {
   if (!context.responses) return nullptr;
-  const std::shared_ptr<StoredTurn> turn = context.responses->begin(history.before, dump(items));
+  Json named = items;  // by their ids items are read and deleted
+  for (Json& item : named) {
+    if (item.is_object() && !item.contains("id")) item["id"] = make_id("item_");
+  }
+  const std::shared_ptr<StoredTurn> turn = context.responses->begin(history.before, dump(named));
   if (!turn) {
     warn(context.warnings, "the response is not stored: the memory for responses is used up");
     return nullptr;

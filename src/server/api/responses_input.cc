@@ -156,7 +156,9 @@ History find_history(Fields& body, const ApiContext& context) {
 
 // The items of `input`, with what its references stand for.
 Json input_items(const Json& input, const ApiContext& context) {
-  if (input.is_string()) return Json::array({{{"type", "message"}, {"role", "user"}, {"content", input}}});
+  if (input.is_string()) {
+    return Json::array({{{"type", "message"}, {"id", make_id("msg_")}, {"role", "user"}, {"content", input}}});
+  }
   if (!input.is_array() || input.empty()) fail_at("input", "must be a string or an array of items");
   Json items = input;
   for (size_t i = 0; i < items.size(); ++i) {

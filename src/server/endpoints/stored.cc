@@ -1,5 +1,7 @@
 // What /v1/responses keeps: /v1/responses/ID (read, delete), /v1/responses/ID/input_items, /v1/conversations (create),
-// /v1/conversations/ID (read, delete) and /v1/conversations/ID/items (read, add).
+// /v1/conversations/ID (read, delete), /v1/conversations/ID/items (read, add) and .../items/ID (read, delete).
+#include <algorithm>
+
 #include "server/access.h"
 #include "server/api/openai.h"
 #include "server/endpoint.h"
@@ -10,6 +12,8 @@ namespace {
 constexpr std::string_view kResponses = "/v1/responses/", kConversations = "/v1/conversations/";
 constexpr const char* kResponseId = "resp_";
 constexpr const char* kConversationId = "conv_";
+constexpr const char* kItems = "items/";
+constexpr size_t kPageItems = 20, kPageItemsMax = 100;  // OpenAI's
 
 // "ID" or "ID/items": the id, and what of it.
 std::pair<std::string, std::string> parts_of(const HttpRequest& request, std::string_view prefix) {
@@ -26,18 +30,40 @@ std::pair<std::string, std::string> parts_of(const HttpRequest& request, std::st
   throw ApiError(404, "there is nothing at '" + request.path.substr(0, 200) + "'");
 }
 
-HttpResponse list_of(const std::vector<const std::string*>& texts) {
+Json id_of(const Json& item) { return item.value("id", Json()); }
+
+Json all_items(const std::vector<const std::string*>& texts) {
   Json data = Json::array();
   for (const std::string* text : texts) {
     for (Json& item : parse_body(*text)) data.push_back(std::move(item));
   }
-  const auto id_of = [](const Json& item) { return item.value("id", Json()); };
+  return data;
+}
+
+HttpResponse list_response(Json data, bool more) {
   const Json first = data.empty() ? Json() : id_of(data.front()), last = data.empty() ? Json() : id_of(data.back());
-  return json_response({{"object", "list"},
-                        {"data", std::move(data)},
-                        {"first_id", first},
-                        {"last_id", last},
-                        {"has_more", false}});
+  return json_response(
+      {{"object", "list"}, {"data", std::move(data)}, {"first_id", first}, {"last_id", last}, {"has_more", more}});
+}
+
+// As the query asks: `order` (the newest first, unless it is asc), those `after` an id, at most `limit`.
+HttpResponse list_of(const HttpRequest& request, const std::vector<const std::string*>& texts) {
+  Json all = all_items(texts), data = Json::array();
+  const std::string order = request.query_value("order"), after = request.query_value("after");
+  const std::string limit = request.query_value("limit");
+  if (!order.empty() && order != "asc" && order != "desc") fail_at("order", "must be asc or desc");
+  const bool number = limit.size() < 9 && limit.find_first_not_of("0123456789") == std::string::npos && limit != "0";
+  if (!number) fail_at("limit", "must be a whole number from 1");
+  if (order != "asc") std::reverse(all.begin(), all.end());
+  auto from = all.begin();
+  if (!after.empty()) {
+    from = std::find_if(from, all.end(), [&](const Json& item) { return id_of(item) == after; });
+    if (from == all.end()) fail_at("after", "names no item of this list");
+    ++from;
+  }
+  const size_t most = limit.empty() ? kPageItems : std::min(std::stoul(limit), kPageItemsMax);
+  for (; from != all.end() && data.size() < most; ++from) data.push_back(std::move(*from));
+  return list_response(std::move(data), from != all.end());
 }
 
 HttpResponse deleted(ServerState& server, const HttpRequest& request, std::string_view prefix, const char* object,
@@ -57,6 +83,16 @@ Json items_of(Fields& body, const ApiContext& context) {
     if (!item.contains("id")) item["id"] = make_id("msg_");
   }
   return items;
+}
+
+Json items_in(const std::shared_ptr<const StoredTurn>& turn) {
+  return turn ? all_items(stored_texts(*turn)) : Json::array();
+}
+
+Json::iterator item_of(Json& items, const std::string& id) {
+  const auto found = std::find_if(items.begin(), items.end(), [&](const Json& item) { return id_of(item) == id; });
+  if (found == items.end()) not_stored("Item", id);
+  return found;
 }
 
 [[noreturn]] void too_much() {
@@ -95,7 +131,7 @@ HttpResponse stored_response(ServerState& server, HttpRequest& request) {
   if (rest == "input_items") {
     const auto turn = server.responses.turn(client, id);
     if (!turn) not_stored("Response", id);
-    return list_of({&turn->input});
+    return list_of(request, {&turn->input});
   }
   if (!rest.empty()) nothing_there(request);
   HttpResponse response;
@@ -120,15 +156,18 @@ HttpResponse conversation(ServerState& server, HttpRequest& request) {
   const std::string client = client_of(request, server.options);
   const auto about = server.responses.response(client, id);
   if (!id.starts_with(kConversationId) || !about) not_stored("Conversation", id);
-  if (rest != "" && rest != "items") nothing_there(request);
+  if (rest != "" && rest != "items" && !(rest.starts_with(kItems) && request.method == "GET")) nothing_there(request);
   if (request.method == "POST") {
     if (rest.empty()) throw ApiError(405, "the metadata of a conversation cannot be changed");
-    const std::string added = dump(add_items(server, request, id, *about));
-    return list_of({&added});
+    return list_response(add_items(server, request, id, *about), false);
+  }
+  const auto turn = server.responses.conversation(client, id);
+  if (rest.starts_with(kItems)) {
+    Json all = items_in(turn);
+    return json_response(*item_of(all, rest.substr(std::string_view(kItems).size())));
   }
   if (rest == "items") {
-    const auto turn = server.responses.conversation(client, id);
-    return list_of(turn ? stored_texts(*turn) : std::vector<const std::string*>());
+    return list_of(request, turn ? stored_texts(*turn) : std::vector<const std::string*>());
   }
   HttpResponse response;
   response.body = *about;
@@ -136,6 +175,17 @@ HttpResponse conversation(ServerState& server, HttpRequest& request) {
 }
 
 HttpResponse delete_conversation(ServerState& server, HttpRequest& request) {
+  const auto [id, rest] = parts_of(request, kConversations);
+  if (rest.starts_with(kItems)) {
+    const std::string client = client_of(request, server.options);
+    const auto about = server.responses.response(client, id);
+    if (!id.starts_with(kConversationId) || !about) not_stored("Conversation", id);
+    Json items = items_in(server.responses.conversation(client, id));
+    items.erase(item_of(items, rest.substr(std::string_view(kItems).size())));
+    const auto turn = server.responses.begin(nullptr, dump(items));
+    if (!turn || !server.responses.add_conversation(client, id, *about, turn)) too_much();
+    return json_response(parse_body(*about));
+  }
   return deleted(server, request, kConversations, "conversation.deleted", kConversationId, "Conversation");
 }
 

@@ -78,6 +78,7 @@ int bound_port(int fd) {
 void translate(const HttpHead& head, Connection& connection, HttpRequest& out) {
   out.method = head.method == "HEAD" ? "GET" : head.method;
   out.path = head.path;
+  if (const size_t mark = head.target.find('?'); mark != std::string::npos) out.query = head.target.substr(mark + 1);
   for (const auto& [name, value] : head.fields) out.headers.emplace(name, value);
   out.network = connection.network();
   out.alive = [&connection] { return connection.alive(); };
@@ -159,6 +160,18 @@ ConnectionLimits connection_limits(const HttpOptions& options) {
 }
 
 }  // namespace
+
+std::string HttpRequest::query_value(const std::string& name) const {
+  for (size_t begin = 0; begin < query.size();) {
+    const size_t end = std::min(query.find('&', begin), query.size());
+    const std::string_view one = std::string_view(query).substr(begin, end - begin);
+    if (one.starts_with(name) && one.substr(name.size()).starts_with('=')) {
+      return std::string(one.substr(name.size() + 1));
+    }
+    begin = end + 1;
+  }
+  return "";
+}
 
 std::string HttpRequest::header(const std::string& name) const {
   const auto it = headers.find(name);

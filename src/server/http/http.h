@@ -34,6 +34,7 @@ struct HttpOptions {
 class HttpRequest {
  public:
   std::string method, path;  // HEAD is passed as GET; the path is decoded and without the query
+  std::string query;         // what follows the ? of the address, as sent
   std::string body;
   std::multimap<std::string, std::string> headers;  // names in lower case
 
@@ -41,6 +42,8 @@ class HttpRequest {
   std::chrono::steady_clock::time_point began;  // when its first byte was there
 
   std::string header(const std::string& lower_case_name) const;  // the first; "" if there is none
+  // The first value of this name in the query, as sent; "" if there is none.
+  std::string query_value(const std::string& name) const;
   std::function<bool()> alive;                                   // false: the client has disconnected
   std::string network;  // the client's, in bytes: an IPv4 address, half of an IPv6 one, or ""
   std::shared_ptr<void> held;  // counts `body` against HttpOptions::bodies_bytes; reset it when the body is freed

@@ -80,6 +80,28 @@ def test_openai_agents_streams(long_server):
     assert asyncio.run(run()) == (COUNTED, COUNTED)
 
 
+def test_openai_agents_session(long_server):
+    """A conversation that the server keeps: the second question has the first before it, and the last item is taken back."""
+    async def run():
+        client = AsyncOpenAI(base_url=long_server.url + "/v1", api_key="none")
+        session = agents.OpenAIConversationsSession(openai_client=client)
+        agent = agents.Agent(name="a", model=agents.OpenAIResponsesModel(model="demo", openai_client=client),
+                             model_settings=agents.ModelSettings(temperature=0, max_tokens=40))
+        first = await agents.Runner.run(agent, COUNT, session=session)
+        second = await agents.Runner.run(agent, "What is 16 + 3?", session=session)
+        last = await session.pop_item()
+        left = await session.get_items()
+        newest = await session.get_items(limit=1)
+        await session.clear_session()
+        return first, second, last, left, newest
+
+    first, second, last, left, newest = asyncio.run(run())
+    assert first.final_output == COUNTED
+    assert second.raw_responses[0].usage.input_tokens > first.raw_responses[0].usage.input_tokens + 20
+    assert last["role"] == "assistant" and second.final_output in str(last["content"])
+    assert [item["role"] for item in left] == ["user", "assistant", "user"] and newest == left[-1:]
+
+
 def test_openai_agents_hand_over(long_server):
     """One agent hands the conversation over to another, whose tool returns a picture that the model then has before it."""
     def change(path, body):
