@@ -178,7 +178,6 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
     w.channels = zeros<uint32_t>(int64_t{cuda::kChannels} * cuda::kChannelValues);
     w.partials = zeros<uint64_t>(cuda::split_k_partials(w.decode.blocks));
     w.epochs = zeros<uint32_t>(cuda::kChannels + 1);
-    if (const char* e = std::getenv("GEMMA4_IN_FLIGHT")) w.in_flight = std::atoi(e);
     const int64_t residual = cuda::megakernel_residual_bytes(w.decode);
     if (residual > 0) w.residual = reinterpret_cast<float4*>(zeros<float>(residual / 4));
     if (communicator_) w.ranks = communicator_->rank_buffers();

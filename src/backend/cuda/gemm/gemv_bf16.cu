@@ -156,7 +156,8 @@ __device__ void consumer_loop(const GemvArguments& p, const WorkRange& range, co
 
 // kXTiles: x tiles of 8 rows.
 template <typename Codec, int kXTiles>
-__global__ void __launch_bounds__(kThreads + kCopyThreads - 32, 1) gemv_bf16_kernel(const GemvArguments p) {
+__global__ void __launch_bounds__(kThreads + kCopyThreads - 32, 1)
+    gemv_bf16_kernel(const GemvArguments p) {
 #if __CUDA_ARCH__ >= 800
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kMaxStages], empty[kMaxStages];
@@ -186,7 +187,8 @@ void start(GemvArguments p, const GemvWorkspace& workspace, cudaStream_t stream)
   p.stages = std::min(kMaxStages, shared / p.stage_bytes);
   static AllowedOn allowed;
   allow_shared_once(gemv_bf16_kernel<Codec, kXTiles>, shared, allowed);
-  launch(stream, dim3(gemv_blocks(p, workspace)), dim3(block_threads(p, kThreads)), shared, gemv_bf16_kernel<Codec, kXTiles>, p);
+  launch(stream, dim3(gemv_blocks(p, workspace)), dim3(block_threads(p, kThreads)), shared,
+         gemv_bf16_kernel<Codec, kXTiles>, p);
 }
 
 }  // namespace

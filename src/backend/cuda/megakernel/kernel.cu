@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(Plan::kThreads, 1)
     barrier_init_done();
   }
   __syncthreads();
-  const Pipeline<Plan> pipeline(shared, full, empty, w.decode.bulk_copies, w.in_flight);
+  const Pipeline<Plan> pipeline(shared, full, empty, w.decode.bulk_copies);
   uint8_t* scratch = shared + Plan::kStages * kStageBytes;
   const Reduction reduction = {&requested, &reduced, reduced_rows};
   if (threadIdx.x >= kConsumerThreads + 32) {

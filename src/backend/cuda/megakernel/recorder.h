@@ -143,7 +143,6 @@ struct MegakernelWorkspace {
   unsigned* grid_barrier = nullptr;     // [2], zero between launches
   uint32_t* channels = nullptr;         // [kChannels, kChannelValues]
   uint64_t* partials = nullptr;         // [split_k_partials()]
-  int in_flight = 2;                    // stages of the pipeline that may be in flight at a time
   float4* residual = nullptr;           // [CTAs, kResidualDimMax / 4], where megakernel_residual_bytes() is not 0
   uint32_t* epochs = nullptr;           // [kChannels + 1]: uses of each channel in earlier steps, then instructions
   RankBuffers ranks;
