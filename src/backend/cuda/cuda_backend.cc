@@ -207,6 +207,13 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
                   "); use --backend cpu");
     }
     CUDA_CHECK(cudaSetDevice(device));
+    if (!cuda::has_device_code()) {
+      cudaDeviceProp gpu;
+      CUDA_CHECK(cudaGetDeviceProperties(&gpu, device));
+      throw Error("this binary has no code for " + std::string(gpu.name) + " (compute capability " +
+                  std::to_string(gpu.major) + "." + std::to_string(gpu.minor) +
+                  "); build it on this machine with make, or use --backend cpu");
+    }
     return device;
   }
 

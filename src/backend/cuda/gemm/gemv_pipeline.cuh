@@ -148,8 +148,8 @@ inline unsigned block_threads(const GemvArguments& p, int threads) {
 }
 
 // The producer warp, with bulk copies. It loads the weights of the first stages before earlier kernels are complete,
-// then their x, then both for each stage that becomes free. x begins `x_offset` bytes into a stage, its rows are kXPitch
-// bytes apart.
+// then their x, then both for each stage that becomes free. x begins `x_offset` bytes into a stage, and its rows are
+// kXPitch bytes apart.
 template <typename Codec, int kStageTiles, int kXPitch>
 __device__ void producer_loop(const GemvArguments& p, const WorkRange& range, uint8_t* shared, int x_offset,
                               uint64_t* full, uint64_t* empty, int thread) {

@@ -60,8 +60,8 @@ struct PipelineState {
 // other load of a CTA, above all of another CTA's values, queues behind 20 MB: a step of the 31B takes 7.18 ms with 2,
 // 7.30 with 3, 7.36 with 4, 7.43 with 6, 7.47 with 9.
 //
-// Without bulk copies three are better. On an H200 with 99 KB of shared memory a step takes 6.41 ms with 3 and 6.47 with
-// 2, with 163 KB 6.06 with 4, 6.07 with 3 and 6.16 with 2.
+// Without bulk copies three are better. On an H200 with 99 KB of shared memory a step takes 6.41 ms with 3 and 6.47
+// with 2; with 163 KB 6.06 with 4, 6.07 with 3 and 6.16 with 2.
 constexpr int kStagesInFlight = 2, kCopiedStagesInFlight = 3;
 
 // The producer warp's position in the pipeline, and the next stage that has to complete.

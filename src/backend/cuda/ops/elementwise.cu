@@ -278,4 +278,11 @@ void pool(cudaStream_t stream, Tensor out, Tensor x, Tensor group, float scale) 
   });
 }
 
+bool has_device_code() {
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, add_kernel<1, float, float>);
+  cudaGetLastError();
+  return error != cudaErrorNoKernelImageForDevice && error != cudaErrorInvalidDeviceFunction;
+}
+
 }  // namespace gemma4::cuda

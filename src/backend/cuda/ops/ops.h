@@ -15,6 +15,9 @@ void add_rms_norm(cudaStream_t stream, Tensor out, Tensor x, Tensor y, Tensor po
 
 void add(cudaStream_t stream, Tensor x, Tensor y, float scale);
 void geglu(cudaStream_t stream, Tensor out, Tensor gate_up);
+
+// Whether this binary has code for the current device.
+bool has_device_code();
 void affine(cudaStream_t stream, Tensor x, Tensor bias, Tensor scale);
 void softcap(cudaStream_t stream, Tensor x, float cap);
 void convert(cudaStream_t stream, Tensor out, Tensor x);
