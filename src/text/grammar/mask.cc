@@ -136,7 +136,7 @@ int32_t TokenMasks::after_sequences(int32_t state, const std::vector<std::vector
 }
 
 bool TokenMasks::takes_any(int32_t state, const std::vector<std::vector<ByteInterval>>& sequences) {
-  return std::any_of(sequences.begin(), sequences.end(), [&](const std::vector<ByteInterval>& sequence) {
+  return std::any_of(sequences.begin(), sequences.end(), [&](const std::vector<ByteInterval>& sequence) REQUIRES(mutex_) {
     std::vector<int32_t> states = {state};
     for (const ByteInterval& bytes : sequence) {
       std::vector<int32_t> after;
@@ -238,7 +238,7 @@ TokenMasks::Ahead& TokenMasks::ahead(int32_t state) {
     if (set.size() > made->set.size()) made->set = set, most = &part;
   }
   if (most != nullptr) {
-    made->alone = std::all_of(parts.begin(), parts.end(), [&](const PushdownAutomaton::States& part) {
+    made->alone = std::all_of(parts.begin(), parts.end(), [&](const PushdownAutomaton::States& part) REQUIRES(mutex_) {
       return &part == most || !kind(part).touched.meets(made->set);
     });
     PushdownAutomaton::States after = after_character(*most, kind(*most));
@@ -276,7 +276,7 @@ int TokenMasks::end_of_texts(int32_t state, bool thorough) {
   if (here.end >= 0 || here.end == kMixed || (here.end == kDead && !thorough)) return here.end;
   if (here.texts.size() < 2 || !here.texts.back().empty()) return kDead;
   const size_t count = here.texts.size() - 1;
-  const auto touches = [&](const PushdownAutomaton::States& part) {
+  const auto touches = [&](const PushdownAutomaton::States& part) REQUIRES(mutex_) {
     return kind(part).touched.meets(here.texts[count - 1]);
   };
   const auto none_touches = [&](const PushdownAutomaton::States& states) {
@@ -445,7 +445,7 @@ std::shared_ptr<const TokenMasks::Mask> TokenMasks::make(int32_t start) {
   if (!by_parts_) {
     const int limit = plain_limit(start);
     if (limit >= 0) mask = vocabulary_.plain[static_cast<size_t>(limit)];
-    const auto walked = [&](const Trie& trie) { return walk(trie, start, mask); };
+    const auto walked = [&](const Trie& trie) REQUIRES(mutex_) { return walk(trie, start, mask); };
     by_parts_ = !(limit >= 0 ? walked(vocabulary_.others)
                              : std::all_of(vocabulary_.all.begin(), vocabulary_.all.end(), walked));
   }
