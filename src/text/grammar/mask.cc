@@ -136,7 +136,7 @@ int32_t TokenMasks::after_sequences(int32_t state, const std::vector<std::vector
 }
 
 bool TokenMasks::takes_any(int32_t state, const std::vector<std::vector<ByteInterval>>& sequences) {
-  return std::any_of(sequences.begin(), sequences.end(), [&](const std::vector<ByteInterval>& sequence) REQUIRES(mutex_) {
+  const auto takes = [&](const std::vector<ByteInterval>& sequence) REQUIRES(mutex_) {
     std::vector<int32_t> states = {state};
     for (const ByteInterval& bytes : sequence) {
       std::vector<int32_t> after;
@@ -150,7 +150,8 @@ bool TokenMasks::takes_any(int32_t state, const std::vector<std::vector<ByteInte
       states = std::move(after);
     }
     return !states.empty();
-  });
+  };
+  return std::any_of(sequences.begin(), sequences.end(), takes);
 }
 
 // All characters of a part lead to one state (PushdownAutomaton::Group), and which characters these are depends on its
