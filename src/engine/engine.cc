@@ -40,7 +40,8 @@ struct Engine::Impl {
   double step_seconds() const REQUIRES(mutex);
   bool stalled() const REQUIRES(mutex);
   void results_came() EXCLUDES(mutex);
-  void check_admission(int choices) const REQUIRES(mutex);
+  void check_admission(int choices, uint64_t salt) const REQUIRES(mutex);
+  int waiting_of(uint64_t salt) const REQUIRES(mutex);
   bool all_done() const REQUIRES(mutex) { return unfinished == 0 || !dead.empty(); }
 
   OpenedModel opened;
@@ -56,6 +57,7 @@ struct Engine::Impl {
   EngineStats published GUARDED_BY(mutex);
   int unfinished GUARDED_BY(mutex) = 0;  // requests whose last event has not gone out
   int waiting GUARDED_BY(mutex) = 0;     // in the scheduler, of the last step
+  std::map<uint64_t, int> waiting_by_salt GUARDED_BY(mutex);  // the same, by the salts of API keys
   bool stopping GUARDED_BY(mutex) = false;
   bool ending GUARDED_BY(mutex) = false;
   std::string dead GUARDED_BY(mutex);  // why
@@ -101,6 +103,7 @@ bool Engine::Impl::take_commands() {
     added.swap(incoming);
     cancelled.swap(cancels);
     waiting += static_cast<int>(added.size());
+    for (const auto& sequence : added) ++waiting_by_salt[sequence->cache_salt];
   }
   for (auto& sequence : added) core.add(std::move(sequence));
   core.take_results();
@@ -161,6 +164,7 @@ void Engine::Impl::publish_stats() {
   now.dead = !dead.empty();
   published = now;
   waiting = now.waiting;
+  waiting_by_salt = core.waiting_by_salt();
   unfinished = static_cast<int>(last_id - now.finished - now.cancelled - now.failed);
   if (unfinished == 0) idle.notify_all();
 }
@@ -194,8 +198,15 @@ void Engine::Impl::loop() {
   }
 }
 
-// Throws if the engine takes no request of this many choices now.
-void Engine::Impl::check_admission(int choices) const {
+// Sequences of one API key that wait, but for those that are still being prepared.
+int Engine::Impl::waiting_of(uint64_t salt) const {
+  const auto found = waiting_by_salt.find(salt);
+  const auto mine = std::ranges::count_if(incoming, [&](const auto& one) { return one->cache_salt == salt; });
+  return static_cast<int>(mine) + (found == waiting_by_salt.end() ? 0 : found->second);
+}
+
+// Throws if the engine takes no request of this many choices now from the client with this salt.
+void Engine::Impl::check_admission(int choices, uint64_t salt) const {
   if (!dead.empty()) throw DeviceError(dead);
   if (stopping) throw StoppingError("the engine is stopping and takes no new requests");
   const int most = opened.options.max_queue;
@@ -207,6 +218,12 @@ void Engine::Impl::check_admission(int choices) const {
   const int queued = static_cast<int>(incoming.size()) + waiting + input.waiting();
   if (queued + choices > (choices > 1 && queued > 0 ? most - most / 8 : most)) {
     throw BusyError("as many requests as the queue holds (" + std::to_string(most) + ") are waiting; try again later");
+  }
+  // One API key leaves a quarter of it to others.
+  const int share = most - most / 4;
+  if (salt != 0 && waiting_of(salt) > 0 && waiting_of(salt) + choices > share) {
+    throw BusyError("as many requests as may wait for one API key (" + std::to_string(share) +
+                    ") are waiting; try again later");
   }
 }
 
@@ -237,13 +254,14 @@ Engine::~Engine() {
 
 uint64_t Engine::submit(const Request& request, const Sink& sink, const Preparation& preparation) {
   const int choices = std::max(1, request.n);
+  const uint64_t salt = impl_->input.salt(request);
   {
     const MutexLock lock(impl_->mutex);
-    impl_->check_admission(choices);
+    impl_->check_admission(choices, salt);
   }
   std::vector<std::unique_ptr<Sequence>> sequences = impl_->input.make(request, sink, preparation);
   const MutexLock lock(impl_->mutex);
-  impl_->check_admission(choices);
+  impl_->check_admission(choices, salt);
   const uint64_t first = impl_->last_id + 1;
   for (auto& sequence : sequences) {
     sequence->id = ++impl_->last_id;

@@ -39,6 +39,7 @@ class EngineCore {
   void drain();         // waits for the last events of sequences that were ended
   void wait(Clock::time_point deadline) { workers_.wait(deadline); }  // until there is a result
   EngineStats stats() const;
+  std::map<uint64_t, int> waiting_by_salt() const { return scheduler_.waiting_by_salt(); }
   void check() const { scheduler_.check(); }
 
  private:

@@ -218,7 +218,7 @@ Request sampled_choices(int n) {
 TEST(Engine, ChoicesShareOnePromptAndDifferInTheirSeed) {
   for (const bool prefix_cache : {true, false}) {
     EngineOptions options = tiny_options();
-    options.max_seqs = 4;
+    options.max_seqs = 6;  // a request leaves a quarter to others, and all four are to run at a time
     options.chunk = 16;
     options.prefix_cache = prefix_cache;
     Request one = sampled_choices(1);
@@ -501,6 +501,27 @@ TEST(Engine, RequestsOfManyChoicesLeaveRoomInTheQueue) {
       BusyError);
   EXPECT_NO_THROW(asks.push_back(std::make_unique<Ask>(engine, tiny_cases()[1].request)));
   EXPECT_NO_THROW(asks.push_back(std::make_unique<Ask>(engine, tiny_cases()[1].request)));
+  engine.stop(0);
+}
+
+TEST(Engine, OneApiKeyLeavesRoomInTheQueueToOthers) {
+  EngineOptions options = tiny_options();
+  options.max_queue = 16;
+  options.max_seqs = 1;
+  options.chunk = 1;
+  options.share_cache = false;
+  Engine engine(options);
+  Request mine = tiny_cases()[1].request, other = mine;
+  mine.cache_salt = "alice", other.cache_salt = "mallory";
+  std::vector<std::unique_ptr<Ask>> asks;
+  EXPECT_THROW(
+      {
+        for (int i = 0; i < 30; ++i) asks.push_back(std::make_unique<Ask>(engine, mine));
+      },
+      BusyError);
+  EXPECT_GE(asks.size(), 12u);
+  EXPECT_NO_THROW(asks.push_back(std::make_unique<Ask>(engine, other)));
+  EXPECT_NO_THROW(asks.push_back(std::make_unique<Ask>(engine, other)));
   engine.stop(0);
 }
 

@@ -48,12 +48,12 @@ class InputProcessor {
   uint64_t images_decoded() const { return images_.decoded(); }
   int64_t prepared_bytes() const { return prepared_.bytes(); }
   int waiting() const { return prepared_.waiting(); }  // for other requests' pictures to go
+  uint64_t salt(const Request& request) const;         // of its client's key; 0 where there are no keys
 
  private:
   Prompt tokenize(const Request& request, const Preparation& preparation) const;
   void check_length(const Request& request, const Prompt& prompt, const Preparation& preparation) const;
   Prompt tokenize_pieces(const Request& request, const Preparation& preparation) const;
-  uint64_t salt(const Request& request) const;
   std::vector<PromptImage> prepare_images(const Request& request, const Prompt& prompt,
                                           const Preparation& preparation) const;
   std::vector<TokenHash> hash_tokens(const std::vector<int32_t>& ids, const std::vector<PromptImage>& images) const;

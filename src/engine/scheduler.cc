@@ -114,6 +114,12 @@ void Scheduler::start(Sequence& sequence, const Sequence* sibling, Step& step) {
   insert_sorted(running_, extract(waiting_, &sequence));
 }
 
+std::map<uint64_t, int> Scheduler::waiting_by_salt() const {
+  std::map<uint64_t, int> counts;
+  for (const auto& sequence : waiting_) ++counts[sequence->cache_salt];
+  return counts;
+}
+
 // How many sequences its client runs: the clients of one salt (an API key), or the choices of one request.
 int Scheduler::held_by_client(const Sequence& sequence) const {
   return static_cast<int>(std::ranges::count_if(running_, [&](const auto& other) {

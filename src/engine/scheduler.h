@@ -6,6 +6,7 @@
 #pragma once
 
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -49,6 +50,7 @@ class Scheduler {
   void computed(const Step& step);  // call after the pass: inserts pages into the prefix cache, frees old ones
 
   int waiting() const { return static_cast<int>(waiting_.size()); }
+  std::map<uint64_t, int> waiting_by_salt() const;
   int running() const { return static_cast<int>(running_.size()); }
   uint64_t preemptions() const { return preemptions_; }
   std::vector<Sequence*> all();
