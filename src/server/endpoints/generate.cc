@@ -69,6 +69,12 @@ void add_event(Choice& choice, Event event) {
   }
 }
 
+// Throws if nobody waits for the answer any more, or for too long.
+void check_client(const HttpRequest& request, Clock::time_point deadline) {
+  if (!request.alive()) throw ApiError(499, "the client has gone");
+  if (Clock::now() > deadline) throw ApiError(504, "the answer took longer than this server allows");
+}
+
 std::vector<Choice> collect(ServerState& server, ResponseStream& answers, size_t count, const HttpRequest& request,
                             Clock::time_point deadline) {
   std::vector<Choice> choices(count);
@@ -80,8 +86,7 @@ std::vector<Choice> collect(ServerState& server, ResponseStream& answers, size_t
     }
     if (Clock::now() - checked < kAliveCheck) continue;
     checked = Clock::now();
-    if (!request.alive()) throw ApiError(499, "the client has gone");
-    if (checked > deadline) throw ApiError(504, "the answer took longer than this server allows");
+    check_client(request, deadline);
   }
   return choices;
 }
@@ -110,11 +115,13 @@ class Repair {
   // `requests` made `choices`; empty where the masks keep all of the schema, so that drawing again would be no use.
   void run(std::vector<Request>& requests, std::vector<Choice>& choices) {
     for (size_t i = 0; i < choices.size(); ++i) {
+      check_client(request_, deadline_);
       std::vector<std::string> broken = check_.broken(choices[i]);
       const size_t per_prompt = requests.empty() ? 1 : static_cast<size_t>(requests.front().n);
       for (uint64_t attempt = 1; !broken.empty() && attempt <= kAttempts && !requests.empty(); ++attempt) {
         Request& one = requests[i / per_prompt];
         if (one.sampling.temperature == 0.0f) break;  // it would say the same
+        check_client(request_, deadline_);
         std::optional<Choice> other = again(one, choices[i].usage.seed + attempt * kSeedStep);
         if (!other) break;
         std::vector<std::string> still = check_.broken(*other);
