@@ -202,7 +202,7 @@ void stream(ServerState& server, const CompletionRequest& completion, ResponseSt
 // One request that generates, prepared or not.
 struct Generation {
   ServerState& server;
-  HttpRequest& request;
+  HttpRequest request;  // its own: a stream may begin, and the connection's be gone, before it is prepared
   CompletionRequest (*parse)(const Json&, const ApiContext&);
   const Clock::time_point deadline;  // preparation included
   CompletionRequest completion;
@@ -292,13 +292,24 @@ void stream_late(const std::shared_ptr<Generation>& generation, BackgroundWork& 
   generation->stream_all(writer);
 }
 
+// A copy, with the body itself and its place in the memory of bodies.
+HttpRequest take(HttpRequest& request) {
+  std::string body;
+  body.swap(request.body);
+  HttpRequest own = request;
+  own.body.swap(body);
+  request.held.reset();
+  return own;
+}
+
 HttpResponse generate(ServerState& server, HttpRequest& request,
                       CompletionRequest (*parse)(const Json&, const ApiContext&)) {
   if (server.stopping) throw StoppingError("the server is stopping and takes no new requests");
   const auto start = Clock::now();
   const std::shared_ptr<Generation> generation(
-      new Generation{server, request, parse, start + seconds(server.options.request_seconds), {}, {}, {}, {}});
-  if (request.path.starts_with("/v1/") && wants_stream(request.body)) {  // whose streams can say that they wait
+      new Generation{server, take(request), parse, start + seconds(server.options.request_seconds), {}, {}, {}, {}});
+  // Streams of these can say that they wait.
+  if (request.path.starts_with("/v1/") && wants_stream(generation->request.body)) {
     const auto preparation = std::make_shared<BackgroundWork>([generation] { generation->prepare(); });
     if (!preparation->wait_until(start + seconds(server.options.ping_seconds))) {
       return event_stream(
