@@ -158,6 +158,16 @@ TEST(ServerStream, SignsOfLifeWhileARequestIsPrepared) {
   EXPECT_TRUE(answer.body.starts_with(": still working\n\n")) << answer.body.substr(0, 100);
   EXPECT_EQ(events_of(answer.body).back().name, "DONE");
 
+  // Anthropic's clients know another sign; by then the connection has let its own copy of the request go.
+  Json message = {{"model", "demo"}, {"max_tokens", 2}, {"stream", true}};
+  const Json source = {{"type", "base64"}, {"media_type", "image/png"}, {"data", base64(large_picture() + "other")}};
+  Json blocks = Json::array();
+  for (int i = 0; i < 10; ++i) blocks.push_back({{"type", "image"}, {"source", source}});
+  message["messages"] = Json::array({{{"role", "user"}, {"content", blocks}}});
+  const Response late = ask(server.port(), "POST", "/v1/messages", message.dump());
+  EXPECT_TRUE(late.body.starts_with("event: ping\n")) << late.body.substr(0, 100);
+  EXPECT_EQ(events_of(late.body).back().name, "message_stop");
+
   // What is wrong with a request is an event then.
   std::string damaged = large_picture();
   damaged.replace(damaged.size() / 2, 20, 20, 'x');  // in its pixels: found when they are decoded, after the others

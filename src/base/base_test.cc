@@ -17,6 +17,10 @@
 namespace gemma4 {
 namespace {
 
+TEST(Error, ShowsAZeroByteAndGoesOn) {
+  EXPECT_STREQ(Error(std::string("the model 'a\0b' is not served", 29)).what(), "the model 'a\\0b' is not served");
+}
+
 TEST(Bf16, RoundsToNearestEven) {
   EXPECT_EQ(float_to_bf16(1.0f), 0x3f80);
   EXPECT_EQ(float_to_bf16(1.00390625f), 0x3f80);  // half a step above 1: to the even one

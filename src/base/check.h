@@ -9,7 +9,7 @@
 namespace gemma4 {
 
 struct Error : std::runtime_error {
-  using std::runtime_error::runtime_error;
+  explicit Error(const std::string& message);  // NUL is shown as \0: what() would end there
 };
 
 // A device that stopped working (not a bad request): the process ends with kExitDevice.

@@ -1,6 +1,7 @@
 #include "engine/engine_core.h"
 
 #include <algorithm>
+#include <limits>
 #include <new>
 
 #include "base/check.h"
@@ -45,6 +46,11 @@ EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& 
 
 void EngineCore::add(std::unique_ptr<Sequence> sequence) {
   stats_.images += sequence->images.size();
+  for (PromptImage& image : sequence->images) {
+    if (!image.patches) continue;
+    image.tower_rows = model_.image_rows(image.patches->grid_w * image.patches->grid_h);
+    image.tower_left = image.tower_rows;
+  }
   stuck_ = false;
   scheduler_.add(std::move(sequence));
 }
@@ -118,18 +124,22 @@ void EngineCore::fail_all(const std::string& message, bool device) {
 
 // Images.
 
-bool EngineCore::encode(Sequence& sequence, PromptImage& image) {
-  if (const auto known = images_.find(image.hash)) {
-    image.embeddings = *known;
-    image.patches.reset();
-    image.held.reset();
-    return true;
-  }
+// Does this part of an image's encoding. False: the image cannot be encoded, and its sequence has failed.
+bool EngineCore::encode(const ImagePart& part) {
+  Sequence& sequence = *part.sequence;
+  PromptImage& image = *part.image;
   const Clock::time_point start = Clock::now();
+  std::optional<Model::ImageEmbeddings> made;
   try {
-    const Patches& patches = *image.patches;
-    image.embeddings = model_.encode({patches.values.data(), patches.xy.data(), patches.grid_w * patches.grid_h});
-    CHECK(image.embeddings.rows.rows() == image.end - image.begin);
+    if (part.first) {
+      if (auto known = images_.find(image.hash)) {
+        share_embeddings(sequence, image, *known);
+        return true;
+      }
+      const Patches& patches = *image.patches;
+      model_.begin_image({patches.values.data(), patches.xy.data(), patches.grid_w * patches.grid_h});
+    }
+    if (!image.embeddings.rows) made = model_.encode_more(part.last ? std::numeric_limits<int>::max() : part.rows);
   } catch (const DeviceError&) {
     throw;
   } catch (const Error& error) {
@@ -139,50 +149,56 @@ bool EngineCore::encode(Sequence& sequence, PromptImage& image) {
     fail(&sequence, "there is no memory for this image", false);
     return false;
   }
-  images_.insert(image.hash, image.embeddings);
-  share_embeddings(sequence, image);
   const double spent = milliseconds_since(start);
   sequence.usage.image_ms += spent;
   stats_.image_ms += spent;
+  if (!made) return true;
+  CHECK(made->rows.rows() == image.end - image.begin);
+  images_.insert(image.hash, *made);
+  share_embeddings(sequence, image, *made);
   ++stats_.images_encoded;
   return true;
 }
 
 // The other choices of the prompt need the picture's patches no more either.
-void EngineCore::share_embeddings(const Sequence& sequence, PromptImage& image) {
-  const Model::ImageEmbeddings embeddings = image.embeddings;
+void EngineCore::share_embeddings(const Sequence& sequence, const PromptImage& image,
+                                  const Model::ImageEmbeddings& embeddings) {
   const int begin = image.begin;
   for (Sequence* other : scheduler_.all()) {
     if (other != &sequence && (sequence.group == 0 || other->group != sequence.group)) continue;
     for (PromptImage& same : other->images) {
       if (same.begin != begin) continue;
       same.embeddings = embeddings;
+      same.tower_left = 0;
       same.patches.reset();
       same.held.reset();
     }
   }
 }
 
-// Encodes the images whose rows are in this step. If an image fails, its sequence fails and leaves the step.
+void EngineCore::note_start(Sequence& sequence) {
+  if (sequence.started) return;
+  sequence.started = true;
+  sequence.scheduled = Clock::now();
+  for (PromptImage& image : sequence.images) {
+    if (!image.patches) image.held.reset();  // its embeddings were known
+  }
+  stats_.prompt_tokens += sequence.usage.prompt_tokens;
+  stats_.cached_tokens += sequence.usage.cached_tokens;
+  stats_.prefix_hits += sequence.usage.cached_tokens > 0;
+}
+
+// If an image fails, its sequence fails and leaves the step.
 void EngineCore::encode_images(Step& step) {
-  std::erase_if(step.scheduled, [&](const ScheduledRows& rows) {
-    Sequence& sequence = *rows.sequence;
-    if (!sequence.started) {
-      sequence.started = true;
-      sequence.scheduled = Clock::now();
-      for (PromptImage& image : sequence.images) {
-        if (!image.patches) image.held.reset();  // its embeddings were known
-      }
-      stats_.prompt_tokens += sequence.usage.prompt_tokens;
-      stats_.cached_tokens += sequence.usage.cached_tokens;
-      stats_.prefix_hits += sequence.usage.cached_tokens > 0;
-    }
-    for (PromptImage& image : sequence.images) {
-      if (image.embeddings.rows || image.begin < rows.begin || image.begin >= rows.begin + rows.count) continue;
-      if (!encode(sequence, image)) return true;
-    }
-    return false;
-  });
+  std::vector<const Sequence*> failed;
+  const auto has_failed = [&](const Sequence* sequence) { return std::ranges::find(failed, sequence) != failed.end(); };
+  for (const ImagePart& part : step.image_parts) {
+    if (has_failed(part.sequence)) continue;
+    note_start(*part.sequence);
+    if (!encode(part)) failed.push_back(part.sequence);
+  }
+  std::erase_if(step.scheduled, [&](const ScheduledRows& rows) { return has_failed(rows.sequence); });
+  for (const ScheduledRows& rows : step.scheduled) note_start(*rows.sequence);
 }
 
 // Forward.
@@ -258,8 +274,8 @@ void EngineCore::step() {
   Step step = scheduler_.next();
   encode_images(step);
   for (const PageCopy& copy : step.copies) model_.copy_page(copy.kind, copy.from, copy.to);
-  stuck_ = step.scheduled.empty();
-  if (stuck_) return;
+  stuck_ = step.scheduled.empty() && step.image_parts.empty();
+  if (step.scheduled.empty()) return;
   fill_batch(step);
   const Clock::time_point start = Clock::now();
   const std::vector<int32_t> tokens = model_.forward(batch_);

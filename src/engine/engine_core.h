@@ -1,5 +1,5 @@
 // EngineCore: the part of the Engine that runs on its thread. It owns the scheduler and the prefix cache. One step:
-// schedule -> encode images -> forward -> commit. What a sampled token means is found by OutputWorkers beside it, and
+// schedule -> encode (parts of) images -> forward -> commit. What a sampled token means is found by OutputWorkers beside it, and
 // comes back as results. Not thread-safe.
 #pragma once
 
@@ -43,9 +43,10 @@ class EngineCore {
   void check() const { scheduler_.check(); }
 
  private:
+  void note_start(Sequence& sequence);
   void encode_images(Step& step);
-  bool encode(Sequence& sequence, PromptImage& image);
-  void share_embeddings(const Sequence& sequence, PromptImage& image);
+  bool encode(const ImagePart& part);
+  void share_embeddings(const Sequence& sequence, const PromptImage& image, const Model::ImageEmbeddings& embeddings);
   void fill_batch(const Step& step);
   void append(const ScheduledRows& rows);
   void update_page_table(Sequence& sequence);

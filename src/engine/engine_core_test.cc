@@ -225,6 +225,32 @@ TEST(EngineCore, ABudgetThatRunsOutEndsItsAnswerAsTheRequestsFault) {
   EXPECT_EQ(heard.error, "the format of the answer needs more work than one request may take");
 }
 
+// A large picture is more work for the tower than a step of prompts: others get tokens meanwhile.
+TEST(EngineCore, APictureIsEncodedOverStepsInWhichOthersGoOn) {
+  EngineOptions options = demo_options();
+  options.max_seq_len = 2048;
+  options.image_budget_max = 1120;
+  options.image_budget = 560;
+  options.chunk = 128;
+  const Request picture = chat_request("Describe this image.", 4, {demo_image("002.png")});
+  const Heard want = Inside(options).alone(picture);
+  Inside inside(options);
+  const int picture_steps = inside.opened.model->image_rows(9 * 500) / options.chunk;  // of 529 tokens
+  EXPECT_GT(picture_steps, 10);
+  Heard chatting, heard;
+  Request chat = chat_request("Who are you?", 400);
+  chat.ignore_eos = true;
+  inside.add(chat, chatting);
+  for (int i = 0; i < 3; ++i) inside.step();
+  inside.add(picture, heard);
+  const uint64_t before = inside.core.stats().steps;
+  while (heard.ends == 0 && inside.core.busy()) inside.step();
+  EXPECT_EQ(heard.ids, want.ids);
+  EXPECT_GT(inside.core.stats().steps - before, picture_steps);
+  inside.core.cancel_all();
+  while (inside.core.busy()) inside.step();
+}
+
 TEST(EngineCore, AllocatesNothingWhileStepping) {
   const auto watch = std::make_shared<Watch>();
   EngineOptions options = tiny_options();

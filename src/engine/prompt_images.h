@@ -25,6 +25,8 @@ struct PromptImage {
   uint64_t hash = 0;                       // of the file's bytes and the budget
   Model::ImageEmbeddings embeddings;       // empty until encoded
   std::shared_ptr<const Patches> patches;  // the vision tower's input; empty where `embeddings` were known
+  int tower_rows = 0;                      // the tower's work, in rows of a prompt that cost as much
+  int tower_left = 0;                      // of it, what no step has been given yet
   std::shared_ptr<void> held;              // counts what is prepared (PreparedBytes), until it is encoded
 };
 

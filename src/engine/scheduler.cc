@@ -52,6 +52,10 @@ std::vector<Sequence*> Scheduler::all() {
 }
 
 std::unique_ptr<Sequence> Scheduler::remove(Sequence* sequence) {
+  for (PromptImage& image : sequence->images) {
+    if (&image == encoding_) encoding_ = nullptr;
+    if (image.tower_left > 0) image.tower_left = image.tower_rows;  // another takes the tower
+  }
   if (auto waits = extract(waiting_, sequence)) return waits;
   auto out = extract(running_, sequence);
   CHECK(out);
@@ -160,6 +164,10 @@ void Scheduler::preempt(Sequence& victim, Step& step) {
     if (rows.sequence == &victim) step.rows -= rows.count;
     return rows.sequence == &victim;
   });
+  for (const ImagePart& part : step.image_parts) {
+    if (part.sequence == &victim) part.image->tower_left = part.image->tower_rows;
+  }
+  std::erase_if(step.image_parts, [&](const ImagePart& part) { return part.sequence == &victim; });
   std::unique_ptr<Sequence> sequence = remove(&victim);
   sequence->computed = 0;
   ++sequence->usage.preemptions;
@@ -190,6 +198,25 @@ int Scheduler::prompt_rows(const Sequence& sequence, int budget, int rows_left) 
   return end - sequence.computed;
 }
 
+// Gives the step the vision tower's work for the images that the next `budget` rows of the sequence reach, and takes it
+// from the budget. Returns the position that its rows may go to: where the first image begins that is not encoded then.
+int Scheduler::encode_images(Sequence& sequence, int& budget, Step& step) {
+  if (encoding_ != nullptr && encoding_->tower_left == 0) encoding_ = nullptr;  // its embeddings were known after all
+  for (PromptImage& image : sequence.images) {
+    if (image.end <= sequence.computed || image.tower_left == 0) continue;
+    const int before = std::max(0, image.begin - sequence.computed);
+    if (before >= budget || (encoding_ != nullptr && encoding_ != &image)) return image.begin;
+    const int rows = std::min(image.tower_left, budget - before);
+    const bool first = image.tower_left == image.tower_rows, last = image.tower_left == rows;
+    image.tower_left -= rows;
+    budget -= rows;
+    step.image_parts.push_back({&sequence, &image, rows, first, last});
+    encoding_ = last ? nullptr : &image;
+    if (!last) return image.begin;
+  }
+  return static_cast<int>(sequence.ids.size());
+}
+
 void Scheduler::append(Sequence& sequence, int count, Step& step) {
   step.scheduled.push_back({&sequence, sequence.computed, count, count == sequence.remaining()});
   step.rows += count;
@@ -200,16 +227,20 @@ bool Scheduler::one_sits_out() const {
   return std::ranges::any_of(running_, sits_out) || std::ranges::any_of(waiting_, sits_out);
 }
 
-// Rows of running prompts, in order, while there is a budget. `longest`: of those that lack at most so many rows.
+// Rows of running prompts, in order, while there is a budget. `longest`: of those that lack at most so many rows, the
+// work for their images included.
 void Scheduler::append_prompts(Step& step, int longest, int& budget, int& scored) {
   for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
     Sequence& sequence = *running_[i];
-    if (sequence.remaining() <= 1 || sequence.remaining() > longest || sequence.sits_out()) continue;
+    const int64_t work = sequence.prompt_work();
+    if (work <= 1 || work > longest || sequence.sits_out()) continue;
     if (std::ranges::any_of(step.scheduled, [&](const auto& rows) { return rows.sequence == &sequence; })) continue;
     const bool scores = sequence.scores();
     if (scores && scored == 0) continue;
+    const int encoded_to = encode_images(sequence, budget, step);
     const int part = scores ? std::min(budget, scored) : budget;
-    const int count = prompt_rows(sequence, part, options_.rows_max - step.rows);
+    const int count = prompt_rows(sequence, part, std::min(encoded_to - sequence.computed, options_.rows_max - step.rows));
+    if (count == 0 && encoded_to < static_cast<int>(sequence.ids.size())) continue;  // others need not wait for the tower
     if (count == 0) break;
     if (!make_room(sequence, sequence.computed + count, step)) break;
     append(sequence, count, step);
@@ -234,11 +265,11 @@ Step Scheduler::next() {
   // Preemption shortens running_ at its end, so plain indices stay right.
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
-    if (sequence.remaining() != 1 || sequence.sits_out()) continue;
+    if (sequence.prompt_work() != 1 || sequence.sits_out()) continue;
     if (make_room(sequence, sequence.computed + 1, step)) append(sequence, 1, step);
   }
   append_prompts(step);
-  CHECK(!step.scheduled.empty() || (running_.empty() && waiting_.empty()) || one_sits_out());
+  CHECK(!step.scheduled.empty() || !step.image_parts.empty() || (running_.empty() && waiting_.empty()) || one_sits_out());
   return step;
 }
 

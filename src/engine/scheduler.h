@@ -1,8 +1,9 @@
 // Scheduler: selects the rows that the next forward pass computes. Sequences that generate come first, with one row
-// each; prompts share the rest of the chunk in order; an image is never split. If pages run out, the last sequence in
+// each; prompts share the rest of the chunk in order; an image's rows are never split. If pages run out, the last sequence in
 // order is preempted: its pages are freed, and it is computed again later, from the prefix that is still cached. So no
 // request fails for lack of memory. A sequence whose output is late (Sequence::sits_out) is in no pass, and the others
-// go on. The scheduler only does bookkeeping: no model, no threads, no clock.
+// go on. The vision tower's work counts as rows of the chunk: a large image is encoded over several steps, one image at a
+// time, and its rows come after that. The scheduler only does bookkeeping: no model, no threads, no clock.
 #pragma once
 
 #include <list>
@@ -30,8 +31,18 @@ struct ScheduledRows {
   bool last;  // ends at the sequence's last token: the next token is sampled
 };
 
+// A part of the vision tower's work for one image: as much as `rows` rows of a prompt.
+struct ImagePart {
+  Sequence* sequence;
+  PromptImage* image;
+  int rows;
+  bool first;  // the image is begun
+  bool last;   // all that is left
+};
+
 // The next forward pass.
 struct Step {
+  std::vector<ImagePart> image_parts;  // done before the pass, in order
   std::vector<ScheduledRows> scheduled;
   std::vector<PageCopy> copies;  // made before the pass
   int rows = 0;
@@ -45,7 +56,8 @@ class Scheduler {
   Sequence* find(uint64_t id);
   std::unique_ptr<Sequence> remove(Sequence* sequence);  // frees its pages
 
-  // Empty if there is nothing to do, or all that there is must wait for the output of sequences that sit out.
+  // Empty if there is nothing to do, or all that there is must wait for the output of sequences that sit out. A step may
+  // have parts of images and no rows.
   Step next();
   void computed(const Step& step);  // call after the pass: inserts pages into the prefix cache, frees old ones
 
@@ -69,6 +81,7 @@ class Scheduler {
   bool make_room(Sequence& sequence, int end, Step& step);
   void preempt(Sequence& victim, Step& step);
   int prompt_rows(const Sequence& sequence, int budget, int rows_left) const;
+  int encode_images(Sequence& sequence, int& budget, Step& step);
   void append_prompts(Step& step);
   void append_prompts(Step& step, int longest, int& budget, int& scored);
   void append(Sequence& sequence, int count, Step& step);
@@ -81,6 +94,7 @@ class Scheduler {
   std::optional<uint64_t> first_salt_;
   bool several_salts_ = false;  // more than one was seen
   std::vector<PrefixCache::Blocked> blocked_;
+  const PromptImage* encoding_ = nullptr;  // of a running sequence: begun, and not finished
   uint64_t preemptions_ = 0;
 };
 

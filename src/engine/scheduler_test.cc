@@ -90,6 +90,7 @@ struct World {
     for (const auto& [begin, end] : images) {
       PromptImage image;
       image.begin = begin, image.end = end;
+      image.tower_rows = image.tower_left = tower_rows;
       sequence->images.push_back(image);
     }
     Sequence* raw = sequence.get();
@@ -101,6 +102,7 @@ struct World {
   int step() {
     const Step step = scheduler.next();
     EXPECT_LE(step.rows, shape.rows_max);
+    for (const ImagePart& part : step.image_parts) encode(part);
     for (const PageCopy& copy : step.copies) memory.copy(copy);
     for (const ScheduledRows& item : step.scheduled) {
       for (int pos = item.begin; pos < item.begin + item.count; ++pos) memory.write(*item.sequence, pos);
@@ -125,18 +127,32 @@ struct World {
     return rows;
   }
 
+  // The vision tower: one image at a time.
+  void encode(const ImagePart& part) {
+    if (part.first) encoded[part.image] = 0;
+    EXPECT_TRUE(part.first || part.image == in_tower) << "another image was begun";
+    in_tower = part.image;
+    const int done = encoded[part.image] += part.rows;
+    EXPECT_EQ(done == part.image->tower_rows, part.last);
+    parts += part.rows;
+  }
+
   int last_visible(const ScheduledRows& item, int pos) {
     for (const PromptImage& image : item.sequence->images) {
       if (image.begin > pos || pos >= image.end) continue;
       EXPECT_LE(item.begin, image.begin) << "an image was split";
       EXPECT_GE(item.begin + item.count, image.end) << "an image was split";
+      EXPECT_TRUE(image.tower_rows == 0 || encoded[&image] == image.tower_rows) << "an image is not encoded";
       return image.end - 1;
     }
     return pos;
   }
 
   void drain() {
-    while (scheduler.running() + scheduler.waiting() > 0) ASSERT_GT(step(), 0);
+    while (scheduler.running() + scheduler.waiting() > 0) {
+      const int before = parts;
+      ASSERT_GT(step() + parts - before, 0);
+    }
   }
 
   Shape shape;
@@ -145,6 +161,10 @@ struct World {
   Scheduler scheduler;
   std::mt19937 random{7};
   uint64_t last_id = 0, salt = 0;
+  int tower_rows = 0;  // of images that are added
+  std::map<const PromptImage*, int> encoded;
+  const PromptImage* in_tower = nullptr;
+  int parts = 0;  // rows of the tower's work so far
   std::map<uint64_t, std::unique_ptr<Sequence>> done;
 };
 
@@ -194,6 +214,62 @@ TEST(Scheduler, AChunkGrowsToHoldAWholeImageAndNeverSplitsOne) {
   EXPECT_EQ(world.step(), 21);  // 12 would end inside the first image
   EXPECT_EQ(world.step(), 12);  // 21 .. 33
   EXPECT_EQ(world.step(), 7);
+}
+
+TEST(Scheduler, ALargeImageIsEncodedOverStepsInWhichOthersGoOn) {
+  World world(kShape);
+  world.add(counting(5), 20);
+  world.step();
+  world.tower_rows = 30;
+  world.add(counting(14, 500), 1, {{4, 12}});
+  EXPECT_EQ(world.step(), 1 + 4);  // what comes before the image, and the rest of the chunk for its encoding
+  EXPECT_EQ(world.parts, 8);
+  EXPECT_EQ(world.step(), 1);
+  EXPECT_EQ(world.parts, 20);
+  EXPECT_EQ(world.step(), 1 + 8);  // 10 parts were left, and the chunk grows to hold the image
+  EXPECT_EQ(world.parts, 30);
+}
+
+TEST(Scheduler, OthersOvertakeAnImageInTheTower) {
+  World world(kShape);
+  world.tower_rows = 100;
+  world.add(counting(14, 500), 1, {{4, 12}});
+  world.step();
+  world.tower_rows = 6;
+  world.add(counting(12, 900), 1, {{8, 11}})->priority = 1;  // its image waits for the tower, its text does not
+  EXPECT_EQ(world.step(), 8);
+  EXPECT_EQ(world.parts, 8 + 4);
+  world.add(counting(3, 300), 1);  // half of the chunk is for short prompts
+  EXPECT_EQ(world.step(), 3);
+  EXPECT_EQ(world.parts, 8 + 4 + 9);
+  world.drain();
+  EXPECT_EQ(world.done.size(), 3u);
+  EXPECT_EQ(world.parts, 106);
+}
+
+TEST(Scheduler, AnImageWhoseSequenceGoesLeavesTheTowerToTheNext) {
+  World world(kShape);
+  world.tower_rows = 100;
+  Sequence* first = world.add(counting(14, 500), 1, {{4, 12}});
+  world.add(counting(14, 900), 1, {{4, 12}});
+  world.step();
+  world.scheduler.remove(first);
+  world.drain();
+  EXPECT_EQ(world.parts, 8 + 100);
+}
+
+// Its embeddings turn out to be known when it is begun: what is left of its work is dropped.
+TEST(Scheduler, AnImageThatIsKnownAfterAllHoldsUpNobody) {
+  World world(kShape);
+  world.tower_rows = 100;
+  Sequence* first = world.add(counting(14, 500), 50, {{4, 12}});
+  world.add(counting(14, 900), 1, {{4, 12}});
+  world.step();
+  PromptImage& image = first->images[0];
+  image.tower_left = 0;
+  world.encoded[&image] = image.tower_rows;
+  for (int i = 0; i < 12; ++i) world.step();
+  EXPECT_EQ(world.done.size(), 1u);
 }
 
 TEST(Scheduler, ASecondTurnComputesOnlyNewTokens) {
@@ -399,6 +475,7 @@ class Interleavings {
     const int answer = pick(1, std::min(20, kLengthMax - static_cast<int>(hashes.size())));
     const int choices = pick(0, 3) == 0 ? pick(2, 4) : 1;
     const uint64_t group = choices > 1 ? world_.last_id + 1 : 0;
+    world_.tower_rows = pick(0, 2) * pick(0, 30);
     for (int choice = 0; choice < choices; ++choice) world_.add(hashes, answer, images)->group = group;
   }
 

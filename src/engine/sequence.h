@@ -107,6 +107,12 @@ struct Sequence {
   bool scores() const { return prompt_logprobs >= 0 && scored < prompt; }
   bool prefilled() const { return computed >= prompt; }
   int remaining() const { return static_cast<int>(ids.size()) - computed; }
+  // Rows that are not computed, and the vision tower's work for them.
+  int64_t prompt_work() const {
+    int64_t rows = remaining();
+    for (const PromptImage& image : images) rows += image.end > computed ? image.tower_left : 0;
+    return rows;
+  }
   // Runs before, and is preempted after, `other`.
   bool before(const Sequence& other) const {
     return priority != other.priority ? priority > other.priority : id < other.id;

@@ -11,12 +11,27 @@ void linear_fused(Backend& be, Tensor out, Tensor x, const FusedLinear& w) {
   }
 }
 
+// Views of the buffers as this layer uses them.
+struct LayerViews {
+  LayerViews(const Activations& a, const LayerWeights& w, const LayerShape& s) {
+    const int64_t q_width = s.heads * s.head_dim, kv_width = s.kv_heads * s.head_dim;
+    qkv = a.qkv.columns(0, w.qkv.rows);
+    q = qkv.columns(0, q_width).split(s.heads, s.head_dim);
+    k = qkv.columns(q_width, kv_width).split(s.kv_heads, s.head_dim);
+    if (s.has_v) v = qkv.columns(q_width + kv_width, kv_width).split(s.kv_heads, s.head_dim);
+    query = a.query ? a.query.columns(0, q_width).split(s.heads, s.head_dim) : q;
+    values = a.values.columns(0, kv_width).split(s.kv_heads, s.head_dim);
+    o = a.o.columns(0, q_width);
+  }
+  Tensor qkv, q, k, v, query, values, o;
+};
+
 }  // namespace
 
-Activations Activations::slice(int64_t rows) const {
+Activations Activations::slice(int64_t begin, int64_t rows) const {
   Activations a = *this;
   for (Tensor* t : {&a.x, &a.h, &a.y, &a.qkv, &a.query, &a.values, &a.o, &a.gate_up, &a.act}) {
-    if (*t) *t = t->slice(0, rows);
+    if (*t) *t = t->slice(begin, rows);
   }
   return a;
 }
@@ -30,22 +45,18 @@ Tensor attention_input(Backend& be, const Activations& a, const LayerWeights& w)
   return h;
 }
 
-void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in,
-               const LayerWeights* next) {
-  const LayerShape& s = in.shape;
-  const int64_t q_width = s.heads * s.head_dim, kv_width = s.kv_heads * s.head_dim;
-  const Tensor qkv = a.qkv.columns(0, w.qkv.rows);
-  const Tensor q = qkv.columns(0, q_width).split(s.heads, s.head_dim);
-  const Tensor k = qkv.columns(q_width, kv_width).split(s.kv_heads, s.head_dim);
-  const Tensor v = s.has_v ? qkv.columns(q_width + kv_width, kv_width).split(s.kv_heads, s.head_dim) : Tensor();
-  const Tensor query = a.query ? a.query.columns(0, q_width).split(s.heads, s.head_dim) : q;
-  const Tensor values = a.values.columns(0, kv_width).split(s.kv_heads, s.head_dim);
-  const Tensor o = a.o.columns(0, q_width);
+void run_attention_input(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in) {
+  const LayerViews t(a, w, in.shape);
+  linear_fused(be, t.qkv, attention_input(be, a, w), w.qkv);
+  be.qk_norm_rope_cache(t.query, t.q, t.k, t.v, t.values, {w.q_norm, w.k_norm, in.eps}, in.pos, *in.rope, *in.kv,
+                        *in.rows);
+}
 
-  linear_fused(be, qkv, attention_input(be, a, w), w.qkv);
-  be.qk_norm_rope_cache(query, q, k, v, values, {w.q_norm, w.k_norm, in.eps}, in.pos, *in.rope, *in.kv, *in.rows);
-  be.attention(o.split(s.heads, s.head_dim), query, *in.kv, *in.rows);
-  be.linear(a.y, o, w.o);
+void run_attention_and_mlp(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in,
+                           const LayerWeights* next) {
+  const LayerViews t(a, w, in.shape);
+  be.attention(t.o.split(in.shape.heads, in.shape.head_dim), t.query, *in.kv, *in.rows);
+  be.linear(a.y, t.o, w.o);
   if (w.partial_sums) be.all_reduce(a.y);
   be.add_rms_norm(a.h, a.x, a.y, w.post_attention_norm, 1.0f, w.pre_feedforward_norm, in.eps);
 
@@ -59,6 +70,12 @@ void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const L
   if (w.partial_sums) be.all_reduce(a.y);
   be.add_rms_norm(next ? attention_input(be, a, *next) : Tensor(), a.x, a.y, w.post_feedforward_norm, w.scalar,
                   next ? next->input_norm : Tensor(), in.eps);
+}
+
+void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in,
+               const LayerWeights* next) {
+  run_attention_input(be, a, w, in);
+  run_attention_and_mlp(be, a, w, in, next);
 }
 
 }  // namespace gemma4

@@ -9,7 +9,7 @@ namespace gemma4 {
 
 // Buffers of one forward pass, allocated once for the largest number of rows.
 struct Activations {
-  Activations slice(int64_t rows) const;  // the first rows of each
+  Activations slice(int64_t begin, int64_t rows) const;  // rows begin .. begin + rows - 1 of each
 
   Tensor x;        // [rows, hidden] residual stream
   Tensor h;        // [rows, hidden] normed
@@ -44,5 +44,11 @@ Tensor attention_input(Backend& be, const Activations& a, const LayerWeights& w)
 // `next` (where given).
 void run_layer(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in,
                const LayerWeights* next);
+
+// Its two halves, for callers that compute a layer in several parts. The first makes queries and writes keys and values
+// to the cache; the second may run for some rows once the first has run for all rows that these attend to.
+void run_attention_input(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in);
+void run_attention_and_mlp(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in,
+                           const LayerWeights* next);
 
 }  // namespace gemma4

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "base/mapped_file.h"
 #include "model/cache_plan.h"
@@ -35,6 +36,18 @@ int64_t layer_bytes(const LayerWeights& layer) {
     for (const FusedLinear::Slice& slice : fused->slices) bytes += matrix_bytes(slice.weight);
   }
   return bytes;
+}
+
+// Multiply-adds of one row of a prompt, without its attention.
+int64_t row_work_of(const Weights& w) {
+  int64_t sum = 0;
+  for (const LayerWeights& layer : w.layers) {
+    sum += layer.o.rows * layer.o.cols + layer.down.rows * layer.down.cols;
+    for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {
+      for (const FusedLinear::Slice& slice : fused->slices) sum += slice.weight.rows * slice.weight.cols;
+    }
+  }
+  return sum;
 }
 
 int64_t step_bytes_of(const Weights& w) {
@@ -75,6 +88,7 @@ struct Model::Impl {
       if (!ranks.channel()) return;
       ranks.leads() ? ranks.channel()->wait_ready() : ranks.channel()->send_ready();
     });
+    row_work = std::max<int64_t>(1, row_work_of(models[0]->weights));
     check_files();
   }
 
@@ -142,6 +156,7 @@ struct Model::Impl {
   Ranks ranks;
   std::vector<std::unique_ptr<RankModel>> models;  // by rank
   std::unique_ptr<VisionModel> vision;             // on rank 0
+  int64_t row_work = 1;                            // multiply-adds of one row, on rank 0, where the tower is
 };
 
 Model::Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options,
@@ -210,11 +225,31 @@ Model::ImageEmbeddings Model::embed(std::span<const int32_t> ids) {
 }
 
 Model::ImageEmbeddings Model::encode(const PatchView& patches) {
+  begin_image(patches);
+  return *encode_more(std::numeric_limits<int>::max());
+}
+
+void Model::begin_image(const PatchView& patches) {
   if (impl_->models[0]->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
   impl_->check_files();
-  const ImageEmbeddings embeddings = impl_->run_first([&] { return impl_->vision->encode(patches, tap); });
+  impl_->run_first([&] { impl_->vision->begin(patches); });
+}
+
+std::optional<Model::ImageEmbeddings> Model::encode_more(int rows) {
+  const bool all = rows == std::numeric_limits<int>::max();
+  const int64_t work = all ? std::numeric_limits<int64_t>::max() : rows * impl_->row_work;
+  std::optional<ImageEmbeddings> embeddings;
+  impl_->check_files();
+  impl_->run_first([&] {
+    if (impl_->vision->advance(work, tap)) embeddings = impl_->vision->finish();
+  });
   impl_->check_files();
   return embeddings;
+}
+
+int Model::image_rows(int patches) const {
+  const int64_t rows = impl_->vision->work(patches) / impl_->row_work + 1;
+  return static_cast<int>(std::min<int64_t>(rows, std::numeric_limits<int>::max()));
 }
 
 void Model::encode_again() { impl_->vision->encode_again(); }

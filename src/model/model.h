@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -85,6 +86,12 @@ class Model {
   // Embeddings of one image: [n / pool^2, hidden] on the backend, valid until the Tensor's owner drops `hold`.
   // Throws Error where a position lies outside the position table.
   ImageEmbeddings encode(const PatchView& patches);
+  // The same in parts, so that a large image does not delay other work: begin_image() drops an image that is not
+  // finished; encode_more() computes about as much as so many rows of a prompt take, at least something, and returns
+  // the embeddings once nothing is left. The patches are not read after begin_image().
+  void begin_image(const PatchView& patches);
+  std::optional<ImageEmbeddings> encode_more(int rows);
+  int image_rows(int patches) const;  // how many rows of a prompt take as long: by multiply-adds, at least 1
   void encode_again();  // runs the tower once more on the last image, already on the backend; for measuring
 
   int64_t cache_bytes() const;    // of the caches' pages, on all ranks of this process

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <numeric>
+#include <random>
 
 #include "base/file.h"
 #include "base/mapped_file.h"
@@ -28,12 +29,12 @@ std::vector<int32_t> some_ids(int count, int vocab) {
 }
 
 struct Session {
-  Session(const std::string& path, const std::string& backend_name, int max_seq_len, int rows_max)
+  Session(const std::string& path, const std::string& backend_name, int max_seq_len, int rows_max, bool vision = false)
       : checkpoint(open_checkpoint(path)), backend(make_backend(backend_name, 2)) {
     const Config config = parse_config(checkpoint.config);
     ModelOptions options = options_for(config, max_seq_len, rows_max, 1);
     options.logits_max = rows_max;
-    options.vision = false;
+    options.vision = vision;
     model = std::make_unique<Model>(checkpoint, config, *backend, options);
     for (AttentionKind kind : {kSliding, kFull}) {
       std::vector<int32_t> pages(static_cast<size_t>(options.pages_per_seq[kind]));
@@ -144,6 +145,46 @@ TEST_P(ModelOn, SameSeedSameTokens) {
   };
   EXPECT_EQ(draw(99), draw(99));
   EXPECT_NE(draw(99), draw(100));
+}
+
+// A large image in parts: the embeddings are those of the whole, and another image may take its place.
+TEST_P(ModelOn, EncodesAnImageInParts) {
+  Session run(kTiny, GetParam(), 64, 300, true);
+  const int patch = run.model->config().vision.patch_dim();
+  const auto image = [&](int width, int height, uint32_t seed) {
+    std::pair<std::vector<float>, std::vector<int32_t>> made;
+    std::mt19937 random(seed);
+    for (int i = 0; i < width * height * patch; ++i) made.first.push_back(std::uniform_real_distribution<float>()(random));
+    for (int i = 0; i < width * height; ++i) made.second.insert(made.second.end(), {i % width, i / width});
+    return made;
+  };
+  const auto large = image(30, 24, 1), small = image(6, 3, 2);
+  const PatchView view{large.first.data(), large.second.data(), 30 * 24};
+  const auto values = [&](const Model::ImageEmbeddings& made) {
+    std::vector<float> read(static_cast<size_t>(made.rows.rows()) * run.model->config().hidden);
+    if (made.rows.dtype == DType::kF32) {
+      run.backend->read(read.data(), made.rows);
+      return read;
+    }
+    const Tensor wide = run.backend->alloc(DType::kF32, {made.rows.rows(), run.model->config().hidden});
+    run.backend->convert(wide, made.rows);
+    run.backend->read(read.data(), wide);
+    run.backend->release(wide);
+    return read;
+  };
+  const auto whole = values(run.model->encode(view));
+  EXPECT_GT(run.model->image_rows(720), 20 * run.model->image_rows(18));
+  for (const int rows : {1, 100}) {
+    run.model->begin_image(view);
+    EXPECT_FALSE(run.model->encode_more(1));
+    run.model->encode({small.first.data(), small.second.data(), 18});
+    run.model->begin_image(view);
+    int parts = 1;
+    auto made = run.model->encode_more(rows);
+    for (; !made; ++parts) made = run.model->encode_more(rows);
+    EXPECT_GT(parts, rows == 1 ? 50 : run.model->image_rows(720) / 200) << rows;
+    EXPECT_EQ(values(*made), whole) << rows;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, ModelOn, testing::Values("ref", "cpu"));

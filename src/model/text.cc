@@ -179,7 +179,7 @@ std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
   check(batch);
   const Inputs in = write_inputs(batch);
   const auto rows = static_cast<int64_t>(batch.ids.size());
-  Activations a = a_.slice(rows);
+  Activations a = a_.slice(0, rows);
   if (w_.tensor_parallel.world > 1) a.y.dtype = be_.reduce_type(rows);  // no wider than a product's
   logits_ = all_logits_.slice(0, in.logit_index.rows());
   if (batch.ids.size() <= kReplayRowsMax && batch.image_embeddings.empty() && !tap) {

@@ -111,14 +111,50 @@ void VisionModel::write_inputs(const PatchView& patches, std::span<const int32_t
   if (pixels_.dtype != DType::kF32) be_.convert(pixels_.slice(0, n), raw);
 }
 
-Model::ImageEmbeddings VisionModel::encode(const PatchView& patches, const Tap& tap) {
+// Work. A part of few rows would not fill the tiles of a GEMM.
+constexpr int64_t kPartRows = 64;
+
+int64_t VisionModel::input_work() const { return int64_t{3} * c_.hidden * c_.heads * c_.head_dim; }
+
+int64_t VisionModel::rest_work(int n) const {
+  const int64_t width = int64_t{c_.heads} * c_.head_dim;
+  return 2 * n * width + width * c_.hidden + int64_t{3} * c_.hidden * c_.intermediate;
+}
+
+int64_t VisionModel::work(int patches) const {
+  const auto layers = static_cast<int64_t>(w_.layers.size());
+  return patches * (int64_t{c_.patch_dim()} * c_.hidden + layers * (input_work() + rest_work(patches)));
+}
+
+void VisionModel::begin(const PatchView& patches) {
   CHECK(patches.n > 0);
   const std::vector<int32_t> group = pool_groups(patches, &soft_rows_);
   grow(patches.n);
-  const bool again =
-      host_rows_.size() == static_cast<size_t>(patches.n);  // a graph is recorded when a size comes twice in a row
+  // A graph is recorded when a size comes twice in a row.
+  again_ = host_rows_.size() == static_cast<size_t>(patches.n);
   write_inputs(patches, group);
-  run(again, tap);
+  cursor_ = {};
+}
+
+bool VisionModel::advance(int64_t work_left, const Tap& tap) {
+  const bool fresh = cursor_.layer == 0 && !cursor_.attends && cursor_.row == 0;
+  if (fresh && work(static_cast<int>(host_rows_.size())) <= work_left) {
+    run(again_, tap);
+    cursor_.layer = w_.layers.size();
+    return true;
+  }
+  if (cursor_.layer == w_.layers.size()) return true;
+  if (fresh) embed(tap);
+  do {
+    work_left -= advance_layer(work_left, tap);
+  } while (cursor_.layer < w_.layers.size() && work_left > 0);
+  if (cursor_.layer < w_.layers.size()) return false;
+  pool();
+  return true;
+}
+
+Model::ImageEmbeddings VisionModel::finish() {
+  CHECK(cursor_.layer == w_.layers.size());
   Backend* be = &be_;
   const Tensor soft = be_.alloc(be_.residual_type(), {soft_rows_, config_.hidden});
   Model::ImageEmbeddings result{soft,
@@ -139,28 +175,59 @@ void VisionModel::run(bool record, const Tap& tap) {
 
 void VisionModel::tower(const Tap& tap) {
   const auto n = static_cast<int64_t>(host_rows_.size());
-  const Activations a = a_.slice(n);
-  const Rows rows{rows_.slice(0, n), host_rows_};
+  embed(tap);
+  for (size_t layer = 0; layer < w_.layers.size(); ++layer) {
+    layer_rows(false, layer, 0, n);
+    layer_rows(true, layer, 0, n);
+    if (tap) tap("vision.layer", static_cast<int>(layer), a_.x.slice(0, n));
+  }
+  pool();
+}
+
+void VisionModel::embed(const Tap& tap) {
+  const auto n = static_cast<int64_t>(host_rows_.size());
+  const Activations a = a_.slice(0, n);
   be_.linear(a.x, pixels_.slice(0, n), w_.input);
   for (const Tensor& ids : ids_) {
     be_.embed(a.y, w_.positions, ids.slice(0, n), 1.0f);
     be_.add(a.x, a.y, 1.0f);
   }
   if (tap) tap("vision.embed", 0, a.x);
-
-  const LayerShape shape{c_.heads, c_.heads, c_.head_dim, true};
   be_.rms_norm(a.h, a.x, w_.layers[0].input_norm, c_.eps);
-  for (size_t i = 0; i < w_.layers.size(); ++i) {
-    const bool last = i + 1 == w_.layers.size();
-    run_layer(be_, a, w_.layers[i], {shape, xy_.slice(0, n), &rope_, &kv_, &rows, c_.eps},
-              last ? nullptr : &w_.layers[i + 1]);
-    if (tap) tap("vision.layer", static_cast<int>(i), a.x);
-  }
+}
 
-  // Means over cells, times sqrt(hidden). The order matters, because std_bias is subtracted afterwards.
+int64_t VisionModel::advance_layer(int64_t work, const Tap& tap) {
+  const auto n = static_cast<int64_t>(host_rows_.size());
+  Cursor& at = cursor_;
+  const size_t layer = at.layer;
+  const int64_t row_work = at.attends ? rest_work(static_cast<int>(n)) : input_work();
+  const int64_t count = std::min(n - at.row, std::max(work / row_work / kPartRows, int64_t{1}) * kPartRows);
+  layer_rows(at.attends, layer, at.row, count);
+  at.row += count;
+  if (at.row == n) {
+    at = at.attends ? Cursor{layer + 1, false, 0} : Cursor{layer, true, 0};
+    if (tap && at.layer > layer) tap("vision.layer", static_cast<int>(layer), a_.x.slice(0, n));
+  }
+  return count * row_work;
+}
+
+void VisionModel::layer_rows(bool attends, size_t layer, int64_t begin, int64_t count) {
+  const LayerShape shape{c_.heads, c_.heads, c_.head_dim, true};
+  const auto host = std::span(host_rows_).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
+  const Rows rows{rows_.slice(begin, count), host};
+  const LayerInput in{shape, xy_.slice(begin, count), &rope_, &kv_, &rows, c_.eps};
+  const Activations a = a_.slice(begin, count);
+  const LayerWeights& w = w_.layers[layer];
+  if (!attends) return run_attention_input(be_, a, w, in);
+  run_attention_and_mlp(be_, a, w, in, layer + 1 == w_.layers.size() ? nullptr : &w_.layers[layer + 1]);
+}
+
+// Means over cells, times sqrt(hidden). The order matters, because std_bias is subtracted afterwards.
+void VisionModel::pool() {
+  const auto n = static_cast<int64_t>(host_rows_.size());
   const Tensor pooled = pooled_.slice(0, soft_rows_);
   const float cell = static_cast<float>(c_.pool * c_.pool);
-  be_.pool(pooled, a.x, group_.slice(0, n), std::sqrt(static_cast<float>(c_.hidden)) / cell);
+  be_.pool(pooled, a_.x.slice(0, n), group_.slice(0, n), std::sqrt(static_cast<float>(c_.hidden)) / cell);
   if (c_.standardize) be_.affine(pooled, w_.std_bias, w_.std_scale);
   be_.rms_norm(normed_.slice(0, soft_rows_), pooled, Tensor(), c_.eps);
 }

@@ -1,6 +1,9 @@
 // VisionModel: the vision tower, which turns the patches of one image into embeddings for the text decoder. Its steps:
 // patch embedding plus one position embedding for each axis, encoder layers with attention over the whole image, means
 // of 3 x 3 patches, standardisation, projection.
+//
+// A large image takes as long as a long prompt, so it can be computed in parts, with other work in between: begin(),
+// advance() until nothing is left, finish().
 #pragma once
 
 #include "model/layer.h"
@@ -14,15 +17,32 @@ class VisionModel {
  public:
   VisionModel(Backend& backend, const Config& config, const VisionWeights& weights);
 
-  Model::ImageEmbeddings encode(const PatchView& patches, const Tap& tap);
+  void begin(const PatchView& patches);  // drops an image that is not finished
+  // Computes parts of the tower for at most `work` multiply-adds, but always one part; true: nothing is left.
+  bool advance(int64_t work, const Tap& tap);
+  Model::ImageEmbeddings finish();
   void encode_again();  // runs the tower on the last image, still on the backend, and drops the result (bench)
 
+  int64_t work(int patches) const;  // multiply-adds of the tower
+
  private:
+  // What is computed next: of a layer first queries, keys and values of all rows, then the rest, by rows.
+  struct Cursor {
+    size_t layer = 0;
+    bool attends = false;
+    int64_t row = 0;
+  };
   void grow(int n);  // allocates buffers for n patches, which the next image reuses
   void write_inputs(const PatchView& patches, std::span<const int32_t> group);
   std::vector<int32_t> pool_groups(const PatchView& patches, int64_t* soft_rows) const;
-  void tower(const Tap& tap);             // from pixels_ to normed_
+  int64_t input_work() const;      // multiply-adds of a row until keys and values are in the cache, in one layer
+  int64_t rest_work(int n) const;  // and of the rest
+  void tower(const Tap& tap);      // from pixels_ to normed_
   void run(bool record, const Tap& tap);  // the same, as a recorded graph if `record`
+  void embed(const Tap& tap);
+  int64_t advance_layer(int64_t work, const Tap& tap);  // one part; returns its multiply-adds
+  void layer_rows(bool attends, size_t layer, int64_t begin, int64_t count);
+  void pool();
 
   Backend& be_;
   OwnedTensors tables_, buffers_;
@@ -41,6 +61,8 @@ class VisionModel {
   Tensor pooled_, normed_;
   std::vector<Row> host_rows_;  // of the last image
   int64_t soft_rows_ = 0;
+  bool again_ = false;  // the last image has the size of the one before
+  Cursor cursor_;
 };
 
 }  // namespace gemma4

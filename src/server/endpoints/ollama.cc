@@ -13,8 +13,7 @@ namespace {
 constexpr const char* kApiVersion = "0.12.6";
 constexpr const char* kNoEmbeddings =
     "this server makes no embeddings: Gemma 4 is a model that writes text; run an embedding model in another server "
-    "and "
-    "give the program that server's address for embeddings";
+    "and give the program that server's address for embeddings";
 
 int64_t parameter_count(const ServerState& server) { return server.engine.parameters(); }
 
@@ -77,6 +76,20 @@ HttpResponse model_list(const ServerState& server, const Entry& entry) {
   return json_response(json);
 }
 
+// The model that a request names, which must be the one that is served. Members of these names are taken and not used.
+std::string asked_model(const ServerState& server, const HttpRequest& request,
+                        std::initializer_list<const char*> unused) {
+  const Json json = parse_body(request.body);
+  Fields body(json, "");
+  const auto older = body.string("name");
+  std::string name = body.string("model").value_or(older.value_or(""));
+  if (name.empty()) fail_at("model", "is missing");
+  body.ignore(unused);
+  body.done();
+  check_ollama_model(name, server.context);
+  return name;
+}
+
 }  // namespace
 
 namespace endpoints {
@@ -102,14 +115,7 @@ HttpResponse ollama_ps(ServerState& server, HttpRequest&) {
 HttpResponse ollama_version(ServerState&, HttpRequest&) { return json_response({{"version", kApiVersion}}); }
 
 HttpResponse ollama_show(ServerState& server, HttpRequest& request) {
-  const Json json = parse_body(request.body);
-  Fields body(json, "");
-  const auto older = body.string("name");
-  const std::string name = body.string("model").value_or(older.value_or(""));
-  if (name.empty()) fail_at("model", "is missing");
-  body.ignore({"verbose", "system", "template", "options"});
-  body.done();
-  check_ollama_model(name, server.context);
+  const std::string name = asked_model(server, request, {"verbose", "system", "template", "options"});
   const Config& config = server.engine.config();
   Json capabilities = Json::array({"completion", "tools", "thinking"});
   if (server.engine.options().vision) capabilities.push_back("vision");
@@ -132,14 +138,7 @@ HttpResponse ollama_show(ServerState& server, HttpRequest& request) {
 
 // The model that is served is there; no other can be had.
 HttpResponse ollama_pull(ServerState& server, HttpRequest& request) {
-  const Json json = parse_body(request.body);
-  Fields body(json, "");
-  const auto older = body.string("name");
-  const std::string name = body.string("model").value_or(older.value_or(""));
-  if (name.empty()) fail_at("model", "is missing");
-  body.ignore({"insecure", "stream", "username", "password"});
-  body.done();
-  check_ollama_model(name, server.context);
+  asked_model(server, request, {"insecure", "stream", "username", "password"});
   return json_response({{"status", "success"}});
 }
 

@@ -79,7 +79,7 @@ def test_page(long_server, tmp_path):
 
 
 def test_a_full_context_is_summarised(long_server, tmp_path):
-    """As the page says, Claude Code is told how long the context is, and then makes room in time."""
+    """As the page says, Claude Code is told how long the context is, and then compacts its conversation in time."""
     proxy = Proxy(long_server.port, answer_shortly)
     run_claude(proxy, tmp_path, "Count from 9 to 17.", CLAUDE_CODE_MAX_CONTEXT_TOKENS="38000")
     assert any("<summary>" in str(body["messages"][-1]["content"]) for body in proxy.asked("/v1/messages"))

@@ -22,6 +22,7 @@
 #include "backend/cuda/gemm/kernels.h"
 #include "backend/cuda/gemm/layout_codec.cuh"
 #include "backend/cuda/gemm/output_tiles.cuh"
+#include "backend/cuda/gemm/product_arguments.h"
 #include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
@@ -313,12 +314,7 @@ void start_mma(MmaArguments p, const MmaWorkspace& workspace, cudaStream_t strea
   const int shared = (workspace.shared_max + kReserved) / kMmaCtas - kReserved;  // for one CTA
   p.stages = std::clamp(std::min(shared, kMmaSharedMax) / kStage, 2, kMmaStagesMax);
   p.x_tiles = (p.n + kXRows - 1) / kXRows;
-  p.tiles = p.row_tiles * p.x_tiles;
-  const int blocks = workspace.sms * kMmaCtas;
-  p.whole_tiles = p.tiles / blocks * blocks;
-  if (p.tiles - p.whole_tiles > blocks * 9 / 10) p.whole_tiles = p.tiles;  // nearly a wave: dividing gains nothing
-  const int grid = p.whole_tiles == p.tiles ? std::min(blocks, p.tiles) : blocks;
-  CHECK(ranges_fit(p, grid));
+  const int grid = divide_tiles(p, p.row_tiles * p.x_tiles, workspace.sms * kMmaCtas);
   static AllowedOn allowed;
   allow_shared_once(gemm_mma_kernel<Codec, kXRows>, kMmaSharedMax, allowed, cudaSharedmemCarveoutMaxShared);
   launch(stream, dim3(grid), dim3(kMmaThreads), p.stages * kStage, gemm_mma_kernel<Codec, kXRows>, p);
@@ -327,19 +323,13 @@ void start_mma(MmaArguments p, const MmaWorkspace& workspace, cudaStream_t strea
 }  // namespace
 
 void gemm_mma(const LinearCall& call, const MmaWorkspace& workspace, cudaStream_t stream) {
-  const DeviceMatrix& w = call.w;
-  CHECK(w.layout != Layout::kBF16 && w.cols % kWeightTileCols == 0 && call.x.dtype == DType::kBF16);
+  CHECK(call.x.dtype == DType::kBF16);
   CHECK(call.out.dtype == DType::kBF16 || (call.out.dtype == DType::kF32 && !call.geglu));
   MmaArguments p = {};
-  p.weights = static_cast<const uint8_t*>(w.data);
+  set_product(p, call);
   p.x = static_cast<const uint8_t*>(call.x.data), p.x_stride = call.x.stride * 2;
-  p.out = call.out.data, p.out_stride = call.out.stride;
   p.partials = workspace.partials, p.ready = workspace.ready;
-  p.n = static_cast<int>(call.x.rows()), p.rows = static_cast<int>(w.rows);
-  p.col_tiles = static_cast<int>(w.cols / kWeightTileCols);
-  p.row_tiles = static_cast<int>((w.rows + kRowTileRows - 1) / kRowTileRows);
-  p.paired = w.paired, p.geglu = call.geglu, p.out_f32 = call.out.dtype == DType::kF32;
-  with_codec(w.layout, [&](auto codec) {
+  with_codec(call.w.layout, [&](auto codec) {
     using Codec = decltype(codec);
     if (p.n <= 64) {
       start_mma<Codec, 64>(p, workspace, stream);

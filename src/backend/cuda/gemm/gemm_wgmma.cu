@@ -25,6 +25,7 @@
 #include "backend/cuda/gemm/kernels.h"
 #include "backend/cuda/gemm/layout_codec.cuh"
 #include "backend/cuda/gemm/output_tiles.cuh"
+#include "backend/cuda/gemm/product_arguments.h"
 #include "backend/cuda/runtime/error.h"
 #include "backend/cuda/runtime/launch.cuh"
 
@@ -304,12 +305,8 @@ void start(GemmArguments p, const Tensor& x, int blocks, cudaStream_t stream) {
   constexpr int kStage = kStageBytes<Codec, kXRows>;
   p.stages = std::min(kMaxStages, (kSharedBytes - kEpilogueBytes - 1024) / kStage);
   p.out_row_tiles = (p.row_tiles + kConsumerGroups - 1) / kConsumerGroups;
-  p.tiles = p.out_row_tiles * ((p.n + kXRows - 1) / kXRows);
-  p.whole_tiles = p.tiles / blocks * blocks;
-  if (p.tiles - p.whole_tiles > blocks * 9 / 10) p.whole_tiles = p.tiles;  // nearly a wave: dividing gains nothing
-  const int grid = p.whole_tiles == p.tiles ? std::min(blocks, p.tiles) : blocks;
+  const int grid = divide_tiles(p, p.out_row_tiles * ((p.n + kXRows - 1) / kXRows), blocks);
   const int bytes = p.stages * kStage + kEpilogueBytes;
-  CHECK(ranges_fit(p, grid));
   static AllowedOn allowed;
   allow_shared_once(gemm_wgmma_kernel<Codec, kXRows>, kSharedBytes - 1024, allowed);
   launch(stream, dim3(grid), dim3(kThreads), bytes, gemm_wgmma_kernel<Codec, kXRows>, p, tensor_map(x, kXRows));
@@ -318,18 +315,11 @@ void start(GemmArguments p, const Tensor& x, int blocks, cudaStream_t stream) {
 }  // namespace
 
 void gemm_wgmma(const LinearCall& call, const WgmmaWorkspace& workspace, cudaStream_t stream) {
-  const DeviceMatrix& w = call.w;
-  CHECK(w.layout != Layout::kBF16 && w.cols % kWeightTileCols == 0);
   CHECK(call.out.dtype == DType::kBF16 || (call.out.dtype == DType::kF32 && !call.geglu));
   GemmArguments p = {};
-  p.weights = static_cast<const uint8_t*>(w.data);
-  p.out = call.out.data, p.out_stride = call.out.stride;
+  set_product(p, call);
   p.partials = workspace.partials, p.ready = workspace.ready;
-  p.n = static_cast<int>(call.x.rows()), p.rows = static_cast<int>(w.rows);
-  p.col_tiles = static_cast<int>(w.cols / kWeightTileCols);
-  p.row_tiles = static_cast<int>((w.rows + kRowTileRows - 1) / kRowTileRows);
-  p.paired = w.paired, p.geglu = call.geglu, p.out_f32 = call.out.dtype == DType::kF32;
-  with_codec(w.layout, [&](auto codec) {
+  with_codec(call.w.layout, [&](auto codec) {
     using Codec = decltype(codec);
     if (p.n <= 64) {
       start<Codec, 64>(p, call.x, workspace.blocks, stream);

@@ -16,6 +16,7 @@
 #include "backend/cuda/device/warp_load.cuh"
 #include "backend/cuda/gemm/kernels.h"
 #include "backend/cuda/gemm/layout_codec.cuh"
+#include "backend/cuda/gemm/product_arguments.h"
 #include "backend/cuda/runtime/launch.cuh"
 
 namespace gemma4::cuda {
@@ -40,19 +41,11 @@ struct GemvArguments {
 
 inline GemvArguments gemv_arguments(const LinearCall& call, const GemvWorkspace& workspace) {
   const DeviceMatrix& w = call.w;
-  CHECK(w.layout != Layout::kBF16 && w.cols % kWeightTileCols == 0);
   CHECK((w.rows / kRowTileRows + 1) * (w.cols / kWeightTileCols) < (int64_t{1} << 31));
   GemvArguments p = {};
-  p.weights = static_cast<const uint8_t*>(w.data);
-  p.x = static_cast<const __nv_bfloat16*>(call.x.data);
-  p.out = call.out.data;
-  p.partials = workspace.partials;
-  p.x_stride = call.x.stride, p.out_stride = call.out.stride;
-  p.n = static_cast<int>(call.x.rows()), p.rows = static_cast<int>(w.rows);
-  p.col_tiles = static_cast<int>(w.cols / kWeightTileCols);
-  p.row_tiles = static_cast<int>((w.rows + kRowTileRows - 1) / kRowTileRows);
-  p.paired = w.paired, p.geglu = call.geglu, p.out_f32 = call.out.dtype == DType::kF32;
-  p.bulk_copies = workspace.bulk_copies;
+  set_product(p, call);
+  p.x = static_cast<const __nv_bfloat16*>(call.x.data), p.x_stride = call.x.stride;
+  p.partials = workspace.partials, p.bulk_copies = workspace.bulk_copies;
   return p;
 }
 

@@ -11,16 +11,11 @@
 
 namespace gemma4::cuda {
 
-// The first of the column ranges of all divided tiles that block `block` computes. The product fits 32 bits: launchers
-// check that with ranges_fit().
+// The first of the column ranges of all divided tiles that block `block` computes. The product fits 32 bits: see
+// divide_tiles().
 template <typename Arguments>  // those of a kernel, with tiles, whole_tiles and col_tiles
 __device__ __forceinline__ int first_range(const Arguments& p, int block) {
   return static_cast<int>(static_cast<uint32_t>(p.tiles - p.whole_tiles) * p.col_tiles * block / gridDim.x);
-}
-
-template <typename Arguments>
-bool ranges_fit(const Arguments& p, int blocks) {
-  return static_cast<int64_t>(p.tiles - p.whole_tiles) * p.col_tiles * blocks <= INT32_MAX;
 }
 
 // How many of them it computes.
