@@ -1,11 +1,14 @@
 """Small requests that once took the server from everybody, for isolation_check.py and load_test.py.
 
 Each row: its name, the request's bytes, the statuses that are right, and how long its client stays (None: until the
-answer). What each of them did before is in docs/TRUST.md. Uses only the standard library.
+answer). What each of them did before is in docs/TRUST.md. Uses only the standard library. fresh() makes a request's
+pictures new to the server, where the row asks for that.
 """
 import base64
 import collections
 import json
+import random
+import re
 import struct
 import zlib
 
@@ -52,6 +55,25 @@ def png(width, height, bits, interlaced, extra=()):
 def pictures(data, count):
     url = "data:image/png;base64," + base64.b64encode(data).decode()
     return [{"type": "image_url", "image_url": {"url": url}}] * count + [{"type": "text", "text": "x"}]
+
+
+def with_detail(parts, detail):
+    for part in parts[:-1]:
+        part["image_url"] = {**part["image_url"], "detail": detail}
+    return parts
+
+
+UNIQUE = b"gemma4unique"  # base64, behind the end of a picture
+
+
+def new_pictures(data, count):
+    """Pictures that fresh() makes different each time."""
+    data += bytes(-len(data) % 3) + base64.b64decode(UNIQUE)
+    return pictures(data, count)
+
+
+def fresh(request):
+    return re.sub(UNIQUE, lambda _: f"{random.randrange(10**12):012}".encode(), request)
 
 
 def long_text(length):
@@ -101,6 +123,8 @@ def big_pictures():
     return [
         Row("4 58 pictures, n=32, gone after 1 s", chat(pictures(png(8192, 8192, 1, True), 58), n=32), {200, 400, 429, 503}, 1),
         Row("5 56 pictures of 1x1", chat(pictures(png(1, 1, 8, False), 56), max_tokens=64), {200, 400, 429}),
+        Row("20 a picture of 1,089 tokens", chat(with_detail(new_pictures(png(64, 64, 8, False), 1), "high")), {200, "slow"}),
+        Row("20 3 pictures of 1,089 tokens", chat(with_detail(new_pictures(png(64, 64, 8, False), 3), "high")), {200, "slow"}),
         Row("6 picture with 250 texts", chat(pictures(png(1, 1, 8, False, [(b"zTXt", zeros)] * 250), 1)), {200, 400}),
     ]
 

@@ -58,7 +58,7 @@ async def once(port, row, outcomes):
         return
     began = time.monotonic()
     try:
-        writer.write(row.request)
+        writer.write(hostile_requests.fresh(row.request))
         data = await asyncio.wait_for(reader.read(-1), row.stays or 60)
         if time.monotonic() - began > OWN_LIMIT:
             outcomes["slow"] += 1

@@ -150,7 +150,7 @@ class Load:
         row = dice.choice(self.rows)
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
-            writer.write(row.request)
+            writer.write(hostile_requests.fresh(row.request))
             data = await asyncio.wait_for(reader.read(-1), row.stays or 120)
             self.outcomes["hostile"] += 1
             status = int(data.split(b" ", 2)[1]) if data else 0
