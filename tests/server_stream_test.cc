@@ -110,7 +110,8 @@ TEST(ServerStream, PiecesOfArgumentsComeWithEveryStep) {
   EXPECT_LT(gaps.p99_ms, 2 * gaps.step_ms);
 }
 
-// Not in every run, because it takes two and a half minutes: --gtest_also_run_disabled_tests. The demo model with more positions than its 4,096.
+// Not in every run, because it takes two and a half minutes: --gtest_also_run_disabled_tests. The demo model with more
+// positions than its 4,096.
 TEST(ServerStream, DISABLED_PiecesOfALongArgument) {
   const Scratch scratch;
   std::filesystem::copy(kDemo, scratch.path / "demo", std::filesystem::copy_options::recursive);

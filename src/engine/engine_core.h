@@ -1,6 +1,6 @@
 // EngineCore: the part of the Engine that runs on its thread. It owns the scheduler and the prefix cache. One step:
-// schedule -> encode (parts of) images -> forward -> commit. What a sampled token means is found by OutputWorkers beside it, and
-// comes back as results. Not thread-safe.
+// schedule -> encode (parts of) images -> forward -> commit. What a sampled token means is found by OutputWorkers
+// beside it, and comes back as results. Not thread-safe.
 #pragma once
 
 #include <functional>

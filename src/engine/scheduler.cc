@@ -239,8 +239,10 @@ void Scheduler::append_prompts(Step& step, int longest, int& budget, int& scored
     if (scores && scored == 0) continue;
     const int encoded_to = encode_images(sequence, budget, step);
     const int part = scores ? std::min(budget, scored) : budget;
-    const int count = prompt_rows(sequence, part, std::min(encoded_to - sequence.computed, options_.rows_max - step.rows));
-    if (count == 0 && encoded_to < static_cast<int>(sequence.ids.size())) continue;  // others need not wait for the tower
+    const int count =
+        prompt_rows(sequence, part, std::min(encoded_to - sequence.computed, options_.rows_max - step.rows));
+    if (count == 0 && encoded_to < static_cast<int>(sequence.ids.size()))
+      continue;  // others need not wait for the tower
     if (count == 0) break;
     if (!make_room(sequence, sequence.computed + count, step)) break;
     append(sequence, count, step);
@@ -269,7 +271,8 @@ Step Scheduler::next() {
     if (make_room(sequence, sequence.computed + 1, step)) append(sequence, 1, step);
   }
   append_prompts(step);
-  CHECK(!step.scheduled.empty() || !step.image_parts.empty() || (running_.empty() && waiting_.empty()) || one_sits_out());
+  CHECK(!step.scheduled.empty() || !step.image_parts.empty() || (running_.empty() && waiting_.empty()) ||
+        one_sits_out());
   return step;
 }
 

@@ -1,9 +1,10 @@
 // Scheduler: selects the rows that the next forward pass computes. Sequences that generate come first, with one row
-// each; prompts share the rest of the chunk in order; an image's rows are never split. If pages run out, the last sequence in
-// order is preempted: its pages are freed, and it is computed again later, from the prefix that is still cached. So no
-// request fails for lack of memory. A sequence whose output is late (Sequence::sits_out) is in no pass, and the others
-// go on. The vision tower's work counts as rows of the chunk: a large image is encoded over several steps, one image at a
-// time, and its rows come after that. The scheduler only does bookkeeping: no model, no threads, no clock.
+// each; prompts share the rest of the chunk in order; an image's rows are never split. If pages run out, the last
+// sequence in order is preempted: its pages are freed, and it is computed again later, from the prefix that is still
+// cached. So no request fails for lack of memory. A sequence whose output is late (Sequence::sits_out) is in no pass,
+// and the others go on. The vision tower's work counts as rows of the chunk: a large image is encoded over several
+// steps, one image at a time, and its rows come after that. The scheduler only does bookkeeping: no model, no threads,
+// no clock.
 #pragma once
 
 #include <list>
@@ -56,8 +57,8 @@ class Scheduler {
   Sequence* find(uint64_t id);
   std::unique_ptr<Sequence> remove(Sequence* sequence);  // frees its pages
 
-  // Empty if there is nothing to do, or all that there is must wait for the output of sequences that sit out. A step may
-  // have parts of images and no rows.
+  // Empty if there is nothing to do, or all that there is must wait for the output of sequences that sit out. A step
+  // may have parts of images and no rows.
   Step next();
   void computed(const Step& step);  // call after the pass: inserts pages into the prefix cache, frees old ones
 

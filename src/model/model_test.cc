@@ -154,7 +154,8 @@ TEST_P(ModelOn, EncodesAnImageInParts) {
   const auto image = [&](int width, int height, uint32_t seed) {
     std::pair<std::vector<float>, std::vector<int32_t>> made;
     std::mt19937 random(seed);
-    for (int i = 0; i < width * height * patch; ++i) made.first.push_back(std::uniform_real_distribution<float>()(random));
+    for (int i = 0; i < width * height * patch; ++i)
+      made.first.push_back(std::uniform_real_distribution<float>()(random));
     for (int i = 0; i < width * height; ++i) made.second.insert(made.second.end(), {i % width, i / width});
     return made;
   };

@@ -35,9 +35,9 @@ class VisionModel {
   void grow(int n);  // allocates buffers for n patches, which the next image reuses
   void write_inputs(const PatchView& patches, std::span<const int32_t> group);
   std::vector<int32_t> pool_groups(const PatchView& patches, int64_t* soft_rows) const;
-  int64_t input_work() const;      // multiply-adds of a row until keys and values are in the cache, in one layer
-  int64_t rest_work(int n) const;  // and of the rest
-  void tower(const Tap& tap);      // from pixels_ to normed_
+  int64_t input_work() const;             // multiply-adds of a row until keys and values are in the cache, in one layer
+  int64_t rest_work(int n) const;         // and of the rest
+  void tower(const Tap& tap);             // from pixels_ to normed_
   void run(bool record, const Tap& tap);  // the same, as a recorded graph if `record`
   void embed(const Tap& tap);
   int64_t advance_layer(int64_t work, const Tap& tap);  // one part; returns its multiply-adds
