@@ -6,8 +6,8 @@ likely tokens, and validates them with the package jsonschema. Prints what compi
   python3 tools/check_schemas.py build/dev/draw_answers TOKENIZER.json [--count 1000] [--only NAME] [--out FILE]
 
 TOKENIZER.json: models/demo/tokenizer.json, or Gemma's: xz -dk tests/golden/tokenizer/gemma3_tokenizer.json.xz.
-Patterns are matched with `regex`, which knows \\p{...}; the remainder of multipleOf is taken in decimal, as jsonschema takes it in
-binary, where 0.3 is no multiple of 0.1. Formats are not checked, as is jsonschema's default.
+Patterns are matched with `regex`, which knows \\p{...}, and with \\s as ECMA-262 has it. The remainder of multipleOf is taken in decimal and
+of the number as it is written: jsonschema takes it in binary, where 0.3 is no multiple of 0.1. Formats are not checked, as is jsonschema's default.
 """
 import argparse
 import decimal
@@ -34,8 +34,27 @@ def without_nullable(schema):
     return [without_nullable(one) for one in schema] if isinstance(schema, list) else schema
 
 
+class Written(float):
+    """A number that remembers its text: Python prints 620510610502168.75 with one digit less."""
+    def __new__(cls, text):
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+
+def as_ecma(expression):
+    """With \\s, in a class or outside, as ECMA-262 has it."""
+    inside, out, at = False, "", 0
+    while at < len(expression):
+        one = expression[at:at + 2] if expression[at] == "\\" else expression[at]
+        inside = one == "[" or (inside and one != "]")
+        space = {"\\s": ECMA_SPACE if inside else f"[{ECMA_SPACE}]", "\\S": one if inside else f"[^{ECMA_SPACE}]"}
+        out, at = out + space.get(one, one), at + len(one)
+    return out
+
+
 def pattern(validator, expression, instance, schema):
-    if validator.is_type(instance, "string") and not regex.search(expression.replace("[^\\s", "[^" + ECMA_SPACE), instance):
+    if validator.is_type(instance, "string") and not regex.search(as_ecma(expression), instance):
         yield jsonschema.ValidationError(f"{instance!r} does not match {expression!r}")
 
 
@@ -44,14 +63,14 @@ def pattern_properties(validator, patterns, instance, schema):
         return
     for expression, subschema in patterns.items():
         for name, value in instance.items():
-            if regex.search(expression, name):
+            if regex.search(as_ecma(expression), name):
                 yield from validator.descend(value, subschema, path=name)
 
 
 def multiple_of(validator, unit, instance, schema):
     if validator.is_type(instance, "number"):
         with decimal.localcontext(prec=400):
-            if decimal.Decimal(str(instance)) % decimal.Decimal(str(unit)) != 0:
+            if decimal.Decimal(getattr(instance, "text", str(instance))) % decimal.Decimal(str(unit)) != 0:
                 yield jsonschema.ValidationError(f"{instance!r} is not a multiple of {unit}")
 
 
@@ -98,7 +117,7 @@ def main():
                 continue
             answers += 1
             try:
-                error = next(validator.iter_errors(json.loads(text)), None)
+                error = next(validator.iter_errors(json.loads(text, parse_float=Written)), None)
             except json.JSONDecodeError as problem:
                 error = problem
             if error is not None:
