@@ -134,7 +134,7 @@ TEST_F(ServerErrors, AWrongMethodIsToldTheRightOnes) {
     return Json::parse(response.body)["error"]["message"].get<std::string>();
   };
   EXPECT_THAT(message("GET", "/v1/chat/completions"), HasSubstr("which takes POST"));
-  EXPECT_THAT(message("POST", "/v1/responses/compact"), HasSubstr("which takes GET and DELETE"));
+  EXPECT_THAT(message("POST", "/v1/responses/resp_1"), HasSubstr("which takes GET and DELETE"));
 }
 
 TEST_F(ServerErrors, ARequestWithoutAModelMeansTheServedOne) {

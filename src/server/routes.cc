@@ -9,6 +9,7 @@ namespace gemma4 {
 
 namespace endpoints {
 Handler chat_completions, completions, responses, messages;   // generate.cc
+Handler compact;                                              // generate.cc
 Handler ollama_chat, ollama_generate;                         // generate.cc
 Handler count_tokens, count_response_tokens;                  // tokenize.cc
 Handler tokenize, detokenize, tokenizer_info;                 // tokenize.cc
@@ -30,6 +31,7 @@ constexpr Route kRoutes[] = {
     {"POST", "/v1/chat/completions", endpoints::chat_completions},
     {"POST", "/v1/completions", endpoints::completions},
     {"POST", "/v1/responses", endpoints::responses},
+    {"POST", "/v1/responses/compact", endpoints::compact},
     {"POST", "/v1/responses/input_tokens", endpoints::count_response_tokens},
     {"GET", "/v1/responses/", endpoints::stored_response, Route::kPrefix},
     {"DELETE", "/v1/responses/", endpoints::delete_response, Route::kPrefix},

@@ -13,6 +13,7 @@ constexpr float kTopPLeast = 1e-6f;  // top_p: 0 means the likeliest token alone
 CompletionRequest parse_chat(const Json& body, const ApiContext& context);
 CompletionRequest parse_completions(const Json& body, const ApiContext& context);
 CompletionRequest parse_responses(const Json& body, const ApiContext& context);
+CompletionRequest parse_compact(const Json& body, const ApiContext& context);  // of /v1/responses/compact
 
 // Throws ApiError for the first item that could not be part of a conversation.
 void check_items(const Json& items, const ApiContext& context);

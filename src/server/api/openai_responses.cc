@@ -1,7 +1,9 @@
-// /v1/responses. Answers are kept in memory (server/response_store.h), so that a request may go on where one ended.
+// /v1/responses and /v1/responses/compact. Answers are kept in memory (server/response_store.h), so that a request may
+// go on where one ended.
 #include <memory>
 
 #include "server/api/build_request.h"
+#include "server/api/compaction.h"
 #include "server/api/openai.h"
 #include "server/api/responses_input.h"
 #include "server/api/tool_list.h"
@@ -145,16 +147,20 @@ Json call_item(const ToolCall& call, const ToolList& tools) {
 
 const char* item_status(bool cut) { return cut ? "incomplete" : "completed"; }
 
-void finish_response(Json& response, Finish finish, const Usage& usage) {
-  const bool whole = finish != Finish::kLength;
-  response["status"] = whole ? "completed" : "incomplete";
-  if (!whole) response["incomplete_details"] = {{"reason", "max_output_tokens"}};
+void add_usage(Json& response, const Usage& usage) {
   response["usage"] = {{"input_tokens", usage.prompt_tokens},
                        {"input_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
                        {"output_tokens", usage.generated_tokens},
                        {"output_tokens_details", {{"reasoning_tokens", usage.thinking_tokens}}},
                        {"total_tokens", usage.prompt_tokens + usage.generated_tokens}};
   response["timings"] = timings(usage);
+}
+
+void finish_response(Json& response, Finish finish, const Usage& usage) {
+  const bool whole = finish != Finish::kLength;
+  response["status"] = whole ? "completed" : "incomplete";
+  if (!whole) response["incomplete_details"] = {{"reason", "max_output_tokens"}};
+  add_usage(response, usage);
 }
 
 std::string open_item(ResponsesState& stream, Json item, Json part) {
@@ -380,43 +386,112 @@ Json make_response(const Json& body, const ApiContext& context) {
           {"metadata", given("metadata", Json::object())}};
 }
 
-}  // namespace
+// A body of /v1/responses or /v1/responses/compact, read.
+struct ResponsesBody {
+  History history;
+  Json items;            // without the trigger
+  bool compact = false;  // the items end with a trigger
+  ToolList tools;
+  Request request;
+  bool stream = false, parallel = true, store = true;
+};
 
-CompletionRequest parse_responses(const Json& json, const ApiContext& context) {
+void parse_items(Fields& body, ResponsesBody& read, const ApiContext& context) {
+  read.history = find_history(body, context);
+  body.only("prompt", {});  // a template that OpenAI keeps, in place of an input
+  const Json* input = read.compact && read.history.before ? body.find("input") : &body.require("input");
+  read.items = input != nullptr ? input_items(*input, context) : Json::array();
+  if (!read.items.empty() && is_compaction_trigger(read.items.back())) {
+    read.items.erase(read.items.size() - 1);
+    read.compact = true;
+  }
+  if (read.compact && read.items.empty() && !read.history.before) fail_at("input", "holds nothing to compact");
+  parse_input(body, read.history, read.items, read.request, context);
+}
+
+ResponsesBody read_responses(const Json& json, const ApiContext& context, bool compact) {
   Fields body(json, "");
   check_model(body, context);
-  Request request;
-  const History history = find_history(body, context);
-  body.only("prompt", {});  // a template that OpenAI keeps, in place of an input
-  const Json items = input_items(body.require("input"), context);
-  parse_input(body, history, items, request, context);
-  ToolList tools;
-  if (const Json* value = body.find("tools")) tools = parse_responses_tools(*value, context);
-  request.tools = tools.text();
-  parse_tool_choice(body.find("tool_choice"), tools, request);
-  check_uncalled_tools(tools.tools, request);
+  ResponsesBody read;
+  read.compact = compact;
+  parse_items(body, read, context);
+  Request& request = read.request;
+  if (const Json* value = body.find("tools")) read.tools = parse_responses_tools(*value, context);
+  request.tools = read.tools.text();
+  parse_tool_choice(body.find("tool_choice"), read.tools, request);
+  check_uncalled_tools(read.tools.tools, request);
   parse_text_format(body, request, context);
   parse_reasoning(body, request, context);
   parse_include(body, request, context);
   parse_sampling(body, request);
   parse_other_servers(body, request, context);
   request.max_new_tokens = parse_max_tokens(body, {"max_output_tokens"});
-  CompletionRequest completion;
-  completion.stream = body.boolean("stream").value_or(false);
-  parse_stream_options(body, completion.stream, context);
-  const bool parallel = body.boolean("parallel_tool_calls").value_or(true);
-  completion.one_tool_call = !parallel;
-  request.format.parallel_tools = parallel;
-  const bool store = body.boolean("store").value_or(true);
+  read.stream = body.boolean("stream").value_or(false);
+  parse_stream_options(body, read.stream, context);
+  read.parallel = body.boolean("parallel_tool_calls").value_or(true);
+  request.format.parallel_tools = read.parallel;
+  read.store = body.boolean("store").value_or(true);
   read_provider_fields(body, context);
   body.done();
-  completion.requests.push_back(std::move(request));
+  if (read.compact) ask_for_summary(request, context);
+  return read;
+}
+
+// What the user said, in the form of an answer's items.
+Json kept_output(const std::vector<PlacedItem>& kept) {
+  Json output = Json::array();
+  for (const PlacedItem& message : kept) {
+    if (message.item["role"] != "user") continue;
+    Json content = message.item["content"];
+    const Json id = message.item.value("id", Json());
+    if (content.is_string()) content = Json::array({{{"type", "input_text"}, {"text", content}}});
+    output.push_back({{"type", "message"},
+                      {"id", id.is_string() ? id : Json(make_id("msg_"))},
+                      {"status", "completed"},
+                      {"role", "user"},
+                      {"content", std::move(content)}});
+  }
+  return output;
+}
+
+}  // namespace
+
+CompletionRequest parse_responses(const Json& json, const ApiContext& context) {
+  ResponsesBody read = read_responses(json, context, false);
+  CompletionRequest completion;
+  completion.stream = read.stream;
+  completion.one_tool_call = !read.parallel;
+  completion.requests.push_back(std::move(read.request));
+  Json response = make_response(json, context);
+  std::function<void(const Json& response)> keep;
+  if (read.store) keep = keep_response(read.history, read.items, context, response["id"]);
+  if (read.compact) {
+    completion.serializer =
+        compaction_serializer({std::move(response), context.warnings, std::move(keep)}, finish_response);
+    return completion;
+  }
   ResponsesState state;
-  state.response = make_response(json, context);
+  state.response = std::move(response);
   state.warnings = context.warnings;
-  state.tools = std::move(tools);
-  if (store) state.keep = keep_response(history, items, context, state.response["id"]);
+  state.tools = std::move(read.tools);
+  state.keep = std::move(keep);
   completion.serializer = response_serializer(std::move(state));
+  return completion;
+}
+
+CompletionRequest parse_compact(const Json& json, const ApiContext& context) {
+  ResponsesBody read = read_responses(json, context, true);
+  if (read.stream) fail_at("stream", "is not supported here: a compaction comes as a whole");
+  CompletionRequest completion;
+  completion.requests.push_back(std::move(read.request));
+  Json response = {{"id", make_id("resp_")},
+                   {"object", "response.compaction"},
+                   {"created_at", unix_time()},
+                   {"model", context.models.front()},
+                   {"output", kept_output(kept_messages(read.history, read.items, context))}};
+  completion.serializer =
+      compaction_serializer({std::move(response), context.warnings, nullptr},
+                            [](Json& whole, Finish, const Usage& usage) { add_usage(whole, usage); });
   return completion;
 }
 

@@ -1,13 +1,21 @@
 #include "server/api/responses_input.h"
 
+#include <algorithm>
+#include <optional>
+#include <vector>
+
 #include "server/api/build_request.h"
 #include "server/api/call_arguments.h"
+#include "server/api/compaction.h"
 #include "server/api/openai.h"
 #include "server/api/tool_list.h"
 #include "server/response_store.h"
 
 namespace gemma4 {
 namespace {
+
+constexpr const char* kInput = "input";
+constexpr const char* kHistory = "conversation";
 
 std::string at(const std::string& path, size_t index) { return path + "[" + std::to_string(index) + "]"; }
 
@@ -103,6 +111,12 @@ void parse_item(const Json& value, Request& request, const ApiContext& context, 
     parse_output_item(item, request, context);
   } else if (type == "reasoning") {
     parse_reasoning_item(item, request);
+  } else if (is_compaction(value)) {
+    const std::string where = item.where("encrypted_content");
+    const std::string summary = open_summary(expect_string(item.require("encrypted_content"), where), where);
+    add_text(add_message(request, "user"), summary_message(summary));
+  } else if (is_compaction_trigger(value)) {
+    fail_at(path, "is a compaction_trigger, which must be the last item of the input");
   } else if (type == "web_search_call") {
     warn(context.warnings, "a search that a provider made (web_search_call) was left out");
     return;
@@ -111,6 +125,43 @@ void parse_item(const Json& value, Request& request, const ApiContext& context, 
   }
   item.ignore({"id", "status", "phase", "caller", "created_by"});
   item.done();
+}
+
+// An item of a conversation: of the turn's list; the turn after the last is the request's input.
+struct Place {
+  size_t turn, item;
+};
+
+std::vector<const std::string*> turns_of(const History& history) {
+  return history.before ? stored_texts(*history.before) : std::vector<const std::string*>();
+}
+
+std::optional<Place> last_compaction(const std::vector<const std::string*>& turns, const Json& items) {
+  for (size_t i = items.size(); i-- > 0;) {
+    if (is_compaction(items[i])) return Place{turns.size(), i};
+  }
+  for (size_t turn = turns.size(); turn-- > 0;) {
+    if (turns[turn]->find("\"compaction") == std::string::npos) continue;
+    const Json list = parse_body(*turns[turn]);
+    for (size_t i = list.size(); i-- > 0;) {
+      if (is_compaction(list[i])) return Place{turn, i};
+    }
+  }
+  return std::nullopt;
+}
+
+std::vector<PlacedItem> messages_before(const std::vector<const std::string*>& turns, const Json& items, Place end,
+                                        const ApiContext& context) {
+  KeptMessages kept(context);
+  const auto add = [&](const Json& list, const char* name, size_t count) {
+    for (size_t i = count; i-- > 0;) kept.add(at(name, i), list[i]);
+  };
+  if (end.turn == turns.size()) add(items, kInput, end.item);
+  for (size_t turn = std::min(end.turn + 1, turns.size()); turn-- > 0;) {
+    const Json list = parse_body(*turns[turn]);
+    add(list, kHistory, turn == end.turn ? end.item : list.size());
+  }
+  return kept.take();
 }
 
 std::string conversation_id(const Json& value) {
@@ -174,15 +225,28 @@ Json input_items(const Json& input, const ApiContext& context) {
   return items;
 }
 
+std::vector<PlacedItem> kept_messages(const History& history, const Json& items, const ApiContext& context) {
+  const std::vector<const std::string*> turns = turns_of(history);
+  return messages_before(turns, items, {turns.size(), items.size()}, context);
+}
+
 void parse_input(Fields& body, const History& history, const Json& items, Request& request, const ApiContext& context) {
   if (const auto text = body.string("instructions")) add_text(add_message(request, "system"), *text);
-  if (history.before) {
-    for (const std::string* turn : stored_texts(*history.before)) {
-      const Json earlier = parse_body(*turn);
-      for (size_t i = 0; i < earlier.size(); ++i) parse_item(earlier[i], request, context, at("conversation", i));
+  const std::vector<const std::string*> turns = turns_of(history);
+  Place from = {0, 0};
+  if (const auto compaction = last_compaction(turns, items)) {
+    from = *compaction;
+    for (const PlacedItem& kept : messages_before(turns, items, from, context)) {
+      parse_item(kept.item, request, context, kept.path);
     }
   }
-  for (size_t i = 0; i < items.size(); ++i) parse_item(items[i], request, context, at("input", i));
+  for (size_t turn = from.turn; turn <= turns.size(); ++turn) {
+    const Json earlier = turn < turns.size() ? parse_body(*turns[turn]) : Json();
+    const Json& list = turn < turns.size() ? earlier : items;
+    for (size_t i = turn == from.turn ? from.item : 0; i < list.size(); ++i) {
+      parse_item(list[i], request, context, at(turn < turns.size() ? kHistory : kInput, i));
+    }
+  }
 }
 
 void check_items(const Json& items, const ApiContext& context) {

@@ -3,7 +3,9 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "server/api/compaction.h"
 #include "server/completion_request.h"
 #include "server/response_store.h"
 
@@ -21,8 +23,12 @@ History find_history(Fields& body, const ApiContext& context);
 // The items of `input`, with what its references stand for.
 Json input_items(const Json& input, const ApiContext& context);
 
-// Makes messages of `instructions`, the history and the items.
+// Makes messages of `instructions`, the history and the items. Of what stands before a compaction only the messages
+// that it leaves.
 void parse_input(Fields& body, const History& history, const Json& items, Request& request, const ApiContext& context);
+
+// What a compaction of all of them leaves (compaction.h).
+std::vector<PlacedItem> kept_messages(const History& history, const Json& items, const ApiContext& context);
 
 // The name of a call, or of a choice: of a tool in a namespace the one that the model is told.
 std::string called_name(Fields& item);

@@ -1,5 +1,5 @@
-// The endpoints that generate text: /v1/chat/completions, /v1/completions, /v1/responses and /v1/messages. Each API's
-// parser makes a CompletionRequest; all of them run here alike, streamed or not.
+// The endpoints that generate text: /v1/chat/completions, /v1/completions, /v1/responses, /v1/responses/compact and
+// /v1/messages. Each API's parser makes a CompletionRequest; all of them run here alike, streamed or not.
 #include <algorithm>
 #include <chrono>
 #include <iterator>
@@ -351,6 +351,7 @@ HttpResponse completions(ServerState& server, HttpRequest& request) {
   return generate(server, request, parse_completions);
 }
 HttpResponse responses(ServerState& server, HttpRequest& request) { return generate(server, request, parse_responses); }
+HttpResponse compact(ServerState& server, HttpRequest& request) { return generate(server, request, parse_compact); }
 HttpResponse messages(ServerState& server, HttpRequest& request) { return generate(server, request, parse_messages); }
 HttpResponse ollama_chat(ServerState& server, HttpRequest& request) {
   return generate(server, request, parse_ollama_chat);
