@@ -73,7 +73,8 @@ TEST_F(ServerCompaction, TheOutputIsTheBeginningOfTheNextInput) {
   next.push_back(said("user", "Go on."));
   EXPECT_EQ(input_tokens(next), input_tokens(spelled));
   const Json answer = good("/v1/responses", body_of({{"input", next}}));
-  EXPECT_EQ(answer["output"][0]["content"], good("/v1/responses", body_of({{"input", spelled}}))["output"][0]["content"]);
+  EXPECT_EQ(answer["output"][0]["content"],
+            good("/v1/responses", body_of({{"input", spelled}}))["output"][0]["content"]);
   // A client that sends all that was before it, too, gets the same, with the instructions.
   Json all = agent_items();
   for (const Json& item : {next[2], next[3]}) all.push_back(item);

@@ -126,6 +126,16 @@ TEST_F(ServerResponses, ConversationsGrow) {
   EXPECT_EQ(post("/v1/conversations", {{"items", Json::array({{{"type", "nonsense"}}})}}).status, 400);
 }
 
+// What one request brings may need what is stored: the result of a call, or nothing more at all.
+TEST_F(ServerResponses, AResultGoesToAStoredCall) {
+  const Json call = {{"type", "function_call"}, {"call_id", "c1"}, {"name", "f"}, {"arguments", "{}"}};
+  const Json result = {{"type", "function_call_output"}, {"call_id", "c1"}, {"output", "done"}};
+  const std::string id = good("/v1/conversations", {{"items", {user_item("Do it."), call}}})["id"];
+  good("/v1/conversations/" + id + "/items", {{"items", Json::array({result})}});
+  const Json whole = good("/v1/responses", response_body({{"input", {user_item("Do it."), call, result}}}));
+  EXPECT_EQ(prompt_tokens(good("/v1/responses", response_body({{"conversation", id}}))), prompt_tokens(whole));
+}
+
 // As OpenAI's agents keep a session: they read the newest items, and take the last one back.
 TEST_F(ServerResponses, ItemsOfAConversationAreReadInPagesAndDeleted) {
   const std::string id =

@@ -298,6 +298,21 @@ TEST_F(ServerTest, MessagesAnswer) {
                                              "content_block_stop", "message_delta", "message_stop"}));
 }
 
+// Anthropic's way to compute a prompt before it is asked.
+TEST_F(ServerTest, MessagesOfNoTokensComputeThePrompt) {
+  Json body = chat(kCount + std::string(" Count from 9 to 17. Count from 9 to 17. Count from 9 to 17. Again.") +
+                   " Count from 9 to 17. Count from 9 to 17. Count from 9 to 17. Count from 9 to 17. And again.");
+  body["max_tokens"] = 0;
+  const Json first = good("/v1/messages", body);
+  EXPECT_EQ(first["content"], Json::array());
+  EXPECT_EQ(first["stop_reason"], "max_tokens");
+  EXPECT_EQ(first["usage"]["output_tokens"], 0);
+  const auto events = streamed("/v1/messages", body);
+  EXPECT_EQ(events[events.size() - 2].data["delta"]["stop_reason"], "max_tokens");
+  body["max_tokens"] = 5;
+  EXPECT_GT(good("/v1/messages", body)["usage"]["cache_read_input_tokens"], 0);
+}
+
 TEST_F(ServerTest, MessagesToolLoop) {
   Json body = {{"model", "demo"},
                {"max_tokens", 60},

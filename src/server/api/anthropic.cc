@@ -540,9 +540,10 @@ CompletionRequest parse_messages(const Json& json, const ApiContext& context) {
   completion.one_tool_call = parse_tool_choice(body.find("tool_choice"), tools, request);
   check_uncalled_tools(tools, request);
   parse_output_config(body, request, context);
-  const auto most = body.integer("max_tokens", 1, INT32_MAX);
+  const auto most = body.integer("max_tokens", 0, INT32_MAX);
   if (!most) body.fail("max_tokens", "is missing");
   request.max_new_tokens = static_cast<int>(*most);
+  request.score_only = *most == 0;  // computes the prompt for later requests that begin with it
   RequestSampling& s = request.sampling;
   if (const auto v = body.number("temperature", 0, 1)) s.temperature = static_cast<float>(*v);
   if (const auto v = body.number("top_p", 0, 1)) s.top_p = std::max(static_cast<float>(*v), kTopPLeast);

@@ -66,6 +66,11 @@ bool begins_member(std::string_view text, bool in_object) {
   return std::ranges::all_of(text, [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '+' || c == '.'; });
 }
 
+bool is_object(std::string_view text) {
+  const size_t first = text.find_first_not_of(kBlank);
+  return first != std::string_view::npos && text[first] == '{' && is_exact_json(text, kCallDepthMax);
+}
+
 // The beginning of a JSON object as a whole one: an open text and all that is open are closed, or a member that has no
 // value yet is left out. Empty where neither gives an object.
 std::string close_object(std::string_view begun) {
@@ -90,9 +95,12 @@ std::string call_arguments(const Json* value, const ApiContext& context, const s
   if (value->is_object()) return dump(*value);
   const std::string& text = expect_string(*value, path);
   if (text.empty() || text == "null") return "";
-  if (is_exact_json(text, kCallDepthMax)) return text;
+  if (is_object(text)) return text;
   const std::string closed = close_object(text);
-  if (closed.empty()) fail_at(path, "must be a JSON object as a string");
+  if (closed.empty()) {
+    warn(context.warnings, "the arguments of a call in the conversation are no JSON object, and are told as one text");
+    return dump({{"input", text}});
+  }
   warn(context.warnings, "the arguments of a call in the conversation were cut; what there is of them is taken");
   return closed;
 }

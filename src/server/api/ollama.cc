@@ -115,6 +115,28 @@ void parse_message(const Json& value, Request& request, OpenCalls& open, const A
   fields.done();
 }
 
+// A schema without members that are null: Ollama's own client writes fields so that it does not set. Values (const,
+// default, enum, examples) stay as they are.
+Json without_nulls(Json schema) {
+  std::vector<Json*> left = {&schema};
+  while (!left.empty()) {
+    Json& value = *left.back();
+    left.pop_back();
+    if (value.is_object()) {
+      for (auto it = value.begin(); it != value.end();) it = it->is_null() ? value.erase(it) : std::next(it);
+      for (const auto& [name, member] : value.items()) {
+        const bool data = name == "const" || name == "default" || name == "enum" || name == "examples";
+        if (member.is_structured() && !data) left.push_back(&member);
+      }
+    } else {
+      for (Json& element : value) {
+        if (element.is_structured()) left.push_back(&element);
+      }
+    }
+  }
+  return schema;
+}
+
 void parse_tool_list(const Json& value, Request& request) {
   Json tools = Json::array();
   expect_array(value, "tools");
@@ -123,7 +145,10 @@ void parse_tool_list(const Json& value, Request& request) {
     tool.only("type", {"function", ""});
     Fields function(tool.require("function"), tool.where("function"));
     const std::string name = function.required_string("name");
-    tools.push_back(make_tool(name, function.find("description"), function.find("parameters"), tool.where("function")));
+    const Json* given = function.find("parameters");
+    const Json parameters = given == nullptr ? Json() : without_nulls(*given);
+    tools.push_back(make_tool(name, function.find("description"), given == nullptr ? nullptr : &parameters,
+                              tool.where("function")));
     if (function.boolean("strict").value_or(false)) tools.back()["function"]["strict"] = true;
     function.done();
     tool.ignore({"items"});

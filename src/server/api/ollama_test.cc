@@ -123,6 +123,25 @@ TEST(ApiOllama, ResultsFindTheirCalls) {
             std::string::npos);
 }
 
+// As Ollama's own client, in Go, writes what is not set. What is a value stays.
+TEST(ApiOllama, ToolsMayHaveMembersThatAreNull) {
+  Json body = ollama_body();
+  const Json city = {{"type", "string"}, {"items", nullptr}, {"enum", {"a", nullptr}}, {"default", nullptr}};
+  const auto tool = [](const char* name, const Json& parameters) {
+    return Json{{"type", "function"}, {"function", {{"name", name}, {"parameters", parameters}}}};
+  };
+  body["tools"] = {
+      tool("now", {{"type", "object"}, {"$defs", nullptr}, {"required", nullptr}, {"properties", nullptr}}),
+      tool("weather", {{"type", "object"}, {"required", {"city"}}, {"properties", {{"city", city}}}}),
+      tool("plain", nullptr)};
+  const Json tools = Json::parse(parse_ollama_chat(body, ollama_context()).requests.at(0).tools);
+  EXPECT_EQ(tools[0]["function"]["parameters"], Json({{"type", "object"}}));
+  EXPECT_EQ(tools[1]["function"]["parameters"]["properties"]["city"],
+            Json({{"type", "string"}, {"enum", {"a", nullptr}}}));
+  body["tools"] = {tool("now", {{"required", 5}})};
+  EXPECT_NE(std::string(ollama_refusal(body, parse_ollama_chat).what()).find("no JSON schema"), std::string::npos);
+}
+
 TEST(ApiOllama, FormatsAndThinking) {
   Json body = ollama_body();
   body["format"] = "json", body["think"] = "low";

@@ -486,7 +486,7 @@ CompletionRequest parse_chat(const Json& json, const ApiContext& context) {
   const auto top = body.integer("top_logprobs", 0, kLogprobsMax);
   ChatStream stream;
   stream.logprobs = body.boolean("logprobs").value_or(false);
-  if (top && !stream.logprobs) fail_at("top_logprobs", "needs logprobs to be true");
+  if (top.value_or(0) > 0 && !stream.logprobs) fail_at("top_logprobs", "needs logprobs to be true");
   if (stream.logprobs) request.logprobs = static_cast<int>(top.value_or(0));
   CompletionRequest completion;
   completion.stream = body.boolean("stream").value_or(false);

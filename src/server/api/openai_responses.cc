@@ -399,13 +399,15 @@ struct ResponsesBody {
 void parse_items(Fields& body, ResponsesBody& read, const ApiContext& context) {
   read.history = find_history(body, context);
   body.only("prompt", {});  // a template that OpenAI keeps, in place of an input
-  const Json* input = read.compact && read.history.before ? body.find("input") : &body.require("input");
+  const Json* input = read.history.before ? body.find("input") : &body.require("input");
   read.items = input != nullptr ? input_items(*input, context) : Json::array();
   if (!read.items.empty() && is_compaction_trigger(read.items.back())) {
     read.items.erase(read.items.size() - 1);
     read.compact = true;
   }
-  if (read.compact && read.items.empty() && !read.history.before) fail_at("input", "holds nothing to compact");
+  if (read.items.empty() && !read.history.before) {
+    fail_at("input", read.compact ? "holds nothing to compact" : "must not be empty");
+  }
   parse_input(body, read.history, read.items, read.request, context);
 }
 

@@ -17,6 +17,29 @@ namespace {
 constexpr const char* kInput = "input";
 constexpr const char* kHistory = "conversation";
 
+// What OpenAI's own tools leave in a conversation, and Codex's notes of the work tree.
+constexpr std::string_view kProviderItems[] = {"web_search_call",
+                                               "file_search_call",
+                                               "code_interpreter_call",
+                                               "computer_call",
+                                               "computer_call_output",
+                                               "image_generation_call",
+                                               "mcp_call",
+                                               "mcp_list_tools",
+                                               "mcp_approval_request",
+                                               "mcp_approval_response",
+                                               "local_shell_call",
+                                               "local_shell_call_output",
+                                               "shell_call",
+                                               "shell_call_output",
+                                               "apply_patch_call",
+                                               "apply_patch_call_output",
+                                               "tool_search_call",
+                                               "tool_search_output",
+                                               "program",
+                                               "program_output",
+                                               "ghost_snapshot"};
+
 std::string at(const std::string& path, size_t index) { return path + "[" + std::to_string(index) + "]"; }
 
 void parse_part(const Json& value, Request& request, Message& message, const ApiContext& context,
@@ -92,8 +115,13 @@ void parse_call_item(Fields& item, bool custom, Request& request, const ApiConte
 }
 
 void parse_output_item(Fields& item, Request& request, const ApiContext& context) {
+  // Of the first item the call may be stored.
+  const bool called =
+      request.messages.empty() || request.messages.back().role == "tool" || !request.messages.back().tool_calls.empty();
+  const std::string id = item.required_string("call_id");
+  if (!called) fail_at(item.where("call_id"), "is '" + id.substr(0, 100) + "', of which there is no call before it");
   Message& message = add_message(request, "tool");
-  message.tool_call_id = item.required_string("call_id");
+  message.tool_call_id = id;
   if (const auto name = item.string("name")) message.name = *name;
   if (const Json* output = item.find("output")) {
     parse_content(*output, request, message, context, item.where("output"));
@@ -117,8 +145,8 @@ void parse_item(const Json& value, Request& request, const ApiContext& context, 
     add_text(add_message(request, "user"), summary_message(summary));
   } else if (is_compaction_trigger(value)) {
     fail_at(path, "is a compaction_trigger, which must be the last item of the input");
-  } else if (type == "web_search_call") {
-    warn(context.warnings, "a search that a provider made (web_search_call) was left out");
+  } else if (std::ranges::find(kProviderItems, type) != std::end(kProviderItems)) {
+    warn(context.warnings, "what a provider's own tool left in the conversation (" + type + ") was left out");
     return;
   } else {
     fail_at(item.where("type"), "is '" + type.substr(0, 40) + "', which is not supported");
@@ -210,7 +238,7 @@ Json input_items(const Json& input, const ApiContext& context) {
   if (input.is_string()) {
     return Json::array({{{"type", "message"}, {"id", make_id("msg_")}, {"role", "user"}, {"content", input}}});
   }
-  if (!input.is_array() || input.empty()) fail_at("input", "must be a string or an array of items");
+  if (!input.is_array()) fail_at("input", "must be a string or an array of items");
   Json items = input;
   for (size_t i = 0; i < items.size(); ++i) {
     Json& item = items[i];

@@ -77,6 +77,11 @@ TEST(TakenChat, WhatAsksForTheUsualIsNoHint) {
               IsEmpty());
 }
 
+TEST(TakenChat, NoLikeliestTokensNeedNoLogprobs) {
+  EXPECT_EQ(chat_taken({{"logprobs", false}, {"top_logprobs", 0}}).request.logprobs, -1);
+  EXPECT_THROW(chat_taken({{"top_logprobs", 1}}), ApiError);
+}
+
 TEST(TakenChat, OtherServersNames) {
   EXPECT_EQ(chat_taken({{"repeat_penalty", 1.5}}).request.sampling.repetition_penalty, 1.5f);
   EXPECT_EQ(chat_taken({{"repeat_penalty", 1.5}, {"repetition_penalty", 1.2}}).request.sampling.repetition_penalty,
@@ -346,6 +351,36 @@ TEST(TakenResponses, WhatCodexSends) {
   EXPECT_FALSE(render_chat(result.request.messages, result.request.tools, {}).empty());
   EXPECT_THAT(result.warnings, ElementsAre(HasSubstr("'web_search'"), HasSubstr("verbosity"), HasSubstr("summary"),
                                            HasSubstr("truncation")));
+}
+
+// A conversation that began at OpenAI goes on here.
+TEST(TakenResponses, WhatProvidersToolsLeftIsLeftOut) {
+  Json input = {{{"role", "user"}, {"content", "hi"}}};
+  const std::vector<const char*> types = {
+      "web_search_call", "file_search_call",      "code_interpreter_call", "mcp_list_tools",   "mcp_approval_request",
+      "mcp_call",        "computer_call",         "local_shell_call",      "tool_search_call", "ghost_snapshot",
+      "local_shell_call_output",  "image_generation_call", "shell_call_output",     "apply_patch_call"};
+  for (const char* type : types) input.push_back({{"type", type}, {"id", "x"}, {"anything", {{"status", nullptr}}}});
+  const Taken got = responses_taken({{"input", input}});
+  EXPECT_EQ(got.request.messages.size(), 1u);
+  ASSERT_EQ(got.warnings.size(), types.size());
+  for (size_t i = 0; i < types.size(); ++i) EXPECT_THAT(got.warnings[i], HasSubstr(types[i]));
+}
+
+TEST(TakenResponses, WhatIsWrongWithAnInputIsSaid) {
+  const auto refusal = [](const Json& input) -> std::string {
+    try {
+      responses_taken({{"input", input}});
+    } catch (const ApiError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal(Json::array()), "input must not be empty");
+  EXPECT_EQ(refusal(5), "input must be a string or an array of items");
+  const Json lost = {{"type", "function_call_output"}, {"call_id", "c1"}, {"output", "x"}};
+  EXPECT_EQ(refusal({{{"role", "user"}, {"content", "hi"}}, lost}),
+            "input[1].call_id is 'c1', of which there is no call before it");
 }
 
 TEST(TakenResponses, ToolsOfTheSameNameAreRefused) {
