@@ -7,6 +7,7 @@
 #include <ctime>
 #include <thread>
 
+#include "image/golden_testing.h"
 #include "serving_testing.h"
 
 namespace gemma4 {
@@ -140,7 +141,8 @@ TEST_F(ServerTest, EveryFileOfTheImageCorpusIsRefusedOrAnswered) {
   }
   for (const char* folder : {"image_corpus/shown", "decode", "decode_heif"}) {
     for (const auto& file : files_of(folder)) {
-      for (const Response& response : ask_about(file)) EXPECT_EQ(response.status, 200) << file << response.body;
+      const int status = file.extension() == ".gif" && !gif_is_read() ? 400 : 200;
+      for (const Response& response : ask_about(file)) EXPECT_EQ(response.status, status) << file << response.body;
       ++seen;
     }
   }

@@ -115,6 +115,7 @@ TEST(DecodeBudget, BoundsMemory) {
 
 TEST(DecodeBudget, BoundsGifAndBmp) {
   for (const char* name : {"plain.gif", "frame_in_canvas.gif", "rgb.bmp", "rle8.bmp"}) {
+    if (std::string_view(name).ends_with(".gif") && !gif_is_read()) continue;
     EXPECT_THAT(decode_error(golden_file(name), {.memory_max = 100}), HasSubstr("MiB to be decoded")) << name;
     const std::string file = golden_file(name);
     EXPECT_THROW(decode_image(std::as_bytes(std::span(file)), {}, [] { return true; }), DecodeStopped) << name;

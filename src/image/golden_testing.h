@@ -22,6 +22,17 @@ inline Image decode_text(const std::string& bytes) {
 
 inline Image decode_golden(const std::string& name) { return decode_text(read_file(golden_path(name))); }
 
+// Whether this build reads GIF; without giflib it refuses them, which one test checks and others are skipped for.
+inline bool gif_is_read() {
+  try {
+    decode_golden("decode/plain.gif");
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
+}
+constexpr const char* kNoGif = "this build has no giflib";
+
 inline Image read_ppm(const std::string& name) {
   std::istringstream in(read_file(golden_path(name)));
   std::string magic;
