@@ -126,6 +126,24 @@ TEST_F(ServerResponses, ConversationsGrow) {
   EXPECT_EQ(post("/v1/conversations", {{"items", Json::array({{{"type", "nonsense"}}})}}).status, 400);
 }
 
+TEST_F(ServerResponses, ConversationsHaveMetadata) {
+  const Json made = good("/v1/conversations", {{"metadata", {{"topic", "demo"}}}});
+  EXPECT_EQ(made["metadata"], Json({{"topic", "demo"}}));
+  const std::string path = "/v1/conversations/" + made["id"].get<std::string>();
+  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", path).body), made);
+  const Json changed = good(path, {{"metadata", {{"topic", "other"}, {"project", "x"}}}});
+  EXPECT_EQ(changed["metadata"]["topic"], "other");
+  EXPECT_EQ(changed["created_at"], made["created_at"]);
+  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", path).body), changed);
+  for (const Json& bad : std::vector<Json>{{{"a", 1}}, Json::array(), {{"a", std::string(513, 'x')}}}) {
+    EXPECT_EQ(post(path, {{"metadata", bad}}).status, 400) << bad;
+    EXPECT_EQ(post("/v1/conversations", {{"metadata", bad}}).status, 400) << bad;
+  }
+  EXPECT_EQ(post(path, Json::object()).status, 400);
+  EXPECT_EQ(good("/v1/conversations", Json::object())["metadata"], Json::object());
+  EXPECT_EQ(post("/v1/conversations/conv_none", {{"metadata", Json::object()}}).status, 404);
+}
+
 // What one request brings may need what is stored: the result of a call, or nothing more at all.
 TEST_F(ServerResponses, AResultGoesToAStoredCall) {
   const Json call = {{"type", "function_call"}, {"call_id", "c1"}, {"name", "f"}, {"arguments", "{}"}};

@@ -154,6 +154,19 @@ bool ResponseStore::add_conversation(const std::string& client, const std::strin
   return by_id_.contains({client, id});
 }
 
+bool ResponseStore::describe(const std::string& client, const std::string& id, std::string about) {
+  const MutexLock lock(mutex_);
+  Entry* entry = find({client, id});
+  if (entry == nullptr) return false;
+  const int64_t more = size_of(about) - size_of(entry->text);
+  entry->text = std::move(about);
+  entry->bytes += more;
+  held_[client] += more;
+  *bytes_ += more;
+  make_space();
+  return by_id_.contains({client, id});
+}
+
 bool ResponseStore::has_conversation(const std::string& client, const std::string& id) {
   const MutexLock lock(mutex_);
   return find({client, id}) != nullptr;

@@ -60,6 +60,7 @@ class ResponseStore {
   // `about`: what a client reads of it (JSON). `first`: its first items, or null.
   bool add_conversation(const std::string& client, const std::string& id, std::string about,
                         std::shared_ptr<const StoredTurn> first) EXCLUDES(mutex_);
+  bool describe(const std::string& client, const std::string& id, std::string about) EXCLUDES(mutex_);  // anew
   bool has_conversation(const std::string& client, const std::string& id) EXCLUDES(mutex_);
   std::shared_ptr<const StoredTurn> conversation(const std::string& client, const std::string& id) EXCLUDES(mutex_);
 

@@ -48,6 +48,17 @@ TEST(ResponseStore, ClientsHaveNothingInCommon) {
   EXPECT_EQ(store.bytes(), 0);
 }
 
+TEST(ResponseStore, WhatIsSaidOfAConversationChanges) {
+  ResponseStore store;
+  EXPECT_FALSE(store.describe("one", "c", "x"));
+  store.add_conversation("one", "c", "about", nullptr);
+  EXPECT_FALSE(store.describe("two", "c", "x"));
+  EXPECT_TRUE(store.describe("one", "c", "more about it"));
+  EXPECT_EQ(store.response("one", "c"), "more about it");
+  EXPECT_TRUE(store.remove("one", "c"));
+  EXPECT_EQ(store.bytes(), 0);
+}
+
 TEST(ResponseStore, WhatIsDeletedStaysInTheConversationsAfterIt) {
   ResponseStore store;
   store_turn(store, "", "a", "[1]");

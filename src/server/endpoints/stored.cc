@@ -99,15 +99,34 @@ Json::iterator item_of(Json& items, const std::string& id) {
   throw ApiError(503, "the memory for conversations is used up", "", "out_of_memory");
 }
 
-// Adds items to the conversation, which may be new.
-Json add_items(ServerState& server, const HttpRequest& request, const std::string& id, const std::string& about) {
+// Labels of the client's, which are given back. OpenAI's bounds.
+Json metadata_of(Fields& body) {
+  const Json* given = body.find("metadata");
+  if (given == nullptr) return Json::object();
+  bool good = given->is_object() && given->size() <= 16;
+  if (good) {
+    for (const auto& [name, value] : given->items()) {
+      good = good && name.size() <= 64 && value.is_string() && value.get_ref<const std::string&>().size() <= 512;
+    }
+  }
+  if (!good) fail_at("metadata", "must be an object of at most 16 strings (names of 64 bytes, values of 512)");
+  return *given;
+}
+
+// Adds items to the conversation, which may be new. `about`: gets the metadata of a new one.
+Json add_items(ServerState& server, const HttpRequest& request, const std::string& id, std::string about,
+               Json* made = nullptr) {
   const std::string client = client_of(request, server.options);
   Json items;
   prepare(server, request, [&](const ApiContext& context, const Preparation&) {
     const Json json = parse_body(request.body);
     Fields body(json, "");
     items = items_of(body, context);
-    body.ignore({"metadata", "include"});
+    if (made != nullptr) {
+      (*made)["metadata"] = metadata_of(body);
+      about = dump(*made);
+    }
+    body.ignore({"include"});
     body.done();
   });
   std::shared_ptr<const StoredTurn> turn = server.responses.conversation(client, id);
@@ -117,6 +136,20 @@ Json add_items(ServerState& server, const HttpRequest& request, const std::strin
   }
   if (!server.responses.add_conversation(client, id, about, turn)) too_much();
   return items;
+}
+
+Json set_metadata(ServerState& server, const HttpRequest& request, const std::string& client, const std::string& id,
+                  const std::string& about) {
+  Json changed = parse_body(about);
+  prepare(server, request, [&](const ApiContext&, const Preparation&) {
+    const Json json = parse_body(request.body);
+    Fields body(json, "");
+    body.require("metadata");
+    changed["metadata"] = metadata_of(body);
+    body.done();
+  });
+  if (!server.responses.describe(client, id, dump(changed))) not_stored("Conversation", id);
+  return changed;
 }
 
 }  // namespace
@@ -145,9 +178,8 @@ HttpResponse delete_response(ServerState& server, HttpRequest& request) {
 
 HttpResponse create_conversation(ServerState& server, HttpRequest& request) {
   const std::string id = make_id(kConversationId);
-  const Json about = {
-      {"id", id}, {"object", "conversation"}, {"created_at", unix_time()}, {"metadata", Json::object()}};
-  add_items(server, request, id, dump(about));
+  Json about = {{"id", id}, {"object", "conversation"}, {"created_at", unix_time()}};
+  add_items(server, request, id, "", &about);
   return json_response(about);
 }
 
@@ -158,7 +190,7 @@ HttpResponse conversation(ServerState& server, HttpRequest& request) {
   if (!id.starts_with(kConversationId) || !about) not_stored("Conversation", id);
   if (rest != "" && rest != "items" && !(rest.starts_with(kItems) && request.method == "GET")) nothing_there(request);
   if (request.method == "POST") {
-    if (rest.empty()) throw ApiError(405, "the metadata of a conversation cannot be changed");
+    if (rest.empty()) return json_response(set_metadata(server, request, client, id, *about));
     return list_response(add_items(server, request, id, *about), false);
   }
   const auto turn = server.responses.conversation(client, id);
