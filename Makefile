@@ -69,7 +69,7 @@ test-locks: setup-test
 
 # Real clients from PyPI and a browser on the page, then those that need packages of their own: a folder and a virtual
 # environment each.
-CLIENT_GROUPS := claude agents older open_webui aider lm_eval
+CLIENT_GROUPS := claude codex agents older open_webui aider lm_eval
 
 test-clients: setup-clients build
 	@test -x build/clients/bin/pip || python3 -m venv build/clients

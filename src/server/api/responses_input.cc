@@ -151,7 +151,8 @@ void parse_item(const Json& value, Request& request, const ApiContext& context, 
   } else {
     fail_at(item.where("type"), "is '" + type.substr(0, 40) + "', which is not supported");
   }
-  item.ignore({"id", "status", "phase", "caller", "created_by"});
+  item.ignore({"id", "status", "phase", "caller", "created_by", "metadata",
+               "internal_chat_message_metadata_passthrough"});  // the last is Codex's
   item.done();
 }
 

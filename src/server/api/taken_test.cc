@@ -324,7 +324,11 @@ TEST(TakenResponses, WhatCodexSends) {
   const Taken result = responses_taken(
       {{"tools", {space, custom, {{"type", "web_search"}}}},
        {"input",
-        {{{"type", "message"}, {"role", "user"}, {"content", "hi"}, {"phase", "commentary"}},
+        {{{"type", "message"},
+          {"role", "user"},
+          {"content", "hi"},
+          {"phase", "commentary"},
+          {"internal_chat_message_metadata_passthrough", {{"turn_id", "x"}}}},
          {{"type", "function_call"},
           {"call_id", "c1"},
           {"namespace", "mcp__files"},
