@@ -143,8 +143,8 @@ void parse_message(const Json& value, Request& request, const ApiContext& contex
     fields.fail("content", "is missing");
   }
   if (message.role == "tool") {
+    if (!fields.find("name")) fields.require("tool_call_id");  // it may be empty, as that of a call may
     message.tool_call_id = fields.string("tool_call_id").value_or("");
-    if (message.tool_call_id.empty() && !fields.find("name")) fields.fail("tool_call_id", "is missing");
   }
   fields.ignore({"id", "cache_control", "provider_specific_fields"});
   if (const auto name = fields.string("name")) message.name = *name;

@@ -219,7 +219,8 @@ std::vector<Request> parse_prompts(const Json& prompt) {
     add_text_prompt(prompt);
     return all;
   }
-  if (!prompt.is_array() || prompt.empty()) fail_at("prompt", "must be a string, token ids, or an array of those");
+  if (!prompt.is_array()) fail_at("prompt", "must be a string, token ids, or an array of those");
+  if (prompt.empty()) fail_at("prompt", "must not be empty");
   if (prompt.front().is_number()) {
     all.emplace_back().ids = parse_ids(prompt, "prompt");
     return all;

@@ -82,6 +82,19 @@ TEST(TakenChat, NoLikeliestTokensNeedNoLogprobs) {
   EXPECT_THROW(chat_taken({{"top_logprobs", 1}}), ApiError);
 }
 
+// Of some servers' models the calls have no ids.
+TEST(TakenChat, AnEmptyIdIsAnId) {
+  const Json call = {{"id", ""}, {"type", "function"}, {"function", {{"name", "f"}, {"arguments", "{}"}}}};
+  const Json calls = {{"role", "assistant"}, {"content", nullptr}, {"tool_calls", {call}}};
+  Json result = {{"role", "tool"}, {"tool_call_id", ""}, {"content", "done"}};
+  const Request request = chat_taken({{"messages", {calls, result}}}).request;
+  std::string rendered;
+  for (const Piece& piece : render_chat(request.messages, "", {})) rendered += piece.text;
+  EXPECT_THAT(rendered, HasSubstr("response:f{"));
+  result.erase("tool_call_id");
+  EXPECT_THROW(chat_taken({{"messages", {calls, result}}}), ApiError);
+}
+
 TEST(TakenChat, OtherServersNames) {
   EXPECT_EQ(chat_taken({{"repeat_penalty", 1.5}}).request.sampling.repetition_penalty, 1.5f);
   EXPECT_EQ(chat_taken({{"repeat_penalty", 1.5}, {"repetition_penalty", 1.2}}).request.sampling.repetition_penalty,
