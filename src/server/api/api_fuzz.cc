@@ -9,6 +9,7 @@
 #include "base/utf8.h"
 #include "image/decode.h"
 #include "server/api/anthropic.h"
+#include "server/api/compaction.h"
 #include "server/api/openai.h"
 #include "server/fetch.h"
 #include "text/chat/chat.h"
@@ -239,6 +240,12 @@ std::string responses_item(Generator& g, size_t index) {
     return g.object(
         {{"type", "\"reasoning\""}, {"summary", "[]"}, {"content", "[" + text_part(g, "reasoning_text") + "]"}});
   }
+  if (g.chance(10)) {
+    return g.object({{"type", g.pick({"\"compaction\"", "\"compaction_summary\""})},
+                     {"id", id},
+                     {"encrypted_content", g.chance(80) ? '"' + seal_summary("done: " + g.name()) + '"' : g.string()}});
+  }
+  if (g.chance(5)) return g.object({{"type", "\"mcp_call\""}, {"id", id}, {"output", g.string()}});
   const bool user = g.chance(60);
   Members item = {{"role", user ? "\"user\"" : "\"assistant\""},
                   {"content", user ? content(g, "input_text", [&] { return responses_picture(g); }) : g.string()}};
@@ -252,7 +259,7 @@ std::string generate_responses(Random& random) {
   sampling(g, body);
   body.emplace_back("input", g.chance(20) ? g.string() : "[" + g.repeated(1 + g.count(5, 60), ",", [&](size_t i) {
     return responses_item(g, i);
-  }) + "]");
+  }) + (g.chance(15) ? R"(,{"type":"compaction_trigger"}])" : "]"));
   g.maybe(body, 30, "instructions", [&] { return g.string(); });
   g.maybe(body, 40, "tools", [&] {
     return "[" + g.repeated(1 + g.count(3, 60), ",", [&](size_t i) {
@@ -380,6 +387,10 @@ const RegisterFuzz kCompletions = target(
 const RegisterFuzz kResponses = target(
     "api_responses", [] { return std::vector<std::string>{R"({"model":"demo","input":"\ud83d"})"}; },
     [](const std::string& input) { run_requests(input, parse_responses); }, generate_responses);
+
+const RegisterFuzz kCompact = target(
+    "api_compact", [] { return std::vector<std::string>{R"({"model":"demo","input":"\ud83d"})"}; },
+    [](const std::string& input) { run_requests(input, parse_compact); }, generate_responses);
 
 const RegisterFuzz kMessages = target(
     "api_messages",
