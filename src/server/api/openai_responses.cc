@@ -443,8 +443,8 @@ ResponsesBody read_responses(const Json& json, const ApiContext& context, bool c
 Json kept_output(const std::vector<PlacedItem>& kept) {
   Json output = Json::array();
   for (const PlacedItem& message : kept) {
-    if (message.item["role"] != "user") continue;
-    Json content = message.item["content"];
+    if (message.item.value("role", Json()) != "user") continue;
+    Json content = message.item.value("content", Json(""));
     const Json id = message.item.value("id", Json());
     if (content.is_string()) content = Json::array({{{"type", "input_text"}, {"text", content}}});
     output.push_back({{"type", "message"},

@@ -4,6 +4,7 @@ import sys
 
 import agents
 import pytest
+from agents.memory import OpenAIResponsesCompactionSession
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy
 from langchain_anthropic import ChatAnthropic
@@ -20,7 +21,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from smolagents import CodeAgent, OpenAIServerModel, Tool, ToolCallingAgent
 
 import pages
-from conftest import IMAGES, data_url
+from conftest import IMAGES, Served, data_url
 from proxy import Proxy, cold, pin_tool
 
 COUNT, COUNTED = "Count from 9 to 17.", "9, 10, 11, 12, 13, 14, 15, 16, 17."
@@ -100,6 +101,37 @@ def test_openai_agents_session(long_server):
     assert second.raw_responses[0].usage.input_tokens > first.raw_responses[0].usage.input_tokens + 20
     assert last["role"] == "assistant" and second.final_output in str(last["content"])
     assert [item["role"] for item in left] == ["user", "assistant", "user"] and newest == left[-1:]
+
+
+def test_openai_agents_compaction(long_server):
+    """A session that is compacted after each turn, at /v1/responses/compact. The library wants one of OpenAI's names for it."""
+    served = Served("--model-name", "gpt-4.1", model=long_server.model, context=())
+
+    def change(path, body):  # after a summary the toy says anything, for long
+        if path == "/v1/responses":
+            body["text"] = {"format": {"type": "json_schema", "name": "answer", "schema": {"const": 9}}}
+            return "the answer 9"
+        return cold(path, body)
+
+    proxy = Proxy(served.port, change)
+
+    async def run():
+        client = AsyncOpenAI(base_url=proxy.url + "/v1", api_key="none")
+        session = OpenAIResponsesCompactionSession("s", agents.SQLiteSession("s"), client=client, model="gpt-4.1",
+                                                   should_trigger_compaction=lambda _: True)
+        agent = agents.Agent(name="a", model=agents.OpenAIResponsesModel(model="demo", openai_client=client),
+                             model_settings=agents.ModelSettings(temperature=0, max_tokens=40))
+        first = await agents.Runner.run(agent, COUNT, session=session)
+        items = [await session.get_items()]
+        await agents.Runner.run(agent, COUNT, session=session)
+        return first.final_output, items + [await session.get_items()]
+
+    answer, sessions = asyncio.run(run())
+    assert answer == "9" and not proxy.refused()
+    assert [[item["type"] for item in items] for items in sessions] == [["message", "compaction"],
+                                                                        ["message", "message", "compaction"]]
+    assert any(item["type"] == "compaction" for item in proxy.asked("/v1/responses")[1]["input"])
+    assert served.stop() == 0
 
 
 def test_openai_agents_hand_over(long_server):
