@@ -107,7 +107,8 @@ TEST(ServerStream, PiecesOfArgumentsComeWithEveryStep) {
   const Gaps gaps = measure_gaps(kDemo, 150, milliseconds(20));
   EXPECT_GT(gaps.events, 130);
   EXPECT_LT(gaps.median_ms, 2 * gaps.step_ms);
-  EXPECT_LT(gaps.p99_ms, 2 * gaps.step_ms);
+  // At most one step late; on a busy machine a step itself may take long.
+  EXPECT_LT(gaps.p99_ms, gaps.step_ms + std::max(gaps.step_ms, gaps.longest_step_ms));
 }
 
 // Not in every run, because it takes two and a half minutes: --gtest_also_run_disabled_tests. The demo model with more
