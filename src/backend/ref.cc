@@ -37,7 +37,7 @@ class RefBackend : public Backend {
     Tensor t(nullptr, type, shape);
     const size_t bytes = static_cast<size_t>(std::max<int64_t>(t.bytes(), 1));
     std::unique_ptr<void, decltype(&std::free)> memory(std::calloc(bytes, 1), &std::free);
-    if (!memory) throw Error("out of memory: " + std::to_string(bytes >> 20) + " MiB were asked for");
+    if (!memory) throw OutOfMemory("out of memory: " + std::to_string(bytes >> 20) + " MiB were asked for");
     t.data = memory.get();
     memory_.emplace(t.data, std::move(memory));
     sizes_[t.data] = static_cast<int64_t>(bytes);

@@ -12,6 +12,11 @@ struct Error : std::runtime_error {
   explicit Error(const std::string& message);  // NUL is shown as \0: what() would end there
 };
 
+// A device has less memory left than is wanted; it still works.
+struct OutOfMemory : Error {
+  using Error::Error;
+};
+
 // A device that stopped working (not a bad request): the process ends with kExitDevice.
 struct DeviceError : Error {
   using Error::Error;

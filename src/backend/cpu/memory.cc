@@ -24,7 +24,7 @@ Storage::Storage(int64_t bytes, std::shared_ptr<std::atomic<int64_t>> used) : by
     data_ = static_cast<uint8_t*>(std::aligned_alloc(kLine, size));
     if (data_ != nullptr) std::memset(data_, 0, size);
   }
-  if (data_ == nullptr) throw Error("out of memory: " + std::to_string(bytes >> 20) + " MiB were asked for");
+  if (data_ == nullptr) throw OutOfMemory("out of memory: " + std::to_string(bytes >> 20) + " MiB were asked for");
   used_->fetch_add(bytes_);
 }
 

@@ -166,7 +166,11 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
     cuda::add_rms_norm(on, out, x, y, post, scale, next, eps);
   }
   void run_all_reduce(Tensor x, cudaStream_t on) { communicator_->all_reduce(x, on); }
-  cudaStream_t device_stream() { return stream_.get(); }
+  // Work may follow that this thread gave to another GPU.
+  cudaStream_t device_stream() {
+    use();
+    return stream_.get();
+  }
   bool capturing() const { return graphs_.capturing(); }
 
   cuda::MegakernelWorkspace megakernel_workspace() {

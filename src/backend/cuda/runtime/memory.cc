@@ -19,7 +19,7 @@ void* Memory::allocate(int64_t bytes) {
     cudaGetLastError();  // clears the error; the device still works
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    throw Error("the GPU has " + std::to_string(free >> 20) + " MiB of its " + std::to_string(total >> 20) +
+    throw OutOfMemory("the GPU has " + std::to_string(free >> 20) + " MiB of its " + std::to_string(total >> 20) +
                 " MiB left and " + std::to_string((bytes + (1 << 20) - 1) >> 20) +
                 " MiB are wanted; use a smaller context, fewer sequences or a smaller quantisation");
   }
