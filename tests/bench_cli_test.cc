@@ -185,6 +185,28 @@ TEST(BenchCommand, MeasuresSeveralRanksOfOneModel) {
   EXPECT_EQ(three.err, "gemma4: cannot split the model over 3 devices: its 4 query heads do not divide\n");
 }
 
+// Over layers: each stage by itself beside the step, and where it is.
+TEST(BenchCommand, TimesTheStagesOfAModel) {
+  const Ran ran = run_gemma4({"bench",  "--model",   kTiny, "--backend", "cpu", "--gpus",    "2", "--split",
+                              "layers", "--prompts", "20",  "--depths",  "0",   "--batches", "1", "--images",
+                              "0",      "--steps",   "2",   "--chunk",   "32",  "--json"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  std::vector<std::string> what;
+  const auto results = nlohmann::json::parse(ran.out).at("results");
+  double sum = 0;
+  for (const auto& result : results) {
+    what.push_back(result.at("what"));
+    if (what.back().starts_with("  ") && &result != &results.back()) sum += result.at("ms").get<double>();
+  }
+  ASSERT_EQ(what.size(), 7u) << ran.out;
+  EXPECT_EQ(what[1], "decode at 0");
+  EXPECT_TRUE(what[2].starts_with("  layers 0 to ")) << what[2];
+  EXPECT_TRUE(what[3].ends_with(" to 6 on cpu")) << what[3];
+  EXPECT_EQ(what[6], "  these by themselves");
+  EXPECT_NEAR(results.back().at("ms").get<double>(), sum, 1e-6);
+  EXPECT_NE(ran.err.find("layers 0 to "), std::string::npos) << ran.err;
+}
+
 TEST(BenchCommand, ProfilesOps) {
   const Scratch scratch;
   const std::string out = scratch.path / "model";

@@ -61,6 +61,11 @@ TEST(Golden, CpuOverTwoAndFourRanksEqualsHuggingFace) {
   EXPECT_EQ(eval(kTiny, "cpu", {"--gpus", "4"}), kExitOk);
 }
 
+TEST(Golden, LayersOverTwoAndThreeDevicesEqualHuggingFace) {
+  EXPECT_EQ(eval(kTiny, "ref", {"--gpus", "2", "--split", "layers"}), kExitOk);
+  EXPECT_EQ(eval(kTiny, "cpu", {"--gpus", "3", "--split", "layers", "--chunk", "7"}), kExitOk);
+}
+
 // Other shapes and config spellings than those of tiny (see tools/make_golden_variants.py), as a whole and in chunks.
 class Variant : public testing::TestWithParam<const char*> {};
 

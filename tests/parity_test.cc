@@ -98,7 +98,7 @@ TEST(ParityTest, EmbeddingsGivenAsRowsGiveTheSameLogitsAsTheirIds) {
   Session session(kTiny);
   const std::vector<int32_t> ids = {2, 40, 300, 77, 1200, 8, 511, 90};
   Tensor embeddings;
-  session.model->tap = [&](const std::string& name, int, const Tensor& x) {
+  session.model->tap = [&](Backend&, const std::string& name, int, const Tensor& x) {
     if (name != "embed" || embeddings) return;
     std::vector<std::byte> bytes(x.bytes());
     session.backend->read(bytes.data(), x);

@@ -54,9 +54,23 @@ Ranks::Ranks(std::unique_ptr<Backend> backend, std::shared_ptr<ControlChannel> c
                        }});
 }
 
+Ranks Ranks::in_series(std::vector<std::unique_ptr<Backend>> devices) {
+  CHECK(!devices.empty());
+  Ranks one(std::move(devices.front()));
+  for (size_t i = 1; i < devices.size(); ++i) one.series_.push_back(std::move(devices[i]));
+  return one;
+}
+
+std::vector<Backend*> Ranks::devices(int rank) const {
+  std::vector<Backend*> devices = {&(*this)[rank]};
+  for (const auto& backend : series_) devices.push_back(backend.get());
+  return devices;
+}
+
 int64_t Ranks::memory_used() const {
   int64_t bytes = 0;
   for (const auto& backend : backends_) bytes += backend->memory_used();
+  for (const auto& backend : series_) bytes += backend->memory_used();
   return bytes;
 }
 

@@ -1,6 +1,9 @@
 // Ranks: the backends of this process that compute one model together, and a thread for each. A single backend is one
 // rank and pays nothing for this. If each rank is a process, every process has one backend and a ControlChannel to the
 // others. Copies share the same ranks. One thread at a time may call run().
+//
+// A model that is spread by layers has one rank, with several devices in series: backends that know nothing of each
+// other and compute one after another, on the caller's thread.
 #pragma once
 
 #include <memory>
@@ -21,6 +24,7 @@ class Ranks {
   Ranks(Backend& backend);                  // one, which the caller owns
   // In the order of their ranks; make_ranks() has joined them.
   explicit Ranks(std::vector<std::unique_ptr<Backend>> backends);
+  static Ranks in_series(std::vector<std::unique_ptr<Backend>> devices);  // one rank
   // One of several processes. When rank 0 destroys its last copy, it ends the other processes in good order.
   Ranks(std::unique_ptr<Backend> backend, std::shared_ptr<ControlChannel> channel);
 
@@ -30,7 +34,8 @@ class Ranks {
   bool leads() const { return channel_ != nullptr && channel_->rank() == 0; }  // rank 0 of several processes
   explicit operator bool() const { return !backends_.empty(); }
   Backend& operator[](int rank) const { return *backends_[static_cast<size_t>(rank)]; }
-  int64_t memory_used() const;  // bytes allocated, of all ranks
+  std::vector<Backend*> devices(int rank) const;  // the rank's own, then those in series with it
+  int64_t memory_used() const;                    // bytes allocated, of all ranks and devices
   // Replaces rank 0 by a backend of the caller, which forwards its ops to the old one (forwarding_backend.h).
   void replace(Backend& first);
 
@@ -47,6 +52,7 @@ class Ranks {
   void run_with_channel(FunctionRef<void(int rank)> work) const;
 
   std::vector<std::shared_ptr<Backend>> backends_;
+  std::vector<std::shared_ptr<Backend>> series_;  // the devices after rank 0's own
   std::shared_ptr<ControlChannel> channel_;
   std::shared_ptr<ThreadPool> threads_;  // if there are several backends
 };

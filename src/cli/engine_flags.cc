@@ -16,9 +16,7 @@ void add_engine_flags(CommandLine& line, EngineOptions& options) {
       .required();
   add_mmproj_flag(line, options.mmproj);
   add_template_flag(line, options);
-  line.option("--backend", options.backend, "ref, cpu or cuda").show_default();
-  line.option("--threads", options.threads, "Of the cpu backend; 0: one for each core").between(0, 1024);
-  add_gpus_flag(line, options.gpus);
+  add_device_flags(line, options);
   line.option(
           "--max-seq-len", options.max_seq_len,
           "Tokens of prompt and answer together (default: the longest of which one sequence fits in memory, in steps "
@@ -47,12 +45,26 @@ void warn_of_template(const Engine& engine) {
   if (!warning.empty()) std::fprintf(stderr, "gemma4: %s\n", warning.c_str());
 }
 
-void add_gpus_flag(CommandLine& line, int& gpus) {
-  line.option("--gpus", gpus,
-              "GPUs of this host that the model is split over, tied together by NCCL. With --backend cpu or ref: parts "
-              "in this process, which share out the threads (for tests: slower than one)")
+void add_device_flags(CommandLine& line, EngineOptions& options) {
+  line.option("--backend", options.backend, "ref, cpu or cuda").show_default();
+  line.option("--threads", options.threads, "Of the cpu backend; 0: one for each core").between(0, 1024);
+  line.option("--gpus", options.gpus,
+              "GPUs of this host that the model is split over. With --backend cpu or ref: parts in this process, which "
+              "share out the threads (for tests: slower than one)")
       .between(1, 64)
       .show_default();
+  line.option("--split", options.split,
+              "With --gpus: tensor gives each a part of every layer, tied together by NCCL; layers gives each whole "
+              "layers, which work one after another (for cards that cannot reach each other's memory)")
+      .one_of({"tensor", "layers"})
+      .show_default();
+  line.option("--gpu-layers", options.gpu_layers,
+              "With --backend cuda: only the first N layers on the GPU, or auto for as many as fit; the others on the "
+              "CPU. For a model that is larger than the card");
+}
+
+void report_placement(const std::string& placement) {
+  if (!placement.empty()) std::fprintf(stderr, "gemma4: %s\n", placement.c_str());
 }
 
 }  // namespace gemma4

@@ -9,9 +9,8 @@ namespace gemma4 {
 // --mmproj, for the commands that open one checkpoint.
 void add_mmproj_flag(CommandLine& line, std::filesystem::path& mmproj);
 
-// --model (--prequantized, --bf16), --mmproj, --chat-template, --backend, --threads, --gpus, --max-seq-len,
-// --kv-memory,
-// --cache-tokens, --max-vision-soft-tokens, --prefill-chunk.
+// --model (--prequantized, --bf16), --mmproj, --chat-template, --max-seq-len, --kv-memory, --cache-tokens,
+// --max-vision-soft-tokens, --prefill-chunk, and those of add_device_flags().
 void add_engine_flags(CommandLine& line, EngineOptions& options);
 
 void add_template_flag(CommandLine& line, EngineOptions& options);
@@ -19,7 +18,10 @@ void add_template_flag(CommandLine& line, EngineOptions& options);
 // One line on standard error where the checkpoint's chat template is none that we know.
 void warn_of_template(const Engine& engine);
 
-// Only --gpus, for the commands without an Engine.
-void add_gpus_flag(CommandLine& line, int& gpus);
+// --backend, --threads, --gpus, --split, --gpu-layers.
+void add_device_flags(CommandLine& line, EngineOptions& options);
+
+// One line on standard error: what is where (Model::placement()). None where that is empty.
+void report_placement(const std::string& placement);
 
 }  // namespace gemma4

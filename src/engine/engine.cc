@@ -310,6 +310,7 @@ const Tokenizer& Engine::tokenizer() const { return impl_->opened.tokenizer; }
 const std::string& Engine::model_kind() const { return impl_->opened.kind; }
 int64_t Engine::parameters() const { return impl_->opened.parameters; }
 std::string Engine::device() const { return impl_->opened.backends[0].device(); }
+std::string Engine::placement() const { return impl_->opened.model->placement(); }
 const std::string& Engine::weights_format() const { return impl_->opened.weights_format; }
 const ChatTemplateChoice& Engine::chat_template() const { return impl_->opened.chat_template; }
 

@@ -22,7 +22,11 @@ struct EngineOptions {
   std::string chat_template;     // "spring", "july"; empty: the checkpoint's, and July's where it has none
   std::string backend = "cpu";   // "ref", "cpu", "cuda"
   int threads = 0;               // cpu: 0 means all cores
-  int gpus = 1;                  // tensor-parallel devices; ref and cpu: ranks in this process
+  int gpus = 1;                  // that the model is split over; ref and cpu: parts in this process
+  std::string split = "tensor";  // how: "tensor" (parallelism; a part of each layer) or "layers" (whole ones, in turn)
+  // The first so many layers on the GPU, the others on the CPU: a number, or "auto" for as many as fit. Empty: all on
+  // `backend`.
+  std::string gpu_layers;
   std::shared_ptr<ControlChannel> channel;  // if set, this process is one rank of several processes
   int max_seq_len = 0;       // tokens of prompt and answer together; 0: the longest that fits (model/cache_plan.h)
   int max_seqs = 1;          // sequences that run at a time; the others wait
@@ -109,7 +113,8 @@ class Engine {
   // What the weights are: values of all matrices, and the format that most of them have ("int4", "bf16").
   int64_t parameters() const;
   const std::string& weights_format() const;
-  std::string device() const;  // Backend::device() of rank 0
+  std::string device() const;     // Backend::device() of rank 0
+  std::string placement() const;  // Model::placement()
   const ChatTemplateChoice& chat_template() const;
 
   // Tokens of the prompt that submit() would make, images included, also of one that is too long for the context. Of an

@@ -1,6 +1,7 @@
 #include "engine/open.h"
 
 #include <algorithm>
+#include <charconv>
 #include <map>
 
 #include "base/check.h"
@@ -58,6 +59,44 @@ std::string format_of_most(const Checkpoint& checkpoint, int64_t& parameters) {
 
 }  // namespace
 
+std::vector<int> device_layers(const EngineOptions& options) {
+  const std::string& text = options.gpu_layers;
+  if (text.empty()) return {};
+  if (text == "auto") return {kAsManyAsFit};
+  int layers = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), layers);
+  need(error == std::errc() && end == text.data() + text.size() && layers >= 0,
+       "--gpu-layers is a number of layers, or auto for as many as fit, not '" + text + "'");
+  return {layers};
+}
+
+Ranks make_backends(const EngineOptions& options) {
+  const std::vector<int> layers = device_layers(options);
+  need(options.split == "tensor" || options.split == "layers",
+       "there is no split '" + options.split + "'; tensor and layers are known");
+  const bool by_layers = options.split == "layers" && options.gpus > 1;
+  if (layers.empty() && !by_layers) {
+    return make_ranks(options.backend, options.threads, options.gpus, options.channel);
+  }
+  CHECK(!options.channel);  // the command line refuses that
+  std::vector<std::unique_ptr<Backend>> devices;
+  if (by_layers) {
+    need(layers.empty(), "--gpu-layers is for one GPU and the CPU: leave it or --gpus away");
+    const int threads = std::max(1, ThreadPool::threads_for(options.threads) / options.gpus);
+    for (int i = 0; i < options.gpus; ++i) {
+      devices.push_back(options.backend == "cuda" ? make_cuda(i) : make_backend(options.backend, threads));
+    }
+    return Ranks::in_series(std::move(devices));
+  }
+  need(options.gpus == 1, "--gpu-layers is for one GPU and the CPU: leave it or --gpus away");
+  need(options.backend == "cuda",
+       "--gpu-layers puts layers on a GPU, so it needs --backend cuda, not " + options.backend);
+  if (layers[0] == 0) return make_backend("cpu", options.threads);
+  devices.push_back(make_cuda(0));
+  devices.push_back(make_backend("cpu", options.threads));
+  return Ranks::in_series(std::move(devices));
+}
+
 ChatTemplateChoice choose_template(const Checkpoint& checkpoint, const std::string& wanted) {
   ChatTemplateChoice choice;
   choice.source = checkpoint.chat_template_source;
@@ -99,6 +138,7 @@ ModelOptions plan_activations(EngineOptions& options, int positions) {
   model.seqs_max = options.max_seqs;
   model.page = options.page;
   model.vision = options.vision;
+  model.device_layers = device_layers(options);
   return model;
 }
 
@@ -122,7 +162,7 @@ ContextEstimate estimate_context(const Checkpoint& checkpoint, const Config& con
   ModelOptions model = plan_activations(options, positions);
   const std::unique_ptr<Backend> backend = make_backend(options.backend, 1);
   const int heads[] = {config.attention[kSliding].kv_heads, config.attention[kFull].kv_heads};
-  CacheMemory memory = cache_memory(*backend, config, heads, model.page);
+  CacheMemory memory = cache_memory(*backend, config, heads, model.page, config.kinds);
   ContextEstimate estimate;
   for (const auto& [name, weight] : checkpoint.weights) {
     const int64_t values = weight.matrix.rows * weight.matrix.cols;
@@ -154,10 +194,12 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
     options.image_budget = default_image_budget(config, checkpoint.processor_config);
   }
   const ModelOptions model_options = plan_activations(options, positions);
+  const EngineOptions wished = options;
   const auto plan = [&](ModelOptions& planned, const CacheMemory& memory) {
+    options = wished;  // an earlier plan may have had more memory
     plan_memory(options, config, positions, memory, planned);
   };
-  if (!backends) backends = make_ranks(options.backend, options.threads, options.gpus, options.channel);
+  if (!backends) backends = make_backends(options);
   auto model = std::make_unique<Model>(checkpoint, config, backends, model_options, plan);
   std::vector<int32_t> ends = end_ids(config, generation, tokenizer);
   int64_t parameters = 0;

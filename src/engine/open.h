@@ -29,6 +29,12 @@ struct OpenedModel {
 // If `backends` is empty, they are created from the options. Throws Error.
 OpenedModel open_model(EngineOptions options, Ranks backends);
 
+// The backends that `backend`, `gpus`, `split`, `gpu_layers` and `channel` of the options ask for. Throws Error.
+Ranks make_backends(const EngineOptions& options);
+
+// ModelOptions::device_layers for them. Throws Error.
+std::vector<int> device_layers(const EngineOptions& options);
+
 // Computes the sizes of the model's buffers, but for the caches, and resolves the defaults in `options` that do not
 // depend on memory. `positions`: the most tokens of a sequence; 0: any. Throws Error if the options contradict each
 // other or the model.

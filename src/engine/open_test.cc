@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <set>
 #include <sstream>
 
 #include "backend/forwarding_backend.h"
@@ -122,6 +123,65 @@ TEST(OpenModel, TheContextFollowsFromWhatTheWeightsLeave) {
   options.gpus = 2;
   const OpenedModel ranks = open_model(options, Ranks());
   EXPECT_EQ(ranks.options.max_seq_len, 1 << 20);
+}
+
+// A device of so many KiB besides what is left to others.
+std::unique_ptr<Backend> small_device(int64_t kib) {
+  return std::make_unique<SmallDevice>(make_backend("cpu", 1), memory_reserve(0) + (kib << 10));
+}
+
+int layers_on_the_first(const Model& model) {  // "cpu (1 thread): layers 0 to 3 of 7, ..."
+  const std::string placement = model.placement();
+  return placement.find(": layers 0 to ") == std::string::npos ? 0 : std::stoi(placement.substr(28)) + 1;
+}
+
+// As many layers as fit beside the least context; where all fit, what is left is a longer context's.
+TEST(OpenModel, LayersOnADeviceFollowFromItsMemory) {
+  const LongTiny model;
+  EngineOptions options = tiny_options();
+  options.model = model.path();
+  options.max_seq_len = 0, options.page = 32, options.gpu_layers = "auto";
+  int last = 0, longest = 0;
+  std::set<int> seen;
+  for (const int64_t kib : {1024, 3072, 4096, 4608, 5120, 5632, 6144, 8192, 65536}) {
+    std::vector<std::unique_ptr<Backend>> devices;
+    devices.push_back(small_device(kib));
+    devices.push_back(make_backend("cpu", 1));
+    const Backend& card = *devices[0];
+    const OpenedModel opened = open_model(options, Ranks::in_series(std::move(devices)));
+    EXPECT_LE(card.memory_used(), kib << 10);
+    const int layers = card.memory_used() > 0 ? layers_on_the_first(*opened.model) : 0;
+    EXPECT_GE(layers, last) << kib;
+    EXPECT_GE(opened.options.max_seq_len, kLeastDefaultSeqLen);
+    last = layers, longest = opened.options.max_seq_len;
+    seen.insert(layers);
+  }
+  EXPECT_EQ(last, parse_config(read_file(model.path() / "config.json")).layers);
+  EXPECT_GT(longest, 4 * kLeastDefaultSeqLen);
+  EXPECT_GE(seen.size(), 3u);
+}
+
+// Every stage has the same number of pages, and the one with the least memory for its layers decides.
+TEST(OpenModel, TheSmallestStageDecidesTheContext) {
+  const LongTiny model;
+  EngineOptions options = tiny_options();
+  options.model = model.path();
+  options.max_seq_len = 0, options.page = 32, options.gpu_layers = "3";
+  const auto context = [&](int64_t first_kib, int64_t second_kib) {
+    std::vector<std::unique_ptr<Backend>> devices;
+    devices.push_back(small_device(first_kib));
+    devices.push_back(small_device(second_kib));
+    const Backend &first = *devices[0], &second = *devices[1];
+    const OpenedModel opened = open_model(options, Ranks::in_series(std::move(devices)));
+    EXPECT_LE(first.memory_used(), first_kib << 10);
+    EXPECT_LE(second.memory_used(), second_kib << 10);
+    EXPECT_GT(std::max(first.memory_used(), second.memory_used()), std::min(first_kib, second_kib) << 9);
+    return opened.options.max_seq_len;
+  };
+  const int both = context(240 << 10, 240 << 10);
+  EXPECT_LT(context(60 << 10, 240 << 10), both);
+  EXPECT_LT(context(240 << 10, 60 << 10), both);
+  EXPECT_GT(context(240 << 10, 60 << 10), kLeastDefaultSeqLen);
 }
 
 // The pools are address space until they are used.

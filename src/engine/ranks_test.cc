@@ -12,11 +12,11 @@ namespace gemma4 {
 namespace {
 
 // Two conversations with pictures, the second turn of one, and prompts that begin alike; all at once and then again.
-std::vector<Heard> answers(EngineOptions options, int gpus) {
+std::vector<Heard> answers(EngineOptions options, int gpus, Ranks backends = {}) {
   options.gpus = gpus;
   options.max_seqs = 3;
   options.chunk = 24;
-  Engine engine(options);
+  Engine engine(options, std::move(backends));
   std::vector<Request> requests = {
       chat_request("What is at the left?", 12, {demo_image("002.png")}), chat_request("What is 16 + 3?", 12),
       chat_request("Describe this image.", 12, {demo_image("006.png")}), chat_request("What is 16 + 4?", 12)};
@@ -97,6 +97,76 @@ TEST(EngineOverRanks, AFailingRankEndsEveryStreamAndTheEngine) {
     }
     EXPECT_THROW(Ask(engine, tiny_cases()[0].request), DeviceError);
   }
+}
+
+// Whole layers on each device: to the bit, and so are log probabilities.
+TEST(EngineOverLayers, DemoAnswersEqualOneDevice) {
+  const std::vector<Heard> want = answers(demo_options(), 1);
+  const auto expect_same = [&](const std::vector<Heard>& got) {
+    ASSERT_EQ(got.size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i) {
+      EXPECT_EQ(got[i].error, "");
+      EXPECT_EQ(got[i].ids, want[i].ids) << "request " << i;
+      ASSERT_EQ(got[i].logprobs.size(), want[i].logprobs.size());
+      for (size_t t = 0; t < want[i].logprobs.size(); ++t) {
+        EXPECT_EQ(got[i].logprobs[t].token.logprob, want[i].logprobs[t].token.logprob);
+      }
+    }
+  };
+  EngineOptions options = demo_options();
+  options.split = "layers";
+  for (const int gpus : {2, 3}) expect_same(answers(options, gpus));
+  for (const char* layers : {"0", "1", "4", "99", "auto"}) {
+    std::vector<std::unique_ptr<Backend>> devices;
+    for (int i = 0; i < 2; ++i) devices.push_back(make_backend("cpu", 1));
+    options.gpu_layers = layers;
+    expect_same(answers(options, 1, Ranks::in_series(std::move(devices))));
+  }
+}
+
+TEST(EngineOverLayers, AFailingDeviceEndsEveryStreamAndTheEngine) {
+  for (const int bad : {0, 1}) {
+    std::vector<std::unique_ptr<Backend>> devices;
+    for (int device = 0; device < 2; ++device) {
+      const auto watch = std::make_shared<Watch>();
+      if (device == bad) watch->fail_at_linear = 200;
+      devices.push_back(std::make_unique<WatchedBackend>(make_ref(), watch));
+    }
+    EngineOptions options = tiny_options();
+    options.gpu_layers = "3";
+    Engine engine(options, Ranks::in_series(std::move(devices)));
+    const Heard heard = Ask(engine, tiny_cases()[0].request).get();
+    EXPECT_TRUE(heard.device) << "device " << bad;
+    EXPECT_EQ(heard.error, "the device lost its memory");
+    EXPECT_THROW(Ask(engine, tiny_cases()[0].request), DeviceError);
+  }
+}
+
+TEST(EngineOverLayers, RefusesWhatCannotBeSpread) {
+  const auto refusal = [](const EngineOptions& options) -> std::string {
+    try {
+      Engine engine(options);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EngineOptions options = tiny_options();
+  options.gpu_layers = "4";
+  EXPECT_EQ(refusal(options), "--gpu-layers puts layers on a GPU, so it needs --backend cuda, not ref");
+  for (const char* text : {"x", "-1", "4 ", "4.5", "99999999999", "Auto"}) {
+    options.gpu_layers = text;
+    EXPECT_EQ(refusal(options),
+              "--gpu-layers is a number of layers, or auto for as many as fit, not '" + std::string(text) + "'");
+  }
+  options.gpu_layers = "4", options.gpus = 2, options.backend = "cuda";
+  EXPECT_EQ(refusal(options), "--gpu-layers is for one GPU and the CPU: leave it or --gpus away");
+  options.split = "layers";
+  EXPECT_EQ(refusal(options), "--gpu-layers is for one GPU and the CPU: leave it or --gpus away");
+  options.gpu_layers = "0", options.gpus = 1;  // needs no GPU
+  EXPECT_EQ(refusal(options), "");
+  options.gpu_layers = "", options.split = "rows";
+  EXPECT_EQ(refusal(options), "there is no split 'rows'; tensor and layers are known");
 }
 
 TEST(EngineOverRanks, RefusesWhatDoesNotDivide) {

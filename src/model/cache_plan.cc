@@ -1,6 +1,8 @@
 #include "model/cache_plan.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "base/check.h"
 
@@ -108,7 +110,8 @@ CachePlan plan_caches(const CacheWish& wish, const Config& config, const CacheMe
   return Planner(wish, config, memory, model).plan();
 }
 
-CacheMemory cache_memory(Backend& backend, const Config& config, const int (&heads)[kAttentionKinds], int page) {
+CacheMemory cache_memory(Backend& backend, const Config& config, const int (&heads)[kAttentionKinds], int page,
+                         std::span<const AttentionKind> layers) {
   constexpr int kProbe = 4;  // pages: enough for layouts that round up
   CacheMemory memory;
   memory.free = backend.memory_left().bytes;
@@ -119,9 +122,31 @@ CacheMemory cache_memory(Backend& backend, const Config& config, const int (&hea
         backend.kv_alloc({int64_t{kProbe} * page, page, heads[kind], c.head_dim, c.k_is_v ? c.rotated_pairs : 0});
     const int64_t bytes = backend.memory_used() - before;
     backend.kv_release(kv);
-    memory.page_bytes[kind] = (bytes + kProbe - 1) / kProbe * std::ranges::count(config.kinds, kind);
+    memory.page_bytes[kind] = (bytes + kProbe - 1) / kProbe * std::ranges::count(layers, kind);
   }
   return memory;
+}
+
+// A stage with 1/n of the pages' bytes of either kind, at most, holds any pages that take n times its memory in all
+// stages together.
+CacheMemory memory_of_stages(std::span<const CacheMemory> stages) {
+  CacheMemory all;
+  for (const CacheMemory& stage : stages) {
+    for (const AttentionKind kind : {kSliding, kFull}) all.page_bytes[kind] += stage.page_bytes[kind];
+  }
+  double least = static_cast<double>(int64_t{1} << 60);
+  for (const CacheMemory& stage : stages) {
+    double times = std::numeric_limits<double>::infinity();
+    for (const AttentionKind kind : {kSliding, kFull}) {
+      if (stage.page_bytes[kind] == 0) continue;
+      times = std::min(times, static_cast<double>(all.page_bytes[kind]) / static_cast<double>(stage.page_bytes[kind]));
+    }
+    if (std::isinf(times)) continue;  // it has no caches
+    least = std::min(least, static_cast<double>(stage.free - memory_reserve(stage.free)) * times);
+  }
+  const auto usable = static_cast<int64_t>(least);
+  all.free = std::max(usable + kLeastReserve, usable + usable / 9);  // of which memory_reserve() leaves that
+  return all;
 }
 
 }  // namespace gemma4

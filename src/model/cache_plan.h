@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "model/config.h"
 #include "model/model.h"
@@ -41,6 +42,12 @@ int live_pages(const Config& config, int rows, int page);
 CachePlan plan_caches(const CacheWish& wish, const Config& config, const CacheMemory& memory, ModelOptions& model);
 
 // What pages of these sizes take on `backend`, which is asked for a few of them. `heads`: KV heads of this rank.
-CacheMemory cache_memory(Backend& backend, const Config& config, const int (&heads)[kAttentionKinds], int page);
+// `layers`: the kinds of those whose caches are there.
+CacheMemory cache_memory(Backend& backend, const Config& config, const int (&heads)[kAttentionKinds], int page,
+                         std::span<const AttentionKind> layers);
+
+// Of several stages (model/placement.h), which all have the same number of pages, as one memory for plan_caches(): what
+// fits in that fits in each stage beside a reserve of its own.
+CacheMemory memory_of_stages(std::span<const CacheMemory> stages);
 
 }  // namespace gemma4

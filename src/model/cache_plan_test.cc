@@ -144,5 +144,44 @@ TEST(CachePlan, APoolOfAGivenSizeHoldsWhatItHolds) {
   EXPECT_EQ(plan_caches(wish, large_config(), memory, model).max_seq_len, 300);
 }
 
+// Pages planned for all stages together fit in each beside its reserve; one that has no layers of a kind, or none at
+// all, does not matter for that.
+TEST(CachePlan, StagesAreAsLargeAsTheSmallest) {
+  const CacheMemory whole = cache_of(0);
+  const auto stage_of = [&](int sliding, int full, int64_t free) {
+    CacheMemory stage;
+    stage.free = free;
+    stage.page_bytes[kSliding] = whole.page_bytes[kSliding] / 50 * sliding;
+    stage.page_bytes[kFull] = whole.page_bytes[kFull] / 10 * full;
+    return stage;
+  };
+  for (const int64_t free : {3, 6, 12, 40}) {
+    for (const int64_t other : {3, 6, 12, 40}) {
+      const std::vector<CacheMemory> stages = {stage_of(34, 6, free * kGiB), stage_of(16, 4, other * kGiB),
+                                               stage_of(0, 0, 0)};
+      const CacheMemory all = memory_of_stages(std::span(stages).first(2));
+      EXPECT_EQ(all.page_bytes[kSliding], whole.page_bytes[kSliding]);
+      EXPECT_EQ(all.page_bytes[kFull], whole.page_bytes[kFull]);
+      EXPECT_EQ(memory_of_stages(stages).free, all.free);
+      ModelOptions model = model_of(4);
+      const CachePlan plan = plan_caches(wish_of(4), large_config(), all, model);
+      if (plan.max_seq_len == kLeastDefaultSeqLen) continue;  // the least, whether it fits or not
+      double fullest = 0;
+      for (const CacheMemory& stage : std::span(stages).first(2)) {
+        const auto budget = static_cast<double>(stage.free - memory_reserve(stage.free));
+        const double used = static_cast<double>(pool_bytes(model, stage)) / budget;
+        EXPECT_LE(used, 1.0);
+        fullest = std::max(fullest, used);
+      }
+      if (plan.max_seq_len < 262144) {
+        EXPECT_GT(fullest, 0.7) << free << ", " << other;
+      }
+    }
+  }
+  // One stage is itself.
+  const CacheMemory one = cache_of(20 * kGiB);
+  EXPECT_NEAR(static_cast<double>(memory_of_stages({&one, 1}).free), static_cast<double>(one.free), 16);
+}
+
 }  // namespace
 }  // namespace gemma4

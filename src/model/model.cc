@@ -6,10 +6,9 @@
 
 #include "base/mapped_file.h"
 #include "model/cache_plan.h"
+#include "model/decoder.h"
 #include "model/rank_commands.h"
-#include "model/text.h"
 #include "model/vision.h"
-#include "model/weights.h"
 
 namespace gemma4 {
 
@@ -30,51 +29,35 @@ ModelOptions options_for(const Config& config, int max_seq_len, int rows_max, in
 
 namespace {
 
-int64_t layer_bytes(const LayerWeights& layer) {
-  int64_t bytes = matrix_bytes(layer.o) + matrix_bytes(layer.down);
-  for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {
-    for (const FusedLinear::Slice& slice : fused->slices) bytes += matrix_bytes(slice.weight);
-  }
-  return bytes;
-}
-
-// Multiply-adds of one row of a prompt, without its attention.
-int64_t row_work_of(const Weights& w) {
-  int64_t sum = 0;
-  for (const LayerWeights& layer : w.layers) {
-    sum += layer.o.rows * layer.o.cols + layer.down.rows * layer.down.cols;
-    for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {
-      for (const FusedLinear::Slice& slice : fused->slices) sum += slice.weight.rows * slice.weight.cols;
-    }
-  }
-  return sum;
-}
-
-int64_t step_bytes_of(const Weights& w) {
-  int64_t bytes = matrix_bytes(w.head);
-  for (const LayerWeights& layer : w.layers) bytes += layer_bytes(layer);
-  return bytes;
+// The embeddings of an image on another backend.
+Model::ImageEmbeddings moved(const Model::ImageEmbeddings& image, Backend& from, Backend& to) {
+  std::vector<std::byte> bytes(static_cast<size_t>(image.rows.bytes()));
+  from.read(bytes.data(), image.rows);
+  const Tensor rows = to.alloc(image.rows.dtype, {image.rows.rows(), image.rows.row_size()});
+  const std::shared_ptr<const void> hold(rows.data, [&to, rows](const void*) { to.release(rows); });
+  to.write(rows, bytes.data());
+  return {rows, hold};
 }
 
 }  // namespace
 
 struct Model::Impl {
-  struct RankModel {
-    RankModel(const Checkpoint& checkpoint, const Config& config, Backend& be, const ModelOptions& options)
-        : weights(load_weights(checkpoint, config, be, options.vision)), text(be, config, weights, options) {}
-    Weights weights;
-    TextModel text;
-    int64_t cache_bytes = 0;
-  };
-
   Impl(const Checkpoint& checkpoint, const Config& parsed, const Ranks& backends, const ModelOptions& given,
        const PlanCaches& plan)
       : config(parsed), options(given), ranks(backends), models(backends.size()) {
-    const CommandBytes open =
+    try {
+      open(checkpoint, plan);
+    } catch (const OutOfMemory& error) {
+      throw Error(error.what() + way_out());
+    }
+  }
+
+  void open(const Checkpoint& checkpoint, const PlanCaches& plan) {
+    const CommandBytes command =
         ranks.leads() ? encode_open(model_fingerprint(checkpoint, ranks[0].name()), options) : CommandBytes();
-    run(open, [&](int r) {
-      models[r] = std::make_unique<RankModel>(checkpoint, config, ranks[r], options);
-      if (r == 0) vision = std::make_unique<VisionModel>(ranks[0], config, models[0]->weights.vision);
+    run(command, [&](int r) {
+      models[r] = std::make_unique<Decoder>(checkpoint, config, ranks.devices(r), options, plan);
+      if (r == 0) vision = std::make_unique<VisionModel>(models[0]->tower_backend(), config, models[0]->vision());
     });
     ranks.run([&](int r) {
       if (r > 0 || (!plan && !ranks.channel())) return;
@@ -82,14 +65,21 @@ struct Model::Impl {
       if (plan) plan(options, memory);
     });
     run(ranks.leads() ? encode_caches(options) : CommandBytes(), [&](int r) {
-      const int64_t before = ranks[r].memory_used();
-      models[r]->text.alloc_caches(options);
-      models[r]->cache_bytes = ranks[r].memory_used() - before;
+      models[r]->alloc_caches(options);
       if (!ranks.channel()) return;
       ranks.leads() ? ranks.channel()->wait_ready() : ranks.channel()->send_ready();
     });
-    row_work = std::max<int64_t>(1, row_work_of(models[0]->weights));
+    row_work = models[0]->row_work();
     check_files();
+  }
+
+  // Where memory was short.
+  std::string way_out() const {
+    const bool gpu = ranks[0].name() == std::string("cuda");
+    if (!gpu || ranks.world() > 1 || ranks.devices(0).size() > 2) return "";
+    const bool all = ranks.devices(0).size() == 1;
+    return all ? ", or --gpu-layers auto, which leaves to the CPU the layers that do not fit"
+               : ", or fewer --gpu-layers; auto takes as many as fit";
   }
 
   // Of all ranks, also those of other processes, which call it at the same time.
@@ -104,9 +94,7 @@ struct Model::Impl {
     std::vector<CacheMemory> all;
     if (channel != nullptr) gather({});  // all have loaded their weights now
     for (int r = 0; r < ranks.size(); ++r) {
-      const auto& kv_heads = models[r]->weights.tensor_parallel.kv_heads;
-      const int heads[] = {static_cast<int>(kv_heads[0].count), static_cast<int>(kv_heads[1].count)};
-      all.push_back(cache_memory(ranks[r], config, heads, options.page));
+      all.push_back(models[r]->cache_memory());
       const int sharers = channel != nullptr ? channel->process().local_world : ranks.size();
       if (ranks[r].memory_left().shared) all.back().free /= std::max(1, sharers);
     }
@@ -154,9 +142,9 @@ struct Model::Impl {
   Config config;
   ModelOptions options;
   Ranks ranks;
-  std::vector<std::unique_ptr<RankModel>> models;  // by rank
-  std::unique_ptr<VisionModel> vision;             // on rank 0
-  int64_t row_work = 1;                            // multiply-adds of one row, on rank 0, where the tower is
+  std::vector<std::unique_ptr<Decoder>> models;  // by rank
+  std::unique_ptr<VisionModel> vision;           // on rank 0
+  int64_t row_work = 1;                          // multiply-adds of one row, on rank 0, where the tower is
 };
 
 Model::Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options,
@@ -167,15 +155,17 @@ Model::~Model() = default;
 
 const Config& Model::config() const { return impl_->config; }
 const ModelOptions& Model::options() const { return impl_->options; }
+Backend& Model::backend() const { return impl_->models[0]->home(); }
+std::string Model::placement() const { return impl_->models[0]->placement(); }
 
 void Model::set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages) {
   const CommandBytes command = impl_->ranks.leads() ? encode_set_pages(kind, seq, pages) : CommandBytes();
-  impl_->run(command, [&](int r) { impl_->models[r]->text.set_pages(kind, seq, pages); });
+  impl_->run(command, [&](int r) { impl_->models[r]->set_pages(kind, seq, pages); });
 }
 
 void Model::copy_page(AttentionKind kind, int32_t from, int32_t to) {
   const CommandBytes command = impl_->ranks.leads() ? encode_copy_page(kind, from, to) : CommandBytes();
-  impl_->run(command, [&](int r) { impl_->models[r]->text.copy_page(kind, from, to); });
+  impl_->run(command, [&](int r) { impl_->models[r]->copy_page(kind, from, to); });
 }
 
 std::vector<int32_t> Model::forward(const Batch& batch) {
@@ -183,42 +173,43 @@ std::vector<int32_t> Model::forward(const Batch& batch) {
   const CommandBytes command = impl_->ranks.leads() ? encode_forward(batch) : CommandBytes();
   impl_->check_files();
   impl_->run(command, [&](int r) {
-    const std::vector<int32_t> sampled = impl_->models[r]->text.forward(batch, r == 0 ? tap : nullptr);
+    const std::vector<int32_t> sampled = impl_->models[r]->forward(batch, r == 0 ? tap : nullptr);
     if (r == 0) ids = sampled;
   });
   impl_->check_files();
   return ids;
 }
 
-void Model::read_logits(float* out) const { impl_->ranks[0].read(out, impl_->models[0]->text.logits()); }
+void Model::read_logits(float* out) const { impl_->models[0]->read_logits(out); }
 
-int64_t Model::step_bytes() const { return step_bytes_of(impl_->models[0]->weights); }
+int64_t Model::step_bytes() const { return impl_->models[0]->step_bytes(); }
+
+std::vector<Model::PartTime> Model::time_parts(const Batch& batch, int repeat) {
+  CHECK(impl_->ranks.world() == 1);
+  return impl_->models[0]->time_parts(batch, repeat);
+}
 
 int64_t Model::cache_bytes() const {
   int64_t bytes = 0;
-  for (const auto& model : impl_->models) bytes += model->cache_bytes;
+  for (const auto& model : impl_->models) bytes += model->cache_bytes();
   return bytes;
 }
 
 int64_t Model::weights_bytes() const {
   int64_t bytes = 0;
-  for (const auto& model : impl_->models) {
-    const Weights& w = model->weights;
-    bytes += step_bytes_of(w) + (impl_->config.tied ? 0 : matrix_bytes(w.embed));
-    for (const LayerWeights& layer : w.vision.layers) bytes += layer_bytes(layer);
-  }
+  for (const auto& model : impl_->models) bytes += model->weights_bytes();
   return bytes;
 }
 
 Model::ImageEmbeddings Model::embed(std::span<const int32_t> ids) {
-  Backend* be = &impl_->ranks[0];
+  Backend* be = &backend();
   const auto count = static_cast<int64_t>(ids.size());
   OwnedTensors inputs(*be);
   const Tensor index = inputs.alloc(DType::kI32, {count, 1});
   be->write(index, ids.data());
   const Tensor rows = be->alloc(be->residual_type(), {count, impl_->config.hidden});
   const std::shared_ptr<const void> hold(rows.data, [be, rows](const void*) { be->release(rows); });
-  be->embed(rows, impl_->models[0]->weights.embed, index, impl_->config.embed_scale);
+  be->embed(rows, impl_->models[0]->embedding(), index, impl_->config.embed_scale);
   be->sync();  // `index` is released when this call returns
   impl_->check_files();
   return {rows, hold};
@@ -230,7 +221,7 @@ Model::ImageEmbeddings Model::encode(const PatchView& patches) {
 }
 
 void Model::begin_image(const PatchView& patches) {
-  if (impl_->models[0]->weights.vision.layers.empty()) throw Error("this model was loaded without its vision tower");
+  if (impl_->models[0]->vision().layers.empty()) throw Error("this model was loaded without its vision tower");
   impl_->check_files();
   impl_->run_first([&] { impl_->vision->begin(patches); });
 }
@@ -241,7 +232,10 @@ std::optional<Model::ImageEmbeddings> Model::encode_more(int rows) {
   std::optional<ImageEmbeddings> embeddings;
   impl_->check_files();
   impl_->run_first([&] {
-    if (impl_->vision->advance(work, tap)) embeddings = impl_->vision->finish();
+    if (!impl_->vision->advance(work, tap)) return;
+    embeddings = impl_->vision->finish();
+    Backend& tower = impl_->models[0]->tower_backend();
+    if (&tower != &backend()) embeddings = moved(*embeddings, tower, backend());
   });
   impl_->check_files();
   return embeddings;

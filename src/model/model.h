@@ -15,6 +15,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/batch.h"
 #include "model/config.h"
+#include "model/placement.h"
 
 namespace gemma4 {
 
@@ -26,6 +27,9 @@ struct ModelOptions {
   int pages[kAttentionKinds] = {0, 0};          // pages in each pool
   int pages_per_seq[kAttentionKinds] = {0, 0};  // width of the page tables; see ring_pages()
   bool vision = true;                           // false: the vision tower is not loaded
+  // Over devices in series (backend/ranks.h): how many layers each but the last has, or kAsManyAsFit; the last has the
+  // rest. Empty: each has its share by free memory.
+  std::vector<int> device_layers;
 };
 
 // What the key-value caches can take, once the weights and activations have their memory. Over several ranks: of the
@@ -56,13 +60,17 @@ struct PatchView {
 class Model {
  public:
   // `config` is the checkpoint's, parsed. Where `plan` is given, it is called on this thread after the weights are
-  // loaded and before the caches are allocated. Throws Error.
+  // loaded and before the caches are allocated; and with copies of the options while it is found how many layers fit on
+  // a device. Throws Error.
   Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options,
         const PlanCaches& plan = nullptr);
   ~Model();
 
   const Config& config() const;
   const ModelOptions& options() const;
+  Backend& backend() const;  // has the embeddings of images
+  // What is where, in one sentence, if the model is spread over devices in series; else empty.
+  std::string placement() const;
 
   // Sets the pages of sequence `seq` in the pool of `kind`. For sliding layers, whose pages are a ring, their number
   // must never change.
@@ -100,9 +108,16 @@ class Model {
   // Bytes of the weights that one step of one row reads on rank 0, as the backend stores them (bench).
   int64_t step_bytes() const;
 
+  // Median seconds of each stage of this batch run by itself, and of the copies between them (bench).
+  struct PartTime {
+    std::string what;
+    double seconds;
+  };
+  std::vector<PartTime> time_parts(const Batch& batch, int repeat);
+
   // Called with every named activation of rank 0 while set: "embed", "layers.3.out", "norm", "vision.layers.0.out", ...
-  // (tests, eval).
-  std::function<void(const std::string& name, int layer, const Tensor& x)> tap;
+  // `backend` has x (tests, eval).
+  std::function<void(Backend& backend, const std::string& name, int layer, const Tensor& x)> tap;
 
  private:
   struct Impl;

@@ -28,8 +28,15 @@ Rope make_rope(Backend& be, OwnedTensors& owned, const AttentionConfig& c) {
 
 }  // namespace
 
-TextModel::TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options)
-    : be_(backend), owned_(backend), config_(config), w_(weights), options_(options), graph_key_(next_graph_key()) {
+TextModel::TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options,
+                     const Stage& stage)
+    : be_(backend),
+      owned_(backend),
+      config_(config),
+      w_(weights),
+      options_(options),
+      stage_(stage),
+      graph_key_(next_graph_key()) {
   const DType act = be_.activation_type();
   const int64_t rows = options_.rows_max, outs = options_.logits_max;
   int64_t q_max = 0, kv_max = 0, qkv_max = 0;
@@ -42,22 +49,23 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
     q_max = std::max(q_max, q), kv_max = std::max(kv_max, kv);
     qkv_max = std::max(qkv_max, q + kv * (c.k_is_v ? 1 : 2));
   }
-  alloc_activations(rows, q_max, kv_max, qkv_max);
+  if (has_layers()) alloc_activations(rows, q_max, kv_max, qkv_max);
   out_x_ = owned_.alloc(be_.residual_type(), {outs, config_.hidden});
+  inputs_ = owned_.alloc(DType::kI32, {11 * rows + outs, 1});
+  if (!stage_.last) return;
   out_h_ = owned_.alloc(act, {outs, config_.hidden});
   all_logits_ = owned_.alloc(DType::kF32, {outs, config_.vocab});
   sampled_ = owned_.alloc(DType::kI32, {outs, 1});
-  inputs_ = owned_.alloc(DType::kI32, {11 * rows + outs, 1});
-  logits_ = all_logits_.slice(0, 0);
 }
 
 void TextModel::alloc_caches(const ModelOptions& options) {
+  if (!has_layers()) return;
   CHECK(kv_.empty() && options.page == options_.page && options.seqs_max == options_.seqs_max);
   options_ = options;
   for (int kind = 0; kind < kAttentionKinds; ++kind) {
     pages_[kind] = owned_.alloc(DType::kI32, {options_.seqs_max, options_.pages_per_seq[kind]});
   }
-  for (int i = 0; i < config_.layers; ++i) {
+  for (int i = stage_.begin; i < stage_.end; ++i) {
     const AttentionKind kind = config_.kinds[static_cast<size_t>(i)];
     const AttentionConfig& c = config_.attention[kind];
     KvCacheConfig kv{int64_t{options_.pages[kind]} * options_.page, options_.page,
@@ -71,7 +79,8 @@ void TextModel::alloc_caches(const ModelOptions& options) {
 void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max) {
   const DType act = be_.activation_type(), product = be_.gemm_output_type(), query = be_.attention_type();
   const auto unrounded = [&](const LayerWeights& w) { return be_.gemm_input_type(w.gate_up.slices[0].weight) != act; };
-  const bool wide_mlp = std::ranges::any_of(w_.layers, unrounded);
+  const auto begin = w_.layers.begin();
+  const bool wide_mlp = std::any_of(begin + stage_.begin, begin + stage_.end, unrounded);
   const int64_t inner = w_.tensor_parallel.mlp.count;
   a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
   a_.h = owned_.alloc(act, {rows, config_.hidden});
@@ -85,6 +94,7 @@ void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, i
 }
 
 void TextModel::set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages) {
+  if (!has_layers()) return;
   CHECK(static_cast<int64_t>(pages.size()) <= pages_[kind].row_size());
   std::vector<int32_t> row(static_cast<size_t>(pages_[kind].row_size()), 0);
   std::copy(pages.begin(), pages.end(), row.begin());
@@ -93,7 +103,7 @@ void TextModel::set_pages(AttentionKind kind, int seq, std::span<const int32_t> 
 
 void TextModel::copy_page(AttentionKind kind, int32_t from, int32_t to) {
   for (size_t i = 0; i < kv_.size(); ++i) {
-    if (config_.kinds[i] == kind) be_.kv_copy(kv_[i], from, to);
+    if (config_.kinds[static_cast<size_t>(stage_.begin) + i] == kind) be_.kv_copy(kv_[i], from, to);
   }
 }
 
@@ -101,7 +111,7 @@ void TextModel::check(const Batch& b) const {
   CHECK(!b.ids.empty() && b.ids.size() <= static_cast<size_t>(options_.rows_max));
   for (const AttentionKind kind : {kSliding, kFull}) {
     CHECK(b.rows[kind].size() == b.ids.size());
-    CHECK(positions_held(b.rows[kind]) <= pages_[kind].row_size() * options_.page);
+    CHECK(!has_layers() || positions_held(b.rows[kind]) <= pages_[kind].row_size() * options_.page);
   }
   CHECK(b.logit_rows.size() <= static_cast<size_t>(options_.logits_max));
   CHECK(b.sampling.empty() || b.sampling.size() == b.logit_rows.size());
@@ -137,37 +147,37 @@ TextModel::Inputs TextModel::write_inputs(const Batch& b) {
   return in;
 }
 
-void TextModel::embed(const Batch& batch, const Activations& a, const Inputs& in) {
-  be_.embed(a.x, w_.embed, in.ids, config_.embed_scale);
+void TextModel::embed(const Batch& batch, const Activations& a) {
+  be_.embed(a.x, w_.embed, in_.ids, config_.embed_scale);
   if (batch.image_embeddings.empty()) return;
   int64_t begin = 0;
   for (const Tensor& soft : batch.image_embeddings) {  // image rows are not scaled
-    if (w_.tensor_parallel.rank == 0) be_.scatter(a.x, soft, in.image_index.slice(begin, soft.rows()));
+    if (w_.tensor_parallel.rank == 0) be_.scatter(a.x, soft, in_.image_index.slice(begin, soft.rows()));
     begin += soft.rows();
   }
   CHECK(begin == static_cast<int64_t>(batch.image_index.size()));
   be_.broadcast(a.x);  // rank 0 alone has the images
 }
 
-void TextModel::run(const Batch& batch, const Activations& a, const Inputs& in, const Tap& tap) {
-  embed(batch, a, in);
-  if (tap) tap("embed", 0, a.x);
-  be_.rms_norm(attention_input(be_, a, w_.layers[0]), a.x, w_.layers[0].input_norm, config_.eps);
-  for (int i = 0; i < config_.layers; ++i) {
-    const size_t layer = static_cast<size_t>(i);
+void TextModel::run_layers(const Activations& a, const Tap& tap) {
+  const LayerWeights& first = w_.layers[static_cast<size_t>(stage_.begin)];
+  be_.rms_norm(attention_input(be_, a, first), a.x, first.input_norm, config_.eps);
+  for (int i = stage_.begin; i < stage_.end; ++i) {
+    const auto layer = static_cast<size_t>(i);
     const AttentionKind kind = config_.kinds[layer];
-    const bool last = i + 1 == config_.layers;
-    run_layer(be_, a, w_.layers[layer],
-              {shapes_[kind], in.pos, &ropes_[kind], &kv_[layer], &in.rows[kind], config_.eps},
-              last ? nullptr : &w_.layers[layer + 1]);
-    if (tap) tap("layer", i, a.x);
+    const KvCache& kv = kv_[static_cast<size_t>(i - stage_.begin)];
+    run_layer(be_, a, w_.layers[layer], {shapes_[kind], in_.pos, &ropes_[kind], &kv, &in_.rows[kind], config_.eps},
+              i + 1 == stage_.end ? nullptr : &w_.layers[layer + 1]);
+    if (tap) tap(be_, "layer", i, a.x);
   }
-  const int64_t outs = in.logit_index.rows();
-  if (outs == 0) return;
-  const Tensor x = out_x_.slice(0, outs), h = out_h_.slice(0, outs);
-  be_.gather(x, a.x, in.logit_index);
-  be_.rms_norm(h, x, w_.norm, config_.eps);
-  if (tap) tap("norm", 0, h);
+}
+
+// From the logit rows in out_x_.
+void TextModel::run_head(const Tap& tap) {
+  const int64_t outs = in_.logit_index.rows();
+  const Tensor h = out_h_.slice(0, outs);
+  be_.rms_norm(h, out_x_.slice(0, outs), w_.norm, config_.eps);
+  if (tap) tap(be_, "norm", 0, h);
   const ShardRange ids = w_.tensor_parallel.ids();
   const Tensor own = logits_.columns(ids.begin, ids.count);
   be_.linear(own, h, w_.head);
@@ -175,18 +185,46 @@ void TextModel::run(const Batch& batch, const Activations& a, const Inputs& in, 
   be_.gather_columns(logits_, w_.tensor_parallel.vocab);
 }
 
-std::vector<int32_t> TextModel::forward(const Batch& batch, const Tap& tap) {
-  check(batch);
-  const Inputs in = write_inputs(batch);
-  const auto rows = static_cast<int64_t>(batch.ids.size());
-  Activations a = a_.slice(0, rows);
-  if (w_.tensor_parallel.world > 1) a.y.dtype = be_.reduce_type(rows);  // no wider than a product's
-  logits_ = all_logits_.slice(0, in.logit_index.rows());
-  if (batch.ids.size() <= kReplayRowsMax && batch.image_embeddings.empty() && !tap) {
-    be_.replay(graph_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, in, tap); });
-  } else {
-    run(batch, a, in, tap);
+void TextModel::run(const Batch& batch, const Activations& a, const Tap& tap) {
+  if (stage_.first) {
+    embed(batch, a);
+    if (tap) tap(be_, "embed", 0, a.x);
   }
+  if (has_layers()) run_layers(a, tap);
+  const int64_t outs = in_.logit_index.rows();
+  if (!stage_.last || outs == 0) return;
+  if (has_layers()) be_.gather(out_x_.slice(0, outs), a.x, in_.logit_index);
+  run_head(tap);
+}
+
+void TextModel::start(const Batch& batch) {
+  check(batch);
+  in_ = write_inputs(batch);
+  rows_ = static_cast<int64_t>(batch.ids.size());
+  if (stage_.last) logits_ = all_logits_.slice(0, in_.logit_index.rows());
+}
+
+void TextModel::compute(const Batch& batch, const Tap& tap) {
+  Activations a = a_.slice(0, rows_);
+  if (w_.tensor_parallel.world > 1) a.y.dtype = be_.reduce_type(rows_);  // no wider than a product's
+  const bool replays = has_layers() && batch.ids.size() <= kReplayRowsMax && batch.image_embeddings.empty() && !tap;
+  if (!replays) return run(batch, a, tap);
+  be_.replay(graph_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, tap); });
+}
+
+Tensor TextModel::output(bool logit_rows) {
+  if (!logit_rows) return a_.x.slice(0, rows_);
+  const Tensor x = out_x_.slice(0, in_.logit_index.rows());
+  be_.gather(x, a_.x.slice(0, rows_), in_.logit_index);
+  return x;
+}
+
+std::string TextModel::what() const {
+  const std::string layers = "layers " + std::to_string(stage_.begin) + " to " + std::to_string(stage_.end - 1);
+  return (has_layers() ? layers : "the head") + " on " + be_.name();
+}
+
+std::vector<int32_t> TextModel::sample(const Batch& batch) {
   if (w_.tensor_parallel.rank > 0 || batch.sampling.empty()) return {};
   std::vector<int32_t> ids(batch.sampling.size());
   const Tensor sampled = sampled_.slice(0, static_cast<int64_t>(ids.size()));

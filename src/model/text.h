@@ -1,5 +1,7 @@
-// TextModel: the text decoder, or one rank's shard of it. forward(Batch) embeds the tokens, runs every layer and
-// computes the logits of batch.logit_rows. Rank 0 has all logits and samples.
+// TextModel: the text decoder on one backend, or one rank's shard of it, or one stage of it. A pass is start(Batch),
+// compute() and sample(): it embeds the tokens, runs every layer and computes the logits of batch.logit_rows. Rank 0
+// has all logits and samples. A stage does its part of that: Decoder (model/decoder.h) brings it the rows of the stage
+// before.
 #pragma once
 
 #include <functional>
@@ -11,22 +13,37 @@
 #include "model/layer.h"
 #include "model/model.h"
 #include "model/owned_tensors.h"
+#include "model/placement.h"
 
 namespace gemma4 {
 
 // Observes activations; see Model::tap.
-using Tap = std::function<void(const std::string& name, int layer, const Tensor& x)>;
+using Tap = std::function<void(Backend& backend, const std::string& name, int layer, const Tensor& x)>;
 
 class TextModel {
  public:
-  TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options);
+  TextModel(Backend& backend, const Config& config, const Weights& weights, const ModelOptions& options,
+            const Stage& stage);
 
   // The key-value caches: pages and pages_per_seq of the options. Call it once, before anything below.
   void alloc_caches(const ModelOptions& options);
 
   void set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
   void copy_page(AttentionKind kind, int32_t from, int32_t to);
-  std::vector<int32_t> forward(const Batch& batch, const Tap& tap);
+
+  void start(const Batch& batch);  // writes the batch's integers to the backend
+  void compute(const Batch& batch, const Tap& tap);
+  // The last stage: the ids that `batch` samples; on other ranks than 0 none.
+  std::vector<int32_t> sample(const Batch& batch);
+
+  // Between start() and compute(), of a stage but the first: where the rows of the stage before go, [rows, hidden]. A
+  // stage without layers takes the logit rows only.
+  Tensor input() const { return has_layers() ? a_.x.slice(0, rows_) : out_x_.slice(0, in_.logit_index.rows()); }
+  // After compute(), of a stage but the last: all rows, or the logit rows only.
+  Tensor output(bool logit_rows);
+  bool has_layers() const { return stage_.begin < stage_.end; }
+  Backend& backend() const { return be_; }
+  std::string what() const;                  // for reports: "layers 0 to 39 on cuda"
   Tensor logits() const { return logits_; }  // F32 [logit rows of the last batch, vocab]
 
  private:
@@ -36,8 +53,10 @@ class TextModel {
   };
   void alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max);
   Inputs write_inputs(const Batch& batch);
-  void embed(const Batch& batch, const Activations& a, const Inputs& in);
-  void run(const Batch& batch, const Activations& a, const Inputs& in, const Tap& tap);
+  void embed(const Batch& batch, const Activations& a);
+  void run(const Batch& batch, const Activations& a, const Tap& tap);
+  void run_layers(const Activations& a, const Tap& tap);
+  void run_head(const Tap& tap);
   void check(const Batch& batch) const;
 
   Backend& be_;
@@ -45,12 +64,15 @@ class TextModel {
   const Config& config_;
   const Weights& w_;
   ModelOptions options_;
+  const Stage stage_;
   uint64_t graph_key_;  // of this model (graph_key.h)
   LayerShape shapes_[kAttentionKinds];
   Rope ropes_[kAttentionKinds];
   Tensor pages_[kAttentionKinds];  // I32 [sequences, pages of a sequence]
-  std::vector<KvCache> kv_;        // [layers]
+  std::vector<KvCache> kv_;        // [layers of the stage]
   Activations a_;
+  Inputs in_;             // of the batch of start()
+  int64_t rows_ = 0;      // of that batch
   Tensor out_x_, out_h_;  // [logits_max, hidden]
   Tensor all_logits_, logits_;
   Tensor sampled_;                // I32 [logits_max]

@@ -179,7 +179,7 @@ void VisionModel::tower(const Tap& tap) {
   for (size_t layer = 0; layer < w_.layers.size(); ++layer) {
     layer_rows(false, layer, 0, n);
     layer_rows(true, layer, 0, n);
-    if (tap) tap("vision.layer", static_cast<int>(layer), a_.x.slice(0, n));
+    if (tap) tap(be_, "vision.layer", static_cast<int>(layer), a_.x.slice(0, n));
   }
   pool();
 }
@@ -192,7 +192,7 @@ void VisionModel::embed(const Tap& tap) {
     be_.embed(a.y, w_.positions, ids.slice(0, n), 1.0f);
     be_.add(a.x, a.y, 1.0f);
   }
-  if (tap) tap("vision.embed", 0, a.x);
+  if (tap) tap(be_, "vision.embed", 0, a.x);
   be_.rms_norm(a.h, a.x, w_.layers[0].input_norm, c_.eps);
 }
 
@@ -206,7 +206,7 @@ int64_t VisionModel::advance_layer(int64_t work, const Tap& tap) {
   at.row += count;
   if (at.row == n) {
     at = at.attends ? Cursor{layer + 1, false, 0} : Cursor{layer, true, 0};
-    if (tap && at.layer > layer) tap("vision.layer", static_cast<int>(layer), a_.x.slice(0, n));
+    if (tap && at.layer > layer) tap(be_, "vision.layer", static_cast<int>(layer), a_.x.slice(0, n));
   }
   return count * row_work;
 }

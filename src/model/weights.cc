@@ -132,8 +132,7 @@ class Loader {
       return it != checkpoint_.program->matrices.end() && it->second.names.size() == names.size();
     }
     return std::ranges::all_of(matrices, [&](const Matrix& m) {
-      return m.format == matrices[0].format && m.group == matrices[0].group &&
-             m.scale.dtype == matrices[0].scale.dtype;
+      return m.format == matrices[0].format && m.group == matrices[0].group && m.scale.dtype == matrices[0].scale.dtype;
     });
   }
 
@@ -185,40 +184,74 @@ void check_program(const Checkpoint& checkpoint, const Backend& backend) {
   }
 }
 
-Weights transfer_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,
-                      const WeightSink* sink) {
+LayerWeights load_layer(const Loader& load, const Weights& w, const Config& config, int i) {
+  const std::string prefix = layer_prefix(kTextTower, i);
+  LayerWeights layer = load.layer(prefix, text_layer_dims(config, i), text_shards(w.tensor_parallel, config, i));
+  layer.scalar = load.scalar(prefix + "layer_scalar");
+  return layer;
+}
+
+void load_layers(const Loader& load, const Config& config, const WeightParts& parts, Weights& w) {
+  w.layers.resize(static_cast<size_t>(config.layers));
+  for (w.layers_end = parts.begin; w.layers_end < std::min(parts.end, config.layers);) {
+    LayerWeights& layer = w.layers[static_cast<size_t>(w.layers_end)];
+    try {
+      layer = load_layer(load, w, config, w.layers_end);
+      if (!parts.stays || parts.stays(w, w.layers_end + 1)) {
+        ++w.layers_end;
+        continue;
+      }
+    } catch (const OutOfMemory&) {
+      if (!parts.stays) throw;
+    }
+    layer = LayerWeights();
+    return;
+  }
+}
+
+// If the checkpoint ties the head to the embedding, a single backend keeps one copy for both. Several ranks each need
+// the whole table for the embedding and their shard of it for the head.
+void load_head(const Loader& load, const Checkpoint& checkpoint, Weights& w) {
+  w.norm = load.vector("norm.weight");
+  const bool own_head = checkpoint.find("lm_head.weight") != nullptr;
+  w.head = w.tensor_parallel.world == 1 && !own_head
+               ? w.embed
+               : load.rows_of(own_head ? "lm_head.weight" : "embed_tokens.weight", w.tensor_parallel.ids());
+}
+
+Weights empty_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend) {
   if (checkpoint.program) check_program(checkpoint, backend);
   require_weights(checkpoint, config);
   Weights w;
   w.tensor_parallel = shard_model(checkpoint, config, backend.rank(), backend.world());
   w.vectors = std::make_shared<OwnedTensors>(backend);
-  const Loader load(checkpoint, backend, *w.vectors, sink);
-  w.embed = load.matrix("embed_tokens.weight");
-  for (int i = 0; i < config.layers; ++i) {
-    const std::string prefix = layer_prefix(kTextTower, i);
-    w.layers.push_back(load.layer(prefix, text_layer_dims(config, i), text_shards(w.tensor_parallel, config, i)));
-    w.layers.back().scalar = load.scalar(prefix + "layer_scalar");
-  }
-  w.norm = load.vector("norm.weight");
-  // If the checkpoint ties the head to the embedding, a single backend keeps one copy for both. Several ranks each need
-  // the whole table for the embedding and their shard of it for the head.
-  const bool own_head = checkpoint.find("lm_head.weight") != nullptr;
-  w.head = w.tensor_parallel.world == 1 && !own_head
-               ? w.embed
-               : load.rows_of(own_head ? "lm_head.weight" : "embed_tokens.weight", w.tensor_parallel.ids());
-  if (vision && config.has_vision && w.tensor_parallel.rank == 0) w.vision = load_vision(load, config);
   return w;
 }
 
 }  // namespace
 
-Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision) {
-  return transfer_weights(checkpoint, config, backend, vision, nullptr);
+// The layers come last: how many fit is known when all else is there.
+Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, const WeightParts& parts) {
+  Weights w = empty_weights(checkpoint, config, backend);
+  const Loader load(checkpoint, backend, *w.vectors, nullptr);
+  if (parts.ends) {
+    w.embed = load.matrix("embed_tokens.weight");
+    load_head(load, checkpoint, w);
+  }
+  if (parts.vision && config.has_vision && w.tensor_parallel.rank == 0) w.vision = load_vision(load, config);
+  load_layers(load, config, parts, w);
+  return w;
 }
 
+// In the order of the file.
 void store_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,
                    const WeightSink& sink) {
-  transfer_weights(checkpoint, config, backend, vision, &sink);
+  Weights w = empty_weights(checkpoint, config, backend);
+  const Loader load(checkpoint, backend, *w.vectors, &sink);
+  w.embed = load.matrix("embed_tokens.weight");
+  for (int i = 0; i < config.layers; ++i) load_layer(load, w, config, i);
+  load_head(load, checkpoint, w);
+  if (vision && config.has_vision) load_vision(load, config);
 }
 
 }  // namespace gemma4

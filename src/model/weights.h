@@ -53,8 +53,19 @@ struct Weights {
   Matrix embed;  // [vocab, hidden]
   Matrix head;   // [this rank's shard of vocab, hidden]
   Tensor norm;   // F32 [hidden]
-  std::vector<LayerWeights> layers;
+  std::vector<LayerWeights> layers;  // [layers of the model]; empty where they were not asked for
+  int layers_end = 0;                // the layer after the last that was loaded
   VisionWeights vision;
+};
+
+// What of a model a backend gets: all of it, unless layers are spread over several (model/placement.h).
+struct WeightParts {
+  int begin = 0, end = 1 << 30;  // layers begin .. end - 1 of those that there are
+  bool ends = true;              // the embedding, the last norm and the head
+  bool vision = true;            // the tower, on rank 0
+  // Where given, it is asked after each layer whether that may stay, with the layers before `end`. If not, or if memory
+  // is short, the layer is dropped and loading ends.
+  std::function<bool(const Weights& so_far, int end)> stays;
 };
 
 // Receives the weights in place of the model: an exported program (program/export.h).
@@ -67,7 +78,7 @@ struct WeightSink {
 // Loads this backend's shard of the text decoder (tensor_parallel.h), and the vision tower on rank 0. The matrices of
 // an exported program are used where they lie in its file, so a backend with the same name and layout must have made
 // it. Throws Error: with the first complaint of check_weights(), or where the program is for another backend.
-Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision);
+Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, const WeightParts& parts);
 
 // Lays out each weight as load_weights() would and hands it to `sink`, one at a time.
 void store_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,

@@ -39,7 +39,7 @@ std::string loading_error(const Folder& folder) {
   const Checkpoint checkpoint = open_checkpoint(folder.path);
   const auto backend = make_ref();
   try {
-    load_weights(checkpoint, parse_config(checkpoint.config), *backend, true);
+    load_weights(checkpoint, parse_config(checkpoint.config), *backend, {});
   } catch (const Error& error) {
     return error.what();
   }

@@ -34,7 +34,7 @@ int longest_context(const Config& config, const Checkpoint& checkpoint, Backend&
   ModelOptions model;
   model.rows_max = limits_for(config, checkpoint, config.max_positions > 0 ? config.max_positions : 1 << 30).chunk;
   const int heads[] = {config.attention[kSliding].kv_heads, config.attention[kFull].kv_heads};
-  CacheMemory memory = cache_memory(backend, config, heads, model.page);
+  CacheMemory memory = cache_memory(backend, config, heads, model.page, config.kinds);
   memory.free = std::max<int64_t>(0, memory.free - weights);
   CacheWish wish;
   wish.positions = config.max_positions;

@@ -59,7 +59,7 @@ class ProgramExportTest : public ::testing::Test {
     return error_of([&] {
       const Checkpoint checkpoint = open_checkpoint(path);
       const auto backend = make_backend(backend_name, 1);
-      load_weights(checkpoint, parse_config(checkpoint.config), *backend, true);
+      load_weights(checkpoint, parse_config(checkpoint.config), *backend, {});
     });
   }
 
@@ -221,7 +221,7 @@ TEST_F(ProgramExportTest, WeightsAreUsedWhereTheyLie) {
   for (const char* name : {"cpu", "ref"}) {
     const Checkpoint checkpoint = open_checkpoint(exported(kTiny, name, {.backend = name}));
     const auto backend = make_backend(name, 1);
-    const Weights weights = load_weights(checkpoint, parse_config(checkpoint.config), *backend, true);
+    const Weights weights = load_weights(checkpoint, parse_config(checkpoint.config), *backend, {});
     const auto file = checkpoint.files[0]->bytes();
     const auto inside = [&](const Matrix& m) {
       const auto bytes = backend->serialize(m).bytes;
@@ -356,7 +356,7 @@ TEST_F(ProgramExportTest, AProgramIsForOneDevice) {
   const Checkpoint checkpoint = open_checkpoint(exported(kTiny, "program", {.backend = "ref"}));
   OneOfTwo backend;
   EXPECT_NE(error_of([&] {
-              load_weights(checkpoint, parse_config(checkpoint.config), backend, true);
+              load_weights(checkpoint, parse_config(checkpoint.config), backend, {});
             }).find("cannot be split over 2"),
             std::string::npos);
 }

@@ -51,7 +51,7 @@ void touch(const Matrix& m) {
 void run(const std::string& input) {
   std::ofstream(folder().path / "program.json", std::ios::binary) << input;
   const Checkpoint checkpoint = open_checkpoint(folder().path);
-  const Weights weights = load_weights(checkpoint, parse_config(checkpoint.config), *folder().backend, true);
+  const Weights weights = load_weights(checkpoint, parse_config(checkpoint.config), *folder().backend, {});
   touch(weights.embed);
   touch(weights.vision.positions);
   for (const auto* layers : {&weights.layers, &weights.vision.layers}) {

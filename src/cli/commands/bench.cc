@@ -20,6 +20,7 @@
 #include "cli/commands/processes.h"
 #include "cli/commands/profiled_backend.h"
 #include "cli/engine_flags.h"
+#include "engine/open.h"
 #include "image/patches.h"
 #include "image/resize.h"
 #include "model/cache_plan.h"
@@ -63,17 +64,21 @@ class Bench {
     const int seqs = *std::max_element(flags.batches.begin(), flags.batches.end());
     options_ = options_for(config_, flags.chunk + kBatchDepth, flags.chunk, seqs);
     options_.vision = config_.has_vision && !flags.images.empty();
+    options_.device_layers = device_layers(flags.engine);
     int shorter = 0;
     const auto plan = [&](ModelOptions& options, const CacheMemory& memory) {
-      leave_out_what_does_not_fit(memory);
+      prompts_ = flags.prompts, depths_ = flags.depths;  // of an earlier plan less may have been left
+      leave_out_what_does_not_fit(options, memory);
       const ModelOptions sized = options_for(config_, longest(), flags.chunk, seqs);
       std::ranges::copy(sized.pages, options.pages);
       std::ranges::copy(sized.pages_per_seq, options.pages_per_seq);
       shorter = std::min(flat_pages(kBatchDepth + tail(), options.page), options.pages_per_seq[kFull]);
       options.pages[kFull] = options.pages_per_seq[kFull] + (seqs - 1) * shorter;
-      options_ = options;
     };
     model_ = std::make_unique<Model>(checkpoint, config_, ranks, options_, plan);
+    options_ = model_->options();
+    report_what_was_left_out();
+    report_placement(model_->placement());
     step_bytes_ = model_->step_bytes();
     step_weights_ = weights_of_a_step(checkpoint);
     int next[kAttentionKinds] = {0, 0};
@@ -126,6 +131,15 @@ class Bench {
       times.push_back(seconds_since(start) / flags_.steps);
     }
     return median(times);
+  }
+
+  // A step of one sequence at position `depth`, stage by stage; empty if the model is on one device.
+  std::vector<Model::PartTime> parts(int depth) {
+    if (model_->placement().empty()) return {};
+    Batch batch;
+    append_row(batch, config_, token(), 0, depth, -1);
+    want(batch, 0);
+    return model_->time_parts(batch, flags_.steps);
   }
 
   // Seconds of an image of `budget` soft tokens from its pixels on: in total, and of the vision tower alone with the
@@ -233,19 +247,22 @@ class Bench {
     return longest + tail();
   }
 
-  void leave_out_what_does_not_fit(const CacheMemory& memory) {
-    ModelOptions one = options_;
+  void leave_out_what_does_not_fit(ModelOptions one, const CacheMemory& memory) {
     one.seqs_max = 1;
     CacheWish wish;
     wish.positions = config_.max_positions;
-    const int most = plan_caches(wish, config_, memory, one).max_seq_len;
+    most_ = plan_caches(wish, config_, memory, one).max_seq_len;
     for (auto* lengths : {&prompts_, &depths_}) {
       if (*lengths != kPrompts && *lengths != kDepths) continue;  // given
-      const auto left_out = std::erase_if(*lengths, [&](int n) { return n + tail() > most; });
-      if (left_out == 0) continue;
-      std::fprintf(stderr, "the longest context here is %d tokens: longer %s are left out\n", most,
-                   lengths == &prompts_ ? "prompts" : "depths");
+      std::erase_if(*lengths, [&](int n) { return n + tail() > most_; });
     }
+  }
+  void report_what_was_left_out() const {
+    const auto report = [&](bool all, const char* what) {
+      if (!all) std::fprintf(stderr, "the longest context here is %d tokens: longer %s are left out\n", most_, what);
+    };
+    report(prompts_ == flags_.prompts, "prompts");
+    report(depths_ == flags_.depths, "depths");
   }
   int32_t token() { return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab)); }
 
@@ -273,6 +290,7 @@ class Bench {
 
   Flags flags_;
   std::vector<int> prompts_, depths_;
+  int most_ = 0;  // tokens of the longest context
   Config config_;
   Backend& backend_;  // of rank 0
   ModelOptions options_;
@@ -319,7 +337,7 @@ void print(const std::vector<Line>& lines, bool roofline) {
 class Limits {
  public:
   Limits(const Flags& flags, const Bench& bench, double copy) : bench_(bench), copy_(copy) {
-    if (flags.engine.backend == "cpu") meter_ = std::make_unique<RooflineMeter>(flags.engine.threads);
+    if (flags.engine.backend == "cpu" && copy > 0) meter_ = std::make_unique<RooflineMeter>(flags.engine.threads);
   }
 
   // `measure` returns the seconds of a step for `seqs` sequences. The roofline is measured before and after; the better
@@ -329,6 +347,7 @@ class Limits {
     const double seconds = measure();
     const Roofline after = meter_ ? meter_->measure() : Roofline();
     const auto bytes = static_cast<double>(bench_.step_bytes());
+    if (copy_ == 0) return {what, 1e3 * seconds, seqs / seconds, "tokens"};  // there is no one limit
     Line line{what, 1e3 * seconds, seqs / seconds, "tokens", bytes / seconds / 1e9, bytes / seconds / copy_};
     if (!meter_) return line;
     line.roof = {std::max(before.bytes_per_second, after.bytes_per_second),
@@ -365,6 +384,12 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
     filled = std::max(filled, depth);
     say(limits.line("decode at " + std::to_string(depth), 1, [&] { return bench.decode(1, depth); }));
     bench.keep_logits("decode." + std::to_string(depth), 1);
+    double all = 0;
+    for (const Model::PartTime& part : bench.parts(depth)) {
+      say({"  " + part.what, 1e3 * part.seconds, 1 / part.seconds, "steps"});
+      all += part.seconds;
+    }
+    if (all > 0) say({"  these by themselves", 1e3 * all, 1 / all, "steps"});
   }
   double one = 0;  // tokens per second of one sequence
   for (int seqs : flags.batches) {
@@ -396,9 +421,7 @@ void add_flags(CommandLine& line, Flags& flags) {
   line.option("--model", flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
       .required();
   add_mmproj_flag(line, flags.engine.mmproj);
-  line.option("--backend", flags.engine.backend, "cuda, cpu or ref").show_default();
-  line.option("--threads", flags.engine.threads, "threads of the cpu backend (0: all cores)").between(0, 1024);
-  add_gpus_flag(line, flags.engine.gpus);
+  add_device_flags(line, flags.engine);
   add_processes_flags(line, flags.processes);
   line.option("--prompts", flags.prompts, "prompt lengths").positive().separated_by_commas().show_default();
   line.option("--depths", flags.depths, "tokens before the decoded ones")
@@ -463,7 +486,7 @@ void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
 int bench(const Flags& flags) {
   const auto start = Clock::now();
   const Checkpoint checkpoint = open_checkpoint(flags.engine.model, flags.engine.mmproj);
-  const Ranks ranks = make_ranks(flags.engine.backend, flags.engine.threads, flags.engine.gpus, flags.engine.channel);
+  const Ranks ranks = make_backends(flags.engine);
   if (flags.profile) {
     profile(flags, checkpoint, ranks);
     return kExitOk;
@@ -471,16 +494,18 @@ int bench(const Flags& flags) {
   Bench bench(flags, checkpoint, ranks);
   ranks[0].sync();
   const double load = seconds_since(start), memory = static_cast<double>(ranks.memory_used()) / 1e9;
-  const double copy = bench.copy_bandwidth();
+  const bool one_device = ranks.devices(0).size() == 1;
+  const double copy = one_device ? bench.copy_bandwidth() : 0;
   const std::string where = ranks.world() > 1 ? " on each of " + std::to_string(ranks.world()) + " devices" : "";
-  std::fprintf(stderr,
-               "loaded in %.2f s, %.2f GB of memory; a step reads %.2f GB of weights%s; copies move %.0f GB/s\n", load,
-               memory, static_cast<double>(bench.step_bytes()) / 1e9, where.c_str(), copy / 1e9);
+  std::fprintf(stderr, "loaded in %.2f s, %.2f GB of memory; a step reads %.2f GB of weights%s", load, memory,
+               static_cast<double>(bench.step_bytes()) / 1e9, where.c_str());
+  if (one_device) std::fprintf(stderr, "; copies move %.0f GB/s", copy / 1e9);
+  std::fputc('\n', stderr);
   const std::vector<Line> lines = measure(flags, bench, copy);
   if (!flags.dump.empty()) bench.dump();
   const Backend::Stats stats = ranks[0].stats();
   if (!flags.json) {
-    print(lines, flags.engine.backend == "cpu");
+    print(lines, flags.engine.backend == "cpu" && one_device);
     if (stats.ops > 0) {
       std::printf("megakernel: %lld of %lld ops of a decode step\n", static_cast<long long>(stats.megakernel_ops),
                   static_cast<long long>(stats.ops));
@@ -524,6 +549,9 @@ int bench_command(int argc, char** argv) {
   std::erase(flags.images, 0);
   if (flags.load) {
     if (flags.processes.wanted) throw Error("bench --load measures one GPU; leave --one-process-per-gpu away");
+    if (!flags.engine.gpu_layers.empty() || flags.engine.gpus > 1) {
+      throw Error("bench --load measures one device; leave --gpu-layers and --gpus away");
+    }
     return bench_load({flags.engine.model, flags.engine.backend, flags.engine.threads, flags.json});
   }
   return run_on_rank_0(flags.processes, flags.engine, [&] { return bench(flags); });

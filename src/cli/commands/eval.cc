@@ -18,6 +18,7 @@
 #include "cli/commands/processes.h"
 #include "cli/commands/questions.h"
 #include "cli/engine_flags.h"
+#include "engine/open.h"
 #include "image/decode.h"
 #include "image/patches.h"
 #include "model/model.h"
@@ -103,8 +104,7 @@ class Evaluation {
       : options_(options),
         checkpoint_(open_checkpoint(options.engine.model, options.engine.mmproj)),
         config_(parse_config(checkpoint_.config)),
-        ranks_(
-            make_ranks(options.engine.backend, options.engine.threads, options.engine.gpus, options.engine.channel)) {}
+        ranks_(make_backends(options.engine)) {}
 
   int run();
 
@@ -114,7 +114,7 @@ class Evaluation {
   std::vector<float> prefill(const GoldenCase& golden);
   std::vector<float> step(int32_t id, int32_t pos);
   void own_preprocessing(const GoldenCase& golden, Report& report);
-  std::vector<float> floats(const Tensor& t);
+  static std::vector<float> floats(Backend& be, const Tensor& t);
   std::vector<float> logits(int64_t rows) {
     std::vector<float> out(static_cast<size_t>(rows * config_.vocab));
     model_->read_logits(out.data());
@@ -131,14 +131,14 @@ class Evaluation {
   std::map<std::string, std::vector<float>> dumped_;
 };
 
-std::vector<float> Evaluation::floats(const Tensor& t) {
+std::vector<float> Evaluation::floats(Backend& be, const Tensor& t) {
   std::vector<float> out(static_cast<size_t>(t.size()));
   if (t.dtype == DType::kF32) {
-    ranks_[0].read(out.data(), t);
+    be.read(out.data(), t);
     return out;
   }
   std::vector<uint16_t> bits(out.size());
-  ranks_[0].read(bits.data(), t);
+  be.read(bits.data(), t);
   for (size_t i = 0; i < bits.size(); ++i) out[i] = bf16_to_float(bits[i]);
   return out;
 }
@@ -151,7 +151,7 @@ void Evaluation::encode_images(const GoldenCase& golden, Report& report) {
   for (int32_t n : golden.patches_per_image) {
     soft_.push_back(
         model_->encode({golden.pixel_values.data() + begin * width, golden.pixel_xy.data() + 2 * begin, n}));
-    const auto rows = floats(soft_.back().rows);
+    const auto rows = floats(model_->backend(), soft_.back().rows);
     features_.insert(features_.end(), rows.begin(), rows.end());
     begin += n;
   }
@@ -217,7 +217,9 @@ Report Evaluation::run_case(const GoldenCase& golden) {
   ModelOptions options = options_for(config_, tokens, static_cast<int>(golden.input_ids.size()), 1);
   options.logits_max = options.rows_max;
   options.vision = config_.has_vision && !golden.images.empty();
+  options.device_layers = device_layers(options_.engine);
   model_ = std::make_unique<Model>(checkpoint_, config_, ranks_, options);
+  if (dumped_.empty()) report_placement(model_->placement());
   for (AttentionKind kind : {kSliding, kFull}) {
     model_->set_pages(kind, 0, std::span(pages).first(static_cast<size_t>(options.pages_per_seq[kind])));
   }
@@ -225,13 +227,13 @@ Report Evaluation::run_case(const GoldenCase& golden) {
   encode_images(golden, report);
   if (!golden.hidden_states.empty() && options_.chunk == 0) {
     report.has_hidden = true;
-    model_->tap = [&](const std::string& name, int layer, const Tensor& x) {
+    model_->tap = [&](Backend& be, const std::string& name, int layer, const Tensor& x) {
       size_t index = golden.hidden_states.size();
       if (name == "embed") index = 0;
       if (name == "layer" && layer + 1 < config_.layers) index = static_cast<size_t>(layer) + 1;
       if (name == "norm") index = static_cast<size_t>(config_.layers);
       if (index >= golden.hidden_states.size()) return;
-      report.hidden = std::max(report.hidden, max_difference(golden.hidden_states[index], floats(x)));
+      report.hidden = std::max(report.hidden, max_difference(golden.hidden_states[index], floats(be, x)));
     };
   }
   const std::vector<float> prompt = prefill(golden);
@@ -329,9 +331,7 @@ int eval_command(int argc, char** argv) {
   line.option("--equal-min", questions.equal_min, "fail below this share of answers equal to the reference's")
       .between(0.0, 1.0);
   line.option("--right-min", questions.right_min, "fail below this share of right answers").between(0.0, 1.0);
-  line.option("--backend", options.engine.backend, "ref, cpu or cuda").show_default();
-  line.option("--threads", options.engine.threads, "threads of the cpu backend; 0: all cores").between(0, 1024);
-  add_gpus_flag(line, options.engine.gpus);
+  add_device_flags(line, options.engine);
   add_processes_flags(line, options.processes);
   line.option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole").not_negative();
   line.option("--case", options.only, "run only this case (repeatable)");

@@ -38,6 +38,9 @@ void add_processes_flags(CommandLine& line, ProcessesFlags& flags) {
 
 int run_on_rank_0(const ProcessesFlags& flags, EngineOptions& options, FunctionRef<int()> command) {
   if (!flags.wanted) return command();
+  if (!options.gpu_layers.empty() || options.split == "layers") {
+    throw Error("--one-process-per-gpu splits each layer: leave it away, or --gpu-layers and --split layers");
+  }
   ProcessInfo process =
       process_info_from_environment([](const char* name) -> const char* { return std::getenv(name); });
   if (process.world == 1) return command();

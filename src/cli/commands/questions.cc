@@ -83,6 +83,7 @@ int eval_questions(const QuestionsOptions& options) {
   engine_options.max_seqs = options.at_a_time;
   engine_options.max_queue = static_cast<int>(questions.size()) + 1;
   Engine engine(engine_options);
+  report_placement(engine.placement());
   warn_of_template(engine);
   std::vector<std::shared_ptr<EventQueue>> queues;
   for (const Question& question : questions) {

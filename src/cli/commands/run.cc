@@ -183,6 +183,7 @@ int run(RunFlags& flags) {
   }
   Engine& engine = *opened;
   if (terminal) std::fputs("\r\033[K", stderr);
+  report_placement(engine.placement());
   if (!flags.raw) warn_of_template(engine);
   if (!prompt) return chat(engine, request, [&](const Answer& answer) { report(engine, answer, flags.json); });
   const Answer answer = print_answer(engine, request, true, nullptr);

@@ -291,6 +291,7 @@ int serve(ServeFlags& flags) {
   std::optional<EndBySignal> loading(std::in_place);
   handle_lost_pages(LostPages::kZeros);  // so that every stream ends with an error event
   Engine engine(flags.engine);
+  report_placement(engine.placement());
   warn_of_template(engine);
   loading.reset();
   return serve_until_stopped(engine, options, flags.grace, flags.engine.channel.get());
