@@ -48,7 +48,7 @@ struct Model::Impl {
     try {
       open(checkpoint, plan);
     } catch (const OutOfMemory& error) {
-      throw Error(error.what() + way_out());
+      throw Error(error.what() + (checkpoint.program ? "" : way_out()));
     }
   }
 
@@ -73,7 +73,7 @@ struct Model::Impl {
     check_files();
   }
 
-  // Where memory was short.
+  // Where memory was short. (An exported program is for one device.)
   std::string way_out() const {
     const bool gpu = ranks[0].name() == std::string("cuda");
     if (!gpu || ranks.world() > 1 || ranks.devices(0).size() > 2) return "";
