@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -43,8 +44,12 @@ struct ByteInterval {
   int first, last;
 };
 
-// Of characters past ASCII: those whose UTF-8 is one of these sequences of bytes. A first byte is a group, but for the
-// few under which there are white space and line ends, which patterns treat apart.
+// Adds the UTF-8 of code points as sequences of byte ranges, in their order: a text that has the first and the last
+// byte of each range. A range of points is split by UTF-8 length, and where a continuation byte would wrap.
+void add_utf8_sequences(uint32_t first, uint32_t last, std::vector<std::string>& out);
+
+// Of characters past ASCII: those whose UTF-8 is one of these sequences of bytes. A first byte is a group, but for
+// characters that patterns treat apart from others under the same byte (white space, marks between letters).
 struct CharacterGroup {
   std::vector<std::vector<ByteInterval>> sequences;
 };

@@ -133,7 +133,9 @@ void PushdownAutomaton::check_recursion(const Mark& from) const {
   for (size_t rule = 0; rule < rules_.size(); ++rule) {
     for (const RuleCall& call : calls[rule]) {
       if (!call.last && component[rule] == component[static_cast<size_t>(call.rule)]) {
-        throw Error("a rule of the grammar begins with itself by way of others (left recursion): write it as a repeat");
+        throw LeftRecursion(
+            "a rule of the grammar begins with itself by way of others (left recursion): write it as a repeat",
+            static_cast<int>(rule));
       }
     }
   }
@@ -184,7 +186,13 @@ void PushdownAutomaton::check_productive(int start, const Mark& from) {
       work.insert(work.end(), callers[static_cast<size_t>(rule)].begin(), callers[static_cast<size_t>(rule)].end());
     }
   }
-  if (!rule_done[static_cast<size_t>(start)]) throw EndlessGrammar("nothing that the grammar allows comes to an end");
+  if (!rule_done[static_cast<size_t>(start)]) {
+    std::vector<int> endless;
+    for (size_t rule = from.rules; rule < rule_done.size(); ++rule) {
+      if (!rule_done[rule]) endless.push_back(static_cast<int>(rule));
+    }
+    throw EndlessGrammar("nothing that the grammar allows comes to an end", std::move(endless));
+  }
   for (size_t list = from.choices; list < choices_.size(); ++list) {
     std::erase_if(choices_[list], [&](int choice) { return !is_done(choice); });
   }

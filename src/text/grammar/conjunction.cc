@@ -93,18 +93,29 @@ std::optional<std::vector<nlohmann::ordered_json>> ConjunctionBuilder::finite(co
   bool found = false;
   const auto take = [&](const Json& schema) {
     if (!schema.is_object()) return false;
+    if (const auto nullable = schema.find("nullable"); nullable != schema.end() && *nullable == true) {
+      values.emplace_back(nullptr);
+    }
     if (const auto one = schema.find("const"); one != schema.end()) {
       values.push_back(*one);
       return true;
     }
     const auto list = schema.find("enum");
-    if (list == schema.end()) return false;
-    for (const Json& one : *list) budget_.charge(10), values.push_back(one);
+    if (list != schema.end()) {
+      for (const Json& one : *list) budget_.charge(10), values.push_back(one);
+      return true;
+    }
+    const auto type = schema.find("type");
+    const unsigned types = type == schema.end() ? 0u : type_bits(*type);
+    if (types == 0 || types & ~unsigned{kBooleanType | kNullType}) return false;
+    if (types & kBooleanType) values.insert(values.end(), {true, false});
+    if (types & kNullType) values.emplace_back(nullptr);
     return true;
   };
   for (const Conjunction::Part& part : all.parts) {
     if (found) break;
     found = take(*part.schema);
+    if (!found) values.clear();
     for (const char* keyword : {"anyOf", "oneOf"}) {
       const auto list = part.schema->find(keyword);
       if (found || list == part.schema->end()) continue;

@@ -50,6 +50,7 @@ class ConjunctionBuilder {
 
   void add(Conjunction& to, const Json& schema, const std::string& path);
   SchemaCheck& checker() { return check_; }
+  SchemaReferences& references() { return references_; }
   bool holds(const Json& value, const Conjunction& all);  // for every part, with all of its keywords
   // The values that enum, const, or an anyOf of those leave; nothing where there are others.
   std::optional<std::vector<Json>> finite(const Conjunction& all);

@@ -113,18 +113,17 @@ Grammar Grammar::json_schema(const Vocabulary& vocabulary, std::string_view sche
   const int value = rules.rule(root, "#");
   try {
     compiled->begin(value, options);
-  } catch (const EndlessGrammar&) {
-    if (!rules.reason().empty()) throw Error(rules.reason());
-    throw Error("schema #: allows no value that comes to an end (it refers to itself without end)");
+  } catch (const EndlessGrammar& error) {
+    throw Error(rules.why_endless(error));
   }
   const std::vector<SchemaNote> notes = rules.notes();
   compiled->free_keys = rules.has_free_keys();
   compiled->notes.insert(compiled->notes.end(), notes.begin(), notes.end());
   if (options.strict && !notes.empty()) {
     const SchemaNote& note = notes.front();
-    throw Error("schema " + note.path + ": the keyword " + note.keyword +
-                " cannot be enforced here while the answer is written, as \"strict\": true asks; without strict the "
-                "finished answer is checked");
+    throw Error("schema " + note.path + ": " + note.subject() + (note.why.empty() ? "" : ", so it") +
+                " cannot be enforced here while the answer is written, as \"strict\": true asks; without strict " +
+                (note.checked ? "the finished answer is checked" : "nothing keeps it"));
   }
   return Grammar(std::move(compiled));
 }

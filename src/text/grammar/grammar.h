@@ -25,6 +25,8 @@ namespace gemma4 {
 struct SchemaNote {
   std::string keyword, path;  // the first place
   bool checked = true;        // check_json() knows it
+  std::string why = {};       // of a pattern: "pattern 'a++' has ..."; may be empty
+  std::string subject() const { return why.empty() ? "the keyword " + keyword : why; }
 };
 
 struct GrammarOptions {

@@ -60,11 +60,17 @@ class GrammarReader {
   }
 
   uint32_t number() {
+    constexpr uint64_t kRepeatsMax = 99'999;
     uint64_t value = 0;
     const size_t begin = at_;
-    for (; peek() >= '0' && peek() <= '9' && value < 100'000; ++at_)
-      value = value * 10 + static_cast<uint64_t>(peek() - '0');
-    if (begin == at_ || value >= 100'000) fail("a number of repeats up to 99999 is missing");
+    for (; peek() >= '0' && peek() <= '9'; ++at_) {
+      value = std::min(value * 10 + static_cast<uint64_t>(peek() - '0'), kRepeatsMax + 1);
+    }
+    if (begin == at_) fail("a number of repeats is missing");
+    if (value > kRepeatsMax) {
+      fail("the number of repeats " + std::string(text_.substr(begin, std::min<size_t>(at_ - begin, 40))) +
+           " is above " + std::to_string(kRepeatsMax) + ", the most that is supported");
+    }
     return static_cast<uint32_t>(value);
   }
 

@@ -338,6 +338,9 @@ TEST(Grammar, RefusesWhatIsNoSchemaOrHasNoValue) {
   EXPECT_THAT(error(R"({"$ref":"#"})"), HasSubstr("without end"));
   EXPECT_THAT(error(R"({"anyOf":[{"$ref":"#"},{"$ref":"#"}]})"), HasSubstr("without end"));
   EXPECT_THAT(error(R"({"allOf":[{"$ref":"#"}]})"), HasSubstr("allOf"));
+  EXPECT_THAT(error(R"({"properties":{"a":{"$ref":"#/$defs/b"}},"required":["a"],
+                        "$defs":{"b":{"properties":{"c":{"$ref":"#/$defs/b"}},"required":["c"]}}})"),
+              HasSubstr("schema #/properties/a: allows no value that comes to an end"));
   EXPECT_THAT(error(R"({"type":"string","enum":[1]})"), HasSubstr("no value"));
   EXPECT_THAT(error("{"), HasSubstr("not JSON"));
   EXPECT_THAT(error("3"), HasSubstr("neither"));

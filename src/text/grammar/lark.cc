@@ -214,7 +214,11 @@ class LarkParser {
     } else if (in_.accept("~")) {
       in_.skip();
       least = most = in_.number();
-      if (in_.accept("..")) most = in_.number();
+      in_.skip();
+      if (in_.accept("..")) {
+        in_.skip();
+        most = in_.number();
+      }
       if (most < least) in_.fail("a repeat ~ m..n needs m up to n");
     } else if (!in_.accept("*")) {
       return false;
@@ -267,7 +271,17 @@ class LarkParser {
     one.text = text();
     if (in_.accept("..")) {
       if (!in_.accept("\"")) in_.fail("a range is \"a\"..\"z\"");
-      return regex_of("[" + escaped(one.text) + "-" + escaped(text()) + "]");
+      const std::string last = text();
+      for (const std::string& end : {one.text, last}) {
+        if (end.empty() || utf8_length(end) != end.size()) {
+          in_.fail("a range is from one character to another, as \"a\"..\"z\", but '" + end.substr(0, 100) + "' " +
+                   (end.empty() ? "is none" : "has several"));
+        }
+      }
+      if (utf8_point(last) < utf8_point(one.text)) {
+        in_.fail("the range '" + one.text + "'..'" + last + "' ends before it begins");
+      }
+      return regex_of("[" + escaped(one.text) + "-" + escaped(last) + "]");
     }
     if (in_.peek() == 'i' && in_.accept("i")) return regex_of("(?i)" + escaped(one.text));
     return one;

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/utf8.h"
+#include "text/grammar/character_set.h"
 
 namespace gemma4 {
 namespace {
@@ -26,37 +27,8 @@ std::string escaped(unsigned char c) {
   return std::string("\\u00") + kHex[c >> 4] + kHex[c & 15];
 }
 
-std::string spell(uint32_t point) {
-  std::string text;
-  utf8_append(text, point);
-  return text;
-}
-
 // What makes the nodes of a character.
 enum Maker : uint32_t { kUtf8, kAnyCharacter, kCharacters, kKeyCharacter };
-
-// A sequence of byte ranges is a text: the first and the last byte of each range.
-
-// Adds code points as such sequences, in their order. The range is split by UTF-8 length, and where a continuation byte
-// would wrap.
-void add_sequences(uint32_t first, uint32_t last, std::vector<std::string>& out) {
-  const auto add = [&](const auto& self, uint32_t low, uint32_t high) -> void {
-    const std::string a = spell(low), b = spell(high);
-    for (size_t i = 1; i < a.size(); ++i) {  // a sequence of ranges needs equal lead bytes, or full continuation bytes
-      const uint32_t tail = (1u << (6 * i)) - 1;
-      if ((low & ~tail) == (high & ~tail)) continue;
-      if ((low & tail) != 0) return self(self, low, low | tail), self(self, (low | tail) + 1, high);
-      if ((high & tail) != tail) return self(self, low, (high & ~tail) - 1), self(self, high & ~tail, high);
-    }
-    std::string sequence;
-    for (size_t i = 0; i < a.size(); ++i) (sequence += a[i]) += b[i];
-    out.push_back(std::move(sequence));
-  };
-  constexpr PointRange kLengths[] = {{0, 0x7f}, {0x80, 0x7ff}, {0x800, 0xd7ff}, {0xe000, 0xffff}, {0x10000, 0x10ffff}};
-  for (const auto& [low, high] : kLengths) {
-    if (first <= high && last >= low) add(add, std::max(first, low), std::min(last, high));
-  }
-}
 
 // Nodes of the automaton for sequences of byte ranges: bytes after which the same may follow share a node, so that a
 // class of many characters has few states.
@@ -183,7 +155,7 @@ int LexicalGrammar::open_quote(int next) {
 int LexicalGrammar::utf8(const std::vector<PointRange>& ranges, int next) {
   const PushdownAutomaton::Group one(a_, made_like(kUtf8, ranges));
   std::vector<std::string> sequences;
-  for (const auto& [first, last] : ranges) add_sequences(first, last, sequences);
+  for (const auto& [first, last] : ranges) add_utf8_sequences(first, last, sequences);
   CHECK(!sequences.empty());
   return CharacterNodes(a_, next).node(sequences);
 }

@@ -20,17 +20,17 @@ const std::vector<std::vector<ByteInterval>>& plain_sequences() {
                                                                     {{'#', '['}},
                                                                     {{']', '~'}},
                                                                     {{0xc2, 0xdf}, kTail},
-                                                             {{0xe0, 0xe0}, {0xa0, 0xbf}, kTail},
-                                                             {{0xe1, 0xe1}, kTail, kTail},
-                                                             {{0xe2, 0xe2}, {0x80, 0x80}, {0x80, 0xa7}},
-                                                             {{0xe2, 0xe2}, {0x80, 0x80}, {0xaa, 0xbf}},
-                                                             {{0xe2, 0xe2}, {0x81, 0xbf}, kTail},
-                                                             {{0xe3, 0xec}, kTail, kTail},
-                                                             {{0xed, 0xed}, {0x80, 0x9f}, kTail},
-                                                             {{0xee, 0xef}, kTail, kTail},
-                                                             {{0xf0, 0xf0}, {0x90, 0xbf}, kTail, kTail},
-                                                             {{0xf1, 0xf3}, kTail, kTail, kTail},
-                                                             {{0xf4, 0xf4}, {0x80, 0x8f}, kTail, kTail}};
+                                                                    {{0xe0, 0xe0}, {0xa0, 0xbf}, kTail},
+                                                                    {{0xe1, 0xe1}, kTail, kTail},
+                                                                    {{0xe2, 0xe2}, {0x80, 0x80}, {0x80, 0xa7}},
+                                                                    {{0xe2, 0xe2}, {0x80, 0x80}, {0xaa, 0xbf}},
+                                                                    {{0xe2, 0xe2}, {0x81, 0xbf}, kTail},
+                                                                    {{0xe3, 0xec}, kTail, kTail},
+                                                                    {{0xed, 0xed}, {0x80, 0x9f}, kTail},
+                                                                    {{0xee, 0xef}, kTail, kTail},
+                                                                    {{0xf0, 0xf0}, {0x90, 0xbf}, kTail, kTail},
+                                                                    {{0xf1, 0xf3}, kTail, kTail, kTail},
+                                                                    {{0xf4, 0xf4}, {0x80, 0x8f}, kTail, kTail}};
   return kSequences;
 }
 
@@ -190,14 +190,69 @@ const TokenMasks::Kind& TokenMasks::kind(const PushdownAutomaton::States& part) 
   if (made.touched.empty() && automaton_.reads_bytes(part)) return kUnclear;
   made.all_plain = to != kUnknown && after_sequences(state, plain_sequences()) == to;
   made.any_plain = takes_any(state, plain_sequences());
+  made.first = state;
+  if (made.touched.others != 0 && automaton_.is_one_character(part)) made.wide = wide_character(state);
   return kinds_.emplace(std::move(key), std::move(made)).first->second;
 }
 
-// The states after a character of a part.
-PushdownAutomaton::States TokenMasks::after_character(const PushdownAutomaton::States& part, const Kind& kind) {
-  PushdownAutomaton::States states = part;
-  for (const char byte : kind.sample) states = automaton_.advance(states, static_cast<unsigned char>(byte));
-  return states;
+PushdownAutomaton::States TokenMasks::after(PushdownAutomaton::States part, std::string_view character) {
+  for (const char byte : character) part = automaton_.advance(part, static_cast<unsigned char>(byte));
+  return part;
+}
+
+constexpr uint8_t kWideFirst = 0xc2, kWideLast = 0xf4;  // first bytes of characters past ASCII
+
+// The bytes that UTF-8 has after this first one.
+static int tail_length(uint8_t first) { return first < 0xe0 ? 1 : first < 0xf0 ? 2 : 3; }
+
+// The first character past ASCII that a part takes.
+std::string TokenMasks::wide_character(int32_t part) {
+  std::string character;
+  const auto add = [&](int from, int to) REQUIRES(mutex_) {
+    for (int byte = from; byte <= to; ++byte) {
+      if (const int32_t after = next(part, static_cast<uint8_t>(byte)); after >= 0) {
+        character += static_cast<char>(byte);
+        part = after;
+        return true;
+      }
+    }
+    return false;
+  };
+  if (!add(kWideFirst, kWideLast)) return "";
+  for (int left = tail_length(static_cast<uint8_t>(character[0])); left > 0; --left) {
+    if (!add(0x80, 0xbf)) return "";
+  }
+  return character;
+}
+
+const std::vector<TokenMasks::WideWay>& TokenMasks::wide_ways(int32_t state) {
+  if (at(state).wide) return *at(state).wide;
+  auto made = std::make_unique<std::vector<WideWay>>();
+  const std::vector<int32_t> all = parts(state);
+  for (const int32_t part : all) {
+    const Kind& one = kind(at(part).states);
+    if (one.touched.others == 0) continue;
+    if (one.wide.empty()) {
+      made->push_back({part});
+    } else {
+      made->push_back({one.first, find(after(at(part).states, one.wide))});
+    }
+  }
+  budget_.charge(10 * all.size());
+  held_.add(sizeof(*made) + made->size() * sizeof(WideWay));
+  at(state).wide = std::move(made);
+  return *at(state).wide;
+}
+
+// The part that takes the characters that begin with this byte. Null where none does, or where several do.
+const TokenMasks::WideWay* TokenMasks::wide_way(int32_t state, uint8_t byte) {
+  const WideWay* found = nullptr;
+  for (const WideWay& way : wide_ways(state)) {
+    if (next(way.from, byte) == kDead) continue;
+    if (found != nullptr || way.to == kUnknown) return nullptr;
+    found = &way;
+  }
+  return found;
 }
 
 // The plain tokens that may come are those of up to so many characters. -1, which is always safe: that is not so, or it
@@ -217,12 +272,12 @@ int TokenMasks::plain_limit(int32_t state) {
       }
     }
     if (takes == nullptr) return only ? i : -1;
-    PushdownAutomaton::States after = after_character(*takes, kind(*takes));
+    PushdownAutomaton::States next = after(*takes, kind(*takes).sample);
     const std::string key = PushdownAutomaton::key(*takes);
-    for (const PushdownAutomaton::States& part : automaton_.parts(after)) {
+    for (const PushdownAutomaton::States& part : automaton_.parts(next)) {
       if (PushdownAutomaton::key(part) == key) return vocabulary_.plain_longest;
     }
-    states = std::move(after);
+    states = std::move(next);
   }
   return vocabulary_.plain_longest;
 }
@@ -242,8 +297,8 @@ TokenMasks::Ahead& TokenMasks::ahead(int32_t state) {
     made->alone = std::all_of(parts.begin(), parts.end(), [&](const PushdownAutomaton::States& part) REQUIRES(mutex_) {
       return &part == most || !kind(part).touched.meets(made->set);
     });
-    PushdownAutomaton::States after = after_character(*most, kind(*most));
-    if (!after.dead()) made->to = find(std::move(after));
+    PushdownAutomaton::States next = after(*most, kind(*most).sample);
+    if (!next.dead()) made->to = find(std::move(next));
   }
   made->kinds = made->set.kinds();
   made->whole_kinds = made->set.whole_kinds();
@@ -277,9 +332,8 @@ int TokenMasks::end_of_texts(int32_t state, bool thorough) {
   if (here.end >= 0 || here.end == kMixed || (here.end == kDead && !thorough)) return here.end;
   if (here.texts.size() < 2 || !here.texts.back().empty()) return kDead;
   const size_t count = here.texts.size() - 1;
-  const auto touches = [&](const PushdownAutomaton::States& part) REQUIRES(mutex_) {
-    return kind(part).touched.meets(here.texts[count - 1]);
-  };
+  const auto touches = [&](const PushdownAutomaton::States& part)
+                           REQUIRES(mutex_) { return kind(part).touched.meets(here.texts[count - 1]); };
   const auto none_touches = [&](const PushdownAutomaton::States& states) {
     const std::vector<PushdownAutomaton::States> parts = automaton_.parts(states);
     return std::none_of(parts.begin(), parts.end(), touches);
@@ -290,14 +344,14 @@ int TokenMasks::end_of_texts(int32_t state, bool thorough) {
   here.end = kMixed;
   PushdownAutomaton::States states = at(state).states;  // all that a text may lead to
   for (size_t i = 0; i < count; ++i) {
-    std::vector<PushdownAutomaton::States> after;
+    std::vector<PushdownAutomaton::States> next;
     for (const PushdownAutomaton::States& part : automaton_.parts(states)) {
       const Kind& one = kind(part);
       if (!one.touched.meets(here.texts[i])) continue;
       if (!one.one_way) return here.end;
-      after.push_back(after_character(part, one));
+      next.push_back(after(part, one.sample));
     }
-    states = automaton_.united(after);
+    states = automaton_.united(next);
   }
   if (none_touches(states)) here.end = static_cast<int>(count);
   return here.end;
@@ -345,10 +399,11 @@ bool TokenMasks::walk(const Trie& trie, int32_t start, Mask& mask) {
   struct Visit {
     Branch branch;
     int32_t state;
+    int32_t left, to;  // of a character whose bytes are walked in the states of a WideWay: bytes, and where it leads
   };
   const Branch whole = {0, static_cast<int32_t>(trie.tokens.size()), 0};
   if (trie.nodes[0].longest > 0 && take_below(start, trie, whole, mask)) return true;
-  std::vector<Visit> open = {{whole, start}};
+  std::vector<Visit> open = {{whole, start, 0, kUnknown}};
   uint64_t steps = 0;
   while (!open.empty()) {
     const Visit visit = open.back();
@@ -359,18 +414,29 @@ bool TokenMasks::walk(const Trie& trie, int32_t start, Mask& mask) {
       budget_.charge(std::exchange(steps, 0));
       if (dfa_states_.size() - sets > kNewSetsMax || held_.bytes() - bytes > kNewBytesMax) return false;
     }
-    const std::array<int32_t, 256>& known = at(visit.state).next;
+    const int32_t* known = at(visit.state).next.data();
+    const WideWay* way = nullptr;
+    int32_t from = visit.state;
     for (int32_t i = above.children, last = i + above.count - 1; i <= last; ++i) {
       const auto& node = trie.nodes[static_cast<size_t>(i)];
-      const int32_t state = known[node.byte] != kUnknown ? known[node.byte] : next(visit.state, node.byte);
+      int32_t left = visit.left - 1, to = visit.to;
+      if (visit.left == 0 && node.byte >= kWideFirst && node.byte <= kWideLast) {
+        way = wide_way(visit.state, node.byte);
+        from = way == nullptr ? visit.state : way->from;
+        known = at(from).next.data();
+        left = way == nullptr ? 0 : tail_length(node.byte);
+        to = way == nullptr ? kUnknown : way->to;
+      }
+      int32_t state = known[node.byte] != kUnknown ? known[node.byte] : next(from, node.byte);
       if (state == kDead) continue;
+      if (left == 0 && to != kUnknown) state = to;
       for (int32_t t = node.begin; t < node.begin + node.own; ++t) allow(mask, trie.tokens[static_cast<size_t>(t)]);
       if (node.count == 0) continue;
       const Branch branch = {i, i < last ? (&node)[1].begin : visit.branch.end,
                              visit.branch.characters + ((node.byte & 0xc0) != 0x80)};
       if (node.longest > 0 && take_below(state, trie, branch, mask)) continue;
       __builtin_prefetch(&trie.nodes[static_cast<size_t>(node.children)]);
-      open.push_back({branch, state});
+      open.push_back({branch, state, std::max(left, 0), to});
     }
   }
   budget_.charge(steps);

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -88,6 +89,13 @@ class TokenMasks {
   struct Branch {
     int32_t node, end, characters;
   };
+  // Where a part's characters past ASCII lead. All lead to one state, and which may come depends on the part's nodes
+  // alone: so their bytes are walked in the states of the first part with equal nodes, and not once for each count of
+  // a loop.
+  struct WideWay {
+    int32_t from;           // a state: where the bytes are walked
+    int32_t to = kUnknown;  // after a whole character. kUnknown: this part is not of that kind, and `from` is it
+  };
   struct DfaState {
     PushdownAutomaton::States states;
     std::array<int32_t, 256> next;      // kUnknown, kDead or a number
@@ -97,6 +105,7 @@ class TokenMasks {
     int32_t tail = kUnknown;            // where each of the bytes 80 .. BF leads; kMixed: to several
     int32_t met = 0;                    // tokens below the nodes of the trie where it was met
     std::unique_ptr<Ahead> ahead;       // null until it is worth it
+    std::unique_ptr<std::vector<WideWay>> wide;  // null until first used
   };
   // What texts may come, whatever the order of their characters.
   struct Ahead {
@@ -116,9 +125,11 @@ class TokenMasks {
     std::string sample;         // one of them
     bool one_way = true;        // `set` is all that it takes
     bool all_plain = false, any_plain = false;  // plain characters: all, or some
+    int32_t first = kUnknown;  // the first part of this kind; its number
+    std::string wide;          // a character past ASCII that it takes. Empty: none, or not all lead to one state
     static Kind unclear() {
       constexpr uint64_t kAll = ~uint64_t{0};
-      return {{}, {kAll, kAll, kAll}, "", false, false, true};
+      return {{}, {kAll, kAll, kAll}, "", false, false, true, kUnknown, ""};
     }
   };
 
@@ -130,7 +141,10 @@ class TokenMasks {
   int32_t after_sequences(int32_t state, const std::vector<std::vector<ByteInterval>>& sequences) REQUIRES(mutex_);
   bool takes_any(int32_t state, const std::vector<std::vector<ByteInterval>>& sequences) REQUIRES(mutex_);
   const Kind& kind(const PushdownAutomaton::States& part) REQUIRES(mutex_);
-  PushdownAutomaton::States after_character(const PushdownAutomaton::States& part, const Kind& kind) REQUIRES(mutex_);
+  std::string wide_character(int32_t part) REQUIRES(mutex_);
+  PushdownAutomaton::States after(PushdownAutomaton::States part, std::string_view character) REQUIRES(mutex_);
+  const std::vector<WideWay>& wide_ways(int32_t state) REQUIRES(mutex_);
+  const WideWay* wide_way(int32_t state, uint8_t byte) REQUIRES(mutex_);
   Ahead& ahead(int32_t state) REQUIRES(mutex_);
   const CharacterSet& texts(int32_t state, int characters) REQUIRES(mutex_);
   int end_of_texts(int32_t state, bool thorough) REQUIRES(mutex_);

@@ -102,6 +102,18 @@ std::vector<nlohmann::ordered_json> wide_schemas() {
   return all;
 }
 
+// Classes that take a part of the characters under many first bytes.
+constexpr const char* kUnicodePatterns[] = {"^\\p{L}{3,40}$",
+                                            "^\\p{Lu}{2,9}$",
+                                            "^\\P{L}{3,40}$",
+                                            "^[\\p{L}\\p{N}_-]{1,40}$",
+                                            "^\\p{Lu}\\p{Ll}+( \\p{Lu}\\p{Ll}+){0,3}$",
+                                            "^(\\p{L}{1,5}|\\p{N}{2,9}-)*$",
+                                            "^(?!ab)\\p{L}{2,6}$",
+                                            "^(\\p{L}{2}|[a-z\\u00d7\\u00e9\\u0905\\u3042-\\u309c]{1,3}x)*$",
+                                            "^[\\u00d7\\u0589-\\u064b\\u3099\\u4dc0]{0,4}$",
+                                            "^\\p{Script=Greek}{1,5}$"};
+
 // The reference: a token may come where its bytes may, one after another.
 TEST(TokenMasks, AreWhatTheBytesOfTokensSay) {
   const Tokenizer& tokenizer = large()->tokenizer();
@@ -112,6 +124,7 @@ TEST(TokenMasks, AreWhatTheBytesOfTokensSay) {
        {"^\\p{L}+( \\p{L}+){0,3}$", "^.{0,7}x?$", "^[^\\x00-\\x1f]{2,6}$", "^[^\\u2014]{0,40}$"}) {
     schemas.push_back(pattern_schema(pattern));
   }
+  for (const char* pattern : kUnicodePatterns) schemas.push_back(pattern_schema(pattern));
   for (const nlohmann::ordered_json& schema : schemas) {
     for (const Syntax syntax : {Syntax::kJson, Syntax::kGemma}) {
       PushdownAutomaton automaton(unlimited);
@@ -160,6 +173,28 @@ TEST(TokenMasks, MasksOfMostTokensAreCheap) {
       most = std::max(most, grammar.budget().steps_used() - before);
     }
     EXPECT_LT(most, 100'000u) << schema;
+  }
+}
+
+// The bytes of their characters are walked once, and not again for each count of a loop.
+TEST(TokenMasks, MasksNearTheLimitsOfUnicodeClassesAreCheap) {
+  for (const char* pattern : {"^\\p{L}{3,40}$", "^\\P{L}{3,40}$", "^[\\p{L}\\p{N}_-]{1,40}$"}) {
+    std::mt19937 random(1);
+    Grammar grammar = Grammar::json_schema(large(), pattern_schema(pattern).dump(), options(large()));
+    std::vector<uint64_t> steps;
+    for (int answer = 0; answer < 4; ++answer) {
+      grammar.restart();
+      for (int i = 0; i < 40 && !grammar.ended(); ++i) {
+        const uint64_t before = grammar.budget().steps_used();
+        grammar.mask();
+        steps.push_back(grammar.budget().steps_used() - before);
+        grammar.advance(allowed_token(grammar.mask(), random));
+      }
+    }
+    std::sort(steps.rbegin(), steps.rend());
+    ASSERT_GT(steps.size(), 20u);
+    EXPECT_LT(steps[0], 300'000u) << pattern;  // the first within the string
+    EXPECT_LT(steps[2], 100'000u) << pattern;
   }
 }
 

@@ -27,7 +27,12 @@ ByteSet byte_range(int first, int last);  // both included
 constexpr uint32_t kUnbounded = ~uint32_t{0};
 
 struct EndlessGrammar : Error {  // no text matches
-  using Error::Error;
+  EndlessGrammar(const std::string& what, std::vector<int> endless) : Error(what), rules(std::move(endless)) {}
+  std::vector<int> rules;  // those that no text matches, sorted
+};
+struct LeftRecursion : Error {  // a rule can call itself before it reads an input
+  LeftRecursion(const std::string& what, int which) : Error(what), rule(which) {}
+  int rule;
 };
 
 class PushdownAutomaton {
@@ -89,9 +94,8 @@ class PushdownAutomaton {
   Mark mark() const { return {nodes_.size(), choices_.size(), rules_.size()}; }
   void roll_back(const Mark& mark);
 
-  // Throws Error if a rule can call itself before it reads an input (left recursion; but a rule that is one of its own
-  // alternatives adds nothing), EndlessGrammar if no text matches `start`. Takes away the choices that never come to an
-  // end.
+  // Throws LeftRecursion (but a rule that is one of its own alternatives adds nothing), and EndlessGrammar if no text
+  // matches `start`. Takes away the choices that never come to an end.
   // Looks at what was built since `from`, which refers to nothing before.
   void check(int start, const Mark& from);
   void check(int start) { check(start, Mark()); }
@@ -125,6 +129,8 @@ class PushdownAutomaton {
   // to.
   std::vector<States> parts(const States& states) const;
   States united(const std::vector<States>& all) const;
+  // Of a part: made by a Group, so that all characters lead to the same states.
+  bool is_one_character(const States& part) const { return !part.all.empty() && node(part.all[0].node).group >= 0; }
   // Of a part: equal where the same characters may come.
   std::vector<int32_t> characters_key(const States& part) const;
   static std::string key(const States& states);  // equal exactly for equal sets

@@ -30,6 +30,7 @@ std::vector<std::string> fixed_values(const Json& property, WorkBudget& budget) 
 SchemaGrammar::SchemaGrammar(PushdownAutomaton& automaton, Syntax spelling, const Json& root)
     : a_(automaton), text_(automaton, spelling), syntax_(spelling), build_(root, automaton.budget()) {
   check_kinds(root, "#", automaton.budget());
+  check_cycles(root, build_.references(), automaton.budget());
 }
 
 int SchemaGrammar::rule(const Json& schema, const std::string& path) {
@@ -53,8 +54,20 @@ int SchemaGrammar::rule(const Conjunction& all, const std::string& path) {
   alternatives(all, path, a_.finish(), choices);
   if (choices.empty()) choices.push_back(empty(path, "allows no value"));
   a_.set_rule(rule, a_.split(std::move(choices)));
+  constexpr size_t kPathMax = 400;
+  made_.emplace_back(rule, path.substr(0, kPathMax));
   --depth_;
   return rule;
+}
+
+// Of the rules without end, the first that was complete is part of itself: what it needs was being made.
+std::string SchemaGrammar::why_endless(const EndlessGrammar& error) const {
+  if (!reason_.empty()) return reason_;
+  const auto inner = std::find_if(made_.begin(), made_.end(), [&](const auto& one) {
+    return std::binary_search(error.rules.begin(), error.rules.end(), one.first);
+  });
+  return "schema " + (inner == made_.end() ? "#" : inner->second) +
+         ": allows no value that comes to an end (it refers to itself without end)";
 }
 
 int SchemaGrammar::empty(const std::string& path, const std::string& why) {
@@ -62,8 +75,9 @@ int SchemaGrammar::empty(const std::string& path, const std::string& why) {
   return a_.nothing();
 }
 
-void SchemaGrammar::note(const std::string& keyword, const std::string& path, bool checked) {
-  notes_.try_emplace(keyword, SchemaNote{keyword, path, checked}).first->second.checked &= checked;
+void SchemaGrammar::note(const std::string& keyword, const std::string& path, bool checked, const std::string& why) {
+  SchemaNote& known = notes_.try_emplace(keyword, SchemaNote{keyword, path, checked, why}).first->second;
+  if (known.checked && !checked) known = {keyword, path, checked, why};  // the one that is worse
 }
 
 std::vector<SchemaNote> SchemaGrammar::notes() const {

@@ -30,7 +30,7 @@ class SchemaGrammar {
   int any_object();
   std::vector<SchemaNote> notes() const;
   bool has_free_keys() const { return free_keys_; }  // a model could write a key twice
-  const std::string& reason() const { return reason_; }  // why a part of the schema allows no value; may be empty
+  std::string why_endless(const EndlessGrammar& error) const;  // why the schema allows no value, in a sentence
 
  private:
   using Nodes = std::vector<int>;
@@ -78,7 +78,7 @@ class SchemaGrammar {
   StringRules string_rules(const Conjunction& all, const Exclusions& no);
   int string(const StringRules& rules, const std::string& path, int next);
   int content(const StringRules& rules, const std::string& path, int next);  // without quotes
-  void widen(const std::string& pattern, const std::string& path, StringRules& rules);
+  void widen(const std::string& pattern, const std::string& path, const std::string& why, StringRules& rules);
   int try_content(const StringRules& rules, bool by_structure, const std::string& path, int next);
   int by_structure(const Regex& pattern, const StringRules& rules, int next);
   Regex parse(const std::string& pattern, const std::string& path);
@@ -107,7 +107,7 @@ class SchemaGrammar {
   int key(const std::string& name, int next);
   int name_then(int next);  // ':' after a key
   void spell_value(const Json& value, std::vector<int>& inputs) const;
-  void note(const std::string& keyword, const std::string& path, bool checked = true);
+  void note(const std::string& keyword, const std::string& path, bool checked = true, const std::string& why = "");
   int empty(const std::string& path, const std::string& why);  // nothing matches
 
   PushdownAutomaton& a_;
@@ -116,7 +116,8 @@ class SchemaGrammar {
   ConjunctionBuilder build_;
   std::map<std::vector<int32_t>, int> rules_;  // by parts and what is expanded in them
   std::map<std::string, SchemaNote> notes_;
-  std::string reason_;
+  std::string reason_;                             // why a part of the schema allows no value
+  std::vector<std::pair<int, std::string>> made_;  // rules that are complete, the inner ones first, and their paths
   int any_value_ = -1, any_object_ = -1;
   bool free_keys_ = false;
   int depth_ = 0;

@@ -159,6 +159,24 @@ TEST(SchemaList, WhatMasksKeep) {
   }
 }
 
+TEST(SchemaList, ListsWithoutRepeatsHaveAsManyItemsAsThereAreValues) {
+  const auto error = [](const std::string& text) { return test::error_of([&] { compiled(text); }); };
+  const std::string begin = R"({"properties":{"q":{"type":"array","uniqueItems":true,"minItems":2,"items":)";
+  const std::string end = R"(}},"required":["q"]})";
+  EXPECT_THAT(
+      error(begin + R"({"const":1})" + end),
+      HasSubstr("schema #/properties/q: minItems asks for 2 different items (uniqueItems), but items allows only "
+                "1, so it allows no value"));
+  EXPECT_EQ(error(begin + R"({"type":"boolean"})" + end), "");
+  EXPECT_THAT(error(begin + R"({"type":"null"})" + end), HasSubstr("items allows only 1"));
+  EXPECT_EQ(error(begin + R"({"type":"string","nullable":true})" + end), "");
+  const char* kFlags = R"({"type":"array","uniqueItems":true,"items":{"type":["boolean","null"]}})";
+  const Grammar flags = compiled(kFlags);
+  EXPECT_TRUE(flags.notes().empty());
+  EXPECT_TRUE(takes(kFlags, "[true,null,false]"));
+  EXPECT_FALSE(takes(kFlags, "[true,true]"));
+}
+
 TEST(SchemaList, StrictRefusesByNameWhatCannotBeEnforced) {
   const auto error = [](const char* schema) { return test::error_of([&] { compiled(schema, true); }); };
   EXPECT_THAT(error(R"({"type":"array","items":{"type":"integer"},"uniqueItems":true})"), HasSubstr("uniqueItems"));
@@ -178,7 +196,19 @@ TEST(SchemaList, StrictRefusesByNameWhatCannotBeEnforced) {
   EXPECT_FALSE(takes(twice, "\"ba\""));  // what the pattern is without the reference is enforced
   const Grammar possessive = compiled(R"({"type":"string","pattern":"^a++$"})");
   ASSERT_EQ(possessive.notes().size(), 1u);
-  EXPECT_FALSE(possessive.notes()[0].checked);
+  EXPECT_TRUE(possessive.notes()[0].checked);
+  EXPECT_THAT(error(R"({"type":"string","pattern":"^a++$"})"), HasSubstr("pattern '^a++$' has a possessive repeat"));
+  const char* atomic = R"({"type":"string","pattern":"^(?>a|ab)c$"})";
+  EXPECT_TRUE(takes(atomic, "\"ac\""));
+  EXPECT_FALSE(takes(atomic, "\"bc\""));  // what it is without the atomic group is enforced, and the rest checked
+  WorkBudget budget("test");
+  EXPECT_EQ(check_json("\"abc\"", atomic, budget).size(), 1u);
+  EXPECT_EQ(check_json("\"ac\"", atomic, budget).size(), 0u);
+  const Grammar unknown = compiled(R"({"type":"string","pattern":"^\\p{Nothing}$"})");
+  ASSERT_EQ(unknown.notes().size(), 1u);
+  EXPECT_FALSE(unknown.notes()[0].checked);
+  EXPECT_THAT(unknown.notes()[0].why, HasSubstr("has the property \\p{Nothing}, which is not known here"));
+  EXPECT_THAT(error(R"({"type":"string","pattern":"^\\p{Nothing}$"})"), HasSubstr("without strict nothing keeps it"));
   const char* fixed = R"({"type":"array","prefixItems":[{"type":"null"}],"unevaluatedItems":false})";
   EXPECT_TRUE(compiled(fixed).notes().empty());
   EXPECT_TRUE(takes(fixed, "[null]"));

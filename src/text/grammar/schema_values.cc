@@ -176,12 +176,15 @@ Regex SchemaGrammar::parse(const std::string& pattern, const std::string& path) 
 }
 
 // A pattern that no automaton decides is checked; what it matches without that is kept.
-void SchemaGrammar::widen(const std::string& pattern, const std::string& path, StringRules& rules) {
+void SchemaGrammar::widen(const std::string& pattern, const std::string& path, const std::string& why,
+                          StringRules& rules) {
+  const std::string where = "schema " + path;
+  const auto reason = [&](const std::string& sentence) { return sentence.substr(where.size() + 2); };
   try {
-    rules.wider.push_back(without_references(parse_whole_regex(pattern, "schema " + path, a_.budget())));
-    note("pattern", path);
-  } catch (const UnsupportedRegex&) {
-    note("pattern", path, false);
+    rules.wider.push_back(without_references(parse_whole_regex(pattern, where, a_.budget())));
+    note("pattern", path, true, reason(why));
+  } catch (const UnsupportedRegex& error) {
+    note("pattern", path, false, reason(error.what()));
   }
 }
 
@@ -193,8 +196,8 @@ int SchemaGrammar::content(const StringRules& rules, const std::string& path, in
     try {
       parse(pattern, path);
       return false;
-    } catch (const UnsupportedRegex&) {
-      widen(pattern, path, fewer);
+    } catch (const UnsupportedRegex& error) {
+      widen(pattern, path, error.what(), fewer);
       return true;
     }
   });
@@ -331,6 +334,11 @@ int SchemaGrammar::array(const Conjunction& all, const std::string& path, int ne
   const int close = a_.byte(']', next), end = text_.space(close);
   if (unique && most > 1) {
     const auto values = fixed == 0 ? build_.finite(rest_of) : std::nullopt;
+    if (values && values->size() < least) {
+      return empty(path, "minItems asks for " + std::to_string(least) +
+                             " different items (uniqueItems), but items allows only " + std::to_string(values->size()) +
+                             ", so it allows no value");
+    }
     if (values && values->size() <= kDistinctMax) return distinct(*values, least, most, next);
     note("uniqueItems", path);
   }
@@ -358,7 +366,6 @@ int SchemaGrammar::array(const Conjunction& all, const std::string& path, int ne
 // A list of different values: a node for each set of those that are still there.
 int SchemaGrammar::distinct(const std::vector<Json>& values, uint32_t least, uint32_t most, int next) {
   const auto count = static_cast<uint32_t>(values.size());
-  if (count < least) return empty("#", "an enum has fewer values than minItems, so it allows no value");
   const int close = a_.byte(']', next);
   std::vector<int> nodes(size_t{1} << count, -1);  // [sets of values that were written]
   for (size_t set = nodes.size(); set-- > 0;) {

@@ -99,7 +99,26 @@ void TextGrammar::find_empty_rules() {
   }
 }
 
+// With the names of the rules in its sentences.
+void TextGrammar::check(int start, const PushdownAutomaton::Mark& from) {
+  const auto name_of = [&](const auto& is_it) {
+    const auto found = std::ranges::find_if(numbers_, [&](const auto& rule) { return is_it(rule.second); });
+    return found == numbers_.end() ? grammar_.start : found->first;
+  };
+  try {
+    a_.check(start, from);
+  } catch (const LeftRecursion& error) {
+    throw Error("grammar: the rule " + name_of([&](int rule) { return rule == error.rule; }) +
+                " begins with itself by way of others (left recursion): write it as a repeat");
+  } catch (const EndlessGrammar& error) {
+    // Rather one that a rule without end needs: the start is without end by its fault.
+    const auto is_inner = [&](int rule) { return rule != start && std::ranges::binary_search(error.rules, rule); };
+    throw Error("grammar: no text that the rule " + name_of(is_inner) + " allows comes to an end");
+  }
+}
+
 int TextGrammar::rule() {
+  const PushdownAutomaton::Mark before = a_.mark();
   find_empty_rules();
   for (const auto& [name, expression] : grammar_.rules) numbers_[name] = a_.new_rule();
   if (!grammar_.ignored.empty()) {
@@ -112,7 +131,9 @@ int TextGrammar::rule() {
   for (const auto& [name, expression] : grammar_.rules) {
     a_.set_rule(numbers_.at(name), nodes(expression, terminal_.contains(name), a_.finish()));
   }
-  return numbers_.at(grammar_.start);
+  const int start = numbers_.at(grammar_.start);
+  check(start, before);
+  return start;
 }
 
 int TextGrammar::nodes(const Expression& expression, bool in_terminal, int next) {

@@ -44,6 +44,7 @@ class TextGrammar {
 
  private:
   int nodes(const Expression& expression, bool in_terminal, int next);
+  void check(int start, const PushdownAutomaton::Mark& from);
   bool may_be_empty(const Expression& expression);
   void find_empty_rules();
 

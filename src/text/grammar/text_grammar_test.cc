@@ -143,7 +143,17 @@ TEST(TextGrammar, FaultsAreSaidWithTheirLine) {
   EXPECT_THAT(error("root ::= root \"a\""), HasSubstr("the rule root never comes to an end"));
   EXPECT_THAT(error("root ::= a \"a\" | \"b\"\na ::= root"), HasSubstr("left recursion"));
   EXPECT_THAT(error("root ::= e root \"a\" | \"b\"\ne ::= \"\" | \"x\""), HasSubstr("left recursion"));
-  EXPECT_THAT(error("root ::= \"a\" root"), HasSubstr("comes to an end"));
+  EXPECT_THAT(error("root ::= \"c\" x\nx ::= y \"a\" | \"b\"\ny ::= x"), HasSubstr("the rule x begins with itself"));
+  EXPECT_THAT(error("root ::= \"a\" root"), HasSubstr("no text that the rule root allows comes to an end"));
+  EXPECT_THAT(error("start: \"a\" b\nb: \"b\" b"), HasSubstr("no text that the rule b allows comes to an end"));
+  EXPECT_THAT(error("start: \"a\"~1..999999999"),
+              HasSubstr("line 1: the number of repeats 999999999 is above 99999, the most that is supported"));
+  EXPECT_THAT(error("start: \"a\"~x"), HasSubstr("a number of repeats is missing"));
+  EXPECT_TRUE(derives(grammar_text("start: \"a\" ~ 1 .. 2"), "aa"));
+  EXPECT_THAT(error("start: \"ab\"..\"c\""), HasSubstr("from one character to another, as \"a\"..\"z\", but 'ab' has"));
+  EXPECT_THAT(error("start: \"a\"..\"\""), HasSubstr("but '' is none"));
+  EXPECT_THAT(error("start: \"c\"..\"a\""), HasSubstr("the range 'c'..'a' ends before it begins"));
+  EXPECT_TRUE(derives(grammar_text("start: \"\\x41\"..\"\u00e9\""), "\u00c9"));
   EXPECT_THAT(error("root ::= " + std::string(5000, '(')), HasSubstr("nested too deep"));
   EXPECT_THAT(error("root ::= <[1]>"), HasSubstr("'<' is not understood"));
   EXPECT_THAT(error("start: \"a\"\n%declare X"), HasSubstr("line 2: %declare is not supported"));

@@ -59,7 +59,7 @@ int compile(PushdownAutomaton& a, Syntax syntax, const Json& parameters, std::ve
   try {
     a.check(rule, before);
   } catch (const EndlessGrammar& error) {
-    throw EndlessGrammar(rules.reason().empty() ? error.what() : rules.reason());
+    throw EndlessGrammar(rules.why_endless(error), error.rules);
   }
   notes = rules.notes();
   return rule;
@@ -114,7 +114,7 @@ int arguments_of(PushdownAutomaton& a, const Json& function, std::vector<SchemaN
 void add_notes(std::vector<SchemaNote> found, const std::string& tool, bool strict, std::vector<SchemaNote>& notes) {
   for (SchemaNote& note : found) {
     if (strict) {
-      throw UnenforceableSchema("the keyword " + note.keyword + " at " + note.path +
+      throw UnenforceableSchema(note.subject() + " at " + note.path + (note.why.empty() ? "" : ", so it") +
                                 " cannot be enforced while arguments are written, as \"strict\": true asks");
     }
     note.path = tool + note.path.substr(1);

@@ -85,13 +85,12 @@ void BacktrackingMatcher::compile(const Regex& regex, bool backward) {
       emit({kReference, backward, regex.any_case, static_cast<int32_t>(regex.least * 2)});
       break;
     case Regex::kLookahead:
-    case Regex::kLookbehind: {
-      const int32_t look = emit({kLook, false, regex.negative});
-      compile(regex.operands[0], regex.type == Regex::kLookbehind);
-      emit({kAccept});
-      at(look).b = here();
+    case Regex::kLookbehind:
+      compile_apart({kLook, false, regex.negative}, regex.operands[0], regex.type == Regex::kLookbehind);
       break;
-    }
+    case Regex::kAtomic:
+      compile_apart({kOnce}, regex.operands[0], backward);
+      break;
     case Regex::kBegin:
       emit({kStart});
       break;
@@ -102,6 +101,14 @@ void BacktrackingMatcher::compile(const Regex& regex, bool backward) {
       emit({kBoundary, false, regex.negative});
       break;
   }
+}
+
+// What `one` runs by itself, up to a kAccept.
+void BacktrackingMatcher::compile_apart(Instruction one, const Regex& regex, bool backward) {
+  const int32_t begin = emit(one);
+  compile(regex, backward);
+  emit({kAccept});
+  program_[static_cast<size_t>(begin)].b = static_cast<int32_t>(program_.size());
 }
 
 void BacktrackingMatcher::compile_repeat(const Regex& regex, bool backward) {
@@ -124,13 +131,15 @@ bool BacktrackingMatcher::found_in(std::string_view text) {
   for (size_t start = 0; start <= text.size(); start += std::max<size_t>(utf8_length(text.substr(start)), 1)) {
     std::fill(registers_.begin(), registers_.end(), -1);
     trail_.clear();
-    if (run(0, static_cast<int64_t>(start), text)) return true;
+    auto at = static_cast<int64_t>(start);
+    if (run(0, at, text)) return true;
   }
   return false;
 }
 
-// From `pc` to kAccept. What it leaves on the trail are registers alone: ways that were not taken are forgotten.
-bool BacktrackingMatcher::run(int32_t pc, int64_t at, std::string_view text) {
+// From `pc` to kAccept, where it leaves `at`. What it leaves on the trail are registers alone: ways that were not taken
+// are forgotten.
+bool BacktrackingMatcher::run(int32_t pc, int64_t& at, std::string_view text) {
   const size_t bottom = trail_.size();
   uint64_t steps = 0;
   constexpr uint64_t kStepsAtOnce = 256;
@@ -198,6 +207,11 @@ bool BacktrackingMatcher::step(int32_t& pc, int64_t& at, std::string_view text) 
       return (is_word(text, at - 1) != is_word(text, at)) != one.flag;
     case kLook: {
       const bool found = look(one, pc, at, text);
+      pc = one.b;
+      return found;
+    }
+    case kOnce: {
+      const bool found = run(pc, at, text);
       pc = one.b;
       return found;
     }

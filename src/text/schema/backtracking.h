@@ -1,8 +1,8 @@
 // BacktrackingMatcher: whether a regular expression with back references or lookbehind is found in a text, by the rules
 // of ECMA-262: a lookbehind may have any length and is read backwards, a reference to a group that took no part matches
-// the empty text, groups within a repeat are forgotten at each round. Used to check finished values, where no automaton
-// can decide. Work is charged to the budget, as such expressions may take exponential time; nothing recurses on the
-// text.
+// the empty text, groups within a repeat are forgotten at each round. Atomic groups and possessive repeats are those of
+// Python and Perl. Used to check finished values, where no automaton can decide. Work is charged to the budget, as such
+// expressions may take exponential time; nothing recurses on the text.
 // Why not PCRE2: Debian 12's has no lookbehind of variable length and keeps groups over the rounds of a repeat, and the
 // dialect here (what `pattern` means to the masks, and its classes of Unicode) has a parser already.
 #pragma once
@@ -34,6 +34,7 @@ class BacktrackingMatcher {
     kFinish,
     kBoundary,
     kLook,
+    kOnce,
     kBegin,
     kLoop,
     kRound,
@@ -57,8 +58,9 @@ class BacktrackingMatcher {
 
   int32_t emit(Instruction one);
   void compile(const Regex& regex, bool backward);
+  void compile_apart(Instruction one, const Regex& regex, bool backward);
   void compile_repeat(const Regex& regex, bool backward);
-  bool run(int32_t pc, int64_t at, std::string_view text);
+  bool run(int32_t pc, int64_t& at, std::string_view text);
   bool step(int32_t& pc, int64_t& at, std::string_view text);  // false: this way is over
   bool go_back(size_t bottom, int32_t& pc, int64_t& at);
   bool loop(const Instruction& one, int32_t& pc, int64_t at);

@@ -37,8 +37,8 @@ TEST(BacktrackingMatcher, MatchesAsEcmaScriptDoes) {
       {"(?<=^.{2,3})z$", "abz", true},
       {"(?<=^.{2,3})z$", "az", false},
       {"(?<=(\\d+)(\\d+))$", "1053", true},
-      {"(?<=\\1(a))b", "aab", true},   // read backwards: the group comes first
-      {"(?<=(a)\\1)b", "ab", true},    // and here after the reference, which is empty yet
+      {"(?<=\\1(a))b", "aab", true},    // read backwards: the group comes first
+      {"(?<=(a)\\1)b", "ab", true},     // and here after the reference, which is empty yet
       {"^(?:(a)|b)*\\1$", "ab", true},  // forgotten at each round
       {"^(?:(a)|b)*\\1$", "aba", false},
       {"^(a)?\\1b$", "b", true},  // took no part: the empty text
@@ -56,6 +56,11 @@ TEST(BacktrackingMatcher, MatchesAsEcmaScriptDoes) {
       {"^((.)(?!.*\\2))*$", "abcd", true},  // no character twice
       {"^((.)(?!.*\\2))*$", "abca", false},
       {"^[^\\d]+(?<=é)$", "café", true},
+      {"^(?:(?<x>a)|(?<x>b))\\k<x>$", "bb", true},  // one name in two alternatives
+      {"^(?:(?<x>a)|(?<x>b))\\k<x>$", "ba", false},
+      {"^(?:(?:(?<x>a)|(?<x>b))\\k<x>)+$", "aabb", true},
+      {"(?i:(a))\\1", "Aa", false},  // the reference is not within it
+      {"(?i:(a)\\1)", "Aa", true},
       {"", "", true},
       {"(?:)", "x", true},
       {"a|(?<=b)$", "cb", true},
@@ -79,7 +84,20 @@ TEST(BacktrackingMatcher, ReferencesToNothingAreRefused) {
   for (const char* bad : {"\\1", "(a)\\2", "\\k<x>(a)", "(?P=x)", "(?<=a", "(a)\\k<"}) {
     EXPECT_THROW(backtracks_to(bad, "a"), Error) << bad;
   }
-  EXPECT_THROW(backtracks_to("(?>a)\\1", "a"), UnsupportedRegex);
+}
+
+// As Python's re (3.11) says of each.
+TEST(BacktrackingMatcher, AtomicGroupsKeepWhatTheyTook) {
+  const Match matches[] = {
+      {"^a++$", "aaa", true},          {"^a++a", "aaa", false},          {"^a*+a$", "a", false},
+      {"^a?+a$", "a", false},          {"^a?+a$", "aa", true},           {"^a{1,2}+a$", "aa", false},
+      {"^a{1,2}+a$", "aaa", true},     {"^(?>a|ab)c$", "abc", false},    {"^(?>ab|a)c$", "abc", true},
+      {"^(?:a|ab)c$", "abc", true},    {"(?>a+)b", "xaab", true},        {"^(?>(a+)|b)\\1$", "aa", false},
+      {"^(?>(a)|b)\\1$", "aa", true},  {"^(?>(?>a*)b|a)c$", "ac", true}, {"^(?!(?>a|ab)c)abc$", "abc", true},
+      {"(?<=(?>ab|b))c", "abc", true}, {"^(?>.*?,){2}+x", "a,b,x", true}};
+  for (const Match& match : matches) {
+    EXPECT_EQ(backtracks_to(match.pattern, match.text), match.found) << match.pattern << " in " << match.text;
+  }
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "base/utf8.h"
 #include "text/schema/unicode_classes.h"
@@ -11,8 +12,7 @@ namespace {
 
 constexpr int kRegexDepthMax = 100;
 constexpr uint32_t kRegexCountMax = 100000;
-constexpr uint64_t kMostMax = 1'000'000'000;  // no text is longer
-constexpr uint64_t kRegexSteps = 100;         // of a WorkBudget, for each byte
+constexpr uint64_t kRegexSteps = 100;  // of a WorkBudget, for each byte
 
 // d, w, s and their complements D, W, S; empty for any other name.
 std::vector<PointRange> named_class(char name) {
@@ -54,7 +54,11 @@ class RegexParser {
 
   Regex parse() {
     if (whole_) find_groups();
-    if (text_.starts_with("(?i)")) at_ = 4, any_case_ = true;
+    const size_t begin = at_;
+    if (!accept("(?") || !flags() || !accept(')')) {
+      at_ = begin;
+      any_case_ = dot_all_ = false;
+    }
     Regex all = choice(0);
     if (at_ != text_.size()) fail("has a ) without its (");
     return all;
@@ -82,10 +86,60 @@ class RegexParser {
   Regex choice(int depth) {
     if (depth > kRegexDepthMax) unsupported("is nested too deep");
     Regex all{Regex::kChoice};
+    const size_t begin = names_.size();
+    std::vector<std::string> others;  // names of the alternatives before
     do {
       all.operands.push_back(sequence(depth));
+      for (; names_.size() > begin; names_.pop_back()) {
+        others.push_back(names_.back());
+        taken_names_.erase(names_.back());
+      }
     } while (accept('|'));
+    for (std::string& name : others) {
+      if (taken_names_.insert(name).second) names_.push_back(std::move(name));
+    }
     return all;
+  }
+
+  // Two groups may have one name only where they are in two alternatives (ECMA-262, 2025).
+  void take_name(std::string name) {
+    if (!taken_names_.insert(name).second) fail("has two groups with the name " + name);
+    names_.push_back(std::move(name));
+  }
+
+  // A group's name and its >. Empty, and nothing is read, where there is none.
+  std::string group_name() {
+    const size_t begin = at_;
+    std::string name;
+    while (more() && peek() != '>') {
+      const char c = peek(), lower = static_cast<char>(c | 0x20);
+      const bool digit = c >= '0' && c <= '9';
+      const bool letter = (lower >= 'a' && lower <= 'z') || c == '_' || c == '$' || (c & 0x80) != 0;
+      if (!letter && !(digit && !name.empty())) break;
+      utf8_append(name, literal());
+    }
+    if (!name.empty() && accept('>')) return name;
+    at_ = begin;
+    return "";
+  }
+
+  // The flags before a ) or a :, as in (?i) or (?s-i:...), of those that are understood.
+  bool flags() {
+    const size_t begin = at_;
+    bool any_case = any_case_, dot_all = dot_all_, on = true, some = false;
+    for (; peek() == 'i' || peek() == 's' || (on && peek() == '-'); ++at_) {
+      if (peek() == 'i') any_case = on;
+      if (peek() == 's') dot_all = on;
+      if (peek() == '-') on = false;
+      some |= peek() != '-';
+    }
+    if (!some || (peek() != ')' && peek() != ':')) {
+      at_ = begin;
+      return false;
+    }
+    any_case_ = any_case;
+    dot_all_ = dot_all;
+    return true;
   }
 
   Regex sequence(int depth) {
@@ -111,8 +165,13 @@ class RegexParser {
     return at < text_.size() && text_[at] == '}';
   }
 
+  static bool is_assertion(const Regex& one) {
+    return (one.type >= Regex::kLookahead && one.type <= Regex::kWordBoundary) || one.type == Regex::kLookbehind;
+  }
+
   void repeat(Regex& one) {
     uint32_t least = 0, most = kNoLimit;
+    const size_t begin = at_;
     if (accept('+')) {
       least = 1;
     } else if (accept('?')) {
@@ -125,14 +184,16 @@ class RegexParser {
     } else if (!accept('*')) {
       return;
     }
-    if (peek() == '+') unsupported("has a possessive repeat");
+    if (is_assertion(one)) fail("repeats an anchor or what looks around ('" + std::string(1, text_[begin]) + "')");
+    if (!whole_ && peek() == '+') unsupported("has a possessive repeat, which ECMA-262 has not");
     const bool lazy = accept('?');  // the same strings match; but groups may hold others
-    if (peek() == '*' || peek() == '+' || is_count()) fail("has a repeat of a repeat");
+    const bool possessive = !lazy && accept('+');
+    if (peek() == '*' || peek() == '+' || peek() == '?' || is_count()) fail("has a repeat of a repeat");
     if (whole_) {
       Regex repeated{Regex::kRepeat, {}, {}, least, most};
       repeated.lazy = lazy;
       repeated.operands.push_back(std::move(one));
-      one = std::move(repeated);
+      one = possessive ? Regex{Regex::kAtomic, {}, {std::move(repeated)}} : std::move(repeated);
     } else {
       one = Regex::repeat(std::move(one), least, most);
     }
@@ -152,7 +213,7 @@ class RegexParser {
       if (rest.size() > 1 && rest[1] == '?' && !named) continue;
       ++group_count_;
       const size_t end = rest.find('>');
-      if (named && end != rest.npos) group_names_[rest.substr(name, end - name)] = group_count_;
+      if (named && end != rest.npos) group_names_[rest.substr(name, end - name)].push_back(group_count_);
     }
   }
 
@@ -177,16 +238,22 @@ class RegexParser {
       look.negative = text_[at_ - 1] == '!';
       look.operands.push_back(choice(depth + 1));
     } else if (accept("?<") || accept("?P<")) {
-      const size_t end = text_.find('>', at_);
-      if (end == std::string_view::npos) fail("has a group name without its >");
-      at_ = end + 1;
+      std::string name = group_name();
+      if (name.empty()) fail("has a group whose name is none, or without its >");
+      take_name(std::move(name));
       captures = true;
+    } else if (accept("?>")) {
+      if (!whole_) unsupported("has an atomic group, which ECMA-262 has not");
+      look.type = Regex::kAtomic;
+      look.operands.push_back(choice(depth + 1));
     } else if (whole_ && accept("?P=")) {
       return named_reference(')');
-    } else if (peek() == '?' && !accept("?:")) {
-      unsupported("has a group that begins with " + std::string(text_.substr(at_ - 1, 3)));
+    } else if (peek() == '?' && text_.substr(at_).starts_with("?:")) {
+      at_ += 2;
+    } else if (peek() == '?') {
+      return group_with_flags(depth);
     } else {
-      captures = at_ == 0 || text_[at_ - 1] == '(';  // and not (?:
+      captures = true;
     }
     if (captures) group.least = ++groups_begun_;
     Regex inner = look.operands.empty() ? choice(depth + 1) : std::move(look);
@@ -196,20 +263,47 @@ class RegexParser {
     return group;
   }
 
-  Regex reference(uint32_t group) const {
+  Regex group_with_flags(int depth) {  // after (, at the ?
+    const size_t begin = at_++;
+    const bool any_case = any_case_, dot_all = dot_all_;
+    if (!flags() || !accept(':')) {
+      const std::string why = "has a group that begins with " + std::string(text_.substr(begin - 1, 3));
+      if (!more() || std::string_view("?*+){}[]").find(peek()) != std::string_view::npos) fail(why);
+      unsupported(why + ", which is not known here");
+    }
+    Regex inner = choice(depth + 1);
+    if (!accept(')')) fail("has a ( without its )");
+    any_case_ = any_case;
+    dot_all_ = dot_all;
+    return inner;
+  }
+
+  Regex reference(uint64_t group) const {
     if (group == 0 || group > group_count_) fail("refers to a group that is not there");
     Regex one{Regex::kBackReference};
-    one.least = group;
+    one.least = static_cast<uint32_t>(group);
     one.any_case = any_case_;
     return one;
   }
 
+  Regex numbered_reference() {
+    uint64_t number = 0;
+    for (; more() && peek() >= '0' && peek() <= '9'; ++at_) {
+      number = std::min<uint64_t>(number * 10 + static_cast<uint64_t>(peek() - '0'), kNoLimit);
+    }
+    return reference(number);
+  }
+
+  // Of several groups with the name one at most holds something; the others match the empty text.
   Regex named_reference(char end) {  // after its beginning
     const size_t to = text_.find(end, at_);
     if (to == std::string_view::npos) fail("has a reference without its end");
     const auto found = group_names_.find(text_.substr(at_, to - at_));
     at_ = to + 1;
-    return reference(found == group_names_.end() ? 0 : found->second);
+    if (found == group_names_.end()) return reference(0);
+    Regex all{Regex::kSequence};
+    for (const uint32_t group : found->second) all.operands.push_back(reference(group));
+    return all;
   }
 
   Regex atom(int depth) {
@@ -220,7 +314,8 @@ class RegexParser {
     if (accept('[')) {
       one.ranges = brackets();
     } else if (accept('.')) {
-      one.ranges = complement_of({{'\n', '\n'}, {'\r', '\r'}, {0x2028, 0x2029}});
+      one.ranges = dot_all_ ? std::vector<PointRange>{{0, kLastPoint}}
+                            : complement_of({{'\n', '\n'}, {'\r', '\r'}, {0x2028, 0x2029}});
     } else if (accept('\\')) {
       if (accept('b') || accept('B')) {
         Regex boundary{Regex::kWordBoundary};
@@ -229,16 +324,25 @@ class RegexParser {
       }
       if (accept('A')) return {Regex::kBegin};
       if (accept('Z') || accept('z')) return {Regex::kEnd};
-      if (whole_ && peek() >= '1' && peek() <= '9') return reference(count());
+      if (whole_ && peek() >= '1' && peek() <= '9') return numbered_reference();
       if (whole_ && accept("k<")) return named_reference('>');
       one.ranges = with_case(escaped());
     } else if (std::string_view("*+?").find(peek()) != std::string_view::npos || is_count()) {
       fail(std::string("has a ") + peek() + " with nothing to repeat");
     } else {
+      if (peek() == '{') refuse_open_repeat();
       const uint32_t point = literal();
       one.ranges = with_case({{point, point}});
     }
     return one;
+  }
+
+  // {,n} is up to n times in Python, and a text in ECMA-262 without the flag u.
+  void refuse_open_repeat() const {
+    const size_t begin = at_ + 2, end = std::min(text_.find_first_not_of("0123456789", begin), text_.size());
+    if (!text_.substr(at_).starts_with("{,") || end == begin || end == text_.size() || text_[end] != '}') return;
+    const std::string most(text_.substr(begin, std::min<size_t>(end - begin, 20)));
+    fail("has the repeat {," + most + "}, which ECMA-262 has not: {0," + most + "} is what it has");
   }
 
   std::vector<PointRange> with_case(std::vector<PointRange> ranges) const {
@@ -265,15 +369,20 @@ class RegexParser {
     uint32_t point = 0;
     if (const size_t i = kNames.find(c); i != std::string_view::npos) {
       ++at_, point = static_cast<unsigned char>(kValues[i]);
+      if (c == '0' && peek() >= '0' && peek() <= '9') fail("has an octal escape (\\0 and a digit)");
+    } else if (c == 'c' && is_letter(1)) {
+      point = static_cast<uint32_t>(text_[at_ + 1]) % 32;
+      at_ += 2;
     } else if (c == 'p' || c == 'P') {
       ++at_;
       return unicode_property(c == 'P');
     } else if (c == 'u' || c == 'x') {
       ++at_, point = accept('{') ? hex_until_brace() : hex(c == 'u' ? 4 : 2);
+      point = with_low_half(point);
     } else if (c >= '1' && c <= '9') {
       unsupported(std::string("refers back to a group (\\") + c + ")");
     } else if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) {
-      unsupported(std::string("has the escape \\") + c);
+      unsupported(std::string("has the escape \\") + c + ", which ECMA-262 has not");
     } else {
       point = literal();
     }
@@ -287,8 +396,22 @@ class RegexParser {
     const std::string name(braces ? text_.substr(at_, end - at_) : text_.substr(at_, 1));
     at_ = braces ? end + 1 : std::min(at_ + 1, text_.size());
     const std::vector<PointRange> ranges = unicode_class(name);
-    if (ranges.empty()) unsupported("has the property \\p{" + name + "}");
+    if (ranges.empty()) unsupported("has the property \\p{" + name + "}, which is not known here");
     return negated ? complement_of(ranges) : ranges;
+  }
+
+  bool is_letter(size_t ahead) const {
+    const char c = at_ + ahead < text_.size() ? static_cast<char>(text_[at_ + ahead] | 0x20) : '\0';
+    return c >= 'a' && c <= 'z';
+  }
+
+  // \ud83d\ude00 is one character.
+  uint32_t with_low_half(uint32_t high) {
+    const size_t begin = at_;
+    if (high < 0xd800 || high > 0xdbff || !accept("\\u") || peek() == '{') return at_ = begin, high;
+    const uint32_t low = hex(4);
+    if (low < 0xdc00 || low > 0xdfff) return at_ = begin, high;
+    return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
   }
 
   int digit() {
@@ -350,69 +473,14 @@ class RegexParser {
   const std::string& what_;
   const bool whole_;
   size_t at_ = 0;
-  bool any_case_ = false;
+  bool any_case_ = false, dot_all_ = false;
   uint32_t group_count_ = 0, groups_begun_ = 0;
-  std::map<std::string_view, uint32_t> group_names_;
+  std::map<std::string_view, std::vector<uint32_t>> group_names_;
+  std::set<std::string> taken_names_;  // of groups before, but for those of other alternatives
+  std::vector<std::string> names_;     // the same, in the order in which they came
 };
 
-// What a group of one thing holds.
-const Regex& only_operand(const Regex& regex) {
-  const Regex* at = &regex;
-  while ((at->type == Regex::kChoice || at->type == Regex::kSequence) && at->operands.size() == 1) {
-    at = &at->operands[0];
-  }
-  return *at;
-}
-
 }  // namespace
-
-std::vector<PointRange> complement_of(std::vector<PointRange> ranges) {
-  std::sort(ranges.begin(), ranges.end());
-  std::vector<PointRange> result;
-  uint32_t from = 0;
-  for (const auto& [first, last] : ranges) {
-    if (first > from) result.emplace_back(from, first - 1);
-    from = std::max(from, last + 1);
-  }
-  if (from <= kLastPoint) result.emplace_back(from, kLastPoint);
-  return result;
-}
-
-Regex Regex::repeat(Regex one, uint32_t least, uint32_t most) {
-  const Regex& inner = only_operand(one);
-  Regex repeated{kRepeat};
-  if (inner.type == kRepeat && inner.least == 0) {  // (x{0,m}){l,n} is x{0,mn}
-    repeated = inner;
-    const uint64_t product = most == 0 || inner.most == 0 ? 0 : uint64_t{inner.most} * most;
-    repeated.most = product > kMostMax ? kNoLimit : static_cast<uint32_t>(product);
-    return repeated;
-  }
-  repeated.least = one.may_be_empty() ? 0 : least;
-  repeated.most = most;
-  if (one.has_assertions()) repeated.least = least;  // what is true once need not be true at each time
-  repeated.operands.push_back(std::move(one));
-  return repeated;
-}
-
-Regex Regex::anything() {
-  Regex any{kCharacters};
-  any.ranges = {{0, kLastPoint}};
-  return repeat(std::move(any), 0, kNoLimit);
-}
-
-bool Regex::may_be_empty() const {
-  const auto empty = [](const Regex& operand) { return operand.may_be_empty(); };
-  if (type == kCharacters) return false;
-  if (type == kSequence) return std::all_of(operands.begin(), operands.end(), empty);
-  if (type == kChoice) return std::any_of(operands.begin(), operands.end(), empty);
-  if (type == kRepeat) return least == 0 || operands[0].may_be_empty();
-  return true;
-}
-
-bool Regex::has_assertions() const {
-  if (type >= kLookahead && type != kGroup && type != kBackReference) return true;
-  return std::any_of(operands.begin(), operands.end(), [](const Regex& operand) { return operand.has_assertions(); });
-}
 
 Regex parse_regex(std::string_view text, const std::string& what, WorkBudget& budget) {
   budget.charge(text.size() * kRegexSteps);
@@ -426,58 +494,6 @@ Regex parse_whole_regex(std::string_view text, const std::string& what, WorkBudg
   HeldBytes held(budget);
   held.add(text.size() * sizeof(Regex) * 2);
   return RegexParser(text, what, true).parse();
-}
-
-static bool has_references(const Regex& regex) {
-  return regex.type == Regex::kBackReference || regex.type == Regex::kLookbehind ||
-         std::any_of(regex.operands.begin(), regex.operands.end(), has_references);
-}
-
-Regex without_references(const Regex& regex) {
-  switch (regex.type) {
-    case Regex::kBackReference:
-      return Regex::anything();
-    case Regex::kLookbehind:
-      return {Regex::kSequence};
-    case Regex::kGroup:
-      return without_references(regex.operands[0]);
-    case Regex::kLookahead:
-      if (has_references(regex)) return {Regex::kSequence};  // what it keeps out cannot be told
-      break;
-    case Regex::kRepeat:
-      return Regex::repeat(without_references(regex.operands[0]), regex.least, regex.most);
-    default:
-      break;
-  }
-  Regex plain = regex;
-  for (Regex& operand : plain.operands) operand = without_references(operand);
-  return plain;
-}
-
-bool as_whole_string(const Regex& regex, Regex& whole) {
-  const Regex* all = &regex;
-  while (all->type == Regex::kChoice && all->operands.size() == 1 && all->operands[0].type == Regex::kChoice) {
-    all = &all->operands[0];
-  }
-  whole = Regex{Regex::kChoice};
-  if (all->type != Regex::kChoice) return false;
-  for (const Regex& sequence : all->operands) {
-    if (sequence.type != Regex::kSequence) return false;
-    size_t begin = 0, end = sequence.operands.size();
-    const bool from_start = end > begin && sequence.operands[begin].type == Regex::kBegin;
-    begin += from_start;
-    const bool to_end = end > begin && sequence.operands[end - 1].type == Regex::kEnd;
-    end -= to_end;
-    Regex one{Regex::kSequence};
-    if (!from_start) one.operands.push_back(Regex::anything());
-    for (size_t i = begin; i < end; ++i) {
-      if (sequence.operands[i].has_assertions()) return false;
-      one.operands.push_back(sequence.operands[i]);
-    }
-    if (!to_end) one.operands.push_back(Regex::anything());
-    whole.operands.push_back(std::move(one));
-  }
-  return true;
 }
 
 }  // namespace gemma4

@@ -1,7 +1,8 @@
 // Regex: a regular expression as a tree. The syntax is ECMA-262's, as JSON Schema's `pattern` has it, with the
-// spellings of Python and Rust that mean the same (\A, \Z, (?P<name>...), an (?i) at the beginning). What no automaton
-// can decide (back references, lookbehind) is an UnsupportedRegex unless it is asked for, what is no expression at all
-// an Error.
+// spellings of Python and Rust that mean the same (\A, \Z, (?P<name>...), an (?i) or (?s) at the beginning). What no
+// automaton can decide (back references, lookbehind, atomic groups) is an UnsupportedRegex unless it is asked for, what
+// is no expression at all an Error. Errors are those of ECMA-262 with the flag u, which JSON Schema recommends; but
+// brackets, braces and escapes that can be read in one way only are read so.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +41,8 @@ struct Regex {
     // Of parse_whole_regex() only:
     kGroup,  // number `least`
     kBackReference,
-    kLookbehind
+    kLookbehind,
+    kAtomic  // the first way in which its operand matches is the only one
   } type = kSequence;
   std::vector<PointRange> ranges = {};  // kCharacters: sorted, without overlap
   std::vector<Regex> operands = {};     // of kSequence and kChoice; kRepeat, kGroup and what looks around have one
@@ -57,10 +59,10 @@ struct Regex {
 // `what` begins an error's sentence: "schema #/properties/a". Nesting is bounded.
 Regex parse_regex(std::string_view text, const std::string& what, WorkBudget& budget);
 
-// With groups, back references and lookbehind, for BacktrackingMatcher.
+// With groups, back references, lookbehind and atomic groups, for BacktrackingMatcher.
 Regex parse_whole_regex(std::string_view text, const std::string& what, WorkBudget& budget);
 
-// An expression without those, which matches all that `regex` does, and more.
+// An expression without those, which matches all that `regex` does, and may match more.
 Regex without_references(const Regex& regex);
 
 // The strings that `regex` is found in (as `pattern` means it) as an expression of whole strings without anchors, where

@@ -156,9 +156,19 @@ bool SchemaCheck::check(const Json& value, const Json& schema, Report* report, c
   return good;
 }
 
+// A schema that is one of its own alternatives for the same value adds nothing to them (check_cycles() refuses what
+// else refers to itself).
+bool SchemaCheck::follow(const Json& value, const Json& target, Report* report, const std::string& at) {
+  const auto [one, is_new] = open_.emplace(&value, &target);
+  if (!is_new) return broken(report, at, "$ref");
+  const bool good = run(value, target, report, at);
+  open_.erase(one);
+  return good;
+}
+
 bool SchemaCheck::combined(const Json& value, const Json& schema, Report* report, const std::string& at) {
   bool good = true;
-  if (const Json* target = find(schema, "$ref")) good &= run(value, references_.resolve(*target, "#"), report, at);
+  if (const Json* target = find(schema, "$ref")) good &= follow(value, references_.resolve(*target, "#"), report, at);
   if (const Json* all = find(schema, "allOf")) {
     for (const Json& one : *all) good &= run(value, one, report, at);
   }
@@ -330,7 +340,14 @@ void SchemaCheck::add_evaluated_items(const Json& value, const Json& schema, std
 // Calls `use` with each schema within this one that holds for the same value.
 template <typename Use>
 void SchemaCheck::each_applied(const Json& value, const Json& schema, const Use& use) {
-  if (const Json* target = find(schema, "$ref")) use(references_.resolve(*target, "#"));
+  if (const Json* target = find(schema, "$ref")) {
+    const Json& resolved = references_.resolve(*target, "#");
+    const auto [one, is_new] = open_.emplace(&value, &resolved);
+    if (is_new) {
+      use(resolved);
+      open_.erase(one);
+    }
+  }
   for (const char* keyword : {"allOf", "anyOf", "oneOf"}) {
     const Json* list = find(schema, keyword);
     if (list == nullptr) continue;

@@ -56,11 +56,13 @@ class SchemaCheck {
   void each_applied(const Json& value, const Json& schema, const Use& use);
   void add_evaluated_items(const Json& value, const Json& schema, std::vector<bool>& known);
   Pattern& compiled(const std::string& pattern);
+  bool follow(const Json& value, const Json& target, Report* report, const std::string& at);
 
   WorkBudget& budget_;
   SchemaReferences references_;
   std::map<std::string, std::unique_ptr<Pattern>> patterns_;
   std::map<const Json*, std::set<std::string>> enums_;  // their values' canonical texts
+  std::set<std::pair<const Json*, const Json*>> open_;  // values, and schemas that a $ref is being followed to for them
   int depth_ = 0;
 };
 

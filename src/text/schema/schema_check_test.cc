@@ -104,11 +104,26 @@ TEST(SchemaCheck, SaysWhereAndWhat) {
   EXPECT_THAT(broken("{}", "{\"a\":"), ElementsAre("the answer is not JSON"));
 }
 
+// What it refers to is said by its other alternatives.
+TEST(SchemaCheck, ASchemaMayBeOneOfItsAlternatives) {
+  const std::string schema = R"({"anyOf":[{"$ref":"#/$defs/a"},{"type":"string"}],
+                                 "$defs":{"a":{"anyOf":[{"$ref":"#"},{"type":"null"}]}}})";
+  for (const char* good : {"\"x\"", "null"}) EXPECT_THAT(broken(schema, good), ElementsAre()) << good;
+  EXPECT_THAT(broken(schema, "1"), ElementsAre("the answer breaks its schema at the whole value: anyOf"));
+  const std::string closed = R"({"anyOf":[{"$ref":"#/$defs/a"},{"properties":{"b":{}}}],"unevaluatedProperties":false,
+                                 "$defs":{"a":{"anyOf":[{"$ref":"#/$defs/a"},{"properties":{"c":{}}}]}}})";
+  EXPECT_THAT(broken(closed, R"({"b":1,"c":2})"), ElementsAre());
+  EXPECT_THAT(broken(closed, R"({"d":1})"), ElementsAre("the answer breaks its schema at d: unevaluatedProperties"));
+}
+
 TEST(SchemaCheck, WorkAndDepthAreBounded) {
   std::string deep;
   for (int i = 0; i < 500; ++i) deep += "[";
   EXPECT_THAT(broken(R"({"items":{"$ref":"#"}})", deep + std::string(500, ']')), ElementsAre());
-  EXPECT_THROW(broken(R"({"$ref":"#"})", "1"), BudgetError);
+  deep = std::string(900, '[');
+  EXPECT_THROW(broken(R"({"items":{"$ref":"#"}})", deep + std::string(900, ']')), BudgetError);
+  // Refused by the grammar, but no reason to go round for ever.
+  EXPECT_THAT(broken(R"({"$ref":"#"})", "1"), ElementsAre("the answer breaks its schema at the whole value: $ref"));
   std::string schema = R"({"$defs":{"a0":{"type":"null"})";
   for (int i = 1; i < 30; ++i) {
     const std::string last = R"({"$ref":"#/$defs/a)" + std::to_string(i - 1) + "\"}";

@@ -83,4 +83,8 @@ class SchemaReferences {
   std::unordered_map<std::string, const nlohmann::ordered_json*> found_;
 };
 
+// Throws Error where a schema that `root` uses refers to itself for the same value, by a keyword like `not` or `if`, so
+// that it has no meaning.
+void check_cycles(const nlohmann::ordered_json& root, SchemaReferences& references, WorkBudget& budget);
+
 }  // namespace gemma4
