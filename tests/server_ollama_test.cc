@@ -117,6 +117,13 @@ TEST_F(ServeOllama, Generate) {
   EXPECT_EQ(next["response"], other["choices"][0]["message"]["content"]);
   EXPECT_EQ(next["prompt_eval_count"], other["usage"]["prompt_tokens"]);
   EXPECT_EQ(good("/api/generate", {{"model", "demo"}})["done_reason"], "load");
+  // The body is JSON; what the numbers spell is not.
+  for (const Json& wrong : {Json{whole["context"][0], 120}, Json{whole["context"][0], 91, 91}, Json{1, 2}}) {
+    body["context"] = wrong;
+    const Response refused = post("/api/generate", body);
+    EXPECT_EQ(refused.status, 400);
+    EXPECT_EQ(Json::parse(refused.body)["error"], "context is not one that this server has returned") << wrong;
+  }
 }
 
 TEST_F(ServeOllama, WhatIsServed) {

@@ -26,11 +26,11 @@ std::vector<std::pair<std::string, Json>> with_tool(const Json& parameters, cons
   }
   flat["type"] = "function";
   const Json wrapped = {{"type", "function"}, {"function", function}};
-  return {{"/v1/chat/completions", {{"max_tokens", 2}, {"messages", messages}, {"tools", Json::array({wrapped})}}},
-          {"/v1/responses", {{"max_output_tokens", 2}, {"input", question}, {"tools", Json::array({flat})}}},
-          {"/v1/messages", {{"max_tokens", 2}, {"messages", messages}, {"tools", Json::array({ours})}}},
-          {"/api/chat",
-           {{"model", "demo"}, {"messages", messages}, {"tools", Json::array({wrapped})}, {"stream", false}}}};
+  return {
+      {"/v1/chat/completions", {{"max_tokens", 2}, {"messages", messages}, {"tools", Json::array({wrapped})}}},
+      {"/v1/responses", {{"max_output_tokens", 2}, {"input", question}, {"tools", Json::array({flat})}}},
+      {"/v1/messages", {{"max_tokens", 2}, {"messages", messages}, {"tools", Json::array({ours})}}},
+      {"/api/chat", {{"model", "demo"}, {"messages", messages}, {"tools", Json::array({wrapped})}, {"stream", false}}}};
 }
 
 struct BadSchema {
@@ -226,9 +226,9 @@ TEST_F(ServerTools, ACustomToolsTextIsThatOfItsGrammar) {
       ASSERT_NE(done, events.end());
       EXPECT_EQ(done->data["input"], text);
       Json chat_body = chat("Who are you?");
-      const Json custom = {{"name", "query"},
-                           {"format", {{"type", "grammar"},
-                                       {"grammar", {{"syntax", syntax}, {"definition", definition}}}}}};
+      const Json custom = {
+          {"name", "query"},
+          {"format", {{"type", "grammar"}, {"grammar", {{"syntax", syntax}, {"definition", definition}}}}}};
       chat_body.update({{"seed", seed}, {"temperature", 1.5}, {"tool_choice", "required"}, {"max_tokens", 80}});
       chat_body["tools"] = {{{"type", "custom"}, {"custom", custom}}};
       const Json message = good("/v1/chat/completions", chat_body)["choices"][0]["message"];
@@ -239,14 +239,32 @@ TEST_F(ServerTools, ACustomToolsTextIsThatOfItsGrammar) {
   }
 }
 
+TEST_F(ServerTools, ParametersThatNoCallFitsAreRefusedByNameAndPlace) {
+  Json body = chat("Who are you?");
+  body["tools"] = Json::parse(R"([{"type":"function","function":{"name":"note","parameters":{"type":"object"}}},
+    {"type":"function","function":{"name":"tree","parameters":{"type":"object",
+      "properties":{"node":{"$ref":"#/$defs/node"}},"required":["node"],
+      "$defs":{"node":{"type":"object","properties":{"next":{"$ref":"#/$defs/node"}},"required":["next"]}}}}}])");
+  for (const char* choice : {"auto", "required", "none"}) {
+    body["tool_choice"] = choice;
+    const Response response = post("/v1/chat/completions", body);
+    EXPECT_EQ(response.status, 400) << choice;
+    EXPECT_THAT(response.body,
+                HasSubstr("tools: tree: schema #/properties/node: allows no value that comes to an end"));
+  }
+}
+
 TEST_F(ServerTools, AGrammarThatIsNoneIsRefusedByName) {
-  const TextGrammarCase bad[] = {{"regex", "a(", "query"},
-                                 {"regex", "(a)\\1", "refers back to a group"},
-                                 {"lark", "start: missing", "no rule missing"},
-                                 {"lark", "start: x \"a\" | \"b\"\nx: start", "left recursion"},
-                                 {"lark", "begin: \"a\"", "no rule start"},
-                                 {"lark", "start: %json {}", "query"},
-                                 {"gbnf", "root ::= \"a\"", "syntax"}};
+  const TextGrammarCase bad[] = {
+      {"regex", "a(", "query"},
+      {"regex", "(a)\\1", "refers back to a group"},
+      {"lark", "start: missing", "no rule missing"},
+      {"lark", "start: \"a\" x\nx: \"b\" x", "query: grammar: no text that the rule x allows"},
+      {"lark", "start: \"ab\"..\"c\"", "from one character to another"},
+      {"lark", "start: x \"a\" | \"b\"\nx: start", "left recursion"},
+      {"lark", "begin: \"a\"", "no rule start"},
+      {"lark", "start: %json {}", "query"},
+      {"gbnf", "root ::= \"a\"", "syntax"}};
   for (const auto& [syntax, definition, expected] : bad) {
     Json body = custom_body(syntax, definition);
     for (const Json& choice : {body["tool_choice"], Json("auto"), Json("none")}) {

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "server/access.h"
-#include "server/allocator.h"
 
 namespace gemma4 {
 namespace {
@@ -68,31 +67,9 @@ ServerState::ServerState(Engine& e, const ServerOptions& o)
   };
 }
 
-namespace {
-
-// Pieces of memory that a large request leaves behind are worth giving back.
-constexpr size_t kLargeBody = 64 << 10;
-
-// Trims when it goes out of scope.
-class Trim {
- public:
-  explicit Trim(const HttpRequest& request) : large_(request.body.size() > kLargeBody) {}
-  ~Trim() {
-    if (large_) trim_free_memory();
-  }
-  Trim(const Trim&) = delete;
-  Trim& operator=(const Trim&) = delete;
-
- private:
-  const bool large_;
-};
-
-}  // namespace
-
 // Waiting for another host, or for other requests to start, takes long, so the turn is given back meanwhile. The
 // fetched images of one request may together be as large as its body may be.
 void prepare(ServerState& server, const HttpRequest& request, const std::function<Parse>& parse) {
-  const Trim trim(request);
   PreparationWatch::Watched watched;
   watched.alive = request.alive;
   watched.deadline =

@@ -9,6 +9,7 @@
 #include <semaphore>
 
 #include "engine/engine.h"
+#include "server/allocator.h"
 #include "server/completion_request.h"
 #include "server/http/http.h"
 #include "server/log/metrics.h"
@@ -37,6 +38,7 @@ struct ServerState {
   std::function<HttpResponse(const HttpRequest&, const std::exception&)> refusal;
   WarningLog warnings;
   ResponseStore responses;
+  MemoryTrimmer memory;
 };
 
 // Answers a request. Throws ApiError, or any other exception, which becomes an error answer (server.cc).

@@ -101,6 +101,15 @@ HttpResponse Server::Impl::refuse(const HttpRequest& request, const ApiError& er
   return response;
 }
 
+// Calls `then` when the answer is there: a stream's, when it has ended.
+static void at_end(HttpResponse& response, std::function<void()> then) {
+  if (!response.stream) return then();
+  response.stream = [stream = std::move(response.stream), then = std::move(then)](HttpWriter& writer) {
+    const std::shared_ptr<void> ends(nullptr, [&](void*) { then(); });
+    stream(writer);
+  };
+}
+
 // The line of a stream is written at its end.
 void Server::Impl::log(const HttpRequest& request, const std::string& id, HttpResponse& response) {
   if (state.options.log == RequestLog::kOff || request.client.empty()) return;  // nobody could have asked yet
@@ -111,11 +120,7 @@ void Server::Impl::log(const HttpRequest& request, const std::string& id, HttpRe
     const std::string line = access_line(ended, std::chrono::system_clock::now(), std::chrono::steady_clock::now());
     state.options.log_line ? state.options.log_line(line) : log_to_standard_error(line);
   };
-  if (!response.stream) return write(entry);
-  response.stream = [stream = std::move(response.stream), entry = std::move(entry), write](HttpWriter& writer) {
-    const std::shared_ptr<void> at_end(nullptr, [&](void*) { write(entry); });
-    stream(writer);
-  };
+  at_end(response, [entry = std::move(entry), write] { write(entry); });
 }
 
 HttpResponse Server::Impl::finish(const HttpRequest& request, HttpResponse response) {
@@ -123,6 +128,7 @@ HttpResponse Server::Impl::finish(const HttpRequest& request, HttpResponse respo
   state.metrics->answered(route != nullptr ? route->path : "other", response.status);
   const std::string id = make_id("req_");
   log(request, id, response);
+  at_end(response, [this] { state.memory.request_ended(); });
   response.headers.emplace_back("X-Request-Id", id);  // read by OpenAI's client
   response.headers.emplace_back("Request-Id", id);    // read by Anthropic's client
   response.headers.emplace_back("X-Content-Type-Options", "nosniff");

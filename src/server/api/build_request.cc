@@ -166,10 +166,10 @@ void parse_think(const Json& value, Request& request) {
     request.chat.enable_thinking = value.get<bool>();
   } else if (value.is_string()) {
     const auto& effort = value.get_ref<const std::string&>();
-    request.chat.enable_thinking = thinking_wanted(effort, "think");
+    request.chat.enable_thinking = thinking_wanted(effort, "think", "true, false, or ");
     set_effort(request, effort);
   } else {
-    fail_at("think", "must be true, false, or one of low, medium, high");
+    fail_at("think", "must be true, false, or one of none, minimal, low, medium, high, xhigh, max");
   }
 }
 

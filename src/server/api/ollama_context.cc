@@ -26,7 +26,12 @@ std::vector<OllamaTurn> decode_ollama_context(const Json& numbers, const std::st
     text += static_cast<char>(numbers[i].get<int>());
   }
   std::vector<OllamaTurn> turns;
-  const Json json = parse_body(text);
+  Json json;
+  try {
+    json = parse_body(text);
+  } catch (const ApiError&) {
+    not_ours();  // the body is JSON; the context in it is not
+  }
   if (!json.is_array()) not_ours();
   for (const Json& turn : json) {
     const bool pair = turn.is_array() && turn.size() == 2 && turn[0].is_string() && turn[1].is_string();

@@ -156,8 +156,13 @@ TEST(ApiOllama, FormatsAndThinking) {
   EXPECT_EQ(parse_ollama_chat(body, ollama_context()).requests.at(0).thinking_budget, -1);
   const Json prompt = {{"model", "demo"}, {"prompt", "hi"}, {"think", "medium"}};
   EXPECT_EQ(parse_ollama_generate(prompt, ollama_context()).requests.at(0).thinking_budget, 8192);
-  body["think"] = "often";
-  EXPECT_EQ(ollama_refusal(body, parse_ollama_chat).status, 400);
+  for (const Json& think : {Json("often"), Json("LOW"), Json("true"), Json(0), Json::array()}) {
+    body["think"] = think;
+    const ApiError refused = ollama_refusal(body, parse_ollama_chat);
+    EXPECT_EQ(refused.status, 400) << think;
+    const std::string wanted = "think must be true, false, or one of none, minimal, low, medium, high, xhigh, max";
+    EXPECT_EQ(std::string(refused.what()).substr(0, wanted.size()), wanted) << think;
+  }
   body["format"] = {{"type", "object"}}, body["think"] = false;
   request = parse_ollama_chat(body, ollama_context()).requests.at(0);
   EXPECT_EQ(request.format.type, ResponseFormat::kSchema);

@@ -86,12 +86,13 @@ bool parse_stream_options(Fields& body, bool streamed, const ApiContext& context
   return usage;
 }
 
-bool thinking_wanted(const std::string& effort, const std::string& path) {
+bool thinking_wanted(const std::string& effort, const std::string& path, const std::string& also) {
   if (effort == "none") return false;
   for (const char* some : {"minimal", "low", "medium", "high", "xhigh", "max"}) {
     if (effort == some) return true;
   }
-  fail_at(path, "must be one of none, minimal, low, medium, high, xhigh, max (all but none let the model think)");
+  fail_at(path, "must be " + also +
+                    "one of none, minimal, low, medium, high, xhigh, max (all but none let the model think)");
 }
 
 Json logprob_entry(const TokenLogprob& token) {

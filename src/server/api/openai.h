@@ -33,7 +33,7 @@ void parse_other_servers(Fields& body, Request& request, const ApiContext& conte
 bool parse_stream_options(Fields& body, bool streamed, const ApiContext& context);
 // The first of these members that is there, as Request::max_new_tokens; -1 is no limit.
 int parse_max_tokens(Fields& body, std::initializer_list<const char*> names);
-bool thinking_wanted(const std::string& effort, const std::string& path);
+bool thinking_wanted(const std::string& effort, const std::string& path, const std::string& also = "");
 Json logprob_entry(const TokenLogprob& token);
 Json logprob_entries(const std::vector<TokenLogprobs>& tokens);  // each with its `top_logprobs`
 std::string schema_text(const Json& schema, const std::string& path);
