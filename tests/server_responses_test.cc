@@ -154,6 +154,48 @@ TEST_F(ServerResponses, AResultGoesToAStoredCall) {
   EXPECT_EQ(prompt_tokens(good("/v1/responses", response_body({{"conversation", id}}))), prompt_tokens(whole));
 }
 
+TEST_F(ServerResponses, MetadataHasBounds) {
+  const Json made = good("/v1/conversations", {{"metadata", {{"topic", "demo"}, {"\u00e9", std::string(512, 'x')}}}});
+  EXPECT_EQ(made["metadata"]["topic"], "demo");
+  const std::string path = "/v1/conversations/" + made["id"].get<std::string>();
+  const auto read = [&] { return Json::parse(ask(server_->port(), "GET", path).body); };
+  EXPECT_EQ(read(), made);
+  good(path + "/items", {{"items", Json::array({user_item("a")})}});
+  good("/v1/responses", response_body({{"input", kCount}, {"conversation", made["id"]}}));
+  EXPECT_EQ(read(), made);
+  const Json changed = good(path, {{"metadata", {{"topic", "other"}}}});
+  EXPECT_EQ(changed["metadata"], (Json{{"topic", "other"}}));
+  EXPECT_EQ(changed["id"], made["id"]);
+  EXPECT_EQ(read(), changed);
+  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", path + "/items").body)["data"].size(), 3u);
+  EXPECT_EQ(good("/v1/conversations", Json::object())["metadata"], Json::object());
+
+  Json many = Json::object(), sixteen = Json::object();
+  for (int i = 0; i < 17; ++i) (i < 16 ? sixteen : many)["k" + std::to_string(i)] = "v";
+  many.update(sixteen);
+  EXPECT_EQ(post(path, {{"metadata", sixteen}}).status, 200);
+  const std::string long_key(65, 'k'), wide = [] {
+    std::string text;
+    for (int i = 0; i < 512; ++i) text += "\xc3\xa9";
+    return text;
+  }();
+  EXPECT_EQ(post(path, {{"metadata", {{"a", wide}}}}).status, 200);  // characters, not bytes
+  const std::pair<Json, const char*> bad[] = {{many, "has 17 pairs, but up to 16 are kept"},
+                                              {{{long_key, "v"}}, "has a key of more than 64 characters"},
+                                              {{{"a", wide + "x"}}, "metadata.a has more than 512 characters"},
+                                              {{{"a", 1}}, "metadata.a must be a string"},
+                                              {"x", "metadata must be an object"}};
+  for (const auto& [metadata, expected] : bad) {
+    for (const std::string& where : {std::string("/v1/conversations"), path}) {
+      const Response refused = post(where, {{"metadata", metadata}});
+      EXPECT_EQ(refused.status, 400) << expected;
+      EXPECT_THAT(refused.body, HasSubstr(expected));
+    }
+  }
+  EXPECT_EQ(post(path, Json::object()).status, 400);
+  EXPECT_EQ(post("/v1/conversations/conv_x", {{"metadata", sixteen}}).status, 404);
+}
+
 // As OpenAI's agents keep a session: they read the newest items, and take the last one back.
 TEST_F(ServerResponses, ItemsOfAConversationAreReadInPagesAndDeleted) {
   const std::string id =
@@ -180,7 +222,9 @@ TEST_F(ServerResponses, ItemsOfAConversationAreReadInPagesAndDeleted) {
   const Json left = list("?order=asc")["data"];
   ASSERT_EQ(left.size(), 4u);
   EXPECT_EQ(left[3]["content"], kCount);
-  for (const char* wrong : {"?limit=0", "?limit=x", "?order=up", "?after=nothing"}) {
+  EXPECT_EQ(list("?limit=99999999999999&order=asc")["data"].size(), 4u);  // as many as there may be, as above 100
+  EXPECT_EQ(list("?limit=002")["data"].size(), 2u);
+  for (const char* wrong : {"?limit=0", "?limit=00", "?limit=-1", "?limit=x", "?order=up", "?after=nothing"}) {
     EXPECT_EQ(ask(server_->port(), "GET", path + wrong).status, 400) << wrong;
   }
   EXPECT_EQ(ask(server_->port(), "POST", path + "/" + last, "{}").status, 404);

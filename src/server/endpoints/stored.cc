@@ -52,8 +52,9 @@ HttpResponse list_of(const HttpRequest& request, const std::vector<const std::st
   const std::string order = request.query_value("order"), after = request.query_value("after");
   const std::string limit = request.query_value("limit");
   if (!order.empty() && order != "asc" && order != "desc") fail_at("order", "must be asc or desc");
-  const bool number = limit.size() < 9 && limit.find_first_not_of("0123456789") == std::string::npos && limit != "0";
-  if (!number) fail_at("limit", "must be a whole number from 1");
+  const bool number = limit.find_first_not_of("0123456789") == std::string::npos;
+  const size_t digits = limit.size() - std::min(limit.find_first_not_of('0'), limit.size());  // after any zeros
+  if (!number || (digits == 0 && !limit.empty())) fail_at("limit", "must be a whole number from 1");
   if (order != "asc") std::reverse(all.begin(), all.end());
   auto from = all.begin();
   if (!after.empty()) {
@@ -61,7 +62,9 @@ HttpResponse list_of(const HttpRequest& request, const std::vector<const std::st
     if (from == all.end()) fail_at("after", "names no item of this list");
     ++from;
   }
-  const size_t most = limit.empty() ? kPageItems : std::min(std::stoul(limit), kPageItemsMax);
+  const size_t most = limit.empty() ? kPageItems
+                      : digits > 3  ? kPageItemsMax
+                                    : std::min(std::stoul(limit), kPageItemsMax);
   for (; from != all.end() && data.size() < most; ++from) data.push_back(std::move(*from));
   return list_response(std::move(data), from != all.end());
 }
@@ -99,17 +102,30 @@ Json::iterator item_of(Json& items, const std::string& id) {
   throw ApiError(503, "the memory for conversations is used up", "", "out_of_memory");
 }
 
-// Labels of the client's, which are given back. OpenAI's bounds.
+size_t characters_of(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
+// Labels of the client's, which are given back. OpenAI's bounds, in characters.
 Json metadata_of(Fields& body) {
+  constexpr size_t kPairsMax = 16, kKeyMax = 64, kValueMax = 512;
   const Json* given = body.find("metadata");
   if (given == nullptr) return Json::object();
-  bool good = given->is_object() && given->size() <= 16;
-  if (good) {
-    for (const auto& [name, value] : given->items()) {
-      good = good && name.size() <= 64 && value.is_string() && value.get_ref<const std::string&>().size() <= 512;
+  if (!given->is_object()) fail_at("metadata", "must be an object");
+  if (given->size() > kPairsMax) {
+    fail_at("metadata",
+            "has " + std::to_string(given->size()) + " pairs, but up to " + std::to_string(kPairsMax) + " are kept");
+  }
+  for (const auto& [key, value] : given->items()) {
+    if (characters_of(key) > kKeyMax) {
+      fail_at("metadata", "has a key of more than " + std::to_string(kKeyMax) + " characters");
+    }
+    const std::string where = "metadata." + key;
+    if (characters_of(expect_string(value, where)) > kValueMax) {
+      fail_at(where, "has more than " + std::to_string(kValueMax) + " characters");
     }
   }
-  if (!good) fail_at("metadata", "must be an object of at most 16 strings (names of 64 bytes, values of 512)");
   return *given;
 }
 
