@@ -7,10 +7,11 @@
 // group. A row tile that several blocks share is summed by the block that computes its end, in block order, so the
 // result does not depend on timing.
 //
-// Weights do not depend on earlier kernels, so the stages are filled before grid_wait(). A block takes nearly all
+// Weights do not depend on earlier kernels, so the stages are filled before grid_wait(). A block claims nearly all
 // shared memory. So the next linear layer's block starts on an SM when this one's ends there, exactly one on each, and
-// its 200 KB of weights arrive while the small kernels between them run. When there was room for two blocks, a launch
-// that began while an earlier one ended put two blocks on some SMs and none on others, and took half as long again.
+// its first stages of weights arrive while the small kernels between them run. When there was room for two blocks, a
+// launch that began while an earlier one ended put two blocks on some SMs and none on others, and took half as long
+// again.
 #include <algorithm>
 
 #include "backend/cuda/device/mma.cuh"

@@ -15,7 +15,7 @@
 // zero. Four products into one accumulator then leave group c with lanes c, and scales and zero points are applied once
 // for four groups.
 //
-// One warp is the producer and eight are consumers. Two converter warps turn the bf16 x of a stage to limbs while the
+// One warp is the producer and eight are consumers. Converter warps turn the bf16 x of a stage to limbs while the
 // stages before it are multiplied.
 #include <algorithm>
 
@@ -28,9 +28,11 @@
 namespace gemma4::cuda {
 namespace {
 
-constexpr int kStageTiles = 4;      // work units of a stage
-constexpr int kConverterWarps = 2;  // they take stages in turn
-constexpr int kThreads = (kConsumerWarps + 1 + kConverterWarps) * 32;
+constexpr int kStageTiles = 4;  // work units of a stage
+// Converter warps. Two take the stages of one row in turns. Several rows are divided among one warp for each: a stage
+// is converted in as long as one row takes.
+constexpr int converter_warps(int x_tiles) { return x_tiles == 0 ? 2 : 4 * x_tiles; }
+constexpr int threads(int x_tiles) { return (kConsumerWarps + 1 + converter_warps(x_tiles)) * 32; }
 constexpr int kXTileRows = 4;  // rows of x in an x tile of eight columns: two limbs each
 
 // Byte offsets in a stage. It holds weights, x scales [row of x][column range] of 16 bytes, limbs
@@ -116,12 +118,12 @@ __device__ __forceinline__ void convert_row(uint8_t* stage, int x_offset, int ro
   }
 }
 
-template <typename S, int kWeightTiles>
+template <typename S, int kWeightTiles, int kWarps>
 __device__ void convert_loop(const GemvArguments& p, const WorkRange& range, uint8_t* shared, uint64_t* full,
                              uint64_t* ready, int converter, int lane) {
   int load_index = 0;
   for (Cursor<kWeightTiles> at(range, p); at.more(); at.next(), ++load_index) {
-    if (load_index % kConverterWarps != converter) continue;
+    if (S::kOneRow && load_index % kWarps != converter) continue;
     uint8_t* stage = shared + at.stage * p.stage_bytes;
     if (S::kOneRow && load_index < p.stages) {  // the bytes that no conversion writes stay zero
 #pragma unroll
@@ -131,7 +133,9 @@ __device__ void convert_loop(const GemvArguments& p, const WorkRange& range, uin
       __syncwarp();
     }
     barrier_wait(&full[at.stage], at.phase);
-    for (int row = 0; row < p.n; ++row) convert_row<S, kWeightTiles>(stage, S::x_offset(p.n), row, lane);
+    for (int row = S::kOneRow ? 0 : converter; row < p.n; row += kWarps) {
+      convert_row<S, kWeightTiles>(stage, S::x_offset(p.n), row, lane);
+    }
     barrier_arrive(&ready[at.stage]);
   }
 }
@@ -318,27 +322,28 @@ __device__ void consumer_loop(const GemvArguments& p, const WorkRange& range, co
 }
 
 template <typename Codec, int kWeightTiles, int kXTiles>
-__global__ void __launch_bounds__(kThreads + kCopyThreads - 32, 1) gemv_int8_kernel(const GemvArguments p) {
+__global__ void __launch_bounds__(threads(kXTiles) + kCopyThreads - 32, 1) gemv_int8_kernel(const GemvArguments p) {
 #if __CUDA_ARCH__ >= 800
   using S = Stage<Codec, kWeightTiles, kXTiles>;
+  constexpr int kConverters = converter_warps(kXTiles);
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t full[kMaxStages], ready[kMaxStages], empty[kMaxStages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
     for (int i = 0; i < p.stages; ++i) {  // each lane arrives for what it wrote or read
-      barrier_init(&full[i], full_arrivals(p)), barrier_init(&ready[i], 32);
+      barrier_init(&full[i], full_arrivals(p)), barrier_init(&ready[i], (S::kOneRow ? 1 : kConverters) * 32);
       barrier_init(&empty[i], kConsumerWarps * 32);
     }
     barrier_init_done();
   }
   __syncthreads();
   const WorkRange range(blockIdx.x, gridDim.x, static_cast<uint32_t>(p.row_tiles) * p.col_tiles);
-  constexpr int kProducers = kConsumerWarps + kConverterWarps;  // the first producer warp
+  constexpr int kProducers = kConsumerWarps + kConverters;  // the first producer warp
   if (warp >= kProducers) {
     producer_loop<Codec, kWeightTiles, S::kXPitch>(p, range, shared, S::x_offset(p.n), full, empty,
                                                    threadIdx.x - kProducers * 32);
   } else if (warp >= kConsumerWarps) {
-    convert_loop<S, kWeightTiles>(p, range, shared, full, ready, warp - kConsumerWarps, lane);
+    convert_loop<S, kWeightTiles, kConverters>(p, range, shared, full, ready, warp - kConsumerWarps, lane);
   } else {
     grid_wait();  // before anything is written
     consumer_loop<Codec, kWeightTiles, kXTiles>(p, range, shared, full, ready, empty, warp, lane);
@@ -354,7 +359,7 @@ void start(GemvArguments p, const GemvWorkspace& workspace, cudaStream_t stream)
   static AllowedOn allowed;
   const auto kernel = gemv_int8_kernel<Codec, kStageTiles, kXTiles>;
   allow_shared_once(kernel, shared, allowed);
-  launch(stream, dim3(gemv_blocks(p, workspace)), dim3(block_threads(p, kThreads)), shared, kernel, p);
+  launch(stream, dim3(gemv_blocks(p, workspace)), dim3(block_threads(p, threads(kXTiles))), shared, kernel, p);
 }
 
 }  // namespace

@@ -53,7 +53,7 @@ struct AttentionScratch {
   static constexpr int kTop = kKeep + 32, kTotal = kTop + 32;                           // float [8]
   static constexpr int kNew = kTotal + 32;                                              // the new row, as in a tile
   static constexpr int kEnd = kNew + (H::kRotated ? 1 : 2) * H::kRow * 2;
-  static_assert(kEnd <= kScratchBytes && kNew % 16 == 0);
+  static_assert(kEnd <= kScratchLeast && kNew % 16 == 0);
 };
 
 // Starts this thread's part of the copies of a stage's rows; lane i of each warp names the beginning of row i.

@@ -202,7 +202,7 @@ __device__ __forceinline__ void multiply_tiles(const Pipeline<Plan>& pipeline, P
 template <typename Codec, typename Plan>
 __device__ __forceinline__ void run_gemv(const GemvInstruction& op, const GemvRange& range,
                                          const GemvEpilogue& epilogue, const Pipeline<Plan>& pipeline,
-                                         PipelineState<Plan>& state, const uint8_t* input) {
+                                         PipelineState<Plan>& state, const GemvInput& input) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tail = range.tail(op);
   const bool reduces = reduces_partials(op, range);  // of the range's first row tile, which is written last
   float own[1][4] = {};                              // this CTA's part of that row tile
@@ -214,8 +214,8 @@ __device__ __forceinline__ void run_gemv(const GemvInstruction& op, const GemvRa
     const int offset = op.whole ? col : at - range.begin;
     if (reduces && at + count == end && (at < tail || tail == range.begin)) epilogue.reduction.request();
     float sum[1][4] = {};
-    multiply_tiles<Codec>(pipeline, state, ready, count, warp, lane, input + offset * kLimbBytes,
-                          input + kLimbsBytes + offset * kGroupScaleBytes, sum);
+    multiply_tiles<Codec>(pipeline, state, ready, count, warp, lane, input.limbs + offset * kLimbBytes,
+                          input.scales + offset * kGroupScaleBytes, sum);
     reduce_lanes(sum);
     if (col + count < op.col_tiles) {
       store_partial(epilogue.partials, warp, lane, sum);

@@ -56,7 +56,8 @@ struct InputScales {
 // Stores the limbs of a thread's x; `count`: tiles that the CTA holds. Each step is done for all passes before the next
 // step: one pass alone would wait for its shuffles.
 template <int kPasses>
-__device__ __forceinline__ InputScales<kPasses> store_limbs(uint8_t* input, int count, const float (&x)[kPasses][8]) {
+__device__ __forceinline__ InputScales<kPasses> store_limbs(const GemvInput& input, int count,
+                                                            const float (&x)[kPasses][8]) {
   uint32_t bits[kPasses], value[kPasses][8];
   int sum[kPasses];
 #pragma unroll
@@ -94,7 +95,7 @@ __device__ __forceinline__ InputScales<kPasses> store_limbs(uint8_t* input, int 
   for (int pass = 0; pass < kPasses; ++pass) {
     const Vector8 e(pass);
     if (e.tile >= count) continue;
-    uint8_t* limbs = input + e.tile * kLimbBytes + e.k16 / 2 * 64 + e.k16 % 2 * 4;
+    uint8_t* limbs = input.limbs + e.tile * kLimbBytes + e.k16 / 2 * 64 + e.k16 % 2 * 4;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {  // columns 2c, 2c + 8, 2c + 1, 2c + 9 of lane c = 2h + i
       const uint32_t *v = value[pass] + 2 * i, a = v[0], b = v[4], c = v[1], d = v[5];
@@ -115,13 +116,13 @@ __device__ __forceinline__ InputScales<kPasses> store_limbs(uint8_t* input, int 
 
 // `factor`: of the whole row; the limbs are those of the row without it.
 template <int kPasses>
-__device__ __forceinline__ void store_scales(uint8_t* input, int count, const InputScales<kPasses>& scales,
+__device__ __forceinline__ void store_scales(const GemvInput& input, int count, const InputScales<kPasses>& scales,
                                              float factor) {
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
     const Vector8 e(pass);
     if (e.tile >= count || threadIdx.x % 4 != 0) continue;
-    *reinterpret_cast<int2*>(input + kLimbsBytes + e.tile * kGroupScaleBytes + e.k16 / 2 * 8) =
+    *reinterpret_cast<int2*>(input.scales + e.tile * kGroupScaleBytes + e.k16 / 2 * 8) =
         make_int2(scales.minus[pass], __float_as_int(scales.unit[pass] * factor));
   }
 }
@@ -129,7 +130,7 @@ __device__ __forceinline__ void store_scales(uint8_t* input, int count, const In
 // Converts `count` tiles of x from tile `first` on, and on from tile 0 after the last. `epoch`: of flagged values.
 template <int kPasses>
 __device__ __forceinline__ void convert_tiles(const GemvInstruction& op, int first, int count, uint32_t epoch,
-                                              uint8_t* input) {
+                                              const GemvInput& input) {
   float x[kPasses][8] = {};
   int columns[kPasses];  // beyond `count` those of the last tile, which are not stored
 #pragma unroll
@@ -152,13 +153,15 @@ __device__ __forceinline__ void convert_tiles(const GemvInstruction& op, int fir
   store_scales(input, count, store_limbs(input, count, x), 1.0f);
 }
 
-// Converts the tiles of x that this CTA multiplies.
+// Converts the tiles of x that this CTA multiplies, in as few passes as their number needs.
 __device__ __forceinline__ void convert_input(const GemvInstruction& op, const GemvRange& range, uint32_t epoch,
-                                              uint8_t* input) {
+                                              GemvInput input) {
   constexpr int kEach = kConsumerThreads / 8;  // tiles in a pass
-  static_assert(kInputTilesMax <= 4 * kEach);
-  const bool whole = op.whole;
-  const int count = whole ? op.col_tiles : range.end - range.begin, first = whole ? 0 : range.col;
+  int count = op.whole ? op.col_tiles : range.end - range.begin, first = op.whole ? 0 : range.col;
+  for (; count > 4 * kEach; count -= 4 * kEach, first += 4 * kEach) {  // on GPUs with few SMs
+    convert_tiles<4>(op, first, 4 * kEach, epoch, input);
+    input.limbs += 4 * kEach * kLimbBytes, input.scales += 4 * kEach * kGroupScaleBytes;
+  }
   if (count <= kEach) {
     convert_tiles<1>(op, first, count, epoch, input);
   } else if (count <= 2 * kEach) {

@@ -62,6 +62,7 @@ __device__ void run_consumers(const InstructionList& list, const MegakernelWorks
                               uint8_t* scratch, const ResidualStream& residual, Reduction reduction,
                               Instruction (&slots)[kInstructionSlots], ConsumerState& shared) {
   PipelineState<Plan> state;
+  const GemvInput input = {scratch, scratch + Plan::kLimbsBytes};
   GridBarrier barrier{w.grid_barrier};
   InstructionClock clock(w);
   fetch_instruction(slots, list, 0), fetch_instruction(slots, list, 1);
@@ -80,7 +81,7 @@ __device__ void run_consumers(const InstructionList& list, const MegakernelWorks
     fetch_instruction(slots, list, i + 2);
     copy_wait<1>();  // the next instruction has arrived; all threads see it after the barrier at the end of this one
     if (op.opcode == Opcode::kRmsNorm) {
-      run_rms_norm(op.rms_norm, ranks, barrier, residual, scratch, shared.sums, clock);
+      run_rms_norm(op.rms_norm, ranks, barrier, residual, input, shared.sums, clock);
     } else if (op.opcode == Opcode::kAttention) {
       op.attention.kv.rotated
           ? run_attention<Full>(op.attention, barrier, epochs, shared.full, w.attention_partials, w.attention_counters,
@@ -92,12 +93,12 @@ __device__ void run_consumers(const InstructionList& list, const MegakernelWorks
       const GemvRange range(gemv);
       if (!gemv.from_norm) {
         if (!gemv.from.values) barrier.wait();
-        convert_input(gemv, range, epochs.of(gemv.from), scratch);
+        convert_input(gemv, range, epochs.of(gemv.from), input);
         consumer_barrier();
       }
       clock.input_ready();
       const Partials partials(w, gemv, epochs.of_instruction(i));
-      run_gemv<Codec>(gemv, range, {ranks, reduction, partials, epochs.of(gemv.to)}, pipeline, state, scratch);
+      run_gemv<Codec>(gemv, range, {ranks, reduction, partials, epochs.of(gemv.to)}, pipeline, state, input);
     }
     clock.end();
     op.arrive ? barrier.arrive() : consumer_barrier();
@@ -156,7 +157,7 @@ __global__ void __launch_bounds__(Plan::kThreads, 1)
     run_reduction_warp(list, w, reduction, threadIdx.x % 32);
   } else {
     auto& slots = *reinterpret_cast<Instruction(*)[kInstructionSlots]>(slot_bytes);
-    run_consumers<Codec>(list, w, pipeline, scratch, residual_stream<Plan>(w, scratch + kScratchBytes), reduction,
+    run_consumers<Codec>(list, w, pipeline, scratch, residual_stream<Plan>(w, scratch + Plan::kScratch), reduction,
                          slots, consumer);
     finish_step(list, w);
   }
@@ -186,6 +187,10 @@ void launch_kernel(const InstructionList& list, const MegakernelWorkspace& works
 }  // namespace
 
 bool megakernel_fits(const GemvWorkspace& workspace) { return plan_fits<Plan99>(workspace); }
+
+int megakernel_input_tiles(const GemvWorkspace& workspace) {
+  return plan_fits<Plan227>(workspace) ? Plan227::kInputTiles : Plan99::kInputTiles;
+}
 
 int64_t megakernel_residual_bytes(const GemvWorkspace& workspace) {
   return plan_fits<Plan163>(workspace) ? 0 : int64_t{4} * kResidualDimMax * workspace.blocks;

@@ -22,28 +22,34 @@ static_assert(kStageBytes % 128 == 0 && kStageBytes >= kStageUnits * kRowTileTil
 // A tile of 64 columns of x: limbs [half][high, low][lane c][8 bytes], then group scales [half] of {minus the sum,
 // unit}.
 constexpr int kLimbBytes = 128, kGroupScaleBytes = 16;
-// Stages are multiplied whole, so the group scales behind the last tile are read too, but not used.
-constexpr int kLimbsBytes = kInputTilesMax * kLimbBytes;
-constexpr int kInputBytes = kLimbsBytes + (kInputTilesMax + kStageUnits - 1) * kGroupScaleBytes;
 
-// Shared memory: the stages; then x as limbs and group scales, or attention's scratch (never both); then the residual
-// stream, except where it is kept in device memory.
-constexpr int kScratchBytes = 16896;
-static_assert(kScratchBytes >= kInputBytes && kScratchBytes % 128 == 0);
+// The input of a GEMV in shared memory: the limbs of all tiles, then their group scales.
+struct GemvInput {
+  uint8_t *limbs, *scales;
+};
 
-// How the kernel divides the shared memory of a device, and its threads: eight consumer warps, a reduction warp, and
-// the producer warps (one where there are bulk copies; else one takes too long to issue the copies of a stage).
-template <int kStages_, bool kResidualShared_, int kProducerWarps_>
+constexpr int kScratchLeast = 16896;  // what attention and the norms need
+
+// How the kernel divides the shared memory of a device: the stages; then x as limbs and group scales of kInputTiles
+// tiles, or attention's scratch (never both); then the residual stream, except where it is kept in device memory. And
+// its threads: eight consumer warps, a reduction warp, and the producer warps (one where there are bulk copies; else
+// one takes too long to issue the copies of a stage).
+template <int kStages_, bool kResidualShared_, int kProducerWarps_, int kInputTiles_>
 struct SharedPlan {
-  static constexpr int kStages = kStages_, kProducers = kProducerWarps_ * 32;
+  static constexpr int kStages = kStages_, kProducers = kProducerWarps_ * 32, kInputTiles = kInputTiles_;
   static constexpr int kThreads = kConsumerThreads + 32 + kProducers;
   static constexpr bool kResidualShared = kResidualShared_;
-  static constexpr int kBytes = kStages * kStageBytes + kScratchBytes + (kResidualShared ? kResidualDimMax * 4 : 0);
+  static constexpr int kLimbsBytes = kInputTiles * kLimbBytes;
+  // Stages are multiplied whole, so the group scales behind the last tile are read too, but not used.
+  static constexpr int kInputBytes = kLimbsBytes + (kInputTiles + kStageUnits - 1) * kGroupScaleBytes;
+  static constexpr int kScratch = (kInputBytes > kScratchLeast ? kInputBytes + 127 : kScratchLeast) / 128 * 128;
+  static constexpr int kBytes = kStages * kStageBytes + kScratch + (kResidualShared ? kResidualDimMax * 4 : 0);
 };
 constexpr int kMegakernelStatic = 5 << 10;  // bytes of static shared memory, rounded up
-using Plan227 = SharedPlan<9, true, 1>;        // Hopper, datacentre Blackwell
-using Plan163 = SharedPlan<5, true, 2>;        // A100
-using Plan99 = SharedPlan<3, false, 2>;        // desktop cards
+// The input of `down` of the 31B is 336 tiles, of which a CTA of 132 needs 116, and one of 64 needs 228.
+using Plan227 = SharedPlan<9, true, 1, 116>;  // Hopper, datacentre Blackwell: 132 SMs and more
+using Plan163 = SharedPlan<5, true, 2, 232>;  // A100: 108 SMs
+using Plan99 = SharedPlan<3, false, 2, 232>;  // desktop cards: from 82 SMs (RTX 3090) to 170
 static_assert(Plan227::kBytes + kMegakernelStatic <= 227 << 10 && Plan163::kBytes + kMegakernelStatic <= 163 << 10 &&
               Plan99::kBytes + kMegakernelStatic <= 99 << 10);
 
@@ -98,9 +104,7 @@ struct Pipeline {
     if (s.in_flight >= most) wait_full(s.completed), s.completed.next(), --s.in_flight;
   }
   __device__ __forceinline__ uint8_t* at(const State& s) const { return stages + s.stage * kStageBytes; }
-  __device__ __forceinline__ void wait_full(const State& s) const {
-    barrier_wait(full_at + 8 * s.stage, s.phase);
-  }
+  __device__ __forceinline__ void wait_full(const State& s) const { barrier_wait(full_at + 8 * s.stage, s.phase); }
   // 1 if the stage is full, else 0. The result is for warp_all() and best read some time later.
   __device__ __forceinline__ uint32_t peek(const State& s) const {
     return barrier_peek(full_at + 8 * s.stage, s.phase);

@@ -119,7 +119,7 @@ bool OpRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& 
   const int64_t each = row_tiles * (col_tiles - spare) / blocks,
                 most = each + 1 + spare * (each / (col_tiles - spare) + 1);
   const bool from_norm = last_is(Opcode::kRmsNorm), whole = from_norm || most >= col_tiles;
-  if ((whole ? col_tiles : most) > kInputTilesMax) return false;
+  if ((whole ? col_tiles : most) > megakernel_input_tiles(workspace_.decode)) return false;
   if (last_is(Opcode::kGemv) && instructions_.back().gemv.all_reduce) return false;
   if (from_norm && (instructions_.back().rms_norm.out != x.data || instructions_.back().rms_norm.dim != w.cols))
     return false;

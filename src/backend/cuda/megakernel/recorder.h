@@ -157,9 +157,8 @@ bool megakernel_fits(const GemvWorkspace& workspace);
 int64_t megakernel_residual_bytes(const GemvWorkspace& workspace);
 void launch_megakernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream);
 
-// Most columns of x that a CTA may hold as int8 limbs, in tiles of 64: what `down` of the 31B needs when 132 CTAs share
-// it.
-inline constexpr int kInputTilesMax = 116;
+// Most columns of x that a CTA may hold as int8 limbs, in tiles of 64.
+int megakernel_input_tiles(const GemvWorkspace& workspace);
 
 // GemvInstruction::spare of a GEMV where several CTAs share a row tile, for `even` units a CTA. A CTA with the end of a
 // row tile should multiply 0.7 us longer than others, until their partials have come; a fifth of its work if that is

@@ -229,10 +229,28 @@ TEST_F(CudaOpRecorder, DividesEveryGemv) {
       const int counted = end - begin - op.spare * (end / op.col_tiles - begin / op.col_tiles);
       ASSERT_GE(counted, op.each);
       ASSERT_LE(counted, op.each + (block < op.more ? 1 : 0));
-      ASSERT_LE(op.whole ? op.col_tiles : end - begin, kInputTilesMax);
+      ASSERT_LE(op.whole ? op.col_tiles : end - begin, megakernel_input_tiles(workspace(1).decode));
       ASSERT_TRUE(op.whole || end - begin <= op.col_tiles) << "a range of x holds each column once";
     }
     for (int unit = 0; unit <= units; ++unit) ASSERT_EQ(op.row_tile_of(unit), unit / op.col_tiles) << unit;
+  }
+}
+
+// GPUs with fewer SMs than Hopper's 132 hold more of an input in each CTA: A100, RTX 3090, RTX 4090, L40S, RTX 5090.
+TEST_F(CudaOpRecorder, TakesTheGemvsOfThe31BOnOtherCards) {
+  for (const auto& [sms, shared] : std::vector<std::pair<int, int>>{
+           {108, 163 << 10}, {82, 99 << 10}, {128, 99 << 10}, {142, 99 << 10}, {170, 99 << 10}}) {
+    MegakernelWorkspace w = workspace(1);
+    w.decode.blocks = sms, w.decode.shared_max = shared;
+    OpRecorder recorder(w, [](const InstructionList&) {});
+    for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{
+             {16384, 5376}, {5376, 8192}, {18432, 5376}, {5376, 16384}, {5376, 21504}}) {
+      recorder.begin();
+      EXPECT_TRUE(
+          recorder.linear(tensor(DType::kF32, rows), tensor(DType::kBF16, cols), matrix(rows, cols), false, mark(0)))
+          << sms << " SMs, " << rows << " x " << cols;
+      recorder.discard();
+    }
   }
 }
 

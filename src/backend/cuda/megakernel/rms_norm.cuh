@@ -13,7 +13,7 @@ namespace gemma4::cuda {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // mbarriers
 constexpr int kNormPasses = (kResidualDimMax / kWeightTileCols + kConsumerThreads / 8 - 1) / (kConsumerThreads / 8);
 
-constexpr int kStagedPasses = kScratchBytes / (kConsumerThreads * 32);  // passes whose `next` weights fit the scratch
+constexpr int kStagedPasses = kScratchLeast / (kConsumerThreads * 32);  // passes whose `next` weights fit the scratch
 static_assert(kStagedPasses <= kNormPasses);
 
 // The residual stream in shared memory: each thread has its own Vector8s, as two rows of float4.
@@ -59,14 +59,14 @@ __device__ __forceinline__ float consumer_sum(float value, float* sums) {
 // trip to memory in every CTA.
 __device__ __forceinline__ void load_norm_inputs(const RmsNormInstruction& op, const RankAllReduce& ranks,
                                                  const GridBarrier& barrier, int tiles,
-                                                 const int (&offsets)[kNormPasses], uint8_t* input,
+                                                 const int (&offsets)[kNormPasses], uint8_t* scratch,
                                                  float (&post)[kNormPasses][8], float (&next)[kNormPasses][8],
                                                  float (&y)[kNormPasses][8]) {
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) load_vector8(op.post + offsets[pass], post[pass]);
   const float* next_weights = op.next ? op.next : op.post;
   const auto staged = [&](int pass, int half) {
-    return reinterpret_cast<float4*>(input) + (2 * pass + half) * kConsumerThreads + threadIdx.x;
+    return reinterpret_cast<float4*>(scratch) + (2 * pass + half) * kConsumerThreads + threadIdx.x;
   };
 #pragma unroll
   for (int pass = 0; pass < kStagedPasses; ++pass) {
@@ -94,12 +94,12 @@ __device__ __forceinline__ void load_norm_inputs(const RmsNormInstruction& op, c
 __device__ __forceinline__ void store_norm_output(const RmsNormInstruction& op, int tiles,
                                                   const int (&offsets)[kNormPasses], float inverse_dim, float squares,
                                                   float (&x)[kNormPasses][8], const float (&next)[kNormPasses][8],
-                                                  uint8_t* input, float* sums) {
+                                                  const GemvInput& input, float* sums) {
 #pragma unroll
   for (int i = 0; i < kNormPasses * 8; ++i) x[i / 8][i % 8] *= next[i / 8][i % 8];
-  const InputScales<kNormPasses> scales = store_limbs(input, min(tiles, kInputTilesMax), x);
+  const InputScales<kNormPasses> scales = store_limbs(input, tiles, x);
   const float factor = rsqrtf(consumer_sum(squares, sums + kConsumerWarps) * inverse_dim + op.eps);
-  store_scales(input, min(tiles, kInputTilesMax), scales, factor);
+  store_scales(input, tiles, scales, factor);
   if (blockIdx.x != 0) return;
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) {
@@ -116,8 +116,8 @@ __device__ __forceinline__ void store_norm_output(const RmsNormInstruction& op, 
 
 // `sums` [2 * kConsumerWarps] in shared memory.
 __device__ __forceinline__ void run_rms_norm(const RmsNormInstruction& op, const RankAllReduce& ranks,
-                                             const GridBarrier& barrier, const ResidualStream& residual, uint8_t* input,
-                                             float* sums, InstructionClock& clock) {
+                                             const GridBarrier& barrier, const ResidualStream& residual,
+                                             const GemvInput& input, float* sums, InstructionClock& clock) {
   float post[kNormPasses][8], next[kNormPasses][8], x[kNormPasses][8] = {}, y[kNormPasses][8] = {};
   const int tiles = op.dim / kWeightTileCols;
   const float inverse_dim = 1.0f / static_cast<float>(op.dim);
@@ -127,7 +127,7 @@ __device__ __forceinline__ void run_rms_norm(const RmsNormInstruction& op, const
     const Vector8 e(pass);
     offsets[pass] = min(e.tile, tiles - 1) * kWeightTileCols + e.column();
   }
-  load_norm_inputs(op, ranks, barrier, tiles, offsets, input, post, next, y);
+  load_norm_inputs(op, ranks, barrier, tiles, offsets, input.limbs, post, next, y);
   clock.input_ready();
   float squares = 0;
 #pragma unroll

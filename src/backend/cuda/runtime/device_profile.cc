@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <cstdlib>
 
 #include "backend/cuda/runtime/error.h"
@@ -29,7 +30,7 @@ constexpr std::array<Known, 6> kKnown = {{{"sm80", 163, false, false},
 DeviceProfile made(const Known& known) {
   DeviceProfile profile;
   profile.name = known.name;
-  profile.shared_max = known.shared_kb << 10;
+  profile.shared_max = profile.shared_card = known.shared_kb << 10;
   profile.bulk_copies = profile.dependent_launch = known.bulk_copies;
   profile.wgmma = known.wgmma;
   return profile;
@@ -52,15 +53,23 @@ DeviceProfile profile_of(int major, int minor) {
   return made(*std::ranges::find_if(kKnown, [&](const Known& known) { return name == known.name; }));
 }
 
-DeviceProfile lowered(const DeviceProfile& card, const std::string& name) {
-  if (name.empty()) return card;
+int shared_claim(const DeviceProfile& profile, int bytes) {
+  return static_cast<int>(int64_t{bytes} * profile.shared_card / profile.shared_max);
+}
+
+DeviceProfile lowered(const DeviceProfile& card, const std::string& to) {
+  if (to.empty()) return card;
+  const std::string name = to.substr(0, to.find(':')), sms = to.substr(std::min(name.size() + 1, to.size()));
   const auto known = std::ranges::find_if(kKnown, [&](const Known& one) { return name == one.name; });
-  if (known == kKnown.end()) {
-    throw Error("GEMMA4_CUDA_PROFILE is '" + name + "'; it can be sm80, sm86, sm89, sm90, sm100 or sm120");
+  const bool number = !sms.empty() && sms.size() < 5 && sms.find_first_not_of("0123456789") == std::string::npos;
+  if (known == kKnown.end() || (name != to && (!number || std::stoi(sms) == 0))) {
+    throw Error("GEMMA4_CUDA_PROFILE is '" + to +
+                "'; it can be sm80, sm86, sm89, sm90, sm100 or sm120, and sm86:82 for one with 82 SMs");
   }
   DeviceProfile profile = made(*known);
-  profile.sms = card.sms;
+  profile.sms = number ? std::min(std::stoi(sms), card.sms) : card.sms;
   profile.shared_max = std::min(profile.shared_max, card.shared_max);
+  profile.shared_card = card.shared_max;
   profile.bulk_copies = profile.bulk_copies && card.bulk_copies;
   profile.wgmma = profile.wgmma && card.wgmma;
   profile.dependent_launch = profile.dependent_launch && card.dependent_launch;
@@ -72,7 +81,7 @@ DeviceProfile device_profile(int device) {
   CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
   DeviceProfile card = profile_of(properties.major, properties.minor);
   card.sms = properties.multiProcessorCount;
-  card.shared_max = static_cast<int>(properties.sharedMemPerBlockOptin);
+  card.shared_max = card.shared_card = static_cast<int>(properties.sharedMemPerBlockOptin);
   const char* name = std::getenv("GEMMA4_CUDA_PROFILE");
   return lowered(card, name ? name : "");
 }

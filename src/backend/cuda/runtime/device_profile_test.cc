@@ -33,7 +33,15 @@ TEST(DeviceProfile, LowersAndNeverRaises) {
   EXPECT_EQ(as_hopper.shared_max, 99 << 10);
   EXPECT_FALSE(as_hopper.bulk_copies || as_hopper.wgmma || as_hopper.dependent_launch);
   EXPECT_TRUE(lowered(hopper, "sm120").bulk_copies);
-  EXPECT_THROW(lowered(hopper, "sm61"), Error);
+  for (const char* wrong : {"sm61", "sm86:", "sm86:x", "sm86:0", "sm86:-1", ":82", "sm86:82:1"}) {
+    EXPECT_THROW(lowered(hopper, wrong), Error) << wrong;
+  }
+  EXPECT_EQ(lowered(hopper, "sm86:82").sms, 82);
+  EXPECT_EQ(lowered(hopper, "sm120:170").sms, 132);
+  EXPECT_EQ(lowered(hopper, "sm86").sms, 132);
+  EXPECT_EQ(shared_claim(hopper, 100 << 10), 100 << 10);
+  EXPECT_EQ(shared_claim(as_ada, 99 << 10), 227 << 10);  // alone on an SM here, too
+  EXPECT_EQ(shared_claim(ada, 99 << 10), 99 << 10);
 }
 
 }  // namespace

@@ -29,14 +29,14 @@ __device__ __forceinline__ void grid_release() {
 #endif
 }
 
-// Whether the devices of this process support programmatic dependent launch.
-inline bool overlaps_launches() {
-  static const bool yes = [] {
+// Of the devices of this process.
+inline const DeviceProfile& launch_profile() {
+  static const DeviceProfile profile = [] {
     int device = 0;
     CUDA_CHECK(cudaGetDevice(&device));
-    return device_profile(device).dependent_launch;
+    return device_profile(device);
   }();
-  return yes;
+  return profile;
 }
 
 template <typename... Params, typename... Args>
@@ -52,7 +52,13 @@ void launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, voi
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = overlaps_launches() ? 1 : 0;
+  const DeviceProfile& profile = launch_profile();
+  config.numAttrs = profile.dependent_launch ? 1 : 0;
+  if (profile.shared_card != profile.shared_max && shared_bytes > 0) {
+    config.dynamicSmemBytes = static_cast<size_t>(shared_claim(profile, static_cast<int>(shared_bytes)));
+    CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(config.dynamicSmemBytes)));
+  }
   CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...));
 }
 
