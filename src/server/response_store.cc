@@ -9,23 +9,19 @@ constexpr int64_t kTurnBytes = 300;  // beside its texts, with its places in map
 
 int64_t size_of(const std::string& text) { return static_cast<int64_t>(text.size()); }
 
-int64_t turn_bytes(const StoredTurn* turn) {
-  return turn == nullptr ? 0 : kTurnBytes + size_of(turn->input) + size_of(turn->output);
-}
-
 }  // namespace
 
 StoredTurn::StoredTurn(std::shared_ptr<const StoredTurn> earlier, std::string input_items,
-                       std::shared_ptr<std::atomic<int64_t>> counter)
+                       std::shared_ptr<StoredBytes> counter)
     : before(std::move(earlier)),
       input(std::move(input_items)),
       history_bytes(size_of(input) + kTurnBytes + (before ? before->history_bytes : 0)),
       bytes(std::move(counter)) {
-  *bytes += size_of(input) + kTurnBytes;
+  bytes->add(size_of(input) + kTurnBytes);
 }
 
 StoredTurn::~StoredTurn() {
-  *bytes -= size_of(input) + size_of(output) + kTurnBytes;
+  bytes->add(-(size_of(input) + size_of(output) + kTurnBytes));
   while (before && before.use_count() == 1) {
     // Takes over what the last owner of an earlier turn would free.
     std::shared_ptr<const StoredTurn> earlier = std::move(const_cast<StoredTurn*>(before.get())->before);
@@ -43,6 +39,12 @@ std::vector<const std::string*> stored_texts(const StoredTurn& last) {
   return texts;
 }
 
+ResponseStore::Client& ResponseStore::client_of(const std::string& name) {
+  Client& client = clients_[name];
+  if (!client.bytes) client.bytes = std::make_shared<StoredBytes>(bytes_);
+  return client;
+}
+
 ResponseStore::Entry* ResponseStore::find(const Key& key) {
   const auto found = by_id_.find(key);
   if (found == by_id_.end()) return nullptr;
@@ -55,35 +57,46 @@ void ResponseStore::erase(Entries::iterator entry) {
     const auto item = items_.find({entry->key.first, id});
     if (item != items_.end() && item->second.first == entry) items_.erase(item);
   }
-  *bytes_ -= entry->bytes;
-  const auto held = held_.find(entry->key.first);
-  held->second -= entry->bytes + turn_bytes(entry->turn.get());
-  if (held->second <= 0) held_.erase(held);
+  Client& client = client_of(entry->key.first);
+  client.bytes->add(-entry->bytes);
+  --client.entries;
   by_id_.erase(entry->key);
   entries_.erase(entry);
 }
 
-// Of the client that holds the most, so that one does not cost the others theirs.
+void ResponseStore::erase_oldest(const std::string& client) {
+  erase(std::ranges::find(entries_, client, [](const Entry& entry) { return entry.key.first; }));
+}
+
+// Of the client that holds the most of what is short, so that one does not cost the others theirs.
 void ResponseStore::make_space() {
-  while (!entries_.empty() && (*bytes_ > limits_.bytes || entries_.size() > limits_.count)) {
-    const auto most = std::ranges::max_element(held_, {}, [](const auto& client) { return client.second; });
-    erase(std::ranges::find(entries_, most->first, [](const Entry& entry) { return entry.key.first; }));
+  while (entries_.size() > limits_.count) {
+    const auto entries = [](const auto& client) { return client.second.entries; };
+    erase_oldest(std::ranges::max_element(clients_, {}, entries)->first);
+  }
+  while (*bytes_ > limits_.bytes) {
+    const auto held = [](const auto& client) { return client.second.bytes->own.load(); };
+    const auto most = std::ranges::max_element(clients_, {}, held);
+    if (most == clients_.end() || most->second.entries == 0) return;  // its answers have not ended
+    erase_oldest(most->first);
   }
 }
 
 void ResponseStore::insert(Entry entry) {
   if (const auto same = by_id_.find(entry.key); same != by_id_.end()) erase(same->second);
   entry.bytes = size_of(entry.text) + kTurnBytes;
-  *bytes_ += entry.bytes;
-  held_[entry.key.first] += entry.bytes + turn_bytes(entry.turn.get());
+  Client& client = client_of(entry.key.first);
+  client.bytes->add(entry.bytes);
+  ++client.entries;
   const Key key = entry.key;
   by_id_[key] = entries_.insert(entries_.end(), std::move(entry));
 }
 
-std::shared_ptr<StoredTurn> ResponseStore::begin(std::shared_ptr<const StoredTurn> before, std::string input) {
-  auto turn = std::make_shared<StoredTurn>(std::move(before), std::move(input), bytes_);
-  if (turn->history_bytes > limits_.history_bytes) return nullptr;
+std::shared_ptr<StoredTurn> ResponseStore::begin(const std::string& client, std::shared_ptr<const StoredTurn> before,
+                                                 std::string input) {
   const MutexLock lock(mutex_);
+  auto turn = std::make_shared<StoredTurn>(std::move(before), std::move(input), client_of(client).bytes);
+  if (turn->history_bytes > limits_.history_bytes) return nullptr;
   make_space();
   return *bytes_ > limits_.bytes ? nullptr : turn;
 }
@@ -93,7 +106,7 @@ void ResponseStore::keep(const std::string& client, const std::string& id, const
                          const std::shared_ptr<StoredTurn>& turn, const Json& response) {
   turn->output = dump(response["output"]);
   turn->history_bytes += size_of(turn->output);
-  *turn->bytes += size_of(turn->output);
+  turn->bytes->add(size_of(turn->output));
   std::vector<std::pair<std::string, std::string>> items;
   Entry entry{{client, id}, dump(response), turn, {}, 0};
   for (const Json& item : response["output"]) {
@@ -105,15 +118,11 @@ void ResponseStore::keep(const std::string& client, const std::string& id, const
   const Entries::iterator kept = std::prev(entries_.end());
   for (auto& [item, text] : items) {
     kept->bytes += size_of(text) + kTurnBytes;
-    held_[client] += size_of(text) + kTurnBytes;
-    *bytes_ += size_of(text) + kTurnBytes;
+    client_of(client).bytes->add(size_of(text) + kTurnBytes);
     items_[{client, item}] = {kept, std::move(text)};
   }
   if (!conversation.empty()) {
-    if (Entry* whole = find({client, conversation})) {
-      held_[client] += turn_bytes(turn.get()) - turn_bytes(whole->turn.get());
-      whole->turn = turn;
-    }
+    if (Entry* whole = find({client, conversation})) whole->turn = turn;
   }
   make_space();
 }
@@ -161,8 +170,7 @@ bool ResponseStore::describe(const std::string& client, const std::string& id, s
   const int64_t more = size_of(about) - size_of(entry->text);
   entry->text = std::move(about);
   entry->bytes += more;
-  held_[client] += more;
-  *bytes_ += more;
+  client_of(client).bytes->add(more);
   make_space();
   return by_id_.contains({client, id});
 }

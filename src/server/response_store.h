@@ -17,10 +17,22 @@
 
 namespace gemma4 {
 
+// Bytes of texts that exist: of one client, and in `all` of all clients.
+struct StoredBytes {
+  explicit StoredBytes(std::shared_ptr<std::atomic<int64_t>> of_all) : all(std::move(of_all)) {}
+  void add(int64_t bytes) {
+    own += bytes;
+    *all += bytes;
+  }
+
+  std::atomic<int64_t> own = 0;
+  const std::shared_ptr<std::atomic<int64_t>> all;
+};
+
 // The input and the output of one response. Those of a conversation share the turns before them.
 struct StoredTurn {
   StoredTurn(std::shared_ptr<const StoredTurn> earlier, std::string input_items,
-             std::shared_ptr<std::atomic<int64_t>> counter);
+             std::shared_ptr<StoredBytes> counter);
   ~StoredTurn();  // not recursive: a conversation may have very many turns
   StoredTurn(const StoredTurn&) = delete;
   StoredTurn& operator=(const StoredTurn&) = delete;
@@ -29,7 +41,7 @@ struct StoredTurn {
   const std::string input;  // items, as a JSON array
   std::string output;       // also; written once, before others see the turn
   int64_t history_bytes;    // of this turn and all before it
-  std::shared_ptr<std::atomic<int64_t>> bytes;  // of all turns that exist
+  std::shared_ptr<StoredBytes> bytes;  // of its client
 };
 
 // All texts of items up to and with this turn, the oldest first.
@@ -45,9 +57,10 @@ class ResponseStore {
   ResponseStore() : ResponseStore(Limits()) {}
   explicit ResponseStore(const Limits& limits) : limits_(limits) {}
 
-  // The turn of a response that begins. The oldest ones make space for it. Null if answers that have not ended fill the
-  // memory, or the conversation is too long to be kept.
-  std::shared_ptr<StoredTurn> begin(std::shared_ptr<const StoredTurn> before, std::string input) EXCLUDES(mutex_);
+  // The turn of a response that begins. Older ones make space for it, of the client that holds most. Null if answers
+  // that have not ended fill the memory, or the conversation is too long to be kept.
+  std::shared_ptr<StoredTurn> begin(const std::string& client, std::shared_ptr<const StoredTurn> before,
+                                    std::string input) EXCLUDES(mutex_);
   // `response`: whole. From now on its turn and its items are found, and it ends `conversation` (if that is not "").
   void keep(const std::string& client, const std::string& id, const std::string& conversation,
             const std::shared_ptr<StoredTurn>& turn, const Json& response) EXCLUDES(mutex_);
@@ -77,17 +90,23 @@ class ResponseStore {
     int64_t bytes = 0;               // of `text`
   };
   using Entries = std::list<Entry>;  // the least recently used first
+  struct Client {
+    std::shared_ptr<StoredBytes> bytes;  // of its entries and of all its turns, also those that only others go on from
+    size_t entries = 0;
+  };
 
+  Client& client_of(const std::string& name) REQUIRES(mutex_);
   Entry* find(const Key& key) REQUIRES(mutex_);
   void insert(Entry entry) REQUIRES(mutex_);
   void erase(Entries::iterator entry) REQUIRES(mutex_);
+  void erase_oldest(const std::string& client) REQUIRES(mutex_);
   void make_space() REQUIRES(mutex_);
 
   const Limits limits_;
   Mutex mutex_;
   const std::shared_ptr<std::atomic<int64_t>> bytes_ = std::make_shared<std::atomic<int64_t>>(0);
   Entries entries_ GUARDED_BY(mutex_);
-  std::map<std::string, int64_t> held_ GUARDED_BY(mutex_);  // bytes of the client's entries and of their own turns
+  std::map<std::string, Client> clients_ GUARDED_BY(mutex_);  // as many as there are API keys
   std::map<Key, Entries::iterator> by_id_ GUARDED_BY(mutex_);
   std::map<Key, std::pair<Entries::iterator, std::string>> items_ GUARDED_BY(mutex_);  // by the item's id: its JSON
 };

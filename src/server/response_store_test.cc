@@ -17,7 +17,7 @@ Json kept_response(const std::string& id, const std::string& text) {
 std::shared_ptr<StoredTurn> store_turn(ResponseStore& store, const std::string& client, const std::string& id,
                                        const std::string& input, std::shared_ptr<const StoredTurn> before = nullptr,
                                        const std::string& conversation = "") {
-  auto turn = store.begin(std::move(before), input);
+  auto turn = store.begin(client, std::move(before), input);
   if (turn) store.keep(client, id, conversation, turn, kept_response(id, "answer to " + input));
   return turn;
 }
@@ -87,11 +87,55 @@ TEST(ResponseStore, TheirNumberIsLimited) {
 
 TEST(ResponseStore, WhatIsInFlightCounts) {
   ResponseStore store({.bytes = 10000, .history_bytes = 1 << 20, .count = 1000});
-  const auto held = store.begin(nullptr, std::string(9000, 'x'));
+  const auto held = store.begin("", nullptr, std::string(9000, 'x'));
   ASSERT_TRUE(held);
-  EXPECT_FALSE(store.begin(nullptr, std::string(2000, 'x')));
+  EXPECT_FALSE(store.begin("", nullptr, std::string(2000, 'x')));
   ResponseStore narrow({.bytes = 1 << 30, .history_bytes = 1000, .count = 9});
-  EXPECT_FALSE(narrow.begin(nullptr, std::string(1001, 'x')));
+  EXPECT_FALSE(narrow.begin("", nullptr, std::string(1001, 'x')));
+}
+
+// A few large ones are not the price of many small ones.
+TEST(ResponseStore, TheClientWithMostEntriesMakesPlaceForThem) {
+  ResponseStore store({.bytes = 1 << 30, .history_bytes = 1 << 20, .count = 10});
+  store_turn(store, "few", "f", std::string(100000, 'x'));
+  for (int i = 0; i < 50; ++i) store.add_conversation("many", "c" + std::to_string(i), "{}", nullptr);
+  EXPECT_EQ(store.count(), 10u);
+  EXPECT_TRUE(store.turn("few", "f"));
+}
+
+TEST(ResponseStore, WhatIsDeletedCountsWhileAConversationHoldsIt) {
+  ResponseStore store({.bytes = 400000, .history_bytes = 1 << 20, .count = 1000});
+  store_turn(store, "other", "o", std::string(30000, 'x'));
+  for (int i = 0; i < 20; ++i) {
+    const std::string n = std::to_string(i);
+    store_turn(store, "deletes", "long" + n, std::string(10000, 'x'));
+    store_turn(store, "deletes", "short" + n, "[]", store.turn("deletes", "long" + n));
+    store.remove("deletes", "long" + n);
+  }
+  EXPECT_TRUE(store.turn("other", "o"));
+}
+
+TEST(ResponseStore, EveryTurnOfAConversationCountsForItsClient) {
+  ResponseStore store({.bytes = 100000, .history_bytes = 1 << 20, .count = 1000});
+  store_turn(store, "other", "o", std::string(5000, 'x'));
+  for (int i = 0; i < 100; ++i) {
+    const std::string id = "c" + std::to_string(i / 10);
+    const auto turn = store.begin("grows", store.conversation("grows", id), std::string(2000, 'x'));
+    ASSERT_TRUE(turn);
+    store.add_conversation("grows", id, "{}", turn);
+  }
+  EXPECT_TRUE(store.turn("other", "o"));
+  EXPECT_FALSE(store.conversation("grows", "c0"));
+  EXPECT_TRUE(store.conversation("grows", "c9"));
+}
+
+TEST(ResponseStore, WhatIsInFlightCostsItsClient) {
+  ResponseStore store({.bytes = 10000, .history_bytes = 1 << 20, .count = 1000});
+  store_turn(store, "other", "o", std::string(500, 'x'));
+  const auto held = store.begin("slow", nullptr, std::string(5000, 'x'));
+  ASSERT_TRUE(held);
+  EXPECT_FALSE(store.begin("slow", nullptr, std::string(5000, 'x')));
+  EXPECT_TRUE(store.turn("other", "o"));
 }
 
 // Its turns are freed one after the other, not one within the other.

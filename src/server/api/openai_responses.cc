@@ -344,7 +344,7 @@ std::function<void(const Json& response)> keep_response(const History& history, 
   for (Json& item : named) {
     if (item.is_object() && !item.contains("id")) item["id"] = make_id("item_");
   }
-  const std::shared_ptr<StoredTurn> turn = context.responses->begin(history.before, dump(named));
+  const std::shared_ptr<StoredTurn> turn = context.responses->begin(context.client, history.before, dump(named));
   if (!turn) {
     warn(context.warnings, "the response is not stored: the memory for responses is used up");
     return nullptr;

@@ -147,7 +147,7 @@ Json add_items(ServerState& server, const HttpRequest& request, const std::strin
   });
   std::shared_ptr<const StoredTurn> turn = server.responses.conversation(client, id);
   if (!items.empty()) {
-    turn = server.responses.begin(turn, dump(items));
+    turn = server.responses.begin(client, turn, dump(items));
     if (!turn) too_much();
   }
   if (!server.responses.add_conversation(client, id, about, turn)) too_much();
@@ -230,7 +230,7 @@ HttpResponse delete_conversation(ServerState& server, HttpRequest& request) {
     if (!id.starts_with(kConversationId) || !about) not_stored("Conversation", id);
     Json items = items_in(server.responses.conversation(client, id));
     items.erase(item_of(items, rest.substr(std::string_view(kItems).size())));
-    const auto turn = server.responses.begin(nullptr, dump(items));
+    const auto turn = server.responses.begin(client, nullptr, dump(items));
     if (!turn || !server.responses.add_conversation(client, id, *about, turn)) too_much();
     return json_response(parse_body(*about));
   }
