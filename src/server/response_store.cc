@@ -163,6 +163,15 @@ bool ResponseStore::add_conversation(const std::string& client, const std::strin
   return by_id_.contains({client, id});
 }
 
+bool ResponseStore::set_turn(const std::string& client, const std::string& id,
+                             const std::shared_ptr<const StoredTurn>& before, std::shared_ptr<const StoredTurn> turn) {
+  const MutexLock lock(mutex_);
+  Entry* entry = find({client, id});
+  if (entry == nullptr || entry->turn != before) return false;
+  entry->turn = std::move(turn);
+  return true;
+}
+
 bool ResponseStore::describe(const std::string& client, const std::string& id, std::string about) {
   const MutexLock lock(mutex_);
   Entry* entry = find({client, id});

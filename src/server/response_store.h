@@ -73,6 +73,9 @@ class ResponseStore {
   // `about`: what a client reads of it (JSON). `first`: its first items, or null.
   bool add_conversation(const std::string& client, const std::string& id, std::string about,
                         std::shared_ptr<const StoredTurn> first) EXCLUDES(mutex_);
+  // Its last turn, which was `before`. False if that is another one by now, or the conversation is not there any more.
+  bool set_turn(const std::string& client, const std::string& id, const std::shared_ptr<const StoredTurn>& before,
+                std::shared_ptr<const StoredTurn> turn) EXCLUDES(mutex_);
   bool describe(const std::string& client, const std::string& id, std::string about) EXCLUDES(mutex_);  // anew
   bool has_conversation(const std::string& client, const std::string& id) EXCLUDES(mutex_);
   std::shared_ptr<const StoredTurn> conversation(const std::string& client, const std::string& id) EXCLUDES(mutex_);

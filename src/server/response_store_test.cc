@@ -59,6 +59,20 @@ TEST(ResponseStore, WhatIsSaidOfAConversationChanges) {
   EXPECT_EQ(store.bytes(), 0);
 }
 
+TEST(ResponseStore, AConversationThatIsGoneGetsNoTurns) {
+  ResponseStore store;
+  store.add_conversation("one", "c", "about", nullptr);
+  const auto turn = store.begin("one", nullptr, "[1]");
+  EXPECT_FALSE(store.set_turn("two", "c", nullptr, turn));
+  EXPECT_TRUE(store.set_turn("one", "c", nullptr, turn));
+  EXPECT_FALSE(store.set_turn("one", "c", nullptr, turn)) << "it has another last turn";
+  EXPECT_EQ(store.conversation("one", "c"), turn);
+  EXPECT_EQ(store.response("one", "c"), "about");
+  store.remove("one", "c");
+  EXPECT_FALSE(store.set_turn("one", "c", turn, turn));
+  EXPECT_FALSE(store.has_conversation("one", "c"));
+}
+
 TEST(ResponseStore, WhatIsDeletedStaysInTheConversationsAfterIt) {
   ResponseStore store;
   store_turn(store, "", "a", "[1]");

@@ -129,29 +129,32 @@ Json metadata_of(Fields& body) {
   return *given;
 }
 
-// Adds items to the conversation, which may be new. `about`: gets the metadata of a new one.
-Json add_items(ServerState& server, const HttpRequest& request, const std::string& id, std::string about,
-               Json* made = nullptr) {
+// Adds items to the conversation. `made`: a new one, which gets its metadata.
+Json add_items(ServerState& server, const HttpRequest& request, const std::string& id, Json* made = nullptr) {
   const std::string client = client_of(request, server.options);
   Json items;
   prepare(server, request, [&](const ApiContext& context, const Preparation&) {
     const Json json = parse_body(request.body);
     Fields body(json, "");
     items = items_of(body, context);
-    if (made != nullptr) {
-      (*made)["metadata"] = metadata_of(body);
-      about = dump(*made);
-    }
+    if (made != nullptr) (*made)["metadata"] = metadata_of(body);
     body.ignore({"include"});
     body.done();
   });
-  std::shared_ptr<const StoredTurn> turn = server.responses.conversation(client, id);
-  if (!items.empty()) {
-    turn = server.responses.begin(client, turn, dump(items));
-    if (!turn) too_much();
+  while (true) {  // another request may have added to it, or deleted it, meanwhile
+    const std::shared_ptr<const StoredTurn> before = server.responses.conversation(client, id);
+    std::shared_ptr<const StoredTurn> turn = before;
+    if (!items.empty()) {
+      turn = server.responses.begin(client, before, dump(items));
+      if (!turn) too_much();
+    }
+    if (made != nullptr) {
+      if (!server.responses.add_conversation(client, id, dump(*made), turn)) too_much();
+      return items;
+    }
+    if (server.responses.set_turn(client, id, before, turn)) return items;
+    if (!server.responses.has_conversation(client, id)) not_stored("Conversation", id);
   }
-  if (!server.responses.add_conversation(client, id, about, turn)) too_much();
-  return items;
 }
 
 Json set_metadata(ServerState& server, const HttpRequest& request, const std::string& client, const std::string& id,
@@ -195,7 +198,7 @@ HttpResponse delete_response(ServerState& server, HttpRequest& request) {
 HttpResponse create_conversation(ServerState& server, HttpRequest& request) {
   const std::string id = make_id(kConversationId);
   Json about = {{"id", id}, {"object", "conversation"}, {"created_at", unix_time()}};
-  add_items(server, request, id, "", &about);
+  add_items(server, request, id, &about);
   return json_response(about);
 }
 
@@ -207,7 +210,7 @@ HttpResponse conversation(ServerState& server, HttpRequest& request) {
   if (rest != "" && rest != "items" && !(rest.starts_with(kItems) && request.method == "GET")) nothing_there(request);
   if (request.method == "POST") {
     if (rest.empty()) return json_response(set_metadata(server, request, client, id, *about));
-    return list_response(add_items(server, request, id, *about), false);
+    return list_response(add_items(server, request, id), false);
   }
   const auto turn = server.responses.conversation(client, id);
   if (rest.starts_with(kItems)) {
@@ -228,11 +231,15 @@ HttpResponse delete_conversation(ServerState& server, HttpRequest& request) {
     const std::string client = client_of(request, server.options);
     const auto about = server.responses.response(client, id);
     if (!id.starts_with(kConversationId) || !about) not_stored("Conversation", id);
-    Json items = items_in(server.responses.conversation(client, id));
-    items.erase(item_of(items, rest.substr(std::string_view(kItems).size())));
-    const auto turn = server.responses.begin(client, nullptr, dump(items));
-    if (!turn || !server.responses.add_conversation(client, id, *about, turn)) too_much();
-    return json_response(parse_body(*about));
+    while (true) {  // as in add_items
+      const auto before = server.responses.conversation(client, id);
+      Json items = items_in(before);
+      items.erase(item_of(items, rest.substr(std::string_view(kItems).size())));
+      const auto turn = server.responses.begin(client, nullptr, dump(items));
+      if (!turn) too_much();
+      if (server.responses.set_turn(client, id, before, turn)) return json_response(parse_body(*about));
+      if (!server.responses.has_conversation(client, id)) not_stored("Conversation", id);
+    }
   }
   return deleted(server, request, kConversations, "conversation.deleted", kConversationId, "Conversation");
 }
