@@ -33,9 +33,9 @@ TEST_F(ServerResponses, GoOnFromAnEarlierOne) {
   EXPECT_EQ(prompt_tokens(second), prompt_tokens(same));
   EXPECT_EQ(second["output"][0]["content"][0]["text"], same["output"][0]["content"][0]["text"]);
   // And on from there; instructions are those of this request alone.
-  const Json third = good("/v1/responses", response_body({{"input", "More."},
-                                                          {"instructions", "Be brief."},
-                                                          {"previous_response_id", second["id"]}}));
+  const Json third =
+      good("/v1/responses",
+           response_body({{"input", "More."}, {"instructions", "Be brief."}, {"previous_response_id", second["id"]}}));
   EXPECT_GT(prompt_tokens(third), prompt_tokens(second));
 }
 
@@ -239,8 +239,7 @@ TEST_F(ServerResponses, EachKeyHasItsOwn) {
     return ask(server.port(), method, path, method == "POST" ? body.dump() : "",
                {{"Authorization", std::string("Bearer ") + key}});
   };
-  const Json response =
-      Json::parse(asked("POST", "/v1/responses", response_body({{"input", kCount}}), "one").body);
+  const Json response = Json::parse(asked("POST", "/v1/responses", response_body({{"input", kCount}}), "one").body);
   const std::string path = "/v1/responses/" + response["id"].get<std::string>();
   EXPECT_EQ(asked("GET", path, {}, "two").status, 404);
   EXPECT_EQ(asked("DELETE", path, {}, "two").status, 404);
@@ -252,9 +251,8 @@ TEST_F(ServerResponses, EachKeyHasItsOwn) {
 
 // A call of a tool in a namespace, and of one that takes a text, has the client's form.
 TEST_F(ServerResponses, CallsHaveTheClientsNames) {
-  const Json schema = {{"type", "object"},
-                       {"properties", {{"minutes", {{"type", "integer"}}}}},
-                       {"required", Json::array({"minutes"})}};
+  const Json schema = {
+      {"type", "object"}, {"properties", {{"minutes", {{"type", "integer"}}}}}, {"required", Json::array({"minutes"})}};
   const Json inner = {{"type", "function"}, {"name", "set"}, {"parameters", schema}};
   const Json space = {{"type", "namespace"}, {"name", "timer"}, {"tools", Json::array({inner})}};
   const Json custom = {{"type", "custom"}, {"name", "shell"}};

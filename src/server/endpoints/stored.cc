@@ -98,9 +98,7 @@ Json::iterator item_of(Json& items, const std::string& id) {
   return found;
 }
 
-[[noreturn]] void too_much() {
-  throw ApiError(503, "the memory for conversations is used up", "", "out_of_memory");
-}
+[[noreturn]] void too_much() { throw ApiError(503, "the memory for conversations is used up", "", "out_of_memory"); }
 
 size_t characters_of(const std::string& text) {
   return static_cast<size_t>(
@@ -134,7 +132,7 @@ Json add_items(ServerState& server, const HttpRequest& request, const std::strin
   const std::string client = client_of(request, server.options);
   Json items;
   prepare(server, request, [&](const ApiContext& context, const Preparation&) {
-    const Json json = parse_body(request.body);
+    const Json json = made != nullptr && request.body.empty() ? Json::object() : parse_body(request.body);
     Fields body(json, "");
     items = items_of(body, context);
     if (made != nullptr) (*made)["metadata"] = metadata_of(body);
