@@ -141,6 +141,7 @@ TEST_F(ServerResponses, ConversationsHaveMetadata) {
   }
   EXPECT_EQ(post(path, Json::object()).status, 400);
   EXPECT_EQ(good("/v1/conversations", Json::object())["metadata"], Json::object());
+  EXPECT_EQ(ask(server_->port(), "POST", "/v1/conversations", "").status, 200);  // no body says as much
   EXPECT_EQ(post("/v1/conversations/conv_none", {{"metadata", Json::object()}}).status, 404);
 }
 
