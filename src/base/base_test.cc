@@ -51,6 +51,15 @@ TEST(Reader, RefusesToReadPastTheEnd) {
 TEST(Utf8, KnowsWholeCharacters) {
   EXPECT_TRUE(utf8_valid("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"));
   EXPECT_FALSE(utf8_valid("\xc0\xaf"));
+  EXPECT_TRUE(utf8_valid(""));
+  EXPECT_TRUE(utf8_valid("plain"));
+  EXPECT_TRUE(
+      utf8_valid("\xc3\xa9"
+                 "plain\xc3\xa9"));
+  EXPECT_FALSE(utf8_valid("plain\xff"));
+  EXPECT_FALSE(
+      utf8_valid("\xff"
+                 "plain"));
   EXPECT_FALSE(utf8_valid("\xed\xa0\x80"));
   EXPECT_EQ(utf8_complete("ab\xe2\x82"), 2u);
   EXPECT_EQ(utf8_complete("ab\xf0\x9f\x98"), 2u);

@@ -25,6 +25,12 @@ bool second_allowed(unsigned char lead, unsigned char second) {
   return true;
 }
 
+// How many ASCII characters text begins with: nearly all of most texts.
+size_t ascii_length(std::string_view text) {
+  return static_cast<size_t>(std::ranges::find_if(text, [](unsigned char byte) { return byte >= 0x80; }) -
+                             text.begin());
+}
+
 // Whether text is a valid beginning of one character.
 bool valid_prefix(std::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
@@ -46,7 +52,7 @@ size_t utf8_length(std::string_view text) {
 }
 
 bool utf8_valid(std::string_view text) {
-  while (!text.empty()) {
+  for (text.remove_prefix(ascii_length(text)); !text.empty(); text.remove_prefix(ascii_length(text))) {
     const size_t length = utf8_length(text);
     if (length == 0) return false;
     text.remove_prefix(length);
@@ -68,7 +74,8 @@ std::string utf8_repair(std::string_view text) {
   std::string out;
   out.reserve(text.size());
   while (!text.empty()) {
-    const size_t length = utf8_length(text);
+    const size_t ascii = ascii_length(text);
+    const size_t length = ascii > 0 ? ascii : utf8_length(text);
     if (length == 0) {
       out += "\xef\xbf\xbd";
       text.remove_prefix(1);

@@ -224,8 +224,13 @@ void Generation::prepare() {
     warned.warnings = warnings;
     warned.client = client_of(request, server.options);
     warned.responses = &server.responses;
-    completion = parse(parse_body(request.body), warned);
-    std::string().swap(request.body);
+    {
+      const Json body = parse_body(request.body);
+      std::string().swap(request.body);
+      preparation.check_and_make_way();  // reading a long conversation takes as long again
+      completion = parse(body, warned);
+    }
+    preparation.check_and_make_way();
     if (!completion.requests.empty()) warn_of_lost_results(completion.requests.front(), warnings);
     for (Request& prompt : completion.requests) {
       prompt.cache_salt = client_of(request, server.options);

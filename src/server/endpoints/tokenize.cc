@@ -9,7 +9,9 @@ namespace gemma4::endpoints {
 HttpResponse count_tokens(ServerState& server, HttpRequest& request) {
   HttpResponse response;
   prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
-    const Request prompt = parse_count_tokens(parse_body(request.body), context);
+    const Json json = parse_body(request.body);
+    preparation.check_and_make_way();
+    const Request prompt = parse_count_tokens(json, context);
     response = json_response({{"input_tokens", server.engine.count_tokens(prompt, preparation)}});
   });
   return response;
@@ -24,6 +26,7 @@ HttpResponse count_response_tokens(ServerState& server, HttpRequest& request) {
     ApiContext keeping = context;
     keeping.responses = &server.responses;
     keeping.client = client_of(request, server.options);
+    preparation.check_and_make_way();
     const CompletionRequest counted = parse_responses(json, keeping);
     response = json_response({{"object", "response.input_tokens"},
                               {"input_tokens", server.engine.count_tokens(counted.requests.front(), preparation)}});
