@@ -9,6 +9,7 @@
 #include "engine/engine_testing.h"
 #include "engine/prefix_cache.h"
 #include "engine/watched_backend_testing.h"
+#include "large_picture_testing.h"
 
 namespace gemma4 {
 namespace {
@@ -125,6 +126,52 @@ TEST(Isolation, PicturesOfWaitingRequestsTakeBoundedMemory) {
   EXPECT_GT(most, 0);
   EXPECT_LE(most, options.prepared_bytes);
   EXPECT_EQ(engine.stats().prepared_bytes, 0);
+}
+
+TEST(Isolation, DecodingAPictureMakesWay) {
+  Engine engine(demo_options());
+  int turns = 0;
+  Preparation preparation;
+  preparation.make_way = [&] { ++turns; };
+  std::promise<void> ended;
+  engine.submit(
+      chat_request("?", 1, {large_picture()}),
+      [&](const Event& event) {
+        if (event.type == Event::kDone || event.type == Event::kError) ended.set_value();
+      },
+      preparation);
+  ended.get_future().wait();
+  EXPECT_GE(turns, 8) << "16 Mi pixels are 8 times 2 Mi";
+}
+
+TEST(Isolation, FewLargePicturesAreDecodedAtATime) {
+  const Config config = parse_config(read_file("models/demo/config.json"));
+  ImageCache cache;
+  const PromptImages images(config, cache, int64_t{256} << 20);  // two of 16 Mi pixels
+  const std::string file = large_picture();
+  std::promise<void> release;
+  const std::shared_future<void> released = release.get_future().share();
+  std::atomic<int> inside = 0;
+  std::vector<std::future<void>> decoders;
+  for (int i = 0; i < 3; ++i) {
+    decoders.push_back(std::async(std::launch::async, [&, i] {
+      bool first = true;
+      Preparation preparation;
+      preparation.make_way = [&] {
+        if (std::exchange(first, false)) ++inside;
+        released.wait();
+      };
+      EXPECT_NE(images.prepare(file, i, 70, 0, preparation).patches, nullptr);
+    }));
+  }
+  for (int i = 0; i < 3000 && images.waiting() == 0; ++i) std::this_thread::sleep_for(milliseconds(10));
+  EXPECT_EQ(images.waiting(), 1);
+  while (inside < 2) std::this_thread::yield();
+  EXPECT_EQ(inside, 2);
+  release.set_value();
+  for (auto& decoder : decoders) decoder.get();
+  EXPECT_EQ(inside, 3);
+  EXPECT_EQ(images.waiting(), 0);
 }
 
 // The secret is 24 tokens after a known beginning of 40, in pages of 16.

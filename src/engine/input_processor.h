@@ -26,7 +26,7 @@ struct InputLimits {
   int64_t prepared_bytes = int64_t{1} << 30;  // of pictures
   bool share_cache = false;                   // all salts are alike
   ChatTemplate chat_template = ChatTemplate::kJuly;
-  int thinking_budget = -1;                   // for requests that name none
+  int thinking_budget = -1;  // for requests that name none
 };
 
 class InputProcessor {
@@ -47,8 +47,8 @@ class InputProcessor {
 
   uint64_t images_decoded() const { return images_.decoded(); }
   int64_t prepared_bytes() const { return prepared_.bytes(); }
-  int waiting() const { return prepared_.waiting(); }  // for other requests' pictures to go
-  uint64_t salt(const Request& request) const;         // of its client's key; 0 where there are no keys
+  int waiting() const { return prepared_.waiting() + images_.waiting(); }  // for other requests' pictures to go
+  uint64_t salt(const Request& request) const;  // of its client's key; 0 where there are no keys
 
  private:
   Prompt tokenize(const Request& request, const Preparation& preparation) const;

@@ -12,6 +12,10 @@ namespace {
 
 constexpr std::chrono::milliseconds kCancelCheck(50);
 
+// What a decoder takes of memory: 3 bytes a pixel of the result, as much again where it is turned or converted, and up
+// to 2 for the coefficients of a JPEG of several scans.
+constexpr int64_t kBytesAPixel = 8;
+
 std::span<const std::byte> as_bytes(const std::string& text) { return std::as_bytes(std::span(text)); }
 
 template <typename Work>
@@ -83,8 +87,8 @@ int PreparedBytes::waiting() const {
   return static_cast<int>(queue_.size());
 }
 
-PromptImages::PromptImages(const Config& config, ImageCache& cache)
-    : config_(config), cache_(cache), key_(HashKey::random()) {}
+PromptImages::PromptImages(const Config& config, ImageCache& cache, int64_t decoding_bytes)
+    : config_(config), cache_(cache), key_(HashKey::random()), decoding_(decoding_bytes) {}
 
 uint64_t PromptImages::hash(const std::string& file, int budget, uint64_t salt) const {
   Hasher hasher(key_);
@@ -123,8 +127,17 @@ PromptImage PromptImages::prepare(const std::string& file, int index, int budget
     prepared.embeddings = *known;
     return prepared;
   }
-  const auto stop = [&] { return preparation.cancellation && preparation.cancellation->cancelled(); };
+  const auto stop = [&] {  // a decoder may be C code, through which no exception can pass
+    try {
+      preparation.check_and_make_way();
+      return false;
+    } catch (const CancelledError&) {
+      return true;
+    }
+  };
   return naming_image(index, [&] {
+    const ImageSize size = read_image_size(as_bytes(file));
+    const PreparedBytes::Held held = decoding_.take(int64_t{size.width} * size.height * kBytesAPixel, preparation);
     ++decoded_;
     const Image image = decode_image(as_bytes(file), {}, stop);
     prepared.patches =

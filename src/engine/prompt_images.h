@@ -57,16 +57,20 @@ class PreparedBytes {
   std::list<int64_t> queue_ GUARDED_BY(mutex_);  // who waits, in order
 };
 
+// What the pictures that are decoded at a time may take, but for one that takes more alone: two of 64 megapixels, or
+// ten of 12.
+inline constexpr int64_t kDecodingBytes = int64_t{1} << 30;
+
 // Any thread may call it.
 class PromptImages {
  public:
-  PromptImages(const Config& config, ImageCache& cache);
+  PromptImages(const Config& config, ImageCache& cache, int64_t decoding_bytes = kDecodingBytes);
 
   // Tokens that the picture `file` takes, from its header. `index` counts from 0 and names it in errors. Throws Error.
   int count_tokens(const std::string& file, int index, int budget) const;
 
-  // Finds or decodes the picture; `salt` sets apart who may find it. Throws Error where its data is damaged,
-  // CancelledError.
+  // Finds or decodes the picture; `salt` sets apart who may find it. While it is decoded, other requests get their
+  // turns. Throws Error where its data is damaged, CancelledError.
   PromptImage prepare(const std::string& file, int index, int budget, uint64_t salt,
                       const Preparation& preparation) const;
 
@@ -74,7 +78,8 @@ class PromptImages {
   int64_t prepared_bytes(int tokens) const;
 
   const HashKey& key() const { return key_; }
-  uint64_t decoded() const { return decoded_; }  // pictures so far
+  uint64_t decoded() const { return decoded_; }        // pictures so far
+  int waiting() const { return decoding_.waiting(); }  // for other pictures to be decoded
 
  private:
   uint64_t hash(const std::string& file, int budget, uint64_t salt) const;
@@ -83,6 +88,7 @@ class PromptImages {
   ImageCache& cache_;
   const HashKey key_;
   mutable std::atomic<uint64_t> decoded_ = 0;
+  mutable PreparedBytes decoding_;  // bounds what all decoders take: one makes way in the middle of a picture
 };
 
 }  // namespace gemma4
