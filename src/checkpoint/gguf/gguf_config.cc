@@ -33,6 +33,15 @@ std::vector<int64_t> per_layer(const Gguf& gguf, const std::string& key, int64_t
   return numbers;
 }
 
+// The value that all layers share.
+int64_t of_all(const Gguf& gguf, const std::string& key, int64_t layers) {
+  const std::vector<int64_t> values = per_layer(gguf, key, layers);
+  if (std::count(values.begin(), values.end(), values[0]) != layers) {
+    throw Error(gguf.what + ": " + key + " differs between layers; that is not supported");
+  }
+  return values[0];
+}
+
 // The value that all layers of one attention kind share; `kind` selects by is_sliding. 0 if there is no such layer.
 int64_t of_kind(const Gguf& gguf, const std::string& key, const std::vector<int64_t>& values,
                 const std::vector<int64_t>& is_sliding, bool kind) {
@@ -119,11 +128,6 @@ json text_config(const Gguf& gguf) {
     throw Error(gguf.what + ": keys and values have different sizes");
   }
   check_rope(gguf, head_dim, head_dim_swa);
-  const auto heads = list("attention.head_count"), widths = list("feed_forward_length");
-  if (std::count(heads.begin(), heads.end(), heads[0]) != layers ||
-      std::count(widths.begin(), widths.end(), widths[0]) != layers) {
-    throw Error(gguf.what + ": head_count or feed_forward_length differs between layers; that is not supported");
-  }
   const int64_t kv_sliding = kind("attention.head_count_kv", true), kv_full = kind("attention.head_count_kv", false);
   json types = json::array();
   for (const int64_t s : sliding) types.push_back(s ? "sliding_attention" : "full_attention");
@@ -134,10 +138,10 @@ json text_config(const Gguf& gguf) {
       {"model_type", "gemma4_text"},
       {"vocab_size", embedding->shape[0]},
       {"hidden_size", integer("embedding_length")},
-      {"intermediate_size", widths[0]},
+      {"intermediate_size", of_all(gguf, key("feed_forward_length"), layers)},
       {"num_hidden_layers", layers},
       {"layer_types", types},
-      {"num_attention_heads", heads[0]},
+      {"num_attention_heads", of_all(gguf, key("attention.head_count"), layers)},
       {"num_key_value_heads", kv_sliding ? kv_sliding : kv_full},
       {"num_global_key_value_heads", kv_full ? kv_full : kv_sliding},
       {"head_dim", head_dim_swa},
