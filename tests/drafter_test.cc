@@ -20,6 +20,7 @@
 #include "image/decode.h"
 #include "image/patches.h"
 #include "model/model.h"
+#include "model/tensor_table.h"
 
 namespace gemma4 {
 namespace {
@@ -502,6 +503,37 @@ TEST(DrafterErrors, SeveralDevicesAreRefused) {
   for (int i = 0; i < 2; ++i) devices.push_back(make_ref());
   EXPECT_THROW(Model(checkpoint, config, Ranks::in_series(std::move(devices)), options), Error);
   EXPECT_THROW(Model(checkpoint, config, make_ranks("ref", 1, 2), options), Error);
+}
+
+TEST(DrafterErrors, CentroidsAreRefusedByName) {
+  const Copy copy;
+  std::vector<SafetensorsEntry> entries = {{"masked_embedding.centroids.weight", DType::kBF16, {2, 2}}};
+  SafetensorsWriter writer(copy.path + "/model.safetensors", entries, {}, Overwrite::kReplace);
+  const uint16_t zeros[4] = {};
+  writer.write(entries[0].name, 0, zeros, sizeof(zeros));
+  writer.commit();
+  EXPECT_NE(error_of(kTiny, copy.path).find("masked_embedding.centroids.weight"), std::string::npos);
+  copy.set("/use_ordered_embeddings", true);
+  EXPECT_NE(error_of(kTiny, copy.path).find("use_ordered_embeddings is true"), std::string::npos);
+}
+
+TEST(DrafterFormats, TheSynthetic31bDrafterFitsThe31b) {
+  const fs::path path = testing::TempDir() + "/gemma4_31b_assistant_" + std::to_string(getpid());
+  std::vector<std::string> words = {"synth", "--like", "31b-assistant", "--config-only", "--output", path.string()};
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  ASSERT_EQ(synth_command(static_cast<int>(argv.size()), argv.data()), kExitOk);
+  const Config target = parse_config(read_file(SOURCE_DIR "/tests/golden/config_31b/config.json"));
+  const DrafterConfig drafter = parse_drafter_config(read_file(path / "config.json"));
+  check_drafter_fits(drafter, target);
+  int64_t values = 0;
+  for (const TensorNeed& need : needed_tensors(drafter)) {
+    int64_t size = need.optional ? 0 : 1;
+    for (const int64_t dim : need.shape) size *= dim;
+    values += size;
+  }
+  EXPECT_NEAR(static_cast<double>(values), 0.47e9, 0.005e9);  // as published
+  fs::remove_all(path);
 }
 
 TEST(FindDrafter, LooksInTheModelAndBesideIt) {

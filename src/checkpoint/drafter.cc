@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/json.h"
 
 namespace gemma4 {
@@ -28,6 +29,24 @@ std::vector<fs::path> candidates(const fs::path& directory) {
   return found;
 }
 
+bool has_centroids(const std::string& config) {
+  const nlohmann::json object = nlohmann::json::parse(config, nullptr, /*allow_exceptions=*/false);
+  return object.is_object() && object.contains("use_ordered_embeddings") && object["use_ordered_embeddings"] == true;
+}
+
+// A drafter with centroids holds tensors that have no name here; what it is says more than the first of these.
+Checkpoint open_known(const fs::path& path) {
+  try {
+    return open_source(path);
+  } catch (const Error&) {
+    std::error_code ignored;
+    const fs::path config = path / "config.json";
+    if (!fs::is_regular_file(config, ignored) || !has_centroids(read_file(config))) throw;
+    throw Error(path.string() + ": config.use_ordered_embeddings is true: a drafter that chooses tokens by centroids " +
+                "is not implemented");
+  }
+}
+
 }  // namespace
 
 bool is_drafter_config(const std::string& config) {
@@ -36,7 +55,7 @@ bool is_drafter_config(const std::string& config) {
 }
 
 Checkpoint open_drafter(const fs::path& path) {
-  Checkpoint checkpoint = open_source(path);
+  Checkpoint checkpoint = open_known(path);
   if (is_drafter_config(checkpoint.config)) return checkpoint;
   throw Error(path.string() + " is no drafter: its config.json does not have the model_type " + kModelType);
 }
