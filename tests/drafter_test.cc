@@ -224,16 +224,15 @@ class Session {
   std::vector<float> hidden, draft_logits, draft_hidden;
 };
 
-// Largest differences of logits and hidden states; the reference rounds its sums differently. NUMERICS.md.
-double tolerance_of(const std::string& backend) { return backend == "ref" ? 2e-4 : 5e-4; }
+// The largest difference of logits and of hidden states: the reference rounds its sums differently (NUMERICS.md).
+constexpr double kTolerance = 2e-4;
 
 class DrafterOn : public testing::TestWithParam<const char*> {
  protected:
   void expect_equal(Session& run, const GoldenRound& round, const std::vector<int32_t>& drafted) const {
-    const double tolerance = tolerance_of(GetParam());
     EXPECT_EQ(drafted, round.drafted);
-    EXPECT_LE(max_difference(round.draft_logits, run.draft_logits), tolerance);
-    EXPECT_LE(max_difference(round.draft_hidden, run.draft_hidden), tolerance);
+    EXPECT_LE(max_difference(round.draft_logits, run.draft_logits), kTolerance);
+    EXPECT_LE(max_difference(round.draft_hidden, run.draft_hidden), kTolerance);
   }
 };
 
@@ -244,7 +243,7 @@ TEST_P(DrafterOn, TinyEqualsHuggingFace) {
     const auto tokens = static_cast<int>(round.prompt.ids.size());
     Session run(kTiny, kTinyDrafter, GetParam(), tokens + 1, tokens);
     run.prefill(round.prompt, tokens);
-    EXPECT_LE(max_difference(round.target_hidden, run.hidden), tolerance_of(GetParam()));
+    EXPECT_LE(max_difference(round.target_hidden, run.hidden), kTolerance);
     expect_equal(run, round, run.draft_after(round));
     EXPECT_EQ(run.draft_after(round, 0, 1), std::vector<int32_t>{round.drafted[0]});
   }
@@ -375,7 +374,7 @@ TEST(DrafterCanary, AnotherPositionFails) {
   run.prefill(round.prompt, tokens);
   for (const int off : {-1, 1}) {
     run.draft_after(round, off);
-    EXPECT_GT(max_difference(round.draft_logits, run.draft_logits), 10 * tolerance_of("ref")) << off;
+    EXPECT_GT(max_difference(round.draft_logits, run.draft_logits), 10 * kTolerance) << off;
   }
 }
 
@@ -385,13 +384,13 @@ TEST(DrafterCanary, AnotherTokenOrHiddenStateFails) {
   Session run(kTiny, kTinyDrafter, "ref", tokens + 8, tokens);
   run.prefill(round.prompt, tokens);
   run.draft({{0, round.first_token + 1, tokens, 0}});
-  EXPECT_GT(max_difference(round.draft_logits, run.draft_logits), 10 * tolerance_of("ref"));
+  EXPECT_GT(max_difference(round.draft_logits, run.draft_logits), 10 * kTolerance);
   GoldenRound shorter = round;
   shorter.prompt.ids.resize(round.prompt.ids.size() - 2);
   run.prefill(shorter.prompt, tokens);
   run.step({round.prompt.ids[round.prompt.ids.size() - 2], round.prompt.ids.back()}, tokens - 2);
   run.draft({{0, round.first_token, tokens, 0}});  // the state of the token before
-  EXPECT_GT(max_difference(round.draft_logits, run.draft_logits), 10 * tolerance_of("ref"));
+  EXPECT_GT(max_difference(round.draft_logits, run.draft_logits), 10 * kTolerance);
 }
 
 // Formats.
@@ -423,7 +422,7 @@ TEST(DrafterFormats, GgufDraftsAsHuggingFace) {
   Session run(kTiny, kGolden + "tiny-assistant.gguf", "ref", tokens + 1, tokens);
   run.prefill(round.prompt, tokens);
   EXPECT_EQ(run.draft_after(round), round.drafted);
-  EXPECT_LE(max_difference(round.draft_logits, run.draft_logits), tolerance_of("ref"));
+  EXPECT_LE(max_difference(round.draft_logits, run.draft_logits), kTolerance);
 }
 
 // Errors.
