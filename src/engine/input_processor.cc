@@ -231,9 +231,8 @@ void InputProcessor::say_notes(const Grammar& grammar, const Request& request) c
   for (const SchemaNote& note : grammar.notes()) {
     if (note.checked && request.unenforced) *request.unenforced = true;
     if (!note.checked) {
-      warn(request.warnings,
-           "the keyword " + note.keyword + " of the schema, at " + note.path + ", is neither enforced nor checked" +
-               (note.why.empty() ? "" : ": " + note.why));
+      warn(request.warnings, "the keyword " + note.keyword + " of the schema, at " + note.path +
+                                 ", is neither enforced nor checked" + (note.why.empty() ? "" : ": " + note.why));
     }
   }
 }
@@ -323,6 +322,9 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
     sequence->unwanted = unwanted;
     sequence->warnings = request.warnings;
     sequence->jobs_max = jobs_max(*sequence, request);
+    if (limits_.look_up && !sequence->score_only && sequence->prompt_logprobs < 0) {
+      sequence->ngrams.emplace(sequence->limit).extend(sequence->ids);
+    }
     sequence->submitted = start;
     Usage& usage = sequence->usage;
     usage.prompt_tokens = sequence->prompt;

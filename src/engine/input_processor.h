@@ -26,7 +26,8 @@ struct InputLimits {
   int64_t prepared_bytes = int64_t{1} << 30;  // of pictures
   bool share_cache = false;                   // all salts are alike
   ChatTemplate chat_template = ChatTemplate::kJuly;
-  int thinking_budget = -1;                   // for requests that name none
+  int thinking_budget = -1;  // for requests that name none
+  bool look_up = false;      // drafts come from the conversation itself (engine/drafts/ngram.h)
 };
 
 class InputProcessor {

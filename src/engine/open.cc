@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "checkpoint/program_file.h"
+#include "engine/drafts/drafter.h"
 #include "engine/sequence.h"
 #include "model/cache_plan.h"
 
@@ -118,6 +119,10 @@ ChatTemplateChoice choose_template(const Checkpoint& checkpoint, const std::stri
 ModelOptions plan_activations(EngineOptions& options, int positions) {
   need(options.max_seqs > 0 && options.chunk > 0 && options.page > 0 && options.max_queue > 0,
        "max_seqs, chunk, page and max_queue must be at least 1");
+  need(options.draft_tokens >= -1 && options.draft_tokens <= kDraftsMax,
+       "draft-tokens is from 0 to " + std::to_string(kDraftsMax));
+  need(options.draft_tokens <= 0 || !options.drafter.empty() || options.propose,
+       "draft-tokens needs a drafter: give --drafter ngram or a model");
   need(options.kv_memory == 0 || options.cache_tokens == 0, "kv-memory and cache-tokens exclude each other");
   need(options.max_seq_len == 0 || options.max_seq_len > 1, "max-seq-len must be at least 2");
   need(positions == 0 || options.max_seq_len <= positions, "max-seq-len " + std::to_string(options.max_seq_len) +
@@ -135,6 +140,11 @@ ModelOptions plan_activations(EngineOptions& options, int positions) {
   ModelOptions model;
   model.rows_max = std::max(options.chunk, image) + options.max_seqs;
   model.logits_max = options.max_seqs + kScoredRowsMax;
+  if (const int drafts = draft_rows_max(options); drafts > 0) {
+    // A drafter reads one key more than the window has, of the token before the last: 2 keys more are kept.
+    model.rows_max += drafts + 2;
+    model.logits_max += drafts;
+  }
   model.seqs_max = options.max_seqs;
   model.page = options.page;
   model.vision = options.vision;

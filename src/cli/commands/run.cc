@@ -135,7 +135,7 @@ void report(const Engine& engine, const Answer& answer, bool json) {
   const double device_mb = static_cast<double>(stats.memory_bytes) / (1 << 20);
   const int read = usage.prompt_tokens - usage.cached_tokens;
   const double prefill_rate = rate(read, usage.prefill_ms);
-  const double decode_rate = rate(usage.decode_steps, usage.decode_ms);
+  const double decode_rate = rate(usage.decode_tokens, usage.decode_ms);
   if (!json) {
     std::fprintf(
         stderr,
