@@ -182,6 +182,13 @@ std::vector<int32_t> Model::forward(const Batch& batch) {
 
 void Model::read_logits(float* out) const { impl_->models[0]->read_logits(out); }
 
+bool Model::has_drafter() const { return false; }
+
+std::vector<int32_t> Model::draft(std::span<const DraftRow> rows, int count) {
+  CHECK(has_drafter() && !rows.empty() && count > 0);
+  return {};
+}
+
 int64_t Model::step_bytes() const { return impl_->models[0]->step_bytes(); }
 
 std::vector<Model::PartTime> Model::time_parts(const Batch& batch, int repeat) {
