@@ -56,6 +56,7 @@ EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& 
 
 void EngineCore::add(std::unique_ptr<Sequence> sequence) {
   stats_.images += sequence->images.size();
+  sequence->usage.drafts.wanted = stats_.drafts.wanted = drafter_.on();
   for (PromptImage& image : sequence->images) {
     if (!image.patches) continue;
     image.tower_rows = model_.image_rows(image.patches->grid_w * image.patches->grid_h);
@@ -231,20 +232,10 @@ void EngineCore::update_page_table(Sequence& sequence) {
   model_.set_pages(kSliding, sequence.slot, page_list_);
 }
 
-// The row after `drafts` drafts draws a token. `state`: of the sequence, after these.
+// The last row after `drafts` drafts draws a token. `state`: of the sequence, after these.
 void EngineCore::want_token(const Sequence& sequence, const DrawState& state, int drafts) {
   batch_.logit_rows.push_back(static_cast<int32_t>(batch_.ids.size()) - 1);
-  SamplingInput sampling{sequence.sampling};
-  sampling.step = sequence.ids.size() - sequence.prompt + drafts;
-  sampling.counts = state.counts;
-  const bool early = sequence.usage.generated_tokens + drafts < sequence.min_tokens;
-  sampling.bias = early ? sequence.bias_early : sequence.bias;
-  sampling.allowed = output_.allowed_by_budget(state);
-  if (state.masked && state.next_token != DrawState::NextToken::kEndOfThought) {
-    const std::optional<Grammar>& grammar = drafts > 0 ? sequence.lookahead[drafts - 1].grammar : sequence.grammar;
-    if (grammar) sampling.allowed = grammar->mask();
-  }
-  batch_.sampling.push_back(sampling);
+  batch_.sampling.push_back(verify_input(output_, sequence, state, drafts));
 }
 
 // The next step writes these positions again, from the first whose draft is rejected on, before any row reads them: all
@@ -371,29 +362,15 @@ void EngineCore::post(Sequence& sequence, OutputJob job, size_t logit_row) {
   workers_.post(sequence, std::move(job));
 }
 
-// Takes the tokens that the sequence's rows have drawn, up to the first that is not the draft after it. `drawn`: [1 +
-// drafts]. Then rows.count is the number of rows whose tokens are part of the sequence.
-EngineCore::Round EngineCore::accept(ScheduledRows& rows, std::span<const int32_t> drawn) {
+// `drawn`: [1 + drafts] by the sequence's rows. Then rows.count is the number of rows that count as computed.
+Round EngineCore::accept(ScheduledRows& rows, std::span<const int32_t> drawn) {
   Sequence& sequence = *rows.sequence;
-  std::vector<int32_t> drafts;  // before a token that ends a call changes where they are
+  std::vector<int32_t> drafts;
   for (int i = 0; i < rows.drafts; ++i) drafts.push_back(sequence.draft(i));
-  Round round;
-  for (int i = 0; i <= rows.drafts && !round.finish; ++i) {
-    ++round.drawn;
-    bool is_end = false;
-    round.finish = output_.append(sequence, drawn[i], is_end);
-    if (is_end) {
-      round.end_token = drawn[i];
-      break;
-    }
-    round.tokens.push_back(drawn[i]);
-    if (i == rows.drafts || drawn[i] != drafts[i]) break;
-    ++round.accepted;
-  }
-  if (rows.drafts > 0) {
+  const Round round = accept_drafts(output_, sequence, drafts, drawn);
+  if (!drafts.empty()) {
     ++sequence.usage.drafts.rounds, ++stats_.drafts.rounds;
-    sequence.usage.drafts.drafted += static_cast<uint64_t>(rows.drafts);
-    stats_.drafts.drafted += static_cast<uint64_t>(rows.drafts);
+    sequence.usage.drafts.drafted += drafts.size(), stats_.drafts.drafted += drafts.size();
   }
   sequence.accept_rate.add(round.accepted, rows.drafts);
   stats_.generated_tokens += static_cast<uint64_t>(round.drawn);

@@ -1,12 +1,6 @@
 // EngineCore: the part of the Engine that runs on its thread. It owns the scheduler and the prefix cache. One step:
 // schedule -> encode (parts of) images -> forward -> accept -> commit -> draft. What a sampled token means is found by
 // OutputWorkers beside it, and comes back as results. Not thread-safe.
-//
-// A step verifies drafts (engine/drafts/drafter.h): it has a row for a sequence's last token and one for each draft,
-// and each row's logits are sampled as if the row were decoded alone after the drafts before it. Tokens are kept as
-// long as each is the draft that the next row has computed. So an answer is, token by token, the one without drafts.
-// Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding" (a draft is a distribution of
-// one point).
 #pragma once
 
 #include <deque>
@@ -20,6 +14,7 @@
 #include <vector>
 
 #include "engine/drafts/drafter.h"
+#include "engine/drafts/verify.h"
 #include "engine/engine.h"
 #include "engine/output_processor.h"
 #include "engine/output_workers.h"
@@ -62,14 +57,6 @@ class EngineCore {
   void append_drafts(const ScheduledRows& rows);
   void want_token(const Sequence& sequence, const DrawState& state, int drafts);
   void update_page_table(Sequence& sequence);
-  // What a step has given one sequence.
-  struct Round {
-    std::vector<int32_t> tokens;  // part of the answer, so an end token is none of them
-    int32_t end_token = -1;
-    int drawn = 0;     // tokens, the end token included
-    int accepted = 0;  // the first so many tokens were drafts
-    std::optional<Finish> finish;
-  };
   Round accept(ScheduledRows& rows, std::span<const int32_t> drawn);
   void commit(Step& step, const std::vector<int32_t>& tokens);
   void commit(const ScheduledRows& rows, const Round& round, size_t logit_row);

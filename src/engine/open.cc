@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/check.h"
+#include "checkpoint/drafter.h"
 #include "checkpoint/program_file.h"
 #include "engine/drafts/drafter.h"
 #include "engine/sequence.h"
@@ -187,6 +188,16 @@ ContextEstimate estimate_context(const Checkpoint& checkpoint, const Config& con
   return estimate;
 }
 
+std::optional<Checkpoint> choose_drafter(EngineOptions& options) {
+  if (options.drafter.empty() && options.draft_tokens > 0 && !options.propose) {
+    const auto beside = find_drafter_beside(options.model);
+    need(beside.has_value(), "--draft-tokens needs --drafter: there is no drafter beside " + options.model.string());
+    options.drafter = beside->string();
+  }
+  if (options.drafter.empty() || options.drafter == kNgramDrafter || options.draft_tokens == 0) return std::nullopt;
+  return open_drafter(options.drafter);
+}
+
 OpenedModel open_model(EngineOptions options, Ranks backends) {
   const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj);
   const Config config = parse_config(checkpoint.config);
@@ -203,7 +214,9 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   if (options.image_budget == 0 && config.has_vision) {
     options.image_budget = default_image_budget(config, checkpoint.processor_config);
   }
-  const ModelOptions model_options = plan_activations(options, positions);
+  const std::optional<Checkpoint> drafter = choose_drafter(options);
+  ModelOptions model_options = plan_activations(options, positions);
+  if (drafter) model_options.drafter = &*drafter;
   const EngineOptions wished = options;
   const auto plan = [&](ModelOptions& planned, const CacheMemory& memory) {
     options = wished;  // an earlier plan may have had more memory
@@ -211,6 +224,7 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   };
   if (!backends) backends = make_backends(options);
   auto model = std::make_unique<Model>(checkpoint, config, backends, model_options, plan);
+  need(!drafter || model->has_drafter(), options.drafter + ": this drafter cannot be used here");
   std::vector<int32_t> ends = end_ids(config, generation, tokenizer);
   int64_t parameters = 0;
   std::string format = format_of_most(checkpoint, parameters);

@@ -167,6 +167,7 @@ const char* finish_name(Finish finish);  // "stop", "length", "tool_calls", "can
 
 // What came of drafts (engine/drafts/drafter.h).
 struct DraftStats {
+  bool wanted = false;                         // there is a drafter; else all of this is 0
   uint64_t rounds = 0;                         // steps that verified a draft or more of a sequence
   uint64_t drafted = 0;                        // drafts verified
   uint64_t accepted = 0;                       // drafts that became part of the answer

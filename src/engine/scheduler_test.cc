@@ -24,6 +24,7 @@ const Tokenizer& demo_tokenizer() {
 
 struct Shape {
   int page, window, pages_sliding, pages_full, max_seqs, chunk, rows_max;
+  int drafts_max = 0;  // of all sequences in one step
 };
 
 class Memory {
@@ -49,6 +50,15 @@ class Memory {
     for (int j = 0; j <= pos; ++j) {
       ASSERT_EQ(slot(kFull, sequence, j), prefix(sequence, j)) << "full, row " << pos << " key " << j;
     }
+  }
+
+  // What a drafter reads for the last token, which is not computed yet.
+  void check_drafter(const Sequence& sequence) {
+    const int last = static_cast<int>(sequence.ids.size()) - 2;
+    for (int j = std::max(0, last - shape_.window); j <= last; ++j) {
+      ASSERT_EQ(slot(kSliding, sequence, j), prefix(sequence, j)) << "sliding, drafter's key " << j;
+    }
+    ASSERT_EQ(slot(kFull, sequence, last), prefix(sequence, last)) << "full, drafter's key";
   }
 
  private:
@@ -77,7 +87,7 @@ struct World {
       : shape(shape),
         memory(shape),
         pages({shape.page, shape.window, {shape.pages_sliding, shape.pages_full}, keep}),
-        scheduler({shape.max_seqs, shape.chunk, shape.rows_max}, pages) {}
+        scheduler({shape.max_seqs, shape.chunk, shape.rows_max, shape.drafts_max}, pages) {}
 
   Sequence* add(std::vector<TokenHash> hashes, int answer, std::vector<std::pair<int, int>> images = {}) {
     auto sequence = std::make_unique<Sequence>(OutputParser(demo_tokenizer()));
@@ -100,31 +110,71 @@ struct World {
 
   // One step; sequences that reach their limit end. Returns the rows computed.
   int step() {
-    const Step step = scheduler.next();
+    Step step = scheduler.next();
     EXPECT_LE(step.rows, shape.rows_max);
     for (const ImagePart& part : step.image_parts) encode(part);
     for (const PageCopy& copy : step.copies) memory.copy(copy);
-    for (const ScheduledRows& item : step.scheduled) {
-      for (int pos = item.begin; pos < item.begin + item.count; ++pos) memory.write(*item.sequence, pos);
+    for (const ScheduledRows& item : step.scheduled)
+      with_drafts(item, [&](int pos) { memory.write(*item.sequence, pos); });
+    for (const ScheduledRows& item : step.scheduled)
+      with_drafts(item, [&](int pos) { memory.check(*item.sequence, pos, last_visible(item, pos)); });
+    int rows = 0, drafts = 0;
+    for (ScheduledRows& item : step.scheduled) {
+      rows += item.count + item.drafts;
+      drafts += item.drafts;
+      if (item.last) draw(item);
     }
-    for (const ScheduledRows& item : step.scheduled) {
-      for (int pos = item.begin; pos < item.begin + item.count; ++pos) {
-        memory.check(*item.sequence, pos, last_visible(item, pos));
-      }
-    }
+    EXPECT_EQ(rows, step.rows);
+    EXPECT_LE(drafts, shape.drafts_max);
+    verified += drafts;
     scheduler.computed(step);
-    int rows = 0;
     for (const ScheduledRows& item : step.scheduled) {
-      rows += item.count;
-      if (!item.last) continue;
       Sequence& sequence = *item.sequence;
-      const auto token = static_cast<int32_t>(random() % 5);
-      sequence.ids.push_back(token);
-      sequence.hashes.push_back(token);
-      if (static_cast<int>(sequence.ids.size()) >= sequence.limit) done[sequence.id] = scheduler.remove(&sequence);
+      if (!item.last) continue;
+      EXPECT_EQ(sequence.computed, static_cast<int>(sequence.ids.size()) - 1);
+      if (static_cast<int>(sequence.ids.size()) >= sequence.limit) {
+        done[sequence.id] = scheduler.remove(&sequence);
+      } else if (shape.drafts_max > 0) {
+        draft(sequence);
+      }
     }
     scheduler.check();
     return rows;
+  }
+
+  // Calls `work` with the positions of all rows, while the sequence has its drafts.
+  template <typename Work>
+  static void with_drafts(const ScheduledRows& item, const Work& work) {
+    auto& hashes = item.sequence->hashes;
+    const size_t size = hashes.size();
+    hashes.insert(hashes.end(), item.sequence->drafts.begin(), item.sequence->drafts.begin() + item.drafts);
+    for (int pos = item.begin; pos < item.begin + item.count + item.drafts; ++pos) work(pos);
+    hashes.resize(size);
+  }
+
+  // The model accepts some of the drafts, and draws a token after them.
+  void draw(ScheduledRows& item) {
+    Sequence& sequence = *item.sequence;
+    const int accepted = static_cast<int>(random() % (item.drafts + 1));
+    for (int i = 0; i <= accepted; ++i) {
+      const auto token = i < accepted ? sequence.drafts[i] : static_cast<int32_t>(random() % 5);
+      sequence.ids.push_back(token);
+      sequence.hashes.push_back(token);
+    }
+    item.count += accepted;
+  }
+
+  void draft(Sequence& sequence) {
+    if (sequence.table.first_sliding * shape.page <=
+        std::max(0, static_cast<int>(sequence.ids.size()) - 2 - shape.window)) {
+      memory.check_drafter(sequence);
+      ++windows_checked;
+    }
+    sequence.drafts.clear();
+    const int left = sequence.limit - static_cast<int>(sequence.ids.size()) - 1;
+    for (int i = static_cast<int>(random() % 6); i > 0 && static_cast<int>(sequence.drafts.size()) < left; --i) {
+      sequence.drafts.push_back(static_cast<int32_t>(5 + random() % 5));
+    }
   }
 
   // The vision tower: one image at a time.
@@ -164,7 +214,8 @@ struct World {
   int tower_rows = 0;  // of images that are added
   std::map<const PromptImage*, int> encoded;
   const PromptImage* in_tower = nullptr;
-  int parts = 0;  // rows of the tower's work so far
+  int parts = 0;                          // rows of the tower's work so far
+  int verified = 0, windows_checked = 0;  // drafts; what a drafter reads
   std::map<uint64_t, std::unique_ptr<Sequence>> done;
 };
 
@@ -417,7 +468,10 @@ TEST(Scheduler, PriorityGoesFirst) {
 // Thousands of interleavings: prompts that share beginnings, images, forks, second turns, cancels, little memory.
 class Interleavings {
  public:
-  explicit Interleavings(uint32_t seed) : random_(seed), shape_(random_shape()), world_(shape_, pick(0, 4) > 0) {}
+  explicit Interleavings(uint32_t seed, bool drafts = false)
+      : random_(seed), shape_(random_shape(drafts)), world_(shape_, pick(0, 4) > 0) {}
+
+  const World& world() const { return world_; }
 
   void run(int steps) {
     for (int i = 0; i < steps; ++i) {
@@ -442,13 +496,14 @@ class Interleavings {
 
   int pick(int low, int high) { return std::uniform_int_distribution(low, high)(random_); }
 
-  Shape random_shape() {
+  Shape random_shape(bool drafts) {
     Shape shape;
     shape.page = pick(1, 6);
     shape.window = pick(2, 14);
     shape.max_seqs = pick(1, 6);
     shape.chunk = pick(1, 20);
     shape.rows_max = std::max(shape.chunk, kImageMax) + shape.max_seqs;
+    if (drafts) shape.drafts_max = pick(1, 5 * shape.max_seqs), shape.rows_max += shape.drafts_max + 2;
     const int live = (shape.window + shape.rows_max - 2 + shape.page - 1) / shape.page + 1;
     shape.pages_sliding = live + 2 + pick(0, 3 * live);
     shape.pages_full = (kLengthMax + shape.page - 1) / shape.page + 2 + pick(0, 60 / shape.page);
@@ -512,6 +567,32 @@ TEST(Scheduler, NoRowEverSeesAnotherSequencesKeys) {
     Interleavings(seed).run(120);
     if (HasFailure()) return;
   }
+}
+
+// The same where steps verify drafts, some of which are rejected: what these have written is never read.
+TEST(Scheduler, NoRowEverSeesARejectedDraft) {
+  int verified = 0, windows_checked = 0;
+  for (uint32_t seed = 1; seed <= 150; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Interleavings interleavings(seed, true);
+    interleavings.run(120);
+    if (HasFailure()) return;
+    verified += interleavings.world().verified;
+    windows_checked += interleavings.world().windows_checked;
+  }
+  EXPECT_GT(verified, 10'000);
+  EXPECT_GT(windows_checked, 10'000);
+}
+
+TEST(Scheduler, NobodyIsPreemptedForDrafts) {
+  Shape shape = kShape;
+  shape.drafts_max = 8, shape.rows_max += 10;
+  shape.pages_sliding = shape.pages_full = 16;
+  World world(shape);
+  for (int i = 0; i < 4; ++i) world.add(counting(6, 100 * static_cast<TokenHash>(i + 1)), 10);  // 4 pages each, at most
+  world.drain();
+  EXPECT_EQ(world.scheduler.preemptions(), 0u);
+  EXPECT_GT(world.verified, 0);
 }
 
 }  // namespace

@@ -63,7 +63,7 @@ double median(std::vector<double> values) {
 // A model with sequences of random tokens. Sequence 0 may grow to the largest depth, the others stay short.
 class Bench {
  public:
-  Bench(const Flags& flags, const Checkpoint& checkpoint, const Ranks& ranks)
+  Bench(const Flags& flags, const Checkpoint& checkpoint, const Checkpoint* drafter, const Ranks& ranks)
       : flags_(flags),
         prompts_(flags.prompts),
         depths_(flags.depths),
@@ -75,6 +75,7 @@ class Bench {
     options_.logits_max = std::max(seqs, 1) * (1 + flags.drafts.tokens);
     options_.vision = config_.has_vision && !flags.images.empty();
     options_.device_layers = device_layers(flags.engine);
+    options_.drafter = drafter;
     int shorter = 0;
     const auto plan = [&](ModelOptions& options, const CacheMemory& memory) {
       prompts_ = flags.prompts, depths_ = flags.depths;  // of an earlier plan less may have been left
@@ -494,12 +495,12 @@ void print_profile(const std::string& what, ProfiledBackend& profiled) {
 }
 
 // The profile of rank 0. Its collective ops include the time of waiting for other ranks.
-void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
+void profile(const Flags& flags, const Checkpoint& checkpoint, const Checkpoint* drafter, Ranks ranks) {
   ProfiledBackend profiled(ranks[0]);
   ranks.replace(profiled);
   Flags short_flags = flags;
   short_flags.steps = 1, short_flags.repeat = 1;
-  Bench bench(short_flags, checkpoint, ranks);
+  Bench bench(short_flags, checkpoint, drafter, ranks);
   const int n =
       bench.prompts().empty() ? flags.chunk : bench.prompts()[std::min<size_t>(1, bench.prompts().size() - 1)];
   bench.prefill(0, 0, std::min(n, 2 * flags.chunk));
@@ -520,12 +521,15 @@ void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
 int bench(const Flags& flags) {
   const auto start = Clock::now();
   const Checkpoint checkpoint = open_checkpoint(flags.engine.model, flags.engine.mmproj);
-  const Ranks ranks = make_backends(flags.engine);
+  EngineOptions engine = flags.engine;
+  const std::optional<Checkpoint> opened = choose_drafter(engine);
+  const Checkpoint* drafter = opened ? &*opened : nullptr;
+  const Ranks ranks = make_backends(engine);
   if (flags.profile) {
-    profile(flags, checkpoint, ranks);
+    profile(flags, checkpoint, drafter, ranks);
     return kExitOk;
   }
-  Bench bench(flags, checkpoint, ranks);
+  Bench bench(flags, checkpoint, drafter, ranks);
   ranks[0].sync();
   const double load = seconds_since(start), memory = static_cast<double>(ranks.memory_used()) / 1e9;
   const bool one_device = ranks.devices(0).size() == 1;

@@ -103,9 +103,8 @@ void add_bench_draft_flags(CommandLine& line, EngineOptions& options, BenchDraft
 }
 
 void resolve_draft_flags(const EngineOptions& options, BenchDraftFlags& flags) {
-  if (options.drafter.empty() || options.draft_tokens == 0) {
+  if ((options.drafter.empty() && options.draft_tokens < 0) || options.draft_tokens == 0) {
     if (!flags.accept.empty()) throw Error("--accept is for rounds with drafts: give --drafter, too");
-    if (options.draft_tokens > 0) throw Error("--draft-tokens needs --drafter: a drafter model, or ngram");
     return;
   }
   const auto listed = static_cast<int>(flags.accept.size());
