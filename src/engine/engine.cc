@@ -62,8 +62,8 @@ struct Engine::Impl {
   std::deque<std::unique_ptr<Sequence>> incoming GUARDED_BY(mutex);
   std::vector<uint64_t> cancels GUARDED_BY(mutex);
   EngineStats published GUARDED_BY(mutex);
-  int unfinished GUARDED_BY(mutex) = 0;                       // requests whose last event has not gone out
-  int waiting GUARDED_BY(mutex) = 0;                          // in the scheduler, of the last step
+  int unfinished GUARDED_BY(mutex) = 0;  // requests whose last event has not gone out
+  int waiting GUARDED_BY(mutex) = 0;     // in the scheduler, of the last step
   std::map<uint64_t, int> waiting_by_salt GUARDED_BY(mutex);  // the same, by the salts of API keys
   bool stopping GUARDED_BY(mutex) = false;
   bool ending GUARDED_BY(mutex) = false;

@@ -47,7 +47,9 @@ EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& 
               {model.options().pages[kSliding], model.options().pages[kFull]},
               options.prefix_cache,
               options.share_cache}),
-      scheduler_({options.max_seqs, options.chunk, model.options().rows_max, draft_rows_max(options), kScoredRowsMax},
+      scheduler_({options.max_seqs, options.chunk,
+                  model.options().rows_max - (draft_rows_max(options) > 0 ? kDrafterKeys : 0), draft_rows_max(options),
+                  kScoredRowsMax},
                  pages_),
       drafter_(model, options),
       workers_(output, std::min(options.max_seqs, kHeavyThreadsMax), std::move(wake)) {

@@ -8,6 +8,7 @@
 #include "checkpoint/drafter.h"
 #include "checkpoint/program_file.h"
 #include "engine/drafts/drafter.h"
+#include "engine/scheduler.h"
 #include "engine/sequence.h"
 #include "model/cache_plan.h"
 
@@ -142,8 +143,7 @@ ModelOptions plan_activations(EngineOptions& options, int positions) {
   model.rows_max = std::max(options.chunk, image) + options.max_seqs;
   model.logits_max = options.max_seqs + kScoredRowsMax;
   if (const int drafts = draft_rows_max(options); drafts > 0) {
-    // A drafter reads one key more than the window has, of the token before the last: 2 keys more are kept.
-    model.rows_max += drafts + 2;
+    model.rows_max += drafts + kDrafterKeys;
     model.logits_max += drafts;
   }
   model.seqs_max = options.max_seqs;

@@ -310,8 +310,7 @@ void Scheduler::computed(const Step& step) {
                   sequence.prompt, sequence.cache_salt);
     // A sibling that takes the pages over begins one token earlier than this sequence goes on.
     const bool keep_one = sequence.computed == sequence.prompt && wanted_by_siblings(sequence);
-    // A drafter's window (Model::draft) begins two tokens before that of the next row.
-    const int behind = options_.drafts_max > 0 ? 2 : keep_one ? 1 : 0;
+    const int behind = options_.drafts_max > 0 ? kDrafterKeys : keep_one ? 1 : 0;
     pages_.free_out_of_window(sequence.table, sequence.computed - behind);
   }
 }

@@ -18,6 +18,10 @@
 
 namespace gemma4 {
 
+// Keys of sliding layers that a drafter (Model::draft) reads before the window of a sequence's next row. Where steps
+// verify drafts, they are kept as long as the window, so the ring has room for as many rows more than a pass has.
+constexpr int kDrafterKeys = 2;
+
 struct SchedulerOptions {
   int max_seqs = 1;
   int chunk = 512;     // prompt rows in one pass, unless an image is larger

@@ -25,6 +25,11 @@ const Tokenizer& demo_tokenizer() {
 struct Shape {
   int page, window, pages_sliding, pages_full, max_seqs, chunk, rows_max;
   int drafts_max = 0;  // of all sequences in one step
+
+  // Pages that one sequence has in the sliding layers, at most, by live_pages() of model/cache_plan.h.
+  int ring() const {
+    return (window + rows_max + (drafts_max > 0 ? kDrafterKeys : 0) - 2 + page - 1) / page + 1;
+  }
 };
 
 class Memory {
@@ -118,6 +123,10 @@ struct World {
       with_drafts(item, [&](int pos) { memory.write(*item.sequence, pos); });
     for (const ScheduledRows& item : step.scheduled)
       with_drafts(item, [&](int pos) { memory.check(*item.sequence, pos, last_visible(item, pos)); });
+    for (const auto& sequence : scheduler.runs()) {
+      const PageTable& table = sequence->table;
+      EXPECT_LE(static_cast<int>(table.pages[kSliding].size()) - table.first_sliding, shape.ring());
+    }
     int rows = 0, drafts = 0;
     for (ScheduledRows& item : step.scheduled) {
       rows += item.count + item.drafts;
@@ -503,8 +512,8 @@ class Interleavings {
     shape.max_seqs = pick(1, 6);
     shape.chunk = pick(1, 20);
     shape.rows_max = std::max(shape.chunk, kImageMax) + shape.max_seqs;
-    if (drafts) shape.drafts_max = pick(1, 5 * shape.max_seqs), shape.rows_max += shape.drafts_max + 2;
-    const int live = (shape.window + shape.rows_max - 2 + shape.page - 1) / shape.page + 1;
+    if (drafts) shape.drafts_max = pick(1, 5 * shape.max_seqs), shape.rows_max += shape.drafts_max;
+    const int live = shape.ring();
     shape.pages_sliding = live + 2 + pick(0, 3 * live);
     shape.pages_full = (kLengthMax + shape.page - 1) / shape.page + 2 + pick(0, 60 / shape.page);
     return shape;
@@ -586,7 +595,7 @@ TEST(Scheduler, NoRowEverSeesARejectedDraft) {
 
 TEST(Scheduler, NobodyIsPreemptedForDrafts) {
   Shape shape = kShape;
-  shape.drafts_max = 8, shape.rows_max += 10;
+  shape.drafts_max = 8, shape.rows_max += 8;
   shape.pages_sliding = shape.pages_full = 16;
   World world(shape);
   for (int i = 0; i < 4; ++i) world.add(counting(6, 100 * static_cast<TokenHash>(i + 1)), 10);  // 4 pages each, at most

@@ -51,7 +51,7 @@ void Drafter::draft(std::span<const Candidate> candidates) {
     if (options_.propose) {
       sequence.drafts = options_.propose(sequence.ids, lengths[i]);
       CHECK(static_cast<int>(sequence.drafts.size()) <= lengths[i]);
-    } else {
+    } else if (sequence.ngrams) {
       sequence.drafts = sequence.ngrams->draft(sequence.ids, lengths[i]);
     }
   }
