@@ -144,14 +144,8 @@ class Bench {
     return median(times);
   }
 
-  // The median of the repetitions, by their time.
   DraftRounds rounds(int seqs, int depth) {
-    std::vector<DraftRounds> all;
-    for (int r = 0; r < flags_.repeat; ++r) {
-      all.push_back(run_draft_rounds(*model_, flags_.drafts, seqs, depth, flags_.steps, coin_));
-    }
-    std::ranges::sort(all, {}, &DraftRounds::seconds);
-    return all[all.size() / 2];
+    return measure_rounds(*model_, flags_.drafts, seqs, depth, flags_.steps, flags_.repeat, coin_);
   }
 
   // A step of one sequence at position `depth`, stage by stage; empty if the model is on one device.
@@ -388,6 +382,12 @@ class Limits {
   std::unique_ptr<RooflineMeter> meter_;
 };
 
+Line line_of(const DraftRounds& rounds, const std::string& what, int seqs) {
+  Line line{what, 1e3 * rounds.seconds / rounds.rounds, seqs * rounds.tokens / rounds.seconds, "tokens"};
+  line.tokens_a_round = rounds.tokens / rounds.rounds;
+  return line;
+}
+
 std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
   std::vector<Line> lines;
   const auto say = [&](const Line& line) {
@@ -396,11 +396,7 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
   };
   const auto say_rounds = [&](const std::string& what, int seqs, int depth) {
     if (flags.drafts.tokens == 0) return;
-    const DraftRounds rounds = bench.rounds(seqs, depth);
-    Line line{what + ", " + std::to_string(flags.drafts.tokens) + " drafts", 1e3 * rounds.seconds / rounds.rounds,
-              seqs * rounds.tokens / rounds.seconds, "tokens"};
-    line.tokens_a_round = rounds.tokens / rounds.rounds;
-    say(line);
+    say(line_of(bench.rounds(seqs, depth), what + ", " + std::to_string(flags.drafts.tokens) + " drafts", seqs));
   };
   Limits limits(flags, bench, copy);
   bench.prefill(0, 0, std::min(flags.chunk, 512));  // warm-up

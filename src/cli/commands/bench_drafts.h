@@ -43,8 +43,9 @@ struct DraftRounds {
   double tokens = 0;   // that one sequence has got
 };
 
-// `rounds` rounds of each of `seqs` sequences, from position `depth` on; the positions before it are computed.
-DraftRounds run_draft_rounds(Model& model, const BenchDraftFlags& flags, int seqs, int depth, int rounds,
-                             AcceptCoin& coin);
+// `rounds` rounds of each of `seqs` sequences, from position `depth` on; the positions before it are computed. Of
+// `repeat` times the median.
+DraftRounds measure_rounds(Model& model, const BenchDraftFlags& flags, int seqs, int depth, int rounds, int repeat,
+                           AcceptCoin& coin);
 
 }  // namespace gemma4
