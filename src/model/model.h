@@ -59,6 +59,8 @@ struct PatchView {
   int n;
 };
 
+constexpr int kDraftTokensMax = 16;  // that one call of Model::draft() makes for a row
+
 // A sequence whose next tokens are to be drafted.
 struct DraftRow {
   int seq;         // its slot
@@ -97,9 +99,10 @@ class Model {
   // Whether draft() may be called: ModelOptions::drafter was given.
   bool has_drafter() const;
 
-  // The next `count` tokens of each row, greedy: [rows, count]. At most seqs_max rows, and at least one token. It must
-  // follow a forward() that computed the hidden rows, and reads the caches without writing them: of sliding layers the
-  // keys position - 1 - window .. position - 1 (one more than the target's window), of full layers 0 .. position - 1.
+  // The next `count` tokens of each row, greedy: [rows, count]. At most seqs_max rows; 1 to kDraftTokensMax tokens. It
+  // must follow a forward() that computed the hidden rows, and reads the caches without writing them: of sliding layers
+  // the keys position - 1 - window .. position - 1 (one more than the target's window), of full layers 0 .. position
+  // - 1.
   std::vector<int32_t> draft(std::span<const DraftRow> rows, int count);
 
   // Rows of the stream for these ids, as forward() makes them: [ids, hidden] on the backend, kept as encode()'s are.
@@ -133,8 +136,8 @@ class Model {
   };
   std::vector<PartTime> time_parts(const Batch& batch, int repeat);
 
-  // Called with every named activation of rank 0 while set: "embed", "layers.3.out", "norm", "vision.layers.0.out", ...
-  // `backend` has x (tests, eval).
+  // Called with every named activation of rank 0 while set: "embed", "layers.3.out", "norm", "vision.layers.0.out",
+  // ..., and by draft() with "draft.logits" and "draft.hidden" of each step. `backend` has x (tests, eval).
   std::function<void(Backend& backend, const std::string& name, int layer, const Tensor& x)> tap;
 
  private:
