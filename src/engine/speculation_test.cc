@@ -72,6 +72,7 @@ struct Questions {
   std::vector<std::pair<std::string, Request>> requests;
   std::vector<std::vector<Heard>> answers;  // [requests][choices]
   Oracle oracle;
+  std::string drafter;  // the model's
 
   void add(const std::string& name, const Request& request) { requests.emplace_back(name, request); }
 
@@ -106,13 +107,18 @@ struct Questions {
     return stats;
   }
 
-  // Look-up, and an oracle that is wrong now and then, with `tokens` drafts.
+  // Look-up, the model's drafter, and an oracle that is wrong now and then, with `tokens` drafts.
   void expect_same_with(EngineOptions options, int tokens) const {
     const std::string what = std::to_string(tokens) + " drafts";
     options.draft_tokens = tokens;
     options.drafter = kNgramDrafter;
     EngineStats stats = expect_same(options, "ngram, " + what);
     EXPECT_GT(stats.drafts.rounds, 0u);
+    if (!drafter.empty()) {
+      options.drafter = drafter;
+      stats = expect_same(options, "drafter, " + what);
+      EXPECT_GT(stats.drafts.rounds, 0u);
+    }
     options.drafter.clear();
     options.propose = [this](std::span<const int32_t> ids, int count) { return oracle.propose(ids, count, 4); };
     stats = expect_same(options, "oracle, " + what);
@@ -228,7 +234,8 @@ TEST(Speculation, TinyAnswersOnRefAreTheSame) {
   EngineOptions options = tiny_options();
   options.max_seqs = 4;
   options.prefix_cache = false;
-  const Questions questions = tiny_questions(options);
+  Questions questions = tiny_questions(options);
+  questions.drafter = SOURCE_DIR "/tests/golden/drafter/tiny";
   for (const int tokens : {1, 2, 4, 7, 16}) {
     questions.expect_same_with(options, tokens);
     if (HasFailure()) return;
@@ -239,7 +246,8 @@ TEST(Speculation, TinyAnswersOnRefAreTheSame) {
 TEST(Speculation, DemoAnswersOnCpuAreTheSame) {
   EngineOptions options = demo_options();
   options.max_seqs = 4;
-  const Questions questions = demo_questions(options);
+  Questions questions = demo_questions(options);
+  questions.drafter = kDemo + "-assistant";
   for (const int tokens : {1, 2, 4, 7, 16}) {
     questions.expect_same_with(options, tokens);
     if (HasFailure()) return;

@@ -55,7 +55,8 @@ TEST(Ngram, EqualsASearch) {
       const Ids drafts = index.draft(ids, 1);
       // Long chains are not walked to their end, so a later and shorter match may be taken.
       EXPECT_EQ(drafts.empty(), from == 0) << "at " << i;
-      if (i < 32 && from > 0) EXPECT_EQ(drafts, Ids{ids[from]}) << "at " << i;
+      if (i >= 32 || from == 0) continue;
+      EXPECT_EQ(drafts, Ids{ids[from]}) << "at " << i;
     }
   }
 }
