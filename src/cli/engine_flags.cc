@@ -41,9 +41,10 @@ void add_drafter_flags(CommandLine& line, EngineOptions& options) {
       "--drafter", options.drafter,
       "Who proposes the next tokens, which one step then verifies, so that answers are the same and come sooner: "
       "the directory or .gguf file of the model's drafter, or ngram for look-up in the conversation");
-  line.option("--draft-tokens", options.draft_tokens,
-              "Proposed tokens of one answer in a step; 0: none. Where --drafter names nobody, by the drafter beside the "
-              "model. Without it: as many as pay")
+  line.option(
+          "--draft-tokens", options.draft_tokens,
+          "Proposed tokens of one answer in a step; 0: none. Where --drafter names nobody, by the drafter beside the "
+          "model. Without it: as many as pay")
       .between(0, kDraftsMax);
 }
 

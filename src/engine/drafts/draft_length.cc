@@ -28,10 +28,17 @@ double StepTimes::predict(int rows) const {
     return entry.measured >= kTrials && steps_ - entry.last <= kForgetAfter;
   };
   const int end = static_cast<int>(entries_.size());
-  double ms = 0;  // more rows never take less
+  double ms = 0, first_ms = 0;  // more rows never take less
+  int first = 0, last = 0;
   for (int i = 0; i < std::min(rows + 1, end); ++i) {
-    if (known(i)) ms = std::max(ms, entries_[static_cast<size_t>(i)].ms);
+    if (!known(i)) continue;
+    ms = std::max(ms, entries_[static_cast<size_t>(i)].ms);
+    if (first == 0) first = i, first_ms = ms;
+    last = i;
   }
+  bool more_known = false;
+  for (int i = rows; i < end; ++i) more_known = more_known || known(i);
+  if (last > first && !more_known) return ms + (ms - first_ms) / (last - first) * (rows - last);
   for (int i = rows + 1; ms == 0 && i < end; ++i) {
     if (known(i)) ms = entries_[static_cast<size_t>(i)].ms;
   }

@@ -17,8 +17,8 @@ constexpr int kDraftsMax = 16;  // of one sequence in one step
 class StepTimes {
  public:
   void add(int rows, double ms);
-  // Of a count that was not measured: the time of fewer rows, or, where nothing is known of those, of more. 0: nothing
-  // is known.
+  // Of a count that was not measured: the time of fewer rows, or, where nothing is known of those, of more. Beyond all
+  // that were, each row takes what the rows before it took in the mean. 0: nothing is known.
   double predict(int rows) const;
 
  private:

@@ -35,7 +35,8 @@ TEST(StepTimes, OtherCountsFollowFromThoseMeasured) {
   EXPECT_EQ(times.predict(1), 10);
   EXPECT_EQ(times.predict(5), 10);
   EXPECT_EQ(times.predict(8), 16);
-  EXPECT_EQ(times.predict(100), 16);
+  EXPECT_EQ(times.predict(10), 18);
+  EXPECT_EQ(times_of({{2, 10}}).predict(10), 10);
 }
 
 TEST(StepTimes, WhatIsOldIsForgotten) {

@@ -48,15 +48,15 @@ struct Case {
 };
 
 // What of `drawn` the engine is told: the right rule tells it all as it is.
-using Rule = std::function<void(Ids& drawn, const Ids& drafts, const std::vector<std::vector<float>>& logits)>;
+using Tamper = std::function<void(Ids& drawn, const Ids& drafts, const std::vector<std::vector<float>>& logits)>;
 
 class Speculation {
  public:
-  Speculation(const Case& c, int drafts, Rule rule = nullptr)
-      : case_(c), drafts_(drafts), rule_(std::move(rule)), output_(words(), {words().require("<turn|>")}) {}
+  Speculation(const Case& c, int drafts, Tamper tamper = nullptr)
+      : case_(c), drafts_(drafts), tamper_(std::move(tamper)), output_(words(), {words().require("<turn|>")}) {}
 
   Ids answer(uint64_t seed) {
-    Sequence sequence{OutputParser(words(), {})};
+    Sequence sequence{OutputParser(words(), OutputOptions())};
     sequence.sink = [](const Event&) {};
     sequence.ids = {1, 2};
     sequence.prompt = 2;
@@ -89,7 +89,7 @@ class Speculation {
       states.push_back(states.back());
       output_.follow(sequence, states.back(), drafts[i]);
     }
-    if (rule_) rule_(drawn, drafts, all);
+    if (tamper_) tamper_(drawn, drafts, all);
     const Round round = accept_drafts(output_, sequence, drafts, drawn);
     OutputJob job;
     job.tokens = round.tokens;
@@ -110,15 +110,15 @@ class Speculation {
 
   const Case& case_;
   const int drafts_;
-  const Rule rule_;
+  const Tamper tamper_;
   OutputProcessor output_;
   std::vector<int32_t> scratch_;
 };
 
 constexpr int kAnswers = 60'000;  // 240,000 draws
 
-Tally tally(const Case& c, int drafts, uint64_t first_seed, const Rule& rule = nullptr) {
-  Speculation speculation(c, drafts, rule);
+Tally tally(const Case& c, int drafts, uint64_t first_seed, const Tamper& tamper = nullptr) {
+  Speculation speculation(c, drafts, tamper);
   Tally counts;
   for (uint64_t i = 0; i < kAnswers; ++i) ++counts[speculation.answer(first_seed + i)];
   return counts;
@@ -218,7 +218,8 @@ TEST_P(Verify, RulesThatAreWrongChangeIt) {
   const Case c = make();
   const Tally right = tally(c, 0, 0);
   EXPECT_GT(excess(right, tally(c, 3, 1'000'000, accept_everything)), 20);
-  if (GetParam() != 2) EXPECT_GT(excess(right, tally(c, 3, 1'000'000, accept_the_second)), 20);
+  if (GetParam() == 2) return;  // with a mask few tokens are left to be second
+  EXPECT_GT(excess(right, tally(c, 3, 1'000'000, accept_the_second)), 20);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, Verify, testing::Range(0, 3));
