@@ -173,15 +173,11 @@ void add_stop_strings(Questions& questions, const EngineOptions& options, const 
 
 Questions tiny_questions(const EngineOptions& options) {
   Questions questions;
-  for (const TinyCase& c : tiny_cases()) {
-    questions.add(c.name, c.request);  // some with pictures
-    Request sampled = c.request;
-    sampled.sampling.temperature = 1;
-    sampled.sampling.seed = 3;
-    questions.add(c.name + ", sampled", sampled);
-  }
-  add_sampled(questions, tiny_cases()[0].request);
-  add_stop_strings(questions, options, tiny_cases()[0].request);
+  for (const TinyCase& c : tiny_cases()) questions.add(c.name, c.request);  // some with pictures
+  Request base = tiny_cases()[0].request;
+  base.max_new_tokens = 12;
+  add_sampled(questions, base);
+  add_stop_strings(questions, options, base);
   questions.ask_without_drafts(options);
   return questions;
 }
@@ -236,7 +232,7 @@ TEST(Speculation, TinyAnswersOnRefAreTheSame) {
   options.prefix_cache = false;
   Questions questions = tiny_questions(options);
   questions.drafter = SOURCE_DIR "/tests/golden/drafter/tiny";
-  for (const int tokens : {1, 2, 4, 7, 16}) {
+  for (const int tokens : {1, 4, 16}) {
     questions.expect_same_with(options, tokens);
     if (HasFailure()) return;
   }
@@ -339,7 +335,7 @@ TEST(Speculation, CancelledAnswersAreABeginningOfWhatTheyWouldBe) {
   Engine engine(options);
   std::mt19937 random(5);
   for (int round = 0; round < 20; ++round) {
-    const size_t which = random() % 10;  // of the requests with one choice
+    const size_t which = random() % 5;  // of the requests with one choice
     Ask ask(engine, questions.requests[which].second);
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 20'000));
     engine.cancel(ask.id);
