@@ -26,6 +26,12 @@ constexpr int kLimbBytes = 128, kGroupScaleBytes = 16;
 // The input of a GEMV in shared memory: the limbs of all tiles, then their group scales.
 struct GemvInput {
   uint8_t *limbs, *scales;
+  __device__ __forceinline__ uint8_t* limbs_of(int tile, int half) const {
+    return limbs + tile * kLimbBytes + half * (kLimbBytes / 2);
+  }
+  __device__ __forceinline__ uint8_t* scale_of(int tile, int half) const {
+    return scales + tile * kGroupScaleBytes + half * (kGroupScaleBytes / 2);
+  }
 };
 
 constexpr int kScratchLeast = 16896;  // what attention and the norms need
@@ -38,6 +44,7 @@ template <int kStages_, bool kResidualShared_, int kProducerWarps_, int kInputTi
 struct SharedPlan {
   static constexpr int kStages = kStages_, kProducers = kProducerWarps_ * 32, kInputTiles = kInputTiles_;
   static constexpr int kThreads = kConsumerThreads + 32 + kProducers;
+  static constexpr int kStage = kStageBytes;
   static constexpr bool kResidualShared = kResidualShared_;
   static constexpr int kLimbsBytes = kInputTiles * kLimbBytes;
   // Stages are multiplied whole, so the group scales behind the last tile are read too, but not used.
@@ -103,7 +110,7 @@ struct Pipeline {
     const int most = bulk_copies ? kStagesInFlight : kCopiedStagesInFlight;
     if (s.in_flight >= most) wait_full(s.completed), s.completed.next(), --s.in_flight;
   }
-  __device__ __forceinline__ uint8_t* at(const State& s) const { return stages + s.stage * kStageBytes; }
+  __device__ __forceinline__ uint8_t* at(const State& s) const { return stages + s.stage * Plan::kStage; }
   __device__ __forceinline__ void wait_full(const State& s) const { barrier_wait(full_at + 8 * s.stage, s.phase); }
   // 1 if the stage is full, else 0. The result is for warp_all() and best read some time later.
   __device__ __forceinline__ uint32_t peek(const State& s) const {
