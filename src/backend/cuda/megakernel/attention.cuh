@@ -187,7 +187,7 @@ struct HeadValues {
 };
 
 // Not inlined: the path for large angles is long, and long code costs instruction fetches.
-__device__ __noinline__ float2 rotation_of(float angle) {
+static __device__ __noinline__ float2 rotation_of(float angle) {
   float2 rotation;
   sincosf(angle, &rotation.y, &rotation.x);
   return rotation;

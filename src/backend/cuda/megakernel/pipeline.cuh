@@ -61,11 +61,22 @@ static_assert(Plan227::kBytes + kMegakernelStatic <= 227 << 10 && Plan163::kByte
               Plan99::kBytes + kMegakernelStatic <= 99 << 10);
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // mbarriers
-template <typename Plan>
+template <typename Plan, bool kFixed = (Plan::kStages > 0)>
 struct PipelineState {
   int stage = 0, phase = 0;
+  __device__ __forceinline__ explicit PipelineState(int /*stages*/ = Plan::kStages) {}
   __device__ __forceinline__ void next() {
     if (++stage == Plan::kStages) stage = 0, phase ^= 1;
+  }
+};
+
+// A plan whose number of stages is known at run time has 0.
+template <typename Plan>
+struct PipelineState<Plan, false> {
+  int stage = 0, phase = 0, stages;
+  __device__ __forceinline__ explicit PipelineState(int stages_) : stages(stages_) {}
+  __device__ __forceinline__ void next() {
+    if (++stage == stages) stage = 0, phase ^= 1;
   }
 };
 
@@ -82,6 +93,8 @@ template <typename Plan>
 struct ProducerState : PipelineState<Plan> {
   PipelineState<Plan> completed;
   int in_flight = 0;  // stages requested beyond it
+  __device__ __forceinline__ explicit ProducerState(int stages = Plan::kStages)
+      : PipelineState<Plan>(stages), completed(stages) {}
   __device__ __forceinline__ void next() { PipelineState<Plan>::next(), ++in_flight; }
 };
 

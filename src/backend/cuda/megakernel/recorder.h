@@ -2,11 +2,13 @@
 // RecordingBackend offers each op between begin() and end(); recorder.cc turns those it takes into instructions, and
 // kernel.cu runs them.
 //
-// What the megakernel is. A decode step of one row is bound by memory bandwidth, and the gaps between kernels leave
+// What the megakernel is. A decode step of few rows is bound by memory bandwidth, and the gaps between kernels leave
 // memory idle. So one persistent kernel with a CTA on each SM walks the whole list of instructions: 7 a layer, 420 for
 // the 31B. The producer warp of a CTA streams weights and cached keys through one pipeline in shared memory, across the
 // borders between instructions and without a pause, so memory stays busy while CTAs wait for each other. This is all
 // the megakernel is for. CTAs exchange values as flagged values (flagged_memory.cuh) instead of meeting at barriers.
+//
+// There are two of it: kernel.cu for one row, rows/ for 2 to 8. Both take the same lists.
 //
 // What exists twice. The decode step is a second backend: each of its ops has a kernel of its own and a version here.
 //   op of one row                     own kernel                           in the megakernel
@@ -17,7 +19,7 @@
 //   QK norm, RoPE, KV cache write     attention/qk_norm_rope_cache.cu      attention.cuh
 //   flash decoding                    attention/flash_decode.cu            attention.cuh
 //   all-reduce over the ranks         comm/peer_all_reduce.cu              rank_all_reduce.cuh
-// The own kernels read and write device memory and end between ops; they serve every other case: several rows, other
+// The own kernels read and write device memory and end between ops; they serve every other case: more rows, other
 // layouts, other head sizes, older GPUs. The versions here keep the residual stream and the input of a GEMV in shared
 // memory and wait for single values. A kernel could not have both without losing what makes the megakernel fast: the
 // 31B decodes in 6.51 ms a step with it and in 7.61 ms without. So a change to one of these ops is a change in two

@@ -4,6 +4,8 @@
 // (exchange.cuh).
 #pragma once
 
+#include <algorithm>
+
 #include "backend/cuda/megakernel/instruction_slots.cuh"
 #include "backend/cuda/megakernel/rows/attention.cuh"
 #include "backend/cuda/megakernel/rows/gemv.cuh"
@@ -12,29 +14,36 @@
 
 namespace gemma4::cuda {
 
-// How the kernel divides the shared memory of a device: stages of weights and limbs, or of keys; scratch of attention
-// and the norms; the residual stream of one row, except where it is kept in device memory. And its threads: eight
-// consumer warps, the reduction warp, the limb warp, the producer warps (SharedPlan).
-template <int kRows_, int kStages_, bool kResidualShared_, int kProducerWarps_>
+// How the kernel divides shared memory: stages of weights and limbs, or of keys; scratch of attention and the norms;
+// the residual stream of one row, except where there is no room (it is in device memory then). And its threads: eight
+// consumer warps, the reduction warp, the limb warp, two producer warps (SharedPlan). The number of stages depends on
+// the device.
+template <int kRows_>
 struct RowsPlan {
-  static constexpr int kRows = kRows_, kStages = kStages_, kProducers = kProducerWarps_ * 32;
+  static constexpr int kRows = kRows_, kStages = 0, kStagesMax = 8, kProducers = 64;
   static constexpr int kThreads = kConsumerThreads + 64 + kProducers;
-  static constexpr bool kResidualShared = kResidualShared_;
   static constexpr int kLimbsAt = kStageUnits * kRowTileTiles * Int4Codec<2>::kBytes;
   static constexpr int kGemvStage = kLimbsAt + kStageUnits * kRowsTileBytes<kRows>;
   static constexpr int kStage = kGemvStage > kStageBytes ? kGemvStage : kStageBytes;
-  static constexpr int kBytes = kStages * kStage + kRowsScratch + (kResidualShared ? kResidualDimMax * 4 : 0);
   static_assert(kLimbsAt % 128 == 0 && kStage % 128 == 0);
 };
 constexpr int kRowsStatic = 2 << 10;  // bytes of static shared memory, rounded up
+constexpr int kRowsStagesLeast = 3;   // with the residual stream in device memory, if need be
+constexpr int kRowsResidualBytes = kResidualDimMax * 4;
+
+struct RowsShape {
+  int stages, bytes;
+  bool residual_shared;
+};
 template <int kRows>
-using RowsPlan227 = RowsPlan<kRows, kRows == 8 ? 7 : 8, true, 1>;
-template <int kRows>
-using RowsPlan163 = RowsPlan<kRows, 5, true, 2>;
-template <int kRows>
-using RowsPlan99 = RowsPlan<kRows, 3, false, 2>;
-static_assert(RowsPlan227<8>::kBytes + kRowsStatic <= 227 << 10 && RowsPlan227<4>::kBytes + kRowsStatic <= 227 << 10 &&
-              RowsPlan163<8>::kBytes + kRowsStatic <= 163 << 10 && RowsPlan99<8>::kBytes + kRowsStatic <= 99 << 10);
+RowsShape rows_shape(const GemvWorkspace& workspace) {
+  using Plan = RowsPlan<kRows>;
+  static_assert(kRowsStagesLeast * Plan::kStage + kRowsScratch + kRowsStatic <= 99 << 10);
+  const int room = workspace.shared_max - kRowsStatic - kRowsScratch, with_residual = room - kRowsResidualBytes;
+  const bool shared = with_residual >= (kRowsStagesLeast + 1) * Plan::kStage;
+  const int stages = std::min((shared ? with_residual : room) / Plan::kStage, Plan::kStagesMax);
+  return {stages, stages * Plan::kStage + kRowsScratch + (shared ? kRowsResidualBytes : 0), shared};
+}
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 using Sliding = HeadShape<256, 0>;
@@ -49,10 +58,10 @@ struct RowsShared {
 
 template <typename Codec, typename Plan>
 __device__ void produce_rows_step(const InstructionList& list, const StepRows (&step)[2], uint64_t* step_read,
-                                  const Pipeline<Plan>& pipeline, int thread) {
+                                  const Pipeline<Plan>& pipeline, int stages, int thread) {
   if (pipeline.bulk_copies && thread >= 32) return;
   const uint64_t policy = policy_evict_first();
-  ProducerState<Plan> state;
+  ProducerState<Plan> state(stages);
   bool waited = false;
   for (int i = 0; i < list.count; ++i) {
     const Instruction& op = list.instructions[i];
@@ -73,13 +82,14 @@ __device__ __forceinline__ uint32_t input_epoch(const GemvInstruction& op, uint3
 }
 
 template <typename Plan>
-__device__ void produce_limbs_step(const InstructionList& list, const MegakernelWorkspace& w, const StepRows& step,
+__device__ void produce_limbs_step(const InstructionList& list, const MegakernelWorkspace& w,
+                                   const StepRows (&step)[2],
                                    uint64_t* step_read, const Pipeline<Plan>& pipeline, uint64_t* limbs_full,
-                                   int lane) {
+                                   int stages, int lane) {
   grid_wait();
   barrier_wait(step_read, 0);
   const uint32_t before = *static_cast<volatile uint32_t*>(w.epochs + kChannels);
-  PipelineState<Plan> state;
+  PipelineState<Plan> state(stages);
   for (int i = 0; i < list.count; ++i) {
     const Instruction& op = list.instructions[i];
     if (op.opcode == Opcode::kGemv) {
@@ -94,10 +104,10 @@ __device__ void produce_limbs_step(const InstructionList& list, const Megakernel
 template <typename Codec, typename Plan>
 __device__ void consume_rows_step(const InstructionList& list, const MegakernelWorkspace& w,
                                   const Pipeline<Plan>& pipeline, uint64_t* limbs_full, uint8_t* scratch,
-                                  const ResidualStream& residual, Reduction reduction, uint64_t* step_read,
+                                  const ResidualStream& residual, Reduction reduction, uint64_t* step_read, int stages,
                                   Instruction (&slots)[kInstructionSlots], RowsShared& shared) {
   constexpr int kRows = Plan::kRows;
-  PipelineState<Plan> state;
+  PipelineState<Plan> state(stages);
   InstructionClock clock(w);
   const int mine = static_cast<int>(blockIdx.x);  // the row whose norms this CTA computes, if there is one
   fetch_instruction(slots, list, 0), fetch_instruction(slots, list, 1);
@@ -169,16 +179,16 @@ __device__ __forceinline__ void finish_rows_step(const InstructionList& list, co
 
 template <typename Codec, typename Plan>
 __global__ void __launch_bounds__(Plan::kThreads, 1)
-    decode_rows_megakernel(const __grid_constant__ InstructionList list,
-                           const __grid_constant__ MegakernelWorkspace w) {
+    decode_rows_megakernel(const __grid_constant__ InstructionList list, const __grid_constant__ MegakernelWorkspace w,
+                           const __grid_constant__ RowsShape shape) {
 #if __CUDA_ARCH__ >= 800
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ uint64_t full[Plan::kStages], empty[Plan::kStages], limbs_full[Plan::kStages], requested, reduced,
+  __shared__ uint64_t full[Plan::kStagesMax], empty[Plan::kStagesMax], limbs_full[Plan::kStagesMax], requested, reduced,
       step_read;
   __shared__ __align__(16) uint8_t slot_bytes[kInstructionSlots * sizeof(Instruction)];
   __shared__ RowsShared rows;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Plan::kStages; ++i) {
+    for (int i = 0; i < shape.stages; ++i) {
       barrier_init(&full[i], w.decode.bulk_copies ? 1 : Plan::kProducers), barrier_init(&empty[i], kConsumerThreads);
       barrier_init(&limbs_full[i], w.decode.bulk_copies ? 1 : 32);
     }
@@ -187,45 +197,40 @@ __global__ void __launch_bounds__(Plan::kThreads, 1)
   }
   __syncthreads();
   const Pipeline<Plan> pipeline(shared, full, empty, w.decode.bulk_copies);
-  uint8_t* scratch = shared + Plan::kStages * Plan::kStage;
+  uint8_t* scratch = shared + shape.stages * Plan::kStage;
   // The sums of the reduction warp lie behind the results of GeGLU.
   const Reduction reduction = {&requested, &reduced,
                                reinterpret_cast<float*>(scratch) + 2 * Plan::kRows * kWeightTileCols};
   const int thread = static_cast<int>(threadIdx.x) - kConsumerThreads;
   if (thread >= 64) {
-    produce_rows_step<Codec>(list, rows.step, &step_read, pipeline, thread - 64);
+    produce_rows_step<Codec>(list, rows.step, &step_read, pipeline, shape.stages, thread - 64);
   } else if (thread >= 32) {
-    produce_limbs_step(list, w, rows.step, &step_read, pipeline, limbs_full, thread - 32);
+    produce_limbs_step(list, w, rows.step, &step_read, pipeline, limbs_full, shape.stages, thread - 32);
   } else if (thread >= 0) {
     grid_wait();
     const uint32_t before = *static_cast<volatile uint32_t*>(w.epochs + kChannels);
     run_rows_reduction_warp<Plan::kRows>(list, w, reduction, before, thread);
   } else {
-    const ResidualStream residual = {Plan::kResidualShared
+    const ResidualStream residual = {shape.residual_shared
                                          ? reinterpret_cast<float4*>(scratch + kRowsScratch)
                                          : w.residual + static_cast<int64_t>(blockIdx.x) * (kResidualDimMax / 4)};
     auto& slots = *reinterpret_cast<Instruction(*)[kInstructionSlots]>(slot_bytes);
-    consume_rows_step<Codec>(list, w, pipeline, limbs_full, scratch, residual, reduction, &step_read, slots, rows);
+    consume_rows_step<Codec>(list, w, pipeline, limbs_full, scratch, residual, reduction, &step_read, shape.stages,
+                             slots, rows);
     finish_rows_step(list, w);
   }
 #endif
 }
 
-template <typename Codec, typename Plan>
-bool launch_rows_planned(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream) {
-  if (workspace.decode.shared_max < Plan::kBytes + kRowsStatic) return false;
-  static AllowedOn allowed;
-  allow_shared_once(decode_rows_megakernel<Codec, Plan>, Plan::kBytes, allowed);
-  launch(stream, dim3(static_cast<unsigned>(workspace.decode.blocks)), dim3(Plan::kThreads), Plan::kBytes,
-         decode_rows_megakernel<Codec, Plan>, list, workspace);
-  return true;
-}
-
 template <int kRows, typename Codec>
 void launch_rows_layout(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream) {
-  if (launch_rows_planned<Codec, RowsPlan227<kRows>>(list, workspace, stream)) return;
-  if (launch_rows_planned<Codec, RowsPlan163<kRows>>(list, workspace, stream)) return;
-  CHECK((launch_rows_planned<Codec, RowsPlan99<kRows>>(list, workspace, stream)));
+  using Plan = RowsPlan<kRows>;
+  const RowsShape shape = rows_shape<kRows>(workspace.decode);
+  CHECK(shape.stages >= kRowsStagesLeast && (shape.residual_shared || workspace.residual));
+  static AllowedOn allowed;
+  allow_shared_once(decode_rows_megakernel<Codec, Plan>, static_cast<size_t>(shape.bytes), allowed);
+  launch(stream, dim3(static_cast<unsigned>(workspace.decode.blocks)), dim3(Plan::kThreads),
+         static_cast<size_t>(shape.bytes), decode_rows_megakernel<Codec, Plan>, list, workspace, shape);
 }
 
 template <int kRows>
