@@ -241,12 +241,13 @@ bool OpRecorder::make_all_reduce(const Tensor& x) {
   GemvInstruction& op = instructions_.back().gemv;
   const int64_t size = x.row_size();
   if (op.out != x.data || op.rows != size || op.geglu || op.paired || op.all_reduce) return false;
-  if (size > kResidualDimMax || size % kWeightTileRows != 0 || (all_reduce_dim_ && all_reduce_dim_ != size))
-    return false;
+  if (size > kResidualDimMax || size % kWeightTileRows != 0) return false;
+  const bool several = x.rows() > 1;  // their values carry whole epochs
+  if (!several && all_reduce_dim_ && all_reduce_dim_ != size) return false;
   // A CTA without a range sends nothing, so the norm would not wait for it. All ranks decide alike: their matrices
   // differ by a group of columns at most.
   if (op.each == 0) return false;
-  all_reduce_dim_ = size;
+  if (!several) all_reduce_dim_ = size;
   op.all_reduce = ++epochs_[0];
   return true;
 }

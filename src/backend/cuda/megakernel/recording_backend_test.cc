@@ -228,6 +228,10 @@ TEST_F(CudaRecordingBackend, StepsOfSeveralRowsRunInTheMegakernel) {
   d.rows = 9;
   FakeBackend be(1, true);
   EXPECT_EQ(run(d, be).megakernel_ops, 0);
+  d = {.rows = 4, .layers = 12, .hidden = 1280, .inner = 2560, .heads = 8, .kv_heads = {4, 2}};
+  FakeBackend small(1, true);
+  EXPECT_EQ(run(d, small).megakernel_ops, 12 * 7);
+  EXPECT_EQ(small.own_kernels_, std::set<std::string>());
 }
 
 TEST_F(CudaRecordingBackend, CountsReplayedSteps) {

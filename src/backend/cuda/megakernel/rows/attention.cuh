@@ -4,8 +4,8 @@
 // decoding, as attention.cuh does for one row).
 //
 // The keys and values of the step's own rows are not in the cache when the pipeline fetches a tile. The CTA that has
-// their tile computes them into the cache and copies them from there into the tile; so do CTAs of other groups of the
-// same sequence, with the same result.
+// their tile computes them, for the cache and for the tile; so do CTAs of other groups of the same sequence, with the
+// same result.
 #pragma once
 
 #include "backend/cuda/megakernel/attention.cuh"
@@ -131,13 +131,24 @@ struct RowsScratch {
   static constexpr int kScores = 0;                                                          // float [8 warps, 16, 16]
   static constexpr int kWeights = kScores + kConsumerWarps * kGroupQueries * kTileKeys * 4;  // [16, 16 + 8]
   static constexpr int kKeep = kWeights + kGroupQueries * (kTileKeys + kRowPad) * 2;         // float [16]
-  static constexpr int kResults = 0;                                                         // float [8, kDim]
-  static constexpr int kFactors = 8 * H::kDim * 4;                                           // float [splits, 16]
-  static constexpr int kTop = kFactors + kRowsSplitsMax * kGroupQueries * 4;                 // float [16]
+  // Of layers whose rows are small enough: keys and values of the step's rows, beside the queries.
+  static constexpr int kNew = kKeep + kGroupQueries * 4;  // [kRowsMax, 2, kRow]
+  static_assert(H::kRotated > 0 || (kNew % 16 == 0 && kNew >= kGroupQueries * H::kRow * 2 &&
+                                    kNew + kRowsMax * 4 * H::kRow <= kRowsScratch));
+  static constexpr int kResults = 0;                                          // float [8, kDim]
+  static constexpr int kFactors = 8 * H::kDim * 4;                            // float [splits, 16]
+  static constexpr int kTop = kFactors + kRowsSplitsMax * kGroupQueries * 4;  // float [16]
   static constexpr int kTotal = kTop + kGroupQueries * 4;
   static constexpr int kEnd = kTotal + kGroupQueries * 4;
   static_assert(kEnd <= kRowsScratch && kGroupQueries * H::kRow * 2 <= kRowsScratch);
 };
+
+// Where the scratch keeps the key and value of a row of the step; null: only the cache does.
+template <typename H>
+__device__ __forceinline__ attention_t* new_row(uint8_t* scratch, int row) {
+  if constexpr (H::kRotated > 0) return nullptr;
+  return reinterpret_cast<attention_t*>(scratch + RowsScratch<H>::kNew) + row * 2 * H::kRow;
+}
 
 // The queries of the item, and the keys and values of the sequence's rows whose tile this CTA has.
 template <typename H>
@@ -158,7 +169,7 @@ __device__ __forceinline__ void make_rows_heads(const AttentionInstruction& op, 
     load_tagged(x, of_row(op.q, row) + head * H::kDim, epoch, lane);
     store_query<H>(x, op.eps, q_weights, rotations + row * H::kHalf, query + i * H::kRow, lane);
   }
-  int turn = 0;
+  int turn = queries;  // the warps after those of the queries
 #pragma unroll 1
   for (int i = 0; i < step.count * kKinds; ++i) {
     const int row = i / kKinds;
@@ -169,26 +180,30 @@ __device__ __forceinline__ void make_rows_heads(const AttentionInstruction& op, 
     HeadValues<H> x;
     load_tagged(x, of_row(value ? op.v : op.k, row) + item.kv_head * H::kDim, epoch, lane);
     store_new_key_value<H>(x, op.kv, kv_offset(op.kv, item.sequence, step.see[row].y, item.kv_head), op.eps, weights,
-                           rotations + row * H::kHalf, nullptr, value, lane);
+                           rotations + row * H::kHalf, new_row<H>(scratch, row), value, lane);
   }
 }
 
-// Copies the step's own keys and values of this tile from the cache into it.
+// Copies the step's own keys and values of this tile into it, from the scratch or from the cache.
 template <typename H>
 __device__ __forceinline__ void patch_tile(const AttentionInstruction& op, const StepRows& step, const RowsItem& item,
-                                           int tile, uint8_t* stage) {
+                                           int tile, uint8_t* scratch, uint8_t* stage) {
   constexpr int kVectors = H::kElements / 8, kRowVectors = H::kRow / 8;  // of 16 bytes
+  const int i = threadIdx.x % 128, which = threadIdx.x / 128;            // keys, values
   bool any = false;
   for (int row = 0; row < step.count; ++row) {
     const int pos = step.see[row].y;
     if (step.see[row].x != item.sequence || pos / kTileKeys != tile) continue;
     any = true;
-    const int64_t offset = kv_offset(op.kv, item.sequence, pos, item.kv_head);
-    const int i = threadIdx.x % 128, which = threadIdx.x / 128;  // keys, values
     if (i >= kVectors || (H::kRotated && which > 0)) continue;
-    const void* base = H::kRotated || which > 0 ? op.kv.v : op.kv.k;
-    reinterpret_cast<uint4*>(stage)[(which * kTileKeys + pos % kTileKeys) * kRowVectors + i] =
-        __ldcg(reinterpret_cast<const uint4*>(static_cast<const attention_t*>(base) + offset + i * 8));
+    uint4 vector;
+    if constexpr (H::kRotated > 0) {
+      const int64_t offset = kv_offset(op.kv, item.sequence, pos, item.kv_head);
+      vector = __ldcg(reinterpret_cast<const uint4*>(static_cast<const attention_t*>(op.kv.v) + offset) + i);
+    } else {
+      vector = reinterpret_cast<const uint4*>(new_row<H>(scratch, row) + which * H::kRow)[i];
+    }
+    reinterpret_cast<uint4*>(stage)[(which * kTileKeys + pos % kTileKeys) * kRowVectors + i] = vector;
   }
   if (!any) return;
   fence_before_bulk_copies();
@@ -268,9 +283,9 @@ template <typename H>
 constexpr int kRowsPartialFloats = kGroupQueries* H::kDim + 2 * kGroupQueries;  // sums, maxima, totals
 
 // Query rows 8 p .. 8 p + 7 of the scratch's results, as limbs of the next GEMV's input.
-template <typename H, int kRows>
+template <typename H>
 __device__ __forceinline__ void store_results(const AttentionInstruction& op, const RowsItem& item, int p,
-                                              const float* results, const LimbBuffer<kRows>& limbs, uint32_t epoch) {
+                                              const float* results, const LimbBuffer& limbs, uint32_t epoch) {
   constexpr int kTiles = H::kDim / kWeightTileCols;
   const Vector8 e(0);
 #pragma unroll 1
@@ -310,10 +325,10 @@ __device__ __forceinline__ void weigh_partials(const RowsItem& item, const float
 }
 
 // The last CTA of an item to finish adds up the partials of all.
-template <typename H, int kRows>
+template <typename H>
 __device__ __forceinline__ void merge_rows_partials(const AttentionInstruction& op, const RowsItem& item,
-                                                    const float* partials, uint8_t* scratch,
-                                                    const LimbBuffer<kRows>& limbs, uint32_t epoch) {
+                                                    const float* partials, uint8_t* scratch, const LimbBuffer& limbs,
+                                                    uint32_t epoch) {
   using L = RowsScratch<H>;
   float *factors = reinterpret_cast<float*>(scratch + L::kFactors),
         *results = reinterpret_cast<float*>(scratch + L::kResults);
@@ -339,11 +354,11 @@ __device__ __forceinline__ void merge_rows_partials(const AttentionInstruction& 
 }
 
 // Writes the results where this CTA has all keys of the item; else stores its partial.
-template <typename H, int kRows>
+template <typename H>
 __device__ __forceinline__ void finish_rows_item(const AttentionInstruction& op, const RowsItem& item, uint8_t* scratch,
                                                  const SoftmaxRow& row, const float (&sum)[H::kColumns][4],
-                                                 float* partial, int* counters, int* last,
-                                                 const LimbBuffer<kRows>& limbs, uint32_t epoch) {
+                                                 float* partial, int* counters, int* last, const LimbBuffer& limbs,
+                                                 uint32_t epoch) {
   using L = RowsScratch<H>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float *tops = reinterpret_cast<float*>(scratch + L::kTop), *totals = reinterpret_cast<float*>(scratch + L::kTotal);
@@ -397,7 +412,7 @@ __device__ __forceinline__ void run_rows_attention(const AttentionInstruction& o
                                                    PipelineState<Plan>& state, uint8_t* scratch, int* last,
                                                    InstructionClock& clock) {
   using L = RowsScratch<H>;
-  const LimbBuffer<Plan::kRows> limbs(w.rows, LimbSource::kAttention);
+  const LimbBuffer limbs(w.rows, LimbSource::kAttention, step.count);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (RowsItems items(step, op); items.more(); items.next()) {
     const RowsItem item = items.item();
@@ -425,13 +440,13 @@ __device__ __forceinline__ void run_rows_attention(const AttentionInstruction& o
     for (int tile = item.begin; tile < item.end; ++tile, state.next()) {
       uint8_t* stage = pipeline.at(state);
       pipeline.wait_full(state);
-      patch_tile<H>(op, step, item, tile, stage);
+      patch_tile<H>(op, step, item, tile, scratch, stage);
       score_rows_tile<H>(stage, fragments, reinterpret_cast<float*>(scratch + L::kScores), warp, lane);
       consumer_barrier();
       softmax_rows_tile<H>(scratch, row, see, tile * kTileKeys);
       consumer_barrier();
       accumulate_rows_values<H>(scratch, stage, sum, warp, lane);
-      pipeline.release(state);
+      pipeline.release_by_warp(state);
     }
     consumer_barrier();  // the weights have been read
     finish_rows_item<H>(op, item, scratch, row, sum, static_cast<float*>(w.attention_partials), w.attention_counters,

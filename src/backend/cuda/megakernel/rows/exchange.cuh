@@ -5,7 +5,8 @@
 //
 // Limbs: the input of a GEMV, converted once by the CTA that computed it and read by all through their pipelines. They
 // lie in memory tile by tile (64 columns of all rows), and each row of a tile has a flag: the epoch of the instruction
-// that wrote it, stored with release order after the limbs.
+// that wrote it, stored with release order after the limbs. A norm makes a whole row, and sets the flag of tile 0
+// alone.
 //
 // No buffer needs a second copy. Every GEMV ends in values of all CTAs that a norm waits for, and everything that was
 // written before such a norm has been read by then.
@@ -55,46 +56,43 @@ __device__ __forceinline__ float as_flagged(float value) { return remove_flag(__
 
 // Limbs.
 
-// The limbs of kRows rows of a tile: [half][row][64 bytes], then their group scales [half][row][8 bytes]. The 64 bytes
+// The limbs of all rows of a tile: [half][row][64 bytes], then their group scales [half][row][8 bytes]. The 64 bytes
 // are [high, low][lane c][8 bytes], the B operand of a lane.
-template <int kRows>
-constexpr int kRowsTileBytes = kRows*(kLimbBytes + kGroupScaleBytes);
+constexpr int kRowTileBytes = kLimbBytes + kGroupScaleBytes;  // of a row
 
 // Where one row's limbs go (`Input` of store_limbs()).
-template <int kRows>
 struct RowLimbs {
   uint8_t* tiles;
-  int row;
+  int row, rows;
   __device__ __forceinline__ uint8_t* limbs_of(int tile, int half) const {
-    return tiles + static_cast<int64_t>(tile) * kRowsTileBytes<kRows> + (half * kRows + row) * (kLimbBytes / 2);
+    return tiles + tile * rows * kRowTileBytes + (half * rows + row) * (kLimbBytes / 2);
   }
   __device__ __forceinline__ uint8_t* scale_of(int tile, int half) const {
-    return tiles + static_cast<int64_t>(tile) * kRowsTileBytes<kRows> + kRows * kLimbBytes +
-           (half * kRows + row) * (kGroupScaleBytes / 2);
+    return tiles + tile * rows * kRowTileBytes + rows * kLimbBytes + (half * rows + row) * (kGroupScaleBytes / 2);
   }
 };
 
 // The input of one GEMV in memory.
-template <int kRows>
 struct LimbBuffer {
   uint8_t* tiles;
-  uint32_t* flags;  // [tile, kRows]
-  __device__ __forceinline__ LimbBuffer(const RowsWorkspace& w, LimbSource source)
-      : tiles(w.limbs + static_cast<int64_t>(source) * kRowsTilesMax * kRowsTileBytes<kRowsMax>),
-        flags(w.flags + static_cast<int64_t>(source) * kRowsTilesMax * kRowsMax) {}
-  __device__ __forceinline__ RowLimbs<kRows> row(int row) const { return {tiles, row}; }
+  uint32_t* flags;  // [tile, kRowsMax]
+  int rows;
+  __device__ __forceinline__ LimbBuffer(const RowsWorkspace& w, LimbSource source, int rows_)
+      : tiles(w.limbs + static_cast<int64_t>(source) * kRowsTilesMax * kRowsMax * kRowTileBytes),
+        flags(w.flags + static_cast<int64_t>(source) * kRowsTilesMax * kRowsMax),
+        rows(rows_) {}
+  __device__ __forceinline__ RowLimbs row(int row) const { return {tiles, row, rows}; }
   // After a barrier that follows the writes of the limbs.
   __device__ __forceinline__ void set_flag(int tile, int row, uint32_t epoch) const {
-    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flags + tile * kRows + row), "r"(epoch) : "memory");
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flags + tile * kRowsMax + row), "r"(epoch) : "memory");
   }
 };
 
 // The thread's 8 values of a tile, as Vector8 names them: `step` is the 16 columns (0 to 3), `h` the half of them. All
 // lanes of the warp call it; eight that follow each other have one row of one tile. Writes where `real`.
-template <int kRows>
-__device__ __forceinline__ void store_tile_limbs(const RowLimbs<kRows>& to, int tile, const float (&x)[8], bool real) {
+__device__ __forceinline__ void store_tile_limbs(const RowLimbs& to, int tile, const float (&x)[8], bool real) {
   struct Shifted {  // store_limbs() names tiles by the thread
-    RowLimbs<kRows> to;
+    RowLimbs to;
     int shift;
     __device__ __forceinline__ uint8_t* limbs_of(int tile, int half) const { return to.limbs_of(tile + shift, half); }
     __device__ __forceinline__ uint8_t* scale_of(int tile, int half) const { return to.scale_of(tile + shift, half); }
@@ -118,19 +116,27 @@ __device__ __forceinline__ uint4 poll_flags(const uint32_t* at) {
 }
 
 // The limb warp: waits until the tiles that a stage needs are ready, several stages ahead where they are.
-template <int kRows>
 struct LimbWait {
   const uint32_t* flags;
   uint32_t epoch;
   int rows, tiles;         // of x; of a row of x
+  bool whole_rows;         // tile 0 has the flags of all
   int begin = 0, end = 0;  // tiles known to be ready
   __device__ __forceinline__ void wait(int tile, int count, int lane) {
     if (tile >= begin && tile + count <= end) return;
-    constexpr int kLanes = kRows / 4, kTiles = 32 / kLanes;  // lanes of a tile; tiles at a time
+    if (whole_rows) {
+      wait_for(0, 1, lane);
+      begin = 0, end = tiles;
+    } else {
+      wait_for(tile, count, lane);
+    }
+  }
+  __device__ __forceinline__ void wait_for(int tile, int count, int lane) {
+    constexpr int kLanes = kRowsMax / 4, kTiles = 32 / kLanes;  // lanes of a tile; tiles at a time
     const int mine = min(tile + lane / kLanes, tiles - 1), part = lane % kLanes * 4;
     begin = tile, end = tile;
     while (end < tile + count) {
-      const uint4 f = poll_flags(flags + mine * kRows + part);
+      const uint4 f = poll_flags(flags + mine * kRowsMax + part);
       const bool ready = (f.x == epoch || part >= rows) && (f.y == epoch || part + 1 >= rows) &&
                          (f.z == epoch || part + 2 >= rows) && (f.w == epoch || part + 3 >= rows);
       const uint32_t missing = ~__ballot_sync(0xffffffffu, ready);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "backend/cuda/megakernel/gemv.cuh"
+#include "backend/cuda/megakernel/instruction_clock.cuh"
 #include "backend/cuda/megakernel/rows/exchange.cuh"
 
 namespace gemma4::cuda {
@@ -13,21 +14,21 @@ namespace gemma4::cuda {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 // The limb warp: beside each stage of weights the limbs of its columns.
 template <typename Plan>
-__device__ __forceinline__ void produce_limbs(const GemvInstruction& op, const LimbBuffer<Plan::kRows>& limbs, int rows,
-                                              uint32_t epoch, const Pipeline<Plan>& pipeline, uint64_t* limbs_full,
+__device__ __forceinline__ void produce_limbs(const GemvInstruction& op, const LimbBuffer& limbs, uint32_t epoch,
+                                              const Pipeline<Plan>& pipeline, uint64_t* limbs_full,
                                               PipelineState<Plan>& state, int lane) {
-  constexpr int kTile = kRowsTileBytes<Plan::kRows>;
+  const int tile_bytes = limbs.rows * kRowTileBytes;
   const GemvRange range(op);
   const int tail = range.tail(op);
-  LimbWait<Plan::kRows> wait{limbs.flags, epoch, rows, op.col_tiles};
+  LimbWait wait{limbs.flags, epoch, limbs.rows, op.col_tiles, op.limbs == LimbSource::kNorm};
 #pragma unroll 1
   for (int first = tail, end = range.end;; end = first, first = range.begin) {
     for (StageSlices at(GemvRange(op, first, end), op.col_tiles); at.more(); at.next(), state.next()) {
       barrier_wait(pipeline.empty_at + 8 * state.stage, state.phase ^ 1);
       wait.wait(at.col, at.length, lane);
       uint8_t* to = pipeline.at(state) + Plan::kLimbsAt;
-      const uint8_t* from = limbs.tiles + static_cast<int64_t>(at.col) * kTile;
-      const uint32_t bytes = at.length * kTile;
+      const uint8_t* from = limbs.tiles + at.col * tile_bytes;
+      const uint32_t bytes = at.length * tile_bytes;
       if (!pipeline.bulk_copies) {
         for (uint32_t i = lane * 16; i < bytes; i += 32 * 16) copy16_async(to + i, from + i, true);
         barrier_arrive_after_copies(&limbs_full[state.stage]);
@@ -49,9 +50,10 @@ struct RowSums {
   float of[kXTiles][2][4] = {};
 };
 
-// Adds the products of a weight tile and all rows. `odd`: the tile is the second of a pair.
+// Adds the products of a weight tile and all rows. `odd`: the tile is the second of a pair. What lies behind the last
+// row is multiplied like a row, and never written.
 template <typename Codec, int kRows>
-__device__ __forceinline__ void multiply_rows(const uint8_t* tile, const uint8_t* limbs, bool odd, int lane,
+__device__ __forceinline__ void multiply_rows(const uint8_t* tile, const uint8_t* limbs, int rows, bool odd, int lane,
                                               RowSums<kRows / 4>& sums) {
   const int g = lane / 4, c = lane % 4;
   const uint4 w = words4(tile + lane * 16);
@@ -63,9 +65,9 @@ __device__ __forceinline__ void multiply_rows(const uint8_t* tile, const uint8_t
     of.scale = group_scale(Codec{}, tile, g, half), of.zero = group_zeros(Codec{}, tile, g, half);
 #pragma unroll
     for (int t = 0; t < kRows / 4; ++t) {
-      const uint2 b = words2(limbs + (half * kRows + t * 4) * (kLimbBytes / 2) + lane * 8);
-      of.x_scale = *reinterpret_cast<const int2*>(limbs + kRows * kLimbBytes +
-                                                  (half * kRows + t * 4 + c) * (kGroupScaleBytes / 2));
+      const uint2 b = words2(limbs + (half * rows + t * 4) * (kLimbBytes / 2) + lane * 8);
+      of.x_scale = *reinterpret_cast<const int2*>(limbs + rows * kLimbBytes +
+                                                  (half * rows + t * 4 + c) * (kGroupScaleBytes / 2));
       int d[4] = {};
       mma_u8s8(d, a, b.x, b.y);
       const GroupTerms terms(of, d);
@@ -81,9 +83,11 @@ __device__ __forceinline__ void multiply_rows(const uint8_t* tile, const uint8_t
 // Multiplies `count` work units of a row tile as their stages arrive.
 template <typename Codec, typename Plan>
 __device__ __forceinline__ void multiply_rows_tiles(const Pipeline<Plan>& pipeline, const uint64_t* limbs_full,
-                                                    PipelineState<Plan>& state, int count, int warp, int lane,
-                                                    RowSums<Plan::kRows / 4>& sums) {
-  constexpr int kUnit = kRowTileTiles * Codec::kBytes, kTile = kRowsTileBytes<Plan::kRows>;
+                                                    PipelineState<Plan>& state, int rows, int count, int warp, int lane,
+                                                    RowSums<Plan::kRows / 4>& sums, InstructionClock& clock,
+                                                    bool& first) {
+  constexpr int kUnit = kRowTileTiles * Codec::kBytes;
+  const int tile_bytes = rows * kRowTileBytes;
   const uint32_t limbs_at = shared_address(limbs_full);
 #pragma unroll 1
   for (; count > 0; count -= kStageUnits, state.next()) {
@@ -91,18 +95,20 @@ __device__ __forceinline__ void multiply_rows_tiles(const Pipeline<Plan>& pipeli
     const uint8_t* limbs = pipeline.at(state) + Plan::kLimbsAt;
     pipeline.wait_full(state);
     barrier_wait(limbs_at + 8 * state.stage, state.phase);
+    if (first) clock.input_ready(), first = false;
     if (count >= kStageUnits) {
 #pragma unroll
       for (int k = 0; k < kStageUnits; ++k) {
-        multiply_rows<Codec, Plan::kRows>(tile + k * kUnit, limbs + k * kTile, k % 2 == 1, lane, sums);
+        multiply_rows<Codec, Plan::kRows>(tile + k * kUnit, limbs + k * tile_bytes, rows, k % 2 == 1, lane, sums);
       }
     } else {
 #pragma unroll
       for (int k = 0; k < kStageUnits - 1; ++k) {
-        if (k < count) multiply_rows<Codec, Plan::kRows>(tile + k * kUnit, limbs + k * kTile, k % 2 == 1, lane, sums);
+        if (k < count)
+          multiply_rows<Codec, Plan::kRows>(tile + k * kUnit, limbs + k * tile_bytes, rows, k % 2 == 1, lane, sums);
       }
     }
-    pipeline.release(state);
+    pipeline.release_by_warp(state);
   }
 }
 
@@ -176,8 +182,8 @@ struct RowsEpilogue {
   const RowsWorkspace& w;
   Reduction& reduction;
   RowPartials partials;
-  LimbBuffer<kRows> act;  // of GeGLU
-  float* staged;          // [2, kRows, 64] in shared memory
+  LimbBuffer act;  // of GeGLU
+  float* staged;   // [2, kRows, 64] in shared memory
   int rows;
   uint32_t epoch;
   int turn = 0;  // half of `staged`
@@ -233,19 +239,20 @@ struct RowsEpilogue {
 template <typename Codec, typename Plan>
 __device__ __forceinline__ void run_rows_gemv(const GemvInstruction& op, RowsEpilogue<Plan::kRows>& epilogue,
                                               const Pipeline<Plan>& pipeline, const uint64_t* limbs_full,
-                                              PipelineState<Plan>& state) {
+                                              PipelineState<Plan>& state, InstructionClock& clock) {
   constexpr int kXTiles = Plan::kRows / 4;
   const GemvRange range(op);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tail = range.tail(op);
   const bool reduces = reduces_partials(op, range);
   RowTotals<kXTiles> own;
+  bool first = true;  // stage
 #pragma unroll 1
   for (int at = tail, end = range.end; end > range.begin;) {
     const int row_tile = op.row_tile_of(at), col = at - row_tile * op.col_tiles,
               count = min(end - at, op.col_tiles - col);
     if (reduces && at + count == end && (at < tail || tail == range.begin)) epilogue.reduction.request();
     RowSums<kXTiles> sums;
-    multiply_rows_tiles<Codec>(pipeline, limbs_full, state, count, warp, lane, sums);
+    multiply_rows_tiles<Codec>(pipeline, limbs_full, state, epilogue.rows, count, warp, lane, sums, clock, first);
     const RowTotals<kXTiles> totals(sums);
     if (col + count < op.col_tiles) {
       epilogue.store_partial(warp, lane, totals);

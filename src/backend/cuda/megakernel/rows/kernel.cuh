@@ -21,9 +21,10 @@ namespace gemma4::cuda {
 template <int kRows_>
 struct RowsPlan {
   static constexpr int kRows = kRows_, kStages = 0, kStagesMax = 8, kProducers = 64;
+  static constexpr int kInFlight = kStagesInFlight;
   static constexpr int kThreads = kConsumerThreads + 64 + kProducers;
   static constexpr int kLimbsAt = kStageUnits * kRowTileTiles * Int4Codec<2>::kBytes;
-  static constexpr int kGemvStage = kLimbsAt + kStageUnits * kRowsTileBytes<kRows>;
+  static constexpr int kGemvStage = kLimbsAt + kStageUnits * kRows * kRowTileBytes;
   static constexpr int kStage = kGemvStage > kStageBytes ? kGemvStage : kStageBytes;
   static_assert(kLimbsAt % 128 == 0 && kStage % 128 == 0);
 };
@@ -82,8 +83,7 @@ __device__ __forceinline__ uint32_t input_epoch(const GemvInstruction& op, uint3
 }
 
 template <typename Plan>
-__device__ void produce_limbs_step(const InstructionList& list, const MegakernelWorkspace& w,
-                                   const StepRows (&step)[2],
+__device__ void produce_limbs_step(const InstructionList& list, const MegakernelWorkspace& w, const StepRows (&step)[2],
                                    uint64_t* step_read, const Pipeline<Plan>& pipeline, uint64_t* limbs_full,
                                    int stages, int lane) {
   grid_wait();
@@ -93,8 +93,8 @@ __device__ void produce_limbs_step(const InstructionList& list, const Megakernel
   for (int i = 0; i < list.count; ++i) {
     const Instruction& op = list.instructions[i];
     if (op.opcode == Opcode::kGemv) {
-      const LimbBuffer<Plan::kRows> limbs(w.rows, op.gemv.limbs);
-      produce_limbs(op.gemv, limbs, list.rows, input_epoch(op.gemv, before, i), pipeline, limbs_full, state, lane);
+      const LimbBuffer limbs(w.rows, op.gemv.limbs, list.rows);
+      produce_limbs(op.gemv, limbs, input_epoch(op.gemv, before, i), pipeline, limbs_full, state, lane);
     } else if (op.opcode == Opcode::kAttention) {
       pass_rows_keys(op.attention, step[op.attention.kv.rotated != 0], pipeline, limbs_full, state, lane);
     }
@@ -133,8 +133,8 @@ __device__ void consume_rows_step(const InstructionList& list, const MegakernelW
     copy_wait<1>();  // the next instruction has arrived; all threads see it after the barrier at the end of this one
     if (op.opcode == Opcode::kRmsNorm) {
       if (mine < list.rows) {
-        run_rows_norm(op.rms_norm, mine, w.rows, LimbBuffer<kRows>(w.rows, LimbSource::kNorm), residual, scratch, epoch,
-                      shared.sums, clock);
+        run_rows_norm(op.rms_norm, mine, w.rows, LimbBuffer(w.rows, LimbSource::kNorm, list.rows), residual, scratch,
+                      epoch, i + 1 == list.count, shared.sums, clock);
       }
     } else if (op.opcode == Opcode::kAttention) {
       if (op.attention.kv.rotated) {
@@ -149,16 +149,16 @@ __device__ void consume_rows_step(const InstructionList& list, const MegakernelW
     } else {
       const GemvInstruction& gemv = op.gemv;
       if (gemv.from_memory && mine < list.rows) {
-        convert_row(gemv, mine, LimbBuffer<kRows>(w.rows, gemv.limbs), epoch);
+        convert_row(gemv, mine, LimbBuffer(w.rows, gemv.limbs, list.rows), epoch);
       }
       RowsEpilogue<kRows> epilogue = {w.rows,
                                       reduction,
                                       RowPartials(w.rows, gemv, epoch),
-                                      LimbBuffer<kRows>(w.rows, LimbSource::kGeglu),
+                                      LimbBuffer(w.rows, LimbSource::kGeglu, list.rows),
                                       reinterpret_cast<float*>(scratch),
                                       list.rows,
                                       epoch};
-      run_rows_gemv<Codec>(gemv, epilogue, pipeline, limbs_full, state);
+      run_rows_gemv<Codec>(gemv, epilogue, pipeline, limbs_full, state, clock);
     }
     clock.end();
     consumer_barrier();
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(Plan::kThreads, 1)
   __shared__ RowsShared rows;
   if (threadIdx.x == 0) {
     for (int i = 0; i < shape.stages; ++i) {
-      barrier_init(&full[i], w.decode.bulk_copies ? 1 : Plan::kProducers), barrier_init(&empty[i], kConsumerThreads);
+      barrier_init(&full[i], w.decode.bulk_copies ? 1 : Plan::kProducers), barrier_init(&empty[i], kConsumerWarps);
       barrier_init(&limbs_full[i], w.decode.bulk_copies ? 1 : 32);
     }
     barrier_init(&requested, kConsumerThreads), barrier_init(&reduced, 32), barrier_init(&step_read, 1);

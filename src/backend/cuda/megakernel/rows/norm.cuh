@@ -8,15 +8,8 @@
 namespace gemma4::cuda {
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-// After a barrier: the row is ready in all its tiles.
-template <int kRows>
-__device__ __forceinline__ void set_row_flags(const LimbBuffer<kRows>& limbs, int row, int tiles, uint32_t epoch) {
-  for (int tile = threadIdx.x; tile < tiles; tile += kConsumerThreads) limbs.set_flag(tile, row, epoch);
-}
-
 // Row `row` of an input that lies in memory, as limbs: the first GEMV of a list. Tiles a row: kNormPasses passes.
-template <int kRows>
-__device__ __forceinline__ void convert_row(const GemvInstruction& op, int row, const LimbBuffer<kRows>& limbs,
+__device__ __forceinline__ void convert_row(const GemvInstruction& op, int row, const LimbBuffer& limbs,
                                             uint32_t epoch) {
   float x[kNormPasses][8];
 #pragma unroll
@@ -28,7 +21,7 @@ __device__ __forceinline__ void convert_row(const GemvInstruction& op, int row, 
   }
   store_scales(limbs.row(row), op.col_tiles, store_limbs(limbs.row(row), op.col_tiles, x), 1.0f);
   consumer_barrier();
-  set_row_flags(limbs, row, op.col_tiles, epoch);
+  if (threadIdx.x == 0) limbs.set_flag(0, row, epoch);
 }
 
 // y of the row: the sums of the GEMV before. `before`: that instruction's epoch.
@@ -41,11 +34,11 @@ __device__ __forceinline__ void receive_sums(const uint64_t* sums, uint32_t befo
   for (int i = 0; i < kNormPasses * 8; ++i) y[i / 8][i % 8] = pairs[i / 2].value(i % 2);
 }
 
-// `sums` [2 * kConsumerWarps] in shared memory. `epoch`: of this instruction.
-template <int kRows>
+// `sums` [2 * kConsumerWarps] in shared memory. `epoch`: of this instruction. The output goes to memory, too, where it
+// is the `last` of the list.
 __device__ __forceinline__ void run_rows_norm(const RmsNormInstruction& op, int row, const RowsWorkspace& w,
-                                              const LimbBuffer<kRows>& limbs, const ResidualStream& residual,
-                                              uint8_t* scratch, uint32_t epoch, float* sums, InstructionClock& clock) {
+                                              const LimbBuffer& limbs, const ResidualStream& residual, uint8_t* scratch,
+                                              uint32_t epoch, bool last, float* sums, InstructionClock& clock) {
   float post[kNormPasses][8], x[kNormPasses][8] = {}, y[kNormPasses][8];
   const int tiles = op.dim / kWeightTileCols;
   const float inverse_dim = 1.0f / static_cast<float>(op.dim);
@@ -105,7 +98,8 @@ __device__ __forceinline__ void run_rows_norm(const RmsNormInstruction& op, int 
   const float out_factor = rsqrtf(consumer_sum(squares, sums + kConsumerWarps) * inverse_dim + op.eps);
   store_scales(limbs.row(row), tiles, scales, out_factor);
   consumer_barrier();
-  set_row_flags(limbs, row, tiles, epoch);
+  if (threadIdx.x == 0) limbs.set_flag(0, row, epoch);
+  if (!last) return;
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) {
     if (Vector8(pass).tile >= tiles) continue;
