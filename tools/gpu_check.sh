@@ -9,8 +9,10 @@
 #   model     31B int4: decode with every variant in turns, batches, prompts, images, time to first token    9 min
 #   deep      31B int4: a prompt of 32,768, depths of 64k and 128k; cuBLASLt for prompts; Q4_0               9 min
 #   sanitize  memcheck, racecheck and synccheck on small shapes, where compute-sanitizer is                  9 min
+#   small     31B int4 on a card of which 24 GiB (25.2 GB free) and then 12.5 GB are left: run, serve, --gpu-layers  5 min
+#   profiles  cuda_tests and golden cases under the profiles of other cards                                   9 min
 set -u
-[ $# -gt 0 ] || { sed -n '2,11s/^# \?//p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,13s/^# \?//p' "$0"; exit 2; }
 bundle=${BUNDLE:-build/gpu} logs=${OUT:-build/gpu_logs} models=${MODELS:-}
 if [ -z "$models" ]; then  # memory where it has room for one model, else a disk, whose pages stay in memory too
   models=/tmp
@@ -99,7 +101,7 @@ synth() { [ -d "$2" ] || go "synth-$1" 200 gemma4 synth --like 31b --format "$1"
 model() {
   synth default "$model"
   for round in 1 2; do  # in turns, so that a card that changes its clock shows
-    for variant in on off; do
+    for variant in on one off; do  # one: steps of several rows by their own kernels
       GEMMA4_CUDA_STEP=$variant bench "decode-step-$variant-$round" 60 "$model" --prompts 512 --depths 0,2048,16384 \
         --batches 1,2,4,8 --images 0 --steps 48
     done
@@ -144,17 +146,53 @@ sanitize() {
       --backend cuda
     run "$tool-eval" 120 "$sanitizer" --tool "$tool" --error-exitcode 9 "${run_program[@]}"
     say "$tool-eval" 'ERROR SUMMARY|RACECHECK SUMMARY'
-    program cuda_tests --gtest_filter='CudaMegakernel.EqualsTheOpsAtASmallShape'
+    program cuda_tests --gtest_filter='CudaMegakernel.*ASmallShape'
     run "$tool-step" 200 "$sanitizer" --tool "$tool" --error-exitcode 9 "${run_program[@]}"
     say "$tool-step" 'ERROR SUMMARY|RACECHECK SUMMARY|PASSED|FAILED'
+  done
+}
+
+# The model answers a raw prompt with a picture's tokens only if it has a tokenizer: the bundle's, or that of
+# tests/clients/variants.py --words 262144.
+small() {
+  local wide=$models/gemma4-31b-wide
+  if [ ! -d "$wide" ]; then
+    run wide-vocabulary 60 python3 tests/clients/variants.py --words 262144 "$models/gemma4-words"
+    go synth-wide 200 gemma4 synth --like 31b --format default --tokenizer "$models/gemma4-words/tokenizer.json" \
+      --output "$wide"
+  fi
+  program gemma4 run --backend cuda --model "$wide" --prompt "What is at the left?" --max-new-tokens 4 --ignore-eos \
+    --image tests/golden/demo_eval/images/002.png
+  run small-24-run 120 python3 tools/occupy_gpu.py --leave-gb 25.2 "${run_program[@]}" &&
+    say small-24-run 'context|free|first token|GB'
+  run small-12-auto 300 python3 tools/occupy_gpu.py --leave-gb 12.5 "${run_program[@]}" --gpu-layers auto &&
+    say small-12-auto 'layers|first token'
+  if python3 tools/occupy_gpu.py --leave-gb 12.5 "${run_program[@]}" >"$logs/small-12-run.log" 2>&1 ||
+    [ $? -ne 2 ] || ! grep -q -- --gpu-layers "$logs/small-12-run.log"; then
+    note "small-12-run FAILED: code 2 and a sentence that names --gpu-layers were due"
+    failed=1
+  else
+    note "$(printf '%-34s ok' small-12-run)"; say small-12-run 'gpu-layers'
+  fi
+  rm -rf "$wide" "$models/gemma4-words"
+}
+
+profiles() {
+  local profile
+  for profile in sm80 sm86 sm89 sm120; do
+    GEMMA4_CUDA_PROFILE=$profile go "tests-$profile" 200 cuda_tests --gtest_brief=1
+    say "tests-$profile" '^\[  (PASSED|FAILED)|SKIPPED|Failure'
+    GEMMA4_CUDA_PROFILE=$profile go "golden-$profile" 60 gemma4 eval --model tests/golden/tiny \
+      --golden tests/golden/tiny/golden --backend cuda
+    say "golden-$profile" 'KL|PASS|FAIL'
   done
 }
 
 : >"$table"
 for stage in "$@"; do
   case $stage in
-    info | correct | linear | model | deep | sanitize) echo "== $stage" >>"$table"; "$stage" ;;
-    *) echo "gpu_check: no stage \"$stage\"; stages are info, correct, linear, model, deep, sanitize"; exit 2 ;;
+    info | correct | linear | model | deep | sanitize | small | profiles) echo "== $stage" >>"$table"; "$stage" ;;
+    *) echo "gpu_check: no stage \"$stage\"; stages are info, correct, linear, model, deep, sanitize, small, profiles"; exit 2 ;;
   esac
 done
 nvidia-smi --format=csv,noheader --query-gpu=clocks.sm,clocks.mem,temperature.gpu 2>/dev/null |

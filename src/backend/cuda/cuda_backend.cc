@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "backend/cuda/attention/attention.h"
@@ -10,9 +11,9 @@
 #include "backend/cuda/comm/nccl.h"
 #include "backend/cuda/gemm/linear.h"
 #include "backend/cuda/gemm/select_kernel.h"
+#include "backend/cuda/megakernel/recording_backend.h"
 #include "backend/cuda/ops/ops.h"
 #include "backend/cuda/ops/sample.h"
-#include "backend/cuda/megakernel/recording_backend.h"
 #include "backend/cuda/runtime/device_profile.h"
 #include "backend/cuda/runtime/error.h"
 #include "backend/cuda/runtime/graphs.h"
@@ -173,7 +174,19 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
   }
   bool capturing() const { return graphs_.capturing(); }
 
+  cuda::RowsWorkspace rows_workspace(int blocks) {
+    cuda::RowsWorkspace w;
+    w.limbs = zeros<uint8_t>(cuda::kRowsLimbBytes);
+    w.flags = zeros<uint32_t>(int64_t{cuda::kLimbSources} * cuda::kRowsTilesMax * cuda::kRowsMax);
+    w.values = zeros<uint64_t>(int64_t{cuda::kRowsMax} * cuda::kChannelValues);
+    w.sums = zeros<uint64_t>(int64_t{cuda::kRowsMax} * cuda::kResidualDimMax);
+    w.partials = zeros<uint64_t>(cuda::rows_partials(blocks));
+    w.rotations = zeros<float2>(int64_t{blocks} * cuda::kRowsMax * cuda::kRotationsOfRow);
+    return w;
+  }
+
   cuda::MegakernelWorkspace megakernel_workspace() {
+    const char* step = std::getenv("GEMMA4_CUDA_STEP");  // one: of one row alone; off: none (OpRecorder)
     cuda::MegakernelWorkspace w;
     w.decode = linear_->gemv_workspace();
     w.attention_partials = attention_.partial;
@@ -184,7 +197,11 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
     w.epochs = zeros<uint32_t>(cuda::kChannels + 1);
     const int64_t residual = cuda::megakernel_residual_bytes(w.decode);
     if (residual > 0) w.residual = reinterpret_cast<float4*>(zeros<float>(residual / 4));
-    if (communicator_) w.ranks = communicator_->rank_buffers();
+    if (communicator_) {
+      w.ranks = communicator_->rank_buffers();
+    } else if (!(step && std::string_view(step) == "one")) {
+      w.rows = rows_workspace(w.decode.blocks);
+    }
     if (!w.ranks.receive[0]) {  // the sums of this rank alone
       w.ranks.receive[0] = zeros<uint32_t>(2 * cuda::kResidualDimMax);
       w.ranks.epoch = zeros<uint32_t>(1);

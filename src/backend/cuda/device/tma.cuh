@@ -24,6 +24,13 @@ __device__ __forceinline__ void fence_before_bulk_copies() {
 #endif
 }
 
+// Orders writes to global memory that this thread knows of before later bulk copies from there.
+__device__ __forceinline__ void fence_before_bulk_reads() {
+#if GEMMA4_BULK_COPIES
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+#endif
+}
+
 // An L2 policy for bytes that are read once: they are evicted first, so that activations stay.
 __device__ __forceinline__ uint64_t policy_evict_first() {
   uint64_t policy;

@@ -23,7 +23,7 @@ struct HeadShape {
   static constexpr int kDim = kDim_, kRotated = kRotated_, kHalf = kDim / 2;
   static constexpr int kElements = kDim + 2 * kRotated;  // of a cached row
   static constexpr int kRow = kElements + kRowPad;
-  static constexpr int kPerLane = kHalf / 32;               // pairs of a head that a lane rotates
+  static constexpr int kPerLane = kHalf / 32;                 // pairs of a head that a lane rotates
   static constexpr int kSteps = kDim / 16 / kConsumerWarps;   // of depth for a warp, where the query is not zero
   static constexpr int kColumns = kDim / kConsumerWarps / 8;  // column tiles of a warp
   static_assert((kRotated ? 1 : 2) * kTileKeys * kRow * 2 <= kStageBytes);
@@ -46,12 +46,12 @@ constexpr float kMegakernelLog2e = 1.4426950408889634f;
 // Byte offsets in attention's scratch.
 template <typename H>
 struct AttentionScratch {
-  static constexpr int kQuery = 0;                                                      // [8, kRow]
-  static constexpr int kScores = kQuery + kQueryRows * H::kRow * 2;                     // float [8 warps, 8, 16]
+  static constexpr int kQuery = 0;                                                        // [8, kRow]
+  static constexpr int kScores = kQuery + kQueryRows * H::kRow * 2;                       // float [8 warps, 8, 16]
   static constexpr int kWeights = kScores + kConsumerWarps * kQueryRows * kTileKeys * 4;  // [8, 16 + 8]
-  static constexpr int kKeep = kWeights + kQueryRows * (kTileKeys + kRowPad) * 2;       // float [8]
-  static constexpr int kTop = kKeep + 32, kTotal = kTop + 32;                           // float [8]
-  static constexpr int kNew = kTotal + 32;                                              // the new row, as in a tile
+  static constexpr int kKeep = kWeights + kQueryRows * (kTileKeys + kRowPad) * 2;         // float [8]
+  static constexpr int kTop = kKeep + 32, kTotal = kTop + 32;                             // float [8]
+  static constexpr int kNew = kTotal + 32;                                                // the new row, as in a tile
   static constexpr int kEnd = kNew + (H::kRotated ? 1 : 2) * H::kRow * 2;
   static_assert(kEnd <= kScratchLeast && kNew % 16 == 0);
 };
@@ -72,30 +72,38 @@ __device__ __forceinline__ void copy_rows(uint8_t* stage, const attention_t* fro
   }
 }
 
-// The producer warp: the tiles of keys and values of this CTA.
+// The producer warp: a tile of the keys and values of a KV head of sequence `seq`.
+template <typename H, typename Plan>
+__device__ __forceinline__ void produce_key_tile(const KvCacheView& kv, int seq, int kv_head, int tile,
+                                                 const Pipeline<Plan>& pipeline, ProducerState<Plan>& state, int thread,
+                                                 uint64_t policy) {
+  constexpr int kRowBytes = H::kElements * 2, kRows = (H::kRotated ? 1 : 2) * kTileKeys;
+  const int lane = thread % 32;
+  const int64_t offset = kv_offset(kv, seq, tile * kTileKeys + lane % kTileKeys, kv_head);
+  pipeline.acquire(state);
+  const void* base = lane < kTileKeys && !H::kRotated ? kv.k : kv.v;
+  const attention_t* from = static_cast<const attention_t*>(base) + offset;  // of row `lane`
+  if (!pipeline.bulk_copies) {
+    copy_rows<H, Plan::kProducers>(pipeline.at(state), from, thread, policy);
+    barrier_arrive_after_copies(&pipeline.full[state.stage]);
+    return;
+  }
+  if (lane == 0) barrier_expect(&pipeline.full[state.stage], kRows * kRowBytes);
+  __syncwarp();
+  if (lane < kRows) {
+    bulk_load(pipeline.at(state) + lane * H::kRow * 2, from, kRowBytes, &pipeline.full[state.stage]);
+  }
+  __syncwarp();
+}
+
+// The same for all tiles of this CTA.
 template <typename H, typename Plan>
 __device__ __forceinline__ void produce_keys(const AttentionInstruction& op, CachedKeyRange& cached,
                                              const Pipeline<Plan>& pipeline, ProducerState<Plan>& state, int thread,
                                              uint64_t policy) {
-  const int lane = thread % 32;
   const KeyRange& range = cached.of(op);
-  constexpr int kRowBytes = H::kElements * 2, kRows = (H::kRotated ? 1 : 2) * kTileKeys;
   for (int tile = range.begin; tile < range.end; ++tile, state.next()) {
-    const int64_t offset = kv_offset(op.kv, range.see.x, tile * kTileKeys + lane % kTileKeys, range.kv_head);
-    pipeline.acquire(state);
-    const void* base = lane < kTileKeys && !H::kRotated ? op.kv.k : op.kv.v;
-    const attention_t* from = static_cast<const attention_t*>(base) + offset;  // of row `lane`
-    if (!pipeline.bulk_copies) {
-      copy_rows<H, Plan::kProducers>(pipeline.at(state), from, thread, policy);
-      barrier_arrive_after_copies(&pipeline.full[state.stage]);
-      continue;
-    }
-    if (lane == 0) barrier_expect(&pipeline.full[state.stage], kRows * kRowBytes);
-    __syncwarp();
-    if (lane < kRows) {
-      bulk_load(pipeline.at(state) + lane * H::kRow * 2, from, kRowBytes, &pipeline.full[state.stage]);
-    }
-    __syncwarp();
+    produce_key_tile<H>(op.kv, range.see.x, range.kv_head, tile, pipeline, state, thread, policy);
   }
 }
 
@@ -179,7 +187,7 @@ struct HeadValues {
 };
 
 // Not inlined: the path for large angles is long, and long code costs instruction fetches.
-__device__ __noinline__ float2 rotation_of(float angle) {
+static __device__ __noinline__ float2 rotation_of(float angle) {
   float2 rotation;
   sincosf(angle, &rotation.y, &rotation.x);
   return rotation;
@@ -218,48 +226,51 @@ __device__ __forceinline__ HeadNormWeights<H> head_weights(const AttentionInstru
   return weights;
 }
 
-// Norm and RoPE of query head `head` of the CTA's KV head, into the scratch in the order of a row of keys.
+// Norm and RoPE of a query x, into `row` in the order of a row of keys.
 template <typename H>
-__device__ __forceinline__ void make_query(const AttentionInstruction& op, const KeyRange& range, uint32_t epoch,
-                                           const HeadNormWeights<H>& weights, const float2* rotations,
-                                           attention_t* query, int head, int lane) {
+__device__ __forceinline__ void store_query(HeadValues<H>& x, float eps, const HeadNormWeights<H>& weights,
+                                            const float2* rotations, attention_t* row, int lane) {
   constexpr int kN = H::kPerLane;
-  HeadValues<H> x;
-  x.load(op, op.q, epoch, range.kv_head * op.group + head, lane);
-  x.normalise(op.eps);
+  x.normalise(eps);
   x.rotate(weights, rotations, lane);
-  attention_t *low = query + head * H::kRow + lane * kN, *high = low + H::kHalf;
-  if (H::kRotated > 0 && lane * kN < H::kRotated) {
-    low = query + head * H::kRow + H::kDim + lane * kN, high = low + H::kRotated;
-  }
+  attention_t *low = row + lane * kN, *high = low + H::kHalf;
+  if (H::kRotated > 0 && lane * kN < H::kRotated) low = row + H::kDim + lane * kN, high = low + H::kRotated;
   store_values<kN>(low, x.low);
   store_values<kN>(high, x.high);
 }
 
-// Norm and RoPE of the new key and value, into the cache and into `new_row`.
+// Of query head `head` of the CTA's KV head, into the scratch.
 template <typename H>
-__device__ __forceinline__ void make_new_key_value(const AttentionInstruction& op, const KeyRange& range,
-                                                   uint32_t epoch, const HeadNormWeights<H>& weights,
-                                                   const float2* rotations, attention_t* new_row, bool value,
-                                                   int lane) {
-  constexpr int kN = H::kPerLane;
-  const int64_t offset = kv_offset(op.kv, range.see.x, range.see.y, range.kv_head);
+__device__ __forceinline__ void make_query(const AttentionInstruction& op, const KeyRange& range, uint32_t epoch,
+                                           const HeadNormWeights<H>& weights, const float2* rotations,
+                                           attention_t* query, int head, int lane) {
   HeadValues<H> x;
-  x.load(op, value && !H::kRotated ? op.v : op.k, epoch, range.kv_head, lane);
-  x.normalise(op.eps);
+  x.load(op, op.q, epoch, range.kv_head * op.group + head, lane);
+  store_query<H>(x, op.eps, weights, rotations, query + head * H::kRow, lane);
+}
+
+// Norm and RoPE of a new key, or of a new value, x: into the cache at `offset` and, where there is one, into `new_row`.
+template <typename H>
+__device__ __forceinline__ void store_new_key_value(HeadValues<H>& x, const KvCacheView& kv, int64_t offset, float eps,
+                                                    const HeadNormWeights<H>& weights, const float2* rotations,
+                                                    attention_t* new_row, bool value, int lane) {
+  constexpr int kN = H::kPerLane;
+  x.normalise(eps);
   if (value || H::kRotated) {
-    attention_t *to = static_cast<attention_t*>(op.kv.v) + offset + lane * kN,
-                *mine = new_row + (H::kRotated ? 0 : H::kRow) + lane * kN;
+    attention_t* to = static_cast<attention_t*>(kv.v) + offset + lane * kN;
     store_values<kN>(to, x.low), store_values<kN>(to + H::kHalf, x.high);
-    store_values<kN>(mine, x.low), store_values<kN>(mine + H::kHalf, x.high);
+    if (new_row) {
+      attention_t* mine = new_row + (H::kRotated ? 0 : H::kRow) + lane * kN;
+      store_values<kN>(mine, x.low), store_values<kN>(mine + H::kHalf, x.high);
+    }
     if (!H::kRotated) return;
   }
   x.rotate(weights, rotations, lane);
   if (H::kRotated && lane * kN >= H::kRotated) return;
   const int at = H::kRotated ? H::kDim + lane * kN : lane * kN, other = H::kRotated ? H::kRotated : H::kHalf;
-  attention_t *to = static_cast<attention_t*>(H::kRotated ? op.kv.v : op.kv.k) + offset + at, *mine = new_row + at;
+  attention_t* to = static_cast<attention_t*>(H::kRotated ? kv.v : kv.k) + offset + at;
   store_values<kN>(to, x.low), store_values<kN>(to + other, x.high);
-  store_values<kN>(mine, x.low), store_values<kN>(mine + other, x.high);
+  if (new_row) store_values<kN>(new_row + at, x.low), store_values<kN>(new_row + at + other, x.high);
 }
 
 // Copies the new row into its tile. The fence orders this write before the TMA overwrites the stage.
@@ -459,7 +470,11 @@ __device__ __forceinline__ void run_attention(const AttentionInstruction& op, co
     if (item < op.group) {
       make_query<H>(op, range, epoch, weights, invariants.rotations, query, item, lane);
     } else {
-      make_new_key_value<H>(op, range, epoch, weights, invariants.rotations, new_row, item > op.group, lane);
+      const bool value = item > op.group;
+      HeadValues<H> x;
+      x.load(op, value && !H::kRotated ? op.v : op.k, epoch, range.kv_head, lane);
+      store_new_key_value<H>(x, op.kv, kv_offset(op.kv, range.see.x, range.see.y, range.kv_head), op.eps, weights,
+                             invariants.rotations, new_row, value, lane);
     }
   }
   for (int i = threadIdx.x; i < kQueryRows * (kTileKeys + kRowPad) / 2; i += kConsumerThreads) {

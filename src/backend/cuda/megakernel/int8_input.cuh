@@ -53,10 +53,10 @@ struct InputScales {
   float unit[kPasses];
 };
 
-// Stores the limbs of a thread's x; `count`: tiles that the CTA holds. Each step is done for all passes before the next
-// step: one pass alone would wait for its shuffles.
-template <int kPasses>
-__device__ __forceinline__ InputScales<kPasses> store_limbs(const GemvInput& input, int count,
+// Stores the limbs of a thread's x; `count`: tiles that the CTA holds. `Input`: GemvInput, or another place. Each step
+// is done for all passes before the next step: one pass alone would wait for its shuffles.
+template <typename Input, int kPasses>
+__device__ __forceinline__ InputScales<kPasses> store_limbs(const Input& input, int count,
                                                             const float (&x)[kPasses][8]) {
   uint32_t bits[kPasses], value[kPasses][8];
   int sum[kPasses];
@@ -95,7 +95,7 @@ __device__ __forceinline__ InputScales<kPasses> store_limbs(const GemvInput& inp
   for (int pass = 0; pass < kPasses; ++pass) {
     const Vector8 e(pass);
     if (e.tile >= count) continue;
-    uint8_t* limbs = input.limbs + e.tile * kLimbBytes + e.k16 / 2 * 64 + e.k16 % 2 * 4;
+    uint8_t* limbs = input.limbs_of(e.tile, e.k16 / 2) + e.k16 % 2 * 4;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {  // columns 2c, 2c + 8, 2c + 1, 2c + 9 of lane c = 2h + i
       const uint32_t *v = value[pass] + 2 * i, a = v[0], b = v[4], c = v[1], d = v[5];
@@ -115,14 +115,14 @@ __device__ __forceinline__ InputScales<kPasses> store_limbs(const GemvInput& inp
 }
 
 // `factor`: of the whole row; the limbs are those of the row without it.
-template <int kPasses>
-__device__ __forceinline__ void store_scales(const GemvInput& input, int count, const InputScales<kPasses>& scales,
+template <typename Input, int kPasses>
+__device__ __forceinline__ void store_scales(const Input& input, int count, const InputScales<kPasses>& scales,
                                              float factor) {
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
     const Vector8 e(pass);
     if (e.tile >= count || threadIdx.x % 4 != 0) continue;
-    *reinterpret_cast<int2*>(input.scales + e.tile * kGroupScaleBytes + e.k16 / 2 * 8) =
+    *reinterpret_cast<int2*>(input.scale_of(e.tile, e.k16 / 2)) =
         make_int2(scales.minus[pass], __float_as_int(scales.unit[pass] * factor));
   }
 }

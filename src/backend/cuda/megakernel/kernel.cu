@@ -2,6 +2,7 @@
 
 #include "backend/cuda/megakernel/attention.cuh"
 #include "backend/cuda/megakernel/gemv.cuh"
+#include "backend/cuda/megakernel/instruction_slots.cuh"
 #include "backend/cuda/megakernel/rms_norm.cuh"
 #include "backend/cuda/runtime/launch.cuh"
 
@@ -32,19 +33,6 @@ __device__ void run_producer(const InstructionList& list, const Pipeline<Plan>& 
     }
   }
   grid_release();
-}
-
-// Fetches an instruction into shared memory, two ahead of the one that runs.
-constexpr int kInstructionSlots = 3;
-__device__ __forceinline__ void fetch_instruction(Instruction (&slots)[kInstructionSlots], const InstructionList& list,
-                                                  int i) {
-  constexpr int kVectors = sizeof(Instruction) / 16;
-  static_assert(sizeof(Instruction) % 16 == 0 && kVectors <= 32);
-  if (i < list.count && threadIdx.x < kVectors) {
-    copy16_async(reinterpret_cast<uint4*>(&slots[i % kInstructionSlots]) + threadIdx.x,
-                 reinterpret_cast<const uint4*>(list.instructions + i) + threadIdx.x, true);
-  }
-  copy_commit();
 }
 
 // What the consumer warps keep in shared memory besides.
@@ -197,6 +185,8 @@ int64_t megakernel_residual_bytes(const GemvWorkspace& workspace) {
 }
 
 void launch_megakernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream) {
+  if (list.rows > 4) return launch_megakernel_rows8(list, workspace, stream);
+  if (list.rows > 1) return launch_megakernel_rows4(list, workspace, stream);
   if (list.layout == Layout::kInt4G32) return launch_kernel<Int4Codec<2>>(list, workspace, stream);
   if (list.layout == Layout::kInt4G64) return launch_kernel<Int4Codec<1>>(list, workspace, stream);
   CHECK(list.layout == Layout::kQ4_0);

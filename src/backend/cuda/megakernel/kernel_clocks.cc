@@ -22,7 +22,7 @@ std::string label_of(const Instruction& op) {
 }
 
 struct Times {
-  std::vector<double> wait, work;  // microseconds
+  std::vector<double> wait, work, step;  // microseconds
 };
 
 std::string median_and_max(std::vector<double>& values) {
@@ -72,12 +72,22 @@ KernelClocks::~KernelClocks() {
     times[label].wait.push_back(1e-3 * static_cast<double>(e.ready - e.begin));
     times[label].work.push_back(1e-3 * static_cast<double>(e.end - e.ready));
   }
+  // How much later than the instruction before the last CTA ended this one.
+  uint64_t before = begin;
+  for (size_t i = 0; i < labels_.size(); ++i) {
+    uint64_t last = before;
+    for (int block = 0; block < blocks_; ++block) {
+      last = std::max(last, entries[i * static_cast<size_t>(blocks_) + static_cast<size_t>(block)].end);
+    }
+    times[labels_[i]].step.push_back(1e-3 * static_cast<double>(last - before));
+    before = last;
+  }
   std::fprintf(out, "%zu instructions, %d CTAs, %.1f us\n", labels_.size(), blocks_,
                end > begin ? 1e-3 * static_cast<double>(end - begin) : 0.0);
-  std::fprintf(out, "%-28s %6s %19s %19s\n", "us; median and maximum", "count", "wait", "work");
+  std::fprintf(out, "%-28s %6s %19s %19s %19s\n", "us; median and maximum", "count", "wait", "work", "step");
   for (auto& [label, t] : times) {
-    std::fprintf(out, "%-28s %6d %s %s\n", label.c_str(), counts[label], median_and_max(t.wait).c_str(),
-                 median_and_max(t.work).c_str());
+    std::fprintf(out, "%-28s %6d %s %s %s\n", label.c_str(), counts[label], median_and_max(t.wait).c_str(),
+                 median_and_max(t.work).c_str(), median_and_max(t.step).c_str());
   }
   std::fclose(out);
 }

@@ -2,7 +2,8 @@
 // with cmake -DKERNEL_CLOCKS=ON, run with GEMMA4_KERNEL_CLOCKS=FILE. In each instruction every CTA writes when it
 // began, when it had its input, and when it ended (instruction_clock.cuh). When the backend closes, a table of the last
 // step goes to FILE: for each type of instruction the median and the maximum over its instructions and CTAs of the time
-// that a CTA waited and worked. Other builds have nothing of this.
+// that a CTA waited and worked, and how much later than the instruction before the last CTA ended it. Other builds have
+// nothing of this.
 #pragma once
 
 #if GEMMA4_KERNEL_CLOCKS

@@ -1,5 +1,6 @@
 // The decode megakernel against the same ops by their own kernels, with layers of both attention kinds, in the shapes
-// of the 31B and others: it must come as close to the cpu backend's float32 as they do.
+// of the 31B and others, of one row and of several: it must come as close to the cpu backend's float32 as they do.
+// Several rows of one short sequence must give the bits that one row at a time gives.
 #include <algorithm>
 #include <numeric>
 
@@ -72,8 +73,8 @@ class CudaMegakernel : public CudaTest {
     return values;
   }
 
-  // Keys and values of `tokens` earlier positions, the same in all caches.
-  void fill_caches(int kind, int tokens, const std::vector<float>& k_norm) {
+  // Keys and values of `tokens` earlier positions of sequence `seq`, the same in all caches.
+  void fill_caches(int kind, int seq, int tokens, const std::vector<float>& k_norm) {
     const int64_t heads = sizes_.kv_heads[kind], dim = kDim[kind], half = dim / 2;
     for (int begin = 0; begin < tokens; begin += kAtOnce) {
       const int64_t count = std::min(kAtOnce, tokens - begin);
@@ -85,7 +86,7 @@ class CudaMegakernel : public CudaTest {
         if (static_cast<int64_t>(e) % half >= kRotatedPairs) k[i] = v[i] * k_norm[e];
       }
       std::vector<Row> rows;
-      for (int i = 0; i < count; ++i) rows.push_back({0, begin + i, 0, begin + i});
+      for (int i = 0; i < count; ++i) rows.push_back({seq, begin + i, 0, begin + i});
       for (Side& side : sides_) {
         const DType type = side.be->activation_type();
         const Tensor device = side.be->alloc(DType::kI32, {count, 4});
@@ -98,14 +99,14 @@ class CudaMegakernel : public CudaTest {
     }
   }
 
-  void make(const Sizes& sizes, int tokens) {
+  void make(const Sizes& sizes, int tokens, int count = 1, int sequences = 1) {
     if (!cpu_) cpu_ = make_cpu(0);
-    sizes_ = sizes;
+    sizes_ = sizes, count_ = count;
     packed_.clear();
     sides_[0].be = sides_[1].be = &gpu(), sides_[2].be = cpu_.get();
     const int64_t hidden = sizes.hidden;
     const int pages = (tokens + kPage - 1) / kPage + 1;
-    std::vector<int32_t> order(static_cast<size_t>(pages));
+    std::vector<int32_t> order(static_cast<size_t>(sequences * pages));
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), random_);
     int64_t qkv_max = 0;
@@ -130,53 +131,70 @@ class CudaMegakernel : public CudaTest {
       for (Side& side : sides_) {
         side.layers[kind].scalar = 0.7f;
         side.rope[kind] = {put(*side.be, DType::kF32, {1, kDim[kind] / 2}, inv), kDim[kind]};
-        side.kv[kind] = side.be->kv_alloc({int64_t{pages} * kPage, kPage, static_cast<int>(sizes.kv_heads[kind]),
-                                           kDim[kind], kind ? kRotatedPairs : 0});
-        side.kv[kind].pages = side.be->alloc(DType::kI32, {1, pages});
+        side.kv[kind] =
+            side.be->kv_alloc({int64_t{sequences} * pages * kPage, kPage, static_cast<int>(sizes.kv_heads[kind]),
+                               kDim[kind], kind ? kRotatedPairs : 0});
+        side.kv[kind].pages = side.be->alloc(DType::kI32, {sequences, pages});
         side.be->write(side.kv[kind].pages, order.data());
         if (kind) side.kv[kind].k_norm = side.layers[kind].k_norm;
       }
-      fill_caches(kind, tokens, k_norm);
+      for (int seq = 0; seq < sequences; ++seq) fill_caches(kind, seq, tokens, k_norm);
     }
     for (Side& side : sides_) {
       Backend& be = *side.be;
       const DType act = be.activation_type();
       Activations& a = side.a;
-      a.x = be.alloc(be.residual_type(), {1, hidden});
+      a.x = be.alloc(be.residual_type(), {count, hidden});
       const DType product = be.gemm_output_type();
-      a.h = be.alloc(act, {1, hidden}), a.y = be.alloc(product, {1, hidden});
-      a.qkv = be.alloc(product, {1, qkv_max}), a.values = be.alloc(product, {1, 512 * sizes.kv_heads[0]});
-      if (be.attention_type() != product) a.query = be.alloc(be.attention_type(), {1, sizes.heads * 512});
-      a.o = be.alloc(act, {1, sizes.heads * 512});
-      a.gate_up = be.alloc(act, {1, 2 * sizes.inner}), a.act = be.alloc(act, {1, sizes.inner});
-      side.rows = be.alloc(DType::kI32, {2, 4}), side.pos = be.alloc(DType::kI32, {1, 1});
+      a.h = be.alloc(act, {count, hidden}), a.y = be.alloc(product, {count, hidden});
+      a.qkv = be.alloc(product, {count, qkv_max}), a.values = be.alloc(product, {count, 512 * sizes.kv_heads[0]});
+      if (be.attention_type() != product) a.query = be.alloc(be.attention_type(), {count, sizes.heads * 512});
+      a.o = be.alloc(act, {count, sizes.heads * 512});
+      a.gate_up = be.alloc(act, {count, 2 * sizes.inner}), a.act = be.alloc(act, {count, sizes.inner});
+      side.rows = be.alloc(DType::kI32, {2 * count, 4}), side.pos = be.alloc(DType::kI32, {count, 1});
     }
   }
 
-  void issue(Side& side) {  // both layers, twice
+  void issue(Side& side) {  // both layers, as often as it takes
     side.be->rms_norm(attention_input(*side.be, side.a, side.layers[0]), side.a.x, side.layers[0].input_norm, 1e-6f);
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < layers_; ++i) {
       const int kind = i % 2;
-      const Rows rows{side.rows.slice(kind, 1), std::span(host_ + kind, 1)};
+      const Rows rows{side.rows.slice(kind * count_, count_), std::span(host_).subspan(kind * count_, count_)};
       const LayerShape shape{sizes_.heads, sizes_.kv_heads[kind], kDim[kind], kind == 0};
       run_layer(*side.be, side.a, side.layers[kind], {shape, side.pos, &side.rope[kind], &side.kv[kind], &rows, 1e-6f},
-                i == 3 ? nullptr : &side.layers[1 - kind]);
+                i == layers_ - 1 ? nullptr : &side.layers[1 - kind]);
     }
   }
 
-  void expect_close(int pos, uint64_t key) {
-    host_[0] = {0, pos, std::max(0, pos - kWindow + 1), pos}, host_[1] = {0, pos, 0, pos};
-    const std::vector<float> x = normal(sizes_.hidden, 1);
-    std::vector<float> got[3];
-    for (int i = 0; i < 3; ++i) {
-      Side& side = sides_[i];
-      side.be->write(side.rows, host_), side.be->write(side.pos, &pos), side.be->write(side.a.x, x.data());
-      i == 0 ? side.be->replay(key, [&] { issue(side); }) : issue(side);
-      got[i] = get(*side.be, side.a.x);
+  // The rows of the next step: sequence and position of each.
+  struct At {
+    int seq, pos;
+  };
+  void place(const std::vector<At>& at) {
+    host_.clear();
+    for (int kind = 0; kind < 2; ++kind) {
+      for (const At& row : at)
+        host_.push_back({row.seq, row.pos, kind ? 0 : std::max(0, row.pos - kWindow + 1), row.pos});
     }
+    std::vector<int32_t> pos;
+    for (const At& row : at) pos.push_back(row.pos);
+    for (Side& side : sides_) side.be->write(side.rows, host_.data()), side.be->write(side.pos, pos.data());
+  }
+  std::vector<float> run(Side& side, const std::vector<float>& x, bool megakernel, uint64_t key) {
+    side.be->write(side.a.x, x.data());
+    megakernel ? side.be->replay(key, [&] { issue(side); }) : issue(side);
+    return get(*side.be, side.a.x);
+  }
+
+  void expect_close(int pos, uint64_t key) { expect_close(std::vector<At>{{0, pos}}, key); }
+  void expect_close(const std::vector<At>& at, uint64_t key) {
+    place(at);
+    const std::vector<float> x = normal(sizes_.hidden * count_, 1);
+    std::vector<float> got[3];
+    for (int i = 0; i < 3; ++i) got[i] = run(sides_[i], x, i == 0, key);
     const double ops = distance(got[1], got[2]), megakernel = distance(got[0], got[2]);
-    EXPECT_LT(megakernel, 1.2 * ops + 1e-3) << "position " << pos;
-    EXPECT_LT(ops, 0.05) << "position " << pos;
+    EXPECT_LT(megakernel, 1.2 * ops + 1e-3) << "position " << at[0].pos;
+    EXPECT_LT(ops, 0.05) << "position " << at[0].pos;
     const Backend::Stats stats = gpu().stats();
     EXPECT_EQ(stats.megakernel_ops, 4 * 7) << "of " << stats.ops << " ops of four layers";
     EXPECT_GT(distance(got[2], x), 0.1) << "the layers did nothing";
@@ -187,7 +205,8 @@ class CudaMegakernel : public CudaTest {
   std::unique_ptr<Backend> cpu_;
   std::vector<std::unique_ptr<Packed>> packed_;
   Side sides_[3];  // the megakernel, the ops by their own kernels, the cpu backend
-  Row host_[2];
+  std::vector<Row> host_;
+  int count_ = 1, layers_ = 4;
   double worst_[2] = {};
 };
 
@@ -205,6 +224,79 @@ TEST_F(CudaMegakernel, EqualsTheOpsAt31B) {
 TEST_F(CudaMegakernel, EqualsTheOpsAtASmallShape) {  // small enough for compute-sanitizer
   make({640, 1280, 4, {4, 2}}, 150);
   for (const int pos : {0, 131, 132}) expect_close(pos, 76);
+}
+
+TEST_F(CudaMegakernel, SeveralRowsEqualTheOpsAt31B) {
+  uint64_t key = 100;
+  for (const int count : {2, 5, 8}) {
+    make({5376, 21504, 32, {16, 4}}, 2000, count, 2);
+    // One sequence: across tiles, pages and the window. Each twice captured and replayed.
+    for (const int pos : {0, 3, 12, 60, 1020, 1500, 1990}) {
+      std::vector<At> at;
+      for (int i = 0; i < count; ++i) at.push_back({0, pos + i});
+      expect_close(at, key);
+    }
+    std::vector<At> at;  // two sequences
+    for (int i = 0; i < count; ++i) at.push_back({i % 2 ? 0 : 1, (i % 2 ? 700 : 30) + i / 2});
+    expect_close(at, key);
+    std::ranges::stable_sort(at, {}, &At::seq);
+    expect_close(at, key);
+    ++key;
+  }
+  std::printf("31B shapes, several rows, distance to float32: megakernel %.1e, ops %.1e\n", worst_[0], worst_[1]);
+}
+
+TEST_F(CudaMegakernel, SeveralSequencesEqualTheOpsAt31B) {
+  make({5376, 21504, 32, {16, 4}}, 300, 8, 8);
+  for (const int pos : {0, 1, 250}) {
+    std::vector<At> at;
+    for (int i = 0; i < 8; ++i) at.push_back({7 - i, pos + 5 * i});
+    expect_close(at, 110);
+  }
+}
+
+TEST_F(CudaMegakernel, SeveralRowsEqualTheOpsAtASmallShape) {  // small enough for compute-sanitizer
+  make({1280, 2560, 8, {4, 2}}, 150, 5, 2);
+  for (const int pos : {0, 14, 126}) {
+    expect_close(std::vector<At>{{0, pos}, {0, pos + 1}, {0, pos + 2}, {1, pos}, {1, pos + 1}}, 120);
+  }
+}
+
+TEST_F(CudaMegakernel, SeveralRowsGiveTheBitsOfOneRow) {
+  constexpr int kCount = 8, kBegin = 11;  // few enough keys that one CTA has them all
+  make({5376, 21504, 32, {16, 4}}, kBegin, kCount);
+  layers_ = 2;  // layers have caches of their own then
+  const std::vector<float> x = normal(sizes_.hidden * kCount, 1);
+  std::vector<At> at;
+  for (int i = 0; i < kCount; ++i) at.push_back({0, kBegin + i});
+  place(at);
+  std::vector<float> several, one;
+  for (int i = 0; i < 3; ++i) several = run(sides_[0], x, true, 130);
+  // The same rows one at a time, in the same caches.
+  Side side = sides_[0];
+  side.a = side.a.slice(0, 1), side.rows = side.be->alloc(DType::kI32, {2, 4}), side.pos = side.pos.slice(0, 1);
+  std::swap(sides_[0], side);
+  count_ = 1;
+  for (int i = 0; i < kCount; ++i) {
+    place({at[i]});
+    const auto row = x.begin() + i * sizes_.hidden;
+    const std::vector<float> got = run(sides_[0], {row, row + sizes_.hidden}, true, 131);
+    one.insert(one.end(), got.begin(), got.end());
+  }
+  EXPECT_EQ(gpu().stats().megakernel_ops, 2 * 7);
+  EXPECT_EQ(several, one);
+}
+
+TEST_F(CudaMegakernel, SeveralRowsEqualTheOpsAtOtherShapes) {
+  uint64_t key = 140;
+  for (const Sizes& sizes :
+       {Sizes{1024, 2048, 8, {4, 1}}, Sizes{1280, 2560, 8, {4, 2}}, Sizes{1920, 6912, 16, {2, 2}}}) {
+    make(sizes, 3000, 4);
+    for (const int pos : {0, 5, 130, 2990}) {
+      expect_close(std::vector<At>{{0, pos}, {0, pos + 1}, {0, pos + 2}, {0, pos + 3}}, key);
+    }
+    ++key;
+  }
 }
 
 TEST_F(CudaMegakernel, EqualsTheOpsAtOtherShapes) {

@@ -26,9 +26,23 @@ constexpr int kLimbBytes = 128, kGroupScaleBytes = 16;
 // The input of a GEMV in shared memory: the limbs of all tiles, then their group scales.
 struct GemvInput {
   uint8_t *limbs, *scales;
+  __device__ __forceinline__ uint8_t* limbs_of(int tile, int half) const {
+    return limbs + tile * kLimbBytes + half * (kLimbBytes / 2);
+  }
+  __device__ __forceinline__ uint8_t* scale_of(int tile, int half) const {
+    return scales + tile * kGroupScaleBytes + half * (kGroupScaleBytes / 2);
+  }
 };
 
 constexpr int kScratchLeast = 16896;  // what attention and the norms need
+
+// Most stages in flight. Two keep memory busy (3 TB/s for 1.2 us are 27 KB an SM). All nine would too, but then every
+// other load of a CTA, above all of another CTA's values, queues behind 20 MB: a step of the 31B takes 7.18 ms with 2,
+// 7.30 with 3, 7.36 with 4, 7.43 with 6, 7.47 with 9.
+//
+// Without bulk copies three are better. On an H200 with 99 KB of shared memory a step takes 6.41 ms with 3 and 6.47
+// with 2; with 163 KB 6.06 with 4, 6.07 with 3 and 6.16 with 2.
+constexpr int kStagesInFlight = 2, kCopiedStagesInFlight = 3;
 
 // How the kernel divides the shared memory of a device: the stages; then x as limbs and group scales of kInputTiles
 // tiles, or attention's scratch (never both); then the residual stream, except where it is kept in device memory. And
@@ -38,6 +52,7 @@ template <int kStages_, bool kResidualShared_, int kProducerWarps_, int kInputTi
 struct SharedPlan {
   static constexpr int kStages = kStages_, kProducers = kProducerWarps_ * 32, kInputTiles = kInputTiles_;
   static constexpr int kThreads = kConsumerThreads + 32 + kProducers;
+  static constexpr int kStage = kStageBytes, kInFlight = kStagesInFlight;
   static constexpr bool kResidualShared = kResidualShared_;
   static constexpr int kLimbsBytes = kInputTiles * kLimbBytes;
   // Stages are multiplied whole, so the group scales behind the last tile are read too, but not used.
@@ -54,27 +69,32 @@ static_assert(Plan227::kBytes + kMegakernelStatic <= 227 << 10 && Plan163::kByte
               Plan99::kBytes + kMegakernelStatic <= 99 << 10);
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // mbarriers
-template <typename Plan>
+template <typename Plan, bool kFixed = (Plan::kStages > 0)>
 struct PipelineState {
   int stage = 0, phase = 0;
+  __device__ __forceinline__ explicit PipelineState(int /*stages*/ = Plan::kStages) {}
   __device__ __forceinline__ void next() {
     if (++stage == Plan::kStages) stage = 0, phase ^= 1;
   }
 };
 
-// Most stages in flight. Two keep memory busy (3 TB/s for 1.2 us are 27 KB an SM). All nine would too, but then every
-// other load of a CTA, above all of another CTA's values, queues behind 20 MB: a step of the 31B takes 7.18 ms with 2,
-// 7.30 with 3, 7.36 with 4, 7.43 with 6, 7.47 with 9.
-//
-// Without bulk copies three are better. On an H200 with 99 KB of shared memory a step takes 6.41 ms with 3 and 6.47
-// with 2; with 163 KB 6.06 with 4, 6.07 with 3 and 6.16 with 2.
-constexpr int kStagesInFlight = 2, kCopiedStagesInFlight = 3;
+// A plan whose number of stages is known at run time has 0.
+template <typename Plan>
+struct PipelineState<Plan, false> {
+  int stage = 0, phase = 0, stages;
+  __device__ __forceinline__ explicit PipelineState(int stages_) : stages(stages_) {}
+  __device__ __forceinline__ void next() {
+    if (++stage == stages) stage = 0, phase ^= 1;
+  }
+};
 
 // The producer warp's position in the pipeline, and the next stage that has to complete.
 template <typename Plan>
 struct ProducerState : PipelineState<Plan> {
   PipelineState<Plan> completed;
   int in_flight = 0;  // stages requested beyond it
+  __device__ __forceinline__ explicit ProducerState(int stages = Plan::kStages)
+      : PipelineState<Plan>(stages), completed(stages) {}
   __device__ __forceinline__ void next() { PipelineState<Plan>::next(), ++in_flight; }
 };
 
@@ -100,10 +120,10 @@ struct Pipeline {
   // Before each stage: waits until it is empty and fewer than the most stages are in flight.
   __device__ __forceinline__ void acquire(Producer& s) const {
     barrier_wait(empty_at + 8 * s.stage, s.phase ^ 1);
-    const int most = bulk_copies ? kStagesInFlight : kCopiedStagesInFlight;
+    const int most = bulk_copies ? Plan::kInFlight : kCopiedStagesInFlight;
     if (s.in_flight >= most) wait_full(s.completed), s.completed.next(), --s.in_flight;
   }
-  __device__ __forceinline__ uint8_t* at(const State& s) const { return stages + s.stage * kStageBytes; }
+  __device__ __forceinline__ uint8_t* at(const State& s) const { return stages + s.stage * Plan::kStage; }
   __device__ __forceinline__ void wait_full(const State& s) const { barrier_wait(full_at + 8 * s.stage, s.phase); }
   // 1 if the stage is full, else 0. The result is for warp_all() and best read some time later.
   __device__ __forceinline__ uint32_t peek(const State& s) const {
@@ -111,6 +131,10 @@ struct Pipeline {
   }
   __device__ __forceinline__ void release(const State& s) const {  // by each consumer thread
     barrier_arrive(empty_at + 8 * s.stage);
+  }
+  __device__ __forceinline__ void release_by_warp(const State& s) const {  // by each consumer warp
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(empty_at + 8 * s.stage);
   }
 };
 

@@ -49,6 +49,12 @@ OpRecorder::~OpRecorder() {
   for (const Uploaded& list : uploaded_) cudaFree(list.device);
 }
 
+// A list has ops of one number of rows. Several rows are taken where one GPU has the whole model.
+bool OpRecorder::takes_rows(int64_t rows) const {
+  if (rows_ > 0 && rows != rows_) return false;
+  return rows == 1 || (rows >= 2 && rows <= kRowsMax && workspace_.rows.limbs && workspace_.ranks.world == 1);
+}
+
 Instruction& OpRecorder::add(Opcode opcode, Fallback fallback) {
   instructions_.emplace_back().opcode = opcode;
   fallbacks_.push_back(std::move(fallback));
@@ -105,9 +111,29 @@ FlaggedChannel OpRecorder::channel_to_gemv(const Tensor& x, int64_t cols) {
   return {};
 }
 
+// Of several rows: where the limbs of x come from. False: from nowhere in the list, or `w` is not a GEMV whose results
+// they can take.
+bool OpRecorder::limbs_for_gemv(const Tensor& x, const DeviceMatrix& w, bool geglu, bool from_norm,
+                                LimbSource& limbs) const {
+  if (gemvs_ >= 2 || (geglu ? w.rows % kRowTileRows != 0 : w.rows > kChannelValues)) return false;
+  limbs = LimbSource::kNorm;
+  if (from_norm) return true;
+  if (instructions_.empty()) return w.cols <= kResidualDimMax;
+  const Instruction& before = instructions_.back();
+  if (before.opcode == Opcode::kGemv) {
+    limbs = LimbSource::kGeglu;
+    return before.gemv.geglu && before.gemv.out == x.data && before.gemv.rows == 2 * w.cols;
+  }
+  limbs = LimbSource::kAttention;
+  return before.opcode == Opcode::kAttention && before.attention.out == x.data &&
+         before.attention.kv.heads * before.attention.group * before.attention.kv.dim == w.cols;
+}
+
 bool OpRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& w, bool geglu, Fallback fallback) {
-  offered_ops_ += x.rows() == 1;
-  if (!enabled_ || !open_ || attention_pending_ || x.rows() != 1 || !activation(x) || !activation(out)) return false;
+  offered_ops_ += takes_rows(x.rows());
+  if (!enabled_ || !open_ || attention_pending_ || !takes_rows(x.rows()) || !activation(x) || !activation(out))
+    return false;
+  const bool several = x.rows() > 1;
   const bool known = w.layout == Layout::kInt4G32 || w.layout == Layout::kInt4G64 || w.layout == Layout::kQ4_0;
   if (!known || (!instructions_.empty() && layout_ != Layout::kBF16 && layout_ != w.layout)) return false;
   if (geglu != w.paired || !aligned(x.data) || w.cols % kWeightTileCols != 0) return false;
@@ -119,12 +145,17 @@ bool OpRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& 
   const int64_t each = row_tiles * (col_tiles - spare) / blocks,
                 most = each + 1 + spare * (each / (col_tiles - spare) + 1);
   const bool from_norm = last_is(Opcode::kRmsNorm), whole = from_norm || most >= col_tiles;
-  if ((whole ? col_tiles : most) > megakernel_input_tiles(workspace_.decode)) return false;
+  if (several ? col_tiles > kRowsTilesMax || each == 0
+              : (whole ? col_tiles : most) > megakernel_input_tiles(workspace_.decode))
+    return false;
   if (last_is(Opcode::kGemv) && instructions_.back().gemv.all_reduce) return false;
   if (from_norm && (instructions_.back().rms_norm.out != x.data || instructions_.back().rms_norm.dim != w.cols))
     return false;
-  const FlaggedChannel from = from_norm ? FlaggedChannel() : channel_to_gemv(x, w.cols);
-  if (!from_norm && !from.values) all_blocks_barrier();  // mark_barriers() puts one here
+  const FlaggedChannel from = from_norm || several ? FlaggedChannel() : channel_to_gemv(x, w.cols);
+  LimbSource limbs = LimbSource::kNorm;
+  if (several && !limbs_for_gemv(x, w, geglu, from_norm, limbs)) return false;
+  if (!several && !from_norm && !from.values) all_blocks_barrier();  // mark_barriers() puts one here
+  const bool from_memory = several && instructions_.empty();
   GemvInstruction& op = add(Opcode::kGemv, std::move(fallback)).gemv;
   op.from = from, op.second_partials = gemvs_++ % 2 == 1;
   op.weights = static_cast<const uint8_t*>(w.data);
@@ -139,7 +170,8 @@ bool OpRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& 
   op.inverse_col_tiles = inverse(col_tiles), op.inverse_counted = inverse(col_tiles - spare);
   op.x_f32 = x.dtype == DType::kF32, op.out_f32 = out.dtype == DType::kF32;
   op.paired = w.paired, op.geglu = geglu, op.from_norm = from_norm;
-  layout_ = w.layout;
+  op.limbs = limbs, op.from_memory = from_memory, op.x_stride = x.stride;
+  layout_ = w.layout, rows_ = x.rows();
   return true;
 }
 
@@ -148,7 +180,10 @@ bool OpRecorder::qk_norm_rope_cache(const Tensor& query, const Tensor& q, const 
                                     const KvCacheView& kv, const Tensor& rows, Fallback fallback) {
   if (!enabled_ || !open_ || attention_pending_ || !last_is(Opcode::kGemv)) return false;
   const bool sliding = kv.dim == 256 && kv.rotated == 0 && v, full = kv.dim == 512 && kv.rotated == 64 && !v;
-  if (!(sliding || full) || rope.block != kv.dim || q.rows() != 1 || pos.size() != 1 || rows.rows() != 1) return false;
+  const int64_t count = rows.rows();
+  if (!(sliding || full) || rope.block != kv.dim || !takes_rows(count) || q.rows() != count || pos.size() != count)
+    return false;
+  const bool several = count > 1;
   if (!kv.table || kv.table_page % 16 != 0 || q.shape[1] % kv.heads != 0 || q.shape[1] / kv.heads > 8) return false;
   const bool types = activation(q) && q.dtype == k.dtype && (!v || v.dtype == q.dtype);
   if (!types || !aligned(q.data) || !aligned(k.data) || (v && !aligned(v.data))) return false;
@@ -162,10 +197,15 @@ bool OpRecorder::qk_norm_rope_cache(const Tensor& query, const Tensor& q, const 
   const auto within = [&](const Tensor& t) { return index(t) >= 0 && index(t) + t.row_size() <= gemv.rows; };
   const bool all = !gemv.geglu && !gemv.all_reduce && gemv.out_f32 == (q.dtype == DType::kF32) && within(q) &&
                    within(k) && (!v || within(v)) && gemv.rows % 4 == 0;
-  const FlaggedChannel from = all ? channel(Values::kQkv, gemv.rows) : FlaggedChannel();
+  const void*& step_rows = step_rows_[full];
+  if (several && (!all || (step_rows && step_rows != rows.data))) return false;
+  const FlaggedChannel from = all && !several ? channel(Values::kQkv, gemv.rows) : FlaggedChannel();
   gemv.to = from;
-  if (!from.values) all_blocks_barrier();
-  const auto address = [&](const Tensor& t) -> const void* { return from.values ? from.values + index(t) : t.data; };
+  if (!several && !from.values) all_blocks_barrier();
+  const auto address = [&](const Tensor& t) -> const void* {
+    if (several) return workspace_.rows.values + index(t);
+    return from.values ? from.values + index(t) : t.data;
+  };
   AttentionInstruction& op = add(Opcode::kAttention, std::move(fallback)).attention;
   op.from = from;
   op.q = address(q), op.k = address(k), op.v = v ? address(v) : nullptr;
@@ -176,14 +216,14 @@ bool OpRecorder::qk_norm_rope_cache(const Tensor& query, const Tensor& q, const 
   op.eps = norms.eps;
   op.group = static_cast<int>(q.shape[1] / kv.heads), op.splits = workspace_.decode.blocks / kv.heads;
   op.f32 = q.dtype == DType::kF32;
-  query_ = query.data;
+  query_ = query.data, rows_ = count, step_rows = rows.data;
   attention_pending_ = true;
   return true;
 }
 
 bool OpRecorder::attention(const Tensor& out, const Tensor& query, const KvCacheView& kv, const Tensor& rows,
                            Fallback fallback) {
-  offered_ops_ += query.rows() == 1;
+  offered_ops_ += takes_rows(query.rows());
   if (!attention_pending_) return false;
   AttentionInstruction& op = instructions_.back().attention;
   if (query_ != query.data || op.kv.v != kv.v || op.row != rows.data) return false;
@@ -201,12 +241,13 @@ bool OpRecorder::make_all_reduce(const Tensor& x) {
   GemvInstruction& op = instructions_.back().gemv;
   const int64_t size = x.row_size();
   if (op.out != x.data || op.rows != size || op.geglu || op.paired || op.all_reduce) return false;
-  if (size > kResidualDimMax || size % kWeightTileRows != 0 || (all_reduce_dim_ && all_reduce_dim_ != size))
-    return false;
+  if (size > kResidualDimMax || size % kWeightTileRows != 0) return false;
+  const bool several = x.rows() > 1;  // their values carry whole epochs
+  if (!several && all_reduce_dim_ && all_reduce_dim_ != size) return false;
   // A CTA without a range sends nothing, so the norm would not wait for it. All ranks decide alike: their matrices
   // differ by a group of columns at most.
   if (op.each == 0) return false;
-  all_reduce_dim_ = size;
+  if (!several) all_reduce_dim_ = size;
   op.all_reduce = ++epochs_[0];
   return true;
 }
@@ -222,9 +263,10 @@ bool OpRecorder::all_reduce(const Tensor& x, Fallback fallback) {
 
 bool OpRecorder::add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& y, const Tensor& post, float scale,
                               const Tensor& next, float eps, Fallback fallback) {
-  if (x.rows() == 1) layer_ops_ = ++offered_ops_;
-  if (!enabled_ || !open_ || attention_pending_ || x.rows() != 1 || x.dtype != DType::kF32 || !activation(y))
+  if (takes_rows(x.rows())) layer_ops_ = ++offered_ops_;
+  if (!enabled_ || !open_ || attention_pending_ || !takes_rows(x.rows()) || x.dtype != DType::kF32 || !activation(y))
     return false;
+  const bool several = x.rows() > 1;
   const int64_t dim = x.row_size();
   if (dim % kWeightTileCols != 0 || dim > kResidualDimMax || (x_ && (x_ != x.data || dim_ != dim))) return false;
   if (!weight(post, dim) || (out && !weight(next, dim)) || (out && out.dtype != DType::kBF16)) return false;
@@ -233,6 +275,7 @@ bool OpRecorder::add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& 
   const GemvInstruction* gemv = instructions_.empty() ? nullptr : &instructions_.back().gemv;
   if (gemv && gemv->all_reduce && (gemv->out != y.data || y.row_size() != dim)) return false;
   if (workspace_.ranks.world == 1 && y.row_size() == dim) make_all_reduce(y);
+  if (several && !(gemv && gemv->all_reduce)) return false;
   const int all_reduce = gemv ? gemv->all_reduce : 0;
   RmsNormInstruction& op = add(Opcode::kRmsNorm, std::move(fallback)).rms_norm;
   op.y = y.data, op.x = static_cast<float*>(x.data);
@@ -242,15 +285,18 @@ bool OpRecorder::add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& 
   op.dim = static_cast<int>(dim), op.scale = scale, op.eps = eps;
   op.all_reduce = all_reduce;
   op.y_f32 = y.dtype == DType::kF32;
+  op.x_stride = x.stride, op.out_stride = out ? out.stride : 0;
   op.load_x = x_ == nullptr;
-  x_ = op.x, dim_ = op.dim, ++norms_;
+  x_ = op.x, dim_ = op.dim, ++norms_, rows_ = x.rows(), x_stride_ = x.stride;
   all_blocks_barrier();
   return true;
 }
 
 // A list with a single norm is not safe: one CTA may still read x when another writes it at the end. A last GEMV that
-// feeds an all-reduce is not complete: the norm after it computes the sum.
+// feeds an all-reduce is not complete: the norm after it computes the sum. Of several rows, results that no instruction
+// takes are nowhere.
 bool OpRecorder::worthwhile() const {
+  if (rows_ > 1 && !last_is(Opcode::kRmsNorm)) return false;  // who reads the last GEMV's results?
   return instructions_.size() >= kInstructionsMin && !attention_pending_ && layout_ != Layout::kBF16 && norms_ != 1 &&
          !(last_is(Opcode::kGemv) && instructions_.back().gemv.all_reduce);
 }
@@ -277,6 +323,7 @@ void OpRecorder::clear() {
   attention_pending_ = false;
   layout_ = Layout::kBF16;
   x_ = nullptr, dim_ = 0, norms_ = 0;
+  rows_ = 0, step_rows_[0] = step_rows_[1] = nullptr;
   std::fill(std::begin(epochs_), std::end(epochs_), 0);
   all_blocks_barrier();
 }
@@ -305,7 +352,9 @@ void OpRecorder::flush(bool capturing, cudaStream_t stream) {
   const Instruction* instructions = nullptr;
   if (worthwhile()) instructions = launch_ ? instructions_.data() : upload(capturing);
   if (instructions) {
-    InstructionList list = {instructions, static_cast<int>(instructions_.size()), layout_, x_, dim_, {}};
+    InstructionList list = {
+        instructions, static_cast<int>(instructions_.size()), layout_, x_, dim_, static_cast<int>(rows_),
+        x_stride_,    {step_rows_[0], step_rows_[1]},         {}};
     std::copy(std::begin(epochs_), std::end(epochs_), list.epochs);
     launch_ ? launch_(list) : launch_megakernel(list, workspace_, stream);
     megakernel_ops_ += recorded_ops_;

@@ -2,11 +2,13 @@
 // RecordingBackend offers each op between begin() and end(); recorder.cc turns those it takes into instructions, and
 // kernel.cu runs them.
 //
-// What the megakernel is. A decode step of one row is bound by memory bandwidth, and the gaps between kernels leave
+// What the megakernel is. A decode step of few rows is bound by memory bandwidth, and the gaps between kernels leave
 // memory idle. So one persistent kernel with a CTA on each SM walks the whole list of instructions: 7 a layer, 420 for
 // the 31B. The producer warp of a CTA streams weights and cached keys through one pipeline in shared memory, across the
 // borders between instructions and without a pause, so memory stays busy while CTAs wait for each other. This is all
 // the megakernel is for. CTAs exchange values as flagged values (flagged_memory.cuh) instead of meeting at barriers.
+//
+// There are two of it: kernel.cu for one row, rows/ for 2 to 8. Both take the same lists.
 //
 // What exists twice. The decode step is a second backend: each of its ops has a kernel of its own and a version here.
 //   op of one row                     own kernel                           in the megakernel
@@ -17,7 +19,7 @@
 //   QK norm, RoPE, KV cache write     attention/qk_norm_rope_cache.cu      attention.cuh
 //   flash decoding                    attention/flash_decode.cu            attention.cuh
 //   all-reduce over the ranks         comm/peer_all_reduce.cu              rank_all_reduce.cuh
-// The own kernels read and write device memory and end between ops; they serve every other case: several rows, other
+// The own kernels read and write device memory and end between ops; they serve every other case: more rows, other
 // layouts, other head sizes, older GPUs. The versions here keep the residual stream and the input of a GEMV in shared
 // memory and wait for single values. A kernel could not have both without losing what makes the megakernel fast: the
 // 31B decodes in 6.51 ms a step with it and in 7.61 ms without. So a change to one of these ops is a change in two
@@ -40,6 +42,7 @@
 #include "backend/cuda/gemm/kernels.h"
 #include "backend/cuda/gemm/linear.h"
 #include "backend/cuda/megakernel/kernel_clocks.h"
+#include "backend/cuda/megakernel/rows/plan.h"
 
 namespace gemma4::cuda {
 
@@ -72,8 +75,13 @@ struct GemvInstruction {
   bool whole;            // the CTA holds all of x, not only the columns of its range
   bool from_norm;        // x is the output of the RmsNormInstruction before
   bool second_partials;  // uses the second half of the workspace's split-K partials
-  int all_reduce;        // 1, 2, ..: the result is this rank's input to that all-reduce of the step and is only sent;
-                         // 0: the result is written
+  // Of several rows (rows/): where x comes from, and whether it lies in memory, BF16 or F32 [rows, cols]; then the list
+  // begins with this GEMV.
+  LimbSource limbs;
+  bool from_memory;
+  int64_t x_stride;
+  int all_reduce;  // 1, 2, ..: the result is this rank's input to that all-reduce of the step and is only sent;
+                   // 0: the result is written
 
   __host__ __device__ int first_unit(int block) const {
     const int counted = block * each + (block < more ? block : more);
@@ -96,7 +104,8 @@ struct RmsNormInstruction {
   float scale, eps;
   int all_reduce;  // y is the result of that all-reduce (GemvInstruction); 0: y is in memory
   bool y_f32;
-  bool load_x;  // the first norm of a list reads x from memory; later ones find it in shared memory
+  int64_t x_stride, out_stride;  // of several rows, in elements
+  bool load_x;                   // the first norm of a list reads x from memory; later ones find it in shared memory
 };
 
 // qk_norm_rope_cache() and attention() of one row; the row's own key is the last one it sees.
@@ -129,10 +138,13 @@ struct alignas(16) Instruction {
 struct InstructionList {
   const Instruction* instructions;  // [count], on the device
   int count;
-  Layout layout;          // of every GEMV's weights
-  float* x;               // [dim] residual stream, written at the end; null: the list has no norm
-  int dim;                // of x
-  int epochs[kChannels];  // uses of each channel; of channel 0: all-reduces
+  Layout layout;  // of every GEMV's weights
+  float* x;       // [dim] residual stream, written at the end; null: the list has no norm
+  int dim;        // of x
+  int rows;       // 1, or of x with a stride of x_stride elements
+  int64_t x_stride;
+  const void* step_rows[2];  // of several rows: Row [rows] of sliding and of full layers; null: no such layer
+  int epochs[kChannels];     // uses of each channel; of channel 0: all-reduces
 };
 
 // Device memory through which the CTAs exchange values.
@@ -146,6 +158,7 @@ struct MegakernelWorkspace {
   float4* residual = nullptr;           // [CTAs, kResidualDimMax / 4], where megakernel_residual_bytes() is not 0
   uint32_t* epochs = nullptr;           // [kChannels + 1]: uses of each channel in earlier steps, then instructions
   RankBuffers ranks;
+  RowsWorkspace rows;  // null: one row alone
 #if GEMMA4_KERNEL_CLOCKS
   ClockEntry* clocks = nullptr;
 #endif
@@ -156,6 +169,9 @@ bool megakernel_fits(const GemvWorkspace& workspace);
 // Of MegakernelWorkspace::residual: where shared memory does not hold the residual stream.
 int64_t megakernel_residual_bytes(const GemvWorkspace& workspace);
 void launch_megakernel(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream);
+// Of up to 4 and up to 8 rows.
+void launch_megakernel_rows4(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream);
+void launch_megakernel_rows8(const InstructionList& list, const MegakernelWorkspace& workspace, cudaStream_t stream);
 
 // Most columns of x that a CTA may hold as int8 limbs, in tiles of 64.
 int megakernel_input_tiles(const GemvWorkspace& workspace);
@@ -167,7 +183,7 @@ constexpr int64_t spare_units(int64_t even) { return even / 5 < 7 ? even / 5 : 7
 
 // Of the layers of one step. QK norm, RoPE, the cache write and attention count as one op.
 struct OpCounts {
-  int ops = 0;             // of one row, offered to the recorder
+  int ops = 0;             // of rows that the megakernel takes, offered to the recorder
   int megakernel_ops = 0;  // of those: run by the megakernel
 };
 
@@ -207,6 +223,8 @@ class OpRecorder {
   struct Uploaded;
   const Instruction* upload(bool capturing);
   bool worthwhile() const;
+  bool takes_rows(int64_t rows) const;
+  bool limbs_for_gemv(const Tensor& x, const DeviceMatrix& w, bool geglu, bool from_norm, LimbSource& limbs) const;
   bool make_all_reduce(const Tensor& x);
   enum class Values { kQkv, kAttention, kGeglu };
   FlaggedChannel channel(Values what, int64_t size);
@@ -226,8 +244,11 @@ class OpRecorder {
   Layout layout_ = Layout::kBF16;
   float* x_ = nullptr;
   int dim_ = 0, norms_ = 0;
-  int64_t all_reduce_dim_ = 0;  // of every all-reduce so far: flags are valid only while each use writes all values
-  struct Channel {              // for values of one meaning and size, for the same reason
+  int64_t rows_ = 0;               // of every op so far; 0: none yet
+  int64_t x_stride_ = 0;           // of several rows
+  const void* step_rows_[2] = {};  // of sliding and of full layers
+  int64_t all_reduce_dim_ = 0;     // of every all-reduce so far: flags are valid only while each use writes all values
+  struct Channel {                 // for values of one meaning and size, for the same reason
     Values what;
     int64_t size;
     bool used;  // since the last barrier over all CTAs

@@ -17,8 +17,9 @@ using cuda::Layout;
 
 class FakeBackend final : public RecordingBackend<FakeBackend> {
  public:
-  explicit FakeBackend(int world) {
+  explicit FakeBackend(int world, bool several_rows = false) {
     cuda::MegakernelWorkspace w;
+    if (several_rows) w.rows.limbs = reinterpret_cast<uint8_t*>(0x3000);
     w.decode.blocks = 132, w.decode.shared_max = 227 << 10;  // H100
     w.channels = reinterpret_cast<uint32_t*>(0x1000);
     w.ranks.receive[0] = reinterpret_cast<uint32_t*>(0x2000);
@@ -212,6 +213,27 @@ TEST_F(CudaRecordingBackend, DecodeStepOf31BOverTwoGpusRunsInTheMegakernel) {
   EXPECT_EQ(be.launched_, std::vector{420}) << "an all-reduce is part of two instructions";
 }
 
+TEST_F(CudaRecordingBackend, StepsOfSeveralRowsRunInTheMegakernel) {
+  for (const int rows : {2, 5, 8}) {
+    Decoder d;
+    d.rows = rows;
+    FakeBackend be(1, true);
+    const Backend::Stats stats = run(d, be);
+    EXPECT_EQ(stats.ops, 420);
+    EXPECT_EQ(stats.megakernel_ops, 420);
+    EXPECT_EQ(be.own_kernels_, std::set<std::string>()) << "ops that fell off the fast path";
+    EXPECT_EQ(be.launched_, std::vector{420}) << "one launch";
+  }
+  Decoder d;
+  d.rows = 9;
+  FakeBackend be(1, true);
+  EXPECT_EQ(run(d, be).megakernel_ops, 0);
+  d = {.rows = 4, .layers = 12, .hidden = 1280, .inner = 2560, .heads = 8, .kv_heads = {4, 2}};
+  FakeBackend small(1, true);
+  EXPECT_EQ(run(d, small).megakernel_ops, 12 * 7);
+  EXPECT_EQ(small.own_kernels_, std::set<std::string>());
+}
+
 TEST_F(CudaRecordingBackend, CountsReplayedSteps) {
   FakeBackend be(1);
   const Backend::Stats stats = run({}, be, 5);
@@ -221,7 +243,7 @@ TEST_F(CudaRecordingBackend, CountsReplayedSteps) {
   EXPECT_EQ(be.launched_.size(), 2u) << "a replay issues nothing";
 }
 
-TEST_F(CudaRecordingBackend, DoesNotCountStepsOfSeveralRows) {
+TEST_F(CudaRecordingBackend, DoesNotCountStepsOfRowsThatItDoesNotTake) {
   Decoder d;
   d.rows = 2;
   FakeBackend be(1);
