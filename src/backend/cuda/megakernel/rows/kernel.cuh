@@ -15,7 +15,7 @@
 namespace gemma4::cuda {
 
 // How the kernel divides shared memory: stages of weights and limbs, or of keys; scratch of attention and the norms;
-// the residual stream of one row, except where there is no room (it is in device memory then). And its threads: eight
+// the residual stream of one row, unless it does not fit (it is in device memory then). And its threads: eight
 // consumer warps, the reduction warp, the limb warp, two producer warps (SharedPlan). The number of stages depends on
 // the device.
 template <int kRows_>
@@ -101,6 +101,17 @@ __device__ void produce_limbs_step(const InstructionList& list, const Megakernel
   }
 }
 
+// All consumer threads; then the other warps may read the rows, too.
+__device__ __forceinline__ void read_step_rows(const InstructionList& list, StepRows (&step)[2], uint64_t* step_read) {
+  for (int kind = 0; kind < 2; ++kind) {
+    const int4* rows = static_cast<const int4*>(list.step_rows[kind]);
+    if (rows && threadIdx.x < list.rows) step[kind].see[threadIdx.x] = __ldcg(rows + threadIdx.x);
+    if (threadIdx.x == 0) step[kind].count = list.rows;
+  }
+  consumer_barrier();
+  if (threadIdx.x == 0) barrier_arrive(step_read);
+}
+
 template <typename Codec, typename Plan>
 __device__ void consume_rows_step(const InstructionList& list, const MegakernelWorkspace& w,
                                   const Pipeline<Plan>& pipeline, uint64_t* limbs_full, uint8_t* scratch,
@@ -113,14 +124,8 @@ __device__ void consume_rows_step(const InstructionList& list, const MegakernelW
   fetch_instruction(slots, list, 0), fetch_instruction(slots, list, 1);
   grid_wait();
   const uint32_t before = *static_cast<volatile uint32_t*>(w.epochs + kChannels);
-  for (int kind = 0; kind < 2; ++kind) {
-    const int4* rows = static_cast<const int4*>(list.step_rows[kind]);
-    if (rows && threadIdx.x < list.rows) shared.step[kind].see[threadIdx.x] = __ldcg(rows + threadIdx.x);
-    if (threadIdx.x == 0) shared.step[kind].count = list.rows;
-  }
   copy_wait<1>();
-  consumer_barrier();
-  if (threadIdx.x == 0) barrier_arrive(step_read);
+  read_step_rows(list, shared.step, step_read);
   float2* rotations = w.rows.rotations + static_cast<int64_t>(blockIdx.x) * kRowsMax * kRotationsOfRow;
   RowRotations<Sliding> sliding;
   RowRotations<Full> full;

@@ -34,6 +34,51 @@ __device__ __forceinline__ void receive_sums(const uint64_t* sums, uint32_t befo
   for (int i = 0; i < kNormPasses * 8; ++i) y[i / 8][i % 8] = pairs[i / 2].value(i % 2);
 }
 
+// The weights of the output's norm, of which a part waits in the scratch, as in rms_norm.cuh.
+struct NextWeights {
+  const float* from;
+  float4* staged;
+  __device__ __forceinline__ float4* at(int pass, int half) const {
+    return staged + (2 * pass + half) * kConsumerThreads + threadIdx.x;
+  }
+  __device__ __forceinline__ void request(const int (&offsets)[kNormPasses]) const {
+#pragma unroll
+    for (int pass = 0; pass < kStagedPasses; ++pass) {
+      copy16_async(at(pass, 0), from + offsets[pass], true);
+      copy16_async(at(pass, 1), from + offsets[pass] + 8, true);
+    }
+    copy_commit();
+  }
+  __device__ __forceinline__ void multiply(const int (&offsets)[kNormPasses], float (&x)[kNormPasses][8]) const {
+#pragma unroll
+    for (int pass = 0; pass < kNormPasses; ++pass) {
+      float next[8];
+      if (pass < kStagedPasses) {
+        split(*at(pass, 0), *at(pass, 1), next);
+      } else {
+        load_vector8(from + offsets[pass], next);
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[pass][i] *= next[i];
+    }
+  }
+};
+
+// The row's output in memory: x times `factor`.
+__device__ __forceinline__ void write_output(const RmsNormInstruction& op, int row, const int (&offsets)[kNormPasses],
+                                             const float (&x)[kNormPasses][8], float factor) {
+#pragma unroll
+  for (int pass = 0; pass < kNormPasses; ++pass) {
+    if (Vector8(pass).tile >= op.dim / kWeightTileCols) continue;
+    float v[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = x[pass][i] * factor;
+    __nv_bfloat16* out = op.out + row * op.out_stride + offsets[pass];
+    *reinterpret_cast<uint2*>(out) = make_uint2(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]));
+    *reinterpret_cast<uint2*>(out + 8) = make_uint2(pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
+  }
+}
+
 // `sums` [2 * kConsumerWarps] in shared memory. `epoch`: of this instruction. The output goes to memory, too, where it
 // is the `last` of the list.
 __device__ __forceinline__ void run_rows_norm(const RmsNormInstruction& op, int row, const RowsWorkspace& w,
@@ -48,16 +93,8 @@ __device__ __forceinline__ void run_rows_norm(const RmsNormInstruction& op, int 
     const Vector8 e(pass);
     offsets[pass] = min(e.tile, tiles - 1) * kWeightTileCols + e.column();
   }
-  const float* next_weights = op.next ? op.next : op.post;
-  const auto staged = [&](int pass, int half) {
-    return reinterpret_cast<float4*>(scratch) + (2 * pass + half) * kConsumerThreads + threadIdx.x;
-  };
-#pragma unroll
-  for (int pass = 0; pass < kStagedPasses; ++pass) {
-    copy16_async(staged(pass, 0), next_weights + offsets[pass], true);
-    copy16_async(staged(pass, 1), next_weights + offsets[pass] + 8, true);
-  }
-  copy_commit();
+  const NextWeights next = {op.next ? op.next : op.post, reinterpret_cast<float4*>(scratch)};
+  next.request(offsets);
 #pragma unroll
   for (int pass = 0; pass < kNormPasses; ++pass) load_vector8(op.post + offsets[pass], post[pass]);
   receive_sums(w.sums + row * kResidualDimMax, epoch - 1, offsets, y);
@@ -83,34 +120,13 @@ __device__ __forceinline__ void run_rows_norm(const RmsNormInstruction& op, int 
   }
   copy_wait<0>();
   if (!op.out) return;
-  float next[kNormPasses][8];
-#pragma unroll
-  for (int pass = 0; pass < kNormPasses; ++pass) {
-    if (pass < kStagedPasses) {
-      split(*staged(pass, 0), *staged(pass, 1), next[pass]);
-    } else {
-      load_vector8(next_weights + offsets[pass], next[pass]);
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[pass][i] *= next[pass][i];
-  }
+  next.multiply(offsets, x);
   const InputScales<kNormPasses> scales = store_limbs(limbs.row(row), tiles, x);
   const float out_factor = rsqrtf(consumer_sum(squares, sums + kConsumerWarps) * inverse_dim + op.eps);
   store_scales(limbs.row(row), tiles, scales, out_factor);
   consumer_barrier();
   if (threadIdx.x == 0) limbs.set_flag(0, row, epoch);
-  if (!last) return;
-#pragma unroll
-  for (int pass = 0; pass < kNormPasses; ++pass) {
-    if (Vector8(pass).tile >= tiles) continue;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[pass][i] *= out_factor;
-    __nv_bfloat16* out = op.out + row * op.out_stride + offsets[pass];
-    *reinterpret_cast<uint2*>(out) =
-        make_uint2(pack_bf16x2(x[pass][0], x[pass][1]), pack_bf16x2(x[pass][2], x[pass][3]));
-    *reinterpret_cast<uint2*>(out + 8) =
-        make_uint2(pack_bf16x2(x[pass][4], x[pass][5]), pack_bf16x2(x[pass][6], x[pass][7]));
-  }
+  if (last) write_output(op, row, offsets, x, out_factor);
 }
 #endif
 
