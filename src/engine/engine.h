@@ -47,7 +47,7 @@ struct EngineOptions {
   bool share_cache = true;   // all salts share the caches, to a token: for one user. `gemma4 serve` has false
   double step_timeout = 30;  // seconds; a longer step is reported, and the engine counts as stalled. 0: never
   int thinking_budget = -1;  // of requests that name none (Request::thinking_budget); negative: no limit
-  // Who proposes tokens that a step verifies (engine/drafts/drafter.h): "ngram", or a drafter model's directory or
+  // Who proposes tokens that a step verifies (engine/drafts/draft_source.h): "ngram", or a drafter model's directory or
   // .gguf file. Empty: nobody.
   std::string drafter;
   int draft_tokens = -1;  // drafts of one sequence in a step: 1 to 16; 0: none; -1: as many as pay

@@ -47,18 +47,18 @@ EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& 
               {model.options().pages[kSliding], model.options().pages[kFull]},
               options.prefix_cache,
               options.share_cache}),
-      scheduler_({options.max_seqs, options.chunk,
-                  model.options().rows_max - (draft_rows_max(options) > 0 ? kDrafterKeys : 0), draft_rows_max(options),
-                  kScoredRowsMax},
-                 pages_),
-      drafter_(model, options),
+      scheduler_(
+          {options.max_seqs, options.chunk, model.options().rows_max - (draft_rows_max(options) > 0 ? kDrafterKeys : 0),
+           draft_rows_max(options), kScoredRowsMax},
+          pages_),
+      draft_source_(model, options),
       workers_(output, std::min(options.max_seqs, kHeavyThreadsMax), std::move(wake)) {
   static_assert(kSliding == 0 && kFull == 1);
 }
 
 void EngineCore::add(std::unique_ptr<Sequence> sequence) {
   stats_.images += sequence->images.size();
-  sequence->usage.drafts.wanted = stats_.drafts.wanted = drafter_.on();
+  sequence->usage.drafts.wanted = stats_.drafts.wanted = draft_source_.on();
   for (PromptImage& image : sequence->images) {
     if (!image.patches) continue;
     image.tower_rows = model_.image_rows(image.patches->grid_w * image.patches->grid_h);
@@ -325,7 +325,7 @@ void EngineCore::step() {
   stats_.computed_tokens += batch_.ids.size();
   late_until_ = done + std::clamp<Clock::duration>((done - start) / kLateShare, kLateLeast, kLateMost);
   const bool tokens_alone = batch_.ids.size() == batch_.sampling.size();
-  if (tokens_alone) drafter_.note_step(step.rows, std::chrono::duration<double, std::milli>(done - start).count());
+  if (tokens_alone) draft_source_.note_step(step.rows, std::chrono::duration<double, std::milli>(done - start).count());
   commit(step, tokens);
 }
 
@@ -416,7 +416,7 @@ void EngineCore::commit(Step& step, const std::vector<int32_t>& tokens) {
     row += count;
   }
   scheduler_.computed(step);
-  std::vector<Drafter::Candidate> candidates;
+  std::vector<DraftSource::Candidate> candidates;
   for (Drawn& drawn : all) {
     Sequence& sequence = *drawn.rows->sequence;
     if (sequence.score_only) {
@@ -427,13 +427,13 @@ void EngineCore::commit(Step& step, const std::vector<int32_t>& tokens) {
     const auto hidden_row = static_cast<int>(drawn.logit_row) + drawn.round.drawn - 1;
     if (!drawn.round.finish) candidates.push_back({&sequence, hidden_row});
   }
-  if (drafter_.on()) draft(candidates);
+  if (draft_source_.on()) draft(candidates);
 }
 
 // Masks of the rows of drafts are made by the workers, beside the one for the next token.
-void EngineCore::draft(std::span<const Drafter::Candidate> candidates) {
-  drafter_.draft(candidates);
-  for (const Drafter::Candidate& candidate : candidates) {
+void EngineCore::draft(std::span<const DraftSource::Candidate> candidates) {
+  draft_source_.draft(candidates);
+  for (const DraftSource::Candidate& candidate : candidates) {
     Sequence& sequence = *candidate.sequence;
     output_.cut_drafts(sequence);
     if (!sequence.masked || sequence.drafts.empty()) continue;

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/drafts/drafter.h"
+#include "engine/drafts/draft_source.h"
 #include "engine/drafts/verify.h"
 #include "engine/engine.h"
 #include "engine/output_processor.h"
@@ -60,7 +60,7 @@ class EngineCore {
   Round accept(ScheduledRows& rows, std::span<const int32_t> drawn);
   void commit(Step& step, const std::vector<int32_t>& tokens);
   void commit(const ScheduledRows& rows, const Round& round, size_t logit_row);
-  void draft(std::span<const Drafter::Candidate> candidates);
+  void draft(std::span<const DraftSource::Candidate> candidates);
   void score_prompt(Sequence& sequence, const ScheduledRows& rows, size_t& logit_row);
   void post(Sequence& sequence, OutputJob job, size_t logit_row);
   void end(Sequence* sequence, Finish how);
@@ -72,7 +72,7 @@ class EngineCore {
   ImageCache& images_;
   PrefixCache pages_;
   Scheduler scheduler_;
-  Drafter drafter_;
+  DraftSource draft_source_;
   Batch batch_;
   std::deque<DrawState> states_;    // of the rows of drafts in the batch
   std::vector<float> logits_;       // [logit rows, vocabulary], read back if a sequence wants logprobs

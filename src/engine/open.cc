@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "checkpoint/drafter.h"
 #include "checkpoint/program_file.h"
-#include "engine/drafts/drafter.h"
+#include "engine/drafts/draft_source.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
 #include "model/cache_plan.h"

@@ -165,7 +165,7 @@ enum class Finish {
 };
 const char* finish_name(Finish finish);  // "stop", "length", "tool_calls", "cancelled"
 
-// What came of drafts (engine/drafts/drafter.h).
+// What came of drafts (engine/drafts/draft_source.h).
 struct DraftStats {
   bool wanted = false;                         // there is a drafter; else all of this is 0
   uint64_t rounds = 0;                         // steps that verified a draft or more of a sequence

@@ -8,7 +8,7 @@
 #include <random>
 #include <thread>
 
-#include "engine/drafts/drafter.h"
+#include "engine/drafts/draft_source.h"
 #include "engine/engine_testing.h"
 
 namespace gemma4 {

@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "cli/engine_flags.h"
-#include "engine/drafts/drafter.h"
+#include "engine/drafts/draft_source.h"
 
 namespace gemma4 {
 namespace {

@@ -132,10 +132,6 @@ struct Pipeline {
   __device__ __forceinline__ void release(const State& s) const {  // by each consumer thread
     barrier_arrive(empty_at + 8 * s.stage);
   }
-  __device__ __forceinline__ void release_by_warp(const State& s) const {  // by each consumer warp
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(empty_at + 8 * s.stage);
-  }
 };
 
 // Among the consumer warps.

@@ -84,7 +84,8 @@ __device__ __forceinline__ void produce_rows_keys(const AttentionInstruction& op
   }
 }
 
-// The limb warp has nothing to copy in these stages, but keeps its barriers in step.
+// The limb warp has nothing to copy in these stages, but the consumers wait for it all the same: if it fell behind by a
+// turn of the pipeline, a phase of its barriers would pass for another.
 template <typename Plan>
 __device__ __forceinline__ void pass_rows_keys(const AttentionInstruction& op, const StepRows& step,
                                                const Pipeline<Plan>& pipeline, uint64_t* limbs_full,
@@ -409,8 +410,8 @@ template <typename H, typename Plan>
 __device__ __forceinline__ void run_rows_attention(const AttentionInstruction& op, const StepRows& step,
                                                    const MegakernelWorkspace& w, uint32_t epoch,
                                                    const float2* rotations, const Pipeline<Plan>& pipeline,
-                                                   PipelineState<Plan>& state, uint8_t* scratch, int* last,
-                                                   InstructionClock& clock) {
+                                                   const uint64_t* limbs_full, PipelineState<Plan>& state,
+                                                   uint8_t* scratch, int* last, InstructionClock& clock) {
   using L = RowsScratch<H>;
   const LimbBuffer limbs(w.rows, LimbSource::kAttention, step.count);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -440,13 +441,14 @@ __device__ __forceinline__ void run_rows_attention(const AttentionInstruction& o
     for (int tile = item.begin; tile < item.end; ++tile, state.next()) {
       uint8_t* stage = pipeline.at(state);
       pipeline.wait_full(state);
+      barrier_wait(shared_address(limbs_full) + 8 * state.stage, state.phase);  // the limb warp keeps step
       patch_tile<H>(op, step, item, tile, scratch, stage);
       score_rows_tile<H>(stage, fragments, reinterpret_cast<float*>(scratch + L::kScores), warp, lane);
       consumer_barrier();
       softmax_rows_tile<H>(scratch, row, see, tile * kTileKeys);
       consumer_barrier();
       accumulate_rows_values<H>(scratch, stage, sum, warp, lane);
-      pipeline.release_by_warp(state);
+      pipeline.release(state);
     }
     consumer_barrier();  // the weights have been read
     finish_rows_item<H>(op, item, scratch, row, sum, static_cast<float*>(w.attention_partials), w.attention_counters,

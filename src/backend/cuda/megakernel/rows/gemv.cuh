@@ -108,7 +108,7 @@ __device__ __forceinline__ void multiply_rows_tiles(const Pipeline<Plan>& pipeli
           multiply_rows<Codec, Plan::kRows>(tile + k * kUnit, limbs + k * tile_bytes, rows, k % 2 == 1, lane, sums);
       }
     }
-    pipeline.release_by_warp(state);
+    pipeline.release(state);
   }
 }
 

@@ -108,8 +108,8 @@ __device__ __forceinline__ void read_step_rows(const InstructionList& list, Step
     if (rows && threadIdx.x < list.rows) step[kind].see[threadIdx.x] = __ldcg(rows + threadIdx.x);
     if (threadIdx.x == 0) step[kind].count = list.rows;
   }
+  barrier_arrive(step_read);
   consumer_barrier();
-  if (threadIdx.x == 0) barrier_arrive(step_read);
 }
 
 template <typename Codec, typename Plan>
@@ -144,12 +144,12 @@ __device__ void consume_rows_step(const InstructionList& list, const MegakernelW
     } else if (op.opcode == Opcode::kAttention) {
       if (op.attention.kv.rotated) {
         full.update(op.attention, list.rows, full_rotations);
-        run_rows_attention<Full>(op.attention, shared.step[1], w, epoch, full_rotations, pipeline, state, scratch,
-                                 &shared.last, clock);
+        run_rows_attention<Full>(op.attention, shared.step[1], w, epoch, full_rotations, pipeline, limbs_full, state,
+                                 scratch, &shared.last, clock);
       } else {
         sliding.update(op.attention, list.rows, rotations);
-        run_rows_attention<Sliding>(op.attention, shared.step[0], w, epoch, rotations, pipeline, state, scratch,
-                                    &shared.last, clock);
+        run_rows_attention<Sliding>(op.attention, shared.step[0], w, epoch, rotations, pipeline, limbs_full, state,
+                                    scratch, &shared.last, clock);
       }
     } else {
       const GemvInstruction& gemv = op.gemv;
@@ -194,10 +194,10 @@ __global__ void __launch_bounds__(Plan::kThreads, 1)
   __shared__ RowsShared rows;
   if (threadIdx.x == 0) {
     for (int i = 0; i < shape.stages; ++i) {
-      barrier_init(&full[i], w.decode.bulk_copies ? 1 : Plan::kProducers), barrier_init(&empty[i], kConsumerWarps);
+      barrier_init(&full[i], w.decode.bulk_copies ? 1 : Plan::kProducers), barrier_init(&empty[i], kConsumerThreads);
       barrier_init(&limbs_full[i], w.decode.bulk_copies ? 1 : 32);
     }
-    barrier_init(&requested, kConsumerThreads), barrier_init(&reduced, 32), barrier_init(&step_read, 1);
+    barrier_init(&requested, kConsumerThreads), barrier_init(&reduced, 32), barrier_init(&step_read, kConsumerThreads);
     barrier_init_done();
   }
   __syncthreads();

@@ -1,4 +1,4 @@
-#include "engine/drafts/drafter.h"
+#include "engine/drafts/draft_source.h"
 
 #include <algorithm>
 
@@ -25,10 +25,10 @@ int draft_rows_max(const EngineOptions& options) {
   return std::min(options.max_seqs * kDraftsMax, std::max(kAdaptiveRowsMax, options.max_seqs));
 }
 
-Drafter::Drafter(Model& model, const EngineOptions& options)
+DraftSource::DraftSource(Model& model, const EngineOptions& options)
     : model_(model), options_(options), rows_max_(draft_rows_max(options)) {}
 
-std::vector<int> Drafter::lengths(std::span<const Candidate> candidates) const {
+std::vector<int> DraftSource::lengths(std::span<const Candidate> candidates) const {
   std::vector<int> most;
   std::vector<double> rates;
   for (const Candidate& candidate : candidates) {
@@ -40,7 +40,7 @@ std::vector<int> Drafter::lengths(std::span<const Candidate> candidates) const {
   return most;
 }
 
-void Drafter::draft(std::span<const Candidate> candidates) {
+void DraftSource::draft(std::span<const Candidate> candidates) {
   if (candidates.empty()) return;
   const std::vector<int> lengths = this->lengths(candidates);
   if (!options_.propose && options_.drafter != kNgramDrafter) return draft_with_model(candidates, lengths);
@@ -58,12 +58,12 @@ void Drafter::draft(std::span<const Candidate> candidates) {
 }
 
 // A prefix from the cache may begin later than the drafter's first key.
-bool Drafter::has_window(const Sequence& sequence) const {
+bool DraftSource::has_window(const Sequence& sequence) const {
   const int first = static_cast<int>(sequence.ids.size()) - 2 - model_.config().window;
   return sequence.table.first_sliding * model_.options().page <= std::max(0, first);
 }
 
-void Drafter::draft_with_model(std::span<const Candidate> candidates, std::span<const int> lengths) {
+void DraftSource::draft_with_model(std::span<const Candidate> candidates, std::span<const int> lengths) {
   std::vector<DraftRow> rows;
   std::vector<size_t> drafted;  // indices of candidates
   for (size_t i = 0; i < candidates.size(); ++i) {

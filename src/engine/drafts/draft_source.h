@@ -1,7 +1,7 @@
-// Drafter: which tokens does the next step verify? After a step it proposes the next tokens of each sequence that goes
-// on: by look-up in the conversation, or with the model's own drafter. How many follows from the options, or from what
-// was accepted and what steps took. It belongs to EngineCore, on the engine's thread. A draft is only a proposal: the
-// model's sampler decides, so that no draft changes an answer.
+// DraftSource: which tokens does the next step verify? After a step it proposes the next tokens of each sequence that
+// goes on: by look-up in the conversation, or with the model's own drafter. How many follows from the options, or from
+// what was accepted and what steps took. It belongs to EngineCore, on the engine's thread. A draft is only a proposal:
+// the model's sampler decides, so that no draft changes an answer.
 #pragma once
 
 #include <span>
@@ -19,9 +19,9 @@ constexpr const char* kNgramDrafter = "ngram";  // EngineOptions::drafter: look-
 // Drafts of all sequences in one step, at most: what plan_activations() has rows for. 0: nothing is drafted.
 int draft_rows_max(const EngineOptions& options);
 
-class Drafter {
+class DraftSource {
  public:
-  Drafter(Model& model, const EngineOptions& options);
+  DraftSource(Model& model, const EngineOptions& options);
 
   bool on() const { return rows_max_ > 0; }
   int rows_max() const { return rows_max_; }
