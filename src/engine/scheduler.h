@@ -1,5 +1,5 @@
 // Scheduler: selects the rows that the next forward pass computes. Sequences that generate come first, with one row
-// each, and one for each draft that the step verifies (engine/drafts/draft_source.h); prompts share the rest of the chunk in
+// each, and one for each draft that the step verifies (drafts/draft_source.h); prompts share the rest of the chunk in
 // order; an image's rows are never split. If pages run out, the last sequence in order is preempted: its pages are
 // freed, and it is computed again later, from the prefix that is still cached. So no request fails for lack of memory.
 // A sequence whose output is late (Sequence::sits_out) is in no pass, and the others go on. The vision tower's work
