@@ -3,11 +3,14 @@
 // is shared among requests tells nobody about another's prompt.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
 #include <thread>
+#include <utility>
 
 #include "engine/engine_testing.h"
 #include "engine/prefix_cache.h"
+#include "engine/prompt_images.h"
 #include "engine/watched_backend_testing.h"
 #include "large_picture_testing.h"
 
