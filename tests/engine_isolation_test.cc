@@ -145,8 +145,10 @@ TEST(Isolation, DecodingAPictureMakesWay) {
   Preparation preparation;
   preparation.make_way = [&] { ++turns; };
   std::promise<void> ended;
+  Request request = chat_request("?", 1, {demo_image("002.png")});
+  request.images[0] = large_picture();
   engine.submit(
-      chat_request("?", 1, {large_picture()}),
+      request,
       [&](const Event& event) {
         if (event.type == Event::kDone || event.type == Event::kError) ended.set_value();
       },
