@@ -19,13 +19,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
-class IsolationWithDrafts : public testing::TestWithParam<int> {};  // so many in a step
-
-TEST_P(IsolationWithDrafts, OutputThatIsLateDelaysItsOwnStreamOnly) {
+TEST(Isolation, OutputThatIsLateDelaysItsOwnStreamOnly) {
   EngineOptions options = tiny_options();
   options.max_seqs = 3;
-  options.draft_tokens = GetParam();
-  options.drafter = "ngram";
   Engine engine(options);
   std::promise<void> release;
   const std::shared_future<void> released = release.get_future().share();
@@ -48,11 +44,9 @@ TEST_P(IsolationWithDrafts, OutputThatIsLateDelaysItsOwnStreamOnly) {
   EXPECT_EQ(late.ids, Ask(engine, raw_request("<bos>one", 20)).get().ids);
 }
 
-TEST_P(IsolationWithDrafts, AFormatThatNeedsTooMuchWorkFailsAlone) {
+TEST(Isolation, AFormatThatNeedsTooMuchWorkFailsAlone) {
   EngineOptions options = demo_options();
   options.max_seqs = 2;
-  options.draft_tokens = GetParam();
-  options.drafter = "ngram";
   Engine engine(options);
   const Request plain = chat_request("Describe this image.", 6);
   const Heard alone = Ask(engine, plain).get();
@@ -71,8 +65,6 @@ TEST_P(IsolationWithDrafts, AFormatThatNeedsTooMuchWorkFailsAlone) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
   EXPECT_EQ(Ask(engine, plain).get().ids, alone.ids);
 }
-
-INSTANTIATE_TEST_SUITE_P(Drafts, IsolationWithDrafts, testing::Values(0, 4));
 
 TEST(Isolation, AStepThatTakesTooLongIsReported) {
   EngineOptions options = tiny_options();
