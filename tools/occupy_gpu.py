@@ -47,6 +47,8 @@ def main():
     parser.add_argument("--leave-gb", type=float, required=True)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
+    if not options.command:
+        parser.error("no command")
     leave = int(options.leave_gb * 1e9)
     driver = Driver()
     if driver.free() < leave:

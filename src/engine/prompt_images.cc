@@ -16,6 +16,10 @@ constexpr std::chrono::milliseconds kCancelCheck(50);
 // to 2 for the coefficients of a JPEG of several scans.
 constexpr int64_t kBytesAPixel = 8;
 
+// A picture of at most 12 Mi pixels, as phones make them, is decoded within one turn (0.1 s): the turns bound how many
+// there are at a time. So it never waits for the memory of larger ones, however many someone sends.
+constexpr int64_t kSmallPixels = int64_t{12} << 20;
+
 std::span<const std::byte> as_bytes(const std::string& text) { return std::as_bytes(std::span(text)); }
 
 template <typename Work>
@@ -127,9 +131,10 @@ PromptImage PromptImages::prepare(const std::string& file, int index, int budget
     prepared.embeddings = *known;
     return prepared;
   }
+  bool large = false;
   const auto stop = [&] {  // a decoder may be C code, through which no exception can pass
     try {
-      preparation.check_and_make_way();
+      large ? preparation.check_and_make_way() : preparation.check();
       return false;
     } catch (const CancelledError&) {
       return true;
@@ -137,7 +142,9 @@ PromptImage PromptImages::prepare(const std::string& file, int index, int budget
   };
   return naming_image(index, [&] {
     const ImageSize size = read_image_size(as_bytes(file));
-    const PreparedBytes::Held held = decoding_.take(int64_t{size.width} * size.height * kBytesAPixel, preparation);
+    const int64_t pixels = int64_t{size.width} * size.height;
+    large = pixels > kSmallPixels;
+    const PreparedBytes::Held held = decoding_.take(large ? pixels * kBytesAPixel : 0, preparation);
     ++decoded_;
     const Image image = decode_image(as_bytes(file), {}, stop);
     prepared.patches =

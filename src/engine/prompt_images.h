@@ -57,8 +57,7 @@ class PreparedBytes {
   std::list<int64_t> queue_ GUARDED_BY(mutex_);  // who waits, in order
 };
 
-// What the pictures that are decoded at a time may take, but for one that takes more alone: two of 64 megapixels, or
-// ten of 12.
+// What the large pictures that are decoded at a time may take, but for one that takes more alone: two of 64 megapixels.
 inline constexpr int64_t kDecodingBytes = int64_t{1} << 30;
 
 // Any thread may call it.
@@ -69,8 +68,8 @@ class PromptImages {
   // Tokens that the picture `file` takes, from its header. `index` counts from 0 and names it in errors. Throws Error.
   int count_tokens(const std::string& file, int index, int budget) const;
 
-  // Finds or decodes the picture; `salt` sets apart who may find it. While it is decoded, other requests get their
-  // turns. Throws Error where its data is damaged, CancelledError.
+  // Finds or decodes the picture; `salt` sets apart who may find it. While a large one is decoded, other requests
+  // get their turns. Throws Error where its data is damaged, CancelledError.
   PromptImage prepare(const std::string& file, int index, int budget, uint64_t salt,
                       const Preparation& preparation) const;
 

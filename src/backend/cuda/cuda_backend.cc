@@ -3,7 +3,6 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
-#include <string_view>
 #include <utility>
 
 #include "backend/cuda/attention/attention.h"
@@ -186,7 +185,6 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
   }
 
   cuda::MegakernelWorkspace megakernel_workspace() {
-    const char* step = std::getenv("GEMMA4_CUDA_STEP");  // one: of one row alone; off: none (OpRecorder)
     cuda::MegakernelWorkspace w;
     w.decode = linear_->gemv_workspace();
     w.attention_partials = attention_.partial;
@@ -199,7 +197,7 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
     if (residual > 0) w.residual = reinterpret_cast<float4*>(zeros<float>(residual / 4));
     if (communicator_) {
       w.ranks = communicator_->rank_buffers();
-    } else if (!(step && std::string_view(step) == "one")) {
+    } else if (cuda::megakernel_fits(w.decode)) {
       w.rows = rows_workspace(w.decode.blocks);
     }
     if (!w.ranks.receive[0]) {  // the sums of this rank alone

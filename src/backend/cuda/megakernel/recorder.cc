@@ -42,7 +42,12 @@ OpRecorder::OpRecorder(const MegakernelWorkspace& workspace, Launch launch)
   workspace_.clocks = clocks_->entries();
 #endif
   const char* value = std::getenv("GEMMA4_CUDA_STEP");
-  enabled_ = megakernel_fits(workspace.decode) && !(value && std::string(value) == "off");
+  const std::string step = value ? value : "";
+  enabled_ = megakernel_fits(workspace.decode) && step != "off";
+  // CTA r computes the norms of row r.
+  if (workspace.rows.limbs && workspace.ranks.world == 1 && step != "one") {
+    rows_max_ = std::min(kRowsMax, workspace.decode.blocks);
+  }
 }
 
 OpRecorder::~OpRecorder() {
@@ -51,8 +56,7 @@ OpRecorder::~OpRecorder() {
 
 // A list has ops of one number of rows. Several rows are taken where one GPU has the whole model.
 bool OpRecorder::takes_rows(int64_t rows) const {
-  if (rows_ > 0 && rows != rows_) return false;
-  return rows == 1 || (rows >= 2 && rows <= kRowsMax && workspace_.rows.limbs && workspace_.ranks.world == 1);
+  return rows >= 1 && rows <= rows_max_ && (rows_ == 0 || rows == rows_);
 }
 
 Instruction& OpRecorder::add(Opcode opcode, Fallback fallback) {
@@ -134,6 +138,7 @@ bool OpRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& 
   if (!enabled_ || !open_ || attention_pending_ || !takes_rows(x.rows()) || !activation(x) || !activation(out))
     return false;
   const bool several = x.rows() > 1;
+  if (several && x.stride % 4 != 0) return false;  // the rows are read as vectors
   const bool known = w.layout == Layout::kInt4G32 || w.layout == Layout::kInt4G64 || w.layout == Layout::kQ4_0;
   if (!known || (!instructions_.empty() && layout_ != Layout::kBF16 && layout_ != w.layout)) return false;
   if (geglu != w.paired || !aligned(x.data) || w.cols % kWeightTileCols != 0) return false;
@@ -145,9 +150,9 @@ bool OpRecorder::linear(const Tensor& out, const Tensor& x, const DeviceMatrix& 
   const int64_t each = row_tiles * (col_tiles - spare) / blocks,
                 most = each + 1 + spare * (each / (col_tiles - spare) + 1);
   const bool from_norm = last_is(Opcode::kRmsNorm), whole = from_norm || most >= col_tiles;
-  if (several ? col_tiles > kRowsTilesMax || each == 0
-              : (whole ? col_tiles : most) > megakernel_input_tiles(workspace_.decode))
-    return false;
+  const bool fits = several ? col_tiles <= kRowsTilesMax && each > 0
+                            : (whole ? col_tiles : most) <= megakernel_input_tiles(workspace_.decode);
+  if (!fits) return false;
   if (last_is(Opcode::kGemv) && instructions_.back().gemv.all_reduce) return false;
   if (from_norm && (instructions_.back().rms_norm.out != x.data || instructions_.back().rms_norm.dim != w.cols))
     return false;
@@ -184,6 +189,7 @@ bool OpRecorder::qk_norm_rope_cache(const Tensor& query, const Tensor& q, const 
   if (!(sliding || full) || rope.block != kv.dim || !takes_rows(count) || q.rows() != count || pos.size() != count)
     return false;
   const bool several = count > 1;
+  if (several && (rows.stride != 4 || pos.stride != 1)) return false;
   if (!kv.table || kv.table_page % 16 != 0 || q.shape[1] % kv.heads != 0 || q.shape[1] / kv.heads > 8) return false;
   const bool types = activation(q) && q.dtype == k.dtype && (!v || v.dtype == q.dtype);
   if (!types || !aligned(q.data) || !aligned(k.data) || (v && !aligned(v.data))) return false;
@@ -275,7 +281,7 @@ bool OpRecorder::add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& 
   const GemvInstruction* gemv = instructions_.empty() ? nullptr : &instructions_.back().gemv;
   if (gemv && gemv->all_reduce && (gemv->out != y.data || y.row_size() != dim)) return false;
   if (workspace_.ranks.world == 1 && y.row_size() == dim) make_all_reduce(y);
-  if (several && !(gemv && gemv->all_reduce)) return false;
+  if (several && (!(gemv && gemv->all_reduce) || x.stride % 4 != 0 || (out && out.stride % 4 != 0))) return false;
   const int all_reduce = gemv ? gemv->all_reduce : 0;
   RmsNormInstruction& op = add(Opcode::kRmsNorm, std::move(fallback)).rms_norm;
   op.y = y.data, op.x = static_cast<float*>(x.data);

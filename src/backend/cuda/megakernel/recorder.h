@@ -8,7 +8,7 @@
 // borders between instructions and without a pause, so memory stays busy while CTAs wait for each other. This is all
 // the megakernel is for. CTAs exchange values as flagged values (flagged_memory.cuh) instead of meeting at barriers.
 //
-// There are two of it: kernel.cu for one row, rows/ for 2 to 8. Both take the same lists.
+// There are two megakernels: kernel.cu for one row, rows/kernel.cuh for 2 to 8. Both take the same lists.
 //
 // What exists twice. The decode step is a second backend: each of its ops has a kernel of its own and a version here.
 //   op of one row                     own kernel                           in the megakernel
@@ -244,6 +244,7 @@ class OpRecorder {
   Layout layout_ = Layout::kBF16;
   float* x_ = nullptr;
   int dim_ = 0, norms_ = 0;
+  int rows_max_ = 1;               // that an op may have
   int64_t rows_ = 0;               // of every op so far; 0: none yet
   int64_t x_stride_ = 0;           // of several rows
   const void* step_rows_[2] = {};  // of sliding and of full layers

@@ -17,10 +17,10 @@ using cuda::Layout;
 
 class FakeBackend final : public RecordingBackend<FakeBackend> {
  public:
-  explicit FakeBackend(int world, bool several_rows = false) {
+  explicit FakeBackend(int world, bool several_rows = false, int sms = 132) {
     cuda::MegakernelWorkspace w;
     if (several_rows) w.rows.limbs = reinterpret_cast<uint8_t*>(0x3000);
-    w.decode.blocks = 132, w.decode.shared_max = 227 << 10;  // H100
+    w.decode.blocks = sms, w.decode.shared_max = 227 << 10;  // H100
     w.channels = reinterpret_cast<uint32_t*>(0x1000);
     w.ranks.receive[0] = reinterpret_cast<uint32_t*>(0x2000);
     w.ranks.world = world;
@@ -232,6 +232,19 @@ TEST_F(CudaRecordingBackend, StepsOfSeveralRowsRunInTheMegakernel) {
   FakeBackend small(1, true);
   EXPECT_EQ(run(d, small).megakernel_ops, 12 * 7);
   EXPECT_EQ(small.own_kernels_, std::set<std::string>());
+  // Row r's norms are computed by CTA r: without one the step would never end.
+  d = {.rows = 4, .layers = 12, .hidden = 640, .inner = 1280, .heads = 2, .kv_heads = {2, 1}};
+  for (const int sms : {3, 4}) {
+    FakeBackend few(1, true, sms);
+    EXPECT_EQ(run(d, few).megakernel_ops, sms < 4 ? 0 : 12 * 7) << sms;
+  }
+  setenv("GEMMA4_CUDA_STEP", "one", 1);
+  FakeBackend one(1, true), several(1, true);
+  unsetenv("GEMMA4_CUDA_STEP");
+  d = {};
+  EXPECT_EQ(run(d, one).megakernel_ops, 420);
+  d.rows = 2;
+  EXPECT_EQ(run(d, several).megakernel_ops, 0);
 }
 
 TEST_F(CudaRecordingBackend, CountsReplayedSteps) {

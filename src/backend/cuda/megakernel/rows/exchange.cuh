@@ -59,6 +59,8 @@ __device__ __forceinline__ float as_flagged(float value) { return remove_flag(__
 // The limbs of all rows of a tile: [half][row][64 bytes], then their group scales [half][row][8 bytes]. The 64 bytes
 // are [high, low][lane c][8 bytes], the B operand of a lane.
 constexpr int kRowTileBytes = kLimbBytes + kGroupScaleBytes;  // of a row
+static_assert(kRowsLimbBytes == int64_t{kLimbSources} * kRowsTilesMax * kRowsMax * kRowTileBytes);
+static_assert(rows_partials(1) == 2 * kRowsMax * kRowTileRows);
 
 // Where one row's limbs go (`Input` of store_limbs()).
 struct RowLimbs {

@@ -40,9 +40,10 @@ template <int kRows>
 RowsShape rows_shape(const GemvWorkspace& workspace) {
   using Plan = RowsPlan<kRows>;
   static_assert(kRowsStagesLeast * Plan::kStage + kRowsScratch + kRowsStatic <= 99 << 10);
-  const int room = workspace.shared_max - kRowsStatic - kRowsScratch, with_residual = room - kRowsResidualBytes;
+  const int available = workspace.shared_max - kRowsStatic - kRowsScratch,
+            with_residual = available - kRowsResidualBytes;
   const bool shared = with_residual >= (kRowsStagesLeast + 1) * Plan::kStage;
-  const int stages = std::min((shared ? with_residual : room) / Plan::kStage, Plan::kStagesMax);
+  const int stages = std::min((shared ? with_residual : available) / Plan::kStage, Plan::kStagesMax);
   return {stages, stages * Plan::kStage + kRowsScratch + (shared ? kRowsResidualBytes : 0), shared};
 }
 

@@ -22,7 +22,7 @@ struct RowsWorkspace {
   float2* rotations = nullptr;   // [CTAs, kRowsMax, kRotationsOfRow]
 };
 inline constexpr int kRotationsOfRow = 128 + 256;  // of heads of 256 and of 512
-inline constexpr int64_t kRowsLimbBytes = int64_t{kLimbSources} * kRowsTilesMax * kRowsMax * 144;
-constexpr int64_t rows_partials(int blocks) { return int64_t{2} * blocks * kRowsMax * 128; }
+inline constexpr int64_t kRowsLimbBytes = int64_t{kLimbSources} * kRowsTilesMax * kRowsMax * 144;  // kRowTileBytes
+constexpr int64_t rows_partials(int blocks) { return int64_t{2} * blocks * kRowsMax * 128; }       // kRowTileRows
 
 }  // namespace gemma4::cuda
