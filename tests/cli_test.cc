@@ -20,11 +20,19 @@ std::vector<std::string> run_demo(std::vector<std::string> more) {
   return more;
 }
 
+// Standard error as the lines before the last one (a model's thoughts; random ones at any temperature above 0), and the
+// last one: the report.
+std::pair<std::string, nlohmann::json> thoughts_and_report(const Ran& ran) {
+  std::string err = ran.err;
+  if (err.ends_with('\n')) err.pop_back();
+  const size_t report = err.find_last_of('\n') + 1;
+  return {err.substr(0, report), nlohmann::json::parse(err.substr(report), nullptr, false)};
+}
+
 nlohmann::json report(const Ran& ran) {
-  std::string line = ran.err;
-  if (line.ends_with('\n')) line.pop_back();
-  EXPECT_EQ(line.find('\n'), std::string::npos) << "one line: " << ran.err;
-  return nlohmann::json::parse(line, nullptr, false);
+  auto [thoughts, line] = thoughts_and_report(ran);
+  EXPECT_EQ(thoughts, "") << "one line: " << ran.err;
+  return std::move(line);
 }
 
 TEST(Run, AnswersAboutAPictureAndReports) {
@@ -166,11 +174,14 @@ TEST(Run, ASeedMakesTheSameAnswerAndIsReported) {
       "12",  "--json",  "--backend", "ref",      "--ignore-eos"};
   const Ran free = run_gemma4(arguments);
   ASSERT_EQ(free.code, 0) << free.err;
+  const auto [thoughts, line] = thoughts_and_report(free);
+  ASSERT_TRUE(line.contains("seed")) << free.err;
+  const auto all_of = [](const Ran& ran) { return thoughts_and_report(ran).first + ran.out; };
   auto seeded = arguments;
-  seeded.insert(seeded.end(), {"--seed", std::to_string(report(free).at("seed").get<uint64_t>())});
-  EXPECT_EQ(run_gemma4(seeded).out, free.out);
+  seeded.insert(seeded.end(), {"--seed", std::to_string(line.at("seed").get<uint64_t>())});
+  EXPECT_EQ(all_of(run_gemma4(seeded)), thoughts + free.out);
   seeded.back() += "1";
-  EXPECT_NE(run_gemma4(seeded).out, free.out);
+  EXPECT_NE(all_of(run_gemma4(seeded)), thoughts + free.out);
 }
 
 TEST(Run, MaxNewTokensEndsTheAnswer) {
