@@ -105,6 +105,13 @@ TEST(BenchCommand, RefusesNumbersThatMeanNothing) {
       {bench, {"--images", "-70"}, "--images: -70 is not zero or more"},
       {bench, {"--chunk", "0"}, "--chunk: 0 is not above zero"},
       {bench, {"--threads", "-1"}, "--threads: -1 is not from 0 to 1024"},
+      {bench, {"--drafter", "ngram", "--draft-tokens", "17"}, "--draft-tokens: 17 is not from 0 to 16"},
+      {bench, {"--drafter", "ngram", "--accept", "0.5,0.6"}, "that never rise"},
+      {bench, {"--drafter", "ngram", "--accept", "1.5"}, "that never rise"},
+      {bench, {"--drafter", "ngram", "--accept", "nan"}, "that never rise"},
+      {bench, {"--drafter", "ngram", "--accept", "0.5,0.4", "--draft-tokens", "3"}, "one for each draft"},
+      {bench, {"--accept", "0.5"}, "give --drafter, too"},
+      {eval, {"--golden", "/nowhere", "--drafter", "ngram"}, "--golden compares logits"},
       {eval, {"--threads", "-1"}, "--threads: -1 is not from 0 to 1024"},
       {eval, {"--equal-min", "7"}, "--equal-min: 7 is not from 0 to 1"},
       {eval, {"--right-min", "nan"}, "--right-min: nan is not from 0 to 1"},
@@ -147,6 +154,34 @@ TEST(BenchCommand, MeasuresEverythingAskedFor) {
   EXPECT_NEAR(two.at("of_roofline").get<double>(), least, 1e-6 * least);
   EXPECT_GT(json.at("copy_bytes_per_s").get<double>(), 0);
   EXPECT_GT(json.at("weights_bytes_per_step").get<int64_t>(), 100000);
+}
+
+// With a coin in place of weights that accept something: what is accepted follows from --accept alone.
+TEST(BenchCommand, MeasuresRoundsWithDrafts) {
+  const auto bench = [](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"bench", "--model",  kTiny,       "--backend", "ref", "--prompts",
+                                      "20",    "--depths", "0",         "--batches", "2",   "--images",
+                                      "0",     "--steps",  "40",        "--chunk",   "32",  "--repeat",
+                                      "1",     "--json",   "--drafter", "ngram"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Ran ran = run_gemma4(words);
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    std::map<std::string, nlohmann::json> lines;
+    for (const auto& line : nlohmann::json::parse(ran.out).at("results")) lines[line.at("what")] = line;
+    return lines;
+  };
+  const auto all = bench({"--accept", "1,1,1"});
+  for (const auto& [what, seqs] : {std::pair("decode at 0, 3 drafts", 1), {"batch of 2, 3 drafts", 2}}) {
+    ASSERT_TRUE(all.contains(what)) << what;
+    const nlohmann::json& line = all.at(what);
+    EXPECT_EQ(line.at("tokens_per_round"), 4);
+    EXPECT_NEAR(line.at("tokens_per_s").get<double>(), 4000.0 * seqs / line.at("ms").get<double>(), 1);
+  }
+  EXPECT_EQ(bench({"--accept", "0,0"}).at("decode at 0, 2 drafts").at("tokens_per_round"), 1);
+  // 1 + 0.9 + 0.5, of 80 rounds.
+  EXPECT_NEAR(bench({"--accept", "0.9,0.5"}).at("batch of 2, 2 drafts").at("tokens_per_round").get<double>(), 2.4, 0.3);
+  EXPECT_LT(bench({"--draft-tokens", "5"}).at("decode at 0, 5 drafts").at("tokens_per_round").get<double>(), 1.5)
+      << "arbitrary drafts";
 }
 
 TEST(BenchCommand, MeasuresSeveralRanksOfOneModel) {

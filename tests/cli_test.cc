@@ -184,6 +184,47 @@ TEST(Run, ASeedMakesTheSameAnswerAndIsReported) {
   EXPECT_NE(all_of(run_gemma4(seeded)), thoughts + free.out);
 }
 
+TEST(Run, DraftsChangeNoAnswerAndAreReported) {
+  const std::vector<std::string> arguments = {"run",       "--model", kTiny,    "--prompt",     "the stars the stars",
+                                              "--backend", "ref",     "--json", "--ignore-eos", "--max-new-tokens",
+                                              "40",        "--seed",  "7",      "--top-k",      "3"};
+  const Ran plain = run_gemma4(arguments);
+  ASSERT_EQ(plain.code, 0) << plain.err;
+  for (const char* key : {"rounds", "drafted", "accepted", "accepted_by_position"}) {
+    EXPECT_FALSE(report(plain).contains(key)) << key;
+  }
+  for (const std::string tokens : {"", "1", "4", "16"}) {
+    auto with = arguments;
+    with.insert(with.end(), {"--drafter", "ngram"});
+    if (!tokens.empty()) with.insert(with.end(), {"--draft-tokens", tokens});
+    const Ran ran = run_gemma4(with);
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    EXPECT_EQ(ran.out, plain.out);
+    const auto line = report(ran);
+    EXPECT_GT(line.at("rounds"), 0);
+    EXPECT_GE(line.at("drafted"), line.at("rounds"));
+    EXPECT_LE(line.at("accepted"), line.at("drafted"));
+    uint64_t sum = 0;
+    for (const auto& count : line.at("accepted_by_position")) sum += count.get<uint64_t>();
+    EXPECT_EQ(line.at("accepted"), sum);
+  }
+}
+
+TEST(Run, RefusesADrafterThatIsNone) {
+  const auto refused = [](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"run", "--model", kTiny, "--backend", "ref", "--prompt", "a"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Ran ran = run_gemma4(words);
+    EXPECT_EQ(ran.code, 2) << ran.err;
+    EXPECT_EQ(ran.out, "");
+    return ran.err;
+  };
+  EXPECT_NE(refused({"--drafter", "/nowhere"}).find("/nowhere"), std::string::npos);
+  EXPECT_NE(refused({"--drafter", kTiny}).find("drafter"), std::string::npos);
+  EXPECT_NE(refused({"--draft-tokens", "4"}).find("--drafter"), std::string::npos);
+  EXPECT_NE(refused({"--drafter", "ngram", "--draft-tokens", "17"}).find("--draft-tokens"), std::string::npos);
+}
+
 TEST(Run, MaxNewTokensEndsTheAnswer) {
   const Ran ran = run_gemma4(run_demo({"--prompt", "Who are you?", "--max-new-tokens", "3", "--json"}));
   EXPECT_EQ(report(ran).at("generated_tokens"), 3);

@@ -19,9 +19,13 @@ namespace {
 
 using std::chrono::milliseconds;
 
-TEST(Isolation, OutputThatIsLateDelaysItsOwnStreamOnly) {
+class IsolationWithDrafts : public testing::TestWithParam<int> {};  // so many in a step
+
+TEST_P(IsolationWithDrafts, OutputThatIsLateDelaysItsOwnStreamOnly) {
   EngineOptions options = tiny_options();
   options.max_seqs = 3;
+  options.draft_tokens = GetParam();
+  options.drafter = "ngram";
   Engine engine(options);
   std::promise<void> release;
   const std::shared_future<void> released = release.get_future().share();
@@ -44,9 +48,11 @@ TEST(Isolation, OutputThatIsLateDelaysItsOwnStreamOnly) {
   EXPECT_EQ(late.ids, Ask(engine, raw_request("<bos>one", 20)).get().ids);
 }
 
-TEST(Isolation, AFormatThatNeedsTooMuchWorkFailsAlone) {
+TEST_P(IsolationWithDrafts, AFormatThatNeedsTooMuchWorkFailsAlone) {
   EngineOptions options = demo_options();
   options.max_seqs = 2;
+  options.draft_tokens = GetParam();
+  options.drafter = "ngram";
   Engine engine(options);
   const Request plain = chat_request("Describe this image.", 6);
   const Heard alone = Ask(engine, plain).get();
@@ -65,6 +71,8 @@ TEST(Isolation, AFormatThatNeedsTooMuchWorkFailsAlone) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
   EXPECT_EQ(Ask(engine, plain).get().ids, alone.ids);
 }
+
+INSTANTIATE_TEST_SUITE_P(Drafts, IsolationWithDrafts, testing::Values(0, 4));
 
 TEST(Isolation, AStepThatTakesTooLongIsReported) {
   EngineOptions options = tiny_options();

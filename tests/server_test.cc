@@ -376,5 +376,36 @@ TEST_F(ServerTest, ModelsHealthMetricsPage) {
   EXPECT_EQ(ask(port, "HEAD", "/health", "", {{"Connection", "close"}}).status, 200);
 }
 
+TEST(Server, DraftsAreCountedAndChangeNoAnswer) {
+  const std::string body = R"({"model": "demo", "messages": [{"role": "user", "content": "Who are you? Who are you?"}],
+                               "temperature": 0, "max_tokens": 40})";
+  const auto answer = [&](const EngineOptions& options, std::string& metrics) {
+    Engine engine(options);
+    Server server(engine, server_options());
+    const Json json = Json::parse(ask(server.port(), "POST", "/v1/chat/completions", body).body);
+    metrics = ask(server.port(), "GET", "/metrics").body;
+    return json;
+  };
+  std::string metrics;
+  EngineOptions options = served_model();
+  const Json plain = answer(options, metrics);
+  EXPECT_FALSE(plain.at("timings").contains("rounds"));
+  EXPECT_EQ(metrics.find("gemma4_rounds_total"), std::string::npos);
+  options.drafter = "ngram";
+  options.draft_tokens = 3;
+  const Json with = answer(options, metrics);
+  EXPECT_EQ(with.at("choices").at(0).at("message"), plain.at("choices").at(0).at("message"));
+  EXPECT_EQ(with.at("usage"), plain.at("usage"));
+  const Json& timings = with.at("timings");
+  EXPECT_GT(timings.at("rounds").get<int>(), 0);
+  EXPECT_EQ(timings.at("drafted").get<int>() >= timings.at("rounds").get<int>(), true);
+  EXPECT_TRUE(timings.at("accepted_by_position").is_array());
+  for (const char* name : {"rounds", "drafted", "accepted"}) {
+    EXPECT_NE(metrics.find("\ngemma4_" + std::string(name) + "_total " + timings.at(name).dump() + "\n"),
+              std::string::npos)
+        << name << metrics;
+  }
+}
+
 }  // namespace
 }  // namespace gemma4

@@ -33,6 +33,8 @@ constexpr TensorName kNames[] = {
     {1, "layers.#.post_feedforward_layernorm.weight", "blk.#.post_ffw_norm.weight"},
     {2, "norm.weight", "output_norm.weight"},
     {2, "lm_head.weight", "output.weight"},
+    {2, "pre_projection.weight", "nextn.pre_projection.weight"},
+    {2, "post_projection.weight", "nextn.post_projection.weight"},
     {2, "vision_tower.patch_embedder.input_proj.weight", "v.patch_embd.weight"},
     {3, "vision_tower.encoder.layers.#.self_attn.q_proj.weight", "v.blk.#.attn_q.weight"},
     {3, "vision_tower.encoder.layers.#.self_attn.k_proj.weight", "v.blk.#.attn_k.weight"},
@@ -121,6 +123,11 @@ std::string to_huggingface_name(std::string_view name) {
     result.replace(result.size() - kProjection.size(), kProjection.size(), "_proj.linear.weight");
   }
   return result;
+}
+
+std::string to_huggingface_drafter_name(std::string_view name) {
+  const bool outer = name == "lm_head.weight" || name == "pre_projection.weight" || name == "post_projection.weight";
+  return (outer ? "" : "model.") + std::string(name);
 }
 
 std::optional<std::string> from_gguf_name(std::string_view name) {

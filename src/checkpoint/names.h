@@ -3,7 +3,8 @@
 // model/tensor_table.h.
 //
 // The model's own names are Hugging Face's without their prefixes: "layers.3.self_attn.q_proj.weight". Sources:
-// transformers' modeling_gemma4.py, and for GGUF llama.cpp's constants.py and clip-impl.h.
+// transformers' modeling_gemma4.py, and for GGUF llama.cpp's constants.py and clip-impl.h. A drafter's tensors have the
+// same names, and pre_projection and post_projection besides (modeling_gemma4_assistant.py).
 #pragma once
 
 #include <optional>
@@ -20,6 +21,9 @@ std::string from_huggingface_name(std::string_view name);
 
 // The Hugging Face name (with "model.language_model.") of a model name.
 std::string to_huggingface_name(std::string_view name);
+
+// That of a drafter's tensor ("model." in front of all but the projections).
+std::string to_huggingface_drafter_name(std::string_view name);
 
 // The model's name for a GGUF one ("blk.3.attn_q.weight", "v.blk.0.ln1.weight"), or nothing where the table has none.
 std::optional<std::string> from_gguf_name(std::string_view name);

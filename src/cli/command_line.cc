@@ -83,6 +83,7 @@ GEMMA4_OPTION_OF(std::optional<float>)
 GEMMA4_OPTION_OF(std::optional<uint64_t>)
 GEMMA4_OPTION_OF(std::vector<std::string>)
 GEMMA4_OPTION_OF(std::vector<int>)
+GEMMA4_OPTION_OF(std::vector<double>)
 #undef GEMMA4_OPTION_OF
 
 std::optional<int> CommandLine::parse(int argc, char** argv) {

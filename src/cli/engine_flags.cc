@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include "engine/drafts/draft_length.h"
+
 namespace gemma4 {
 
 void add_mmproj_flag(CommandLine& line, std::filesystem::path& mmproj) {
@@ -17,6 +19,7 @@ void add_engine_flags(CommandLine& line, EngineOptions& options) {
   add_mmproj_flag(line, options.mmproj);
   add_template_flag(line, options);
   add_device_flags(line, options);
+  add_drafter_flags(line, options);
   line.option(
           "--max-seq-len", options.max_seq_len,
           "Tokens of prompt and answer together (default: the longest of which one sequence fits in memory, in steps "
@@ -31,6 +34,18 @@ void add_engine_flags(CommandLine& line, EngineOptions& options) {
   line.option("--max-vision-soft-tokens", options.image_budget, "Budget of each picture (default: the checkpoint's)")
       .one_of({"70", "140", "280", "560", "1120"});
   line.option("--prefill-chunk", options.chunk, "Prompt tokens of one step").between(1, 1 << 20).show_default();
+}
+
+void add_drafter_flags(CommandLine& line, EngineOptions& options) {
+  line.option(
+      "--drafter", options.drafter,
+      "Who proposes the next tokens, which one step then verifies, so that answers are the same and come sooner: "
+      "the directory or .gguf file of the model's drafter, or ngram for look-up in the conversation");
+  line.option(
+          "--draft-tokens", options.draft_tokens,
+          "Proposed tokens of one answer in a step; 0: none. Where --drafter names nobody, by the drafter beside the "
+          "model. Without it: as many as pay")
+      .between(0, kDraftsMax);
 }
 
 void add_template_flag(CommandLine& line, EngineOptions& options) {

@@ -10,8 +10,11 @@ namespace gemma4 {
 void add_mmproj_flag(CommandLine& line, std::filesystem::path& mmproj);
 
 // --model (--prequantized, --bf16), --mmproj, --chat-template, --max-seq-len, --kv-memory, --cache-tokens,
-// --max-vision-soft-tokens, --prefill-chunk, and those of add_device_flags().
+// --max-vision-soft-tokens, --prefill-chunk, and those of add_device_flags() and add_drafter_flags().
 void add_engine_flags(CommandLine& line, EngineOptions& options);
+
+// --drafter, --draft-tokens. The commands of add_engine_flags() have them.
+void add_drafter_flags(CommandLine& line, EngineOptions& options);
 
 void add_template_flag(CommandLine& line, EngineOptions& options);
 

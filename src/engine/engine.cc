@@ -19,10 +19,17 @@ double milliseconds_since(Clock::time_point start) {
 }
 
 InputLimits input_limits(const EngineOptions& options, ChatTemplate chat_template) {
-  return {options.image_budget,   options.image_budget_max, options.images_max,
-          options.max_seq_len,    options.vision,           options.seed,
-          options.prepared_bytes, options.share_cache,      chat_template,
-          options.thinking_budget};
+  return {options.image_budget,
+          options.image_budget_max,
+          options.images_max,
+          options.max_seq_len,
+          options.vision,
+          options.seed,
+          options.prepared_bytes,
+          options.share_cache,
+          chat_template,
+          options.thinking_budget,
+          options.drafter == kNgramDrafter};
 }
 
 }  // namespace

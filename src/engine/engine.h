@@ -4,8 +4,11 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "backend/ranks.h"
 #include "checkpoint/checkpoint.h"
@@ -44,8 +47,14 @@ struct EngineOptions {
   bool share_cache = true;   // all salts share the caches, to a token: for one user. `gemma4 serve` has false
   double step_timeout = 30;  // seconds; a longer step is reported, and the engine counts as stalled. 0: never
   int thinking_budget = -1;  // of requests that name none (Request::thinking_budget); negative: no limit
-  bool vision = true;        // false: do not load the vision tower; requests with images are refused
-  uint64_t seed = 0;         // for requests without a seed; 0: random
+  // Who proposes tokens that a step verifies (engine/drafts/draft_source.h): "ngram", or a drafter model's directory or
+  // .gguf file. Empty: nobody.
+  std::string drafter;
+  int draft_tokens = -1;  // drafts of one sequence in a step: 1 to 16; 0: none; -1: as many as pay
+  // For tests, in place of a drafter: up to `count` tokens to follow `ids`.
+  std::function<std::vector<int32_t>(std::span<const int32_t> ids, int count)> propose;
+  bool vision = true;  // false: do not load the vision tower; requests with images are refused
+  uint64_t seed = 0;   // for requests without a seed; 0: random
 };
 
 // Which chat template prompts follow, and why.
@@ -65,6 +74,7 @@ struct EngineStats {
   uint64_t prefix_hits = 0;      // started requests with any such token
   uint64_t computed_tokens = 0;  // rows of all forward passes
   uint64_t generated_tokens = 0;
+  DraftStats drafts;
   uint64_t images = 0;          // of all choices
   uint64_t images_decoded = 0;  // their embeddings were not held any more, when they arrived
   uint64_t images_encoded = 0;  // and were computed

@@ -27,6 +27,14 @@ std::pair<int, int> scored_rows(const ScheduledRows& rows) {
   return begin < end ? std::pair(begin, end) : std::pair(0, 0);
 }
 
+// The worker has found that the answer ended before them. So the sequence is as it would be without drafts.
+void drop_last_tokens(Sequence& sequence, int count) {
+  const size_t left = sequence.ids.size() - static_cast<size_t>(count);
+  sequence.ids.resize(left);
+  sequence.hashes.resize(left);
+  if (count > 0) sequence.computed = std::min(sequence.computed, static_cast<int>(left) - 1);
+}
+
 }  // namespace
 
 EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& images, const EngineOptions& options,
@@ -39,13 +47,18 @@ EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& 
               {model.options().pages[kSliding], model.options().pages[kFull]},
               options.prefix_cache,
               options.share_cache}),
-      scheduler_({options.max_seqs, options.chunk, model.options().rows_max, kScoredRowsMax}, pages_),
+      scheduler_(
+          {options.max_seqs, options.chunk, model.options().rows_max - (draft_rows_max(options) > 0 ? kDrafterKeys : 0),
+           draft_rows_max(options), kScoredRowsMax},
+          pages_),
+      draft_source_(model, options),
       workers_(output, std::min(options.max_seqs, kHeavyThreadsMax), std::move(wake)) {
   static_assert(kSliding == 0 && kFull == 1);
 }
 
 void EngineCore::add(std::unique_ptr<Sequence> sequence) {
   stats_.images += sequence->images.size();
+  sequence->usage.drafts.wanted = stats_.drafts.wanted = draft_source_.on();
   for (PromptImage& image : sequence->images) {
     if (!image.patches) continue;
     image.tower_rows = model_.image_rows(image.patches->grid_w * image.patches->grid_h);
@@ -88,6 +101,8 @@ void EngineCore::take_results() {
     const size_t capacity = result.logits.capacity();  // a prompt's many rows are freed
     const bool one_row = capacity < 2 * static_cast<size_t>(model_.config().vocab);
     if (capacity > 0 && one_row) spare_logits_.push_back(std::move(result.logits));
+    stats_.generated_tokens -= static_cast<uint64_t>(result.unread);
+    stats_.drafts.add_accepted(result.accepted);
     if (result.ended) {
       ++(result.failed ? stats_.failed : result.finish == Finish::kCancelled ? stats_.cancelled : stats_.finished);
       const bool unwanted = result.failed || result.finish == Finish::kCancelled;
@@ -101,6 +116,7 @@ void EngineCore::take_results() {
     if (!result.error.empty()) {
       fail(sequence, result.error, false, result.budget);
     } else if (result.finish) {
+      drop_last_tokens(*sequence, result.unread);
       end(sequence, *result.finish);
     }
   }
@@ -218,6 +234,29 @@ void EngineCore::update_page_table(Sequence& sequence) {
   model_.set_pages(kSliding, sequence.slot, page_list_);
 }
 
+// The last row after `drafts` drafts draws a token. `state`: of the sequence, after these.
+void EngineCore::want_token(const Sequence& sequence, const DrawState& state, int drafts) {
+  batch_.logit_rows.push_back(static_cast<int32_t>(batch_.ids.size()) - 1);
+  batch_.sampling.push_back(verify_input(output_, sequence, state, drafts));
+}
+
+// The next step writes these positions again, from the first whose draft is rejected on, before any row reads them: all
+// keys of a pass are written before one is read, and a row reads none behind its own position. So the keys of rejected
+// drafts are never read, and taking drafts back is not to count them.
+void EngineCore::append_drafts(const ScheduledRows& rows) {
+  const Sequence& sequence = *rows.sequence;
+  if (rows.drafts == 0) return;
+  const DrawState* before = &sequence;
+  for (int i = 0; i < rows.drafts; ++i) {
+    const int32_t token = sequence.draft(i);
+    append_row(batch_, model_.config(), token, sequence.slot, rows.begin + rows.count + i, -1);
+    DrawState& state = states_.emplace_back(*before);
+    output_.follow(sequence, state, token);
+    want_token(sequence, state, i + 1);
+    before = &state;
+  }
+}
+
 void EngineCore::append(const ScheduledRows& rows) {
   Sequence& sequence = *rows.sequence;
   const Config& config = model_.config();
@@ -237,15 +276,8 @@ void EngineCore::append(const ScheduledRows& rows) {
     batch_.sampling.emplace_back().temperature = 0;  // what it draws is dropped
   }
   if (!rows.last) return;
-  batch_.logit_rows.push_back(static_cast<int32_t>(batch_.ids.size()) - 1);
-  SamplingInput sampling{sequence.sampling};
-  sampling.step = sequence.ids.size() - sequence.prompt;
-  sampling.counts = sequence.counts;
-  sampling.bias = sequence.usage.generated_tokens < sequence.min_tokens ? sequence.bias_early : sequence.bias;
-  sampling.allowed = output_.allowed_by_budget(sequence);
-  const bool in_thought = sequence.next_token == Sequence::NextToken::kEndOfThought;
-  if (sequence.masked && sequence.grammar && !in_thought) sampling.allowed = sequence.grammar->mask();
-  batch_.sampling.push_back(sampling);
+  want_token(sequence, sequence, 0);
+  append_drafts(rows);
 }
 
 void EngineCore::fill_batch(const Step& step) {
@@ -255,6 +287,7 @@ void EngineCore::fill_batch(const Step& step) {
   batch_.image_embeddings.clear();
   batch_.logit_rows.clear();
   batch_.sampling.clear();
+  states_.clear();
   for (const ScheduledRows& rows : step.scheduled) {
     update_page_table(*rows.sequence);
     append(rows);
@@ -291,6 +324,8 @@ void EngineCore::step() {
   ++stats_.steps;
   stats_.computed_tokens += batch_.ids.size();
   late_until_ = done + std::clamp<Clock::duration>((done - start) / kLateShare, kLateLeast, kLateMost);
+  const bool tokens_alone = batch_.ids.size() == batch_.sampling.size();
+  if (tokens_alone) draft_source_.note_step(step.rows, std::chrono::duration<double, std::milli>(done - start).count());
   commit(step, tokens);
 }
 
@@ -313,17 +348,15 @@ void EngineCore::score_prompt(Sequence& sequence, const ScheduledRows& rows, siz
   workers_.post(sequence, std::move(job));
 }
 
-void EngineCore::post_token(Sequence& sequence, int32_t token, bool last, std::span<const float> logits,
-                            bool scored_only) {
-  OutputJob job;
-  job.token = token;
-  job.scored_only = scored_only;
-  job.last = last;
-  if (!logits.empty()) {
+// `logit_row`: of the job's first token, where the sequence wants log probabilities.
+void EngineCore::post(Sequence& sequence, OutputJob job, size_t logit_row) {
+  if (sequence.logprobs >= 0 && job.type == OutputJob::kTokens) {
     if (!spare_logits_.empty()) {
       job.logits = std::move(spare_logits_.back());
       spare_logits_.pop_back();
     }
+    const size_t vocab = model_.config().vocab;
+    const auto logits = std::span(logits_).subspan(logit_row * vocab, job.tokens.size() * vocab);
     job.logits.assign(logits.begin(), logits.end());
   }
   ++sequence.jobs;
@@ -331,28 +364,83 @@ void EngineCore::post_token(Sequence& sequence, int32_t token, bool last, std::s
   workers_.post(sequence, std::move(job));
 }
 
-void EngineCore::commit(const Step& step, const std::vector<int32_t>& tokens) {
-  scheduler_.computed(step);
-  const size_t vocab = model_.config().vocab;
+// `drawn`: [1 + drafts] by the sequence's rows. Then rows.count is the number of rows that count as computed.
+Round EngineCore::accept(ScheduledRows& rows, std::span<const int32_t> drawn) {
+  Sequence& sequence = *rows.sequence;
+  std::vector<int32_t> drafts;
+  for (int i = 0; i < rows.drafts; ++i) drafts.push_back(sequence.draft(i));
+  const Round round = accept_drafts(output_, sequence, drafts, drawn);
+  if (!drafts.empty()) {
+    ++sequence.usage.drafts.rounds, ++stats_.drafts.rounds;
+    sequence.usage.drafts.drafted += drafts.size(), stats_.drafts.drafted += drafts.size();
+  }
+  sequence.accept_rate.add(round.accepted, rows.drafts);
+  stats_.generated_tokens += static_cast<uint64_t>(round.drawn);
+  rows.count += round.drawn - 1;
+  return round;
+}
+
+void EngineCore::commit(const ScheduledRows& rows, const Round& round, size_t logit_row) {
+  Sequence& sequence = *rows.sequence;
+  if (!round.tokens.empty()) {
+    OutputJob job;
+    job.tokens = round.tokens;
+    job.accepted = round.accepted;
+    job.last = round.finish.has_value();
+    post(sequence, std::move(job), logit_row);
+  }
+  // Who has the prompt's tokens scored counts tokens, and the end token is one.
+  if (round.end_token >= 0 && sequence.prompt_logprobs >= 0) {
+    OutputJob job;
+    job.tokens = {round.end_token};
+    job.scored_only = job.last = true;
+    post(sequence, std::move(job), logit_row + round.tokens.size());
+  }
+  if (round.finish) end(&sequence, *round.finish);
+}
+
+void EngineCore::commit(Step& step, const std::vector<int32_t>& tokens) {
+  struct Drawn {
+    ScheduledRows* rows;
+    size_t logit_row;
+    Round round;
+  };
+  std::vector<Drawn> all;
   size_t row = 0;
-  for (const ScheduledRows& rows : step.scheduled) {
-    Sequence& sequence = *rows.sequence;
-    score_prompt(sequence, rows, row);
+  for (ScheduledRows& rows : step.scheduled) {
+    score_prompt(*rows.sequence, rows, row);
     if (!rows.last) continue;
-    std::span<const float> logits;
-    if (sequence.logprobs >= 0) logits = std::span(logits_).subspan(row * vocab, vocab);
-    const int32_t token = tokens[row++];
+    Drawn& drawn = all.emplace_back(Drawn{&rows, row, {}});
+    const size_t count = 1 + static_cast<size_t>(rows.drafts);
+    if (!rows.sequence->score_only) drawn.round = accept(rows, std::span(tokens).subspan(row, count));
+    row += count;
+  }
+  scheduler_.computed(step);
+  std::vector<DraftSource::Candidate> candidates;
+  for (Drawn& drawn : all) {
+    Sequence& sequence = *drawn.rows->sequence;
     if (sequence.score_only) {
       end(&sequence, Finish::kLength);
       continue;
     }
-    ++stats_.generated_tokens;
-    bool is_end;
-    const auto finish = output_.append(sequence, token, is_end);
-    if (!is_end) post_token(sequence, token, finish.has_value(), logits);
-    // Who has the prompt's tokens scored counts tokens, and the end token is one.
-    if (is_end && sequence.prompt_logprobs >= 0) post_token(sequence, token, true, logits, true);
-    if (finish) end(&sequence, *finish);
+    commit(*drawn.rows, drawn.round, drawn.logit_row);
+    const auto hidden_row = static_cast<int>(drawn.logit_row) + drawn.round.drawn - 1;
+    if (!drawn.round.finish) candidates.push_back({&sequence, hidden_row});
+  }
+  if (draft_source_.on()) draft(candidates);
+}
+
+// Masks of the rows of drafts are made by the workers, beside the one for the next token.
+void EngineCore::draft(std::span<const DraftSource::Candidate> candidates) {
+  draft_source_.draft(candidates);
+  for (const DraftSource::Candidate& candidate : candidates) {
+    Sequence& sequence = *candidate.sequence;
+    output_.cut_drafts(sequence);
+    if (!sequence.masked || sequence.drafts.empty()) continue;
+    OutputJob job;
+    job.type = OutputJob::kDrafts;
+    job.tokens = sequence.drafts;
+    post(sequence, std::move(job), 0);
   }
 }
 

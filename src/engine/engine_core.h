@@ -1,15 +1,20 @@
 // EngineCore: the part of the Engine that runs on its thread. It owns the scheduler and the prefix cache. One step:
-// schedule -> encode (parts of) images -> forward -> commit. What a sampled token means is found by OutputWorkers
-// beside it, and comes back as results. Not thread-safe.
+// schedule -> encode (parts of) images -> forward -> accept -> commit -> draft. What a sampled token means is found by
+// OutputWorkers beside it, and comes back as results. Not thread-safe.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "engine/drafts/draft_source.h"
+#include "engine/drafts/verify.h"
 #include "engine/engine.h"
 #include "engine/output_processor.h"
 #include "engine/output_workers.h"
@@ -49,11 +54,15 @@ class EngineCore {
   void share_embeddings(const Sequence& sequence, const PromptImage& image, const Model::ImageEmbeddings& embeddings);
   void fill_batch(const Step& step);
   void append(const ScheduledRows& rows);
+  void append_drafts(const ScheduledRows& rows);
+  void want_token(const Sequence& sequence, const DrawState& state, int drafts);
   void update_page_table(Sequence& sequence);
-  void commit(const Step& step, const std::vector<int32_t>& tokens);
+  Round accept(ScheduledRows& rows, std::span<const int32_t> drawn);
+  void commit(Step& step, const std::vector<int32_t>& tokens);
+  void commit(const ScheduledRows& rows, const Round& round, size_t logit_row);
+  void draft(std::span<const DraftSource::Candidate> candidates);
   void score_prompt(Sequence& sequence, const ScheduledRows& rows, size_t& logit_row);
-  void post_token(Sequence& sequence, int32_t token, bool last, std::span<const float> logits,
-                  bool scored_only = false);
+  void post(Sequence& sequence, OutputJob job, size_t logit_row);
   void end(Sequence* sequence, Finish how);
   void finish(Sequence* sequence, OutputJob job);
   void fail(Sequence* sequence, const std::string& message, bool device, bool budget = false);
@@ -63,7 +72,9 @@ class EngineCore {
   ImageCache& images_;
   PrefixCache pages_;
   Scheduler scheduler_;
+  DraftSource draft_source_;
   Batch batch_;
+  std::deque<DrawState> states_;    // of the rows of drafts in the batch
   std::vector<float> logits_;       // [logit rows, vocabulary], read back if a sequence wants logprobs
   std::vector<int32_t> page_list_;  // scratch
   EngineStats stats_;

@@ -21,11 +21,15 @@ struct Inside {
   explicit Inside(const EngineOptions& options)
       : opened(open_model(options, Ranks())),
         output(opened.tokenizer, opened.end_ids),
-        input(opened.tokenizer, opened.model->config(), opened.generation,
-              {opened.options.image_budget, opened.options.image_budget_max, opened.options.images_max,
-               opened.options.max_seq_len, opened.options.vision, opened.options.seed},
-              output, images),
+        input(opened.tokenizer, opened.model->config(), opened.generation, limits(opened.options), output, images),
         core(*opened.model, output, images, opened.options) {}
+
+  static InputLimits limits(const EngineOptions& options) {
+    InputLimits limits{options.image_budget, options.image_budget_max, options.images_max,
+                       options.max_seq_len,  options.vision,           options.seed};
+    limits.look_up = options.drafter == kNgramDrafter;
+    return limits;
+  }
 
   uint64_t add(const Request& request, Heard& heard) {
     auto sequence = std::move(input.make(request, [&heard](const Event& event) { heard.hear(event); })[0]);
@@ -132,7 +136,9 @@ std::vector<Heard> answers_alone(EngineOptions options, const std::vector<Reques
   return answers;
 }
 
-TEST(NoBleed, TinyOnRef) {
+class NoBleedOnRef : public testing::TestWithParam<bool> {};  // with drafts
+
+TEST_P(NoBleedOnRef, Tiny) {
   EngineOptions options = tiny_options();
   options.max_seq_len = 250;
   std::mt19937 random(11);
@@ -146,11 +152,15 @@ TEST(NoBleed, TinyOnRef) {
     options.page = 3 + seed;
     options.cache_tokens = seed % 2 ? 300 : 0;  // preemption
     options.cache_windows = 2;
+    options.drafter = GetParam() ? kNgramDrafter : "";
+    options.draft_tokens = seed == 3 ? -1 : GetParam() ? 2 * static_cast<int>(seed) : 0;
     steps += drive(options, requests, expected, seed, 40);
     if (HasFailure()) return;
   }
   EXPECT_GT(steps, 100u);
 }
+
+INSTANTIATE_TEST_SUITE_P(WithDrafts, NoBleedOnRef, testing::Bool());
 
 // cpu computes a row alike whatever stands beside it (LinearTest and AttentionTest, AloneAsInABatch): so here too
 // answers are equal to the token.

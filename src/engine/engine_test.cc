@@ -145,7 +145,7 @@ TEST(Engine, ASecondTurnOfALongChatWithAnImageReadsOnlyWhatIsNew) {
   const Heard cached = Ask(engine, second).get();
   const EngineStats stats = settled(engine);
   EXPECT_EQ(cached.usage.cached_tokens, parting);
-  EXPECT_EQ(stats.computed_tokens - before, second_ids.size() - parting + cached.usage.decode_steps);
+  EXPECT_EQ(stats.computed_tokens - before, second_ids.size() - parting + cached.usage.decode_tokens);
   EXPECT_EQ(stats.images_encoded, 1u);
   second.reuse_prefix = false;
   EXPECT_EQ(Ask(engine, second).get().ids, cached.ids);
@@ -480,7 +480,9 @@ TEST(Engine, RefusesWhatIsWrongWithARequest) {
   expect_refused(engine, with([](Request& r) { r.logprobs = 21; }), "logprobs");
   expect_refused(engine, with([](Request& r) { r.max_new_tokens = -1; }), "max_new_tokens");
   expect_refused(engine, with([](Request& r) { r.stop = {""}; }), "stop string");
-  expect_refused(engine, with([](Request& r) { r.stop = {std::string(10000, 'a'), std::string(10000, 'b')}; }),
+  expect_refused(engine, with([](Request& r) {
+                   r.stop = {std::string(10000, 'a'), std::string(10000, 'b')};
+                 }),
                  "together are longer than 16384 bytes");
   EXPECT_EQ(Ask(engine, good).get().ids, tiny_cases()[0].greedy);
 }

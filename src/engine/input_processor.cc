@@ -323,6 +323,9 @@ std::vector<std::unique_ptr<Sequence>> InputProcessor::make(const Request& reque
     sequence->unwanted = unwanted;
     sequence->warnings = request.warnings;
     sequence->jobs_max = jobs_max(*sequence, request);
+    if (limits_.look_up && !sequence->score_only && sequence->prompt_logprobs < 0) {
+      sequence->ngrams.emplace(sequence->limit).extend(sequence->ids);
+    }
     sequence->submitted = start;
     Usage& usage = sequence->usage;
     usage.prompt_tokens = sequence->prompt;

@@ -27,6 +27,7 @@ struct InputLimits {
   bool share_cache = false;                   // all salts are alike
   ChatTemplate chat_template = ChatTemplate::kJuly;
   int thinking_budget = -1;  // for requests that name none
+  bool look_up = false;      // drafts come from the conversation itself (engine/drafts/ngram.h)
 };
 
 class InputProcessor {

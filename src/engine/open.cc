@@ -5,7 +5,10 @@
 #include <map>
 
 #include "base/check.h"
+#include "checkpoint/drafter.h"
 #include "checkpoint/program_file.h"
+#include "engine/drafts/draft_source.h"
+#include "engine/scheduler.h"
 #include "engine/sequence.h"
 #include "model/cache_plan.h"
 
@@ -118,6 +121,10 @@ ChatTemplateChoice choose_template(const Checkpoint& checkpoint, const std::stri
 ModelOptions plan_activations(EngineOptions& options, int positions) {
   need(options.max_seqs > 0 && options.chunk > 0 && options.page > 0 && options.max_queue > 0,
        "max_seqs, chunk, page and max_queue must be at least 1");
+  need(options.draft_tokens >= -1 && options.draft_tokens <= kDraftsMax,
+       "draft-tokens is from 0 to " + std::to_string(kDraftsMax));
+  need(options.draft_tokens <= 0 || !options.drafter.empty() || options.propose,
+       "draft-tokens needs a drafter: give --drafter ngram or a model");
   need(options.kv_memory == 0 || options.cache_tokens == 0, "kv-memory and cache-tokens exclude each other");
   need(options.max_seq_len == 0 || options.max_seq_len > 1, "max-seq-len must be at least 2");
   need(positions == 0 || options.max_seq_len <= positions, "max-seq-len " + std::to_string(options.max_seq_len) +
@@ -135,6 +142,10 @@ ModelOptions plan_activations(EngineOptions& options, int positions) {
   ModelOptions model;
   model.rows_max = std::max(options.chunk, image) + options.max_seqs;
   model.logits_max = options.max_seqs + kScoredRowsMax;
+  if (const int drafts = draft_rows_max(options); drafts > 0) {
+    model.rows_max += drafts + kDrafterKeys;
+    model.logits_max += drafts;
+  }
   model.seqs_max = options.max_seqs;
   model.page = options.page;
   model.vision = options.vision;
@@ -177,6 +188,16 @@ ContextEstimate estimate_context(const Checkpoint& checkpoint, const Config& con
   return estimate;
 }
 
+std::optional<Checkpoint> choose_drafter(EngineOptions& options) {
+  if (options.drafter.empty() && options.draft_tokens > 0 && !options.propose) {
+    const auto beside = find_drafter_beside(options.model);
+    need(beside.has_value(), "--draft-tokens needs --drafter: there is no drafter beside " + options.model.string());
+    options.drafter = beside->string();
+  }
+  if (options.drafter.empty() || options.drafter == kNgramDrafter || options.draft_tokens == 0) return std::nullopt;
+  return open_drafter(options.drafter);
+}
+
 OpenedModel open_model(EngineOptions options, Ranks backends) {
   const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj);
   const Config config = parse_config(checkpoint.config);
@@ -193,7 +214,9 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   if (options.image_budget == 0 && config.has_vision) {
     options.image_budget = default_image_budget(config, checkpoint.processor_config);
   }
-  const ModelOptions model_options = plan_activations(options, positions);
+  const std::optional<Checkpoint> drafter = choose_drafter(options);
+  ModelOptions model_options = plan_activations(options, positions);
+  if (drafter) model_options.drafter = &*drafter;
   const EngineOptions wished = options;
   const auto plan = [&](ModelOptions& planned, const CacheMemory& memory) {
     options = wished;  // an earlier plan may have had more memory
@@ -201,6 +224,7 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   };
   if (!backends) backends = make_backends(options);
   auto model = std::make_unique<Model>(checkpoint, config, backends, model_options, plan);
+  need(!drafter || model->has_drafter(), options.drafter + ": this drafter cannot be used here");
   std::vector<int32_t> ends = end_ids(config, generation, tokenizer);
   int64_t parameters = 0;
   std::string format = format_of_most(checkpoint, parameters);

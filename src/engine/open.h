@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,10 @@ OpenedModel open_model(EngineOptions options, Ranks backends);
 
 // The backends that `backend`, `gpus`, `split`, `gpu_layers` and `channel` of the options ask for. Throws Error.
 Ranks make_backends(const EngineOptions& options);
+
+// The drafter that `drafter` and `draft_tokens` of the options ask for; none where that is no model. Where they only
+// say how many tokens, the one beside the model, whose path `options` gets. Throws Error.
+std::optional<Checkpoint> choose_drafter(EngineOptions& options);
 
 // ModelOptions::device_layers for them. Throws Error.
 std::vector<int> device_layers(const EngineOptions& options);

@@ -65,15 +65,15 @@ void OutputProcessor::begin(Sequence& sequence) const {
     const auto open = std::ranges::find(ids.rbegin(), ids.rend(), channel_begin_);
     for (auto it = open.base() - 1; it != ids.end(); ++it) sequence.parser.push(*it);
     sequence.thinking = sequence.thought_open = true;
-    count_thought(sequence, -1);
+    count_thought(sequence, sequence, -1);
   }
   if (!sequence.sampling.penalizes()) return;
   for (const int32_t id : ids) count(sequence, id, 0);
 }
 
 // `counts` is sorted by id. A count of 0 means that the token occurs in the prompt only.
-void OutputProcessor::count(Sequence& sequence, int32_t token, int times) const {
-  auto& counts = sequence.counts;
+void OutputProcessor::count(DrawState& state, int32_t token, int times) {
+  auto& counts = state.counts;
   const auto it = std::ranges::lower_bound(counts, token, {}, &std::pair<int32_t, int32_t>::first);
   if (it != counts.end() && it->first == token) {
     it->second += times;
@@ -84,22 +84,42 @@ void OutputProcessor::count(Sequence& sequence, int32_t token, int times) const 
 
 // At the budget a thought must end, and none may follow it at once. (One that comes later is closed at once, so that
 // the answer goes on.)
-void OutputProcessor::count_thought(Sequence& sequence, int32_t token) const {
+void OutputProcessor::count_thought(const Sequence& sequence, DrawState& state, int32_t token) const {
   if (sequence.thinking_budget < 0 || only_end_of_thought_.empty()) return;
-  using Next = Sequence::NextToken;
-  const bool ends = sequence.thought_open && token >= 0 && token != channel_begin_ && tokenizer_.is_control(token);
-  sequence.thought_open |= token == channel_begin_;
-  sequence.thought_tokens += sequence.thought_open && token >= 0;
-  sequence.thought_open &= !ends;
-  const bool used_up = sequence.thought_tokens + sequence.thought_open >= sequence.thinking_budget;
-  sequence.next_token = !used_up ? Next::kAny : sequence.thought_open ? Next::kEndOfThought : Next::kAny;
-  if (used_up && ends) sequence.next_token = Next::kNoThought;
+  using Next = DrawState::NextToken;
+  const bool ends = state.thought_open && token >= 0 && token != channel_begin_ && tokenizer_.is_control(token);
+  state.thought_open |= token == channel_begin_;
+  state.thought_tokens += state.thought_open && token >= 0;
+  state.thought_open &= !ends;
+  const bool used_up = state.thought_tokens + state.thought_open >= sequence.thinking_budget;
+  state.next_token = !used_up ? Next::kAny : state.thought_open ? Next::kEndOfThought : Next::kAny;
+  if (used_up && ends) state.next_token = Next::kNoThought;
 }
 
-std::span<const uint32_t> OutputProcessor::allowed_by_budget(const Sequence& sequence) const {
-  using Next = Sequence::NextToken;
-  if (sequence.next_token == Next::kAny) return {};
-  return sequence.next_token == Next::kEndOfThought ? only_end_of_thought_ : no_thought_;
+std::span<const uint32_t> OutputProcessor::allowed_by_budget(const DrawState& state) const {
+  using Next = DrawState::NextToken;
+  if (state.next_token == Next::kAny) return {};
+  return state.next_token == Next::kEndOfThought ? only_end_of_thought_ : no_thought_;
+}
+
+void OutputProcessor::follow(const Sequence& sequence, DrawState& state, int32_t token) const {
+  if (sequence.lazy_grammar) state.masked = token == call_begin_ || (state.masked && token != call_end_);
+  count_thought(sequence, state, token);
+  if (sequence.sampling.penalizes()) count(state, token, 1);
+}
+
+bool OutputProcessor::is_end(const Sequence& sequence, int32_t token) const {
+  const auto among = [&](const std::vector<int32_t>& ids) { return std::ranges::find(ids, token) != ids.end(); };
+  return (!sequence.ignore_eos && among(end_ids_)) || among(sequence.stop_ids);
+}
+
+void OutputProcessor::cut_drafts(Sequence& sequence) const {
+  const bool call_needs_mask = sequence.lazy_grammar && !sequence.masked;
+  const auto useless = [&](int32_t token) {
+    return token < 0 || token >= tokenizer_.vocab_size() || is_end(sequence, token) ||
+           (call_needs_mask && token == call_begin_);
+  };
+  sequence.drafts.erase(std::ranges::find_if(sequence.drafts, useless), sequence.drafts.end());
 }
 
 std::optional<Finish> OutputProcessor::append(Sequence& sequence, int32_t token, bool& is_end) const {
@@ -108,17 +128,14 @@ std::optional<Finish> OutputProcessor::append(Sequence& sequence, int32_t token,
     sequence.first_token = sequence.last_token;
     sequence.usage.first_token_ms = milliseconds(sequence.first_token - sequence.submitted);
   } else {
-    ++sequence.usage.decode_steps;
+    ++sequence.usage.decode_tokens;
   }
-  const auto among = [&](const std::vector<int32_t>& ids) { return std::ranges::find(ids, token) != ids.end(); };
-  is_end = (!sequence.ignore_eos && among(end_ids_)) || among(sequence.stop_ids);
+  is_end = this->is_end(sequence, token);
   if (is_end) return Finish::kStop;
   ++sequence.usage.generated_tokens;
-  if (sequence.lazy_grammar) sequence.masked = token == call_begin_ || (sequence.masked && token != call_end_);
-  count_thought(sequence, token);
+  follow(sequence, sequence, token);
   sequence.ids.push_back(token);
   sequence.hashes.push_back(static_cast<TokenHash>(token));
-  if (sequence.sampling.penalizes()) count(sequence, token, 1);
   if (static_cast<int>(sequence.ids.size()) >= sequence.limit) return Finish::kLength;
   return std::nullopt;
 }
@@ -158,6 +175,46 @@ std::optional<Finish> OutputProcessor::read(Sequence& sequence, int32_t token, s
   if (sequence.grammar && sequence.grammar->ended()) return Finish::kStop;
   if (!last) prepare_mask(sequence);
   return std::nullopt;
+}
+
+std::optional<Finish> OutputProcessor::read_all(Sequence& sequence, const OutputJob& job) const {
+  const size_t count = job.tokens.size(), vocab = count > 0 ? job.logits.size() / count : 0;
+  size_t read = 0;
+  sequence.lookahead.clear();
+  std::optional<Finish> finish;
+  while (read < count && !sequence.read_to_end) {
+    const auto logits = std::span(job.logits).subspan(read * vocab, vocab);
+    finish = this->read(sequence, job.tokens[read], logits, job.last || read + 1 < count);
+    sequence.read_to_end = finish.has_value();
+    ++read;
+  }
+  sequence.unread += static_cast<int>(count - read);
+  sequence.accepted_drafts.add_accepted(std::min(job.accepted, static_cast<int>(read)));
+  return finish;
+}
+
+// The grammar's budget is the answer's, and drafts that are rejected must not spend it: where a mask takes more work
+// than a token adds to the budget, no more are made ahead.
+void OutputProcessor::look_ahead(Sequence& sequence, std::span<const int32_t> drafts) const {
+  sequence.lookahead.clear();
+  if (!sequence.grammar || !sequence.looks_ahead || sequence.read_to_end) return;
+  Grammar grammar = *sequence.grammar;
+  try {
+    for (const int32_t token : drafts) {
+      const uint64_t before = grammar.budget().steps_used();
+      if (!grammar.advance(token) || grammar.ended()) return;  // the sampler cannot draw it, or nothing follows it
+      if (sequence.lazy_grammar && token == call_end_) {
+        sequence.lookahead.push_back({token, std::nullopt});
+        return;
+      }
+      grammar.mask();
+      sequence.looks_ahead = grammar.budget().steps_used() - before <= kGrammarStepsPerToken;
+      if (!sequence.looks_ahead) return;
+      sequence.lookahead.push_back({token, grammar});
+    }
+  } catch (const BudgetError&) {
+    sequence.looks_ahead = false;
+  }
 }
 
 // Past its budget a grammar of calls is given up: what the model writes is read as well as it can be.
@@ -234,6 +291,10 @@ void OutputProcessor::finish(Sequence& sequence, Finish how) const {
   if (how != Finish::kCancelled && (sequence.parser.stopped() || ended)) how = Finish::kStop;
   if (how == Finish::kStop && sequence.tool_calls > 0 && !sequence.parser.stopped()) how = Finish::kToolCalls;
   Usage& usage = sequence.usage;
+  usage.generated_tokens -= sequence.unread;
+  usage.decode_tokens -= sequence.unread;
+  usage.drafts.accepted = sequence.accepted_drafts.accepted;
+  usage.drafts.accepted_by_position = sequence.accepted_drafts.accepted_by_position;
   usage.thinking_tokens = sequence.thinking_tokens;
   if (sequence.started) usage.queue_ms = milliseconds(sequence.scheduled - sequence.submitted);
   if (usage.generated_tokens > 0 || sequence.first_token != Clock::time_point()) {

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
@@ -94,10 +95,14 @@ OutputResult OutputWorkers::run(Sequence& sequence, OutputJob job) const {
   result.ended = job.type == OutputJob::kFinish || job.type == OutputJob::kFail;
   try {
     if (job.type == OutputJob::kScores) output_.score(sequence, job.tokens, job.logits);
-    if (job.type == OutputJob::kToken && job.scored_only) {
-      output_.hold_logprobs(sequence, job.token, job.logits);
-    } else if (job.type == OutputJob::kToken) {
-      result.finish = output_.read(sequence, job.token, job.logits, job.last);
+    if (job.type == OutputJob::kDrafts) output_.look_ahead(sequence, job.tokens);
+    if (job.type == OutputJob::kTokens && job.scored_only) {
+      output_.hold_logprobs(sequence, job.tokens[0], job.logits);
+    } else if (job.type == OutputJob::kTokens) {
+      const int unread = sequence.unread;
+      result.finish = output_.read_all(sequence, job);
+      result.unread = sequence.unread - unread;
+      result.accepted = std::min(job.accepted, static_cast<int>(job.tokens.size()) - result.unread);
     }
     if (job.type == OutputJob::kFinish) output_.finish(sequence, job.finish), result.finish = job.finish;
     if (job.type == OutputJob::kFail) output_.fail(sequence, job), result.failed = true;

@@ -24,6 +24,8 @@ struct OutputResult {
   bool budget = false;           // with `error`: the request's budget of work is spent
   bool ended = false;            // its last event went out; the workers have let go of the sequence
   bool failed = false;           // with `ended`: it was an error
+  int unread = 0;                // tokens of the job that came after the end
+  int accepted = 0;              // drafts among the others
   std::vector<float> logits;     // the job's, to be used again
 };
 

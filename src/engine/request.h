@@ -87,9 +87,9 @@ struct Request {
   // Of every token of the prompt, too, as `logprobs` has it: kPromptLogprobs events come before all others of choice 0.
   // The prompt is computed anew, in smaller chunks. Not with images.
   int prompt_logprobs = -1;
-  bool score_only = false;        // no token is drawn: the answer ends with the prompt
-  int n = 1;                      // answers ("choices") to this prompt; choice i is drawn with seed + i
-  int priority = 0;               // larger ones are scheduled first and preempted last
+  bool score_only = false;  // no token is drawn: the answer ends with the prompt
+  int n = 1;                // answers ("choices") to this prompt; choice i is drawn with seed + i
+  int priority = 0;         // larger ones are scheduled first and preempted last
   // Cached pages and pictures are shared among requests of the same salt only. Secret: it is hashed, and not kept.
   std::string cache_salt;
   bool reuse_prefix = true;            // false: do not use the prefix cache; choices still share their prompt
@@ -165,6 +165,21 @@ enum class Finish {
 };
 const char* finish_name(Finish finish);  // "stop", "length", "tool_calls", "cancelled"
 
+// What came of drafts (engine/drafts/draft_source.h).
+struct DraftStats {
+  bool wanted = false;                         // there is a drafter; else all of this is 0
+  uint64_t rounds = 0;                         // steps that verified a draft or more of a sequence
+  uint64_t drafted = 0;                        // drafts verified
+  uint64_t accepted = 0;                       // drafts that became part of the answer
+  std::vector<uint64_t> accepted_by_position;  // of those: the first, the second, ... of its round
+
+  void add_accepted(int count) {  // the first so many of a round
+    if (accepted_by_position.size() < static_cast<size_t>(count)) accepted_by_position.resize(count);
+    for (int i = 0; i < count; ++i) ++accepted_by_position[i];
+    accepted += count;
+  }
+};
+
 struct Usage {
   int prompt_tokens = 0;
   int cached_tokens = 0;      // of the prompt: not computed, but shared from the prefix cache or another choice
@@ -178,16 +193,17 @@ struct Usage {
   double image_ms = 0;        // vision tower
   double prefill_ms = 0;      // from the first scheduled row to the first token, without image_ms
   double first_token_ms = 0;  // from submit to the first token
-  int decode_steps = 0;       // forward passes of decode_ms
+  int decode_tokens = 0;      // drawn in decode_ms, an end token included
   double decode_ms = 0;       // from the first token to the last
+  DraftStats drafts;
 };
 
 // An event of one choice. The last event, and no other, is kDone or kError.
 struct Event {
   enum Type {
     kPromptLogprobs,  // logprobs: of the prompt's next tokens. The first token has nothing before it: its value is NaN
-    kText,      // text: a piece of the answer, whole UTF-8 characters, never a control token
-    kThinking,  // text: a piece of the thought channel
+    kText,            // text: a piece of the answer, whole UTF-8 characters, never a control token
+    kThinking,        // text: a piece of the thought channel
     // A call is one kToolCallBegin, its arguments in pieces, and a kToolCall with all of it.
     kToolCallBegin,      // tool_call: the name
     kToolCallArguments,  // text: the next piece of the arguments' JSON

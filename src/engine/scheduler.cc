@@ -161,7 +161,7 @@ void Scheduler::admit(Step& step) {
 
 void Scheduler::preempt(Sequence& victim, Step& step) {
   std::erase_if(step.scheduled, [&](const ScheduledRows& rows) {
-    if (rows.sequence == &victim) step.rows -= rows.count;
+    if (rows.sequence == &victim) step.rows -= rows.count + rows.drafts;
     return rows.sequence == &victim;
   });
   for (const ImagePart& part : step.image_parts) {
@@ -222,6 +222,29 @@ void Scheduler::append(Sequence& sequence, int count, Step& step) {
   step.rows += count;
 }
 
+// Of these drafts of a sequence that generates, those for which there are pages. Nobody is preempted for drafts, so a
+// page for each sequence is left.
+int Scheduler::drafts_with_pages(const Sequence& sequence, int drafts) const {
+  const int end = sequence.computed + 1;
+  const int have = std::max(pages_.pages_for(end), static_cast<int>(sequence.table.pages[kFull].size()));
+  const int more = pages_.pages_for(end + drafts) - have;
+  if (more <= 0) return drafts;
+  const int wanted = more + static_cast<int>(running_.size());
+  if (pages_.available(kFull, wanted) && pages_.available(kSliding, wanted)) return drafts;
+  return have * pages_.page() - end;
+}
+
+// The row of a sequence that generates, and those of its drafts.
+void Scheduler::append_next_token(Sequence& sequence, int& drafts_left, Step& step) {
+  if (!make_room(sequence, sequence.computed + 1, step)) return;
+  int drafts = drafts_with_pages(sequence, std::min(sequence.draft_count(), drafts_left));
+  if (!pages_.allocate(sequence.table, sequence.computed + 1 + drafts)) drafts = 0;
+  append(sequence, 1, step);
+  step.scheduled.back().drafts = drafts;
+  step.rows += drafts;
+  drafts_left -= drafts;
+}
+
 bool Scheduler::one_sits_out() const {
   const auto sits_out = [](const auto& sequence) { return sequence->sits_out(); };
   return std::ranges::any_of(running_, sits_out) || std::ranges::any_of(waiting_, sits_out);
@@ -264,11 +287,12 @@ void Scheduler::append_prompts(Step& step) {
 Step Scheduler::next() {
   Step step;
   admit(step);
+  int drafts_left = options_.drafts_max;
   // Preemption shortens running_ at its end, so plain indices stay right.
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
     if (sequence.prompt_work() != 1 || sequence.sits_out()) continue;
-    if (make_room(sequence, sequence.computed + 1, step)) append(sequence, 1, step);
+    append_next_token(sequence, drafts_left, step);
   }
   append_prompts(step);
   CHECK(!step.scheduled.empty() || !step.image_parts.empty() || (running_.empty() && waiting_.empty()) ||
@@ -286,7 +310,8 @@ void Scheduler::computed(const Step& step) {
                   sequence.prompt, sequence.cache_salt);
     // A sibling that takes the pages over begins one token earlier than this sequence goes on.
     const bool keep_one = sequence.computed == sequence.prompt && wanted_by_siblings(sequence);
-    pages_.free_out_of_window(sequence.table, sequence.computed - keep_one);
+    const int behind = options_.drafts_max > 0 ? kDrafterKeys : keep_one ? 1 : 0;
+    pages_.free_out_of_window(sequence.table, sequence.computed - behind);
   }
 }
 

@@ -1,172 +1,16 @@
-// The scheduler and the page cache against a model that computes nothing but remembers: every slot of every page holds
-// the hash of all tokens up to the one written there. A row that could see another sequence's key, a stale one, or one
-// that was never written, fails.
+// The scheduler and the page cache against a model that remembers what every slot of its pages holds
+// (engine/scheduler_testing.h).
 #include "engine/scheduler.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-
-#include <map>
 #include <random>
 
-#include "base/file.h"
-#include "text/tokenizer/tokenizer.h"
+#include "engine/scheduler_testing.h"
 
 namespace gemma4 {
 namespace {
-
-// For Sequence's parser, which these tests never use.
-const Tokenizer& demo_tokenizer() {
-  static const Tokenizer tokenizer = Tokenizer::from_json(read_file(SOURCE_DIR "/models/demo/tokenizer.json"));
-  return tokenizer;
-}
-
-struct Shape {
-  int page, window, pages_sliding, pages_full, max_seqs, chunk, rows_max;
-};
-
-class Memory {
- public:
-  explicit Memory(const Shape& shape) : shape_(shape) {
-    slots_[kSliding].resize(static_cast<size_t>(shape.pages_sliding) * shape.page);
-    slots_[kFull].resize(static_cast<size_t>(shape.pages_full) * shape.page);
-  }
-
-  void copy(const PageCopy& copy) {
-    for (int i = 0; i < shape_.page; ++i) at(copy.kind, copy.to, i) = at(copy.kind, copy.from, i);
-  }
-
-  void write(const Sequence& sequence, int pos) {
-    for (const AttentionKind kind : {kSliding, kFull}) slot(kind, sequence, pos) = prefix(sequence, pos);
-  }
-
-  // All that the token at `pos` may see, given the last position of its image (or pos).
-  void check(const Sequence& sequence, int pos, int last) {
-    for (int j = std::max(0, pos - shape_.window + 1); j <= last; ++j) {
-      ASSERT_EQ(slot(kSliding, sequence, j), prefix(sequence, j)) << "sliding, row " << pos << " key " << j;
-    }
-    for (int j = 0; j <= pos; ++j) {
-      ASSERT_EQ(slot(kFull, sequence, j), prefix(sequence, j)) << "full, row " << pos << " key " << j;
-    }
-  }
-
- private:
-  uint64_t& at(AttentionKind kind, int page, int i) {
-    return slots_[kind].at(static_cast<size_t>(page) * shape_.page + i);
-  }
-  uint64_t& slot(AttentionKind kind, const Sequence& sequence, int pos) {
-    const auto& pages = sequence.table.pages[kind];
-    const int page = pages.at(pos / shape_.page);
-    EXPECT_GE(page, 0);
-    return at(kind, page, pos % shape_.page);
-  }
-  // The key at a position depends on every token before it, and in an image on the whole image: its hash.
-  uint64_t prefix(const Sequence& sequence, int pos) {
-    Hasher hasher({1, 2});
-    for (int i = 0; i <= pos; ++i) hasher.add(sequence.hashes[i]);
-    return hasher.finish();
-  }
-
-  Shape shape_;
-  std::vector<uint64_t> slots_[kAttentionKinds];
-};
-
-struct World {
-  explicit World(const Shape& shape, bool keep = true)
-      : shape(shape),
-        memory(shape),
-        pages({shape.page, shape.window, {shape.pages_sliding, shape.pages_full}, keep}),
-        scheduler({shape.max_seqs, shape.chunk, shape.rows_max}, pages) {}
-
-  Sequence* add(std::vector<TokenHash> hashes, int answer, std::vector<std::pair<int, int>> images = {}) {
-    auto sequence = std::make_unique<Sequence>(OutputParser(demo_tokenizer()));
-    sequence->id = ++last_id;
-    sequence->cache_salt = salt;
-    sequence->prompt = static_cast<int>(hashes.size());
-    sequence->limit = sequence->prompt + answer;
-    sequence->ids.assign(hashes.begin(), hashes.end());
-    sequence->hashes = std::move(hashes);
-    for (const auto& [begin, end] : images) {
-      PromptImage image;
-      image.begin = begin, image.end = end;
-      image.tower_rows = image.tower_left = tower_rows;
-      sequence->images.push_back(image);
-    }
-    Sequence* raw = sequence.get();
-    scheduler.add(std::move(sequence));
-    return raw;
-  }
-
-  // One step; sequences that reach their limit end. Returns the rows computed.
-  int step() {
-    const Step step = scheduler.next();
-    EXPECT_LE(step.rows, shape.rows_max);
-    for (const ImagePart& part : step.image_parts) encode(part);
-    for (const PageCopy& copy : step.copies) memory.copy(copy);
-    for (const ScheduledRows& item : step.scheduled) {
-      for (int pos = item.begin; pos < item.begin + item.count; ++pos) memory.write(*item.sequence, pos);
-    }
-    for (const ScheduledRows& item : step.scheduled) {
-      for (int pos = item.begin; pos < item.begin + item.count; ++pos) {
-        memory.check(*item.sequence, pos, last_visible(item, pos));
-      }
-    }
-    scheduler.computed(step);
-    int rows = 0;
-    for (const ScheduledRows& item : step.scheduled) {
-      rows += item.count;
-      if (!item.last) continue;
-      Sequence& sequence = *item.sequence;
-      const auto token = static_cast<int32_t>(random() % 5);
-      sequence.ids.push_back(token);
-      sequence.hashes.push_back(token);
-      if (static_cast<int>(sequence.ids.size()) >= sequence.limit) done[sequence.id] = scheduler.remove(&sequence);
-    }
-    scheduler.check();
-    return rows;
-  }
-
-  // The vision tower: one image at a time.
-  void encode(const ImagePart& part) {
-    if (part.first) encoded[part.image] = 0;
-    EXPECT_TRUE(part.first || part.image == in_tower) << "another image was begun";
-    in_tower = part.image;
-    const int done = encoded[part.image] += part.rows;
-    EXPECT_EQ(done == part.image->tower_rows, part.last);
-    parts += part.rows;
-  }
-
-  int last_visible(const ScheduledRows& item, int pos) {
-    for (const PromptImage& image : item.sequence->images) {
-      if (image.begin > pos || pos >= image.end) continue;
-      EXPECT_LE(item.begin, image.begin) << "an image was split";
-      EXPECT_GE(item.begin + item.count, image.end) << "an image was split";
-      EXPECT_TRUE(image.tower_rows == 0 || encoded[&image] == image.tower_rows) << "an image is not encoded";
-      return image.end - 1;
-    }
-    return pos;
-  }
-
-  void drain() {
-    while (scheduler.running() + scheduler.waiting() > 0) {
-      const int before = parts;
-      ASSERT_GT(step() + parts - before, 0);
-    }
-  }
-
-  Shape shape;
-  Memory memory;
-  PrefixCache pages;
-  Scheduler scheduler;
-  std::mt19937 random{7};
-  uint64_t last_id = 0, salt = 0;
-  int tower_rows = 0;  // of images that are added
-  std::map<const PromptImage*, int> encoded;
-  const PromptImage* in_tower = nullptr;
-  int parts = 0;  // rows of the tower's work so far
-  std::map<uint64_t, std::unique_ptr<Sequence>> done;
-};
 
 std::vector<TokenHash> counting(int n, TokenHash from = 100) {
   std::vector<TokenHash> hashes(n);
@@ -417,7 +261,10 @@ TEST(Scheduler, PriorityGoesFirst) {
 // Thousands of interleavings: prompts that share beginnings, images, forks, second turns, cancels, little memory.
 class Interleavings {
  public:
-  explicit Interleavings(uint32_t seed) : random_(seed), shape_(random_shape()), world_(shape_, pick(0, 4) > 0) {}
+  explicit Interleavings(uint32_t seed, bool drafts = false)
+      : random_(seed), shape_(random_shape(drafts)), world_(shape_, pick(0, 4) > 0) {}
+
+  const World& world() const { return world_; }
 
   void run(int steps) {
     for (int i = 0; i < steps; ++i) {
@@ -442,14 +289,15 @@ class Interleavings {
 
   int pick(int low, int high) { return std::uniform_int_distribution(low, high)(random_); }
 
-  Shape random_shape() {
+  Shape random_shape(bool drafts) {
     Shape shape;
     shape.page = pick(1, 6);
     shape.window = pick(2, 14);
     shape.max_seqs = pick(1, 6);
     shape.chunk = pick(1, 20);
     shape.rows_max = std::max(shape.chunk, kImageMax) + shape.max_seqs;
-    const int live = (shape.window + shape.rows_max - 2 + shape.page - 1) / shape.page + 1;
+    if (drafts) shape.drafts_max = pick(1, 5 * shape.max_seqs), shape.rows_max += shape.drafts_max;
+    const int live = shape.ring();
     shape.pages_sliding = live + 2 + pick(0, 3 * live);
     shape.pages_full = (kLengthMax + shape.page - 1) / shape.page + 2 + pick(0, 60 / shape.page);
     return shape;
@@ -512,6 +360,32 @@ TEST(Scheduler, NoRowEverSeesAnotherSequencesKeys) {
     Interleavings(seed).run(120);
     if (HasFailure()) return;
   }
+}
+
+// The same where steps verify drafts, some of which are rejected: what these have written is never read.
+TEST(Scheduler, NoRowEverSeesARejectedDraft) {
+  int verified = 0, windows_checked = 0;
+  for (uint32_t seed = 1; seed <= 150; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Interleavings interleavings(seed, true);
+    interleavings.run(120);
+    if (HasFailure()) return;
+    verified += interleavings.world().verified;
+    windows_checked += interleavings.world().windows_checked;
+  }
+  EXPECT_GT(verified, 10'000);
+  EXPECT_GT(windows_checked, 10'000);
+}
+
+TEST(Scheduler, NobodyIsPreemptedForDrafts) {
+  Shape shape = kShape;
+  shape.drafts_max = 8, shape.rows_max += 8;
+  shape.pages_sliding = shape.pages_full = 16;
+  World world(shape);
+  for (int i = 0; i < 4; ++i) world.add(counting(6, 100 * static_cast<TokenHash>(i + 1)), 10);  // 4 pages each, at most
+  world.drain();
+  EXPECT_EQ(world.scheduler.preemptions(), 0u);
+  EXPECT_GT(world.verified, 0);
 }
 
 }  // namespace

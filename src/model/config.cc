@@ -18,6 +18,8 @@ constexpr int64_t kSizeMax = 1 << 20;
 
 constexpr std::array<const char*, kAttentionKinds> kKindNames = {"sliding_attention", "full_attention"};
 
+constexpr const char* kDrafterType = "gemma4_assistant";
+
 class ConfigObject {
  public:
   ConfigObject(const json& object, std::string where) : object_(object), where_(std::move(where)) {
@@ -105,7 +107,6 @@ std::vector<int> id_list(const ConfigObject& fields, const char* key) {
 void refuse_other_variants(const ConfigObject& top, const ConfigObject& text) {
   top.refuse_unless("audio_config", nullptr, "audio input");
   text.refuse_unless("hidden_size_per_layer_input", 0, "per-layer embeddings");
-  text.refuse_unless("num_kv_shared_layers", 0, "sharing keys and values between layers");
   text.refuse_unless("enable_moe_block", false, "a mixture of experts");
   text.refuse_unless("num_experts", 0, "a mixture of experts");
   text.refuse_unless("use_double_wide_mlp", false, "a double-wide MLP");
@@ -273,9 +274,14 @@ void read_vision(const ConfigObject& top, const ConfigObject& vision, Config& co
 Config parse_config(const std::string& text_of_file) {
   const json object = parse(text_of_file, "config.json");
   const ConfigObject top(object, "config");
+  if (top.get<std::string>("model_type", "") == kDrafterType) {
+    throw Error(
+        "config.model_type is gemma4_assistant: this is a drafter, which drafts for a model and is none itself");
+  }
   const bool nested = top.has("text_config");
   const ConfigObject text(nested ? object["text_config"] : object, nested ? "config.text_config" : "config");
   refuse_other_variants(top, text);
+  text.refuse_unless("num_kv_shared_layers", 0, "sharing keys and values between layers");
   Config config;
   read_text(text, config);
   config.tied = top.get<bool>("tie_word_embeddings", text.get<bool>("tie_word_embeddings", true));
@@ -291,6 +297,58 @@ Config parse_config(const std::string& text_of_file) {
   config.has_vision = top.has("vision_config");
   if (config.has_vision) read_vision(top, ConfigObject(object["vision_config"], "config.vision_config"), config);
   return config;
+}
+
+DrafterConfig parse_drafter_config(const std::string& text_of_file) {
+  const json object = parse(text_of_file, "config.json");
+  const ConfigObject top(object, "config");
+  if (top.get<std::string>("model_type", "") != kDrafterType) {
+    throw Error("config.model_type is not gemma4_assistant: this is no drafter");
+  }
+  if (!top.has("text_config")) throw Error("config has no field 'text_config'");
+  const ConfigObject text(object["text_config"], "config.text_config");
+  top.refuse_unless("use_ordered_embeddings", false, "a drafter that chooses tokens by centroids");
+  refuse_other_variants(top, text);
+  DrafterConfig drafter;
+  read_text(text, drafter.text);
+  text.refuse_unless("num_kv_shared_layers", drafter.text.layers, "a drafter with keys and values of its own");
+  drafter.text.tied = top.get<bool>("tie_word_embeddings", text.get<bool>("tie_word_embeddings", true));
+  drafter.backbone_hidden = top.size("backbone_hidden_size");
+  return drafter;
+}
+
+namespace {
+
+void need_equal(const char* what, double drafter, double target) {
+  if (drafter == target) return;
+  const auto text = [](double value) { return json(value).dump(); };
+  throw Error("the drafter does not fit the model: its " + std::string(what) + " is " + text(drafter) +
+              ", the model's " + text(target));
+}
+
+}  // namespace
+
+void check_drafter_fits(const DrafterConfig& drafter, const Config& target) {
+  const Config& own = drafter.text;
+  need_equal("backbone_hidden_size", drafter.backbone_hidden, target.hidden);
+  need_equal("vocab_size", own.vocab, target.vocab);
+  for (const AttentionKind kind : {kSliding, kFull}) {
+    if (std::ranges::count(own.kinds, kind) == 0) continue;
+    const std::string name = kKindNames[kind];
+    if (std::ranges::count(target.kinds, kind) == 0) {
+      throw Error("the drafter does not fit the model: it reads the keys of a " + name + " layer, which that lacks");
+    }
+    const AttentionConfig &a = own.attention[kind], &b = target.attention[kind];
+    const auto need = [&](const std::string& what, double ours, double theirs) {
+      need_equal((what + " of " + name).c_str(), ours, theirs);
+    };
+    need("head_dim", a.head_dim, b.head_dim);
+    need("num_key_value_heads", a.kv_heads, b.kv_heads);
+    need("rope_theta", a.rope_theta, b.rope_theta);
+    need("number of rotated pairs", a.rotated_pairs, b.rotated_pairs);
+    need("rope factor", a.rope_factor, b.rope_factor);
+    if (kind == kSliding) need_equal("sliding_window", own.window, target.window);
+  }
 }
 
 std::string without_vision(const std::string& text_of_file) {

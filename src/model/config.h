@@ -50,9 +50,21 @@ struct Config {
   std::vector<int> eos_ids;  // of config.json
 };
 
+// A drafter (`gemma4_assistant`). Its layers have no keys and values: they attend to those of the target, the model
+// whose tokens it drafts. Source: transformers' configuration_gemma4_assistant.py.
+struct DrafterConfig {
+  Config text;              // of its own layers; the KV heads are those of the target
+  int backbone_hidden = 0;  // the target's hidden size
+};
+
 // Throws Error: not JSON, a missing field, a field that contradicts another, or one we do not implement. A file without
 // `vision_config` is refused; `"vision_config": null` says that the checkpoint is text-only.
 Config parse_config(const std::string& json);
+DrafterConfig parse_drafter_config(const std::string& json);  // throws as parse_config() does
+
+// Throws Error that names the first size in which the drafter does not fit the target.
+void check_drafter_fits(const DrafterConfig& drafter, const Config& target);
+
 std::string without_vision(const std::string& json);  // the same config.json, of a model that reads text alone
 
 struct GenerationConfig {

@@ -13,14 +13,6 @@ namespace {
 
 constexpr int kTowerShare = 4;  // the tower is put first only where it takes at most this part of the free memory
 
-int64_t layer_bytes(const LayerWeights& layer) {
-  int64_t bytes = matrix_bytes(layer.o) + matrix_bytes(layer.down);
-  for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {
-    for (const FusedLinear::Slice& slice : fused->slices) bytes += matrix_bytes(slice.weight);
-  }
-  return bytes;
-}
-
 int64_t layer_work(const LayerWeights& layer) {
   int64_t work = layer.o.rows * layer.o.cols + layer.down.rows * layer.down.cols;
   for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {

@@ -30,6 +30,7 @@ class Decoder {
 
   Backend& home() const { return stages_.front()->backend(); }  // embeds, computes logits and samples
   const Matrix& embedding() const;
+  const TextModel& text() const { return *stages_.front(); }  // the whole decoder, where it is on one device
   Backend& tower_backend() const { return *devices_[tower_].backend; }
   const VisionWeights& vision() const;
 

@@ -17,10 +17,10 @@ struct LayerViews {
     const int64_t q_width = s.heads * s.head_dim, kv_width = s.kv_heads * s.head_dim;
     qkv = a.qkv.columns(0, w.qkv.rows);
     q = qkv.columns(0, q_width).split(s.heads, s.head_dim);
-    k = qkv.columns(q_width, kv_width).split(s.kv_heads, s.head_dim);
+    if (s.kv_heads > 0) k = qkv.columns(q_width, kv_width).split(s.kv_heads, s.head_dim);
     if (s.has_v) v = qkv.columns(q_width + kv_width, kv_width).split(s.kv_heads, s.head_dim);
     query = a.query ? a.query.columns(0, q_width).split(s.heads, s.head_dim) : q;
-    values = a.values.columns(0, kv_width).split(s.kv_heads, s.head_dim);
+    if (s.kv_heads > 0) values = a.values.columns(0, kv_width).split(s.kv_heads, s.head_dim);
     o = a.o.columns(0, q_width);
   }
   Tensor qkv, q, k, v, query, values, o;
@@ -36,6 +36,24 @@ Activations Activations::slice(int64_t begin, int64_t rows) const {
   return a;
 }
 
+Activations alloc_activations(Backend& be, OwnedTensors& owned, const ActivationSizes& s,
+                              std::span<const LayerWeights> layers) {
+  const DType act = be.activation_type(), product = be.gemm_output_type(), query = be.attention_type();
+  const bool wide_mlp = std::ranges::any_of(
+      layers, [&](const LayerWeights& w) { return be.gemm_input_type(w.gate_up.slices[0].weight) != act; });
+  Activations a;
+  a.x = owned.alloc(be.residual_type(), {s.rows, s.hidden});
+  a.h = owned.alloc(act, {s.rows, s.hidden});
+  a.y = owned.alloc(product, {s.rows, s.hidden});
+  a.qkv = owned.alloc(product, {s.rows, s.qkv});
+  if (query != product) a.query = owned.alloc(query, {s.rows, s.q});
+  if (s.kv > 0) a.values = owned.alloc(product, {s.rows, s.kv});
+  a.o = owned.alloc(act, {s.rows, s.q});
+  a.gate_up = owned.alloc(wide_mlp ? product : act, {s.rows, 2 * s.intermediate});
+  a.act = owned.alloc(act, {s.rows, s.intermediate});
+  return a;
+}
+
 Tensor attention_input(Backend& be, const Activations& a, const LayerWeights& w) {
   Tensor h = a.h;
   if (a.qkv.dtype == a.h.dtype) return h;
@@ -48,6 +66,11 @@ Tensor attention_input(Backend& be, const Activations& a, const LayerWeights& w)
 void run_attention_input(Backend& be, const Activations& a, const LayerWeights& w, const LayerInput& in) {
   const LayerViews t(a, w, in.shape);
   linear_fused(be, t.qkv, attention_input(be, a, w), w.qkv);
+  if (in.shape.kv_heads == 0) {
+    be.rms_norm(t.query, t.q, w.q_norm, in.eps);
+    be.rope(t.query, in.pos, *in.rope);
+    return;
+  }
   be.qk_norm_rope_cache(t.query, t.q, t.k, t.v, t.values, {w.q_norm, w.k_norm, in.eps}, in.pos, *in.rope, *in.kv,
                         *in.rows);
 }

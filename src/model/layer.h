@@ -2,7 +2,10 @@
 // a gated MLP. The text decoder and the vision tower differ only in sizes, RoPE, the intervals and the layer scalar.
 #pragma once
 
+#include <span>
+
 #include "backend/backend.h"
+#include "model/owned_tensors.h"
 #include "model/weights.h"
 
 namespace gemma4 {
@@ -22,8 +25,16 @@ struct Activations {
   Tensor act;      // [rows, intermediate]
 };
 
+// Of those of a text decoder. `layers`: the layers that will use them, at least one.
+struct ActivationSizes {
+  int64_t rows = 0, hidden = 0, intermediate = 0;
+  int64_t q = 0, kv = 0, qkv = 0;  // widest of all layers
+};
+Activations alloc_activations(Backend& be, OwnedTensors& owned, const ActivationSizes& sizes,
+                              std::span<const LayerWeights> layers);
+
 struct LayerShape {
-  int64_t heads, kv_heads, head_dim;  // of this rank
+  int64_t heads, kv_heads, head_dim;  // of this rank; no KV heads: the layer only reads the cache (a drafter's)
   bool has_v;
 };
 

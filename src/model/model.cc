@@ -7,6 +7,7 @@
 #include "base/mapped_file.h"
 #include "model/cache_plan.h"
 #include "model/decoder.h"
+#include "model/drafter.h"
 #include "model/rank_commands.h"
 #include "model/vision.h"
 
@@ -55,6 +56,7 @@ struct Model::Impl {
   void open(const Checkpoint& checkpoint, const PlanCaches& plan) {
     const CommandBytes command =
         ranks.leads() ? encode_open(model_fingerprint(checkpoint, ranks[0].name()), options) : CommandBytes();
+    if (options.drafter) load_drafter();
     run(command, [&](int r) {
       models[r] = std::make_unique<Decoder>(checkpoint, config, ranks.devices(r), options, plan);
       if (r == 0) vision = std::make_unique<VisionModel>(models[0]->tower_backend(), config, models[0]->vision());
@@ -71,6 +73,16 @@ struct Model::Impl {
     });
     row_work = models[0]->row_work();
     check_files();
+  }
+
+  // Before the target: mistakes are found early, and the plan of the caches counts its memory.
+  void load_drafter() {
+    if (ranks.channel() || ranks.world() > 1 || ranks.devices(0).size() > 1) {
+      throw Error(options.drafter->path.string() +
+                  ": a drafter needs the whole model on one device; leave it away, or spread the model over no others");
+    }
+    drafter = std::make_unique<Drafter>(*options.drafter, config, ranks[0], options.seqs_max);
+    options.drafter = nullptr;  // the caller may close it now
   }
 
   // Where memory was short. (An exported program is for one device.)
@@ -144,6 +156,7 @@ struct Model::Impl {
   Ranks ranks;
   std::vector<std::unique_ptr<Decoder>> models;  // by rank
   std::unique_ptr<VisionModel> vision;           // on rank 0
+  std::unique_ptr<Drafter> drafter;              // on rank 0, where it was asked for
   int64_t row_work = 1;                          // multiply-adds of one row, on rank 0, where the tower is
 };
 
@@ -182,6 +195,17 @@ std::vector<int32_t> Model::forward(const Batch& batch) {
 
 void Model::read_logits(float* out) const { impl_->models[0]->read_logits(out); }
 
+bool Model::has_drafter() const { return impl_->drafter != nullptr; }
+
+std::vector<int32_t> Model::draft(std::span<const DraftRow> rows, int count) {
+  CHECK(has_drafter());
+  impl_->check_files();
+  std::vector<int32_t> ids =
+      impl_->run_first([&] { return impl_->drafter->draft(impl_->models[0]->text(), rows, count, tap); });
+  impl_->check_files();
+  return ids;
+}
+
 int64_t Model::step_bytes() const { return impl_->models[0]->step_bytes(); }
 
 std::vector<Model::PartTime> Model::time_parts(const Batch& batch, int repeat) {
@@ -198,7 +222,7 @@ int64_t Model::cache_bytes() const {
 int64_t Model::weights_bytes() const {
   int64_t bytes = 0;
   for (const auto& model : impl_->models) bytes += model->weights_bytes();
-  return bytes;
+  return bytes + (impl_->drafter ? impl_->drafter->weights_bytes() : 0);
 }
 
 Model::ImageEmbeddings Model::embed(std::span<const int32_t> ids) {

@@ -30,6 +30,8 @@ struct ModelOptions {
   // Over devices in series (backend/ranks.h): how many layers each but the last has, or kAsManyAsFit; the last has the
   // rest. Empty: each has its share by free memory.
   std::vector<int> device_layers;
+  // The drafter of Model::draft() (checkpoint/drafter.h opens it), read while the model is constructed; or none.
+  const Checkpoint* drafter = nullptr;
 };
 
 // What the key-value caches can take, once the weights and activations have their memory. Over several ranks: of the
@@ -55,6 +57,16 @@ struct PatchView {
   const float* values;  // [n, 3 * patch * patch] in [0, 1]
   const int32_t* xy;    // [n, 2] column, row
   int n;
+};
+
+constexpr int kDraftTokensMax = 16;  // that one call of Model::draft() makes for a row
+
+// A sequence whose next tokens are to be drafted.
+struct DraftRow {
+  int seq;         // its slot
+  int32_t token;   // its last token, whose K and V are not in the cache yet
+  int position;    // of that token; at least 1
+  int hidden_row;  // index into the last forward()'s logit_rows: the row whose logits drew `token`
 };
 
 class Model {
@@ -83,6 +95,15 @@ class Model {
   // call stay readable until the next.
   std::vector<int32_t> forward(const Batch& batch);
   void read_logits(float* out) const;  // [logit_rows, vocabulary], after softcap
+
+  // Whether draft() may be called: ModelOptions::drafter was given.
+  bool has_drafter() const;
+
+  // The next `count` tokens of each row, greedy: [rows, count]. At most seqs_max rows; 1 to kDraftTokensMax tokens. It
+  // must follow a forward() that computed the hidden rows, and reads the caches without writing them: of sliding layers
+  // the keys position - 1 - window .. position - 1 (one more than the target's window), of full layers 0 .. position
+  // - 1.
+  std::vector<int32_t> draft(std::span<const DraftRow> rows, int count);
 
   // Rows of the stream for these ids, as forward() makes them: [ids, hidden] on the backend, kept as encode()'s are.
   struct ImageEmbeddings {
@@ -115,8 +136,8 @@ class Model {
   };
   std::vector<PartTime> time_parts(const Batch& batch, int repeat);
 
-  // Called with every named activation of rank 0 while set: "embed", "layers.3.out", "norm", "vision.layers.0.out", ...
-  // `backend` has x (tests, eval).
+  // Called with every named activation of rank 0 while set: "embed", "layers.3.out", "norm", "vision.layers.0.out",
+  // ..., and by draft() with "draft.logits" and "draft.hidden" of each step. `backend` has x (tests, eval).
   std::function<void(Backend& backend, const std::string& name, int layer, const Tensor& x)> tap;
 
  private:

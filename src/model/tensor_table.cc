@@ -7,14 +7,12 @@
 namespace gemma4 {
 namespace {
 
-std::vector<LayerTensor> make_layer_tensors(bool has_v) {
+std::vector<LayerTensor> make_layer_tensors(LayerKv makes) {
   using enum LayerDim;
   using W = LayerWeights;
-  std::vector<LayerTensor> table = {
-      {"self_attn.q_proj.weight", {kQ, kHidden}, &W::qkv},
-      {"self_attn.k_proj.weight", {kKv, kHidden}, &W::qkv},
-  };
-  if (has_v) table.push_back({"self_attn.v_proj.weight", {kKv, kHidden}, &W::qkv});
+  std::vector<LayerTensor> table = {{"self_attn.q_proj.weight", {kQ, kHidden}, &W::qkv}};
+  if (makes != LayerKv::kNone) table.push_back({"self_attn.k_proj.weight", {kKv, kHidden}, &W::qkv});
+  if (makes == LayerKv::kBoth) table.push_back({"self_attn.v_proj.weight", {kKv, kHidden}, &W::qkv});
   table.insert(table.end(), {
                                 {"self_attn.o_proj.weight", {kHidden, kQ}, &W::o},
                                 {"mlp.gate_proj.weight", {kIntermediate, kHidden}, &W::gate_up},
@@ -25,13 +23,13 @@ std::vector<LayerTensor> make_layer_tensors(bool has_v) {
                                 {"pre_feedforward_layernorm.weight", {kHidden}, &W::pre_feedforward_norm},
                                 {"post_feedforward_layernorm.weight", {kHidden}, &W::post_feedforward_norm},
                                 {"self_attn.q_norm.weight", {kHeadDim}, &W::q_norm},
-                                {"self_attn.k_norm.weight", {kHeadDim}, &W::k_norm},
                             });
+  if (makes != LayerKv::kNone) table.push_back({"self_attn.k_norm.weight", {kHeadDim}, &W::k_norm});
   return table;
 }
 
 void need_layer(std::vector<TensorNeed>& out, const std::string& prefix, const LayerDims& dims) {
-  for (const LayerTensor& tensor : layer_tensors(dims.has_v)) {
+  for (const LayerTensor& tensor : layer_tensors(dims.makes)) {
     std::vector<int64_t> shape;
     for (const LayerDim dim : tensor.shape) shape.push_back(dims[dim]);
     out.push_back({prefix + tensor.name, shape});
@@ -77,18 +75,30 @@ int64_t LayerDims::operator[](LayerDim dim) const {
 
 LayerDims text_layer_dims(const Config& c, int layer) {
   const AttentionConfig& a = c.attention[c.kinds[static_cast<size_t>(layer)]];
-  return {c.hidden,   c.intermediate, int64_t{a.heads} * a.head_dim, int64_t{a.kv_heads} * a.head_dim,
-          a.head_dim, !a.k_is_v};
+  return {c.hidden,
+          c.intermediate,
+          int64_t{a.heads} * a.head_dim,
+          int64_t{a.kv_heads} * a.head_dim,
+          a.head_dim,
+          a.k_is_v ? LayerKv::kShared : LayerKv::kBoth};
+}
+
+LayerDims drafter_layer_dims(const DrafterConfig& c, int layer) {
+  LayerDims dims = text_layer_dims(c.text, layer);
+  dims.kv = 0, dims.makes = LayerKv::kNone;
+  return dims;
 }
 
 LayerDims vision_layer_dims(const VisionConfig& v) {
   const int64_t width = int64_t{v.heads} * v.head_dim;
-  return {v.hidden, v.intermediate, width, width, v.head_dim, true};
+  return {v.hidden, v.intermediate, width, width, v.head_dim, LayerKv::kBoth};
 }
 
-const std::vector<LayerTensor>& layer_tensors(bool has_v) {
-  static const std::vector<LayerTensor> with_v = make_layer_tensors(true), without_v = make_layer_tensors(false);
-  return has_v ? with_v : without_v;
+const std::vector<LayerTensor>& layer_tensors(LayerKv makes) {
+  static const std::vector<LayerTensor> both = make_layer_tensors(LayerKv::kBoth),
+                                        shared = make_layer_tensors(LayerKv::kShared),
+                                        none = make_layer_tensors(LayerKv::kNone);
+  return makes == LayerKv::kBoth ? both : makes == LayerKv::kShared ? shared : none;
 }
 
 std::string layer_prefix(const char* tower, int layer) {
@@ -108,10 +118,27 @@ std::vector<TensorNeed> needed_tensors(const Config& config, bool vision) {
   return out;
 }
 
-std::vector<std::string> check_weights(const Checkpoint& checkpoint, const Config& config) {
+std::vector<TensorNeed> needed_tensors(const DrafterConfig& config) {
+  const Config& own = config.text;
+  std::vector<TensorNeed> out;
+  out.push_back({"embed_tokens.weight", {own.vocab, own.hidden}});
+  for (int i = 0; i < own.layers; ++i) {
+    need_layer(out, layer_prefix(kTextTower, i), drafter_layer_dims(config, i));
+    out.push_back({layer_prefix(kTextTower, i) + "layer_scalar", {1}});
+  }
+  out.push_back({"norm.weight", {own.hidden}});
+  out.push_back({"lm_head.weight", {own.vocab, own.hidden}, own.tied});
+  out.push_back({"pre_projection.weight", {own.hidden, 2 * int64_t{config.backbone_hidden}}});
+  out.push_back({"post_projection.weight", {config.backbone_hidden, own.hidden}});
+  return out;
+}
+
+namespace {
+
+std::vector<std::string> compare(const Checkpoint& checkpoint, const std::vector<TensorNeed>& needs) {
   std::vector<std::string> problems;
   std::set<std::string> known;
-  for (const TensorNeed& need : needed_tensors(config, true)) {
+  for (const TensorNeed& need : needs) {
     known.insert(need.name);
     const Weight* weight = checkpoint.find(need.name);
     if (!weight && !need.optional) problems.push_back("tensor " + need.name + " is missing");
@@ -126,11 +153,28 @@ std::vector<std::string> check_weights(const Checkpoint& checkpoint, const Confi
   return problems;
 }
 
-void require_weights(const Checkpoint& checkpoint, const Config& config) {
-  const std::vector<std::string> problems = check_weights(checkpoint, config);
+void require(const Checkpoint& checkpoint, const std::vector<std::string>& problems) {
   if (problems.empty()) return;
   throw Error(checkpoint.path.string() + ": " + problems[0] +
               (problems.size() > 1 ? " (and " + std::to_string(problems.size() - 1) + " more)" : ""));
+}
+
+}  // namespace
+
+std::vector<std::string> check_weights(const Checkpoint& checkpoint, const Config& config) {
+  return compare(checkpoint, needed_tensors(config, true));
+}
+
+std::vector<std::string> check_weights(const Checkpoint& checkpoint, const DrafterConfig& config) {
+  return compare(checkpoint, needed_tensors(config));
+}
+
+void require_weights(const Checkpoint& checkpoint, const Config& config) {
+  require(checkpoint, check_weights(checkpoint, config));
+}
+
+void require_weights(const Checkpoint& checkpoint, const DrafterConfig& config) {
+  require(checkpoint, check_weights(checkpoint, config));
 }
 
 }  // namespace gemma4

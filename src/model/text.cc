@@ -37,23 +37,26 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
       options_(options),
       stage_(stage),
       graph_key_(next_graph_key()) {
-  const DType act = be_.activation_type();
   const int64_t rows = options_.rows_max, outs = options_.logits_max;
-  int64_t q_max = 0, kv_max = 0, qkv_max = 0;
+  ActivationSizes sizes{.rows = rows, .hidden = config_.hidden, .intermediate = w_.tensor_parallel.mlp.count};
   for (int kind = 0; kind < kAttentionKinds; ++kind) {
     const AttentionConfig& c = config_.attention[static_cast<size_t>(kind)];
     shapes_[kind] = {w_.tensor_parallel.heads[kind].count, w_.tensor_parallel.kv_heads[kind].count, c.head_dim,
                      !c.k_is_v};
     ropes_[kind] = make_rope(be_, owned_, c);
     const int64_t q = shapes_[kind].heads * c.head_dim, kv = shapes_[kind].kv_heads * c.head_dim;
-    q_max = std::max(q_max, q), kv_max = std::max(kv_max, kv);
-    qkv_max = std::max(qkv_max, q + kv * (c.k_is_v ? 1 : 2));
+    sizes.q = std::max(sizes.q, q), sizes.kv = std::max(sizes.kv, kv);
+    sizes.qkv = std::max(sizes.qkv, q + kv * (c.k_is_v ? 1 : 2));
   }
-  if (has_layers()) alloc_activations(rows, q_max, kv_max, qkv_max);
+  if (has_layers()) {
+    const auto layers =
+        std::span(w_.layers).subspan(static_cast<size_t>(stage_.begin), static_cast<size_t>(stage_.end - stage_.begin));
+    a_ = alloc_activations(be_, owned_, sizes, layers);
+  }
   out_x_ = owned_.alloc(be_.residual_type(), {outs, config_.hidden});
   inputs_ = owned_.alloc(DType::kI32, {11 * rows + outs, 1});
   if (!stage_.last) return;
-  out_h_ = owned_.alloc(act, {outs, config_.hidden});
+  out_h_ = owned_.alloc(be_.activation_type(), {outs, config_.hidden});
   all_logits_ = owned_.alloc(DType::kF32, {outs, config_.vocab});
   sampled_ = owned_.alloc(DType::kI32, {outs, 1});
 }
@@ -74,23 +77,6 @@ void TextModel::alloc_caches(const ModelOptions& options) {
     kv_.back().pages = pages_[kind];
     if (c.k_is_v) kv_.back().k_norm = w_.layers[static_cast<size_t>(i)].k_norm;
   }
-}
-
-void TextModel::alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max) {
-  const DType act = be_.activation_type(), product = be_.gemm_output_type(), query = be_.attention_type();
-  const auto unrounded = [&](const LayerWeights& w) { return be_.gemm_input_type(w.gate_up.slices[0].weight) != act; };
-  const auto begin = w_.layers.begin();
-  const bool wide_mlp = std::any_of(begin + stage_.begin, begin + stage_.end, unrounded);
-  const int64_t inner = w_.tensor_parallel.mlp.count;
-  a_.x = owned_.alloc(be_.residual_type(), {rows, config_.hidden});
-  a_.h = owned_.alloc(act, {rows, config_.hidden});
-  a_.y = owned_.alloc(product, {rows, config_.hidden});
-  a_.qkv = owned_.alloc(product, {rows, qkv_max});
-  if (query != product) a_.query = owned_.alloc(query, {rows, q_max});
-  a_.values = owned_.alloc(product, {rows, kv_max});
-  a_.o = owned_.alloc(act, {rows, q_max});
-  a_.gate_up = owned_.alloc(wide_mlp ? product : act, {rows, 2 * inner});
-  a_.act = owned_.alloc(act, {rows, inner});
 }
 
 void TextModel::set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages) {
@@ -211,6 +197,16 @@ void TextModel::compute(const Batch& batch, const Tap& tap) {
   if (!replays) return run(batch, a, tap);
   be_.replay(graph_key_ | batch.ids.size() << 16 | batch.logit_rows.size(), [&] { run(batch, a, tap); });
 }
+
+const KvCache& TextModel::last_cache(AttentionKind kind) const {
+  for (int i = stage_.end; i-- > stage_.begin;) {
+    if (config_.kinds[static_cast<size_t>(i)] == kind) return kv_[static_cast<size_t>(i - stage_.begin)];
+  }
+  CHECK(false);
+  return kv_.back();
+}
+
+void TextModel::embed_ids(Tensor out, Tensor ids) const { be_.embed(out, w_.embed, ids, config_.embed_scale); }
 
 Tensor TextModel::output(bool logit_rows) {
   if (!logit_rows) return a_.x.slice(0, rows_);

@@ -46,12 +46,18 @@ class TextModel {
   std::string what() const;                  // for reports: "layers 0 to 39 on cuda"
   Tensor logits() const { return logits_; }  // F32 [logit rows of the last batch, vocab]
 
+  // What a drafter reads of a decoder in one stage. hidden(): the logit rows of the last batch after the final norm,
+  // [logit rows, hidden]. last_cache(): that of the last layer of a kind.
+  Tensor hidden() const { return out_h_.slice(0, in_.logit_index.rows()); }
+  const KvCache& last_cache(AttentionKind kind) const;
+  const Rope& rope(AttentionKind kind) const { return ropes_[kind]; }
+  void embed_ids(Tensor out, Tensor ids) const;  // out [ids, hidden] = their embeddings, scaled
+
  private:
   struct Inputs {  // of one batch, on the device
     Rows rows[kAttentionKinds];
     Tensor ids, pos, logit_index, image_index;
   };
-  void alloc_activations(int64_t rows, int64_t q_max, int64_t kv_max, int64_t qkv_max);
   Inputs write_inputs(const Batch& batch);
   void embed(const Batch& batch, const Activations& a);
   void run(const Batch& batch, const Activations& a, const Tap& tap);

@@ -59,7 +59,7 @@ class Loader {
   LayerWeights layer(const std::string& prefix, const LayerDims& dims, const LayerShards& shards) const {
     LayerWeights w;
     w.partial_sums = shards.partial_sums;
-    const std::vector<LayerTensor>& table = layer_tensors(dims.has_v);
+    const std::vector<LayerTensor>& table = layer_tensors(dims.makes);
     for (auto it = table.begin(); it != table.end();) {
       const auto end = std::find_if(it, table.end(), [&](const LayerTensor& t) { return t.member != it->member; });
       const std::string name = prefix + it->name;
@@ -230,6 +230,14 @@ Weights empty_weights(const Checkpoint& checkpoint, const Config& config, Backen
 
 }  // namespace
 
+int64_t layer_bytes(const LayerWeights& layer) {
+  int64_t bytes = matrix_bytes(layer.o) + matrix_bytes(layer.down);
+  for (const FusedLinear* fused : {&layer.qkv, &layer.gate_up}) {
+    for (const FusedLinear::Slice& slice : fused->slices) bytes += matrix_bytes(slice.weight);
+  }
+  return bytes;
+}
+
 // The layers come last: how many fit is known when all else is there.
 Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, const WeightParts& parts) {
   Weights w = empty_weights(checkpoint, config, backend);
@@ -240,6 +248,24 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
   }
   if (parts.vision && config.has_vision && w.tensor_parallel.rank == 0) w.vision = load_vision(load, config);
   load_layers(load, config, parts, w);
+  return w;
+}
+
+DrafterWeights load_drafter_weights(const Checkpoint& checkpoint, const DrafterConfig& config, Backend& backend) {
+  require_weights(checkpoint, config);
+  DrafterWeights w;
+  w.vectors = std::make_shared<OwnedTensors>(backend);
+  const Loader load(checkpoint, backend, *w.vectors, nullptr);
+  w.input = load.matrix("pre_projection.weight");
+  for (int i = 0; i < config.text.layers; ++i) {
+    const LayerDims dims = drafter_layer_dims(config, i);
+    const std::string prefix = layer_prefix(kTextTower, i);
+    w.layers.push_back(load.layer(prefix, dims, whole(dims)));
+    w.layers.back().scalar = load.scalar(prefix + "layer_scalar");
+  }
+  w.norm = load.vector("norm.weight");
+  w.head = load.matrix(checkpoint.find("lm_head.weight") ? "lm_head.weight" : "embed_tokens.weight");
+  w.output = load.matrix("post_projection.weight");
   return w;
 }
 

@@ -39,6 +39,8 @@ struct LayerWeights {
   float scalar = 1;  // multiplies the residual stream after the layer; 1 in the vision tower
 };
 
+int64_t layer_bytes(const LayerWeights& layer);  // of its matrices, as the backend stores them
+
 struct VisionWeights {
   Matrix input;      // [hidden, 3 * patch * patch]
   Matrix positions;  // [2 * positions, hidden]: x's rows, then y's
@@ -47,12 +49,21 @@ struct VisionWeights {
   Matrix projection;           // [text hidden, hidden]
 };
 
+struct DrafterWeights {
+  std::shared_ptr<OwnedTensors> vectors;  // owns the norms' tensors
+  Matrix input;                           // [hidden, 2 * target's hidden]
+  std::vector<LayerWeights> layers;       // qkv is q alone; no k_norm
+  Tensor norm;                            // F32 [hidden]
+  Matrix head;                            // [vocab, hidden]
+  Matrix output;                          // [target's hidden, hidden]
+};
+
 struct Weights {
   std::shared_ptr<OwnedTensors> vectors;  // owns the norms' tensors
   TensorParallel tensor_parallel;
-  Matrix embed;  // [vocab, hidden]
-  Matrix head;   // [this rank's shard of vocab, hidden]
-  Tensor norm;   // F32 [hidden]
+  Matrix embed;                      // [vocab, hidden]
+  Matrix head;                       // [this rank's shard of vocab, hidden]
+  Tensor norm;                       // F32 [hidden]
   std::vector<LayerWeights> layers;  // [layers of the model]; empty where they were not asked for
   int layers_end = 0;                // the layer after the last that was loaded
   VisionWeights vision;
@@ -79,6 +90,9 @@ struct WeightSink {
 // an exported program are used where they lie in its file, so a backend with the same name and layout must have made
 // it. Throws Error: with the first complaint of check_weights(), or where the program is for another backend.
 Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, const WeightParts& parts);
+
+// The drafter's, all on one backend. Throws Error with the first complaint of check_weights().
+DrafterWeights load_drafter_weights(const Checkpoint& checkpoint, const DrafterConfig& config, Backend& backend);
 
 // Lays out each weight as load_weights() would and hands it to `sink`, one at a time.
 void store_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, bool vision,

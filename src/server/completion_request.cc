@@ -9,11 +9,10 @@ namespace gemma4 {
 void check_model(Fields& body, const ApiContext& context) {
   const std::string model = body.string("model").value_or(context.models.front());
   if (context.any_model || std::ranges::find(context.models, model) != context.models.end()) return;
-  throw ApiError(
-      404,
-      "the model '" + model.substr(0, 200) + "' is not served here; this server has '" + context.models.front() +
-          "' (--model-name adds names, and '*' takes any)",
-      "model", "model_not_found");
+  throw ApiError(404,
+                 "the model '" + model.substr(0, 200) + "' is not served here; this server has '" +
+                     context.models.front() + "' (--model-name adds names, and '*' takes any)",
+                 "model", "model_not_found");
 }
 
 void add_warnings(Json& json, const std::shared_ptr<Warnings>& warnings) {
@@ -56,15 +55,22 @@ Usage total_usage(const std::vector<Choice>& choices, int per_prompt) {
 
 Json timings(const Usage& usage) {
   const auto rate = [](double count, double ms) { return ms > 0 ? count * 1000 / ms : 0.0; };
-  return {{"seed", usage.seed},
-          {"queue_ms", usage.queue_ms},
-          {"prepare_ms", usage.prepare_ms},
-          {"image_ms", usage.image_ms},
-          {"prefill_ms", usage.prefill_ms},
-          {"first_token_ms", usage.first_token_ms},
-          {"decode_ms", usage.decode_ms},
-          {"prefill_tokens_per_second", rate(usage.prompt_tokens - usage.cached_tokens, usage.prefill_ms)},
-          {"decode_tokens_per_second", rate(usage.generated_tokens - 1, usage.decode_ms)}};
+  Json json = {{"seed", usage.seed},
+               {"queue_ms", usage.queue_ms},
+               {"prepare_ms", usage.prepare_ms},
+               {"image_ms", usage.image_ms},
+               {"prefill_ms", usage.prefill_ms},
+               {"first_token_ms", usage.first_token_ms},
+               {"decode_ms", usage.decode_ms},
+               {"prefill_tokens_per_second", rate(usage.prompt_tokens - usage.cached_tokens, usage.prefill_ms)},
+               {"decode_tokens_per_second", rate(usage.generated_tokens - 1, usage.decode_ms)}};
+  const DraftStats& drafts = usage.drafts;
+  if (!drafts.wanted) return json;
+  json["rounds"] = drafts.rounds;
+  json["drafted"] = drafts.drafted;
+  json["accepted"] = drafts.accepted;
+  json["accepted_by_position"] = drafts.accepted_by_position;
+  return json;
 }
 
 }  // namespace gemma4

@@ -187,6 +187,10 @@ Checkpoint open_gguf(std::shared_ptr<const MappedFile> file, const fs::path& vis
   if (text.find("tokenizer.chat_template")) checkpoint.chat_template = text.string("tokenizer.chat_template");
   if (!checkpoint.chat_template.empty()) checkpoint.chat_template_source = text.what;
   add_text(checkpoint, text);
+  if (is_drafter_gguf(text)) {
+    if (!vision.empty()) throw Error(path.string() + " is a drafter, which takes no vision file");
+    return checkpoint;
+  }
   std::error_code ignored;
   if (!vision.empty() && fs::is_directory(vision, ignored)) {
     add_vision_from_directory(checkpoint, vision);

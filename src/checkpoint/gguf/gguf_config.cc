@@ -11,6 +11,13 @@ namespace {
 
 using nlohmann::json;
 
+constexpr std::string_view kModel = "gemma4", kDrafter = "gemma4-assistant";  // general.architecture
+
+// A key of the text half: its architecture comes first.
+std::string key_of(const Gguf& gguf, const std::string& name) {
+  return std::string(gguf.string("general.architecture")) + "." + name;
+}
+
 // One value for each layer, from a key that holds either one number or an array with one for each layer.
 std::vector<int64_t> per_layer(const Gguf& gguf, const std::string& key, int64_t layers) {
   const GgufValue* value = gguf.find(key);
@@ -24,6 +31,15 @@ std::vector<int64_t> per_layer(const Gguf& gguf, const std::string& key, int64_t
   }
   numbers.resize(static_cast<size_t>(layers));
   return numbers;
+}
+
+// The value that all layers share.
+int64_t of_all(const Gguf& gguf, const std::string& key, int64_t layers) {
+  const std::vector<int64_t> values = per_layer(gguf, key, layers);
+  if (std::count(values.begin(), values.end(), values[0]) != layers) {
+    throw Error(gguf.what + ": " + key + " differs between layers; that is not supported");
+  }
+  return values[0];
 }
 
 // The value that all layers of one attention kind share; `kind` selects by is_sliding. 0 if there is no such layer.
@@ -71,49 +87,47 @@ bool k_is_v(const Gguf& gguf, const std::vector<int64_t>& is_sliding) {
 
 // Refuses RoPE settings that would change the arithmetic and have no counterpart in config.json.
 void check_rope(const Gguf& gguf, int64_t head_dim, int64_t head_dim_swa) {
-  const auto scaling = gguf.string("gemma4.rope.scaling.type", "none");
-  if (scaling != "none" && gguf.real("gemma4.rope.scaling.factor", 1) != 1) {
-    throw Error(gguf.what + ": its positions are scaled (gemma4.rope.scaling.type " + printable(scaling) +
+  const auto key = [&](const char* name) { return key_of(gguf, name); };
+  const auto scaling = gguf.string(key("rope.scaling.type"), "none");
+  if (scaling != "none" && gguf.real(key("rope.scaling.factor"), 1) != 1) {
+    throw Error(gguf.what + ": its positions are scaled (" + key("rope.scaling.type") + " " + printable(scaling) +
                 "); that is not supported");
   }
-  if (gguf.integer("gemma4.rope.dimension_count", head_dim) != head_dim ||
-      gguf.integer("gemma4.rope.dimension_count_swa", head_dim_swa) != head_dim_swa) {
-    throw Error(gguf.what + ": gemma4.rope.dimension_count is not a whole head; that is not supported");
+  if (gguf.integer(key("rope.dimension_count"), head_dim) != head_dim ||
+      gguf.integer(key("rope.dimension_count_swa"), head_dim_swa) != head_dim_swa) {
+    throw Error(gguf.what + ": " + key("rope.dimension_count") + " is not a whole head; that is not supported");
   }
 }
 
 json rope_parameters(const Gguf& gguf, int64_t head_dim, bool has_full_layers) {
   return {
       {"sliding_attention",
-       {{"rope_type", "default"}, {"rope_theta", gguf.real("gemma4.rope.freq_base_swa", 10000.0)}}},
+       {{"rope_type", "default"}, {"rope_theta", gguf.real(key_of(gguf, "rope.freq_base_swa"), 10000.0)}}},
       {"full_attention",
        {{"rope_type", "proportional"},
-        {"rope_theta", gguf.real("gemma4.rope.freq_base")},
+        {"rope_theta", gguf.real(key_of(gguf, "rope.freq_base"))},
         {"partial_rotary_factor", has_full_layers ? rotated_share(gguf, head_dim) : 1.0}}},
   };
 }
 
 json text_config(const Gguf& gguf) {
-  const auto integer = [&](const char* key) { return gguf.integer(std::string("gemma4.") + key); };
+  const auto key = [&](const char* name) { return key_of(gguf, name); };
+  const auto integer = [&](const char* name) { return gguf.integer(key(name)); };
   const int64_t layers = integer("block_count");
   // Bounds the arrays that have one entry for each layer.
-  if (layers < 1 || layers > 10'000) throw Error(gguf.what + ": gemma4.block_count is out of range");
-  const auto list = [&](const char* key) { return per_layer(gguf, std::string("gemma4.") + key, layers); };
+  if (layers < 1 || layers > 10'000) throw Error(gguf.what + ": " + key("block_count") + " is out of range");
+  const auto list = [&](const char* name) { return per_layer(gguf, key(name), layers); };
   const auto sliding = list("attention.sliding_window_pattern");
-  const auto kind = [&](const char* key, bool is_sliding) {
-    return of_kind(gguf, key, list(key), sliding, is_sliding);
+  const auto kind = [&](const char* name, bool is_sliding) {
+    return of_kind(gguf, name, list(name), sliding, is_sliding);
   };
   const int64_t head_dim = integer("attention.key_length"), head_dim_swa = integer("attention.key_length_swa");
-  if (head_dim < 2 || head_dim > 65536) throw Error(gguf.what + ": gemma4.attention.key_length is out of range");
+  if (head_dim < 2 || head_dim > 65536)
+    throw Error(gguf.what + ": " + key("attention.key_length") + " is out of range");
   if (integer("attention.value_length") != head_dim || integer("attention.value_length_swa") != head_dim_swa) {
     throw Error(gguf.what + ": keys and values have different sizes");
   }
   check_rope(gguf, head_dim, head_dim_swa);
-  const auto heads = list("attention.head_count"), widths = list("feed_forward_length");
-  if (std::count(heads.begin(), heads.end(), heads[0]) != layers ||
-      std::count(widths.begin(), widths.end(), widths[0]) != layers) {
-    throw Error(gguf.what + ": head_count or feed_forward_length differs between layers; that is not supported");
-  }
   const int64_t kv_sliding = kind("attention.head_count_kv", true), kv_full = kind("attention.head_count_kv", false);
   json types = json::array();
   for (const int64_t s : sliding) types.push_back(s ? "sliding_attention" : "full_attention");
@@ -124,27 +138,27 @@ json text_config(const Gguf& gguf) {
       {"model_type", "gemma4_text"},
       {"vocab_size", embedding->shape[0]},
       {"hidden_size", integer("embedding_length")},
-      {"intermediate_size", widths[0]},
+      {"intermediate_size", of_all(gguf, key("feed_forward_length"), layers)},
       {"num_hidden_layers", layers},
       {"layer_types", types},
-      {"num_attention_heads", heads[0]},
+      {"num_attention_heads", of_all(gguf, key("attention.head_count"), layers)},
       {"num_key_value_heads", kv_sliding ? kv_sliding : kv_full},
       {"num_global_key_value_heads", kv_full ? kv_full : kv_sliding},
       {"head_dim", head_dim_swa},
       {"global_head_dim", head_dim},
       {"attention_k_eq_v", shared},
       {"sliding_window", integer("attention.sliding_window")},
-      {"rms_norm_eps", gguf.real("gemma4.attention.layer_norm_rms_epsilon")},
+      {"rms_norm_eps", gguf.real(key("attention.layer_norm_rms_epsilon"))},
       {"hidden_activation", "gelu_pytorch_tanh"},
       {"max_position_embeddings", integer("context_length")},
       {"attention_bias", false},
       {"use_bidirectional_attention", "vision"},  // llama.cpp assumes it; E2B and E4B are refused below
-      {"hidden_size_per_layer_input", gguf.integer("gemma4.embedding_length_per_layer_input", 0)},
-      {"num_kv_shared_layers", gguf.integer("gemma4.attention.shared_kv_layers", 0)},
-      {"enable_moe_block", gguf.integer("gemma4.expert_count", 0) > 0},
+      {"hidden_size_per_layer_input", gguf.integer(key("embedding_length_per_layer_input"), 0)},
+      {"num_kv_shared_layers", gguf.integer(key("attention.shared_kv_layers"), 0)},
+      {"enable_moe_block", gguf.integer(key("expert_count"), 0) > 0},
       {"use_double_wide_mlp", false},
       {"tie_word_embeddings", gguf.tensor("output.weight") == nullptr},
-      {"final_logit_softcapping", gguf.real("gemma4.final_logit_softcapping", 0)},
+      {"final_logit_softcapping", gguf.real(key("final_logit_softcapping"), 0)},
   };
   if (config["final_logit_softcapping"] == 0.0) config["final_logit_softcapping"] = nullptr;
   if (!shared && kv_full && kv_full != kv_sliding) {
@@ -216,7 +230,20 @@ json stop_ids(const Gguf& gguf, bool tool_response) {
   return ids;
 }
 
+std::string drafter_config(const Gguf& text) {
+  json config = {{"architectures", {"Gemma4AssistantForCausalLM"}},
+                 {"model_type", "gemma4_assistant"},
+                 {"dtype", "bfloat16"},
+                 {"backbone_hidden_size", text.integer(key_of(text, "embedding_length_out"))},
+                 {"use_ordered_embeddings", false},  // llama.cpp computes all logits whatever the source says
+                 {"text_config", text_config(text)}};
+  config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"];
+  return config.dump(2);
+}
+
 }  // namespace
+
+bool is_drafter_gguf(const Gguf& gguf) { return gguf.string("general.architecture", "") == kDrafter; }
 
 bool is_vision_gguf(const Gguf& gguf) {
   return gguf.string("general.architecture", "") == "clip" || gguf.string("general.type", "") == "mmproj";
@@ -224,7 +251,8 @@ bool is_vision_gguf(const Gguf& gguf) {
 
 std::string config_from_gguf(const Gguf& text, const Gguf* vision) {
   const auto architecture = text.string("general.architecture");
-  if (architecture != "gemma4") {
+  if (architecture == kDrafter) return drafter_config(text);
+  if (architecture != kModel) {
     throw Error(text.what + " holds a model of the architecture '" + printable(architecture) + "', not gemma4");
   }
   json config = {{"architectures", {"Gemma4ForConditionalGeneration"}},

@@ -10,7 +10,8 @@
 
 namespace gemma4 {
 
-bool is_vision_gguf(const Gguf& gguf);  // the mmproj half of a model
+bool is_vision_gguf(const Gguf& gguf);   // the mmproj half of a model
+bool is_drafter_gguf(const Gguf& gguf);  // gemma4-assistant; its config.json is one of checkpoint/drafter.h
 
 // Throws Error: another architecture, or a key that is missing, contradicts another or has no counterpart in
 // config.json.

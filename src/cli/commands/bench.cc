@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "checkpoint/safetensors.h"
 #include "cli/cli.h"
+#include "cli/commands/bench_drafts.h"
 #include "cli/commands/bench_load.h"
 #include "cli/commands/processes.h"
 #include "cli/commands/profiled_backend.h"
@@ -40,7 +41,14 @@ struct Flags {
   int chunk = 2048, steps = 32, repeat = 3;
   std::vector<int> prompts = kPrompts, depths = kDepths, batches = {1, 2, 4, 8}, images = {280, 1120};
   bool json = false, profile = false, load = false, force = false;
+  BenchDraftFlags drafts;
   ProcessesFlags processes;
+
+  int rows_max() const {  // of a step
+    const int seqs = *std::max_element(batches.begin(), batches.end());
+    return drafts.tokens == 0 ? chunk
+                              : std::max(chunk, seqs * (1 + drafts.tokens)) + 2;  // a drafter's window is longer
+  }
 };
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -55,21 +63,24 @@ double median(std::vector<double> values) {
 // A model with sequences of random tokens. Sequence 0 may grow to the largest depth, the others stay short.
 class Bench {
  public:
-  Bench(const Flags& flags, const Checkpoint& checkpoint, const Ranks& ranks)
+  Bench(const Flags& flags, const Checkpoint& checkpoint, const Checkpoint* drafter, const Ranks& ranks)
       : flags_(flags),
         prompts_(flags.prompts),
         depths_(flags.depths),
         config_(parse_config(checkpoint.config)),
-        backend_(ranks[0]) {
+        backend_(ranks[0]),
+        coin_(flags.drafts.accept) {
     const int seqs = *std::max_element(flags.batches.begin(), flags.batches.end());
-    options_ = options_for(config_, flags.chunk + kBatchDepth, flags.chunk, seqs);
+    options_ = options_for(config_, flags.chunk + kBatchDepth, flags.rows_max(), seqs);
+    options_.logits_max = std::max(seqs, 1) * (1 + flags.drafts.tokens);
     options_.vision = config_.has_vision && !flags.images.empty();
     options_.device_layers = device_layers(flags.engine);
+    options_.drafter = drafter;
     int shorter = 0;
     const auto plan = [&](ModelOptions& options, const CacheMemory& memory) {
       prompts_ = flags.prompts, depths_ = flags.depths;  // of an earlier plan less may have been left
       leave_out_what_does_not_fit(options, memory);
-      const ModelOptions sized = options_for(config_, longest(), flags.chunk, seqs);
+      const ModelOptions sized = options_for(config_, longest(), flags.rows_max(), seqs);
       std::ranges::copy(sized.pages, options.pages);
       std::ranges::copy(sized.pages_per_seq, options.pages_per_seq);
       shorter = std::min(flat_pages(kBatchDepth + tail(), options.page), options.pages_per_seq[kFull]);
@@ -131,6 +142,10 @@ class Bench {
       times.push_back(seconds_since(start) / flags_.steps);
     }
     return median(times);
+  }
+
+  DraftRounds rounds(int seqs, int depth) {
+    return measure_rounds(*model_, flags_.drafts, seqs, depth, flags_.steps, flags_.repeat, coin_);
   }
 
   // A step of one sequence at position `depth`, stage by stage; empty if the model is on one device.
@@ -238,7 +253,7 @@ class Bench {
   static constexpr int kBatchDepth = 64;  // the depth at which batches of several sequences are measured
 
  private:
-  int tail() const { return 2 * flags_.steps + 16; }
+  int tail() const { return (2 * flags_.steps + 16) * (1 + flags_.drafts.tokens); }
   int longest() const {
     int longest = std::max(flags_.chunk, kBatchDepth);
     for (const auto* lengths : {&prompts_, &depths_}) {
@@ -297,6 +312,7 @@ class Bench {
   std::unique_ptr<Model> model_;
   int64_t step_bytes_ = 0, step_weights_ = 0;
   std::mt19937_64 random_{7};
+  AcceptCoin coin_;
   std::map<std::string, std::vector<float>> logits_;  // [rows, vocabulary] each
 };
 
@@ -308,6 +324,7 @@ struct Line {
   double gbytes = 0, share = 0;  // weights read per second, and the share of the limit
   double gflops = 0;             // on a cpu
   double times_one = 0;          // several sequences: tokens per second relative to one sequence
+  double tokens_a_round = 0;     // with drafts, of one sequence; `ms` is that of a round
   Roofline roof = {};            // on a cpu: measured before or after this line
 };
 
@@ -329,6 +346,7 @@ void print(const std::vector<Line>& lines, bool roofline) {
       std::printf(" %7.1f%%", 100 * line.share);
     }
     if (line.times_one > 0) std::printf(" %7.2f", line.times_one);
+    if (line.tokens_a_round > 0) std::printf("   %.2f tokens a round", line.tokens_a_round);
     std::printf("\n");
   }
 }
@@ -364,11 +382,21 @@ class Limits {
   std::unique_ptr<RooflineMeter> meter_;
 };
 
+Line line_of(const DraftRounds& rounds, const std::string& what, int seqs) {
+  Line line{what, 1e3 * rounds.seconds / rounds.rounds, seqs * rounds.tokens / rounds.seconds, "tokens"};
+  line.tokens_a_round = rounds.tokens / rounds.rounds;
+  return line;
+}
+
 std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
   std::vector<Line> lines;
   const auto say = [&](const Line& line) {
     lines.push_back(line);
     std::fprintf(stderr, "%s: %.2f ms, %.1f %s a second\n", line.what.c_str(), line.ms, line.per_second, line.unit);
+  };
+  const auto say_rounds = [&](const std::string& what, int seqs, int depth) {
+    if (flags.drafts.tokens == 0) return;
+    say(line_of(bench.rounds(seqs, depth), what + ", " + std::to_string(flags.drafts.tokens) + " drafts", seqs));
   };
   Limits limits(flags, bench, copy);
   bench.prefill(0, 0, std::min(flags.chunk, 512));  // warm-up
@@ -384,6 +412,7 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
     filled = std::max(filled, depth);
     say(limits.line("decode at " + std::to_string(depth), 1, [&] { return bench.decode(1, depth); }));
     bench.keep_logits("decode." + std::to_string(depth), 1);
+    say_rounds("decode at " + std::to_string(depth), 1, depth);
     double all = 0;
     for (const Model::PartTime& part : bench.parts(depth)) {
       say({"  " + part.what, 1e3 * part.seconds, 1 / part.seconds, "steps"});
@@ -401,6 +430,7 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
     if (seqs > 1 && one > 0) line.times_one = line.per_second / one;
     say(line);
     bench.keep_logits("batch." + std::to_string(seqs), seqs);
+    say_rounds("batch of " + std::to_string(seqs), seqs, Bench::kBatchDepth);
   }
   for (int budget : flags.images) {
     if (!bench.config().has_vision) break;
@@ -423,6 +453,7 @@ void add_flags(CommandLine& line, Flags& flags) {
   add_mmproj_flag(line, flags.engine.mmproj);
   add_device_flags(line, flags.engine);
   add_processes_flags(line, flags.processes);
+  add_bench_draft_flags(line, flags.engine, flags.drafts);
   line.option("--prompts", flags.prompts, "prompt lengths").positive().separated_by_commas().show_default();
   line.option("--depths", flags.depths, "tokens before the decoded ones")
       .not_negative()
@@ -460,12 +491,12 @@ void print_profile(const std::string& what, ProfiledBackend& profiled) {
 }
 
 // The profile of rank 0. Its collective ops include the time of waiting for other ranks.
-void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
+void profile(const Flags& flags, const Checkpoint& checkpoint, const Checkpoint* drafter, Ranks ranks) {
   ProfiledBackend profiled(ranks[0]);
   ranks.replace(profiled);
   Flags short_flags = flags;
   short_flags.steps = 1, short_flags.repeat = 1;
-  Bench bench(short_flags, checkpoint, ranks);
+  Bench bench(short_flags, checkpoint, drafter, ranks);
   const int n =
       bench.prompts().empty() ? flags.chunk : bench.prompts()[std::min<size_t>(1, bench.prompts().size() - 1)];
   bench.prefill(0, 0, std::min(n, 2 * flags.chunk));
@@ -486,12 +517,15 @@ void profile(const Flags& flags, const Checkpoint& checkpoint, Ranks ranks) {
 int bench(const Flags& flags) {
   const auto start = Clock::now();
   const Checkpoint checkpoint = open_checkpoint(flags.engine.model, flags.engine.mmproj);
-  const Ranks ranks = make_backends(flags.engine);
+  EngineOptions engine = flags.engine;
+  const std::optional<Checkpoint> opened = choose_drafter(engine);
+  const Checkpoint* drafter = opened ? &*opened : nullptr;
+  const Ranks ranks = make_backends(engine);
   if (flags.profile) {
-    profile(flags, checkpoint, ranks);
+    profile(flags, checkpoint, drafter, ranks);
     return kExitOk;
   }
-  Bench bench(flags, checkpoint, ranks);
+  Bench bench(flags, checkpoint, drafter, ranks);
   ranks[0].sync();
   const double load = seconds_since(start), memory = static_cast<double>(ranks.memory_used()) / 1e9;
   const bool one_device = ranks.devices(0).size() == 1;
@@ -531,6 +565,7 @@ int bench(const Flags& flags) {
       result["gflop_per_s_at_most"] = line.roof.flops_per_second / 1e9;
     }
     if (line.times_one > 0) result["times_one"] = line.times_one;
+    if (line.tokens_a_round > 0) result["tokens_per_round"] = line.tokens_a_round;
     out["results"].push_back(result);
   }
   std::printf("%s\n", out.dump(2).c_str());
@@ -547,6 +582,7 @@ int bench_command(int argc, char** argv) {
   if (!flags.dump.empty()) check_output_file(flags.dump, overwrite_if(flags.force));
   if (flags.batches.empty()) flags.batches = {1};
   std::erase(flags.images, 0);
+  resolve_draft_flags(flags.engine, flags.drafts);
   if (flags.load) {
     if (flags.processes.wanted) throw Error("bench --load measures one GPU; leave --one-process-per-gpu away");
     if (!flags.engine.gpu_layers.empty() || flags.engine.gpus > 1) {

@@ -332,6 +332,7 @@ int eval_command(int argc, char** argv) {
       .between(0.0, 1.0);
   line.option("--right-min", questions.right_min, "fail below this share of right answers").between(0.0, 1.0);
   add_device_flags(line, options.engine);
+  add_drafter_flags(line, options.engine);
   add_processes_flags(line, options.processes);
   line.option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole").not_negative();
   line.option("--case", options.only, "run only this case (repeatable)");
@@ -340,6 +341,9 @@ int eval_command(int argc, char** argv) {
   if (const auto code = line.parse(argc, argv)) return *code;
   if (!options.dump.empty()) check_output_file(options.dump, overwrite_if(options.force));
   if (options.golden.empty() == questions.questions.empty()) throw Error("eval: give one of --golden and --questions");
+  if (!options.golden.empty() && (!options.engine.drafter.empty() || options.engine.draft_tokens > 0)) {
+    throw Error("eval: --drafter is for answers (--questions); --golden compares logits");
+  }
   return run_on_rank_0(options.processes, options.engine, [&] {
     if (!options.golden.empty()) return Evaluation(options).run();
     questions.engine = options.engine;

@@ -135,7 +135,7 @@ void report(const Engine& engine, const Answer& answer, bool json) {
   const double device_mb = static_cast<double>(stats.memory_bytes) / (1 << 20);
   const int read = usage.prompt_tokens - usage.cached_tokens;
   const double prefill_rate = rate(read, usage.prefill_ms);
-  const double decode_rate = rate(usage.decode_steps, usage.decode_ms);
+  const double decode_rate = rate(usage.decode_tokens, usage.decode_ms);
   if (!json) {
     std::fprintf(
         stderr,
@@ -144,6 +144,12 @@ void report(const Engine& engine, const Answer& answer, bool json) {
         stats.load_ms / 1000, usage.image_ms, usage.image_tokens, usage.prompt_tokens, usage.cached_tokens,
         prefill_rate, usage.first_token_ms, usage.generated_tokens, decode_rate, finish_name(answer.finish),
         static_cast<unsigned long long>(usage.seed), peak_mb, device_mb);
+    if (usage.drafts.wanted) {
+      std::fprintf(stderr, "[drafts: %llu of %llu accepted in %llu rounds]\n",
+                   static_cast<unsigned long long>(usage.drafts.accepted),
+                   static_cast<unsigned long long>(usage.drafts.drafted),
+                   static_cast<unsigned long long>(usage.drafts.rounds));
+    }
     return;
   }
   nlohmann::ordered_json line = {{"load_ms", stats.load_ms},
@@ -163,6 +169,13 @@ void report(const Engine& engine, const Answer& answer, bool json) {
                                  {"seed", usage.seed},
                                  {"peak_memory_mib", peak_mb},
                                  {"backend_memory_mib", device_mb}};
+  const DraftStats& drafts = usage.drafts;
+  if (drafts.wanted) {
+    line["rounds"] = drafts.rounds;
+    line["drafted"] = drafts.drafted;
+    line["accepted"] = drafts.accepted;
+    line["accepted_by_position"] = drafts.accepted_by_position;
+  }
   std::fprintf(stderr, "%s\n", line.dump().c_str());
 }
 

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/threads.h"
+#include "checkpoint/drafter.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torchao.h"
@@ -102,11 +103,33 @@ ordered_json config_31b() {
           {"vision_soft_tokens_per_image", 280}};
 }
 
-// `like`: "31b", or a directory or file with a config.json. `layers` > 0: that many text layers, in the same pattern.
+// The drafter's sizes as published: 4 layers, hidden 1024, 32 query heads, MLP 8192. Assumed, since it attends to the
+// model's keys: head sizes, KV heads, window and RoPE are those of 31B, and the layers' kinds are sliding x 3, full.
+ordered_json config_31b_assistant() {
+  ordered_json text = text_config_31b();
+  text["hidden_size"] = 1024;
+  text["intermediate_size"] = 8192;
+  text["num_hidden_layers"] = text["num_kv_shared_layers"] = 4;
+  text["layer_types"] = {"sliding_attention", "sliding_attention", "sliding_attention", "full_attention"};
+  text["final_logit_softcapping"] = nullptr;
+  text["use_bidirectional_attention"] = nullptr;
+  return {{"architectures", {"Gemma4AssistantForCausalLM"}},
+          {"backbone_hidden_size", 5376},
+          {"dtype", "bfloat16"},
+          {"model_type", "gemma4_assistant"},
+          {"text_config", text},
+          {"tie_word_embeddings", true},
+          {"use_ordered_embeddings", false}};
+}
+
+// `like`: "31b", "31b-assistant", or a directory or file with a config.json. `layers` > 0: that many text layers, in
+// the same pattern.
 ordered_json make_config(const std::string& like, int layers) {
   ordered_json config;
   if (like == "31b") {
     config = config_31b();
+  } else if (like == "31b-assistant") {
+    config = config_31b_assistant();
   } else {
     const fs::path path = fs::is_directory(like) ? fs::path(like) / "config.json" : fs::path(like);
     config = ordered_json::parse(read_file(path), nullptr, false);
@@ -125,8 +148,24 @@ ordered_json make_config(const std::string& like, int layers) {
   }
   types.back() = "full_attention";  // transformers makes the last layer full whatever the list says
   text["num_hidden_layers"] = count;
+  if (is_drafter_config(config.dump())) text["num_kv_shared_layers"] = count;
   text["layer_types"] = types;
   return config;
+}
+
+struct SynthModel {
+  bool drafter;
+  Config config;  // of the drafter's own layers, where it is one
+  std::vector<TensorNeed> needs;
+};
+
+SynthModel synth_model(const std::string& config_text) {
+  if (is_drafter_config(config_text)) {
+    const DrafterConfig drafter = parse_drafter_config(config_text);
+    return {true, drafter.text, needed_tensors(drafter)};
+  }
+  const Config config = parse_config(config_text);
+  return {false, config, needed_tensors(config, config.has_vision)};
 }
 
 // The contents of a stored tensor.
@@ -239,10 +278,11 @@ Content plain_content(const std::string& name) {
 }
 
 // The tensors of a bf16 checkpoint, by Hugging Face's names.
-void plan_bf16(const std::vector<TensorNeed>& needs, std::vector<Stored>& out) {
-  for (const TensorNeed& need : needs) {
+void plan_bf16(const SynthModel& model, std::vector<Stored>& out) {
+  for (const TensorNeed& need : model.needs) {
     if (need.optional) continue;
-    out.push_back({{to_huggingface_name(need.name), DType::kBF16, need.shape}, plain_content(need.name), kDeviation});
+    const std::string name = model.drafter ? to_huggingface_drafter_name(need.name) : to_huggingface_name(need.name);
+    out.push_back({{name, DType::kBF16, need.shape}, plain_content(need.name), kDeviation});
   }
 }
 
@@ -286,6 +326,14 @@ void plan_torchao(const std::vector<TensorNeed>& needs, const Recipe& recipe, st
     }
   }
   metadata[kTensorNames] = torchao_names_metadata(logical);
+}
+
+RecipeModel recipe_model(const Config& config) {
+  RecipeModel model{config.layers, {}};
+  for (int i = 0; i < config.layers; ++i) {
+    if (config.kinds[static_cast<size_t>(i)] == kFull) model.full.insert(i);
+  }
+  return model;
 }
 
 uint64_t write_all(const fs::path& path, const std::vector<Stored>& plan,
@@ -335,7 +383,8 @@ int synth_command(int argc, char** argv) {
   std::string like = "31b", output, format = "default", tokenizer;
   int layers = 0, thread_count = 0;
   bool config_only = false, force = false;
-  line.option("--like", like, "31b, or a directory with the config.json to follow").show_default();
+  line.option("--like", like, "31b, 31b-assistant (its drafter), or a directory with the config.json to follow")
+      .show_default();
   line.option("--output", output, "directory to write; new or empty, unless --force").required();
   line.option("--format", format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe").show_default();
   line.option("--layers", layers, "text layers (0: as many as the model has)").between(0, 1000);
@@ -346,18 +395,15 @@ int synth_command(int argc, char** argv) {
   if (const auto code = line.parse(argc, argv)) return *code;
   const auto start = std::chrono::steady_clock::now();
   const std::string config_text = make_config(like, layers).dump(2);
-  const Config config = parse_config(config_text);
-  const std::vector<TensorNeed> needs = needed_tensors(config, config.has_vision);
+  const SynthModel model = synth_model(config_text);
   std::vector<Stored> plan;
   std::map<std::string, std::string> metadata;
   if (format == "bf16") {
-    plan_bf16(needs, plan);
+    plan_bf16(model, plan);
   } else if (format != "q4_0") {
-    RecipeModel model{config.layers, {}};
-    for (int i = 0; i < config.layers; ++i) {
-      if (config.kinds[static_cast<size_t>(i)] == kFull) model.full.insert(i);
-    }
-    plan_torchao(needs, load_recipe(format, model), plan, metadata);
+    plan_torchao(model.needs, load_recipe(format, recipe_model(model.config)), plan, metadata);
+  } else if (model.drafter) {
+    throw Error("--format q4_0 writes a model; a drafter is bf16 or has a quantisation recipe");
   }
   const Overwrite overwrite = overwrite_if(force);
   const OutputDirectory directory(output, overwrite);
@@ -366,7 +412,7 @@ int synth_command(int argc, char** argv) {
   uint64_t bytes = 0;
   ThreadPool threads(thread_count);
   if (format == "q4_0") {
-    bytes = synth_gguf(config_text, config, generation, fs::path(output) / "model.gguf", overwrite, threads);
+    bytes = synth_gguf(config_text, model.config, generation, fs::path(output) / "model.gguf", overwrite, threads);
   } else {
     write_file(fs::path(output) / "config.json", config_text, overwrite);
     write_file(fs::path(output) / "generation_config.json", generation, overwrite);

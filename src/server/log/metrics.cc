@@ -32,6 +32,19 @@ std::string pages(const std::string& name, const std::string& help, const int (&
   return out;
 }
 
+std::string drafts(const DraftStats& drafts) {
+  const auto n = [](uint64_t value) { return static_cast<double>(value); };
+  std::string out = counter("gemma4_rounds_total", "Answers' steps that verified a draft or more.", n(drafts.rounds));
+  out += counter("gemma4_drafted_total", "Drafts verified.", n(drafts.drafted));
+  out += counter("gemma4_accepted_total", "Of those: became part of an answer.", n(drafts.accepted));
+  out += head("gemma4_accepted_by_position_total", "counter", "The same, by the draft's position in its round.");
+  for (size_t i = 0; i < drafts.accepted_by_position.size(); ++i) {
+    out += "gemma4_accepted_by_position_total{position=\"" + std::to_string(i + 1) + "\"} " +
+           std::to_string(drafts.accepted_by_position[i]) + "\n";
+  }
+  return out;
+}
+
 }  // namespace
 
 void Histogram::add(double seconds) {
@@ -78,6 +91,7 @@ std::string Metrics::text(const EngineStats& e, const HttpStats& http) const {
   out += counter("gemma4_prefix_hits_total", "Prompts whose beginning was found there.", n(e.prefix_hits));
   out += counter("gemma4_computed_tokens_total", "Rows of all forward passes.", n(e.computed_tokens));
   out += counter("gemma4_generated_tokens_total", "Tokens of answers.", n(e.generated_tokens));
+  if (e.drafts.wanted) out += drafts(e.drafts);
   out += counter("gemma4_images_total", "Images in prompts.", n(e.images));
   out += counter("gemma4_images_encoded_total", "Of those: not found in the prefix cache.", n(e.images_encoded));
   out += counter("gemma4_steps_total", "Forward passes.", n(e.steps));
