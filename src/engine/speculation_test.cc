@@ -226,19 +226,24 @@ Questions demo_questions(const EngineOptions& options) {
   return questions;
 }
 
-TEST(Speculation, TinyAnswersOnRefAreTheSame) {
+void expect_tiny_answers_the_same(const std::string& backend, const std::vector<int>& draft_tokens) {
   EngineOptions options = tiny_options();
+  options.backend = backend;
   options.max_seqs = 4;
   options.prefix_cache = false;
   Questions questions = tiny_questions(options);
   questions.drafter = SOURCE_DIR "/tests/golden/drafter/tiny";
-  for (const int tokens : {1, 4, 16}) {
+  for (const int tokens : draft_tokens) {
     questions.expect_same_with(options, tokens);
-    if (HasFailure()) return;
+    if (testing::Test::HasFailure()) return;
   }
 }
 
+TEST(Speculation, TinyAnswersOnRefAreTheSame) { expect_tiny_answers_the_same("ref", {4}); }  // ref is slow
+
 // On cpu a row is computed alike alone and in a batch (LinearTest and AttentionTest, AloneAsInABatch).
+TEST(Speculation, TinyAnswersOnCpuAreTheSame) { expect_tiny_answers_the_same("cpu", {1, 4, 16}); }
+
 TEST(Speculation, DemoAnswersOnCpuAreTheSame) {
   EngineOptions options = demo_options();
   options.max_seqs = 4;
@@ -376,6 +381,22 @@ TEST(Speculation, FiguresOfAnAnswer) {
   EXPECT_EQ(heard.usage.drafts.drafted, 8u);
   EXPECT_EQ(heard.usage.drafts.accepted, 8u);
   EXPECT_EQ(heard.usage.drafts.accepted_by_position, (std::vector<uint64_t>{2, 2, 2, 2}));
+}
+
+// Nobody proposes anything, but the grammar leaves no choice.
+TEST(Speculation, WhatAGrammarForcesIsDrafted) {
+  EngineOptions options = demo_options();
+  Request request = chat_request("Who are you?", 100);
+  request.format.type = ResponseFormat::kSchema;
+  request.format.schema = R"({"enum": ["a pink circle and a blue square beside it"]})";
+  const Heard want = Ask(*std::make_unique<Engine>(options), request).get();
+  options.draft_tokens = 4;
+  options.propose = [](std::span<const int32_t>, int) { return std::vector<int32_t>(); };
+  const Heard got = Ask(*std::make_unique<Engine>(options), request).get();
+  expect_equal(got, want, "forced");
+  const DraftStats& drafts = got.usage.drafts;
+  EXPECT_GT(drafts.accepted, static_cast<uint64_t>(want.ids.size()) / 2);
+  EXPECT_LT(drafts.drafted - drafts.accepted, drafts.drafted / 4);
 }
 
 // Tokens whose probabilities are asked for belong to a prompt: nothing is drafted for it.
