@@ -11,6 +11,9 @@ OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/golden/blocks"
 # Where the float16 fields of a block lie; every other byte may hold anything.
 HALVES = {Type.Q4_0: [0], Type.Q4_1: [0, 2], Type.Q5_0: [0], Type.Q5_1: [0, 2], Type.Q8_0: [0], Type.Q2_K: [80, 82],
           Type.Q3_K: [108], Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208]}
+HALVES |= {Type.IQ2_XXS: [0], Type.IQ2_XS: [0], Type.IQ2_S: [0], Type.IQ3_XXS: [0], Type.IQ3_S: [0], Type.IQ1_S: [0],
+           Type.IQ1_M: [], Type.IQ4_NL: [0], Type.IQ4_XS: [0], Type.TQ1_0: [52], Type.TQ2_0: [64], Type.MXFP4: [],
+           Type.NVFP4: []}
 BLOCKS = 4
 
 if __name__ == "__main__":
@@ -22,6 +25,10 @@ if __name__ == "__main__":
         for at in halves:
             values = random.uniform(-0.2, 0.2, BLOCKS).astype("<f2")
             blocks[:, at:at + 2] = values.view(np.uint8).reshape(BLOCKS, 2)
+        if kind == Type.IQ1_M:  # the float16 lies in the highest bits of four words: keep it finite
+            blocks[:, 55] &= 0x3f
+        if kind == Type.MXFP4:  # powers of two that float32 has
+            blocks[:, 0] = [0, 1, 2, 127]
         floats = gguf.quants.dequantize(blocks, kind).astype("<f4")
         (OUT / f"{kind.name.lower()}.blocks").write_bytes(blocks.tobytes())
         (OUT / f"{kind.name.lower()}.f32").write_bytes(floats.tobytes())

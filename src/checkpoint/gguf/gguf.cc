@@ -29,6 +29,18 @@ constexpr TypeNumber kTypes[] = {{0, Format::kF32},   {1, Format::kF16},   {2, F
                                  {11, Format::kQ3_K}, {12, Format::kQ4_K}, {13, Format::kQ5_K}, {14, Format::kQ6_K},
                                  {30, Format::kBF16}};
 
+// Types that no model's weights have, or that are too new: named in the refusal.
+constexpr std::pair<uint32_t, std::string_view> kOtherTypes[] = {
+    {9, "Q8_1"}, {15, "Q8_K"}, {24, "I8"},       {25, "I16"},      {26, "I32"},
+    {27, "I64"}, {28, "F64"},  {31, "Q4_0_4_4"}, {32, "Q4_0_4_8"}, {33, "Q4_0_8_8"}};
+
+std::string type_name(uint32_t number) {
+  for (const auto& [other, name] : kOtherTypes) {
+    if (other == number) return "the type " + std::string(name);
+  }
+  return "ggml's type " + std::to_string(number) + ", which is newer than this program";
+}
+
 // Bytes of a number; 0 for strings, arrays and unknown types.
 uint64_t number_size(GgufType type) {
   switch (type) {
@@ -120,16 +132,20 @@ GgufTensor read_tensor(Reader& in, const std::string& what, TensorLocation* loca
   }
   const uint32_t type = in.read<uint32_t>();
   tensor.format = format_of_ggml_type(type);
-  if (tensor.format == Format::kNone) {
-    throw Error(whose + " has ggml's type " + std::to_string(type) +
-                "; F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are read");
+  tensor.codebook = codebook_of_ggml_type(type);
+  if (tensor.format == Format::kNone && tensor.codebook == nullptr) {
+    throw Error(whose + " has " + type_name(type) +
+                "; F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ1 to IQ4, TQ1_0, TQ2_0, MXFP4 and NVFP4 are read "
+                "(llama-quantize --allow-requantize makes one of these of it)");
   }
-  const FormatInfo& facts = info(tensor.format);
-  if (tensor.shape.back() % facts.block_cols != 0) {
+  const bool plain = tensor.codebook == nullptr;
+  const int block_cols = plain ? info(tensor.format).block_cols : tensor.codebook->block_cols;
+  const int block_bytes = plain ? info(tensor.format).block_bytes : tensor.codebook->block_bytes;
+  if (tensor.shape.back() % block_cols != 0) {
     throw Error(whose + ": rows of " + std::to_string(tensor.shape.back()) + " are not whole " +
-                std::string(facts.name) + " blocks");
+                std::string(plain ? info(tensor.format).name : tensor.codebook->name) + " blocks");
   }
-  location->size = static_cast<uint64_t>(checked_mul(elements / facts.block_cols, facts.block_bytes, whose));
+  location->size = static_cast<uint64_t>(checked_mul(elements / block_cols, block_bytes, whose));
   location->offset = in.read<uint64_t>();
   return tensor;
 }

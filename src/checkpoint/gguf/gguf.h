@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "quant/codebook.h"
 #include "quant/format.h"
 
 namespace gemma4 {
@@ -31,6 +32,7 @@ struct GgufTensor {
   std::string name;
   std::vector<int64_t> shape;  // outermost first, as in PyTorch (the file has the reverse order)
   Format format = Format::kNone;
+  const CodebookType* codebook = nullptr;  // the type where `format` is kNone
   std::span<const std::byte> data;
 };
 

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/json_text.h"
+#include "base/threads.h"
 #include "checkpoint/gguf/gguf.h"
 #include "checkpoint/gguf/gguf_config.h"
 #include "checkpoint/huggingface.h"
@@ -18,6 +19,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr const char* kPatchEmbedding = "v.patch_embd.weight";
+constexpr const char* kScaleSuffix = ".scale";
+constexpr const char* kInputScaleSuffix = ".input_scale";
 
 // Parses a mapped file, which the checkpoint keeps.
 Gguf add_file(Checkpoint& checkpoint, std::shared_ptr<const MappedFile> file) {
@@ -56,6 +59,60 @@ DType dtype_of(Format format) {
                                    : DType::kU8;
 }
 
+// The factor of an NVFP4 matrix: "blk.0.ffn_up.scale" of "blk.0.ffn_up.weight"; 1 where there is none.
+float scale_beside(const Gguf& gguf, const GgufTensor& tensor) {
+  const std::string stem = tensor.name.substr(0, tensor.name.rfind('.'));
+  const GgufTensor* scale = gguf.tensor(stem + kScaleSuffix);
+  if (scale == nullptr) return 1;
+  if (scale->format != Format::kF32 || scale->data.size() != sizeof(float)) {
+    throw Error(gguf.what + ": tensor " + printable(scale->name) + " is not one F32 number");
+  }
+  float value;
+  std::memcpy(&value, scale->data.data(), sizeof value);
+  return value;
+}
+
+// An int8 matrix with the same values (quant/codebook.h). It is a copy, which the checkpoint keeps.
+Weight from_codebook(Checkpoint& checkpoint, const Gguf& gguf, const GgufTensor& tensor) {
+  const CodebookType& type = *tensor.codebook;
+  Weight weight;
+  weight.shape = tensor.shape;
+  Matrix& m = weight.matrix;
+  m.format = Format::kInt8;
+  m.cols = tensor.shape.back();
+  m.rows = static_cast<int64_t>(tensor.data.size()) / type.block_bytes * type.block_cols / m.cols;
+  m.group = type.group;
+  const int64_t groups = m.cols / m.group;
+  const std::shared_ptr<int8_t[]> codes(new int8_t[static_cast<size_t>(m.rows * m.cols)]);
+  const std::shared_ptr<float[]> scales(new float[static_cast<size_t>(m.rows * groups)]);
+  checkpoint.owned.push_back(codes);
+  checkpoint.owned.push_back(scales);
+  const float factor = scale_beside(gguf, tensor);
+  const auto* blocks = reinterpret_cast<const uint8_t*>(tensor.data.data());
+  ThreadPool pool;
+  pool.parallel_for(m.rows * m.cols / type.block_cols, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* scale = scales.get() + i * (type.block_cols / type.group);
+      type.unpack(blocks + i * type.block_bytes, codes.get() + i * type.block_cols, scale);
+      for (int g = 0; g < type.block_cols / type.group; ++g) scale[g] *= factor;
+    }
+  });
+  m.codes = Tensor(codes.get(), DType::kI8, {m.rows, m.cols});
+  m.scale = Tensor(scales.get(), DType::kF32, {m.rows, groups});
+  return weight;
+}
+
+// The bytes of the file as a matrix of the file's format.
+void view_bytes(Weight& weight, Format format) {
+  Matrix& m = weight.matrix;
+  m.format = format;
+  m.cols = weight.shape.back();
+  m.rows = 1;
+  for (size_t i = 0; i + 1 < weight.shape.size(); ++i) m.rows *= weight.shape[i];
+  const int64_t units = is_ggml_block(m.format) ? row_bytes(m) : m.cols;
+  m.codes = Tensor(m.codes.data, dtype_of(m.format), {m.rows, units});
+}
+
 void add_tensor(Checkpoint& checkpoint, const Gguf& gguf, const GgufTensor& tensor, bool vision) {
   const std::string whose = gguf.what + ": tensor " + printable(tensor.name);
   const auto name = from_gguf_name(tensor.name);
@@ -63,27 +120,34 @@ void add_tensor(Checkpoint& checkpoint, const Gguf& gguf, const GgufTensor& tens
     throw Error(whose + " is not one that the " + (vision ? "vision" : "text") + " half of Gemma 4 has");
   }
   Weight weight;
-  if (tensor.name == kPatchEmbedding) {
+  if (tensor.codebook != nullptr) {
+    weight = from_codebook(checkpoint, gguf, tensor);
+  } else if (tensor.name == kPatchEmbedding) {
     weight = patch_embedding(checkpoint, tensor, whose);
+    view_bytes(weight, tensor.format);
   } else {
     weight.shape = tensor.shape;
     weight.matrix.codes.data = const_cast<std::byte*>(tensor.data.data());
+    view_bytes(weight, tensor.format);
   }
-  Matrix& m = weight.matrix;
-  m.format = tensor.format;
-  m.cols = weight.shape.back();
-  m.rows = 1;
-  for (size_t i = 0; i + 1 < weight.shape.size(); ++i) m.rows *= weight.shape[i];
-  const int64_t units = is_ggml_block(m.format) ? row_bytes(m) : m.cols;
-  m.codes = Tensor(m.codes.data, dtype_of(m.format), {m.rows, units});
   weight.bytes = tensor.data.size();
   if (!checkpoint.weights.emplace(*name, std::move(weight)).second) throw Error(whose + " appears twice");
   checkpoint.order.push_back(*name);
 }
 
+// "X.scale" is read with an NVFP4 matrix X.weight; "X.input_scale" is for kernels that quantise their inputs.
+bool is_factor(const Gguf& gguf, const GgufTensor& tensor) {
+  for (const char* suffix : {kScaleSuffix, kInputScaleSuffix}) {
+    if (!tensor.name.ends_with(suffix)) continue;
+    const GgufTensor* matrix = gguf.tensor(tensor.name.substr(0, tensor.name.size() - std::strlen(suffix)) + ".weight");
+    if (matrix != nullptr && matrix->codebook != nullptr && matrix->codebook->name == "NVFP4") return true;
+  }
+  return false;
+}
+
 void add_text(Checkpoint& checkpoint, const Gguf& gguf) {
   for (const GgufTensor& tensor : gguf.tensors) {
-    if (tensor.name != kRopeFreqs) add_tensor(checkpoint, gguf, tensor, false);
+    if (tensor.name != kRopeFreqs && !is_factor(gguf, tensor)) add_tensor(checkpoint, gguf, tensor, false);
   }
 }
 

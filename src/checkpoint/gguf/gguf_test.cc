@@ -144,7 +144,9 @@ TEST(Gguf, Cve202627940CountsThatTheFileCannotHold) {
 TEST(Gguf, RefusesWhatMakesNoSense) {
   EXPECT_THAT(error_of(header(1, 0).tensor("t", {1, 1, 1, 1, 1}, 0, 0).pad(64)), HasSubstr("5 dimensions"));
   EXPECT_THAT(error_of(header(1, 0).tensor("t", {16}, 2, 0).pad(64)), HasSubstr("whole q4_0 blocks"));
-  EXPECT_THAT(error_of(header(1, 0).tensor("t", {256}, 16, 0).pad(640)), HasSubstr("ggml's type 16"));
+  EXPECT_THAT(error_of(header(1, 0).tensor("t", {256}, 24, 0).pad(640)), HasSubstr("the type I8"));
+  EXPECT_THAT(error_of(header(1, 0).tensor("t", {256}, 999, 0).pad(640)), HasSubstr("ggml's type 999"));
+  EXPECT_THAT(error_of(header(1, 0).tensor("t", {128}, 23, 0).pad(640)), HasSubstr("whole IQ4_XS blocks"));
   EXPECT_THAT(error_of(header(1, 0).tensor("t", {4}, 0, 8).pad(64)), HasSubstr("not aligned"));
   EXPECT_THAT(error_of(header(2, 0).tensor("a", {8}, 0, 0).tensor("a", {8}, 0, 32).pad(64)), HasSubstr("twice"));
   EXPECT_THAT(error_of(header(2, 0).tensor("a", {16}, 0, 0).tensor("b", {8}, 0, 32).pad(64)), HasSubstr("overlaps"));
