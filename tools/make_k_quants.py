@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Quantises the matrices of a GGUF file of floats with llama.cpp's own quantiser, like llama-quantize.
 
-  pip install gguf xllamacpp && tools/make_k_quants.py BF16.gguf OUT.gguf TYPE        (TYPE: Q2_K ... Q6_K, Q4_K_M)
+  pip install gguf xllamacpp && tools/make_k_quants.py BF16.gguf OUT.gguf TYPE        (TYPE: Q2_K ... Q6_K, Q4_K_M, IQ*, TQ*, MXFP4)
 
 The quantiser is ggml_quantize_chunk() of the library inside xllamacpp. The embedding, which is also the head, is always
 Q6_K, as in llama-quantize if they are tied. Q4_K_M is the usual mixture: v_proj and down_proj are Q6_K in the first and the
@@ -49,8 +49,9 @@ def quantise(lib, tensor, kind):
     if rows.shape[-1] % block:
         raise SystemExit(f"{tensor.name}: rows of {rows.shape[-1]} are not whole blocks of {block}")
     out = np.empty(rows.size // block * size, np.uint8)
+    importance = np.ones(rows.shape[-1], np.float32)  # the smallest IQ types need a weight for each column
     made = lib.ggml_quantize_chunk(int(kind), rows.ctypes.data, out.ctypes.data, 0, rows.size // rows.shape[-1],
-                                   rows.shape[-1], None)
+                                   rows.shape[-1], importance.ctypes.data if kind.name.startswith("IQ") else None)
     assert made == out.size
     return out.tobytes()
 
@@ -63,7 +64,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
     parser.add_argument("output")
-    parser.add_argument("type", choices=["Q2_K", "Q3_K", "Q4_K", "Q4_K_M", "Q5_K", "Q6_K"])
+    parser.add_argument("type", choices=["Q2_K", "Q3_K", "Q4_K", "Q4_K_M", "Q5_K", "Q6_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS",
+                                        "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4"])
     args = parser.parse_args()
     lib, reader = library(), gguf.GGUFReader(args.source)
     layers = int(reader.fields["gemma4.block_count"].contents())

@@ -54,9 +54,12 @@ struct Checkpoint {
 };
 
 // `path`: a directory (Hugging Face, quantised, or an exported program), a .gguf file, or one .safetensors file (config
-// and tokenizer are then taken from beside it, and empty where absent). `vision`: where a .gguf file's vision half is
-// (checkpoint/gguf/gguf_checkpoint.h); empty for every other kind. Throws Error that names what is wrong.
-Checkpoint open_checkpoint(const std::filesystem::path& path, const std::filesystem::path& vision = {});
+// and tokenizer are then taken from beside it, and empty where absent). A folder of .gguf files is its only model.
+// `vision`: an mmproj .gguf file or a Hugging Face directory whose vision tower is used; where it is empty, a .gguf
+// model takes the mmproj file beside it that fits. with_vision: false leaves the tower out, wherever it is.
+// Throws Error that names what is wrong.
+Checkpoint open_checkpoint(const std::filesystem::path& path, const std::filesystem::path& vision = {},
+                           bool with_vision = true);
 
 // The same, for callers that read the elements of weights: refuses an exported program, whose matrices are laid out for
 // one backend.

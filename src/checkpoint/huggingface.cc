@@ -7,6 +7,7 @@
 #include "base/json_text.h"
 #include "checkpoint/names.h"
 #include "checkpoint/packed_weights.h"
+#include "checkpoint/recognise.h"
 #include "checkpoint/torchao.h"
 
 namespace gemma4 {
@@ -81,6 +82,7 @@ std::set<std::string> add_file(Checkpoint& checkpoint, const Safetensors& file, 
 
 Safetensors map_file(Checkpoint& checkpoint, const fs::path& path) {
   checkpoint.files.push_back(MappedFile::open(path));
+  refuse_lfs_pointer(checkpoint.files.back()->bytes(), path.string());
   return parse_safetensors(checkpoint.files.back()->bytes(), path.string());
 }
 
@@ -107,6 +109,11 @@ std::map<std::string, std::set<std::string>> read_index(const fs::path& path) {
 void add_shards(Checkpoint& checkpoint, const fs::path& directory, PackedWeights& packed) {
   for (const auto& [shard, names] : read_index(directory / kIndex)) {
     const fs::path path = directory / shard;
+    std::error_code ignored;
+    if (!fs::exists(path, ignored)) {
+      throw Error(directory.string() + " lacks " + printable(shard) + ", which " + kIndex +
+                  " lists: the download is not complete");
+    }
     const auto found = add_file(checkpoint, map_file(checkpoint, path), path.string(), packed);
     for (const std::string& name : names) {
       if (!found.contains(name)) {
@@ -191,15 +198,20 @@ Checkpoint open_safetensors_directory(const fs::path& directory) {
   checkpoint.path = directory;
   checkpoint.kind = "huggingface";
   read_side_files(checkpoint, directory);
-  if (checkpoint.config.empty()) throw Error(directory.string() + " holds no config.json (or an empty one)");
+  if (checkpoint.config.empty()) refuse_directory(directory);
+  refuse_other_models(checkpoint.config, directory.string());
   PackedWeights packed(checkpoint.config, directory.string());
   std::error_code ignored;
-  if (fs::exists(directory / kIndex, ignored)) {
-    add_shards(checkpoint, directory, packed);
-  } else if (fs::exists(directory / kSingle, ignored)) {
+  // The single file first, as transformers does: beside one, an index is left from before it was made whole.
+  if (fs::exists(directory / kSingle, ignored)) {
     add_single(checkpoint, directory / kSingle, packed);
+  } else if (fs::exists(directory / kIndex, ignored)) {
+    add_shards(checkpoint, directory, packed);
   } else {
-    throw Error(directory.string() + " holds neither " + kSingle + " nor " + kIndex);
+    const bool pickled = fs::exists(directory / "pytorch_model.bin", ignored) ||
+                         fs::exists(directory / "pytorch_model.bin.index.json", ignored);
+    throw Error(directory.string() + " holds neither " + kSingle + " nor " + kIndex +
+                (pickled ? "; its pytorch_model.bin is not read: save it anew with safe_serialization=True" : ""));
   }
   if (packed.kind()[0] != '\0') checkpoint.kind = packed.kind();
   packed.add_to(checkpoint);

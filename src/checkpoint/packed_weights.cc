@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/json_text.h"
 #include "checkpoint/names.h"
+#include "checkpoint/recognise.h"
 
 namespace gemma4 {
 namespace {
@@ -64,7 +65,8 @@ PackedWeights::PackedWeights(const std::string& config, std::string what) : what
   } else if (other.is_object()) {
     const json method = other.value("quant_method", json());
     if (method != "compressed-tensors") {
-      throw Error(what_ + ": quantised by " + printable(method.dump()) + "; compressed-tensors and MLX are read");
+      const std::string name = method.is_string() ? method.get<std::string>() : "";
+      throw Error(what_ + " is quantised by " + printable(method.dump()) + ", which is not read: " + way_around(name));
     }
     scheme_ = Scheme::kCompressedTensors;
     check_compressed_tensors(other, what_);

@@ -6,17 +6,19 @@
 
 namespace gemma4 {
 
-void add_mmproj_flag(CommandLine& line, std::filesystem::path& mmproj) {
+void add_vision_flags(CommandLine& line, std::filesystem::path& mmproj, bool& vision) {
   line.option("--mmproj", mmproj,
-              "The vision half of a .gguf model: an mmproj file, or a Hugging Face directory to take the vision "
-              "tower from (default: the mmproj file beside the model)");
+              "The vision tower of another file: an mmproj .gguf file, or a Hugging Face directory (default: the "
+              "checkpoint's own; for a .gguf model the mmproj file beside it)");
+  line.flag("--no-vision{false}", vision, "Leave the vision tower out: the model reads text alone")
+      .excludes("--mmproj");
 }
 
 void add_engine_flags(CommandLine& line, EngineOptions& options) {
   line.option("--model,--prequantized,--bf16", options.model,
               "The checkpoint: a Hugging Face or quantised directory, a .gguf file, or an exported program")
       .required();
-  add_mmproj_flag(line, options.mmproj);
+  add_vision_flags(line, options.mmproj, options.vision);
   add_template_flag(line, options);
   add_device_flags(line, options);
   add_drafter_flags(line, options);

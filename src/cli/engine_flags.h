@@ -6,10 +6,10 @@
 
 namespace gemma4 {
 
-// --mmproj, for the commands that open one checkpoint.
-void add_mmproj_flag(CommandLine& line, std::filesystem::path& mmproj);
+// --mmproj and --no-vision, for the commands that open one checkpoint.
+void add_vision_flags(CommandLine& line, std::filesystem::path& mmproj, bool& vision);
 
-// --model (--prequantized, --bf16), --mmproj, --chat-template, --max-seq-len, --kv-memory, --cache-tokens,
+// --model (--prequantized, --bf16), --mmproj, --no-vision, --chat-template, --max-seq-len, --kv-memory, --cache-tokens,
 // --max-vision-soft-tokens, --prefill-chunk, and those of add_device_flags() and add_drafter_flags().
 void add_engine_flags(CommandLine& line, EngineOptions& options);
 

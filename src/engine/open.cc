@@ -199,11 +199,8 @@ std::optional<Checkpoint> choose_drafter(EngineOptions& options) {
 }
 
 OpenedModel open_model(EngineOptions options, Ranks backends) {
-  const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj);
+  const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj, options.vision);
   const Config config = parse_config(checkpoint.config);
-  // A Hugging Face checkpoint contains the vision tower; a GGUF file may have it in a second file.
-  need(config.has_vision || checkpoint.kind == "gguf" || checkpoint.program,
-       options.model.string() + ": config.json has no vision_config");
   const int positions = most_tokens(options, config, checkpoint);
   GenerationConfig generation = parse_generation_config(checkpoint.generation_config);
   Tokenizer tokenizer = make_tokenizer(checkpoint.tokenizer, options.model);

@@ -291,9 +291,6 @@ Config parse_config(const std::string& text_of_file) {
   config.video_id = top.get<int>("video_token_id", -1);
   config.boi_id = top.get<int>("boi_token_id", -1);
   config.eoi_id = top.get<int>("eoi_token_id", -1);
-  if (!object.contains("vision_config")) {
-    throw Error("config.json has no vision_config: this is not a Gemma 4 checkpoint that reads pictures");
-  }
   config.has_vision = top.has("vision_config");
   if (config.has_vision) read_vision(top, ConfigObject(object["vision_config"], "config.vision_config"), config);
   return config;

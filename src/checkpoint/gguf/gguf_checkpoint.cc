@@ -9,8 +9,8 @@
 #include "base/threads.h"
 #include "checkpoint/gguf/gguf.h"
 #include "checkpoint/gguf/gguf_config.h"
-#include "checkpoint/huggingface.h"
 #include "checkpoint/names.h"
+#include "checkpoint/recognise.h"
 
 namespace gemma4 {
 namespace {
@@ -146,8 +146,10 @@ bool is_factor(const Gguf& gguf, const GgufTensor& tensor) {
 }
 
 void add_text(Checkpoint& checkpoint, const Gguf& gguf) {
+  const bool both = holds_vision(gguf);
   for (const GgufTensor& tensor : gguf.tensors) {
-    if (tensor.name != kRopeFreqs && !is_factor(gguf, tensor)) add_tensor(checkpoint, gguf, tensor, false);
+    const bool vision = both && (tensor.name.starts_with("v.") || tensor.name.starts_with("mm."));
+    if (tensor.name != kRopeFreqs && !is_factor(gguf, tensor)) add_tensor(checkpoint, gguf, tensor, vision);
   }
 }
 
@@ -171,11 +173,6 @@ std::vector<fs::path> shard_paths(const fs::path& path, const Gguf& gguf) {
   return shards;
 }
 
-bool names_mmproj(std::string name) {
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::tolower(c); });
-  return name.ends_with(".gguf") && name.find("mmproj") != name.npos;
-}
-
 // The first file beside `path`, by name, that is the vision half of a model of this size; empty where there is none.
 fs::path vision_beside(const fs::path& path, int64_t hidden) {
   std::vector<fs::path> candidates;
@@ -197,38 +194,21 @@ fs::path vision_beside(const fs::path& path, int64_t hidden) {
   return {};
 }
 
-// Adds the vision tower of a Hugging Face directory, and what its config.json says of it.
-void add_vision_from_directory(Checkpoint& checkpoint, const fs::path& directory) {
-  Checkpoint other = open_safetensors_directory(directory);
-  const json theirs = parse_strict_json(other.config, (directory / "config.json").string());
-  json ours = json::parse(checkpoint.config);
-  if (!theirs.is_object() || !theirs.contains("vision_config") || !theirs["vision_config"].is_object()) {
-    throw Error(directory.string() + ": its config.json has no vision_config");
-  }
-  for (const char* key : {"vision_config", "vision_soft_tokens_per_image"}) {
-    if (theirs.contains(key)) ours[key] = theirs[key];
-  }
-  checkpoint.config = ours.dump(2);
-  checkpoint.processor_config = other.processor_config;
-  for (const std::string& name : other.order) {
-    if (!is_vision_tensor(name)) continue;
-    checkpoint.weights.emplace(name, std::move(other.weights.at(name)));
-    checkpoint.order.push_back(name);
-  }
-  checkpoint.files.insert(checkpoint.files.end(), other.files.begin(), other.files.end());
-  checkpoint.owned.insert(checkpoint.owned.end(), other.owned.begin(), other.owned.end());
-}
-
-void add_vision(Checkpoint& checkpoint, const Gguf& text, const fs::path& path) {
-  const Gguf gguf = add_file(checkpoint, MappedFile::open(path));
-  if (!is_vision_gguf(gguf)) throw Error(path.string() + " is not the vision half (mmproj) of a model");
-  checkpoint.config = config_from_gguf(text, &gguf);
-  for (const GgufTensor& tensor : gguf.tensors) add_tensor(checkpoint, gguf, tensor, true);
+// The config of a file that holds both halves.
+std::string with_vision_fields(const std::string& config, const Gguf& gguf) {
+  json whole = json::parse(config);
+  whole.update(json::parse(vision_config_from_gguf(gguf, whole["text_config"]["hidden_size"].get<int64_t>())));
+  return whole.dump(2);
 }
 
 }  // namespace
 
-Checkpoint open_gguf(std::shared_ptr<const MappedFile> file, const fs::path& vision) {
+bool names_mmproj(std::string name) {
+  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::tolower(c); });
+  return name.ends_with(".gguf") && name.find("mmproj") != name.npos;
+}
+
+Checkpoint open_gguf(std::shared_ptr<const MappedFile> file) {
   const fs::path path = file->path();
   Checkpoint checkpoint;
   checkpoint.path = path;
@@ -237,6 +217,7 @@ Checkpoint open_gguf(std::shared_ptr<const MappedFile> file, const fs::path& vis
   if (is_vision_gguf(text)) {
     throw Error(path.string() + " is the vision half of a model (mmproj); open the text model's file");
   }
+  refuse_other_ggufs(text);
   const std::vector<fs::path> shards = shard_paths(path, text);
   for (size_t i = 0; i < shards.size(); ++i) {
     const Gguf more = add_file(checkpoint, MappedFile::open(shards[i]));
@@ -245,23 +226,31 @@ Checkpoint open_gguf(std::shared_ptr<const MappedFile> file, const fs::path& vis
     }
     text.tensors.insert(text.tensors.end(), more.tensors.begin(), more.tensors.end());
   }
-  checkpoint.config = config_from_gguf(text, nullptr);
+  checkpoint.config = config_from_gguf(text);
+  if (holds_vision(text)) checkpoint.config = with_vision_fields(checkpoint.config, text);
   checkpoint.generation_config = generation_config_from_gguf(text);
   checkpoint.tokenizer = tokenizer_from_gguf(text);
   if (text.find("tokenizer.chat_template")) checkpoint.chat_template = text.string("tokenizer.chat_template");
   if (!checkpoint.chat_template.empty()) checkpoint.chat_template_source = text.what;
   add_text(checkpoint, text);
-  if (is_drafter_gguf(text)) {
-    if (!vision.empty()) throw Error(path.string() + " is a drafter, which takes no vision file");
-    return checkpoint;
-  }
-  std::error_code ignored;
-  if (!vision.empty() && fs::is_directory(vision, ignored)) {
-    add_vision_from_directory(checkpoint, vision);
-  } else {
-    const fs::path half = vision.empty() ? vision_beside(path, text.integer("gemma4.embedding_length")) : vision;
-    if (!half.empty()) add_vision(checkpoint, text, half);
-  }
+  return checkpoint;
+}
+
+fs::path mmproj_beside(const Checkpoint& checkpoint) {
+  const json config = json::parse(checkpoint.config);
+  return vision_beside(checkpoint.path, config.at("text_config").at("hidden_size").get<int64_t>());
+}
+
+Checkpoint open_mmproj(const fs::path& path, int64_t hidden) {
+  Checkpoint checkpoint;
+  checkpoint.path = path;
+  checkpoint.kind = "gguf";
+  std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+  refuse_lfs_pointer(file->bytes(), path.string());
+  const Gguf gguf = add_file(checkpoint, std::move(file));
+  if (!is_vision_gguf(gguf)) throw Error(path.string() + " is not the vision half (mmproj) of a model");
+  checkpoint.config = vision_config_from_gguf(gguf, hidden);
+  for (const GgufTensor& tensor : gguf.tensors) add_tensor(checkpoint, gguf, tensor, true);
   return checkpoint;
 }
 

@@ -5,15 +5,22 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
 
 namespace gemma4 {
 
-// `file`: the mapped text model, or its first shard. `vision`: an mmproj .gguf file, or a Hugging Face directory whose
-// vision tower is used. If it is empty, a .gguf file of the same folder is used whose name contains "mmproj" and whose
-// size fits; without one the model reads text only.
-Checkpoint open_gguf(std::shared_ptr<const MappedFile> file, const std::filesystem::path& vision);
+// `file`: the mapped text model, or its first shard. The text half alone.
+Checkpoint open_gguf(std::shared_ptr<const MappedFile> file);
+
+// The file beside a text model, by name the first that contains "mmproj", whose tower fits it; empty where none does.
+std::filesystem::path mmproj_beside(const Checkpoint& checkpoint);
+
+bool names_mmproj(std::string file_name);  // is it, by its name, a vision half?
+
+// The vision half for a text model of this width; its config.json has the tower's fields alone.
+Checkpoint open_mmproj(const std::filesystem::path& path, int64_t hidden);
 
 }  // namespace gemma4

@@ -168,24 +168,31 @@ json text_config(const Gguf& gguf) {
   return config;
 }
 
-json vision_config(const Gguf& gguf, int64_t hidden) {
-  const auto integer = [&](const char* key) { return gguf.integer(std::string("clip.vision.") + key); };
+// What an mmproj file says of itself, and a file of both halves does not need to.
+void check_projector(const Gguf& gguf, int64_t hidden) {
   const auto kind = gguf.string("clip.vision.projector_type", gguf.string("clip.projector_type", ""));
   if (kind != "gemma4v") throw Error(gguf.what + ": its projector is '" + printable(kind) + "', not gemma4v");
-  if (integer("projection_dim") != hidden) {
-    throw Error(gguf.what + " belongs to a model of another size: it makes embeddings of " +
-                std::to_string(integer("projection_dim")) + ", the text model's are " + std::to_string(hidden));
+  if (const int64_t width = gguf.integer("clip.vision.projection_dim"); width != hidden) {
+    throw Error(gguf.what + " belongs to a model of another size: it makes embeddings of " + std::to_string(width) +
+                ", the text model's are " + std::to_string(hidden));
   }
+}
+
+json vision_config(const Gguf& gguf, int64_t hidden) {
+  const bool mmproj = !holds_vision(gguf);
+  if (mmproj) check_projector(gguf, hidden);
+  const std::string prefix = mmproj ? "clip.vision." : "gemma4.vision.";
+  const auto integer = [&](const char* key) { return gguf.integer(prefix + key); };
   const GgufTensor* table = gguf.tensor("v.position_embd.weight");
   if (table == nullptr || table->shape.size() != 3 || table->shape[0] != 2) {
     throw Error(gguf.what + ": v.position_embd.weight is missing or not [2, positions, width]");
   }
   const int64_t width = integer("embedding_length"), heads = integer("attention.head_count");
-  const int64_t patch = integer("patch_size"), pool = gguf.integer("clip.vision.projector.scale_factor", 3);
+  const int64_t patch = integer("patch_size"), pool = gguf.integer(prefix + "projector.scale_factor", 3);
   if (heads < 1 || width < 1 || width % heads != 0) throw Error(gguf.what + ": its heads do not divide its width");
   if (patch < 1 || patch > 1024 || pool < 1 || pool > 1024) throw Error(gguf.what + ": bad patch or pooling size");
   // Most files do not say how many soft tokens the model was trained for; Gemma 4's is 280.
-  const int64_t pixels = gguf.integer("clip.vision.image_max_pixels", 0);
+  const int64_t pixels = gguf.integer(prefix + "image_max_pixels", 0);
   const int64_t budget = pixels > 0 ? pixels / (patch * patch * pool * pool) : 280;
   return {
       {"model_type", "gemma4_vision"},
@@ -196,7 +203,7 @@ json vision_config(const Gguf& gguf, int64_t hidden) {
       {"num_key_value_heads", heads},
       {"head_dim", width / heads},
       {"hidden_activation", "gelu_pytorch_tanh"},
-      {"rms_norm_eps", gguf.real("clip.vision.attention.layer_norm_epsilon")},
+      {"rms_norm_eps", gguf.real(prefix + "attention.layer_norm_epsilon")},
       {"patch_size", patch},
       {"pooling_kernel_size", pool},
       {"position_embedding_size", table->shape[1]},
@@ -243,13 +250,36 @@ std::string drafter_config(const Gguf& text) {
 
 }  // namespace
 
+bool holds_vision(const Gguf& gguf) { return gguf.find("gemma4.vision.block_count") != nullptr; }
+
+void refuse_other_ggufs(const Gguf& gguf) {
+  if (gguf.string("general.type", "model") == "adapter") {
+    throw Error(gguf.what + " is an adapter (general.type), not a model: merge it into its base first (llama.cpp: " +
+                "llama-export-lora)");
+  }
+  const auto architecture = gguf.string("general.architecture", "");
+  if (architecture != kModel) return;  // config_from_gguf() says so
+  const auto has = [&](const char* key) { return gguf.integer(key, 0) > 0; };
+  const char* which = has("gemma4.expert_count")                       ? "a mixture of experts, as Gemma 4 26B-A4B"
+                      : has("gemma4.embedding_length_per_layer_input") ? "Gemma 4 E2B or E4B (per-layer embeddings)"
+                      : has("gemma4.attention.shared_kv_layers")       ? "a model whose layers share keys and values"
+                                                                       : nullptr;
+  if (which) throw Error(gguf.what + " is " + which + "; this program runs the dense ones (31B)");
+}
+
 bool is_drafter_gguf(const Gguf& gguf) { return gguf.string("general.architecture", "") == kDrafter; }
 
 bool is_vision_gguf(const Gguf& gguf) {
   return gguf.string("general.architecture", "") == "clip" || gguf.string("general.type", "") == "mmproj";
 }
 
-std::string config_from_gguf(const Gguf& text, const Gguf* vision) {
+std::string vision_config_from_gguf(const Gguf& vision, int64_t hidden) {
+  json config = {{"vision_config", vision_config(vision, hidden)}};
+  config["vision_soft_tokens_per_image"] = config["vision_config"]["default_output_length"];
+  return config.dump(2);
+}
+
+std::string config_from_gguf(const Gguf& text) {
   const auto architecture = text.string("general.architecture");
   if (architecture == kDrafter) return drafter_config(text);
   if (architecture != kModel) {
@@ -271,12 +301,7 @@ std::string config_from_gguf(const Gguf& text, const Gguf* vision) {
   add_token(config, "eoi_token_id", text, "<image|>");
   add_token(config, "audio_token_id", text, "<|audio|>");
   add_token(config, "video_token_id", text, "<|video|>");
-  if (vision != nullptr) {
-    config["vision_config"] = vision_config(*vision, inner["hidden_size"].get<int64_t>());
-    config["vision_soft_tokens_per_image"] = config["vision_config"]["default_output_length"];
-  } else {
-    config["vision_config"] = nullptr;  // null, not absent: parse_config() requires the field
-  }
+  config["vision_config"] = nullptr;
   return config.dump(2);
 }
 
@@ -295,7 +320,9 @@ std::string generation_config_from_gguf(const Gguf& text) {
 TokenizerData tokenizer_from_gguf(const Gguf& text) {
   TokenizerData data;
   const auto model = text.string("tokenizer.ggml.model");
-  if (model != "gemma4") {
+  // Ollama's converter says "llama" and names the rules for splitting text beside it.
+  const bool ollama = model == "llama" && text.string("tokenizer.ggml.pre", "") == "gemma4";
+  if (model != "gemma4" && !(ollama && text.find("tokenizer.ggml.merges"))) {
     throw Error(text.what + ": its tokenizer is of the kind '" + printable(model) + "'; gemma4 is read");
   }
   const auto& tokens = text.strings("tokenizer.ggml.tokens");

@@ -50,15 +50,14 @@ fs::path put(const char* name, const std::string& bytes) {
 std::vector<std::string> text_seeds() { return {golden("tiny2.gguf")}; }
 
 void run_text(const std::string& input) {
-  touch_weights(open_gguf(MappedFile::open(put("model.gguf", input)),
-                          fs::path(SOURCE_DIR) / "tests/golden/gguf/mmproj-tiny2.gguf"));
+  touch_weights(
+      open_checkpoint(put("model.gguf", input), fs::path(SOURCE_DIR) / "tests/golden/gguf/mmproj-tiny2.gguf"));
 }
 
 std::vector<std::string> vision_seeds() { return {golden("mmproj-tiny2.gguf")}; }
 
 void run_vision(const std::string& input) {
-  touch_weights(
-      open_gguf(MappedFile::open(fs::path(SOURCE_DIR) / "tests/golden/gguf/tiny2.gguf"), put("vision.gguf", input)));
+  touch_weights(open_checkpoint(fs::path(SOURCE_DIR) / "tests/golden/gguf/tiny2.gguf", put("vision.gguf", input)));
 }
 
 const std::vector<std::string> kWords = {"gemma4.block_count",  "general.alignment", "split.count",

@@ -450,7 +450,7 @@ void add_flags(CommandLine& line, Flags& flags) {
   flags.engine.backend = "cuda";
   line.option("--model", flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
       .required();
-  add_mmproj_flag(line, flags.engine.mmproj);
+  add_vision_flags(line, flags.engine.mmproj, flags.engine.vision);
   add_device_flags(line, flags.engine);
   add_processes_flags(line, flags.processes);
   add_bench_draft_flags(line, flags.engine, flags.drafts);
@@ -516,7 +516,7 @@ void profile(const Flags& flags, const Checkpoint& checkpoint, const Checkpoint*
 
 int bench(const Flags& flags) {
   const auto start = Clock::now();
-  const Checkpoint checkpoint = open_checkpoint(flags.engine.model, flags.engine.mmproj);
+  const Checkpoint checkpoint = open_checkpoint(flags.engine.model, flags.engine.mmproj, flags.engine.vision);
   EngineOptions engine = flags.engine;
   const std::optional<Checkpoint> opened = choose_drafter(engine);
   const Checkpoint* drafter = opened ? &*opened : nullptr;

@@ -102,7 +102,7 @@ class Evaluation {
  public:
   Evaluation(const Options& options)
       : options_(options),
-        checkpoint_(open_checkpoint(options.engine.model, options.engine.mmproj)),
+        checkpoint_(open_checkpoint(options.engine.model, options.engine.mmproj, options.engine.vision)),
         config_(parse_config(checkpoint_.config)),
         ranks_(make_backends(options.engine)) {}
 
@@ -322,7 +322,7 @@ int eval_command(int argc, char** argv) {
   CommandLine line("gemma4 eval",
                    "Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden");
   line.option("--model", options.engine.model, "checkpoint: a directory or a .gguf file").required();
-  add_mmproj_flag(line, options.engine.mmproj);
+  add_vision_flags(line, options.engine.mmproj, options.engine.vision);
   add_template_flag(line, options.engine);
   line.option("--golden", options.golden, "folder with cases.json and one .safetensors a case");
   QuestionsOptions questions;

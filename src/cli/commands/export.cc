@@ -8,6 +8,7 @@
 #include "checkpoint/gguf/gguf_export.h"
 #include "checkpoint/mlx.h"
 #include "checkpoint/names.h"
+#include "checkpoint/vision_source.h"
 #include "cli/cli.h"
 #include "cli/command_line.h"
 #include "model/tensor_table.h"
@@ -58,12 +59,6 @@ void check_source(const Checkpoint& checkpoint, bool with_vision) {
   const Config config = parse_config(checkpoint.config);
   require_weights(checkpoint, config);
   if (with_vision && !config.has_vision) throw Error(checkpoint.path.string() + " has no vision tower to export");
-}
-
-void drop_vision(Checkpoint& checkpoint) {
-  checkpoint.config = without_vision(checkpoint.config);
-  std::erase_if(checkpoint.order, [](const std::string& name) { return is_vision_tensor(name); });
-  std::erase_if(checkpoint.weights, [](const auto& weight) { return is_vision_tensor(weight.first); });
 }
 
 void export_gguf(const ExportFlags& flags) {

@@ -36,10 +36,10 @@ void try_to(std::vector<std::string>& refused, Read read) {
   }
 }
 
-Findings look(const std::string& path, const std::filesystem::path& mmproj, const std::string& backend) {
+Findings look(const std::string& path, const std::filesystem::path& mmproj, bool vision, const std::string& backend) {
   Findings found;
   found.backend = backend;
-  found.checkpoint = open_checkpoint(path, mmproj);
+  found.checkpoint = open_checkpoint(path, mmproj, vision);
   const Checkpoint& checkpoint = found.checkpoint;
   if (checkpoint.config.empty()) {
     found.refused.push_back("there is no config.json beside it");
@@ -271,14 +271,15 @@ int inspect_command(int argc, char** argv) {
                    "Show what a checkpoint holds and whether it can run; exit code 1 where it cannot.");
   std::string path;
   std::filesystem::path mmproj;
+  bool vision = true;
   std::string backend = "cpu";
   bool as_json = false;
   line.option("PATH", path, "a model directory, or one file of weights").required();
-  add_mmproj_flag(line, mmproj);
+  add_vision_flags(line, mmproj, vision);
   line.option("--backend", backend, "ref, cpu or cuda: whose memory the longest context is found for").show_default();
   line.flag("--json", as_json, "print one JSON object");
   if (const auto code = line.parse(argc, argv)) return *code;
-  const Findings found = look(path, mmproj, backend);
+  const Findings found = look(path, mmproj, vision, backend);
   if (as_json) {
     std::printf("%s\n", to_json(found).dump(2).c_str());
   } else {

@@ -16,7 +16,7 @@ constexpr std::chrono::seconds kRendezvousTimeout{60};
 int run_worker(const EngineOptions& options) {
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGTERM, SIG_IGN);
-  const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj);
+  const Checkpoint checkpoint = open_checkpoint(options.model, options.mmproj, options.vision);
   const Ranks ranks = make_ranks(options.backend, options.threads, 1, options.channel);
   worker_loop(checkpoint, ranks);
   return kExitOk;
