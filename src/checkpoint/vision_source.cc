@@ -79,6 +79,11 @@ void add_vision(Checkpoint& checkpoint, const fs::path& source) {
   take_weights(checkpoint, tower);
 }
 
+bool describes_vision(const Checkpoint& checkpoint) {
+  const json config = json::parse(checkpoint.config, nullptr, /*allow_exceptions=*/false);
+  return config.is_object() && config.contains("vision_config") && config["vision_config"].is_object();
+}
+
 void drop_vision(Checkpoint& checkpoint) {
   if (checkpoint.program) return;
   const json config = json::parse(checkpoint.config, nullptr, /*allow_exceptions=*/false);

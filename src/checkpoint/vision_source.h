@@ -12,6 +12,8 @@ namespace gemma4 {
 // Error where `source` holds none, or one of another size.
 void add_vision(Checkpoint& checkpoint, const std::filesystem::path& source);
 
+bool describes_vision(const Checkpoint& checkpoint);  // config.json has a vision_config
+
 // The same model without its tower. An exported program keeps what it has.
 void drop_vision(Checkpoint& checkpoint);
 
