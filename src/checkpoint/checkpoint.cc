@@ -76,7 +76,7 @@ Checkpoint open_checkpoint(const fs::path& path, const fs::path& vision, bool wi
     add_vision(checkpoint, vision);
   } else if (checkpoint.kind == "gguf" && !is_drafter_config(checkpoint.config)) {
     add_vision_beside(checkpoint);
-  } else if (!describes_vision(checkpoint)) {
+  } else if (!checkpoint.config.empty() && !describes_vision(checkpoint)) {
     drop_vision(checkpoint);  // a text model saved with the weights of a tower
   }
   return checkpoint;
