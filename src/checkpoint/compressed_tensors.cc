@@ -1,7 +1,8 @@
-// compressed-tensors' pack-quantized weights as kInt4. Layout:
+// compressed-tensors' pack-quantized weights as kInt4 and kInt8. Layout:
 // compressed_tensors/compressors/pack_quantized/helpers.py. A code q of -8 .. 7 is stored as q + 8, eight to an int32,
 // the first in the lowest bits: read as bytes that is kInt4's own layout, so codes stay mapped. Scales are [rows,
-// groups] where kInt4 has [groups, rows], and zero points are packed along the rows: both are copied.
+// groups] where kInt4 has [groups, rows], and zero points are packed along the rows: both are copied. A code of 8 bits
+// is stored as q + 128, four to an int32; such a weight is copied.
 #include <cstring>
 
 #include "base/bf16.h"
@@ -15,18 +16,21 @@ namespace {
 constexpr std::string_view kPacked = ".weight_packed";
 constexpr float kOffset = 8;  // what is added to a signed code
 
-// Scale `index` as bf16, exactly. Throws Error where bf16 cannot hold it.
-uint16_t scale_at(const PackedTensor& tensor, int64_t index, const std::string& whose) {
+float float_scale(const PackedTensor& tensor, int64_t index) {
   const std::byte* data = tensor.bytes.data();
   float value;
   if (tensor.entry.dtype == DType::kF32) {
     std::memcpy(&value, data + 4 * index, 4);
-  } else {
-    uint16_t bits;
-    std::memcpy(&bits, data + 2 * index, 2);
-    if (tensor.entry.dtype == DType::kBF16) return bits;
-    value = f16_to_float(bits);
+    return value;
   }
+  uint16_t bits;
+  std::memcpy(&bits, data + 2 * index, 2);
+  return tensor.entry.dtype == DType::kBF16 ? bf16_to_float(bits) : f16_to_float(bits);
+}
+
+// Scale `index` as bf16, exactly. Throws Error where bf16 cannot hold it.
+uint16_t scale_at(const PackedTensor& tensor, int64_t index, const std::string& whose) {
+  const float value = float_scale(tensor, index);
   const uint16_t rounded = float_to_bf16(value);
   if (bf16_to_float(rounded) != value) throw Error(whose + ": its scales do not fit bf16, the only type read");
   return rounded;
@@ -74,47 +78,93 @@ bool columns_in_order(const PackedTensor& tensor, int64_t group) {
   return true;
 }
 
-Weight read_weight(Checkpoint& checkpoint, const PackedTensors& tensors, const std::string& stem,
-                   const std::string& what) {
-  const std::string whose = what + ": weight " + printable(stem);
-  const PackedTensor& packed = packed_tensor(tensors, stem + ".weight_packed", DType::kI32, {}, what);
+// A weight's tensors, and what their shapes say.
+struct Packed {
+  std::string whose;
+  const PackedTensor *codes, *scale;
+  int64_t rows, cols, groups;
+  int per_word;  // codes of an int32
+  int group() const { return static_cast<int>(cols / groups); }
+};
+
+Packed describe(const PackedTensors& tensors, const std::string& stem, const std::string& what) {
+  Packed p{};
+  p.whose = what + ": weight " + printable(stem);
+  p.codes = &packed_tensor(tensors, stem + ".weight_packed", DType::kI32, {}, what);
   const PackedTensor& shape = packed_tensor(tensors, stem + ".weight_shape", DType::kI64, {2}, what);
   int64_t size[2];
   std::memcpy(size, shape.bytes.data(), sizeof size);
-  Weight weight;
-  Matrix& m = weight.matrix;
-  m.format = Format::kInt4;
-  m.rows = packed.entry.shape[0];
-  m.cols = packed.entry.shape[1] * 8;
-  if (size[0] != m.rows || size[1] != m.cols) {
-    throw Error(whose + ": its weight_shape and its packed codes disagree (columns must be a multiple of 8)");
+  p.rows = p.codes->entry.shape[0];
+  const int64_t words = p.codes->entry.shape[1];
+  p.per_word = size[1] == words * 4 ? 4 : 8;
+  p.cols = words * p.per_word;
+  if (size[0] != p.rows || size[1] != p.cols) {
+    throw Error(p.whose + ": its weight_shape and its packed codes disagree (columns must be whole words of codes)");
   }
   const auto found = tensors.find(stem + ".weight_scale");
   const DType type = found == tensors.end() ? DType::kBF16 : found->second.entry.dtype;
-  if (type != DType::kBF16 && type != DType::kF16 && type != DType::kF32) throw Error(whose + ": bad type of scales");
-  const PackedTensor& scale = packed_tensor(tensors, stem + ".weight_scale", type, {}, what);
-  const int64_t groups = scale.entry.shape[1];
-  if (scale.entry.shape[0] != m.rows || m.cols % groups != 0 || m.cols / groups > INT32_MAX) {
-    throw Error(whose + ": the shape of its scales does not fit");
+  if (type != DType::kBF16 && type != DType::kF16 && type != DType::kF32) throw Error(p.whose + ": bad type of scales");
+  p.scale = &packed_tensor(tensors, stem + ".weight_scale", type, {}, what);
+  p.groups = p.scale->entry.shape[1];
+  if (p.scale->entry.shape[0] != p.rows || p.cols % p.groups != 0 || p.cols / p.groups > INT32_MAX) {
+    throw Error(p.whose + ": the shape of its scales does not fit");
   }
-  m.group = static_cast<int>(m.cols / groups);
-  if (m.group % 2 != 0) throw Error(whose + ": groups of an odd number of columns are not read");
   const std::string order = stem + ".weight_g_idx";
   if (tensors.contains(order) &&
-      !columns_in_order(packed_tensor(tensors, order, DType::kI32, {m.cols}, what), m.group)) {
-    throw Error(whose + ": columns in another order (g_idx) are not read");
+      !columns_in_order(packed_tensor(tensors, order, DType::kI32, {p.cols}, what), p.group())) {
+    throw Error(p.whose + ": columns in another order (g_idx) are not read");
   }
-  const PackedTensor* zero = nullptr;
-  if (tensors.contains(stem + ".weight_zero_point")) {
-    zero = &packed_tensor(tensors, stem + ".weight_zero_point", DType::kI32, {(m.rows + 7) / 8, groups}, what);
-  }
-  m.codes = Tensor(const_cast<std::byte*>(packed.bytes.data()), DType::kU8, {m.rows, m.cols / 2});
-  m.scale = own(checkpoint, groups, m.rows);
-  m.zero = own(checkpoint, groups, m.rows);
-  copy_scales(scale, whose, m.scale);
+  return p;
+}
+
+Weight read_4_bits(Checkpoint& checkpoint, const Packed& p, const PackedTensor* zero) {
+  Weight weight;
+  Matrix& m = weight.matrix;
+  m.format = Format::kInt4;
+  m.rows = p.rows;
+  m.cols = p.cols;
+  m.group = p.group();
+  if (m.group % 2 != 0) throw Error(p.whose + ": groups of an odd number of columns are not read");
+  m.codes = Tensor(const_cast<std::byte*>(p.codes->bytes.data()), DType::kU8, {m.rows, m.cols / 2});
+  m.scale = own(checkpoint, p.groups, m.rows);
+  m.zero = own(checkpoint, p.groups, m.rows);
+  copy_scales(*p.scale, p.whose, m.scale);
   copy_zeros(zero, m.zero);
-  weight.shape = {m.rows, m.cols};
-  weight.bytes = packed.bytes.size() + scale.bytes.size() + (zero ? zero->bytes.size() : 0);
+  return weight;
+}
+
+Weight read_8_bits(Checkpoint& checkpoint, const Packed& p) {
+  const std::shared_ptr<int8_t[]> codes(new int8_t[static_cast<size_t>(p.rows * p.cols)]);
+  const std::shared_ptr<float[]> scales(new float[static_cast<size_t>(p.rows * p.groups)]);
+  checkpoint.owned.push_back(codes);
+  checkpoint.owned.push_back(scales);
+  const auto* stored = reinterpret_cast<const uint8_t*>(p.codes->bytes.data());
+  for (int64_t i = 0; i < p.rows * p.cols; ++i) codes[i] = static_cast<int8_t>(stored[i] - 128);
+  for (int64_t i = 0; i < p.rows * p.groups; ++i) scales[i] = float_scale(*p.scale, i);
+  Weight weight;
+  Matrix& m = weight.matrix;
+  m.format = Format::kInt8;
+  m.rows = p.rows;
+  m.cols = p.cols;
+  m.group = p.group();
+  m.codes = Tensor(codes.get(), DType::kI8, {m.rows, m.cols});
+  m.scale = Tensor(scales.get(), DType::kF32, {m.rows, p.groups});
+  return weight;
+}
+
+Weight read_weight(Checkpoint& checkpoint, const PackedTensors& tensors, const std::string& stem,
+                   const std::string& what) {
+  const Packed p = describe(tensors, stem, what);
+  const bool has_zero = tensors.contains(stem + ".weight_zero_point");
+  const PackedTensor* zero = nullptr;
+  if (has_zero && p.per_word == 8) {
+    zero = &packed_tensor(tensors, stem + ".weight_zero_point", DType::kI32, {(p.rows + 7) / 8, p.groups}, what);
+  } else if (has_zero) {
+    throw Error(p.whose + ": 8 bits with zero points are not read");
+  }
+  Weight weight = p.per_word == 8 ? read_4_bits(checkpoint, p, zero) : read_8_bits(checkpoint, p);
+  weight.shape = {p.rows, p.cols};
+  weight.bytes = p.codes->bytes.size() + p.scale->bytes.size() + (zero ? zero->bytes.size() : 0);
   return weight;
 }
 

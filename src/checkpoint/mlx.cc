@@ -135,15 +135,16 @@ Weight read_weight(Checkpoint& checkpoint, const Source& s, ThreadPool& pool, co
   return weight;
 }
 
-// Group size and bits of a weight: its own entry of "quantization", else the common ones.
+// Group size and bits of a weight: its own entry of "quantization", else the common ones. A null stands for the default
+// of the affine mode (mlx.core.quantize).
 std::pair<int64_t, int64_t> settings_of(const nlohmann::json& quantization, const std::string& stem) {
   const nlohmann::json own = quantization.value(stem, nlohmann::json());
-  const auto number = [&](const char* key) -> int64_t {
+  const auto number = [&](const char* key, int64_t usual) -> int64_t {
     const nlohmann::json value =
         own.is_object() && own.contains(key) ? own[key] : quantization.value(key, nlohmann::json());
-    return value.is_number_integer() ? value.get<int64_t>() : 0;
+    return value.is_null() ? usual : value.is_number_integer() ? value.get<int64_t>() : 0;
   };
-  return {number("group_size"), number("bits")};
+  return {number("group_size", 64), number("bits", 4)};
 }
 
 }  // namespace

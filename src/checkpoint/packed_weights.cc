@@ -12,18 +12,21 @@ namespace {
 
 using nlohmann::json;
 
-// config_groups: each names the weights' arithmetic; only 4-bit whole numbers without quantised inputs are read.
+// config_groups: each names the weights' arithmetic; only whole numbers of 4 or 8 bits without quantised inputs are
+// read.
 void check_compressed_tensors(const json& config, const std::string& what) {
   const json format = config.value("format", json());
   if (format != "pack-quantized") {
-    throw Error(what + ": compressed-tensors format " + printable(format.dump()) + "; pack-quantized is read");
+    throw Error(what + ": compressed-tensors format " + printable(format.dump()) + "; pack-quantized is read. " +
+                "llama.cpp's convert_hf_to_gguf.py makes a GGUF file of it, which is read");
   }
   const json groups = config.value("config_groups", json());
   if (!groups.is_object() || groups.empty()) throw Error(what + ": quantization_config has no config_groups");
   for (const auto& [name, group] : groups.items()) {
     const json weights = group.is_object() ? group.value("weights", json()) : json();
-    if (!weights.is_object() || weights.value("num_bits", json()) != 4 || weights.value("type", json()) != "int") {
-      throw Error(what + ": " + printable(name) + " of config_groups is not 4-bit integer; that is all that is read");
+    const json bits = weights.is_object() ? weights.value("num_bits", json()) : json();
+    if ((bits != 4 && bits != 8) || weights.value("type", json()) != "int") {
+      throw Error(what + ": " + printable(name) + " of config_groups is not of 4- or 8-bit integers, which are read");
     }
     const json own = group.value("format", json());
     if (!own.is_null() && own != "pack-quantized") {
@@ -64,6 +67,7 @@ PackedWeights::PackedWeights(const std::string& config, std::string what) : what
     check_mlx(mlx, what_);
   } else if (other.is_object()) {
     const json method = other.value("quant_method", json());
+    if (method == "torchao") return;  // its file says what its tensors are (checkpoint/torchao.h)
     if (method != "compressed-tensors") {
       const std::string name = method.is_string() ? method.get<std::string>() : "";
       throw Error(what_ + " is quantised by " + printable(method.dump()) + ", which is not read: " + way_around(name));

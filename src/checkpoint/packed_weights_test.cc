@@ -141,6 +141,52 @@ TEST(PackedWeights, ReadCompressedTensorsInTheUsualOrderOnly) {
   EXPECT_THAT(error([](int32_t column) { return (95 - column) / 32; }), HasSubstr("g_idx"));
 }
 
+// W8A16: a code q is stored as q + 128, four to an int32. The weights of one file may differ in their bits.
+TEST(PackedWeights, ReadEightBitsOfCompressedTensors) {
+  const int rows = 3, cols = 64, groups = 2;
+  std::string codes, scales;
+  for (int i = 0; i < rows * cols; ++i) codes += static_cast<char>(i * 7);
+  for (int i = 0; i < rows * groups; ++i) {
+    const float scale = 0.1f * static_cast<float>(i + 1);
+    scales.append(reinterpret_cast<const char*>(&scale), sizeof scale);
+  }
+  const int64_t shape[2] = {rows, cols};
+  const std::string shape_bytes(reinterpret_cast<const char*>(shape), sizeof shape);
+  json header;
+  const auto add = [&, at = size_t{0}](const char* part, const char* type, const json& dims, size_t size) mutable {
+    header[kUp + part] = {{"dtype", type}, {"shape", dims}, {"data_offsets", {at, at + size}}};
+    at += size;
+  };
+  add(".weight_shape", "I64", {2}, shape_bytes.size());
+  add(".weight_packed", "I32", {rows, cols / 4}, codes.size());
+  add(".weight_scale", "F32", {rows, groups}, scales.size());
+  json config = json::parse(read_file(golden("compressed_tensors") / "config.json"));
+  config["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 8;
+  const testing_files::Folder folder;
+  folder.put("config.json", config.dump());
+  folder.put("model.safetensors", testing_files::container(header.dump(), shape_bytes + codes + scales));
+  const Checkpoint checkpoint = open_checkpoint(folder.path);
+  const Matrix& m = checkpoint.find("layers.0.mlp.up_proj.weight")->matrix;
+  EXPECT_EQ(m.format, Format::kInt8);
+  EXPECT_EQ(m.group, 32);
+  const std::vector<float> values = floats_of(m);
+  for (int i = 0; i < rows * cols; ++i) {
+    const int code = static_cast<uint8_t>(i * 7) - 128;
+    ASSERT_FLOAT_EQ(values[static_cast<size_t>(i)], static_cast<float>(code) * 0.1f * static_cast<float>(i / 32 + 1));
+  }
+}
+
+// mlx-lm 0.32 writes null for a layer's own group size: the default.
+TEST(PackedWeights, AGroupSizeOfNullIsMlxsDefault) {
+  EXPECT_EQ(error_with("mlx", [](json&) {}), "");
+  const std::string message = error_with(
+      "mlx", [](json&) {},
+      [](json& c) {
+        c["quantization"][kMlxUp] = {{"group_size", nullptr}, {"bits", 4}};
+      });
+  EXPECT_THAT(message, ::testing::AnyOf(std::string(), HasSubstr("in groups of 64")));
+}
+
 TEST(PackedWeights, RefuseSchemesThatAreNotRead) {
   const auto error = [](const std::string& folder, const std::function<void(json&)>& change) {
     return error_with(
@@ -151,8 +197,8 @@ TEST(PackedWeights, RefuseSchemesThatAreNotRead) {
               HasSubstr("nvfp4"));
   EXPECT_THAT(error(ct, [](json& c) { c["quantization_config"]["quant_method"] = "awq"; }), HasSubstr("awq"));
   EXPECT_THAT(
-      error(ct, [](json& c) { c["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 8; }),
-      HasSubstr("4-bit"));
+      error(ct, [](json& c) { c["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 3; }),
+      HasSubstr("4- or 8-bit"));
   EXPECT_THAT(error(ct,
                     [](json& c) {
                       c["quantization_config"]["kv_cache_scheme"] = {{"num_bits", 8}};

@@ -158,7 +158,9 @@ void add_weight(Checkpoint& checkpoint, const std::string& name, Weight weight, 
   checkpoint.order.push_back(name);
 }
 
+// `name`: as the file has it. Transformers writes its own names, torchao's tools those of the text model.
 void add_logical(PhysicalTensors& tensors, const std::string& name) {
+  const std::string model_name = from_huggingface_name(name);
   const std::string whose = tensors.what + ": tensor " + printable(name);
   const auto line = tensors.file.metadata.find(name);
   if (line == tensors.file.metadata.end()) throw Error(whose + " has no line of metadata");
@@ -168,17 +170,18 @@ void add_logical(PhysicalTensors& tensors, const std::string& name) {
     if (name == kPositionScale) return;  // read with its codes
     if (name == kPositionCodes)
       return add_weight(tensors.checkpoint, kPositionTable, read_position_table(tensors), whose);
-    return add_plain(tensors.checkpoint, name, tensors.take(name), tensors.file, tensors.what);
+    return add_plain(tensors.checkpoint, model_name, tensors.take(name), tensors.file, tensors.what);
   }
   if (name.find('.') == std::string::npos) throw Error(whose + ": a quantised weight's name has a dot");
-  if (!is_model_tensor(name)) throw Error(whose + " is not one that Gemma 4 has (text or vision)");
+  if (!is_model_tensor(model_name)) throw Error(whose + " is not one that Gemma 4 has (text or vision)");
   if (member(info, "_tensor_data_names", whose) != json({"qdata", "scale", "zero_point"})) {
     throw Error(whose + ": its parts are not qdata, scale and zero_point");
   }
   const json& data = member(info, "_data", whose);
-  if (type == "Int4Tensor") return add_weight(tensors.checkpoint, name, read_int4(tensors, name, data, whose), whose);
+  if (type == "Int4Tensor")
+    return add_weight(tensors.checkpoint, model_name, read_int4(tensors, name, data, whose), whose);
   if (type == "IntxUnpackedToInt8Tensor") {
-    return add_weight(tensors.checkpoint, name, read_int8(tensors, name, data, whose), whose);
+    return add_weight(tensors.checkpoint, model_name, read_int8(tensors, name, data, whose), whose);
   }
   throw Error(whose + " is stored as " + printable(type.dump()) +
               ", which is not read (Tensor, Int4Tensor and IntxUnpackedToInt8Tensor are)");
