@@ -321,7 +321,7 @@ int eval_command(int argc, char** argv) {
   Options options;
   CommandLine line("gemma4 eval",
                    "Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden");
-  line.option("--model", options.engine.model, "checkpoint: a directory or a .gguf file").required();
+  add_model_argument(line, options.engine.model, "checkpoint: a directory or a .gguf file").required();
   add_mmproj_flag(line, options.engine.mmproj);
   add_template_flag(line, options.engine);
   line.option("--golden", options.golden, "folder with cases.json and one .safetensors a case");
@@ -340,6 +340,7 @@ int eval_command(int argc, char** argv) {
   if (const auto code = line.parse(argc, argv)) return *code;
   if (!options.dump.empty()) check_output_file(options.dump, overwrite_if(options.force));
   if (options.golden.empty() == questions.questions.empty()) throw Error("eval: give one of --golden and --questions");
+  choose_backend(options.engine);
   return run_on_rank_0(options.processes, options.engine, [&] {
     if (!options.golden.empty()) return Evaluation(options).run();
     questions.engine = options.engine;
