@@ -338,9 +338,9 @@ int eval_command(int argc, char** argv) {
   line.option("--dump", options.dump, "write this program's logits to FILE as safetensors (CASE.logits)");
   line.flag("--force", options.force, "Replace the file of --dump where it exists");
   if (const auto code = line.parse(argc, argv)) return *code;
+  choose_backend(options.engine);
   if (!options.dump.empty()) check_output_file(options.dump, overwrite_if(options.force));
   if (options.golden.empty() == questions.questions.empty()) throw Error("eval: give one of --golden and --questions");
-  choose_backend(options.engine);
   return run_on_rank_0(options.processes, options.engine, [&] {
     if (!options.golden.empty()) return Evaluation(options).run();
     questions.engine = options.engine;

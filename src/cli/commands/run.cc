@@ -245,14 +245,15 @@ void report(const Engine& engine, const Answer& answer, bool json) {
   if (!json) {
     std::fprintf(
         stderr,
-        "[load %.2f s | images %.0f ms, %d tokens | prompt %d tokens, %d of them cached, %.0f tok/s | first token "
-        "%.0f ms | answer %d tokens, %.1f tok/s, %s | seed %llu | peak memory %.0f MiB, backend %s %.0f MiB]\n",
-        stats.load_ms / 1000, usage.image_ms, usage.image_tokens, usage.prompt_tokens, usage.cached_tokens,
-        prefill_rate, usage.first_token_ms, usage.generated_tokens, decode_rate, finish_name(answer.finish),
-        static_cast<unsigned long long>(usage.seed), peak_mb, engine.options().backend.c_str(), device_mb);
+        "[%s, load %.2f s | images %.0f ms, %d tokens | prompt %d tokens, %d of them cached, %.0f tok/s | first token "
+        "%.0f ms | answer %d tokens, %.1f tok/s, %s | seed %llu | peak memory %.0f MiB, backend %.0f MiB]\n",
+        engine.options().backend.c_str(), stats.load_ms / 1000, usage.image_ms, usage.image_tokens, usage.prompt_tokens,
+        usage.cached_tokens, prefill_rate, usage.first_token_ms, usage.generated_tokens, decode_rate,
+        finish_name(answer.finish), static_cast<unsigned long long>(usage.seed), peak_mb, device_mb);
     return;
   }
-  nlohmann::ordered_json line = {{"load_ms", stats.load_ms},
+  nlohmann::ordered_json line = {{"backend", engine.options().backend},
+                                 {"load_ms", stats.load_ms},
                                  {"prepare_ms", usage.prepare_ms},
                                  {"image_ms", usage.image_ms},
                                  {"image_tokens", usage.image_tokens},
@@ -268,8 +269,7 @@ void report(const Engine& engine, const Answer& answer, bool json) {
                                  {"finish", finish_name(answer.finish)},
                                  {"seed", usage.seed},
                                  {"peak_memory_mib", peak_mb},
-                                 {"backend_memory_mib", device_mb},
-                                 {"backend", engine.options().backend}};
+                                 {"backend_memory_mib", device_mb}};
   std::fprintf(stderr, "%s\n", line.dump().c_str());
 }
 
