@@ -6,7 +6,7 @@ DEMO_PROMPT := What is at the left?
 SHELL := /bin/bash
 
 .PHONY: all setup setup-test setup-clients build demo demo-eval check test test-kernels test-asan test-locks test-clients \
-        test-replicas bench format
+        test-replicas test-terminal setup-terminal bench format
 
 all: build
 
@@ -18,6 +18,9 @@ setup-test:
 
 setup-clients:
 	@tools/setup.sh clients
+
+setup-terminal:
+	@tools/setup.sh terminal
 
 build: setup
 	@cmake --preset release >/dev/null
@@ -85,6 +88,10 @@ test-clients: setup-clients build
 # Two replicas of the demo model behind HAProxy (Debian: haproxy, curl).
 test-replicas: build
 	@tests/replicas.sh $(BUILD)/gemma4
+
+# The chat of `gemma4 run` in tmux, key by key; completion in bash, zsh and fish; manual pages.
+test-terminal: setup-terminal build
+	@GEMMA4_BINARY=$(BUILD)/gemma4 /usr/bin/python3 -m pytest -q tests/terminal
 
 bench: setup-test
 	@cmake --preset bench >/dev/null

@@ -8,7 +8,7 @@ function(unite list name pattern count)
   set(mine ${${list}})
   list(FILTER mine INCLUDE REGEX "${pattern}")
   list(FILTER mine EXCLUDE REGEX
-       "/(ref|resize|gif|heif|json_plain|json_ordered|quant/pattern|quantize|hqq|blocks_pack|synth|command_line)\\.cc$")
+       "/(ref|resize|gif|heif|json_plain|json_ordered|quant/pattern|quantize|hqq|blocks_pack|synth|command_line|command_table|line_editor)\\.cc$")
   if(NOT mine)
     return()
   endif()

@@ -238,7 +238,7 @@ TEST(Run, ChatsOnATerminalAndKeepsTheConversation) {
   ASSERT_GE(child, 0);
   if (child == 0) {
     execl(GEMMA4_BINARY, GEMMA4_BINARY, "run", "--model", kDemo.c_str(), "--temperature", "0", "--max-seq-len", "512",
-          nullptr);
+          "--no-history", nullptr);
     _exit(98);
   }
   const std::string lines =
@@ -454,7 +454,7 @@ TEST(BadInput, Prompts) {
   expect_bad(run_demo({"--prompt-file", "/no/such/prompt"}), "/no/such/prompt");
   expect_bad(run_demo({}), "there is no prompt");
   expect_bad(run_demo({"--prompt", "Hi", "--prompt-file", "x"}), "--prompt");
-  expect_bad(run_demo({"--prompt", "Hi", "--top-p", "2"}), "top_p");
+  expect_bad(run_demo({"--prompt", "Hi", "--top-p", "2"}), "--top-p: 2 is not from 0 to 1");
   expect_bad(run_demo({"--prompt", "Hi", "--backend", "tpu"}), "tpu");
   expect_bad({"run", "--model", kDemo, "--prompt", "Hi", "--max-seq-len", "100000"}, "4096");
   expect_bad(run_demo({"--prompt", "Hi", "--kv-memory", "5K"}), "kv-memory 0 MiB is too little");

@@ -6,9 +6,11 @@
 #include <filesystem>
 #include <functional>
 #include <sstream>
+#include <type_traits>
 #include <vector>
 
 #include "base/check.h"
+#include "cli/nearest.h"
 
 namespace gemma4 {
 namespace {
@@ -31,7 +33,53 @@ CLI::Validator range(T least, T most) {
   return holds([least, most](double value) { return value >= least && value <= most; }, what.str(), help.str());
 }
 
+CommandInfo* described = nullptr;  // where parse() writes what was declared, in place of parsing
+
+// "TEXT:{spring,july}" is a TEXT of two choices.
+std::vector<std::string> choices_in(const std::string& type) {
+  const size_t begin = type.find('{'), end = type.find('}');
+  std::vector<std::string> choices;
+  if (begin == std::string::npos || end == std::string::npos) return choices;
+  std::istringstream list(type.substr(begin + 1, end - begin - 1));
+  for (std::string one; std::getline(list, one, ',');) choices.push_back(one);
+  return choices;
+}
+
+OptionInfo info_of(const CLI::Option& option) {
+  OptionInfo info;
+  for (const std::string& name : option.get_snames()) info.names.push_back("-" + name);
+  for (const std::string& name : option.get_lnames()) info.names.push_back("--" + name);
+  info.position = option.get_positional() ? option.get_name(true) : "";
+  const bool flag = option.get_items_expected_max() == 0;
+  const std::string type = option.get_type_name();
+  if (!flag) info.value = type.substr(0, type.find(':'));
+  info.choices = choices_in(type);
+  info.help = option.get_description();
+  info.shown_default = option.get_default_str();
+  info.required = option.get_required();
+  info.repeats = !flag && option.get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
+  return info;
+}
+
+// "--promt=x" without the value.
+std::string name_of(const std::string& word) { return word.substr(0, word.find('=')); }
+
 }  // namespace
+
+CommandInfo describe(int (*command)(int argc, char** argv)) {
+  char name[] = "describe";
+  char* argv[] = {name, nullptr};
+  CommandInfo info;
+  described = &info;
+  try {
+    command(1, argv);
+  } catch (...) {
+    described = nullptr;
+    throw;
+  }
+  described = nullptr;
+  return info;
+}
 
 using Option = CommandLine::Option;
 
@@ -52,6 +100,8 @@ Option& Option::may_repeat() { return option_->take_all(), *this; }
 Option& Option::separated_by_commas() { return option_->delimiter(','), *this; }
 Option& Option::excludes(const std::string& other) { return option_->excludes(other), *this; }
 
+Option& Option::file() { return option_->type_name("PATH"), *this; }
+
 Option& Option::bytes() {
   constexpr double kMost = 1e18;
   return option_->transform(CLI::AsSizeValue(false))
@@ -65,7 +115,9 @@ CommandLine::~CommandLine() = default;
 
 template <typename T>
 Option CommandLine::option(const std::string& names, T& value, const std::string& help) {
-  return Option(app_->add_option(names, value, help));
+  CLI::Option* option = app_->add_option(names, value, help);
+  if constexpr (std::is_same_v<T, std::filesystem::path>) option->type_name("PATH");
+  return Option(option);
 }
 Option CommandLine::flag(const std::string& names, bool& value, const std::string& help) {
   return Option(app_->add_flag(names, value, help));
@@ -76,6 +128,7 @@ GEMMA4_OPTION_OF(std::string)
 GEMMA4_OPTION_OF(std::filesystem::path)
 GEMMA4_OPTION_OF(int)
 GEMMA4_OPTION_OF(int64_t)
+GEMMA4_OPTION_OF(float)
 GEMMA4_OPTION_OF(double)
 GEMMA4_OPTION_OF(std::optional<std::string>)
 GEMMA4_OPTION_OF(std::optional<int>)
@@ -86,14 +139,49 @@ GEMMA4_OPTION_OF(std::vector<int>)
 GEMMA4_OPTION_OF(std::vector<double>)
 #undef GEMMA4_OPTION_OF
 
+// In the order typed. The nearest option is named, and quotes where words look like a text without them.
+std::string CommandLine::unexpected(const std::vector<std::string>& words) const {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app_->get_options()) {
+    for (const std::string& name : info_of(*option).names) names.push_back(name);
+  }
+  std::string sentence;
+  bool text = false;
+  for (const std::string& word : words) {
+    sentence += sentence.empty() ? "" : "; ";
+    const bool option = word.starts_with("-") && word.size() > 1;
+    text |= !option;
+    if (!option) {
+      sentence += "'" + word + "' was not expected";
+      continue;
+    }
+    const std::string near = nearest(name_of(word), names);
+    sentence += "there is no option " + name_of(word) + (near.empty() ? "" : "; did you mean " + near + "?");
+  }
+  return sentence + (text ? " (put quotes around what holds spaces)" : "");
+}
+
+CommandInfo CommandLine::info() const {
+  CommandInfo info{app_->get_description(), {}};
+  for (const CLI::Option* option : app_->get_options()) info.options.push_back(info_of(*option));
+  return info;
+}
+
 std::optional<int> CommandLine::parse(int argc, char** argv) {
+  if (described != nullptr) {
+    *described = info();
+    return kExitOk;
+  }
   try {
     app_->parse(argc, argv);
     return std::nullopt;
   } catch (const CLI::Success& success) {
     return app_->exit(success);
   } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "%s: %s\n", app_->get_name().c_str(), error.what());
+    // A name that is not known is also why another one is missing.
+    const std::vector<std::string> rest = app_->remaining();
+    const std::string message = rest.empty() ? error.what() : unexpected(rest);
+    std::fprintf(stderr, "%s: %s\n", app_->get_name().c_str(), message.c_str());
     return kExitBadInput;
   }
 }

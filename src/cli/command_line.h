@@ -1,11 +1,13 @@
 // CommandLine: declares the options of a command and parses them. It wraps CLI11, whose header only command_line.cc
-// includes, because compiling it takes ten seconds.
+// includes, because compiling it takes ten seconds. describe() tells the same declarations to completion and manual
+// pages.
 #pragma once
 
 #include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace CLI {
 class App;
@@ -17,6 +19,24 @@ namespace gemma4 {
 // Of the flag --force, which every command that writes files has.
 constexpr const char* kForceHelp =
     "Replace the files that this command writes, where they exist; others in a directory stay";
+
+// What a command declares, as completion scripts and manual pages need it.
+struct OptionInfo {
+  std::vector<std::string> names;    // "-m", "--model"; empty: positional alone
+  std::string position;              // "MODEL"; empty: it has names alone
+  std::string value;                 // what kind of value follows: "PATH", "TEXT", "INT"; empty: a flag
+  std::vector<std::string> choices;  // the only values; empty: any
+  std::string help, shown_default;
+  bool required = false, repeats = false;
+};
+struct CommandInfo {
+  std::string about;
+  std::vector<OptionInfo> options;
+};
+
+// Calls the command up to its CommandLine::parse(), which declares and does not parse; the command then ends. Of one
+// thread at a time.
+CommandInfo describe(int (*command)(int argc, char** argv));
 
 class CommandLine {
  public:
@@ -35,6 +55,7 @@ class CommandLine {
     Option& separated_by_commas();  // for a vector
     Option& excludes(const std::string& other);
     Option& bytes();  // a number, or one with K, M, G or T (powers of 1024)
+    Option& file();   // text that names a file; paths do anyway
 
    private:
     CLI::Option* option_;
@@ -44,9 +65,9 @@ class CommandLine {
   CommandLine(const std::string& name, const std::string& about);
   ~CommandLine();
 
-  // `names`: "--model,--bf16", or "PATH" for a positional argument. parse() writes `value` if the option is given;
-  // otherwise it is left as it is. T is a string, a path, a number, or an optional or vector of those; command_line.cc
-  // lists the types.
+  // `names`: "--model,--bf16", or "PATH" for a positional argument, or both. parse() writes `value` if the option is
+  // given; otherwise it is left as it is. T is a string, a path, a number, or an optional or vector of those;
+  // command_line.cc lists the types.
   template <typename T>
   Option option(const std::string& names, T& value, const std::string& help);
   Option flag(const std::string& names, bool& value, const std::string& help);
@@ -56,6 +77,9 @@ class CommandLine {
   std::optional<int> parse(int argc, char** argv);
 
  private:
+  std::string unexpected(const std::vector<std::string>& words) const;
+  CommandInfo info() const;
+
   std::unique_ptr<CLI::App> app_;
 };
 

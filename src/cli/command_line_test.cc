@@ -84,7 +84,13 @@ TEST(CommandLine, MistakesAreOneSentenceAndExitCode2) {
     EXPECT_EQ(got.out, "");
   };
   refused({}, "FILE is required");
-  refused({"x", "--nope"}, "The following argument was not expected: --nope");
+  refused({"x", "--nope"}, "there is no option --nope");
+  refused({"x", "--nmae", "b"}, "there is no option --nmae; did you mean --name?; 'b' was not expected (put quotes " +
+                                    std::string("around what holds spaces)"));
+  refused({"--cuont=3"}, "there is no option --cuont; did you mean --count?");
+  refused({"x", "second", "--other", "third"}, "'second' was not expected; there is no option --other; did you mean " +
+                                                   std::string("--other-name?; 'third' was not expected (put quotes ") +
+                                                   "around what holds spaces)");
   refused({"x", "--name", "c"}, "--name: c not in {default,a,b}");
   refused({"x", "--count", "-1"}, "--count: -1 is not zero or more");
   refused({"x", "--count", "many"}, "Could not convert: --count = many");
@@ -95,6 +101,41 @@ TEST(CommandLine, MistakesAreOneSentenceAndExitCode2) {
   refused({"x", "--sizes", "3,0"}, "--sizes: 0 is not above zero");
   refused({"x", "--share", "1.5"}, "--share: 1.5 is not from 0 to 1");
   refused({"x", "--share", "nan"}, "--share: nan is not from 0 to 1");
+}
+
+// In the words of a list, each with what it means.
+int declares(int argc, char** argv) {
+  static std::string file, kind = "a";
+  static bool on = false;
+  static std::vector<std::string> many;
+  CommandLine line("gemma4 declares", "About it.");
+  line.option("-f,--file,--old-file,FILE", file, "a file; whatever").file().required();
+  line.option("--kind", kind, "a kind").one_of({"a", "b"}).show_default();
+  line.option("--many", many, "many").may_repeat();
+  line.flag("--on", on, "on");
+  if (const auto code = line.parse(argc, argv)) return *code;
+  throw Error("it must not run");
+}
+
+TEST(CommandLine, DescribesItsDeclarationsAndDoesNotRun) {
+  const CommandInfo info = describe(declares);
+  EXPECT_EQ(info.about, "About it.");
+  ASSERT_EQ(info.options.size(), 5u);  // --help is the first
+  const OptionInfo &help = info.options[0], &file = info.options[1], &kind = info.options[2], &many = info.options[3];
+  EXPECT_EQ(help.names, (std::vector<std::string>{"-h", "--help"}));
+  EXPECT_EQ(help.value, "");
+  EXPECT_EQ(file.names, (std::vector<std::string>{"-f", "--file", "--old-file"}));
+  EXPECT_EQ(file.position, "FILE");
+  EXPECT_EQ(file.value, "PATH");
+  EXPECT_TRUE(file.required);
+  EXPECT_EQ(kind.choices, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(kind.shown_default, "a");
+  EXPECT_TRUE(many.repeats);
+  EXPECT_EQ(many.value, "TEXT");
+  EXPECT_EQ(info.options[4].value, "");
+  char name[] = "declares", word[] = "--file", value[] = "x";
+  char* argv[] = {name, word, value, nullptr};
+  EXPECT_THROW(declares(3, argv), Error) << "described once, it parses as before";
 }
 
 TEST(CommandLine, HelpGoesToStandardOutput) {

@@ -2,9 +2,15 @@
 
 #include <cstdio>
 
+#include "backend/gpu.h"
+#include "checkpoint/program_file.h"
 #include "engine/drafts/draft_length.h"
 
 namespace gemma4 {
+
+CommandLine::Option add_model_argument(CommandLine& line, std::filesystem::path& model, const std::string& help) {
+  return line.option(std::string(kModelNames) + ",MODEL", model, help);
+}
 
 void add_vision_flags(CommandLine& line, std::filesystem::path& mmproj, bool& vision) {
   line.option("--mmproj", mmproj,
@@ -15,9 +21,6 @@ void add_vision_flags(CommandLine& line, std::filesystem::path& mmproj, bool& vi
 }
 
 void add_engine_flags(CommandLine& line, EngineOptions& options) {
-  line.option("--model,--prequantized,--bf16", options.model,
-              "The checkpoint: a Hugging Face or quantised directory, a .gguf file, or an exported program")
-      .required();
   add_vision_flags(line, options.mmproj, options.vision);
   add_template_flag(line, options);
   add_device_flags(line, options);
@@ -63,7 +66,10 @@ void warn_of_template(const Engine& engine) {
 }
 
 void add_device_flags(CommandLine& line, EngineOptions& options) {
-  line.option("--backend", options.backend, "ref, cpu or cuda").show_default();
+  options.backend = "auto";
+  line.option("--backend", options.backend, "cuda, cpu, ref (the definition, slow); auto: cuda where a GPU can be used")
+      .one_of({"auto", "cuda", "cpu", "ref"})
+      .show_default();
   line.option("--threads", options.threads, "Of the cpu backend; 0: one for each core").between(0, 1024);
   line.option("--gpus", options.gpus,
               "GPUs of this host that the model is split over. With --backend cpu or ref: parts in this process, which "
@@ -78,6 +84,24 @@ void add_device_flags(CommandLine& line, EngineOptions& options) {
   line.option("--gpu-layers", options.gpu_layers,
               "With --backend cuda: only the first N layers on the GPU, or auto for as many as fit; the others on the "
               "CPU. For a model that is larger than the card");
+}
+
+std::string choose_backend(EngineOptions& options) {
+  if (options.backend != "auto") return "";
+  if (!options.gpu_layers.empty()) return options.backend = "cuda", "--gpu-layers asks for it";
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(options.model / kProgramFile, ignored)) {
+    options.backend = open_program(options.model).program->header.backend;
+    return "the program was exported for it";
+  }
+  const std::string why_not = why_no_gpu();
+  options.backend = why_not.empty() ? "cuda" : "cpu";
+  return why_not.empty() ? "a GPU is here" : why_not;
+}
+
+void report_backend(const EngineOptions& options, const std::string& why) {
+  std::fprintf(stderr, "gemma4: backend %s%s\n", options.backend.c_str(),
+               why.empty() ? "" : (" (" + why + ")").c_str());
 }
 
 void report_placement(const std::string& placement) {

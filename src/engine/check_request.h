@@ -6,6 +6,9 @@
 
 namespace gemma4 {
 
+// OpenAI's bound, for its API and for what people type. It is no bound of check_request(): Ollama's API takes more.
+constexpr float kTemperatureMax = 2;
+
 // Throws Error that names the first value that is out of range.
 void check_request(const Request& request, const Config& config);
 

@@ -17,6 +17,7 @@
 #include "backend/cuda/runtime/error.h"
 #include "backend/cuda/runtime/graphs.h"
 #include "backend/cuda/runtime/memory.h"
+#include "backend/gpu.h"
 
 namespace gemma4 {
 namespace {
@@ -215,6 +216,8 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
     return memory;
   }
 
+  friend std::string gemma4::why_no_gpu();
+
   // Checks the device and makes it this thread's.
   static int open(int device) {
     int count = 0;
@@ -331,6 +334,15 @@ Matrix CudaBackend::matrix_of(const DeviceMatrix& uploaded, int group) {
 }
 
 }  // namespace
+
+std::string why_no_gpu() {
+  try {
+    cuda::device_profile(CudaBackend::open(0));
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
 
 std::unique_ptr<Backend> make_cuda(int device) { return std::make_unique<CudaBackend>(device, nullptr); }
 

@@ -1,5 +1,7 @@
 #include "cli/commands/answer_printer.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -69,21 +71,23 @@ Answer collect_answer(Engine& engine, Request request) {
       engine, std::move(request), [](const Event&) {}, nullptr);
 }
 
-Answer print_answer(Engine& engine, Request request, bool show_thinking, const std::atomic<bool>* interrupt) {
+Answer print_answer(Engine& engine, Request request, bool show_thinking, const std::atomic<bool>* interrupt,
+                    const TerminalStyle& style) {
+  const bool terminal = isatty(STDOUT_FILENO), thoughts_to_terminal = isatty(STDERR_FILENO);
   bool in_thought = false, at_line_start = true;
   const auto show = [&](const Event& event) {
     if (event.type == Event::kThinking) {
       if (!show_thinking) return;
-      if (!in_thought) std::fputs("[thinking] ", stderr);
+      const std::string text = thoughts_to_terminal ? without_controls(event.text) : event.text;
+      std::fprintf(stderr, "%s%s%s%s", style.dim, in_thought ? "" : "[thinking] ", text.c_str(), style.plain);
       in_thought = true;
-      std::fputs(event.text.c_str(), stderr);
       return;
     }
-    if (in_thought) std::fputs("\n[answer]\n", stderr);
+    if (in_thought) std::fprintf(stderr, "\n%s[answer]%s\n", style.dim, style.plain);
     in_thought = false;
     const std::string text =
         event.type == Event::kToolCall ? (at_line_start ? "" : "\n") + tool_call_line(event.tool_call) : event.text;
-    put(text);
+    put(terminal ? without_controls(text) : text);
     at_line_start = text.ends_with('\n');
   };
   Answer answer = receive(engine, std::move(request), show, interrupt);

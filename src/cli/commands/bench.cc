@@ -447,8 +447,7 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
 }
 
 void add_flags(CommandLine& line, Flags& flags) {
-  flags.engine.backend = "cuda";
-  line.option("--model", flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
+  add_model_argument(line, flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
       .required();
   add_vision_flags(line, flags.engine.mmproj, flags.engine.vision);
   add_device_flags(line, flags.engine);
@@ -580,6 +579,8 @@ int bench_command(int argc, char** argv) {
   add_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
   if (!flags.dump.empty()) check_output_file(flags.dump, overwrite_if(flags.force));
+  const std::string why = choose_backend(flags.engine);
+  if (!why.empty()) report_backend(flags.engine, why);
   if (flags.batches.empty()) flags.batches = {1};
   std::erase(flags.images, 0);
   resolve_draft_flags(flags.engine, flags.drafts);

@@ -321,7 +321,7 @@ int eval_command(int argc, char** argv) {
   Options options;
   CommandLine line("gemma4 eval",
                    "Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden");
-  line.option("--model", options.engine.model, "checkpoint: a directory or a .gguf file").required();
+  add_model_argument(line, options.engine.model, "checkpoint: a directory or a .gguf file").required();
   add_vision_flags(line, options.engine.mmproj, options.engine.vision);
   add_template_flag(line, options.engine);
   line.option("--golden", options.golden, "folder with cases.json and one .safetensors a case");
@@ -339,6 +339,7 @@ int eval_command(int argc, char** argv) {
   line.option("--dump", options.dump, "write this program's logits to FILE as safetensors (CASE.logits)");
   line.flag("--force", options.force, "Replace the file of --dump where it exists");
   if (const auto code = line.parse(argc, argv)) return *code;
+  choose_backend(options.engine);
   if (!options.dump.empty()) check_output_file(options.dump, overwrite_if(options.force));
   if (options.golden.empty() == questions.questions.empty()) throw Error("eval: give one of --golden and --questions");
   if (!options.golden.empty() && (!options.engine.drafter.empty() || options.engine.draft_tokens > 0)) {

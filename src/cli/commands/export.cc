@@ -10,7 +10,7 @@
 #include "checkpoint/names.h"
 #include "checkpoint/vision_source.h"
 #include "cli/cli.h"
-#include "cli/command_line.h"
+#include "cli/engine_flags.h"
 #include "model/tensor_table.h"
 #include "program/export.h"
 #include "quant/blocks.h"
@@ -134,8 +134,10 @@ void write_format(const ExportFlags& flags) {
 int export_command(int argc, char** argv) {
   ExportFlags flags;
   CommandLine line("gemma4 export", kExportAbout);
-  line.option("--format", flags.format, "What to write: gguf, mlx or program").required();
-  line.option("--model-dir,--model", flags.model, "The checkpoint to read: a directory or a .gguf file").required();
+  line.option("--format", flags.format, "What to write: gguf, mlx or program")
+      .one_of({"gguf", "mlx", "program"})
+      .required();
+  add_model_argument(line, flags.model, "The checkpoint to read: a directory or a .gguf file").required();
   line.option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
   line.option("--output,--output-dir", flags.output, "The file or directory to write").required();
   line.option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)");
@@ -143,7 +145,9 @@ int export_command(int argc, char** argv) {
   line.flag("--mmproj", flags.with_vision, "gguf: write the vision half as well");
   line.option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8");
   line.option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128");
-  line.option("--backend", flags.backend, "program: the backend that will run it: cpu, cuda or ref").show_default();
+  line.option("--backend", flags.backend, "program: the backend that will run it")
+      .one_of({"cpu", "cuda", "ref"})
+      .show_default();
   line.option("--max-seq-len", flags.max_seq_len,
               "program: tokens of prompt and answer together (default: the longest that fits in memory here, as run)")
       .between(3, 1 << 30);

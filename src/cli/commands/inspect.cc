@@ -269,17 +269,18 @@ void print_text(const Findings& found) {
 int inspect_command(int argc, char** argv) {
   CommandLine line("gemma4 inspect",
                    "Show what a checkpoint holds and whether it can run; exit code 1 where it cannot.");
-  std::string path;
-  std::filesystem::path mmproj;
-  bool vision = true;
-  std::string backend = "cpu";
+  EngineOptions options;
   bool as_json = false;
-  line.option("PATH", path, "a model directory, or one file of weights").required();
-  add_vision_flags(line, mmproj, vision);
-  line.option("--backend", backend, "ref, cpu or cuda: whose memory the longest context is found for").show_default();
+  options.backend = "auto";
+  add_model_argument(line, options.model, "a model directory, or one file of weights").required();
+  add_vision_flags(line, options.mmproj, options.vision);
+  line.option("--backend", options.backend, "whose memory the longest context is found for; auto: as gemma4 run")
+      .one_of({"auto", "cuda", "cpu", "ref"})
+      .show_default();
   line.flag("--json", as_json, "print one JSON object");
   if (const auto code = line.parse(argc, argv)) return *code;
-  const Findings found = look(path, mmproj, vision, backend);
+  choose_backend(options);
+  const Findings found = look(options.model, options.mmproj, options.vision, options.backend);
   if (as_json) {
     std::printf("%s\n", to_json(found).dump(2).c_str());
   } else {

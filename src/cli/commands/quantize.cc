@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "checkpoint/quantize_checkpoint.h"
 #include "cli/cli.h"
-#include "cli/command_line.h"
+#include "cli/engine_flags.h"
 #include "model/tensor_table.h"
 
 namespace gemma4 {
@@ -29,11 +29,12 @@ std::string recipe_help() {
 
 int quantize_command(int argc, char** argv) {
   CommandLine line("gemma4 quantize", "Turn a Hugging Face checkpoint into a quantised one, once.");
-  std::string model_dir, output = "./gemma4_31b_int4", recipe_name = "default", hqq = "f32";
+  std::filesystem::path model_dir;
+  std::string output = "./gemma4_31b_int4", recipe_name = "default", hqq = "f32";
   QuantizeOptions options;
-  line.option("--model-dir", model_dir, "Hugging Face directory").required();
-  line.option("--output", output, "directory to write; new or empty, unless --force").show_default();
-  line.option("--quant-recipe", recipe_name, recipe_help()).show_default();
+  add_model_argument(line, model_dir, "Hugging Face directory").required();
+  line.option("--output", output, "directory to write; new or empty, unless --force").file().show_default();
+  line.option("--quant-recipe", recipe_name, recipe_help()).file().show_default();
   line.option("--threads", options.threads, "threads (0: all cores)").between(0, 1024);
   line.option("--hqq", hqq, "arithmetic of HQQ: f32, or f16 as the original has it on a GPU")
       .one_of({"f32", "f16"})
@@ -44,7 +45,7 @@ int quantize_command(int argc, char** argv) {
   options.overwrite = overwrite_if(force);
   options.hqq = hqq == "f16" ? HqqArithmetic::kF16 : HqqArithmetic::kF32;
   const auto start = std::chrono::steady_clock::now();
-  if (!std::filesystem::is_directory(model_dir)) throw Error("there is no model directory " + model_dir);
+  if (!std::filesystem::is_directory(model_dir)) throw Error("there is no model directory " + model_dir.string());
   const Checkpoint source = open_source(model_dir);
   const Config config = parse_config(source.config);
   require_weights(source, config);
@@ -56,7 +57,7 @@ int quantize_command(int argc, char** argv) {
   std::fprintf(stderr, "quantised %lld tensors with recipe %s: %.1f MB to %.1f MB in %.1f s, peak memory %.0f MB\n",
                static_cast<long long>(report.tensors), recipe_name.c_str(), static_cast<double>(report.bytes_in) / 1e6,
                static_cast<double>(report.bytes_out) / 1e6, seconds, static_cast<double>(usage.ru_maxrss) / 1e3);
-  std::fprintf(stderr, "written to %s; try: gemma4 run --model %s --prompt Hello\n", output.c_str(), output.c_str());
+  std::fprintf(stderr, "written to %s; try: gemma4 run %s Hello\n", output.c_str(), output.c_str());
   return kExitOk;
 }
 

@@ -1,7 +1,10 @@
 // gemma4 run: answers one prompt, or chats on a terminal.
+#include <poll.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <cstdio>
 
 #include "base/file.h"
@@ -13,7 +16,10 @@
 #include "cli/commands/chat.h"
 #include "cli/commands/processes.h"
 #include "cli/engine_flags.h"
+#include "cli/terminal/history.h"
+#include "engine/check_request.h"
 #include "image/decode.h"
+#include "text/schema/schema_check.h"
 
 namespace gemma4 {
 namespace {
@@ -21,51 +27,109 @@ namespace {
 struct RunFlags {
   EngineOptions engine;
   std::vector<std::string> images;
+  std::optional<std::string> first, second;  // without a name: MODEL and PROMPT, or PROMPT beside --model
   std::optional<std::string> prompt, prompt_file;
-  std::string system, tools_file;
-  bool think = false, raw = false, json = false, ignore_eos = false;
+  std::string system, tools_file, schema_file, why_backend;
+  bool think = false, raw = false, json = false, ignore_eos = false, no_stats = false, no_history = false;
   ProcessesFlags processes;
-  int max_new_tokens = 0;
+  int max_new_tokens = 0, min_new_tokens = 0;
+  std::vector<std::string> stop, logit_bias;
   RequestSampling sampling;
 };
 
 constexpr const char* kRunAbout =
     "Answers one prompt, or chats where there is no prompt and standard input is a terminal.\n\n"
+    "gemma4 run MODEL \"What is this?\" -i photo.jpg\n"
+    "echo question | gemma4 run MODEL          what is piped in is the prompt\n"
+    "cat notes | gemma4 run MODEL -p Summarise  or is put after it (at most 64 MiB; not with --raw-prompt or "
+    "--one-process-per-gpu)\n\n"
     "Standard output carries the answer and nothing else: its text, and each tool call as one line of JSON\n"
     "({\"tool_call\": {\"name\": ..., \"arguments\": {...}}}). Thoughts, progress and the report go to standard "
     "error.\n"
-    "Exit codes: 0 answered, 2 bad input, 3 the device failed.";
+    "Exit codes: 0 answered, 1 the answer is not what --schema asks for, 2 bad input, 3 the device failed.";
 
-void add_flags(CommandLine& line, RunFlags& flags) {
-  add_engine_flags(line, flags.engine);
-  add_processes_flags(line, flags.processes);
-  line.option("--image,--image-path", flags.images,
+void add_prompt_flags(CommandLine& line, RunFlags& flags) {
+  line.option("MODEL", flags.first, "The checkpoint, in place of --model").file();
+  line.option("PROMPT", flags.second, "What to ask, in place of --prompt");
+  line.option("-i,--image,--image-path", flags.images,
               "A picture (JPEG, PNG, WebP, GIF, BMP, HEIC, AVIF), before the prompt; may be repeated")
+      .file()
       .may_repeat();
-  line.option("--prompt", flags.prompt, "What to ask");
+  line.option("-p,--prompt", flags.prompt, "What to ask");
   line.option("--prompt-file", flags.prompt_file, "A file that holds what to ask; - is standard input")
+      .file()
       .excludes("--prompt");
   line.option("--system", flags.system, "A system message");
-  line.option("--tools", flags.tools_file, "A JSON file with an array of tools, as OpenAI's API takes them");
+  line.option("--tools", flags.tools_file, "A JSON file with an array of tools, as OpenAI's API takes them").file();
+  line.option("--schema", flags.schema_file, "A file with a JSON schema: the answer is JSON that it describes").file();
   line.flag("--think", flags.think, "Let the model think first; thoughts go to standard error");
   line.option("--thinking-budget", flags.engine.thinking_budget,
               "Tokens that thoughts may take; then the answer begins. Without it: no limit")
       .not_negative();
   line.flag("--raw-prompt", flags.raw,
             "The prompt is the model's input as it stands: control tokens in it count, <|image|> is a picture");
+}
+
+void add_sampling_flags(CommandLine& line, RunFlags& flags) {
+  RequestSampling& sampling = flags.sampling;
+  line.option("--temperature", sampling.temperature, "0: always the likeliest token")
+      .between(0.0, static_cast<double>(kTemperatureMax));
+  line.option("--top-k", sampling.top_k, "Choose among this many; 0: all").not_negative();
+  line.option("--top-p", sampling.top_p, "Choose among the likeliest that make up this share").between(0.0, 1.0);
+  line.option("--min-p", sampling.min_p, "Drop tokens less likely than this share of the likeliest").between(0.0, 1.0);
+  line.option("--repetition-penalty", sampling.repetition_penalty, "Over prompt and answer; 1: none").positive();
+  line.option("--presence-penalty", sampling.presence_penalty, "Over the answer").between(-2.0, 2.0);
+  line.option("--frequency-penalty", sampling.frequency_penalty, "Over the answer").between(-2.0, 2.0);
+  line.option("--logit-bias", flags.logit_bias, "ID=BIAS: added to a token's logit, from -100 to 100; may be repeated")
+      .may_repeat();
+  line.option("--seed", sampling.seed, "Of the random choices; without it one is drawn and reported");
+  line.option("--stop", flags.stop, "The answer ends before this text; may be repeated").may_repeat();
   line.option("--max-new-tokens", flags.max_new_tokens, "Stop after this many; 0: when the context is full")
       .not_negative();
-  line.option("--temperature", flags.sampling.temperature, "0: always the likeliest token");
-  line.option("--top-k", flags.sampling.top_k, "Choose among this many; 0: all");
-  line.option("--top-p", flags.sampling.top_p, "Choose among the likeliest that make up this share");
-  line.option("--seed", flags.sampling.seed, "Of the random choices; without it one is drawn and reported");
+  line.option("--min-new-tokens", flags.min_new_tokens, "Do not stop before so many").not_negative();
   line.flag("--ignore-eos", flags.ignore_eos, "Do not stop at end tokens (for benchmarks)");
+}
+
+void add_flags(CommandLine& line, RunFlags& flags) {
+  line.option(kModelNames, flags.engine.model, kEngineModelHelp);
+  add_prompt_flags(line, flags);
+  add_sampling_flags(line, flags);
+  add_engine_flags(line, flags.engine);
+  add_processes_flags(line, flags.processes);
   line.flag("--json", flags.json, "Report as one line of JSON (on standard error)");
+  line.flag("--no-stats", flags.no_stats, "No report").excludes("--json");
+  line.flag("--no-history", flags.no_history, "A chat does not keep what is typed ($XDG_STATE_HOME/gemma4/history)");
+}
+
+// Words without a name: the model comes first, unless it has its name.
+void name_words(RunFlags& flags) {
+  std::optional<std::string>& prompt = flags.engine.model.empty() ? flags.second : flags.first;
+  if (flags.engine.model.empty()) {
+    if (!flags.first) throw Error("there is no model: gemma4 run MODEL, or --model MODEL");
+    flags.engine.model = *flags.first;
+  } else if (flags.second) {
+    throw Error("'" + *flags.second + "' was not expected: --model names the model, and the prompt is '" +
+                *flags.first + "' (put quotes around what holds spaces)");
+  }
+  if (!prompt) return;
+  if (flags.prompt || flags.prompt_file) {
+    throw Error("there are two prompts: '" + *prompt + "', and that of " +
+                (flags.prompt ? "--prompt" : "--prompt-file"));
+  }
+  flags.prompt = *prompt;
 }
 
 std::string checked_utf8(std::string text, const std::string& what) {
   if (!utf8_valid(text)) throw Error(what + " is not valid UTF-8");
   return text;
+}
+
+// A pipe that stays open and empty would be waited for without a word.
+void wait_for_stdin() {
+  pollfd input = {STDIN_FILENO, POLLIN, 0};
+  if (poll(&input, 1, 3000) == 0) {
+    std::fputs("gemma4: waiting for standard input, which is put after the prompt (</dev/null: nothing)\n", stderr);
+  }
 }
 
 std::string read_stdin() {
@@ -76,18 +140,40 @@ std::string read_stdin() {
     text.append(buffer, n);
     if (text.size() > kMost) throw Error("standard input is larger than " + std::to_string(kMost) + " bytes");
   }
-  return text;
+  return checked_utf8(std::move(text), "standard input");
+}
+
+// Whether something was piped in, or is read from a file: "gemma4 run ... < notes".
+bool stdin_is_piped() {
+  struct stat status = {};
+  return fstat(STDIN_FILENO, &status) == 0 &&
+         (S_ISFIFO(status.st_mode) || S_ISREG(status.st_mode) || S_ISSOCK(status.st_mode));
+}
+
+bool is_blank(const std::string& text) { return text.find_first_not_of(" \t\r\n") == std::string::npos; }
+
+std::string with_attachment(const std::string& prompt) {
+  wait_for_stdin();
+  const std::string text = read_stdin();
+  return is_blank(text) ? prompt : prompt + "\n\n" + text;
 }
 
 // The prompt; none for a chat.
 std::optional<std::string> prompt_text(const RunFlags& flags) {
-  if (flags.prompt) return checked_utf8(*flags.prompt, "the prompt");
+  std::optional<std::string> prompt;
+  if (flags.prompt) prompt = checked_utf8(*flags.prompt, "the prompt");
   if (flags.prompt_file) {
-    const std::string text = *flags.prompt_file == "-" ? read_stdin() : read_file_or_pipe(*flags.prompt_file);
-    return checked_utf8(text, "the prompt in " + *flags.prompt_file);
+    if (*flags.prompt_file == "-") return read_stdin();
+    prompt = checked_utf8(read_file_or_pipe(*flags.prompt_file), "the prompt in " + *flags.prompt_file);
   }
+  // A launcher of several processes gives them a pipe that stays open.
+  const bool attached = stdin_is_piped() && !flags.raw && !flags.processes.wanted;
+  if (prompt) return attached ? with_attachment(*prompt) : *prompt;
   if (isatty(STDIN_FILENO)) return std::nullopt;
-  throw Error("there is no prompt: give --prompt TEXT or --prompt-file FILE (without one, a terminal starts a chat)");
+  if (stdin_is_piped()) prompt = read_stdin();
+  if (prompt && !is_blank(*prompt)) return prompt;
+  throw Error(
+      "there is no prompt: give --prompt TEXT or --prompt-file FILE, or pipe it in (on a terminal a chat starts)");
 }
 
 // A raw prompt without placeholders for its pictures gets them in front, as in the chat template.
@@ -99,11 +185,31 @@ std::string place_images(const std::string& raw, size_t images) {
   return raw.substr(0, at) + places + raw.substr(at);
 }
 
+// "ID=BIAS"
+std::pair<int32_t, float> parse_bias(const std::string& text) {
+  int32_t id = 0;
+  float bias = 0;
+  const char *middle = text.data() + std::min(text.find('='), text.size()), *end = text.data() + text.size();
+  const auto read_id = std::from_chars(text.data(), middle, id);
+  if (read_id.ec == std::errc() && read_id.ptr == middle && middle != end) {
+    const auto read_bias = std::from_chars(middle + 1, end, bias);
+    if (read_bias.ec == std::errc() && read_bias.ptr == end) return {id, bias};
+  }
+  throw Error("--logit-bias is ID=BIAS, as 1234=-5, not " + text);
+}
+
 Request make_request(const RunFlags& flags, const std::optional<std::string>& prompt) {
   Request request;
   for (const std::string& path : flags.images) request.images.push_back(read_file(path, kMaxImageFileBytes));
   request.sampling = flags.sampling;
   request.max_new_tokens = flags.max_new_tokens;
+  request.min_new_tokens = flags.min_new_tokens;
+  request.stop = flags.stop;
+  for (const std::string& text : flags.logit_bias) request.sampling.logit_bias.push_back(parse_bias(text));
+  if (!flags.schema_file.empty()) {
+    request.format.type = ResponseFormat::kSchema;
+    request.format.schema = checked_utf8(read_file_or_pipe(flags.schema_file), flags.schema_file);
+  }
   request.ignore_eos = flags.ignore_eos;
   if (flags.raw) {
     if (!prompt) throw Error("--raw-prompt needs a prompt");
@@ -139,11 +245,11 @@ void report(const Engine& engine, const Answer& answer, bool json) {
   if (!json) {
     std::fprintf(
         stderr,
-        "[load %.2f s | images %.0f ms, %d tokens | prompt %d tokens, %d of them cached, %.0f tok/s | first token "
+        "[%s, load %.2f s | images %.0f ms, %d tokens | prompt %d tokens, %d of them cached, %.0f tok/s | first token "
         "%.0f ms | answer %d tokens, %.1f tok/s, %s | seed %llu | peak memory %.0f MiB, backend %.0f MiB]\n",
-        stats.load_ms / 1000, usage.image_ms, usage.image_tokens, usage.prompt_tokens, usage.cached_tokens,
-        prefill_rate, usage.first_token_ms, usage.generated_tokens, decode_rate, finish_name(answer.finish),
-        static_cast<unsigned long long>(usage.seed), peak_mb, device_mb);
+        engine.options().backend.c_str(), stats.load_ms / 1000, usage.image_ms, usage.image_tokens, usage.prompt_tokens,
+        usage.cached_tokens, prefill_rate, usage.first_token_ms, usage.generated_tokens, decode_rate,
+        finish_name(answer.finish), static_cast<unsigned long long>(usage.seed), peak_mb, device_mb);
     if (usage.drafts.wanted) {
       std::fprintf(stderr, "[drafts: %llu of %llu accepted in %llu rounds]\n",
                    static_cast<unsigned long long>(usage.drafts.accepted),
@@ -152,7 +258,8 @@ void report(const Engine& engine, const Answer& answer, bool json) {
     }
     return;
   }
-  nlohmann::ordered_json line = {{"load_ms", stats.load_ms},
+  nlohmann::ordered_json line = {{"backend", engine.options().backend},
+                                 {"load_ms", stats.load_ms},
                                  {"prepare_ms", usage.prepare_ms},
                                  {"image_ms", usage.image_ms},
                                  {"image_tokens", usage.image_tokens},
@@ -179,12 +286,44 @@ void report(const Engine& engine, const Answer& answer, bool json) {
   std::fprintf(stderr, "%s\n", line.dump().c_str());
 }
 
+// One short line after each answer of a chat.
+void report_turn(const Answer& answer) {
+  const TerminalStyle style = TerminalStyle::of(STDERR_FILENO);
+  const Usage& usage = answer.usage;
+  std::fprintf(stderr, "%s[prompt %d, %d of them cached | answer %d tokens, %.1f tok/s, %s | seed %llu]%s\n", style.dim,
+               usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens,
+               rate(usage.decode_steps, usage.decode_ms), finish_name(answer.finish),
+               static_cast<unsigned long long>(usage.seed), style.plain);
+}
+
+int chat(Engine& engine, const Request& request, const RunFlags& flags) {
+  ChatFlags chat_flags;
+  chat_flags.view.stats = !flags.no_stats;
+  if (!flags.no_history) chat_flags.history = LineHistory::default_file();
+  chat_flags.report = [&](const Answer& answer) { flags.json ? report(engine, answer, true) : report_turn(answer); };
+  return chat(engine, request, chat_flags);
+}
+
+// What the masks of a schema did not keep is said, and is a bad result.
+int check_answer(const Request& request, const Answer& answer) {
+  if (request.format.type != ResponseFormat::kSchema || !answer.tool_calls.empty()) return kExitOk;
+  if (answer.finish != Finish::kStop) {
+    std::fputs("gemma4: the answer was cut before its JSON was complete\n", stderr);
+    return kExitFailed;
+  }
+  WorkBudget budget("the check of the answer against its schema", {.steps = 1'000'000'000});
+  const std::vector<std::string> broken = check_json(answer.text, request.format.schema, budget);
+  for (const std::string& sentence : broken) std::fprintf(stderr, "gemma4: %s\n", sentence.c_str());
+  return broken.empty() ? kExitOk : kExitFailed;
+}
+
 int run(RunFlags& flags) {
   const std::optional<std::string> prompt = prompt_text(flags);
   const Request request = make_request(flags, prompt);
   flags.engine.image_budget_max = -1;               // reserve memory only for the sizes of the given images
   flags.engine.prefix_cache = !prompt.has_value();  // a single answer has no next turn
   const bool terminal = isatty(STDERR_FILENO) && !flags.json;
+  if (terminal && !flags.why_backend.empty()) report_backend(flags.engine, flags.why_backend);
   if (terminal) std::fprintf(stderr, "loading %s ...", flags.engine.model.c_str());
   handle_lost_pages(LostPages::kZeros);  // so that a chat on a terminal ends in order
   std::optional<Engine> opened;
@@ -195,13 +334,13 @@ int run(RunFlags& flags) {
     throw;
   }
   Engine& engine = *opened;
-  if (terminal) std::fputs("\r\033[K", stderr);
+  if (terminal) std::fputs(is_smart_terminal(STDERR_FILENO) ? "\r\033[K" : "\n", stderr);
   report_placement(engine.placement());
   if (!flags.raw) warn_of_template(engine);
-  if (!prompt) return chat(engine, request, [&](const Answer& answer) { report(engine, answer, flags.json); });
-  const Answer answer = print_answer(engine, request, true, nullptr);
-  report(engine, answer, flags.json);
-  return kExitOk;
+  if (!prompt) return chat(engine, request, flags);
+  const Answer answer = print_answer(engine, request, true, nullptr, TerminalStyle::of(STDERR_FILENO));
+  if (!flags.no_stats) report(engine, answer, flags.json);
+  return check_answer(request, answer);
 }
 
 }  // namespace
@@ -211,6 +350,8 @@ int run_command(int argc, char** argv) {
   CommandLine line("gemma4 run", kRunAbout);
   add_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
+  name_words(flags);
+  flags.why_backend = choose_backend(flags.engine);
   return run_on_rank_0(flags.processes, flags.engine, [&] { return run(flags); });
 }
 

@@ -68,6 +68,7 @@ void add_limits(CommandLine& line, ServeFlags& flags) {
 void add_flags(CommandLine& line, ServeFlags& flags) {
   flags.engine.max_seqs = 16;
   flags.engine.share_cache = false;
+  add_model_argument(line, flags.engine.model, kEngineModelHelp).required();
   add_engine_flags(line, flags.engine);
   add_processes_flags(line, flags.processes);
   ServerOptions& server = flags.server;
@@ -100,7 +101,7 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
   line.option("--api-key", flags.api_key,
               "Requests must carry it. Other users of this machine can see it here; "
               "prefer --api-key-file or GEMMA4_API_KEY");
-  line.option("--api-key-file", flags.api_key_file, "A file with one key on each line");
+  line.option("--api-key-file", flags.api_key_file, "A file with one key on each line").file();
   line.option("--cors-origin", server.cors_origins,
               "An origin (https://example.com) whose pages may use this server; * is all; may be repeated")
       .may_repeat();
@@ -305,6 +306,7 @@ int serve_command(int argc, char** argv) {
   CommandLine line("gemma4 serve", kServeAbout);
   add_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
+  choose_backend(flags.engine);  // report_start() says which
   return run_on_rank_0(flags.processes, flags.engine, [&] { return serve(flags); });
 }
 

@@ -13,6 +13,8 @@ namespace gemma4 {
 // Of the JSON text in a tool call: what the chat template takes.
 constexpr int kCallDepthMax = 100;
 
+std::string encode_base64(std::string_view bytes);
+
 // White space is allowed. Any other character outside the alphabet (standard or URL-safe) is an ApiError.
 std::string decode_base64(std::string_view text, const std::string& path);
 

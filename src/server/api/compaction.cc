@@ -19,19 +19,6 @@ constexpr const char* kQuestion =
     "found and decided, with the names of files, numbers, commands and results that are still needed; what failed; "
     "what is left to do, and what comes next. Write the summary only, and call no tools.";
 
-std::string base64(std::string_view bytes) {
-  static constexpr char kAlphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  out.reserve((bytes.size() + 2) / 3 * 4);
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    const size_t count = std::min<size_t>(3, bytes.size() - i);
-    uint32_t bits = 0;
-    for (size_t k = 0; k < 3; ++k) bits = bits << 8 | (k < count ? static_cast<uint8_t>(bytes[i + k]) : 0);
-    for (size_t k = 0; k < 4; ++k) out += k <= count ? kAlphabet[bits >> (18 - 6 * k) & 63] : '=';
-  }
-  return out;
-}
-
 bool is_blank(const std::string& text) { return text.find_first_not_of(" \t\r\n") == std::string::npos; }
 
 int64_t size_of(const Json& content) {
@@ -96,7 +83,7 @@ bool is_compaction_trigger(const Json& item) {
   return item.is_object() && item.value("type", Json()) == "compaction_trigger";
 }
 
-std::string seal_summary(const std::string& summary) { return base64(std::string(kSealMark) + summary); }
+std::string seal_summary(const std::string& summary) { return encode_base64(std::string(kSealMark) + summary); }
 
 std::string open_summary(const std::string& sealed, const std::string& path) {
   std::string text;

@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "base/utf8.h"
+#include "engine/check_request.h"
 
 namespace gemma4 {
 namespace {
@@ -57,7 +58,7 @@ ApiError openai_error_of(const ContextError& error) {
 
 void parse_sampling(Fields& body, Request& request) {
   RequestSampling& s = request.sampling;
-  if (const auto v = body.number("temperature", 0, 2)) s.temperature = static_cast<float>(*v);
+  if (const auto v = body.number("temperature", 0, kTemperatureMax)) s.temperature = static_cast<float>(*v);
   if (const auto v = body.number("top_p", 0, 1)) s.top_p = std::max(static_cast<float>(*v), kTopPLeast);
   if (const auto v = body.integer("top_k", -1, INT32_MAX)) s.top_k = static_cast<int>(std::max<int64_t>(*v, 0));
   if (const auto v = body.number("min_p", 0, 1)) s.min_p = static_cast<float>(*v);
@@ -91,8 +92,8 @@ bool thinking_wanted(const std::string& effort, const std::string& path, const s
   for (const char* some : {"minimal", "low", "medium", "high", "xhigh", "max"}) {
     if (effort == some) return true;
   }
-  fail_at(path, "must be " + also +
-                    "one of none, minimal, low, medium, high, xhigh, max (all but none let the model think)");
+  fail_at(path,
+          "must be " + also + "one of none, minimal, low, medium, high, xhigh, max (all but none let the model think)");
 }
 
 Json logprob_entry(const TokenLogprob& token) {

@@ -1,0 +1,183 @@
+// The words that a person types after gemma4: models and prompts without names, what is piped in, samplers, mistakes,
+// help and versions.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "base/json.h"
+#include "program_testing.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr const char* kSum = "What is 16 + 3?";
+constexpr const char* kSumAnswer = "16 + 3 = 19.\n";
+
+Ran ask(std::vector<std::string> words, const RunSetting& setting = {}) {
+  words.insert(words.begin(), "run");
+  words.insert(words.end(), {"--temperature", "0", "--max-seq-len", "512"});
+  return run_gemma4(words, setting);
+}
+
+void expect_refused(const std::vector<std::string>& words, const std::string& sentence,
+                    const RunSetting& setting = {}) {
+  const Ran ran = run_gemma4(words, setting);
+  EXPECT_EQ(ran.code, 2) << ran.err;
+  EXPECT_EQ(ran.out, "");
+  EXPECT_EQ(ran.err, "gemma4" + sentence + "\n");
+}
+
+TEST(RunWords, TheModelAndThePromptNeedNoNames) {
+  EXPECT_EQ(ask({kDemo, kSum}).out, kSumAnswer);
+  EXPECT_EQ(ask({kSum, "--model", kDemo}).out, kSumAnswer) << "the word beside --model is the prompt";
+  EXPECT_EQ(ask({"-m", kDemo, "-p", kSum}).out, kSumAnswer);
+  EXPECT_EQ(ask({"-m", kDemo, "-i", kImages + "002.png", "-p", "What is at the left?"}).out, "A pink circle.\n");
+  EXPECT_EQ(ask({"--model-dir", kDemo, kSum}).out, kSumAnswer);
+}
+
+TEST(RunWords, TwoOfOneAreRefused) {
+  expect_refused({"run", kDemo, kSum, "-p", "another"},
+                 std::string(": there are two prompts: '") + kSum + "', and that of --prompt");
+  expect_refused({"run", "-m", kDemo, "one", "two"},
+                 ": 'two' was not expected: --model names the model, and the prompt is 'one' (put quotes around what "
+                 "holds spaces)");
+  expect_refused({"run", kDemo, "What", "is", "it?"},
+                 " run: 'is' was not expected; 'it?' was not expected (put quotes around what holds spaces)");
+  expect_refused({"run", "-p", "Hi"}, ": there is no model: gemma4 run MODEL, or --model MODEL");
+}
+
+TEST(RunWords, WhatIsPipedInIsThePrompt) {
+  EXPECT_EQ(ask({kDemo}, {.input = std::string(kSum) + "\n"}).out, kSumAnswer);
+  for (const char* nothing : {"", " \n"}) {
+    const Ran ran = ask({kDemo}, {.input = nothing});
+    EXPECT_EQ(ran.code, 2);
+    EXPECT_NE(ran.err.find("there is no prompt"), std::string::npos) << ran.err;
+  }
+  EXPECT_EQ(ask({kDemo}, {.input = "caf\xe9"}).err, "gemma4: standard input is not valid UTF-8\n");
+}
+
+TEST(RunWords, WhatIsPipedInFollowsThePrompt) {
+  // The prompt's tokens are counted, because a raw prompt with the same text has as many.
+  const auto tokens = [](const Ran& ran) {
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    return nlohmann::json::parse(ran.err.substr(ran.err.rfind('{'))).at("prompt_tokens").get<int>();
+  };
+  const std::string notes = "The red square is left of the blue circle.";
+  const int whole = tokens(ask({kDemo, "-p", "Summarise\n\n" + notes, "--json", "--max-new-tokens", "1"}));
+  const int alone = tokens(ask({kDemo, "-p", "Summarise", "--json", "--max-new-tokens", "1"}));
+  ASSERT_GT(whole, alone);
+  EXPECT_EQ(tokens(ask({kDemo, "-p", "Summarise", "--json", "--max-new-tokens", "1"}, {.input = notes})), whole);
+  const Scratch scratch;
+  spill(scratch.path / "p", "Summarise");
+  EXPECT_EQ(
+      tokens(ask({kDemo, "--prompt-file", scratch.path / "p", "--json", "--max-new-tokens", "1"}, {.input = notes})),
+      whole);
+  EXPECT_EQ(tokens(ask({kDemo, "-p", "Summarise", "--json", "--max-new-tokens", "1"}, {.input = "\n"})), alone);
+  EXPECT_EQ(ask({kDemo, "-p", "Hi"}, {.input = "caf\xe9"}).err, "gemma4: standard input is not valid UTF-8\n");
+  EXPECT_EQ(ask({kDemo, "-p", "Hi"}, {.input = std::string((size_t{64} << 20) + 1, 'x')}).err,
+            "gemma4: standard input is larger than 67108864 bytes\n");
+}
+
+TEST(RunWords, SamplersOfTheServerAreFlags) {
+  const auto sampled = [](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"run", kTiny,          "the stars",  "--seed",    "7",   "--max-new-tokens",
+                                      "24",  "--ignore-eos", "--no-stats", "--backend", "ref", "--temperature",
+                                      "1.5"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Ran ran = run_gemma4(words);
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    return ran.out + ran.err;
+  };
+  const std::string free = sampled({});
+  EXPECT_EQ(sampled({}), free);
+  EXPECT_NE(sampled({"--min-p", "0.9"}), free);
+  EXPECT_NE(sampled({"--repetition-penalty", "50"}), free);
+  EXPECT_NE(sampled({"--presence-penalty", "2", "--frequency-penalty", "2"}), free);
+  EXPECT_NE(sampled({"--logit-bias", "100=100"}), free);
+  const Ran stopped = run_gemma4({"run", kDemo, kSum, "--temperature", "0", "--stop", " =", "--no-stats"});
+  EXPECT_EQ(stopped.out, "16 + 3\n") << stopped.err;
+  EXPECT_EQ(stopped.err, "") << "--no-stats leaves nothing to say";
+}
+
+TEST(RunWords, SamplersHaveTheServersBounds) {
+  const auto refused = [](const std::string& flag, const std::string& value, const std::string& why) {
+    expect_refused({"run", kDemo, "Hi", flag, value}, " run: " + flag + ": " + value + " is not " + why);
+  };
+  refused("--temperature", "2.5", "from 0 to 2");
+  refused("--temperature", "-1", "from 0 to 2");
+  refused("--min-p", "1.5", "from 0 to 1");
+  refused("--presence-penalty", "3", "from -2 to 2");
+  refused("--frequency-penalty", "-3", "from -2 to 2");
+  refused("--repetition-penalty", "0", "above zero");
+  expect_refused({"run", kDemo, "Hi", "--logit-bias", "12"}, ": --logit-bias is ID=BIAS, as 1234=-5, not 12");
+  expect_refused({"run", kDemo, "Hi", "--logit-bias", "a=1"}, ": --logit-bias is ID=BIAS, as 1234=-5, not a=1");
+}
+
+TEST(RunWords, ASchemaBindsTheAnswer) {
+  const Scratch scratch;
+  spill(
+      scratch.path / "schema.json",
+      R"({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": false})");
+  const std::string schema = scratch.path / "schema.json";
+  const Ran ran = ask({kDemo, kSum, "--schema", schema});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_TRUE(nlohmann::json::parse(ran.out).at("n").is_number_integer()) << ran.out;
+  const Ran cut = ask({kDemo, kSum, "--schema", schema, "--max-new-tokens", "2"});
+  EXPECT_EQ(cut.code, 1);
+  EXPECT_NE(cut.err.find("the answer was cut before its JSON was complete"), std::string::npos) << cut.err;
+  spill(scratch.path / "broken.json", "{");
+  EXPECT_EQ(ask({kDemo, kSum, "--schema", scratch.path / "broken.json"}).code, 2);
+  EXPECT_EQ(ask({kDemo, kSum, "--schema", "/no/such/schema"}).code, 2);
+}
+
+TEST(RunWords, MistypedWordsAreNamedInTheOrderTyped) {
+  expect_refused({"run", kDemo, "--promt", "Hi", "--imge", "x.png"},
+                 " run: there is no option --promt; did you mean --prompt?; there is no option --imge; did you mean "
+                 "--image?; 'x.png' was not expected (put quotes around what holds spaces)");
+  expect_refused({"serve", "--modle", kDemo}, " serve: there is no option --modle; did you mean --model?");
+  expect_refused({"quantise"}, ": there is no command 'quantise'; did you mean quantize?");
+}
+
+TEST(RunWords, VersionAndHelpHaveTheirUsualNames) {
+  const Ran version = run_gemma4({"--version"});
+  EXPECT_EQ(version.code, 0);
+  EXPECT_EQ(version.out.substr(0, 8), "gemma4 0") << version.out;
+  EXPECT_NE(version.out.find("\nbackends: "), std::string::npos);
+  EXPECT_NE(version.out.find("\nline editing: "), std::string::npos);
+  EXPECT_EQ(run_gemma4({"-V"}).out, version.out);
+  EXPECT_EQ(run_gemma4({"version"}).out, version.out);
+  const Ran help = run_gemma4({"help", "run"});
+  EXPECT_EQ(help.code, 0);
+  EXPECT_NE(help.out.find("--prompt-file"), std::string::npos);
+  EXPECT_EQ(help.out, run_gemma4({"run", "--help"}).out);
+  expect_refused({"help", "rnu"}, ": there is no command 'rnu'; did you mean run?");
+}
+
+// One name of the model in every command.
+TEST(RunWords, EveryCommandTakesTheModelAlike) {
+  for (const char* command : {"run", "serve", "quantize", "inspect", "export", "eval", "bench"}) {
+    const std::string help = run_gemma4({command, "--help"}).out;
+    EXPECT_NE(help.find("-m,--model,--model-dir,--prequantized,--bf16"), std::string::npos) << command << help;
+    EXPECT_NE(help.find("MODEL"), std::string::npos) << command;
+  }
+  const Ran inspected = run_gemma4({"inspect", "--model", kTiny, "--json"});
+  EXPECT_EQ(inspected.code, 0) << inspected.err;
+  EXPECT_EQ(inspected.out, run_gemma4({"inspect", kTiny, "--json"}).out);
+}
+
+// Without --backend: one that can run here, and that of an exported program.
+TEST(RunWords, TheBackendIsChosenWhereNoneIsNamed) {
+  const Ran ran = ask({kDemo, kSum, "--json"});
+  const std::string chosen = nlohmann::json::parse(ran.err).at("backend");
+  EXPECT_TRUE(chosen == "cpu" || chosen == "cuda") << chosen;
+  const Scratch scratch;
+  const std::string program = scratch.path / "program";
+  ASSERT_EQ(run_gemma4({"export", "--format", "program", kTiny, "--output", program, "--backend", "ref"}).code, 0);
+  const Ran exported = run_gemma4({"run", program, "the stars", "--max-new-tokens", "1", "--json"});
+  ASSERT_EQ(exported.code, 0) << exported.err;
+  EXPECT_EQ(nlohmann::json::parse(exported.err.substr(exported.err.rfind("{\"backend"))).at("backend"), "ref");
+  expect_refused({"run", kDemo, "Hi", "--backend", "gpu"}, " run: --backend: gpu not in {auto,cuda,cpu,ref}");
+}
+
+}  // namespace
+}  // namespace gemma4
