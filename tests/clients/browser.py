@@ -1,6 +1,8 @@
 """A real browser (Debian's chromium) on the page, for test_page*.py and tools/screenshots.py."""
+import atexit
 import base64
 import contextlib
+import functools
 import json
 import os
 
@@ -14,18 +16,34 @@ COUNTED = "9, 10, 11, 12, 13, 14, 15, 16, 17."
 LATE = 30000  # milliseconds; an answer on a busy machine
 
 
+expect.set_options(timeout=15000)
+
+
+@functools.cache
+def playwright():
+    """One for all tests, of all files."""
+    started = sync_playwright().start()
+    atexit.register(started.stop)
+    return started
+
+
+@functools.cache
+def shared_browser():
+    browser = playwright().chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    atexit.register(browser.close)
+    return browser
+
+
 @contextlib.contextmanager
 def launched(*options):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *options])
-        yield browser
-        browser.close()
+    browser = playwright().chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *options])
+    yield browser
+    browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser():
-    with launched() as browser:
-        yield browser
+    return shared_browser()
 
 
 def watch(page, url):

@@ -31,6 +31,12 @@ class Proxy:
                 pass
 
             def forward(self):
+                try:
+                    self.pass_on()
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True  # the client has left
+
+            def pass_on(self):
                 data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 body = None
                 if data:
@@ -54,8 +60,9 @@ class Proxy:
                 whole = b""
                 while piece := answer.read1(65536):
                     whole += piece
-                    for part in re.findall(rb".*?\n\n|.+", piece, re.S) if proxy.pause and self.command == "POST" else [piece]:
-                        time.sleep(proxy.pause if part is not piece else 0)
+                    slow = self.command == "POST" and proxy.pause
+                    for part in re.findall(rb".*?\n\n|.+", piece, re.S) if slow else [piece]:
+                        time.sleep(proxy.pause if slow else 0)
                         self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
                         self.wfile.flush()
                 self.wfile.write(b"0\r\n\r\n")

@@ -3,10 +3,11 @@
 import {bindComposer, cancelEdit, grow} from "./composer.js";
 import {bindConversationDialog} from "./conversation_dialog.js";
 import {$, make} from "./dom.js";
+import {libraries} from "./libraries.js";
 import {bindLog} from "./log.js";
 import {notice} from "./notices.js";
 import {askForKey, bindSettings, keyIsRight, takeSettings} from "./settings_dialog.js";
-import {headers, loadSettings} from "./settings.js";
+import {followSettings, headers, loadSettings} from "./settings.js";
 import {bindSidebar, closeSidebar, drop, openLast} from "./sidebar.js";
 import {listen, state, tell} from "./state.js";
 import {followTabs, keep, loadConversations, openStore} from "./store.js";
@@ -87,6 +88,7 @@ function markAllCut() {
 }
 
 async function start() {
+  $("licences").hidden = !Object.values(libraries).some((present) => present);
   loadSettings();
   bindSettings(loadModel);
   bindConversationDialog();
@@ -98,7 +100,8 @@ async function start() {
   listen("key", askForKey);
   await openStore();
   state.conversations = await loadConversations();
-  followTabs(runningAnswers, drop, takeSettings);
+  followTabs(runningAnswers, drop);
+  followSettings(takeSettings);
   openLast();
   addEventListener("pagehide", keepRunning);
   setTimeout(markAllCut, OTHERS_MS);

@@ -30,7 +30,9 @@ function entity(name) {
 // character before it. null: the rule does not hold here.
 const wordy = (character) => /[\p{L}\p{N}_]/u.test(character ?? "");
 const wrap = (name) => (found, depth) => [make(name, {}, ...inline(found[1], depth + 1))];
-const underscore = (name) => (found, depth, before, after) => (wordy(before) || wordy(after) ? null : wrap(name)(found, depth));
+// Names of Python stay as they are: snake_case, __init__.py, x.__init__().
+const isName = (before, after) => wordy(before) || before === "." || wordy(after[0]) || after[0] === "(" || (after[0] === "." && wordy(after[1]));
+const underscore = (name) => (found, depth, before, after) => (isName(before, after) ? null : wrap(name)(found, depth));
 
 const RULES = [
   [/(`+)([^`](?:[^]{0,4000}?[^`])?)\1(?!`)/y, (f) => [make("code", {textContent: f[2].replace(/^ (.*) $/s, "$1")})]],
@@ -76,10 +78,10 @@ export function inline(text, depth = 0) {
 }
 
 function apply(text, at, depth) {
-  for (const [pattern, make_] of RULES) {
+  for (const [pattern, build] of RULES) {
     pattern.lastIndex = at;
     const found = pattern.exec(text);
-    const made = found && make_(found, depth, text[at - 1], text[at + found[0].length]);
+    const made = found && build(found, depth, text[at - 1], text.slice(at + found[0].length, at + found[0].length + 2));
     if (made) return {made, length: found[0].length};
   }
   // A run of the same mark that opened nothing is passed as a whole: `__init__` stays as it is.

@@ -128,7 +128,8 @@ function assistantNode(conversation, message) {
     node.classList.toggle("busy", busy);
     patch(body, bodyNodes(message, busy));
     const stats = message.stats ? make("span", {className: "stats", textContent: message.stats}) : null;
-    actions.replaceChildren(...[...busy ? [] : answerActions(conversation, message), stats].filter((each) => each));
+    const possible = busy ? [versions(conversation, message)] : answerActions(conversation, message);
+    patch(actions, [...possible, stats].filter((each) => each));
   };
   node.update();
   return node;

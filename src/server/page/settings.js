@@ -1,7 +1,6 @@
 // What did the user choose, and which parameters of a request come of it? What is left empty is not sent: then the
 // checkpoint's own value holds.
 import {notice} from "./notices.js";
-import {tellSettings} from "./store.js";
 
 // Number parameters of /v1/chat/completions. `own`: how /v1/models calls the checkpoint's value.
 export const NUMBERS = [
@@ -37,10 +36,14 @@ export function loadSettings() {
   settings.version = DEFAULTS.version;
 }
 
+// Calls `action` when another tab has changed them.
+export function followSettings(action) {
+  addEventListener("storage", (event) => { if (event.key === STORED) action(); });
+}
+
 export function saveSettings() {
   try {
     localStorage.setItem(STORED, JSON.stringify(settings));
-    tellSettings();
   } catch (error) {
     notice("The settings could not be kept: " + error.message, {failed: true, key: "settings"});
   }

@@ -106,8 +106,6 @@ const SILENT = 75000;         // milliseconds; timers of hidden tabs may run onc
 
 export const isElsewhere = (message) => Date.now() - (elsewhere.get(message.id) ?? 0) < SILENT;
 
-export function tellSettings() { channel?.postMessage({type: "settings"}); }
-
 async function takeKept(id) {
   const record = await loadOne(id);
   if (!record) return;
@@ -129,15 +127,13 @@ function takeAnswer(id, message) {
   tell("running");
 }
 
-// `mine()` gives [conversation, message] of each answer that this tab writes, `removed(id)` drops a conversation, `changed()`
-// takes changed settings.
-export function followTabs(mine, removed, changed) {
+// `mine()` gives [conversation, message] of each answer that this tab writes, `removed(id)` drops a conversation.
+export function followTabs(mine, removed) {
   if (!channel) return;
   channel.onmessage = ({data}) => {
     if (data.type === "kept") takeKept(data.id);
     if (data.type === "answer") takeAnswer(data.id, data.message);
     if (data.type === "removed") data.ids.forEach(removed);
-    if (data.type === "settings") changed();
     if (data.type === "who") {
       for (const [conversation, message] of mine()) channel.postMessage({type: "answer", id: conversation.id, message});
     }
