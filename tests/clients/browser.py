@@ -13,10 +13,10 @@ from proxy import Proxy, cold
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 COUNTED = "9, 10, 11, 12, 13, 14, 15, 16, 17."
-LATE = 30000  # milliseconds; an answer on a busy machine
+LATE = int(os.environ.get("PAGE_TIMEOUT_MS", 30000))  # an answer on a busy machine
 
 
-expect.set_options(timeout=15000)
+expect.set_options(timeout=LATE // 2)
 
 
 @functools.cache
@@ -56,6 +56,7 @@ def watch(page, url):
 
 
 def visit(context, url, model="demo"):
+    context.set_default_timeout(LATE)
     page = context.new_page()
     watch(page, url)
     page.goto(url)

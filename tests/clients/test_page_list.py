@@ -119,7 +119,6 @@ def test_export_and_import_as_markdown(page):
     first, second = stored(page)
     for key in ("role", "text", "images", "documents", "thinking"):
         assert [m.get(key) for m in first["messages"]] == [m.get(key) for m in second["messages"]], key
-    page.evaluate("window.scrollTo(0, 0)")
 
 
 @pytest.mark.parametrize("name, data, why", [
@@ -151,9 +150,11 @@ def test_jump_to_the_end(page):
 def test_reading_above_is_not_disturbed(page):
     script(page, "\n\n".join(f"Paragraph {i}" for i in range(80)))
     ask(page, "Much.")
-    page.locator("#scroll").evaluate("(node) => { node.scrollTop = 100; }")
-    page.get_by_role("button", name="Copy the answer").evaluate("(node) => node.click()")
+    page.unroute("**/v1/chat/completions")
+    page.route("**/v1/chat/completions", lambda route: None)  # never answered
     say(page, "More.")
-    expect(page.locator(".message")).to_have_count(4)
-    page.wait_for_timeout(500)
+    expect(page.locator(".message.assistant.busy")).to_be_in_viewport()
+    page.locator("#scroll").evaluate("(node) => { node.scrollTop = 100; }")
+    page.get_by_role("button", name="Stop the answer").click()
+    expect(page.locator(".message.assistant .stats").last).to_have_text("stopped")
     assert page.locator("#scroll").evaluate("(node) => node.scrollTop") == 100

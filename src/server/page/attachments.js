@@ -1,6 +1,6 @@
 // What becomes of a file that is dropped, pasted or picked? A picture, a document's text, the pages of a document as
-// pictures, or a sentence that says why not. Every picture is decoded here first: one that cannot be would spoil each later
-// request of its conversation.
+// pictures, or a sentence that says why not. Every picture is decoded here first: one that cannot be would spoil each
+// later request of its conversation.
 import {make} from "./dom.js";
 import {notice} from "./notices.js";
 import {load} from "./rich.js";
@@ -26,7 +26,8 @@ function dataUrl(blob) {
 async function isOfType(file) {
   const head = new Uint8Array(await file.slice(0, 12).arrayBuffer());
   const text = String.fromCharCode(...head);
-  return (file.type === "image/png" && text.startsWith("\x89PNG")) || (file.type === "image/jpeg" && text.startsWith("\xff\xd8")) ||
+  return (file.type === "image/png" && text.startsWith("\x89PNG")) ||
+         (file.type === "image/jpeg" && text.startsWith("\xff\xd8")) ||
          (file.type === "image/webp" && text.startsWith("RIFF") && text.slice(8) === "WEBP");
 }
 
@@ -72,13 +73,18 @@ async function readPages(pdf, file) {
   const texts = [];
   for (let i = 1; i <= Math.min(pdf.numPages, PDF_PAGES_MAX); ++i) texts.push(await pageText(await pdf.getPage(i)));
   if (texts.some((text) => text)) {
-    if (pdf.numPages > PDF_PAGES_MAX) notice(`Of ${file.name} the first ${PDF_PAGES_MAX} pages are taken.`, {stays: true});
+    if (pdf.numPages > PDF_PAGES_MAX) {
+      notice(`Of ${file.name} the first ${PDF_PAGES_MAX} pages are taken.`, {stays: true});
+    }
     return {images: [], documents: [{name: file.name, text: texts.join("\n\n")}]};
   }
   if (!state.model?.vision) throw new Error("it has no text, and the model sees no pictures");
   const images = [];
-  for (let i = 1; i <= Math.min(pdf.numPages, PAGES_MAX); ++i) images.push({src: await pagePicture(await pdf.getPage(i))});
-  notice(`${file.name} has no text, so its pages are sent as pictures` + (pdf.numPages > PAGES_MAX ? `: the first ${PAGES_MAX}.` : "."));
+  for (let i = 1; i <= Math.min(pdf.numPages, PAGES_MAX); ++i) {
+    images.push({src: await pagePicture(await pdf.getPage(i))});
+  }
+  const which = pdf.numPages > PAGES_MAX ? `: the first ${PAGES_MAX}.` : ".";
+  notice(`${file.name} has no text, so its pages are sent as pictures${which}`);
   return {images, documents: []};
 }
 
@@ -109,7 +115,8 @@ async function readFile(file) {
   if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) return readPdf(file);
   const text = await readText(file);
   if (text === null) {
-    throw new Error(file.size > TEXT_MAX ? `it is larger than ${TEXT_MAX >> 20} MiB` : "it is neither a picture, a text nor a PDF file");
+    throw new Error(file.size > TEXT_MAX ? `it is larger than ${TEXT_MAX >> 20} MiB`
+                                         : "it is neither a picture, a text nor a PDF file");
   }
   if (!text.trim()) throw new Error("it is empty");
   return {images: [], documents: [{name: file.name, text}]};

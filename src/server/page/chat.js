@@ -1,11 +1,11 @@
-// The page: starts the parts and connects them. Conversations stay in this browser; answers come from /v1/chat/completions of
-// the same server.
+// The page: starts the parts and connects them. Conversations stay in this browser; answers come from
+// /v1/chat/completions of the same server.
 import {bindComposer, cancelEdit, grow} from "./composer.js";
 import {bindConversationDialog} from "./conversation_dialog.js";
 import {$, make} from "./dom.js";
 import {libraries} from "./libraries.js";
 import {bindLog} from "./log.js";
-import {notice} from "./notices.js";
+import {bindNotices, notice} from "./notices.js";
 import {askForKey, bindSettings, keyIsRight, takeSettings} from "./settings_dialog.js";
 import {followSettings, headers, loadSettings} from "./settings.js";
 import {bindSidebar, closeSidebar, drop, openLast} from "./sidebar.js";
@@ -19,18 +19,21 @@ const OTHERS_MS = 500;    // other tabs say within this time what they are writi
 
 const IDEAS = [
   {name: "Describe a picture", what: "Choose one, then send this", text: "What is in this picture?", picture: true},
-  {name: "Read what it says", what: "Numbers and words in a picture", text: "What does the text in this picture say?", picture: true},
+  {name: "Read what it says", what: "Numbers and words in a picture", text: "What does the text in this picture say?",
+   picture: true},
   {name: "Think it through", what: "With the thoughts shown, folded", text: "What is 23 + 18?"},
 ];
 
 function showIdeas() {
   const possible = IDEAS.filter((idea) => !idea.picture || state.model?.vision !== false);
-  $("ideas").replaceChildren(...possible.map(({name, what, text, picture}) => make("button", {type: "button", onclick: () => {
+  const take = ({text, picture}) => {
     $("prompt").value = text;
     grow();
     $("prompt").focus();
     if (picture) $("files").click();
-  }}, make("b", {textContent: name}), make("span", {textContent: what}))));
+  };
+  $("ideas").replaceChildren(...possible.map((idea) => make("button", {type: "button", onclick: () => take(idea)},
+    make("b", {textContent: idea.name}), make("span", {textContent: idea.what}))));
 }
 
 function showModel() {
@@ -40,8 +43,9 @@ function showModel() {
   $("attach").title = $("attach").getAttribute("aria-label");
   $("toy").hidden = !(parameters < TOY);
   if (parameters < TOY) {
-    $("toy").textContent = `This model is a toy of ${(parameters / 1e6).toFixed(1)} million parameters, made to show and test this program. ` +
-      "The demonstration model knows coloured shapes and digits in pictures, counting, spelling, small sums and tool calls, and little else.";
+    $("toy").textContent = `This model is a toy of ${(parameters / 1e6).toFixed(1)} million parameters, made to show ` +
+      "and test this program. The demonstration model knows coloured shapes and digits in pictures, counting, " +
+      "spelling, small sums and tool calls, and little else.";
   }
 }
 
@@ -96,6 +100,7 @@ async function start() {
   bindComposer();
   bindLog();
   bindViewer();
+  bindNotices();
   bindKeys();
   listen("key", askForKey);
   await openStore();

@@ -1,5 +1,5 @@
-// How is a message written? The box, what is attached, an earlier message that is edited, messages that wait their turn, and
-// how much of the context is in use.
+// How is a message written? The box, what is attached, an earlier message that is edited, messages that wait their
+// turn, and how much of the context is in use.
 import {readFiles} from "./attachments.js";
 import {addMessage, newId, parentOf, shownPath} from "./conversation.js";
 import {$, icon, iconButton, make} from "./dom.js";
@@ -42,8 +42,8 @@ function showAttached() {
     showAttached();
     $("prompt").focus();
   };
-  const remover = (label, kind, i) => make("button", {type: "button", className: "remove", "aria-label": label, title: label,
-                                                      onclick: without(kind, i)}, icon("close"));
+  const remover = (label, kind, i) => make("button", {
+    type: "button", className: "remove", "aria-label": label, title: label, onclick: without(kind, i)}, icon("close"));
   $("attached").replaceChildren(
     ...draft.images.map((image, i) => make("figure", {}, make("img", {src: image.src, alt: `Picture ${i + 1} to send`}),
                                            remover(`Remove picture ${i + 1}`, "images", i))),
@@ -107,10 +107,10 @@ export function joinToList(conversation) {
   if (!state.conversations.includes(conversation)) state.conversations.push(conversation);
 }
 
-async function ask(conversation, parent, message) {
+async function ask(conversation, parent, message, quiet = false) {
   const added = addMessage(conversation, parent, {role: "user", ...message});
   joinToList(conversation);
-  await answer(conversation, added);
+  await answer(conversation, added, quiet);
 }
 
 export async function submit() {
@@ -145,11 +145,11 @@ function dequeue(conversation, waiting) {
   conversation.touched = Date.now();
 }
 
-async function sendQueued(conversation, waiting) {
+async function sendQueued(conversation, waiting, quiet = false) {
   if (isBusy(conversation) || !conversation.queue.some((each) => each.id === waiting.id)) return;
   dequeue(conversation, waiting);
   const {id, ...message} = waiting;
-  await ask(conversation, shownPath(conversation).at(-1), message);
+  await ask(conversation, shownPath(conversation).at(-1), message, quiet);
 }
 
 export function queueNodes(conversation) {
@@ -175,7 +175,7 @@ export function queueNodes(conversation) {
 // After a whole answer the next message goes; after one that was stopped or failed the user decides.
 function ended(conversation, message) {
   const next = conversation.queue[0];
-  if (next && !message.state && !message.error && !conversation.removed) sendQueued(conversation, next);
+  if (next && !message.state && !message.error && !conversation.removed) sendQueued(conversation, next, true);
 }
 
 // ---- Drafts outlive a reload and a look at another conversation; what is attached, only the latter.
@@ -216,7 +216,8 @@ function meter() {
   if (!most) return;
   $("context-meter").max = most;
   $("context-meter").value = Math.min(total, most);
-  $("context-text").textContent = `${estimate ? "about " : ""}${total.toLocaleString("en")} of ${most.toLocaleString("en")} tokens`;
+  const [taken, all] = [total, most].map((n) => n.toLocaleString("en"));
+  $("context-text").textContent = `${estimate ? "about " : ""}${taken} of ${all} tokens`;
   $("context").classList.toggle("full", total > 0.9 * most);
 }
 
@@ -229,8 +230,13 @@ function bindFiles() {
   });
   let depth = 0;
   const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
-  document.addEventListener("dragenter", (event) => { if (carriesFiles(event)) { ++depth; $("drop").hidden = false; } });
-  document.addEventListener("dragleave", (event) => { if (carriesFiles(event) && --depth <= 0) { depth = 0; $("drop").hidden = true; } });
+  const entered = (change) => (event) => {
+    if (!carriesFiles(event)) return;
+    depth = Math.max(0, depth + change);
+    $("drop").hidden = depth === 0;
+  };
+  document.addEventListener("dragenter", entered(1));
+  document.addEventListener("dragleave", entered(-1));
   document.addEventListener("dragover", (event) => { if (carriesFiles(event)) event.preventDefault(); });
   document.addEventListener("drop", (event) => {
     depth = 0;

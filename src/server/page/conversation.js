@@ -1,5 +1,5 @@
-// What is a conversation? A tree of messages, of which one branch is shown. Messages are never taken out of it: an edit or
-// another answer is a new child of the same parent.
+// What is a conversation? A tree of messages, of which one branch is shown. Messages are never taken out of it: an
+// edit or another answer is a new child of the same parent.
 //
 // Conversation: {version, id, title, pinned, system, messages, chosen, queue, changed, touched}
 //   system   its own system prompt, or null for the one of the settings
@@ -28,7 +28,8 @@ export function upgraded(record) {
   if (record.version === VERSION) return record;
   let parent = null;
   const messages = (record.messages ?? []).map((old) => {
-    const message = {...old, id: newId(), parent, rev: 1, images: (old.images ?? []).map((src) => ({src})), documents: []};
+    const images = (old.images ?? []).map((src) => ({src}));
+    const message = {...old, id: newId(), parent, rev: 1, images, documents: []};
     parent = message.id;
     return message;
   });
@@ -52,9 +53,9 @@ export function choose(conversation, message) {
   conversation.touched = Date.now();
 }
 
-export const siblings = (conversation, message) => conversation.messages.filter((other) => other.parent === message.parent);
+export const siblings = ({messages}, message) => messages.filter((other) => other.parent === message.parent);
 
-export const parentOf = (conversation, message) => conversation.messages.find((other) => other.id === message.parent) ?? null;
+export const parentOf = ({messages}, message) => messages.find((other) => other.id === message.parent) ?? null;
 
 // The branch that is shown, from the first message on.
 export function shownPath(conversation) {

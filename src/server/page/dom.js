@@ -26,8 +26,8 @@ export function iconButton(name, label, onclick, properties = {}) {
               icon(name));
 }
 
-// Makes the children of `container` equal to `nodes`. What is equal already stays in place, and with it what is selected
-// and unfolded there.
+// Makes the children of `container` equal to `nodes`. What is equal already stays in place, and with it what is
+// selected and unfolded there.
 export function patch(container, nodes) {
   nodes.forEach((node, i) => {
     const old = container.childNodes[i];

@@ -1,12 +1,13 @@
-// How does a line of Markdown become nodes: emphasis, code, links, formulas? What the model writes becomes text nodes and a
-// fixed set of elements, never HTML.
+// How does a line of Markdown become nodes: emphasis, code, links, formulas? What the model writes becomes text nodes
+// and a fixed set of elements, never HTML.
 import {make} from "./dom.js";
 import {formula} from "./rich.js";
 
 const SAFE_LINK = /^(https?:\/\/|mailto:)/i;
 const SAFE_PICTURE = /^data:image\/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]+$/;
-const ENTITIES = {nbsp: "\u00a0", amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", copy: "©", deg: "°", times: "×", middot: "·",
-                  ndash: "–", mdash: "—", hellip: "…", rarr: "→", larr: "←", le: "≤", ge: "≥", ne: "≠", plusmn: "±"};
+const ENTITIES = {nbsp: "\u00a0", amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", copy: "©", deg: "°", times: "×",
+                  middot: "·", ndash: "–", mdash: "—", hellip: "…", rarr: "→", larr: "←", le: "≤", ge: "≥", ne: "≠",
+                  plusmn: "±"};
 const DEPTH = 8;
 
 export function link(address, ...children) {
@@ -26,12 +27,13 @@ function entity(name) {
   return code > 31 && code <= 0x10ffff && !(code >= 0xd800 && code < 0xe000) ? String.fromCodePoint(code) : null;
 }
 
-// A rule: what it matches at a position (all are bounded, so that no text takes long), and what that becomes. `before` is the
-// character before it. null: the rule does not hold here.
+// A rule: what it matches at a position (all are bounded, so that no text takes long), and what that becomes. `before`
+// is the character before it. null: the rule does not hold here.
 const wordy = (character) => /[\p{L}\p{N}_]/u.test(character ?? "");
 const wrap = (name) => (found, depth) => [make(name, {}, ...inline(found[1], depth + 1))];
 // Names of Python stay as they are: snake_case, __init__.py, x.__init__().
-const isName = (before, after) => wordy(before) || before === "." || wordy(after[0]) || after[0] === "(" || (after[0] === "." && wordy(after[1]));
+const isName = (before, after) => wordy(before) || before === "." || wordy(after[0]) || after[0] === "(" ||
+  (after[0] === "." && wordy(after[1]));
 const underscore = (name) => (found, depth, before, after) => (isName(before, after) ? null : wrap(name)(found, depth));
 
 const RULES = [
@@ -39,7 +41,8 @@ const RULES = [
   [/\\\(([^]{1,2000}?)\\\)/y, (f) => formula(f[1], false, f[0])],
   [/\\\[([^]{1,4000}?)\\\]/y, (f) => formula(f[1], true, f[0])],
   [/\$\$([^$]{1,4000}?)\$\$/y, (f) => formula(f[1], true, f[0])],
-  [/\$(?=[^\s$])([^$\n]{0,1000}?[^\s$\\])\$(?![\d$])/y, (f, depth, before) => (wordy(before) ? null : formula(f[1], false, f[0]))],
+  [/\$(?=[^\s$])([^$\n]{0,1000}?[^\s$\\])\$(?![\d$])/y,
+   (f, depth, before) => (wordy(before) ? null : formula(f[1], false, f[0]))],
   [/\\([\\`*_{}[\]()#+\-.!~|>$<&])/y, (f) => [f[1]]],
   [/\*\*\*(?=\S)([^]{0,4000}?[^\s*])\*\*\*(?!\*)/y, (f, depth) => [make("strong", {}, ...wrap("em")(f, depth))]],
   [/\*\*(?=\S)([^]{0,4000}?\S)\*\*(?!\*(?!\*))/y, wrap("strong")],
@@ -47,7 +50,8 @@ const RULES = [
   [/~~(?=\S)([^]{0,4000}?\S)~~/y, wrap("s")],
   [/\*(?=[^\s*])((?:[^*]|\*\*){0,4000}?[^\s*])\*(?!\*)/y, wrap("em")],
   [/_(?=[^\s_])([^]{0,4000}?[^\s_])_(?!_)/y, underscore("em")],
-  [/!\[([^\]\n]{0,1000})\]\(\s*<?([^\s()<>]+(?:\([^\s()<>]*\)[^\s()<>]*)?)>?(?:\s+"[^"\n]*")?\s*\)/y, (f) => [picture(f[1], f[2])]],
+  [/!\[([^\]\n]{0,1000})\]\(\s*<?([^\s()<>]+(?:\([^\s()<>]*\)[^\s()<>]*)?)>?(?:\s+"[^"\n]*")?\s*\)/y,
+   (f) => [picture(f[1], f[2])]],
   [/\[([^\]\n]{1,1000})\]\(\s*<?([^\s()<>]+(?:\([^\s()<>]*\)[^\s()<>]*)?)>?(?:\s+"[^"\n]*")?\s*\)/y,
    (f, depth) => [link(f[2], ...inline(f[1], depth + 1))]],
   [/<(https?:\/\/[^\s<>]{1,2000})>/y, (f) => [link(f[1], f[1])]],
@@ -55,7 +59,7 @@ const RULES = [
    (f, depth, before) => (wordy(before) ? null : [link(f[0], f[0])])],
   [/<br\s*\/?>/iy, () => [make("br")]],
   [/<(sub|sup|kbd|mark)>([^<]{1,500})<\/\1>/iy, (f, depth) => [make(f[1].toLowerCase(), {}, ...inline(f[2], depth + 1))]],
-  [/&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-z]{2,8});/y, (f) => { const text = entity(f[1]); return text === null ? null : [text]; }],
+  [/&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-z]{2,8});/y, (f) => (entity(f[1]) === null ? null : [entity(f[1])])],
 ];
 const STARTS = /[`\\$*_~![<h&]/g;
 

@@ -20,8 +20,8 @@ function showJump() { $("jump").hidden = nearEnd() || !$("log").children.length;
 
 let shown = null;  // the conversation on the screen
 
-// `anchor`: a message that shall stay in sight.
-function show(anchor) {
+// `anchor`: a message that shall be in sight; `focus`: the way to its other versions is at hand.
+function show({anchor = null, focus = false} = {}) {
   const conversation = state.current;
   const follow = shown !== conversation || nearEnd();
   const before = $("scroll").scrollTop;
@@ -37,7 +37,7 @@ function show(anchor) {
   shown = conversation;
   if (anchor) {
     $("log").querySelector(`[data-id="${anchor.id}"]`)?.scrollIntoView({block: "nearest"});
-    $("log").querySelector(`[data-id="${anchor.id}"] .versions button:not(:disabled)`)?.focus();
+    if (focus) $("log").querySelector(`[data-id="${anchor.id}"] .versions button:not(:disabled)`)?.focus();
   } else if (follow) {
     toEnd();
   } else {

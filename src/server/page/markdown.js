@@ -12,6 +12,7 @@ const DEPTH = 8;
 
 const indent = (line) => /^\s*/.exec(line)[0].length;
 const blank = (line) => !line.trim();
+const HEADING_OR_QUOTE = /^\s*(#{1,6}\s|>)/;
 
 function withBreaks(text) {
   return text.split("\n").flatMap((line, i) => (i ? [make("br"), ...inline(line)] : inline(line)));
@@ -63,7 +64,7 @@ function itemLength(source, from, base) {
     if (blank(line)) {
       const next = source.slice(i).find((l) => !blank(l));
       if (next === undefined || indent(next) < base + 2) return i - from;
-    } else if (!deep && (ITEM.test(line) || mark || /^\s*(#{1,6}\s|>)/.test(line) || RULE.test(line) || blank(source[i - 1]))) {
+    } else if (!deep && (mark || [ITEM, HEADING_OR_QUOTE, RULE].some((each) => each.test(line)) || blank(source[i - 1]))) {
       return i - from;
     } else if (mark) {
       fence = mark;
@@ -162,8 +163,9 @@ function blocks(source, depth, tight = false) {
     } else if (isTable(source, i)) {
       nodes.push(table(take((l) => l.includes("|"))));
     } else {
-      const text = take((l, n) => !blank(l) && !FENCE.test(l) && !/^\s*(#{1,6}\s|>)/.test(l) && !ITEM.test(l) && !RULE.test(l) &&
-                                  !MATH.test(l) && !isTable(source, n)).map((l) => l.trimStart()).join("\n");
+      const goesOn = (l, n) => !blank(l) && !isTable(source, n) &&
+        ![FENCE, HEADING_OR_QUOTE, ITEM, RULE, MATH].some((each) => each.test(l));
+      const text = take(goesOn).map((l) => l.trimStart()).join("\n");
       if (tight) nodes.push(...withBreaks(text)); else nodes.push(make("p", {}, ...withBreaks(text)));
     }
   }

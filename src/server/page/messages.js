@@ -17,7 +17,7 @@ function versions(conversation, message) {
   const go = (to) => () => {
     choose(conversation, all[to]);
     keep(conversation);
-    tell("show", all[to]);
+    tell("show", {anchor: all[to], focus: true});
     announce(`Version ${to + 1} of ${all.length}`);
   };
   return make("span", {className: "versions"},
@@ -26,14 +26,16 @@ function versions(conversation, message) {
     iconButton("forward", "Later version", go(at + 1), {disabled: at === all.length - 1}));
 }
 
-export function documentButton(document_, label) {
-  return make("button", {type: "button", className: "document", "aria-label": label, onclick: () => viewDocument(document_)},
-              icon("document"), make("span", {textContent: document_.name}));
+export function documentButton(file, label) {
+  const onclick = () => viewDocument(file);
+  return make("button", {type: "button", className: "document", "aria-label": label, onclick},
+              icon("document"), make("span", {textContent: file.name}));
 }
 
 function userAttachments(message) {
   const pictures = (message.images ?? []).map((image, i) => make("button", {
-    type: "button", className: image.refused ? "refused" : "", "aria-label": `Show picture ${i + 1} large` + (image.refused ? " (left out)" : ""),
+    type: "button", className: image.refused ? "refused" : "",
+    "aria-label": `Show picture ${i + 1} large` + (image.refused ? " (left out)" : ""),
     onclick: () => viewPicture(image.src, `Picture ${i + 1} that you sent`)},
     make("img", {src: image.src, alt: `Picture ${i + 1} that you sent`})));
   const documents = (message.documents ?? []).map((each) => documentButton(each, "Show " + each.name));
@@ -41,7 +43,8 @@ function userAttachments(message) {
 }
 
 export function userNode(conversation, message) {
-  return make("article", {className: "message user", "data-id": message.id}, make("h2", {className: "sr-only", textContent: "You"}),
+  return make("article", {className: "message user", "data-id": message.id},
+    make("h2", {className: "sr-only", textContent: "You"}),
     userAttachments(message),
     message.text ? make("div", {className: "bubble", textContent: message.text}) : null,
     make("div", {className: "actions"}, versions(conversation, message),
@@ -87,7 +90,8 @@ function bodyNodes(message, busy) {
   }
   for (const call of message.calls || []) nodes.push(toolNode(message, call));
   if (busy && !message.text && !message.thinking && !message.calls?.length) {
-    nodes.push(make("span", {className: "typing", role: "img", "aria-label": "The answer is on its way"}, make("i"), make("i"), make("i")));
+    nodes.push(make("span", {className: "typing", role: "img", "aria-label": "The answer is on its way"},
+                    make("i"), make("i"), make("i")));
   }
   if (message.error) nodes.push(make("div", {className: "failed", role: "alert", textContent: message.error}));
   return nodes;
@@ -99,7 +103,9 @@ async function sendResults(conversation, message) {
   await answer(conversation, message);
 }
 
-function textButton(label, onclick) { return make("button", {type: "button", className: "small", textContent: label, onclick}); }
+function textButton(label, onclick) {
+  return make("button", {type: "button", className: "small", textContent: label, onclick});
+}
 
 function answerActions(conversation, message) {
   const actions = [];

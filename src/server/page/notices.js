@@ -5,8 +5,10 @@ const SHORT = 6000, WITH_ACTION = 12000;  // milliseconds; what failed stays unt
 
 // `action`: {label, run}. A notice replaces an earlier one of the same `key`.
 export function notice(text, {failed = false, action = null, key = text, stays = failed} = {}) {
-  for (const old of [...$("notices").children]) if (old.dataset.key === key) old.remove();
-  const node = make("div", {className: "notice" + (failed ? " failed" : ""), role: failed ? "alert" : "status", "data-key": key},
+  const place = document.querySelector("dialog[open] .notices") ?? $("notices");  // what a dialog covers is not seen
+  for (const old of document.querySelectorAll(".notice")) if (old.dataset.key === key) old.remove();
+  const role = failed ? "alert" : "status";
+  const node = make("div", {className: "notice" + (failed ? " failed" : ""), role, "data-key": key},
                     make("p", {textContent: text}));
   const close = () => node.remove();
   if (action) {
@@ -14,10 +16,17 @@ export function notice(text, {failed = false, action = null, key = text, stays =
                                 onclick: () => { close(); action.run(); }}));
   }
   node.append(iconButton("close", "Close this notice", close));
-  $("notices").append(node);
-  while ($("notices").children.length > 4) $("notices").firstChild.remove();
+  place.append(node);
+  while (place.children.length > 4) place.firstChild.remove();
   if (!stays) setTimeout(close, action ? WITH_ACTION : SHORT);
   return close;
+}
+
+// What a dialog said stays after it.
+export function bindNotices() {
+  for (const dialog of document.querySelectorAll("dialog")) {
+    dialog.addEventListener("close", () => $("notices").append(...dialog.querySelectorAll(".notice")));
+  }
 }
 
 // For screen readers alone: what everybody else sees anyway.

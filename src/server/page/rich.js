@@ -1,5 +1,6 @@
-// How do formulas and code get their looks? KaTeX and highlight.js, where the program was built with them, give HTML. It is
-// not trusted: it is read into a document of its own, and only elements and attributes that are named here are copied.
+// How do formulas and code get their looks? KaTeX and highlight.js, where the program was built with them, give HTML.
+// It is not trusted: it is read into a document of its own, and only elements and attributes that are named here are
+// copied.
 import {make} from "./dom.js";
 import {libraries} from "./libraries.js";
 import {tell} from "./state.js";
@@ -12,7 +13,8 @@ export function load(name) {
   if (!libraries[name]) return Promise.reject(new Error("the program was built without it"));
   if (!loads.has(name)) {
     loads.set(name, Promise.all(SOURCES[name].map((address) => new Promise((resolve, reject) => {
-      const node = address.endsWith(".css") ? make("link", {rel: "stylesheet", href: address}) : make("script", {src: address});
+      const node = address.endsWith(".css") ? make("link", {rel: "stylesheet", href: address})
+                                            : make("script", {src: address});
       node.onload = resolve;
       node.onerror = () => reject(new Error(address + " could not be loaded"));
       document.head.append(node);
@@ -29,12 +31,12 @@ function ready(name, there) {
 }
 
 const HTML = new Set(["SPAN"]);
-const OTHER = new Set(["svg", "path", "line", "math", "semantics", "annotation", "mrow", "mi", "mo", "mn", "ms", "mtext", "mspace",
-  "msup", "msub", "msubsup", "mfrac", "msqrt", "mroot", "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mlabeledtr",
-  "mstyle", "mpadded", "mphantom", "menclose", "mmultiscripts", "mprescripts", "none"]);
-const ATTRIBUTES = new RegExp("^(class|aria-hidden|viewBox|width|height|preserveAspectRatio|d|[xy][12]|stroke-width|encoding|display|" +
-  "math\\w+|stretchy|fence|separator|[lr]space|m(in|ax)size|(column|row)(align|spacing|lines)|linethickness|scriptlevel|displaystyle|" +
-  "accent(under)?|depth|voffset|movablelimits|symmetric|largeop|notation|side)$");
+const OTHER = new Set(["svg", "path", "line", "math", "semantics", "annotation", "mrow", "mi", "mo", "mn", "ms", "mtext",
+  "mspace", "msup", "msub", "msubsup", "mfrac", "msqrt", "mroot", "munder", "mover", "munderover", "mtable", "mtr", "mtd",
+  "mlabeledtr", "mstyle", "mpadded", "mphantom", "menclose", "mmultiscripts", "mprescripts", "none"]);
+const ATTRIBUTES = new RegExp("^(class|aria-hidden|viewBox|width|height|preserveAspectRatio|d|[xy][12]|stroke-width|" +
+  "encoding|display|math\\w+|stretchy|fence|separator|[lr]space|m(in|ax)size|(column|row)(align|spacing|lines)|" +
+  "linethickness|scriptlevel|displaystyle|accent(under)?|depth|voffset|movablelimits|symmetric|largeop|notation|side)$");
 
 function copied(node) {
   if (node.nodeType === Node.TEXT_NODE) return node.data;
@@ -81,7 +83,8 @@ export function formula(tex, display, source) {
   });
   if (html === null) return plain();
   const nodes = safeCopy(html);
-  return display ? [make("span", {className: "display", tabIndex: 0, role: "group", "aria-label": "Formula"}, ...nodes)] : nodes;
+  if (!display) return nodes;
+  return [make("span", {className: "display", tabIndex: 0, role: "group", "aria-label": "Formula"}, ...nodes)];
 }
 
 export function coloured(code, language) {

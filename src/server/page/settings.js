@@ -12,14 +12,15 @@ export const NUMBERS = [
   {name: "presence_penalty", label: "Presence penalty", min: -2, max: 2, step: "any", otherwise: "off"},
   {name: "frequency_penalty", label: "Frequency penalty", min: -2, max: 2, step: "any", otherwise: "off"},
   {name: "seed", label: "Seed", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, otherwise: "another each time"},
-  {name: "max_tokens", label: "Longest answer, in tokens", min: 1, max: 100000000, step: 1, otherwise: "as long as it takes"},
+  {name: "max_tokens", label: "Longest answer, in tokens", min: 1, max: 100000000, step: 1,
+   otherwise: "as long as it takes"},
 ];
 export const BUDGET = {name: "thinking_budget", label: "Longest thought, in tokens", min: 1, max: 100000000, step: 1,
                        otherwise: "no limit"};
 export const EFFORTS = ["minimal", "low", "medium", "high", "xhigh", "max"];
 
-const DEFAULTS = {version: 2, system: "", image_budget: "", tools: "", schema: "", stop: "", effort: "", key: "", think: false,
-                  theme: "auto", ...Object.fromEntries([...NUMBERS, BUDGET].map(({name}) => [name, ""]))};
+const DEFAULTS = {version: 2, system: "", image_budget: "", tools: "", schema: "", stop: "", effort: "", key: "",
+                  think: false, theme: "auto", ...Object.fromEntries([...NUMBERS, BUDGET].map(({name}) => [name, ""]))};
 const STORED = "gemma4-settings";
 
 export const settings = {...DEFAULTS};
@@ -31,7 +32,8 @@ export function loadSettings() {
   if (!stored.version && Number(stored.temperature) === 1) delete stored.temperature;
   if (!stored.version && Number(stored.top_p) === 0.95) delete stored.top_p;
   for (const [name, value] of Object.entries(DEFAULTS)) {
-    settings[name] = typeof stored[name] === typeof value ? stored[name] : typeof stored[name] === "number" ? String(stored[name]) : value;
+    const found = typeof stored[name] === "number" && typeof value === "string" ? String(stored[name]) : stored[name];
+    settings[name] = typeof found === typeof value ? found : value;
   }
   settings.version = DEFAULTS.version;
 }
@@ -50,7 +52,8 @@ export function saveSettings() {
 }
 
 export function resetSettings() {
-  for (const name of Object.keys(DEFAULTS)) if (!["key", "theme", "system"].includes(name)) settings[name] = DEFAULTS[name];
+  const {key, theme, system} = settings;
+  Object.assign(settings, DEFAULTS, {key, theme, system});
   saveSettings();
 }
 
@@ -60,14 +63,16 @@ export function problemOf(name, value) {
   const number = [...NUMBERS, BUDGET].find((each) => each.name === name);
   if (number) {
     const given = Number(value);
-    if (!Number.isFinite(given) || (number.step === 1 && !Number.isInteger(given))) return "This is no " + (number.step === 1 ? "whole " : "") + "number.";
+    const whole = number.step === 1;
+    if (!Number.isFinite(given) || (whole && !Number.isInteger(given))) return `This is no ${whole ? "whole " : ""}number.`;
     return given < number.min || given > number.max ? `Between ${number.min} and ${number.max}.` : "";
   }
   if (name !== "tools" && name !== "schema") return "";
   try {
     const parsed = JSON.parse(value);
     if (name === "tools" && !Array.isArray(parsed)) return "This is no JSON array.";
-    if (name === "schema" && (typeof parsed !== "object" || parsed === null || Array.isArray(parsed))) return "This is no JSON object.";
+    const isObject = typeof parsed === "object" && parsed !== null && !Array.isArray(parsed);
+    if (name === "schema" && !isObject) return "This is no JSON object.";
   } catch (error) {
     return "This is no JSON: " + error.message;
   }

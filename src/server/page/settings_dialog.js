@@ -58,7 +58,8 @@ export function askForKey() {
   $("key-note").hidden = false;
   $("key-note").textContent = wrong
     ? "The server does not take this key. Check it for missing characters, or ask whoever runs the server."
-    : "This server asks for an API key before it answers. Whoever started it chose the key (--api-key-file, --api-key or GEMMA4_API_KEY). It is kept in this browser alone.";
+    : "This server asks for an API key before it answers. Whoever started it chose the key (--api-key-file, --api-key " +
+      "or GEMMA4_API_KEY). It is kept in this browser alone.";
   $("s-key").setAttribute("aria-invalid", String(wrong));
   openSettings("s-key");
 }
@@ -128,7 +129,13 @@ export function bindSettings(loadModel) {
   }
   $("s-key").addEventListener("change", loadModel);
   $("open-settings").onclick = () => openSettings();
-  $("reset").onclick = () => { resetSettings(); fill(); applyThink(); tell("settings"); notice("The settings are as at first."); };
+  $("reset").onclick = () => {
+    resetSettings();
+    fill();
+    applyThink();
+    tell("settings");
+    notice("The settings are as at first.");
+  };
   $("think").onclick = () => { settings.think = !settings.think; applyThink(); saveSettings(); };
   $("theme").onclick = () => {
     const names = Object.keys(THEMES);

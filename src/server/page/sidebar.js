@@ -46,8 +46,9 @@ async function restore(conversations) {
 export async function removeConversations(conversations) {
   const dropped = conversations.map((conversation) => drop(conversation.id)).filter((each) => each);
   if (!dropped.length) return;
-  await remove(dropped.map((conversation) => conversation.id));
-  const what = dropped.length === 1 ? `“${dropped[0].title}” was deleted.` : `${dropped.length} conversations were deleted.`;
+  await remove(dropped);
+  const what = dropped.length === 1 ? `“${dropped[0].title}” was deleted.`
+                                    : `${dropped.length} conversations were deleted.`;
   notice(what, {action: {label: "Undo", run: () => restore(dropped)}});
 }
 
@@ -58,12 +59,15 @@ function matches(conversation, words) {
 
 function item(conversation) {
   const shown = conversation === state.current;
-  const marks = [conversation.pinned ? make("span", {className: "mark"}, icon("pin"), make("span", {className: "sr-only", textContent: "Pinned. "})) : null,
-    isBusy(conversation) ? make("span", {className: "mark writing"}, make("span", {className: "sr-only", textContent: "Being answered. "}))
-      : conversation.unread ? make("span", {className: "mark unread"}, make("span", {className: "sr-only", textContent: "New answer. "})) : null];
+  const mark = (kind, said, ...inside) =>
+    make("span", {className: "mark " + kind}, ...inside, make("span", {className: "sr-only", textContent: said + ". "}));
+  const marks = [];
+  if (conversation.pinned) marks.push(mark("pinned", "Pinned", icon("pin")));
+  if (isBusy(conversation)) marks.push(mark("writing", "Being answered"));
+  else if (conversation.unread) marks.push(mark("unread", "New answer"));
   return make("li", {className: shown ? "current" : ""},
-    make("button", {className: "open", type: "button", title: conversation.title, "aria-current": shown ? "true" : "false",
-                    onclick: () => { open(conversation); closeSidebar(); }},
+    make("button", {className: "open", type: "button", title: conversation.title,
+                    "aria-current": shown ? "true" : "false", onclick: () => { open(conversation); closeSidebar(); }},
          ...marks, make("span", {className: "name", textContent: conversation.title})),
     iconButton("more", "Options of the conversation " + conversation.title, () => openConversationDialog(conversation)),
     iconButton("trash", "Delete the conversation " + conversation.title, () => removeConversations([conversation])));

@@ -1,10 +1,11 @@
-// Where are conversations kept? In this browser's IndexedDB. Tabs tell each other what they kept over a BroadcastChannel.
+// Where are conversations kept? In this browser's IndexedDB. Tabs tell each other what they kept over a
+// BroadcastChannel.
 import {merge, upgraded} from "./conversation.js";
 import {state, tell} from "./state.js";
 import {notice} from "./notices.js";
 
-// "answers" has answers that are being written, {id, conversation, message}: the conversation with its pictures is too large
-// to be written every second.
+// "answers" has answers that are being written, {id, conversation, message}: the conversation with its pictures is too
+// large to be written every second.
 const STORES = ["conversations", "answers"];
 
 let database = null;
@@ -43,9 +44,10 @@ function transact(mode, action) {
 
 function failed(error) {
   const full = error?.name === "QuotaExceededError";
-  notice(full ? "The browser's storage for this page is full. What is new is not kept: delete conversations, or export this one."
-              : "This conversation could not be kept: " + (error?.message ?? "the browser does not say why") + ".",
-         {failed: true, key: "store"});
+  const why = full ? "The browser's storage for this page is full. What is new is not kept: delete conversations, or " +
+                     "export this one."
+                   : `This conversation could not be kept: ${error?.message ?? "the browser does not say why"}.`;
+  notice(why, {failed: true, key: "store"});
 }
 
 // All conversations, with what had come of answers that were cut.
@@ -93,9 +95,18 @@ export async function keepAnswer(conversation, message) {
   }
 }
 
-export async function remove(ids) {
-  await transact("readwrite", (conversations) => { for (const id of ids) conversations.delete(id); });
-  channel?.postMessage({type: "removed", ids});
+export async function remove(gone) {
+  try {
+    await transact("readwrite", (conversations, answers) => {
+      for (const {id, messages} of gone) {
+        conversations.delete(id);
+        for (const message of messages) answers.delete(message.id);
+      }
+    });
+    channel?.postMessage({type: "removed", ids: gone.map(({id}) => id)});
+  } catch (error) {
+    failed(error);
+  }
 }
 
 // ---- Other tabs.

@@ -102,8 +102,8 @@ function fail(path, message, error) {
   if (error instanceof NoKey) tell("key", message.error);
 }
 
-// Asks for `message`. Its text, where it has any, is the beginning.
-async function run(conversation, message) {
+// Asks for `message`. Its text, where it has any, is the beginning. `quiet`: who reads above is not taken to the end.
+async function run(conversation, message, quiet = false) {
   const path = pathTo(conversation, message);
   if (!message.text) path.pop();
   const own = {conversation, message, controller: new AbortController()};
@@ -112,12 +112,13 @@ async function run(conversation, message) {
   for (const key of ["error", "finish", "stats"]) delete message[key];
   await keep(conversation);
   tell("list");
-  if (state.current === conversation) tell("show");
+  if (state.current === conversation) tell("show", quiet ? {} : {anchor: message});
   tell("running");
   const beat = setInterval(() => keepAnswer(conversation, message), KEEP_EVERY);
   try {
-    const response = await fetch("v1/chat/completions", {method: "POST", headers: headers(), signal: own.controller.signal,
-                                                         body: JSON.stringify(requestBody(conversation, path))});
+    const body = JSON.stringify(requestBody(conversation, path));
+    const response = await fetch("v1/chat/completions", {method: "POST", headers: headers(), body,
+                                                         signal: own.controller.signal});
     if (!response.ok) throw await errorOf(response);
     await readEvents(response, receiver(own));
   } catch (error) {
@@ -129,7 +130,8 @@ async function run(conversation, message) {
   ++message.rev;
   conversation.changed = Date.now();
   await keep(conversation);
-  if (state.current === conversation) announce(message.error || (message.text ? "Gemma: " + message.text : "The answer is there."));
+  const heard = message.error || (message.text ? "Gemma: " + message.text : "The answer is there.");
+  if (state.current === conversation) announce(heard);
   else if (!conversation.removed) conversation.unread = true;
   tell("list");
   tell("ended", conversation, message);
@@ -137,9 +139,9 @@ async function run(conversation, message) {
 }
 
 // A new answer to `parent`, beside those that are there.
-export async function answer(conversation, parent) {
+export async function answer(conversation, parent, quiet = false) {
   if (isBusy(conversation)) return;
-  await run(conversation, addMessage(conversation, parent, {role: "assistant", thinking: "", calls: []}));
+  await run(conversation, addMessage(conversation, parent, {role: "assistant", thinking: "", calls: []}), quiet);
 }
 
 export async function answerAgain(conversation, message) {

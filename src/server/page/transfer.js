@@ -1,5 +1,5 @@
 // How do conversations leave this browser and come back? As JSON, whole; or as Markdown, the branch that is shown.
-import {addMessage, merge, newConversation, newId, shownPath, upgraded} from "./conversation.js";
+import {addMessage, merge, newConversation, newId, shownPath} from "./conversation.js";
 
 const FORMAT = "gemma4-conversations";
 const FILE_MAX = 512 << 20;  // bytes
@@ -15,8 +15,9 @@ export function toJson(conversations) {
 
 const SPEAKERS = {user: "## You", assistant: "## Gemma"};
 const OURS = /^\\*(## (You|Gemma)|<details><summary>Thought<\/summary>)$/;
-const escaped = (text) => text.split("\n").map((line) => (OURS.test(line) ? "\\" + line : line)).join("\n");
-const unescaped = (text) => text.split("\n").map((line) => (line.startsWith("\\") && OURS.test(line) ? line.slice(1) : line)).join("\n");
+const inLines = (text, change) => text.split("\n").map((line) => (OURS.test(line) ? change(line) : line)).join("\n");
+const escaped = (text) => inLines(text, (line) => "\\" + line);
+const unescaped = (text) => inLines(text, (line) => line.replace(/^\\/, ""));
 
 function fenced(kind, text) {
   const longest = Math.max(2, ...[...text.matchAll(/`+/g)].map((found) => found[0].length));
@@ -31,7 +32,8 @@ function markdownOf(message) {
   if (message.thinking) parts.push(`<details><summary>Thought</summary>\n\n${escaped(message.thinking)}\n\n</details>`);
   if (message.text) parts.push(escaped(message.text));
   for (const call of message.calls ?? []) {
-    parts.push(fenced("tool-call", JSON.stringify({name: call.name, arguments: call.arguments, result: call.result}, null, 1)));
+    const {name, arguments: given, result} = call;
+    parts.push(fenced("tool-call", JSON.stringify({name, arguments: given, result}, null, 1)));
   }
   return parts.join("\n\n");
 }
@@ -49,7 +51,8 @@ const CALL = /\n*(`{3,})tool-call\n([^]*?)\n\1\s*$/;
 function messageFrom(role, source) {
   const message = role === "user" ? {role, images: [], documents: []} : {role, thinking: "", calls: []};
   let rest = source.trim();
-  for (let found; role === "user" && (found = PICTURE.exec(rest) ?? FILE.exec(rest)); rest = rest.slice(found[0].length)) {
+  const attached = () => (role === "user" ? PICTURE.exec(rest) ?? FILE.exec(rest) : null);
+  for (let found; (found = attached()); rest = rest.slice(found[0].length)) {
     if (found[3] === undefined) message.images.push({src: found[1]});
     else message.documents.push({name: found[2], text: found[3]});
   }
@@ -61,7 +64,8 @@ function messageFrom(role, source) {
   for (let found; role === "assistant" && (found = CALL.exec(rest)); rest = rest.slice(0, found.index)) {
     try {
       const {name, arguments: given, result} = JSON.parse(found[2]);
-      message.calls.unshift({id: "call_" + newId(), name: String(name), arguments: String(given), result: String(result ?? "")});
+      message.calls.unshift({id: "call_" + newId(), name: String(name), arguments: String(given),
+                             result: String(result ?? "")});
       message.sent = true;
     } catch {
       break;  // it only looks like one of ours
@@ -99,25 +103,33 @@ const isDocument = (each) => isText(each?.name) && isText(each?.text);
 const isCall = (call) => [call?.id, call?.name, call?.arguments, call?.result].every(isText);
 const isOptional = (value, type) => value === undefined || typeof value === type;
 
+const isUsage = (usage) => Number.isFinite(usage?.prompt) && Number.isFinite(usage?.completion);
+
 function isMessage(message) {
   return isText(message?.id) && (message.parent === null || isText(message.parent)) && isText(message.text) &&
     ["user", "assistant"].includes(message.role) && Number.isFinite(message.rev) && isList(message.images, isPicture) &&
     isList(message.documents, isDocument) && isList(message.calls, isCall) &&
     ["thinking", "stats", "finish", "error", "state"].every((key) => isOptional(message[key], "string")) &&
-    isOptional(message.sent, "boolean") && (message.usage === undefined || (Number.isFinite(message.usage?.prompt) && Number.isFinite(message.usage?.completion)));
+    isOptional(message.sent, "boolean") && (message.usage === undefined || isUsage(message.usage));
 }
 
+const isWaiting = (waiting) => isText(waiting?.id) && isText(waiting.text) && isList(waiting.images, isPicture) &&
+  isList(waiting.documents, isDocument);
+
 function isConversation(each) {
-  return isText(each?.id) && isText(each.title) && (each.system === null || isText(each.system)) && typeof each.pinned === "boolean" &&
-    Number.isFinite(each.changed) && Number.isFinite(each.touched) && Array.isArray(each.messages) && each.messages.every(isMessage) &&
+  return isText(each?.id) && isText(each.title) && (each.system === null || isText(each.system)) &&
+    typeof each.pinned === "boolean" && Number.isFinite(each.changed) && Number.isFinite(each.touched) &&
+    Array.isArray(each.messages) && each.messages.every(isMessage) &&
     typeof each.chosen === "object" && each.chosen !== null && Object.values(each.chosen).every(isText) &&
-    isList(each.queue, (waiting) => isText(waiting?.id) && isText(waiting.text) && isList(waiting.images, isPicture) && isList(waiting.documents, isDocument));
+    Array.isArray(each.queue) && each.queue.every(isWaiting);
 }
 
 function fromJson(text) {
   const read = JSON.parse(text);
-  if (read?.format !== FORMAT || !Array.isArray(read.conversations)) throw new Error("it holds no conversations of this page");
-  const conversations = read.conversations.map((each) => (each?.version === undefined && Array.isArray(each?.messages) ? upgraded(each) : each));
+  if (read?.format !== FORMAT || !Array.isArray(read.conversations)) {
+    throw new Error("it holds no conversations of this page");
+  }
+  const {conversations} = read;
   if (!conversations.every(isConversation)) throw new Error("a conversation in it is damaged");
   for (const {messages} of conversations) {
     for (const message of messages) if (message.state === "running") message.state = "cut";
