@@ -407,5 +407,46 @@ TEST(Server, DraftsAreCountedAndChangeNoAnswer) {
   }
 }
 
+TEST_F(ServerTest, ModelsSayWhatThePageShows) {
+  const Json model = Json::parse(ask(server_->port(), "GET", "/v1/models/demo").body);
+  EXPECT_GT(model["parameters"], 7000000);
+  EXPECT_LT(model["parameters"], 8000000);
+  EXPECT_TRUE(model["weights"].is_string());
+  EXPECT_EQ(model["generation"], Json({{"temperature", 1.0}, {"top_p", 0.95}, {"top_k", 64}}));
+}
+
+TEST_F(ServerTest, FilesOfThePage) {
+  int found = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(SOURCE_DIR "/src/server/page")) {
+    const std::string name = entry.path().filename();
+    if (name == "libraries.js") continue;  // the build makes another
+    const Response served = ask(server_->port(), "GET", name == "index.html" ? "/" : "/" + name);
+    EXPECT_EQ(served.status, 200) << name;
+    EXPECT_EQ(served.body, read_file(entry.path())) << name;
+    ++found;
+  }
+  EXPECT_GT(found, 20);
+  EXPECT_NE(ask(server_->port(), "GET", "/libraries.js").body.find("export const libraries = {katex: "),
+            std::string::npos);
+}
+
+// A browser gets a page that says what to do, every other client the error as JSON.
+TEST_F(ServerTest, HostNameThatIsNotAllowed) {
+  const auto get = [&](const std::string& host, const std::string& accept) {
+    return ask(server_->port(), "GET", "/", "", {{"Host", host}, {"Accept", accept}});
+  };
+  const Response page = get("MyBox.test:8000", "text/html,application/xhtml+xml,*/*;q=0.8");
+  EXPECT_EQ(page.status, 403);
+  EXPECT_EQ(page.headers.at("content-type"), "text/html; charset=utf-8");
+  EXPECT_NE(page.body.find("gemma4 serve … --allow-host mybox.test<"), std::string::npos) << page.body;
+  EXPECT_NE(page.headers.at("content-security-policy").find("default-src 'none'"), std::string::npos);
+  const Response odd = get("a&b\"c", "text/html");
+  EXPECT_TRUE(odd.status == 400 || odd.body.find("--allow-host NAME<") != std::string::npos) << odd.body;
+  EXPECT_EQ(odd.body.find("a&b"), std::string::npos);
+  const Response json = get("mybox.test", "*/*");
+  EXPECT_EQ(json.status, 403);
+  EXPECT_EQ(Json::parse(json.body)["error"]["code"], "host_not_allowed");
+}
+
 }  // namespace
 }  // namespace gemma4

@@ -4,7 +4,7 @@
 # those for the tests of the terminal.
 set -eu
 packages="g++ cmake ninja-build pkg-config libhwy-dev nlohmann-json3-dev libcli11-dev libjpeg62-turbo-dev libpng-dev
-  libwebp-dev libgif-dev libheif-dev libcpp-httplib-dev libedit-dev"
+  libwebp-dev libgif-dev libheif-dev libcpp-httplib-dev libedit-dev libjs-katex libjs-highlight.js libjs-pdf"
 [ "${1:-}" = test ] && packages="$packages libgtest-dev libgmock-dev libbenchmark-dev python3 xz-utils"
 # make test-locks needs any clang; only one that is missing is installed.
 [ "${1:-}" = test ] && ! command -v clang++ >/dev/null && ! ls /usr/bin/clang++-* >/dev/null 2>&1 &&

@@ -63,6 +63,33 @@ bool same_secret(const std::string& given, const std::string& secret) {
   return difference == 0;
 }
 
+HttpResponse host_refusal_page(const HttpRequest& request) {
+  const std::string name = without_port(lower(request.header("host"))).substr(0, 253);
+  const bool plain = std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '.' || c == '-'; });
+  const std::string option = plain ? "--allow-host " + name : "--allow-host NAME";
+  HttpResponse response;
+  response.status = 403;
+  response.content_type = "text/html; charset=utf-8";
+  response.headers.emplace_back("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'");
+  response.body =
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
+      "<meta name=\"color-scheme\" content=\"light dark\"><title>Gemma 4: this name is not served</title></head>\n"
+      "<body><main><h1>This server does not answer under this name</h1>\n"
+      "<p>It has no API key, so it answers only under the names of its own machine. Otherwise a page of another site "
+      "could "
+      "use it.</p>\n<p>To allow this name, start the server with</p>\n<pre><code>gemma4 serve … " +
+      option +
+      "</code></pre>\n<p>or give it a key, which clients then need (<code>--api-key-file FILE</code>). On the machine "
+      "itself "
+      "<code>http://localhost</code> with the server's port works.</p></main></body></html>\n";
+  return response;
+}
+
+bool wants_html(const HttpRequest& request) {
+  return request.method == "GET" && lower(request.header("accept")).find("text/html") != std::string::npos;
+}
+
 std::optional<ApiError> check_access(const HttpRequest& request, const ServerOptions& options, bool open) {
   const std::string host = lower(request.header("host")), origin = request.header("origin");
   // Without keys, only being on this machine gives access. A page of another site could use that by letting its own
@@ -70,7 +97,8 @@ std::optional<ApiError> check_access(const HttpRequest& request, const ServerOpt
   if (options.api_keys.empty() && is_loopback(options.http.host) && !host.empty()) {
     const std::string name = without_port(host);
     if (!is_loopback(name) && !contains(options.allowed_hosts, name)) {
-      return ApiError(403, "the host name '" + name.substr(0, 100) + "' is not served; --allow-host would allow it");
+      return ApiError(403, "the host name '" + name.substr(0, 100) + "' is not served; --allow-host would allow it", "",
+                      kHostNotAllowed);
     }
   }
   if (!origin.empty() && !allowed_origin(origin, options)) {

@@ -10,8 +10,18 @@
 
 namespace gemma4 {
 
+// ApiError::code where the request's host name is not allowed.
+inline constexpr const char* kHostNotAllowed = "host_not_allowed";
+
 // The error if a request is refused. `open`: this route needs no key.
 std::optional<ApiError> check_access(const HttpRequest& request, const ServerOptions& options, bool open);
+
+// For a browser, in place of that error's JSON: a page that says with which option to start the server. The name comes
+// from the request, so one that has other characters than a host name's is not repeated.
+HttpResponse host_refusal_page(const HttpRequest& request);
+
+// Whether a browser shows the answer to a person.
+bool wants_html(const HttpRequest& request);
 
 // The API key that the request carries; "" if none is needed.
 std::string client_of(const HttpRequest& request, const ServerOptions& options);

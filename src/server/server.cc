@@ -62,7 +62,10 @@ Server::Impl::Impl(Engine& engine, const ServerOptions& options) : state(engine,
 std::optional<HttpResponse> Server::Impl::gate(const HttpRequest& request) {
   const auto refused = [&](const ApiError& error) { return finish(request, refuse(request, error)); };
   const Route* route = find_route(request, request.method == "OPTIONS");
-  if (const auto error = check_access(request, state.options, route != nullptr && route->open)) return refused(*error);
+  if (const auto error = check_access(request, state.options, route != nullptr && route->open)) {
+    if (error->code == kHostNotAllowed && wants_html(request)) return finish(request, host_refusal_page(request));
+    return refused(*error);
+  }
   if (route != nullptr) return std::nullopt;
   if (find_route(request, true)) {
     return refused(ApiError(405, "the method " + request.method + " does not go with " + request.path +

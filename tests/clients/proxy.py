@@ -2,21 +2,26 @@
 
 A toy model cannot act on thousands of tokens of instructions. So a test may add to requests what makes the answer usable: a
 `tool_choice`, a schema, the answer, a limit. Everything else passes unchanged, both ways. What was changed is printed, and all requests
-are kept for the test to look at.
+are kept for the test to look at. With a `pause` the events of streams come one by one, so many seconds apart, for what happens in the
+middle of an answer.
 """
 import http.client
 import http.server
 import json
+import re
 import threading
+import time
 
-HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
+# The page's origin is the proxy, which the server would not know.
+HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "origin"}
 
 
 class Proxy:
     """`change(path, body)` may change the body in place, and returns what it changed, in words, or None."""
 
-    def __init__(self, port, change=None):
+    def __init__(self, port, change=None, pause=0):
         self.requests, self.answers, self.changes = [], [], []
+        self.pause = pause
         proxy = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -26,6 +31,12 @@ class Proxy:
                 pass
 
             def forward(self):
+                try:
+                    self.pass_on()
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True  # the client has left
+
+            def pass_on(self):
                 data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 body = None
                 if data:
@@ -49,8 +60,11 @@ class Proxy:
                 whole = b""
                 while piece := answer.read1(65536):
                     whole += piece
-                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-                    self.wfile.flush()
+                    slow = self.command == "POST" and proxy.pause
+                    for part in re.findall(rb".*?\n\n|.+", piece, re.S) if slow else [piece]:
+                        time.sleep(proxy.pause if slow else 0)
+                        self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+                        self.wfile.flush()
                 self.wfile.write(b"0\r\n\r\n")
                 proxy.answers.append((self.path, answer.status, whole.decode(errors="replace")))
                 if answer.status >= 400:

@@ -1,5 +1,6 @@
 // /v1/models, and /v1/models/NAME for one model.
 #include <algorithm>
+#include <cmath>
 #include <ctime>
 
 #include "server/routes.h"
@@ -18,6 +19,15 @@ std::string utc(int64_t unix_seconds) {
   return text;
 }
 
+double rounded(float value) { return std::round(value * 1e6) / 1e6; }  // 0.95 and not 0.94999998
+
+// What holds where a request says nothing.
+Json generation_json(const GenerationConfig& config) {
+  return {{"temperature", config.do_sample ? rounded(config.temperature) : 0},
+          {"top_p", rounded(config.top_p)},
+          {"top_k", config.top_k}};
+}
+
 Json model_json(const ServerState& server, const std::string& name, bool anthropic) {
   Json json = {{"id", name},
                {"object", "model"},
@@ -26,7 +36,10 @@ Json model_json(const ServerState& server, const std::string& name, bool anthrop
                {"max_model_len", server.context.max_seq_len},
                {"vision", server.engine.options().vision},
                {"image_budget", server.engine.options().image_budget},
-               {"image_budget_max", server.context.image_budget_max}};
+               {"image_budget_max", server.context.image_budget_max},
+               {"parameters", server.engine.parameters()},
+               {"weights", server.engine.weights_format()},
+               {"generation", generation_json(server.engine.generation_config())}};
   if (anthropic) {
     json.update({{"type", "model"},
                  {"display_name", name},

@@ -1,0 +1,260 @@
+// How is a message written? The box, what is attached, an earlier message that is edited, messages that wait their
+// turn, and how much of the context is in use.
+import {readFiles} from "./attachments.js";
+import {addMessage, newId, parentOf, shownPath} from "./conversation.js";
+import {$, icon, iconButton, make} from "./dom.js";
+import {documentButton} from "./messages.js";
+import {announce, notice} from "./notices.js";
+import {sentImages, textOf} from "./request.js";
+import {settings} from "./settings.js";
+import {listen, state, tell} from "./state.js";
+import {keep} from "./store.js";
+import {answer, isBusy, running, stop} from "./stream.js";
+
+let draft = {text: "", images: [], documents: []};  // the text is in the box
+let editing = null;                                 // {conversation, message, before}: `before` is the draft put aside
+
+// ---- The box.
+
+export function grow() {
+  const prompt = $("prompt");
+  prompt.style.height = "auto";
+  prompt.style.height = prompt.scrollHeight + "px";
+  ready();
+}
+
+const hasContent = () => Boolean($("prompt").value.trim() || draft.images.length || draft.documents.length);
+
+function ready() {
+  const busy = isBusy(state.current);
+  $("stop").hidden = !running(state.current);
+  $("send").hidden = busy && !hasContent();
+  $("send").disabled = !hasContent() || (busy && Boolean(editing));
+  const label = editing ? "Send the edited message" : busy ? "Send when the answer has ended" : "Send";
+  $("send").setAttribute("aria-label", label);
+  $("send").title = label;
+  meter();
+}
+
+function showAttached() {
+  const without = (kind, i) => () => {
+    draft[kind] = draft[kind].filter((_, j) => j !== i);
+    showAttached();
+    $("prompt").focus();
+  };
+  const remover = (label, kind, i) => make("button", {
+    type: "button", className: "remove", "aria-label": label, title: label, onclick: without(kind, i)}, icon("close"));
+  $("attached").replaceChildren(
+    ...draft.images.map((image, i) => make("figure", {}, make("img", {src: image.src, alt: `Picture ${i + 1} to send`}),
+                                           remover(`Remove picture ${i + 1}`, "images", i))),
+    ...draft.documents.map((each, i) => make("figure", {}, documentButton(each, "Show " + each.name),
+                                             remover("Remove " + each.name, "documents", i))));
+  ready();
+}
+
+function take(content) {
+  draft = {text: "", images: [...content.images ?? []], documents: [...content.documents ?? []]};
+  $("prompt").value = content.text ?? "";
+  showAttached();
+  grow();
+}
+
+const content = () => ({text: $("prompt").value.trim(), images: draft.images, documents: draft.documents});
+
+let reading = Promise.resolve();  // files are added in the order in which they came
+
+export function attach(files) {
+  reading = reading.then(async () => {
+    const {images, documents} = await readFiles(files);
+    draft.images.push(...images);
+    draft.documents.push(...documents);
+    showAttached();
+    $("prompt").focus();
+  });
+  return reading;
+}
+
+// ---- Editing an earlier message.
+
+export function edit(conversation, message) {
+  if (editing) cancelEdit();
+  editing = {conversation, message, before: content()};
+  take(message);
+  showEditing();
+  $("prompt").focus();
+}
+
+function showEditing() {
+  $("editing").hidden = !editing;
+  for (const node of document.querySelectorAll(".message.edited")) node.classList.remove("edited");
+  if (editing) $("log").querySelector(`[data-id="${editing.message.id}"]`)?.classList.add("edited");
+}
+
+// Whether there was something to cancel.
+export function cancelEdit() {
+  if (!editing) return false;
+  const {before} = editing;
+  editing = null;
+  showEditing();
+  take(before);
+  announce("The message stays as it was.");
+  return true;
+}
+
+// ---- Sending, and waiting for it.
+
+export function joinToList(conversation) {
+  if (!state.conversations.includes(conversation)) state.conversations.push(conversation);
+}
+
+async function ask(conversation, parent, message, quiet = false) {
+  const added = addMessage(conversation, parent, {role: "user", ...message});
+  joinToList(conversation);
+  await answer(conversation, added, quiet);
+}
+
+export async function submit() {
+  await reading;
+  const conversation = state.current;
+  if (!hasContent()) return;
+  const message = content();
+  if (editing) {
+    if (isBusy(conversation)) return;
+    const {message: old, before} = editing;
+    editing = null;
+    showEditing();
+    take(before);
+    await ask(conversation, parentOf(conversation, old), message);
+    return;
+  }
+  take({});
+  keepDraft();
+  if (isBusy(conversation)) {
+    conversation.queue.push({id: newId(), ...message});
+    conversation.touched = Date.now();
+    tell("show");
+    announce("It is sent when the answer has ended.");
+    await keep(conversation);
+    return;
+  }
+  await ask(conversation, shownPath(conversation).at(-1), message);
+}
+
+function dequeue(conversation, waiting) {
+  conversation.queue = conversation.queue.filter((each) => each.id !== waiting.id);
+  conversation.touched = Date.now();
+}
+
+async function sendQueued(conversation, waiting, quiet = false) {
+  if (isBusy(conversation) || !conversation.queue.some((each) => each.id === waiting.id)) return;
+  dequeue(conversation, waiting);
+  const {id, ...message} = waiting;
+  await ask(conversation, shownPath(conversation).at(-1), message, quiet);
+}
+
+export function queueNodes(conversation) {
+  const remove = (waiting) => () => {
+    dequeue(conversation, waiting);
+    keep(conversation);
+    tell("show");
+    if (!hasContent()) take(waiting); else notice("The message was removed.", {action: {label: "Undo", run: () => {
+      conversation.queue.push(waiting);
+      conversation.touched = Date.now();
+      keep(conversation);
+      tell("show");
+    }}});
+  };
+  return conversation.queue.map((waiting) => make("div", {className: "message user queued"},
+    make("div", {className: "bubble", textContent: waiting.text || "(attachments)"}),
+    make("div", {className: "actions"}, make("span", {className: "stats", textContent: "waits for the answer"}),
+      isBusy(conversation) ? null : make("button", {type: "button", className: "small", textContent: "Send now",
+                                                    onclick: () => sendQueued(conversation, waiting)}),
+      iconButton("close", "Take back the waiting message", remove(waiting)))));
+}
+
+// After a whole answer the next message goes; after one that was stopped or failed the user decides.
+function ended(conversation, message) {
+  const next = conversation.queue[0];
+  if (next && !message.state && !message.error && !conversation.removed) sendQueued(conversation, next, true);
+}
+
+// ---- Drafts outlive a reload and a look at another conversation; what is attached, only the latter.
+
+const drafts = new Map();  // by conversation: {text, images, documents}
+const DRAFT = "gemma4-draft-";
+const draftKey = (conversation) => DRAFT + (conversation.messages.length ? conversation.id : "new");
+
+function keepDraft() {
+  if (editing) return;
+  try { sessionStorage.setItem(draftKey(state.current), $("prompt").value); } catch { /* full: it is on the screen */ }
+}
+
+let shown = null;
+
+function showDraft() {
+  if (shown === state.current) { showEditing(); ready(); return; }
+  if (editing) cancelEdit();
+  if (shown) drafts.set(shown.id, content());
+  shown = state.current;
+  let text = "";
+  try { text = sessionStorage.getItem(draftKey(shown)) ?? ""; } catch { /* not allowed */ }
+  take(drafts.get(shown.id) ?? {text});
+}
+
+// ---- How much of the context is in use.
+
+function meter() {
+  const most = state.model?.max_model_len;
+  const last = shownPath(state.current).findLast((message) => message.usage);
+  const used = last ? last.usage.prompt + last.usage.completion : 0;
+  // A token is about four characters; the server counts exactly with the next answer.
+  const {text, documents} = content();
+  const pictures = sentImages(draft).length * (Number(settings.image_budget) || state.model?.image_budget || 0);
+  const estimate = Math.ceil(textOf({text, documents}).length / 4) + pictures;
+  const total = used + estimate;
+  $("context").hidden = !most || total === 0;
+  if (!most) return;
+  $("context-meter").max = most;
+  $("context-meter").value = Math.min(total, most);
+  const [taken, all] = [total, most].map((n) => n.toLocaleString("en"));
+  $("context-text").textContent = `${estimate ? "about " : ""}${taken} of ${all} tokens`;
+  $("context").classList.toggle("full", total > 0.9 * most);
+}
+
+function bindFiles() {
+  $("attach").onclick = () => $("files").click();
+  $("files").onchange = (event) => { attach([...event.target.files]); event.target.value = ""; };
+  document.addEventListener("paste", (event) => {
+    const files = [...event.clipboardData.files];
+    if (files.length && !event.target.closest?.("dialog")) { event.preventDefault(); attach(files); }
+  });
+  let depth = 0;
+  const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+  const entered = (change) => (event) => {
+    if (!carriesFiles(event)) return;
+    depth = Math.max(0, depth + change);
+    $("drop").hidden = depth === 0;
+  };
+  document.addEventListener("dragenter", entered(1));
+  document.addEventListener("dragleave", entered(-1));
+  document.addEventListener("dragover", (event) => { if (carriesFiles(event)) event.preventDefault(); });
+  document.addEventListener("drop", (event) => {
+    depth = 0;
+    $("drop").hidden = true;
+    if (event.dataTransfer.files.length) { event.preventDefault(); attach([...event.dataTransfer.files]); }
+  });
+}
+
+export function bindComposer() {
+  $("composer").onsubmit = (event) => { event.preventDefault(); submit(); };
+  $("stop").onclick = () => stop(state.current);
+  $("cancel-edit").onclick = () => { cancelEdit(); $("prompt").focus(); };
+  $("prompt").oninput = () => { grow(); keepDraft(); };
+  $("prompt").onkeydown = (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
+  };
+  bindFiles();
+  listen("show", showDraft);
+  for (const name of ["running", "model", "settings"]) listen(name, ready);
+  listen("ended", (conversation, message) => { ready(); ended(conversation, message); });
+}
