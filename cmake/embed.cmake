@@ -1,5 +1,5 @@
-# Writes OUTPUT, a C++ file that defines gemma4::page_files() (src/server/page.h). MANIFEST has a line "address|file" for each.
-# The assembler copies the files, which takes it no time; as numbers in an array, megabytes take a compiler minutes.
+# Writes OUTPUT, a C++ file that defines gemma4::page_files() (src/server/page.h). MANIFEST has a line "address|file" for
+# each. The assembler copies the files, which takes it no time; as numbers in an array, megabytes take a compiler minutes.
 set(types .html text/html .js text/javascript .css text/css .svg image/svg+xml .woff2 font/woff2 .txt text/plain)
 set(bytes "")
 set(names "")
@@ -22,7 +22,7 @@ foreach(line ${lines})
   endforeach()
   string(APPEND bytes "    \"${symbol}:\\n.incbin \\\"${file}\\\"\\n${symbol}_end:\\n.byte 0\\n\"\n")
   string(APPEND names "extern const char ${symbol}[], ${symbol}_end[];\n")
-  string(APPEND rows "      {\"${address}\", \"${type}\", {${symbol}, static_cast<size_t>(${symbol}_end - ${symbol})}},\n")
+  string(APPEND rows "      {\"${address}\", \"${type}\", view(${symbol}, ${symbol}_end)},\n")
   math(EXPR index "${index} + 1")
 endforeach()
 file(WRITE ${OUTPUT} "// Made from ${MANIFEST} by cmake/embed.cmake.
@@ -35,6 +35,8 @@ extern \"C\" {
 ${names}}
 
 namespace gemma4 {
+
+static std::string_view view(const char* from, const char* to) { return {from, static_cast<size_t>(to - from)}; }
 
 std::span<const PageFile> page_files() {
   static const PageFile files[] = {

@@ -1,5 +1,5 @@
-# PAGE_SOURCE: a C++ file with the files of the page (src/server/page.h), those in src/server/page and those of three libraries,
-# where they are installed. Without them the page works and shows formulas and code as they are written.
+# PAGE_SOURCE: a C++ file with the files of the page (src/server/page.h), those in src/server/page and those of three
+# libraries, where they are installed. Without them the page works and shows formulas and code as they are written.
 option(WITH_PAGE_LIBRARIES "Put KaTeX, highlight.js and PDF.js into the page where they are found" ON)
 set(PAGE_LIBRARIES_DIR /usr/share/javascript CACHE PATH "Where Debian's libjs packages are")
 
@@ -16,8 +16,8 @@ foreach(file ${own})
   endif()
 endforeach()
 
-# NAME in libraries.js, the Debian package, its files below PAGE_LIBRARIES_DIR. All must be there, and the licence, which the page
-# shows.
+# NAME in libraries.js, the Debian package, its files below PAGE_LIBRARIES_DIR. All must be there, and the licence, which
+# the page shows.
 set(licences "The libraries in this program's page, with their licences as Debian states them.\n")
 set(present "")
 function(page_library name package)

@@ -30,7 +30,7 @@ def test_a_file_that_cannot_be_read(page, name, kind, data, why):
 
 def test_a_full_disk(page):
     ask(page, "Count from 2 to 4.")
-      page.evaluate("""() => {
+    page.evaluate("""() => {
       const put = IDBObjectStore.prototype.put;
       IDBObjectStore.prototype.put = function (...all) {
         if (this.name !== "conversations") return put.apply(this, all);

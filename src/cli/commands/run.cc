@@ -42,7 +42,7 @@ constexpr const char* kRunAbout =
     "gemma4 run MODEL \"What is this?\" -i photo.jpg\n"
     "echo question | gemma4 run MODEL          what is piped in is the prompt\n"
     "cat notes | gemma4 run MODEL -p Summarise  or is put after it (at most 64 MiB; not with --raw-prompt or "
-    "--one-process-per-gpu)\n\n"
+    "--one-process-per-gpu; a pipe that says nothing for 3 s is left alone)\n\n"
     "Standard output carries the answer and nothing else: its text, and each tool call as one line of JSON\n"
     "({\"tool_call\": {\"name\": ..., \"arguments\": {...}}}). Thoughts, progress and the report go to standard "
     "error.\n"
@@ -124,12 +124,12 @@ std::string checked_utf8(std::string text, const std::string& what) {
   return text;
 }
 
-// A pipe that stays open and empty would be waited for without a word.
-void wait_for_stdin() {
+// Whether standard input has something to read, or has ended. A program that starts this one may leave it a pipe that
+// stays open and empty: waiting for that would never end.
+bool stdin_speaks() {
+  constexpr int kWaitMs = 3000;
   pollfd input = {STDIN_FILENO, POLLIN, 0};
-  if (poll(&input, 1, 3000) == 0) {
-    std::fputs("gemma4: waiting for standard input, which is put after the prompt (</dev/null: nothing)\n", stderr);
-  }
+  return poll(&input, 1, kWaitMs) != 0;
 }
 
 std::string read_stdin() {
@@ -152,8 +152,11 @@ bool stdin_is_piped() {
 
 bool is_blank(const std::string& text) { return text.find_first_not_of(" \t\r\n") == std::string::npos; }
 
-std::string with_attachment(const std::string& prompt) {
-  wait_for_stdin();
+std::string with_attachment(const std::string& prompt, bool say) {
+  if (!stdin_speaks()) {
+    if (say) std::fputs("gemma4: standard input is open and says nothing: the prompt goes without it\n", stderr);
+    return prompt;
+  }
   const std::string text = read_stdin();
   return is_blank(text) ? prompt : prompt + "\n\n" + text;
 }
@@ -168,7 +171,7 @@ std::optional<std::string> prompt_text(const RunFlags& flags) {
   }
   // A launcher of several processes gives them a pipe that stays open.
   const bool attached = stdin_is_piped() && !flags.raw && !flags.processes.wanted;
-  if (prompt) return attached ? with_attachment(*prompt) : *prompt;
+  if (prompt) return attached ? with_attachment(*prompt, !flags.json) : *prompt;
   if (isatty(STDIN_FILENO)) return std::nullopt;
   if (stdin_is_piped()) prompt = read_stdin();
   if (prompt && !is_blank(*prompt)) return prompt;
