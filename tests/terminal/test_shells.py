@@ -100,6 +100,6 @@ def test_pipes():
                   f"{BINARY} run -m {DEMO} -p 'What is 16 + 3?' --temperature 0 </dev/null",
                   f"{BINARY} run {DEMO} 'What is 16 + 3?' --temperature 0 </dev/null"):
         assert run("bash", "-c", shell).stdout == "16 + 3 = 19.\n"
-    slow = run("bash", "-c", f"(sleep 4; echo) | {BINARY} {' '.join(map(str, demo))} -p 'What is 16 + 3?'")
+    slow = run("bash", "-c", f"(sleep 6; echo) | {BINARY} {' '.join(map(str, demo))} -p 'What is 16 + 3?'")
     assert slow.stdout == "16 + 3 = 19.\n"
-    assert "waiting for standard input" in slow.stderr
+    assert "standard input is open and says nothing" in slow.stderr
