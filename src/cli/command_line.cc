@@ -7,6 +7,7 @@
 #include <functional>
 #include <sstream>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -139,24 +140,27 @@ GEMMA4_OPTION_OF(std::vector<int>)
 GEMMA4_OPTION_OF(std::vector<double>)
 #undef GEMMA4_OPTION_OF
 
-// In the order typed. The nearest option is named, and quotes where words look like a text without them.
+// In the order typed. The nearest option is named, and quotes where words look like a text without them. A word after
+// an option that is not known is taken for its value.
 std::string CommandLine::unexpected(const std::vector<std::string>& words) const {
   std::vector<std::string> names;
   for (const CLI::Option* option : app_->get_options()) {
     for (const std::string& name : info_of(*option).names) names.push_back(name);
   }
   std::string sentence;
-  bool text = false;
+  bool text = false, value_may_follow = false;
   for (const std::string& word : words) {
-    sentence += sentence.empty() ? "" : "; ";
     const bool option = word.starts_with("-") && word.size() > 1;
-    text |= !option;
+    if (!option && std::exchange(value_may_follow, false)) continue;
+    sentence += sentence.empty() ? "" : "; ";
     if (!option) {
+      text = true;
       sentence += "'" + word + "' was not expected";
       continue;
     }
+    value_may_follow = word.find('=') == std::string::npos;
     const std::string near = nearest(name_of(word), names);
-    sentence += "there is no option " + name_of(word) + (near.empty() ? "" : "; did you mean " + near + "?");
+    sentence += "there is no option " + name_of(word) + (near.empty() ? "" : " (did you mean " + near + "?)");
   }
   return sentence + (text ? " (put quotes around what holds spaces)" : "");
 }

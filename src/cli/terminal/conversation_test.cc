@@ -88,8 +88,8 @@ TEST(Conversation, CallsWaitForTheirResults) {
 
 TEST(Conversation, WhatIsSavedIsLoaded) {
   Conversation chat(base_with("Be brief."));
-  chat.request.tools =
-      R"([{"type":"function","function":{"name":"a","description":"A.","parameters":{"type":"object","properties":{}}}}])";
+  chat.request.tools = R"([{"type":"function","function":{"name":"a","description":"A.",)"
+                       R"("parameters":{"type":"object","properties":{}}}}])";
   const std::string png = std::string("\x89PNG\0\xff", 6);
   chat.pending = {png};
   chat.say("look \"here\"\nand there");

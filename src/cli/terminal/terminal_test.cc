@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 
 struct Folder {
   Folder() {
-    std::string name = (fs::temp_directory_path() / "gemma4_terminal_XXXXXX").string();
+    std::string name = (fs::temp_directory_path() / ("gemma4_terminal_" + std::string(6, 'X'))).string();
     if (mkdtemp(name.data()) != nullptr) path = name;
   }
   ~Folder() { fs::remove_all(path); }
