@@ -295,7 +295,7 @@ void report_turn(const Answer& answer) {
   const Usage& usage = answer.usage;
   std::fprintf(stderr, "%s[prompt %d, %d of them cached | answer %d tokens, %.1f tok/s, %s | seed %llu]%s\n", style.dim,
                usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens,
-               rate(usage.decode_steps, usage.decode_ms), finish_name(answer.finish),
+               rate(usage.decode_tokens, usage.decode_ms), finish_name(answer.finish),
                static_cast<unsigned long long>(usage.seed), style.plain);
 }
 
