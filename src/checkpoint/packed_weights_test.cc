@@ -153,7 +153,7 @@ TEST(PackedWeights, ReadEightBitsOfCompressedTensors) {
   const int64_t shape[2] = {rows, cols};
   const std::string shape_bytes(reinterpret_cast<const char*>(shape), sizeof shape);
   json header;
-  const auto add = [&, at = size_t{0}](const char* part, const char* type, const json& dims, size_t size) mutable {
+  auto add = [&, at = size_t{0}](const char* part, const char* type, const json& dims, size_t size) mutable {
     header[kUp + part] = {{"dtype", type}, {"shape", dims}, {"data_offsets", {at, at + size}}};
     at += size;
   };
