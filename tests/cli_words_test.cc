@@ -13,7 +13,7 @@ namespace {
 constexpr const char* kSum = "What is 16 + 3?";
 constexpr const char* kSumAnswer = "16 + 3 = 19.\n";
 
-Ran ask(std::vector<std::string> words, const RunSetting& setting = {}) {
+Ran ask_once(std::vector<std::string> words, const RunSetting& setting = {}) {
   words.insert(words.begin(), "run");
   words.insert(words.end(), {"--temperature", "0", "--max-seq-len", "512"});
   return run_gemma4(words, setting);
@@ -28,11 +28,11 @@ void expect_refused(const std::vector<std::string>& words, const std::string& se
 }
 
 TEST(RunWords, TheModelAndThePromptNeedNoNames) {
-  EXPECT_EQ(ask({kDemo, kSum}).out, kSumAnswer);
-  EXPECT_EQ(ask({kSum, "--model", kDemo}).out, kSumAnswer) << "the word beside --model is the prompt";
-  EXPECT_EQ(ask({"-m", kDemo, "-p", kSum}).out, kSumAnswer);
-  EXPECT_EQ(ask({"-m", kDemo, "-i", kImages + "002.png", "-p", "What is at the left?"}).out, "A pink circle.\n");
-  EXPECT_EQ(ask({"--model-dir", kDemo, kSum}).out, kSumAnswer);
+  EXPECT_EQ(ask_once({kDemo, kSum}).out, kSumAnswer);
+  EXPECT_EQ(ask_once({kSum, "--model", kDemo}).out, kSumAnswer) << "the word beside --model is the prompt";
+  EXPECT_EQ(ask_once({"-m", kDemo, "-p", kSum}).out, kSumAnswer);
+  EXPECT_EQ(ask_once({"-m", kDemo, "-i", kImages + "002.png", "-p", "What is at the left?"}).out, "A pink circle.\n");
+  EXPECT_EQ(ask_once({"--model-dir", kDemo, kSum}).out, kSumAnswer);
 }
 
 TEST(RunWords, TwoOfOneAreRefused) {
@@ -47,13 +47,13 @@ TEST(RunWords, TwoOfOneAreRefused) {
 }
 
 TEST(RunWords, WhatIsPipedInIsThePrompt) {
-  EXPECT_EQ(ask({kDemo}, {.input = std::string(kSum) + "\n"}).out, kSumAnswer);
+  EXPECT_EQ(ask_once({kDemo}, {.input = std::string(kSum) + "\n"}).out, kSumAnswer);
   for (const char* nothing : {"", " \n"}) {
-    const Ran ran = ask({kDemo}, {.input = nothing});
+    const Ran ran = ask_once({kDemo}, {.input = nothing});
     EXPECT_EQ(ran.code, 2);
     EXPECT_NE(ran.err.find("there is no prompt"), std::string::npos) << ran.err;
   }
-  EXPECT_EQ(ask({kDemo}, {.input = "caf\xe9"}).err, "gemma4: standard input is not valid UTF-8\n");
+  EXPECT_EQ(ask_once({kDemo}, {.input = "caf\xe9"}).err, "gemma4: standard input is not valid UTF-8\n");
 }
 
 TEST(RunWords, WhatIsPipedInFollowsThePrompt) {
@@ -63,18 +63,18 @@ TEST(RunWords, WhatIsPipedInFollowsThePrompt) {
     return nlohmann::json::parse(ran.err.substr(ran.err.rfind('{'))).at("prompt_tokens").get<int>();
   };
   const std::string notes = "The red square is left of the blue circle.";
-  const int whole = tokens(ask({kDemo, "-p", "Summarise\n\n" + notes, "--json", "--max-new-tokens", "1"}));
-  const int alone = tokens(ask({kDemo, "-p", "Summarise", "--json", "--max-new-tokens", "1"}));
+  const int whole = tokens(ask_once({kDemo, "-p", "Summarise\n\n" + notes, "--json", "--max-new-tokens", "1"}));
+  const int alone = tokens(ask_once({kDemo, "-p", "Summarise", "--json", "--max-new-tokens", "1"}));
   ASSERT_GT(whole, alone);
-  EXPECT_EQ(tokens(ask({kDemo, "-p", "Summarise", "--json", "--max-new-tokens", "1"}, {.input = notes})), whole);
+  EXPECT_EQ(tokens(ask_once({kDemo, "-p", "Summarise", "--json", "--max-new-tokens", "1"}, {.input = notes})), whole);
   const Scratch scratch;
   spill(scratch.path / "p", "Summarise");
-  EXPECT_EQ(
-      tokens(ask({kDemo, "--prompt-file", scratch.path / "p", "--json", "--max-new-tokens", "1"}, {.input = notes})),
-      whole);
-  EXPECT_EQ(tokens(ask({kDemo, "-p", "Summarise", "--json", "--max-new-tokens", "1"}, {.input = "\n"})), alone);
-  EXPECT_EQ(ask({kDemo, "-p", "Hi"}, {.input = "caf\xe9"}).err, "gemma4: standard input is not valid UTF-8\n");
-  EXPECT_EQ(ask({kDemo, "-p", "Hi"}, {.input = std::string((size_t{64} << 20) + 1, 'x')}).err,
+  EXPECT_EQ(tokens(ask_once({kDemo, "--prompt-file", scratch.path / "p", "--json", "--max-new-tokens", "1"},
+                            {.input = notes})),
+            whole);
+  EXPECT_EQ(tokens(ask_once({kDemo, "-p", "Summarise", "--json", "--max-new-tokens", "1"}, {.input = "\n"})), alone);
+  EXPECT_EQ(ask_once({kDemo, "-p", "Hi"}, {.input = "caf\xe9"}).err, "gemma4: standard input is not valid UTF-8\n");
+  EXPECT_EQ(ask_once({kDemo, "-p", "Hi"}, {.input = std::string((size_t{64} << 20) + 1, 'x')}).err,
             "gemma4: standard input is larger than 67108864 bytes\n");
 }
 
@@ -119,15 +119,15 @@ TEST(RunWords, ASchemaBindsTheAnswer) {
       scratch.path / "schema.json",
       R"({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": false})");
   const std::string schema = scratch.path / "schema.json";
-  const Ran ran = ask({kDemo, kSum, "--schema", schema});
+  const Ran ran = ask_once({kDemo, kSum, "--schema", schema});
   EXPECT_EQ(ran.code, 0) << ran.err;
   EXPECT_TRUE(nlohmann::json::parse(ran.out).at("n").is_number_integer()) << ran.out;
-  const Ran cut = ask({kDemo, kSum, "--schema", schema, "--max-new-tokens", "2"});
+  const Ran cut = ask_once({kDemo, kSum, "--schema", schema, "--max-new-tokens", "2"});
   EXPECT_EQ(cut.code, 1);
   EXPECT_NE(cut.err.find("the answer was cut before its JSON was complete"), std::string::npos) << cut.err;
   spill(scratch.path / "broken.json", "{");
-  EXPECT_EQ(ask({kDemo, kSum, "--schema", scratch.path / "broken.json"}).code, 2);
-  EXPECT_EQ(ask({kDemo, kSum, "--schema", "/no/such/schema"}).code, 2);
+  EXPECT_EQ(ask_once({kDemo, kSum, "--schema", scratch.path / "broken.json"}).code, 2);
+  EXPECT_EQ(ask_once({kDemo, kSum, "--schema", "/no/such/schema"}).code, 2);
 }
 
 TEST(RunWords, MistypedWordsAreNamedInTheOrderTyped) {
@@ -167,7 +167,7 @@ TEST(RunWords, EveryCommandTakesTheModelAlike) {
 
 // Without --backend: one that can run here, and that of an exported program.
 TEST(RunWords, TheBackendIsChosenWhereNoneIsNamed) {
-  const Ran ran = ask({kDemo, kSum, "--json"});
+  const Ran ran = ask_once({kDemo, kSum, "--json"});
   const std::string chosen = nlohmann::json::parse(ran.err).at("backend");
   EXPECT_TRUE(chosen == "cpu" || chosen == "cuda") << chosen;
   const Scratch scratch;

@@ -25,9 +25,9 @@ struct Ran {
 };
 
 struct RunSetting {
-  std::string out_path;    // where standard output goes; empty: it is returned in Ran
-  std::string input;       // standard input
-  int64_t file_size = -1;  // limit of a file's size, in place of a full disk
+  std::string out_path = {};  // where standard output goes; empty: it is returned in Ran
+  std::string input = {};     // standard input
+  int64_t file_size = -1;     // limit of a file's size, in place of a full disk
 };
 
 inline std::string slurp(const std::filesystem::path& path) {
