@@ -167,7 +167,8 @@ TEST(BenchCommand, MeasuresRoundsWithDrafts) {
     const Ran ran = run_gemma4(words);
     EXPECT_EQ(ran.code, 0) << ran.err;
     std::map<std::string, nlohmann::json> lines;
-    for (const auto& line : nlohmann::json::parse(ran.out).at("results")) lines[line.at("what")] = line;
+    const nlohmann::json report = nlohmann::json::parse(ran.out);
+    for (const auto& line : report.at("results")) lines[line.at("what")] = line;
     return lines;
   };
   const auto all = bench({"--accept", "1,1,1"});
