@@ -149,7 +149,8 @@ TEST(LineHistoryFile, StandsWhereXdgSays) {
 
 TEST(Paste, BecomesOneMessage) {
   EXPECT_EQ(cleaned_paste("one\r\ntwo\rthree\nfour\n\n"), "one\ntwo\nthree\nfour");
-  EXPECT_EQ(cleaned_paste("a\tb\033[31mred\a\0c"), "a\tb[31mredc" + std::string()) << "no control characters";
+  using namespace std::string_literals;
+  EXPECT_EQ(cleaned_paste("a\tb\033[31mred\a\0c"s), "a\tb[31mredc") << "no control characters";
   EXPECT_EQ(cleaned_paste("caf\xe9"), "caf\xef\xbf\xbd");
 }
 
