@@ -204,7 +204,7 @@ int32_t OutputProcessor::next_draft(const Sequence& sequence, const Grammar& gra
     drafts = allowed ? drafts.subspan(1) : std::span<const int32_t>();  // those after it follow another token
     if (allowed) return static_cast<int32_t>(draft);
   }
-  const int32_t forced = forced_token(tokenizer_, mask);
+  const int32_t forced = forced_token(mask);
   return forced >= 0 && is_end(sequence, forced) ? -1 : forced;
 }
 

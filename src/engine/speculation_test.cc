@@ -242,14 +242,14 @@ void expect_tiny_answers_the_same(const std::string& backend, const std::vector<
 TEST(Speculation, TinyAnswersOnRefAreTheSame) { expect_tiny_answers_the_same("ref", {4}); }  // ref is slow
 
 // On cpu a row is computed alike alone and in a batch (LinearTest and AttentionTest, AloneAsInABatch).
-TEST(Speculation, TinyAnswersOnCpuAreTheSame) { expect_tiny_answers_the_same("cpu", {1, 4, 16}); }
+TEST(Speculation, TinyAnswersOnCpuAreTheSame) { expect_tiny_answers_the_same("cpu", {1, 16}); }
 
 TEST(Speculation, DemoAnswersOnCpuAreTheSame) {
   EngineOptions options = demo_options();
   options.max_seqs = 4;
   Questions questions = demo_questions(options);
   questions.drafter = kDemo + "-assistant";
-  for (const int tokens : {1, 2, 4, 7, 16}) {
+  for (const int tokens : {2, 7}) {
     questions.expect_same_with(options, tokens);
     if (HasFailure()) return;
   }
@@ -394,9 +394,8 @@ TEST(Speculation, WhatAGrammarForcesIsDrafted) {
   options.propose = [](std::span<const int32_t>, int) { return std::vector<int32_t>(); };
   const Heard got = Ask(*std::make_unique<Engine>(options), request).get();
   expect_equal(got, want, "forced");
-  const DraftStats& drafts = got.usage.drafts;
-  EXPECT_GT(drafts.accepted, static_cast<uint64_t>(want.ids.size()) / 2);
-  EXPECT_LT(drafts.drafted - drafts.accepted, drafts.drafted / 4);
+  EXPECT_GT(got.usage.drafts.drafted, 0u);
+  EXPECT_EQ(got.usage.drafts.accepted, got.usage.drafts.drafted);
 }
 
 // Tokens whose probabilities are asked for belong to a prompt: nothing is drafted for it.
