@@ -391,7 +391,7 @@ TEST(Server, DraftsAreCountedAndChangeNoAnswer) {
   const Json plain = answer(options, metrics);
   EXPECT_FALSE(plain.at("timings").contains("rounds"));
   EXPECT_EQ(metrics.find("gemma4_rounds_total"), std::string::npos);
-  options.drafter = "ngram";
+  options.drafter = std::string(SOURCE_DIR) + "/models/demo-assistant";
   options.draft_tokens = 3;
   const Json with = answer(options, metrics);
   EXPECT_EQ(with.at("choices").at(0).at("message"), plain.at("choices").at(0).at("message"));
