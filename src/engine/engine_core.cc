@@ -436,11 +436,10 @@ void EngineCore::draft(std::span<const DraftSource::Candidate> candidates) {
   for (const DraftSource::Candidate& candidate : candidates) {
     Sequence& sequence = *candidate.sequence;
     output_.cut_drafts(sequence);
-    if (!sequence.masked || sequence.drafts_max == 0) continue;
+    if (!sequence.masked || sequence.drafts.empty()) continue;
     OutputJob job;
     job.type = OutputJob::kDrafts;
     job.tokens = sequence.drafts;
-    job.drafts_max = sequence.drafts_max;
     post(sequence, std::move(job), 0);
   }
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "engine/drafts/forced.h"
 #include "engine/logprobs.h"
 
 namespace gemma4 {
@@ -194,31 +193,16 @@ std::optional<Finish> OutputProcessor::read_all(Sequence& sequence, const Output
   return finish;
 }
 
-// Of the drafts that may come next, the first one that the grammar allows, or what it forces. -1: neither.
-int32_t OutputProcessor::next_draft(const Sequence& sequence, const Grammar& grammar,
-                                    std::span<const int32_t>& drafts) const {
-  const std::span<const uint32_t> mask = grammar.mask();
-  if (!drafts.empty()) {
-    const auto draft = static_cast<size_t>(drafts.front());
-    const bool allowed = mask[draft / 32] >> draft % 32 & 1;
-    drafts = allowed ? drafts.subspan(1) : std::span<const int32_t>();  // those after it follow another token
-    if (allowed) return static_cast<int32_t>(draft);
-  }
-  const int32_t forced = forced_token(mask);
-  return forced >= 0 && is_end(sequence, forced) ? -1 : forced;
-}
-
 // The grammar's budget is the answer's, and drafts that are rejected must not spend it: where a mask takes more work
 // than a token adds to the budget, no more are made ahead.
-void OutputProcessor::look_ahead(Sequence& sequence, std::span<const int32_t> drafts, int count) const {
+void OutputProcessor::look_ahead(Sequence& sequence, std::span<const int32_t> drafts) const {
   sequence.lookahead.clear();
   if (!sequence.grammar || !sequence.looks_ahead || sequence.read_to_end) return;
   Grammar grammar = *sequence.grammar;
   try {
-    while (static_cast<int>(sequence.lookahead.size()) < count) {
+    for (const int32_t token : drafts) {
       const uint64_t before = grammar.budget().steps_used();
-      const int32_t token = next_draft(sequence, grammar, drafts);
-      if (token < 0 || !grammar.advance(token) || grammar.ended()) return;  // nothing follows it
+      if (!grammar.advance(token) || grammar.ended()) return;  // the sampler cannot draw it, or nothing follows it
       if (sequence.lazy_grammar && token == call_end_) {
         sequence.lookahead.push_back({token, std::nullopt});
         return;

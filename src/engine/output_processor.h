@@ -16,7 +16,6 @@ struct OutputJob {
   enum Type { kTokens, kDrafts, kScores, kFinish, kFail } type = kTokens;
   std::vector<int32_t> tokens;  // kTokens: that one step drew; kDrafts: to follow them; kScores: of the prompt
   int accepted = 0;             // kTokens: the first so many were drafts
-  int drafts_max = 0;           // kDrafts: with those that the grammar forces
   bool scored_only = false;     // kTokens: an end token, which is no part of the answer but has a log probability
   bool last = false;            // kTokens: no other token comes, so no mask is needed
   // [tokens, vocabulary] of kTokens whose sequence wants log probabilities, and of kScores, but none of the prompt's
@@ -59,9 +58,8 @@ class OutputProcessor {
   // On a worker: the same for the tokens of one step. After the end, tokens are counted and not read.
   std::optional<Finish> read_all(Sequence& sequence, const OutputJob& job) const;
 
-  // On a worker: makes the masks of up to `count` rows that follow `drafts`, as far as the grammar allows these, and
-  // then what it forces.
-  void look_ahead(Sequence& sequence, std::span<const int32_t> drafts, int count) const;
+  // On a worker: makes the masks of rows that follow `drafts`, as far as the grammar allows these.
+  void look_ahead(Sequence& sequence, std::span<const int32_t> drafts) const;
 
   // On a worker: the event of tokens of the prompt. `logits`: [tokens, vocabulary], but none of the prompt's first
   // token.
@@ -79,7 +77,6 @@ class OutputProcessor {
   void prepare_mask(Sequence& sequence) const;
   void emit(Sequence& sequence, std::vector<OutputEvent> events) const;
   bool is_end(const Sequence& sequence, int32_t token) const;
-  int32_t next_draft(const Sequence& sequence, const Grammar& grammar, std::span<const int32_t>& drafts) const;
   static void count(DrawState& state, int32_t token, int times);
   void count_thought(const Sequence& sequence, DrawState& state, int32_t token) const;
 

@@ -95,7 +95,7 @@ OutputResult OutputWorkers::run(Sequence& sequence, OutputJob job) const {
   result.ended = job.type == OutputJob::kFinish || job.type == OutputJob::kFail;
   try {
     if (job.type == OutputJob::kScores) output_.score(sequence, job.tokens, job.logits);
-    if (job.type == OutputJob::kDrafts) output_.look_ahead(sequence, job.tokens, job.drafts_max);
+    if (job.type == OutputJob::kDrafts) output_.look_ahead(sequence, job.tokens);
     if (job.type == OutputJob::kTokens && job.scored_only) {
       output_.hold_logprobs(sequence, job.tokens[0], job.logits);
     } else if (job.type == OutputJob::kTokens) {

@@ -91,7 +91,6 @@ struct Sequence : DrawState {
 
   // Drafts. The engine thread's own.
   std::vector<int32_t> drafts;  // proposed to follow `ids`
-  int drafts_max = 0;           // so many are worth a row; a grammar may force more than are proposed
   std::optional<NgramIndex> ngrams;
   AcceptRate accept_rate;
 

@@ -383,21 +383,6 @@ TEST(Speculation, FiguresOfAnAnswer) {
   EXPECT_EQ(heard.usage.drafts.accepted_by_position, (std::vector<uint64_t>{2, 2, 2, 2}));
 }
 
-// Nobody proposes anything, but the grammar leaves no choice.
-TEST(Speculation, WhatAGrammarForcesIsDrafted) {
-  EngineOptions options = demo_options();
-  Request request = chat_request("Who are you?", 100);
-  request.format.type = ResponseFormat::kSchema;
-  request.format.schema = R"({"enum": ["a pink circle and a blue square beside it"]})";
-  const Heard want = Ask(*std::make_unique<Engine>(options), request).get();
-  options.draft_tokens = 4;
-  options.propose = [](std::span<const int32_t>, int) { return std::vector<int32_t>(); };
-  const Heard got = Ask(*std::make_unique<Engine>(options), request).get();
-  expect_equal(got, want, "forced");
-  EXPECT_GT(got.usage.drafts.drafted, 0u);
-  EXPECT_EQ(got.usage.drafts.accepted, got.usage.drafts.drafted);
-}
-
 // Tokens whose probabilities are asked for belong to a prompt: nothing is drafted for it.
 TEST(Speculation, ScoredPromptsHaveNoDrafts) {
   EngineOptions options = tiny_options();

@@ -43,7 +43,6 @@ std::vector<int> DraftSource::lengths(std::span<const Candidate> candidates) con
 void DraftSource::draft(std::span<const Candidate> candidates) {
   if (candidates.empty()) return;
   const std::vector<int> lengths = this->lengths(candidates);
-  for (size_t i = 0; i < candidates.size(); ++i) candidates[i].sequence->drafts_max = lengths[i];
   if (!options_.propose && options_.drafter != kNgramDrafter) return draft_with_model(candidates, lengths);
   for (size_t i = 0; i < candidates.size(); ++i) {
     Sequence& sequence = *candidates[i].sequence;

@@ -30,8 +30,8 @@ class DraftSource {
     Sequence* sequence;  // whose last token the last step drew
     int hidden_row;      // DraftRow::hidden_row
   };
-  // Sets `drafts` and `drafts_max` of the sequences. It must follow the model's forward() at once: the drafter reads
-  // keys that the next step may overwrite.
+  // Sets the drafts of the sequences. It must follow the model's forward() at once: the drafter reads keys that the
+  // next step may overwrite.
   void draft(std::span<const Candidate> candidates);
 
   // A step of generated tokens alone, which had so many rows.

@@ -105,7 +105,7 @@ class Speculation {
       before = case_.proposals[static_cast<size_t>(before + i) % case_.proposals.size()];
       sequence.drafts.push_back(before);
     }
-    if (sequence.masked) output_.look_ahead(sequence, sequence.drafts, static_cast<int>(sequence.drafts.size()));
+    if (sequence.masked) output_.look_ahead(sequence, sequence.drafts);
   }
 
   const Case& case_;
