@@ -165,18 +165,19 @@ bool LineEditor::Impl::start() {
 }
 
 void LineEditor::Impl::bind_keys() const {
-  using Function = unsigned char (*)(EditLine*, int);
+  using Function = unsigned char (*)(EditLine*, wint_t);
   el_set(el, EL_EDITOR, "emacs");
-  el_set(el, EL_ADDFN, "gemma4-paste", "what a terminal pastes", static_cast<Function>([](EditLine* edited, int) {
-           of(edited)->insert_paste();
-           return static_cast<unsigned char>(CC_REFRESH);
-         }));
-  el_set(el, EL_ADDFN, "gemma4-complete", "complete",
-         static_cast<Function>([](EditLine* edited, int) { return of(edited)->complete(); }));
-  el_set(el, EL_ADDFN, "gemma4-line-feed", "a line feed", static_cast<Function>([](EditLine* edited, int) {
-           el_insertstr(edited, "\n");
-           return static_cast<unsigned char>(CC_REFRESH);
-         }));
+  // The wide call keeps what it is given; the narrow one makes a copy of each name that nothing frees.
+  el_wset(el, EL_ADDFN, L"gemma4-paste", L"what a terminal pastes", static_cast<Function>([](EditLine* edited, wint_t) {
+            of(edited)->insert_paste();
+            return static_cast<unsigned char>(CC_REFRESH);
+          }));
+  el_wset(el, EL_ADDFN, L"gemma4-complete", L"complete",
+          static_cast<Function>([](EditLine* edited, wint_t) { return of(edited)->complete(); }));
+  el_wset(el, EL_ADDFN, L"gemma4-line-feed", L"a line feed", static_cast<Function>([](EditLine* edited, wint_t) {
+            el_insertstr(edited, "\n");
+            return static_cast<unsigned char>(CC_REFRESH);
+          }));
   constexpr const char* kKeys[][2] = {
       {"\t", "gemma4-complete"},     {"\033\r", "gemma4-line-feed"},     {"\033\n", "gemma4-line-feed"},
       {"\033[200~", "gemma4-paste"}, {"^R", "em-inc-search-prev"},       {"^W", "ed-delete-prev-word"},
