@@ -137,7 +137,7 @@ fs::path vision_beside(const fs::path& path, int64_t hidden) {
 void add_vision_from_directory(Checkpoint& checkpoint, const fs::path& directory) {
   Checkpoint other = open_safetensors_directory(directory);
   const json theirs = parse_strict_json(other.config, (directory / "config.json").string());
-  json ours = json::parse(checkpoint.config);
+  json ours = read_json<json>(checkpoint.config);
   if (!theirs.is_object() || !theirs.contains("vision_config") || !theirs["vision_config"].is_object()) {
     throw Error(directory.string() + ": its config.json has no vision_config");
   }
