@@ -4,16 +4,17 @@
 #include <chrono>
 #include <random>
 
+#include "base/random.h"
+
 namespace gemma4 {
 
 void check_model(Fields& body, const ApiContext& context) {
   const std::string model = body.string("model").value_or(context.models.front());
   if (context.any_model || std::ranges::find(context.models, model) != context.models.end()) return;
-  throw ApiError(
-      404,
-      "the model '" + model.substr(0, 200) + "' is not served here; this server has '" + context.models.front() +
-          "' (--model-name adds names, and '*' takes any)",
-      "model", "model_not_found");
+  throw ApiError(404,
+                 "the model '" + model.substr(0, 200) + "' is not served here; this server has '" +
+                     context.models.front() + "' (--model-name adds names, and '*' takes any)",
+                 "model", "model_not_found");
 }
 
 void add_warnings(Json& json, const std::shared_ptr<Warnings>& warnings) {
@@ -23,7 +24,7 @@ void add_warnings(Json& json, const std::shared_ptr<Warnings>& warnings) {
 }
 
 std::string make_id(const std::string& prefix) {
-  static thread_local std::mt19937_64 random{std::random_device{}()};
+  static thread_local std::mt19937_64 random{system_random()};
   constexpr std::string_view kAlphabet = "abcdefghijklmnopqrstuvwxyz0123456789";
   std::string id = prefix;
   for (int i = 0; i < 24; ++i) id += kAlphabet[random() % kAlphabet.size()];
