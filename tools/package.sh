@@ -5,6 +5,9 @@
 # ties a package to a driver; `make` on the GPU's machine builds with it.
 set -eu
 cd "$(dirname "$0")/.."
+for tool in dpkg-shlibdeps objdump; do
+  command -v "$tool" >/dev/null || { echo "package: $tool is not installed (Debian: dpkg-dev, binutils)" >&2; exit 2; }
+done
 packages=build/packages
 mkdir -p "$packages"
 for portable in OFF ON; do
