@@ -1,4 +1,5 @@
-# What people type. Everything here works on a bare Debian 12 with git and make: tools/setup.sh installs the rest.
+# What people type. Everything here works on a bare Debian with git and make: tools/setup.sh installs the rest.
+PREFIX ?= /usr/local
 BUILD := build/release
 DEMO_QUANTISED := build/demo-int4
 DEMO_IMAGE := tests/golden/demo_eval/images/002.png
@@ -6,7 +7,7 @@ DEMO_PROMPT := What is at the left?
 SHELL := /bin/bash
 
 .PHONY: all setup setup-test setup-clients build demo demo-eval check test test-kernels test-asan test-locks test-clients \
-        test-replicas test-terminal setup-terminal bench format
+        test-replicas test-terminal setup-terminal bench format install package
 
 all: build
 
@@ -25,6 +26,14 @@ setup-terminal:
 build: setup
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release --target gemma4
+
+# The program, its service and documents, and the library (docs/INSTALL.md).
+install: build
+	@cmake --install build/release --prefix $(PREFIX)
+
+# A .deb and a portable .tar.gz in build/packages.
+package: setup
+	@tools/package.sh
 
 # Quantise the demo checkpoint, then ask the quantised model about a picture.
 demo: build

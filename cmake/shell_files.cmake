@@ -23,4 +23,4 @@ install(CODE "
     print_file(gemma4-\${command}.1 man \${command})
     install_file(\"${CMAKE_INSTALL_MANDIR}/man1\" gemma4-\${command}.1)
   endforeach()
-")
+" COMPONENT program)

@@ -62,6 +62,12 @@ if(SANITIZE)  # an installed library brings no sanitizer, and a benchmark under 
   return()
 endif()
 add_test(NAME tidy COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/tools/tidy.py)
+# What a portable package is checked with must accept and refuse: the same program under a high and under a low limit.
+set(CHECK_SYMBOLS ${CMAKE_CURRENT_SOURCE_DIR}/tools/check_symbols.sh $<TARGET_FILE:gemma4>)
+add_test(NAME symbols_accepted COMMAND env GLIBC=99 GLIBCXX=99 ${CHECK_SYMBOLS})
+add_test(NAME symbols_refused COMMAND env GLIBC=2.17 GLIBCXX=99 ${CHECK_SYMBOLS})
+set_tests_properties(symbols_refused PROPERTIES PASS_REGULAR_EXPRESSION "needs GLIBC_.*at most GLIBC_2.17 is allowed")
+add_test(NAME setup COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/setup_test.sh)
 add_test(NAME install COMMAND ${CMAKE_COMMAND} -D BUILD=${CMAKE_CURRENT_BINARY_DIR}
          -D SOURCE=${CMAKE_CURRENT_SOURCE_DIR} -D FOLDER=${CMAKE_CURRENT_BINARY_DIR}/install_test
          -P ${CMAKE_CURRENT_SOURCE_DIR}/tests/install_test.cmake)

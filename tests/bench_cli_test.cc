@@ -138,7 +138,7 @@ TEST(BenchCommand, MeasuresEverythingAskedFor) {
   const Ran ran = run_gemma4({"bench", "--model", out, "--backend", "cpu", "--prompts", "40,70", "--depths", "0,50",
                               "--batches", "1,2", "--images", "70", "--steps", "2", "--chunk", "32", "--json"});
   ASSERT_EQ(ran.code, 0) << ran.err;
-  const auto json = nlohmann::json::parse(ran.out);
+  const auto json = read_json<nlohmann::json>(ran.out);
   std::vector<std::string> what;
   for (const auto& result : json.at("results")) {
     what.push_back(result.at("what"));
@@ -167,7 +167,7 @@ TEST(BenchCommand, MeasuresRoundsWithDrafts) {
     const Ran ran = run_gemma4(words);
     EXPECT_EQ(ran.code, 0) << ran.err;
     std::map<std::string, nlohmann::json> lines;
-    const nlohmann::json report = nlohmann::json::parse(ran.out);
+    const nlohmann::json report = read_json<nlohmann::json>(ran.out);
     for (const auto& line : report.at("results")) lines[line.at("what")] = line;
     return lines;
   };
@@ -197,7 +197,7 @@ TEST(BenchCommand, MeasuresSeveralRanksOfOneModel) {
   };
   const Ran two = bench("2");
   ASSERT_EQ(two.code, 0) << two.err;
-  EXPECT_EQ(nlohmann::json::parse(two.out).at("gpus"), 2);
+  EXPECT_EQ(read_json<nlohmann::json>(two.out).at("gpus"), 2);
   ASSERT_EQ(bench("1").code, 0);
   // Both runs use the same tokens, so the logits differ only by rounding.
   const auto file = [&](const char* name) { return MappedFile::open(scratch.path / name); };
@@ -228,7 +228,7 @@ TEST(BenchCommand, TimesTheStagesOfAModel) {
                               "0",      "--steps",   "2",   "--chunk",   "32",  "--json"});
   ASSERT_EQ(ran.code, 0) << ran.err;
   std::vector<std::string> what;
-  const auto results = nlohmann::json::parse(ran.out).at("results");
+  const auto results = read_json<nlohmann::json>(ran.out).at("results");
   double sum = 0;
   for (const auto& result : results) {
     what.push_back(result.at("what"));
@@ -264,7 +264,7 @@ TEST(BenchCommand, ReportsWhereTheWeightsAre) {
   const auto load = [](const std::string& model) {
     const Ran ran = run_gemma4({"bench", "--load", "--model", model, "--backend", "cpu", "--threads", "1", "--json"});
     EXPECT_EQ(ran.code, 0) << ran.err;
-    return nlohmann::json::parse(ran.out);
+    return read_json<nlohmann::json>(ran.out);
   };
   const auto laid_out = load(kDemo), mapped = load(program);
   const int64_t weights = mapped.at("file_bytes");

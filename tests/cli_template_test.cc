@@ -19,7 +19,7 @@ struct Untemplated : Scratch {
   nlohmann::json seen() const {
     const Ran ran = run_gemma4({"inspect", path, "--json"});
     EXPECT_EQ(ran.code, 0) << ran.err;
-    return nlohmann::json::parse(ran.out).at("chat_template");
+    return read_json<nlohmann::json>(ran.out).at("chat_template");
   }
   Ran run(const std::vector<std::string>& more = {}) const {
     std::vector<std::string> arguments = {"run", "--model", path, "--prompt", "Hi", "--max-new-tokens", "1", "--json"};
@@ -36,7 +36,7 @@ const std::string& springs() {
 TEST(CheckpointTemplate, ComesFromTheFirstFileThatHasOne) {
   const Untemplated folder;
   EXPECT_EQ(folder.seen(), nlohmann::json({{"used", "july"}, {"file", nullptr}}));
-  nlohmann::json config = nlohmann::json::parse(read_file(folder.path / "tokenizer_config.json"));
+  nlohmann::json config = read_json<nlohmann::json>(read_file(folder.path / "tokenizer_config.json"));
   config["chat_template"] = springs();
   const std::string file = folder.path / "tokenizer_config.json";
   write_file(file, config.dump());
@@ -75,7 +75,7 @@ TEST(CheckpointTemplate, GoesWithTheModel) {
   const auto expect_spring = [](const std::string& path) {
     const Ran ran = run_gemma4({"inspect", path, "--json"});
     ASSERT_EQ(ran.code, 0) << ran.err;
-    const auto seen = nlohmann::json::parse(ran.out).at("chat_template");
+    const auto seen = read_json<nlohmann::json>(ran.out).at("chat_template");
     EXPECT_EQ(seen.at("used"), "spring") << seen;
     EXPECT_FALSE(seen.at("file").is_null()) << path;
   };

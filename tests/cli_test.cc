@@ -26,7 +26,7 @@ std::pair<std::string, nlohmann::json> thoughts_and_report(const Ran& ran) {
   std::string err = ran.err;
   if (err.ends_with('\n')) err.pop_back();
   const size_t report = err.find_last_of('\n') + 1;
-  return {err.substr(0, report), nlohmann::json::parse(err.substr(report), nullptr, false)};
+  return {err.substr(0, report), read_json_or_discard<nlohmann::json>(err.substr(report))};
 }
 
 nlohmann::json report(const Ran& ran) {
@@ -286,7 +286,7 @@ struct Spoiled : Scratch {
     const std::string file = slurp(weights());
     uint64_t length;
     std::memcpy(&length, file.data(), 8);
-    auto header = nlohmann::ordered_json::parse(file.substr(8, length));
+    auto header = read_json<nlohmann::ordered_json>(file.substr(8, length));
     change(header);
     const std::string text = header.dump(), data = file.substr(8 + length);
     length = text.size();
@@ -295,7 +295,7 @@ struct Spoiled : Scratch {
     spill(weights(), out + text + data);
   }
   void change_config(const std::function<void(nlohmann::json&)>& change) const {
-    auto config = nlohmann::json::parse(slurp(path / "config.json"));
+    auto config = read_json<nlohmann::json>(slurp(path / "config.json"));
     change(config);
     spill(path / "config.json", config.dump());
   }
@@ -594,7 +594,7 @@ TEST(Program, ExportedItRunsAndIsInspectedLikeAnyCheckpoint) {
   EXPECT_EQ(ran.out, "A pink circle.\n") << ran.err;
   const Ran seen = run_gemma4({"inspect", program, "--json"});
   ASSERT_EQ(seen.code, 0) << seen.err;
-  const auto facts = nlohmann::json::parse(seen.out);
+  const auto facts = read_json<nlohmann::json>(seen.out);
   EXPECT_EQ(facts.at("kind"), "program");
   EXPECT_EQ(facts.at("program").at("backend"), "cpu");
   EXPECT_EQ(facts.at("program").at("constants").at("get_max_seq_len"), 512);

@@ -60,7 +60,7 @@ TEST(RunWords, WhatIsPipedInFollowsThePrompt) {
   // The prompt's tokens are counted, because a raw prompt with the same text has as many.
   const auto tokens = [](const Ran& ran) {
     EXPECT_EQ(ran.code, 0) << ran.err;
-    return nlohmann::json::parse(ran.err.substr(ran.err.rfind('{'))).at("prompt_tokens").get<int>();
+    return read_json<nlohmann::json>(ran.err.substr(ran.err.rfind('{'))).at("prompt_tokens").get<int>();
   };
   const std::string notes = "The red square is left of the blue circle.";
   const int whole = tokens(ask_once({kDemo, "-p", "Summarise\n\n" + notes, "--json", "--max-new-tokens", "1"}));
@@ -121,7 +121,7 @@ TEST(RunWords, ASchemaBindsTheAnswer) {
   const std::string schema = scratch.path / "schema.json";
   const Ran ran = ask_once({kDemo, kSum, "--schema", schema});
   EXPECT_EQ(ran.code, 0) << ran.err;
-  EXPECT_TRUE(nlohmann::json::parse(ran.out).at("n").is_number_integer()) << ran.out;
+  EXPECT_TRUE(read_json<nlohmann::json>(ran.out).at("n").is_number_integer()) << ran.out;
   const Ran cut = ask_once({kDemo, kSum, "--schema", schema, "--max-new-tokens", "2"});
   EXPECT_EQ(cut.code, 1);
   EXPECT_NE(cut.err.find("the answer was cut before its JSON was complete"), std::string::npos) << cut.err;
@@ -163,7 +163,7 @@ TEST(RunWords, EveryCommandTakesTheModelAlike) {
   const auto inspected = [](const std::vector<std::string>& model) {
     std::vector<std::string> words = {"inspect", "--json"};
     words.insert(words.end(), model.begin(), model.end());
-    nlohmann::json report = nlohmann::json::parse(run_gemma4(words).out);
+    nlohmann::json report = read_json<nlohmann::json>(run_gemma4(words).out);
     report.erase("memory");  // what is free changes
     return report;
   };
@@ -173,14 +173,14 @@ TEST(RunWords, EveryCommandTakesTheModelAlike) {
 // Without --backend: one that can run here, and that of an exported program.
 TEST(RunWords, TheBackendIsChosenWhereNoneIsNamed) {
   const Ran ran = ask_once({kDemo, kSum, "--json"});
-  const std::string chosen = nlohmann::json::parse(ran.err).at("backend");
+  const std::string chosen = read_json<nlohmann::json>(ran.err).at("backend");
   EXPECT_TRUE(chosen == "cpu" || chosen == "cuda") << chosen;
   const Scratch scratch;
   const std::string program = scratch.path / "program";
   ASSERT_EQ(run_gemma4({"export", "--format", "program", kTiny, "--output", program, "--backend", "ref"}).code, 0);
   const Ran exported = run_gemma4({"run", program, "the stars", "--max-new-tokens", "1", "--json"});
   ASSERT_EQ(exported.code, 0) << exported.err;
-  EXPECT_EQ(nlohmann::json::parse(exported.err.substr(exported.err.rfind("{\"backend"))).at("backend"), "ref");
+  EXPECT_EQ(read_json<nlohmann::json>(exported.err.substr(exported.err.rfind("{\"backend"))).at("backend"), "ref");
   expect_refused({"run", kDemo, "Hi", "--backend", "gpu"}, " run: --backend: gpu not in {auto,cuda,cpu,ref}");
 }
 

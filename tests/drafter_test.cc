@@ -91,7 +91,7 @@ GoldenRound tiny_round(const std::string& name) {
 }
 
 // 120 prompts for the demo model with the reference's answers.
-nlohmann::json demo_answers() { return nlohmann::json::parse(read_file(kGolden + "demo/answers.json")); }
+nlohmann::json demo_answers() { return read_json<nlohmann::json>(read_file(kGolden + "demo/answers.json")); }
 
 Prompt demo_prompt(const nlohmann::json& answer) {
   const Config config = parse_config(read_file(kDemo + "/config.json"));
@@ -438,7 +438,7 @@ struct Copy {
   ~Copy() { fs::remove_all(path); }
 
   void set(const std::string& pointer, const nlohmann::json& value) const {
-    auto config = nlohmann::json::parse(read_file(kTinyDrafter + "/config.json"));
+    auto config = read_json<nlohmann::json>(read_file(kTinyDrafter + "/config.json"));
     config[nlohmann::json::json_pointer(pointer)] = value;
     write_file(path + "/config.json", config.dump());
   }

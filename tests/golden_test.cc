@@ -38,7 +38,7 @@ struct Copy {
   ~Copy() { fs::remove_all(path); }
 
   void set_text(const char* key, const nlohmann::json& value) {
-    auto config = nlohmann::json::parse(read_file(path + "/config.json"));
+    auto config = read_json<nlohmann::json>(read_file(path + "/config.json"));
     config["text_config"][key] = value;
     write_file(path + "/config.json", config.dump());
   }
@@ -92,7 +92,8 @@ TEST(GoldenCanary, CausalImagesFail) {
 
 TEST(GoldenCanary, AnotherRotationFails) {
   Copy copy;
-  nlohmann::json ropes = nlohmann::json::parse(read_file(copy.path + "/config.json"))["text_config"]["rope_parameters"];
+  nlohmann::json ropes =
+      read_json<nlohmann::json>(read_file(copy.path + "/config.json"))["text_config"]["rope_parameters"];
   ropes["full_attention"]["partial_rotary_factor"] = 0.5;
   copy.set_text("rope_parameters", ropes);
   EXPECT_EQ(eval(copy.path, "ref", {"--case", "text_short"}), kExitFailed);

@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "base/bf16.h"
+#include "base/json.h"
 #include "cli/cli.h"
 #include "engine/engine_testing.h"
 #include "model/difference_testing.h"
@@ -74,8 +75,8 @@ struct Question {
 // Questions about pictures and about text, with the answers that transformers computed.
 std::vector<Question> demo_questions(size_t count_each) {
   const std::string folder = SOURCE_DIR "/tests/golden/demo_eval/";
-  const json pictures = json::parse(read_file(folder + "demo_eval.json")).at("rows");
-  const json texts = json::parse(read_file(folder + "demo_text_eval.json"));
+  const json pictures = read_json<json>(read_file(folder + "demo_eval.json")).at("rows");
+  const json texts = read_json<json>(read_file(folder + "demo_text_eval.json"));
   std::vector<Question> questions;
   for (size_t i = 0; i < count_each; ++i) {
     const json& row = pictures[i];
@@ -416,7 +417,7 @@ TEST_F(WholeModel, AProgramOfQ6KGivesTheIdsOfItsCheckpoint) {
   ASSERT_EQ(q6_k.find("embed_tokens.weight")->matrix.format, Format::kQ6_K);
   ASSERT_EQ(q6_k.find("layers.0.mlp.down_proj.weight")->matrix.format, Format::kQ6_K);
   export_program(q6_k, {.backend = kBackend, .max_seq_len = 600, .vision = false, .source = kDemo}, at("q6_k_program"));
-  const json texts = json::parse(read_file(SOURCE_DIR "/tests/golden/demo_eval/demo_text_eval.json"));
+  const json texts = read_json<json>(read_file(SOURCE_DIR "/tests/golden/demo_eval/demo_text_eval.json"));
   size_t as_reference = 0;
   for (size_t i = 0; i < 8; ++i) {
     const std::vector<int64_t> prompt = texts[i].at("prompt_ids"), reference = texts[i].at("reference_ids");

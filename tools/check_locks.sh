@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 clang=$(command -v clang++ || ls /usr/bin/clang++-* 2>/dev/null | sort -V | tail -1)
 [ -n "$clang" ] || { echo "check_locks: clang++ is not installed (tools/setup.sh test installs it)" >&2; exit 2; }
-flags="-std=c++20 -fsyntax-only -Isrc $(pkg-config --cflags cpp-httplib)
+flags="-std=c++20 -fsyntax-only -Isrc
   -Wno-everything -Wthread-safety -Werror=thread-safety"
 
 # The analysis must accept this source with its lock and refuse it without, or it would prove nothing about the others.

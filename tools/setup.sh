@@ -1,26 +1,66 @@
 #!/bin/sh
-# Installs the Debian packages that the build needs. Needs root or sudo only if one is missing. `setup.sh test` adds the
-# packages for the tests, `setup.sh clients` those for the tests with real clients and of the page, `setup.sh terminal`
-# those for the tests of the terminal.
+# Installs the packages that the build needs, on Debian 12 or later, Ubuntu 22.04 or later, Fedora. Needs root or sudo
+# only if one is missing, and without them says what to install. `setup.sh test` adds the packages for the tests,
+# `setup.sh clients` those for the tests with real clients and of the page, `setup.sh terminal` those for the tests of the
+# terminal. `setup.sh names [test|clients|terminal] [debian|ubuntu|fedora]` prints the names alone.
 set -eu
-packages="g++ cmake ninja-build pkg-config libhwy-dev nlohmann-json3-dev libcli11-dev libjpeg62-turbo-dev libpng-dev
-  libwebp-dev libgif-dev libheif-dev libcpp-httplib-dev libedit-dev libjs-katex libjs-highlight.js libjs-pdf"
-[ "${1:-}" = test ] && packages="$packages libgtest-dev libgmock-dev libbenchmark-dev python3 xz-utils"
+system=$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${ID_LIKE:-} ${VERSION_ID:-}") || system=
+names=
+[ "${1:-}" = names ] && names=yes && shift
+for_what=build
+case "${1:-}" in test | clients | terminal) for_what=$1 && shift ;; esac
+[ -n "$names" ] && [ -n "${1:-}" ] && system=$1
+
+case " $system " in
+*" debian "* | *" ubuntu "*)
+  packages="g++ cmake ninja-build pkg-config libhwy-dev nlohmann-json3-dev libcli11-dev libjpeg-dev libpng-dev
+    libwebp-dev libgif-dev libheif-dev libcurl4-openssl-dev libedit-dev libjs-katex libjs-highlight.js libjs-pdf"
+  case " $system " in *" ubuntu "*" 22.04 "*) packages="$packages g++-12" ;; esac # its g++ is 11: see CMakeLists.txt
+  tests="libgtest-dev libgmock-dev libbenchmark-dev python3 xz-utils"
+  clients="python3 python3-venv chromium openssl ca-certificates"
+  terminal="python3 python3-pytest tmux bash zsh fish groff man-db"
+  have() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q "install ok installed"; }
+  update="apt-get update -qq"
+  install="env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends"
+  ;;
+*" fedora "*)
+  packages="gcc-c++ cmake ninja-build pkgconf-pkg-config highway-devel json-devel cli11-devel libjpeg-turbo-devel
+    libpng-devel libwebp-devel giflib-devel libheif-devel libcurl-devel libedit-devel"
+  tests="gtest-devel gmock-devel google-benchmark-devel python3 xz"
+  clients="python3 chromium openssl ca-certificates"
+  terminal="python3 python3-pytest tmux bash zsh fish groff man-db"
+  have() { rpm -q --quiet "$1"; }
+  update=true
+  install="dnf install -y -q"
+  ;;
+*)
+  echo "setup: this is no Debian, Ubuntu or Fedora; install what CONTRIBUTING.md names (\"Prerequisites\")" >&2
+  exit 2
+  ;;
+esac
+[ "$for_what" = test ] && packages="$packages $tests"
+[ "$for_what" = clients ] && packages="$packages $clients"
+[ "$for_what" = terminal ] && packages="$packages $terminal"
 # make test-locks needs any clang; only one that is missing is installed.
-[ "${1:-}" = test ] && ! command -v clang++ >/dev/null && ! ls /usr/bin/clang++-* >/dev/null 2>&1 &&
+[ "$for_what" = test ] && ! command -v clang++ >/dev/null && ! ls /usr/bin/clang++-* >/dev/null 2>&1 &&
   packages="$packages clang"
-[ "${1:-}" = clients ] && packages="$packages python3 python3-venv chromium openssl ca-certificates"
-[ "${1:-}" = terminal ] && packages="$packages python3 python3-pytest tmux bash zsh fish groff man-db"
+packages=$(echo $packages) # on one line
+if [ -n "$names" ]; then
+  echo "$packages"
+  exit
+fi
+
 missing=""
-for package in $packages; do
-  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed" || missing="$missing $package"
-done
+for package in $packages; do have "$package" || missing="$missing $package"; done
 [ -z "$missing" ] && exit 0
-echo "installing:$missing"
 as_root=""
 if [ "$(id -u)" != 0 ]; then
-  command -v sudo >/dev/null || { echo "setup: these packages are needed; install them as root, or install sudo"; exit 2; }
+  if ! command -v sudo >/dev/null; then
+    echo "setup: packages are missing, and this is neither root nor is sudo here; as root: ${install#env * }$missing" >&2
+    exit 2
+  fi
   as_root=sudo
 fi
-$as_root apt-get update -qq
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+echo "installing:$missing"
+$as_root $update
+$as_root $install $missing >/dev/null

@@ -9,12 +9,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <random>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
 #include "base/descriptor.h"
+#include "base/random.h"
 
 namespace gemma4 {
 namespace {
@@ -44,9 +44,8 @@ std::string read_all(const std::filesystem::path& path, uint64_t most, bool pipe
 }
 
 std::string random_letters() {
-  static thread_local std::random_device device;
   std::string letters;
-  for (size_t i = 0; i < kRandomLetters; ++i) letters += kLetters[device() % kLetters.size()];
+  for (size_t i = 0; i < kRandomLetters; ++i) letters += kLetters[system_random() % kLetters.size()];
   return letters;
 }
 

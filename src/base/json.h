@@ -4,20 +4,32 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
-#include <string>
+#include <string_view>
 
-// `template` makes it, `extern template` says that it is made elsewhere. Text is read from a std::string or between two
-// pointers.
-#define GEMMA4_JSON_READER(how, Json, Input)      \
-  how class nlohmann::detail::lexer<Json, Input>; \
-  how class nlohmann::detail::parser<Json, Input>;
-#define GEMMA4_JSON(how, Json)                                                                         \
-  how class Json;                                                                                      \
-  how class nlohmann::detail::serializer<Json>;                                                        \
-  how class nlohmann::detail::json_sax_dom_parser<Json>;                                               \
-  how class nlohmann::detail::json_sax_dom_callback_parser<Json>;                                      \
-  GEMMA4_JSON_READER(how, Json, nlohmann::detail::iterator_input_adapter<std::string::const_iterator>) \
-  GEMMA4_JSON_READER(how, Json, nlohmann::detail::iterator_input_adapter<const char*>)
+// Made in the two sources. Json::parse() is a template of its own and is not among what they make: sources of the
+// program call read_json() instead, which saves each of them several seconds.
+extern template class nlohmann::basic_json<>;
+extern template class nlohmann::basic_json<nlohmann::ordered_map>;
 
-GEMMA4_JSON(extern template, nlohmann::basic_json<>)
-GEMMA4_JSON(extern template, nlohmann::basic_json<nlohmann::ordered_map>)
+namespace gemma4 {
+
+// Json::parse(text): `Json` is nlohmann::json or nlohmann::ordered_json. Throws nlohmann::json::parse_error.
+template <class Json>
+Json read_json(std::string_view text);
+template <>
+nlohmann::json read_json(std::string_view text);
+template <>
+nlohmann::ordered_json read_json(std::string_view text);
+
+// `watch` sees each value as it is read, and may throw.
+nlohmann::json read_json(std::string_view text, const nlohmann::json::parser_callback_t& watch);
+
+// As the first, but what is not JSON gives a value of which is_discarded() is true.
+template <class Json>
+Json read_json_or_discard(std::string_view text);
+template <>
+nlohmann::json read_json_or_discard(std::string_view text);
+template <>
+nlohmann::ordered_json read_json_or_discard(std::string_view text);
+
+}  // namespace gemma4

@@ -24,7 +24,7 @@ nlohmann::json parse_strict_json(std::string_view text, const std::string& what)
   };
   if (text.find('\0') != std::string_view::npos) throw Error(what + " is not valid JSON (it holds a NUL byte)");
   try {
-    return json::parse(text, watch);
+    return read_json(text, watch);
   } catch (const json::exception& error) {
     throw Error(what + " is not valid JSON (" + printable(error.what()) + ")");
   }

@@ -41,7 +41,7 @@ inline std::string without_tensors(const std::string& file, const std::function<
                                    bool listed = false) {
   uint64_t length = 0;
   std::memcpy(&length, file.data(), sizeof length);
-  const auto header = nlohmann::json::parse(file.substr(8, length));
+  const auto header = read_json<nlohmann::json>(file.substr(8, length));
   auto kept = nlohmann::json::object();
   std::string data;
   for (const auto& [name, entry] : header.items()) {
@@ -54,7 +54,7 @@ inline std::string without_tensors(const std::string& file, const std::function<
   }
   if (!listed && kept.contains("__metadata__") && kept["__metadata__"].contains("tensor_names")) {
     auto names = nlohmann::json::array();
-    for (const auto& name : nlohmann::json::parse(header["__metadata__"]["tensor_names"].get<std::string>())) {
+    for (const auto& name : read_json<nlohmann::json>(header["__metadata__"]["tensor_names"].get<std::string>())) {
       if (!drop(name)) names.push_back(name);
     }
     kept["__metadata__"]["tensor_names"] = names.dump();

@@ -30,7 +30,7 @@ std::vector<fs::path> candidates(const fs::path& directory) {
 }
 
 bool has_centroids(const std::string& config) {
-  const nlohmann::json object = nlohmann::json::parse(config, nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json object = read_json_or_discard<nlohmann::json>(config);
   return object.is_object() && object.contains("use_ordered_embeddings") && object["use_ordered_embeddings"] == true;
 }
 
@@ -50,7 +50,7 @@ Checkpoint open_known(const fs::path& path) {
 }  // namespace
 
 bool is_drafter_config(const std::string& config) {
-  const nlohmann::json object = nlohmann::json::parse(config, nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json object = read_json_or_discard<nlohmann::json>(config);
   return object.is_object() && object.contains("model_type") && object["model_type"] == kModelType;
 }
 

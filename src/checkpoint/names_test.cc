@@ -18,7 +18,7 @@ using namespace testing_files;
 // Model names of the tensors that a checkpoint of 31B holds, of those that begin with `prefix`.
 std::set<std::string> names_of_31b(const std::string& prefix) {
   std::set<std::string> names;
-  const auto tensors = nlohmann::json::parse(read_file(golden("config_31b/tensors.json")));
+  const auto tensors = read_json<nlohmann::json>(read_file(golden("config_31b/tensors.json")));
   for (const auto& [name, entry] : tensors.items()) {
     const std::string model = from_huggingface_name(name);
     if (model.starts_with(prefix)) names.insert(model);

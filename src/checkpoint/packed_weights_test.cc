@@ -8,6 +8,7 @@
 
 #include "base/bf16.h"
 #include "base/check.h"
+#include "base/json.h"
 #include "base/json_text.h"
 #include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/golden_testing.h"
@@ -78,7 +79,8 @@ std::string error_with(
   const std::string bytes = read_file(golden(folder) / "model.safetensors");
   uint64_t length;
   std::memcpy(&length, bytes.data(), sizeof length);
-  json header = json::parse(bytes.substr(8, length)), config = json::parse(read_file(golden(folder) / "config.json"));
+  json header = read_json<json>(bytes.substr(8, length)),
+       config = read_json<json>(read_file(golden(folder) / "config.json"));
   change(header);
   reconfigure(config);
   copy.put("model.safetensors", testing_files::container(header.dump(), bytes.substr(8 + length)));
@@ -118,7 +120,7 @@ TEST(PackedWeights, ReadCompressedTensorsInTheUsualOrderOnly) {
   uint64_t length;
   std::memcpy(&length, bytes.data(), sizeof length);
   const auto error = [&](const std::function<int32_t(int32_t)>& group_of) -> std::string {
-    json header = json::parse(bytes.substr(8, length));
+    json header = read_json<json>(bytes.substr(8, length));
     std::string data = bytes.substr(8 + length);
     const size_t begin = data.size();
     for (int32_t column = 0; column < 96; ++column) {
@@ -160,7 +162,7 @@ TEST(PackedWeights, ReadEightBitsOfCompressedTensors) {
   add(".weight_shape", "I64", {2}, shape_bytes.size());
   add(".weight_packed", "I32", {rows, cols / 4}, codes.size());
   add(".weight_scale", "F32", {rows, groups}, scales.size());
-  json config = json::parse(read_file(golden("compressed_tensors") / "config.json"));
+  json config = read_json<json>(read_file(golden("compressed_tensors") / "config.json"));
   config["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 8;
   const testing_files::Folder folder;
   folder.put("config.json", config.dump());

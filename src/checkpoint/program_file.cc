@@ -313,7 +313,7 @@ void ProgramWriter::commit(const ProgramHeader& header, const std::string& confi
     const bool flag = name.starts_with("use_") || name.starts_with("enable_");
     file["constants"][name] = flag ? nlohmann::ordered_json(value != 0) : nlohmann::ordered_json(value);
   }
-  file["methods"] = nlohmann::ordered_json::parse(header.methods);
+  file["methods"] = read_json<nlohmann::ordered_json>(header.methods);
   file["weights_bytes"] = bytes_;
   file["weights"] = list_->entries;
   check_mapped_files();

@@ -31,7 +31,7 @@ TEST(Sha256, KnownAnswer) {
 }
 
 RecipeModel model_of(const Checkpoint& checkpoint) {
-  const json text = json::parse(checkpoint.config)["text_config"];
+  const json text = read_json<json>(checkpoint.config)["text_config"];
   RecipeModel model{text["num_hidden_layers"].get<int>(), {}};
   for (int i = 0; i < model.layers; ++i) {
     if (text["layer_types"][static_cast<size_t>(i)] == "full_attention") model.full.insert(i);
@@ -85,7 +85,7 @@ TEST(QuantizeCheckpoint, EqualsTheOriginalsDigestOfTheDemo) {
   const Folder folder;
   run(kDemo, folder.path / "out", "default");
   const File ours(folder.path / "out/model.safetensors");
-  const json digest = json::parse(read_file(kQuantised / "demo_default/digest.json"));
+  const json digest = read_json<json>(read_file(kQuantised / "demo_default/digest.json"));
   EXPECT_EQ(digest["data_sha256"], sha256(std::string(ours.data())));
   EXPECT_EQ(json(ours.parsed.metadata), digest["metadata"]);
   ASSERT_EQ(ours.parsed.entries.size(), digest["tensors"].size());

@@ -81,7 +81,7 @@ std::vector<std::string> names_in(const fs::path& directory, const char* extensi
 }  // namespace
 
 void refuse_other_models(const std::string& config, const std::string& what) {
-  const json top = json::parse(config, nullptr, /*allow_exceptions=*/false);
+  const json top = read_json_or_discard<json>(config);
   if (!top.is_object()) return;  // parse_config() says what is wrong
   const json& nested = child(top, "text_config");
   const json& text = nested.is_object() ? nested : top;

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/golden_testing.h"
@@ -36,7 +37,7 @@ std::string refusal_of_config(const json& config) {
   return refusal(folder.path);
 }
 
-json tiny_config() { return json::parse(read_file(kTiny / "config.json")); }
+json tiny_config() { return read_json<json>(read_file(kTiny / "config.json")); }
 
 TEST(Recognise, OtherMembersOfTheFamilyBeforeTheirTensors) {
   json config = tiny_config();
@@ -132,11 +133,11 @@ TEST(VisionSource, ForADirectoryAndForNone) {
   for (const fs::path& source : {kTiny, kTiny.parent_path() / "gguf/mmproj-tiny2.gguf"}) {
     const Checkpoint both = open_checkpoint(text.path, source);
     EXPECT_NE(both.find("vision_tower.std_bias"), nullptr);
-    EXPECT_TRUE(json::parse(both.config)["vision_config"].is_object());
+    EXPECT_TRUE(read_json<json>(both.config)["vision_config"].is_object());
   }
   const Checkpoint without = open_checkpoint(kTiny, {}, false);
   EXPECT_EQ(without.find("vision_tower.std_bias"), nullptr);
-  EXPECT_TRUE(json::parse(without.config)["vision_config"].is_null());
+  EXPECT_TRUE(read_json<json>(without.config)["vision_config"].is_null());
 }
 
 }  // namespace

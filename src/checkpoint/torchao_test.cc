@@ -27,14 +27,14 @@ struct Example {
     std::memcpy(&length, file.data(), sizeof length);
     EXPECT_EQ(length, 1928u);
     EXPECT_EQ(file.size(), 2686u);
-    header = json::parse(file.substr(8, length));
+    header = read_json<json>(file.substr(8, length));
     data = file.substr(8 + length);
   }
 
   // Changes the metadata line of `name`.
   template <typename Change>
   void metadata(const std::string& name, Change change) {
-    json line = json::parse(header["__metadata__"][name].get<std::string>());
+    json line = read_json<json>(header["__metadata__"][name].get<std::string>());
     change(line);
     header["__metadata__"][name] = line.dump();
   }
@@ -106,7 +106,7 @@ TEST(Torchao, WriterMakesTheSameFile) {
   uint64_t length = 0;
   std::memcpy(&length, file.data(), sizeof length);
   EXPECT_EQ(length, 1928u);
-  EXPECT_EQ(json::parse(file.substr(8, length)), example.header);
+  EXPECT_EQ(read_json<json>(file.substr(8, length)), example.header);
   EXPECT_TRUE(file.substr(8 + length) == example.data);
 }
 

@@ -1,6 +1,7 @@
 #include "checkpoint/vision_source.h"
 
 #include "base/check.h"
+#include "base/json.h"
 #include "base/json_text.h"
 #include "checkpoint/gguf/gguf_checkpoint.h"
 #include "checkpoint/huggingface.h"
@@ -22,7 +23,7 @@ void add_picture_tokens(json& config, const std::string& tokenizer) {
   constexpr std::pair<const char*, const char*> kTokens[] = {
       {"image_token_id", "<|image|>"}, {"boi_token_id", "<|image>"}, {"eoi_token_id", "<image|>"}};
   if (config.contains("image_token_id") || tokenizer.empty()) return;
-  const json words = json::parse(tokenizer, nullptr, /*allow_exceptions=*/false);
+  const json words = read_json_or_discard<json>(tokenizer);
   if (!words.is_object() || !words.contains("added_tokens") || !words["added_tokens"].is_array()) return;
   for (const json& token : words["added_tokens"]) {
     if (!token.is_object()) continue;
@@ -80,13 +81,13 @@ void add_vision(Checkpoint& checkpoint, const fs::path& source) {
 }
 
 bool describes_vision(const Checkpoint& checkpoint) {
-  const json config = json::parse(checkpoint.config, nullptr, /*allow_exceptions=*/false);
+  const json config = read_json_or_discard<json>(checkpoint.config);
   return config.is_object() && config.contains("vision_config") && config["vision_config"].is_object();
 }
 
 void drop_vision(Checkpoint& checkpoint) {
   if (checkpoint.program) return;
-  const json config = json::parse(checkpoint.config, nullptr, /*allow_exceptions=*/false);
+  const json config = read_json_or_discard<json>(checkpoint.config);
   if (config.is_object() && config.contains("vision_config")) {
     json text_alone = config;
     text_alone["vision_config"] = nullptr;

@@ -40,7 +40,7 @@ TEST(QuantizeCommand, MakesADirectoryThatInspectApproves) {
   EXPECT_THAT(made.err, HasSubstr("143 tensors"));
   const Outcome seen = gemma4("inspect --json " + out);
   EXPECT_EQ(seen.exit, 0) << seen.out;
-  const json facts = json::parse(seen.out);
+  const json facts = read_json<json>(seen.out);
   EXPECT_EQ(facts["kind"], "torchao");
   EXPECT_EQ(facts["config"]["layers"], 7);
   EXPECT_EQ(facts["memory"]["max_seq_len"], 2048);
@@ -74,7 +74,7 @@ TEST(QuantizeCommand, BadInputIsOneLineExitTwoAndNothingWritten) {
   // A config that disagrees with the weights, and a file that is cut.
   copy_tiny(folder.path / "model");
   const std::string model = folder.path / "model";
-  const json config = json::parse(read_file(folder.path / "model/config.json"));
+  const json config = read_json<json>(read_file(folder.path / "model/config.json"));
   json wide = config;
   wide["text_config"]["intermediate_size"] = 192;
   folder.put("model/config.json", wide.dump());
@@ -99,14 +99,14 @@ TEST(InspectCommand, TextNamesConfigTensorsAndTotals) {
 TEST(InspectCommand, SaysWhatWouldBeRefused) {
   const Folder folder;
   copy_tiny(folder.path / "model");
-  json config = json::parse(read_file(folder.path / "model/config.json"));
+  json config = read_json<json>(read_file(folder.path / "model/config.json"));
   config["text_config"]["num_hidden_layers"] = 6;
   config["text_config"]["layer_types"].erase(6);
   folder.put("model/config.json", config.dump());
   fs::remove(folder.path / "model/tokenizer.json");
   const Outcome seen = gemma4("inspect --json " + (folder.path / "model").string());
   EXPECT_EQ(seen.exit, 1);
-  const std::string refused = json::parse(seen.out)["refused"].dump();
+  const std::string refused = read_json<json>(seen.out)["refused"].dump();
   EXPECT_THAT(refused, HasSubstr("layers.6.layer_scalar is not part of this model"));
   EXPECT_THAT(refused, HasSubstr("no tokenizer"));
   EXPECT_EQ(gemma4("inspect /nonexistent").exit, 2);
@@ -118,10 +118,10 @@ TEST(DiffCommand, MeasuresWhatQuantisingCosts) {
   ASSERT_EQ(gemma4("quantize --model-dir " + kTiny + " --output " + out).exit, 0);
   const Outcome same = gemma4("diff --json " + kTiny + " " + kTiny);
   EXPECT_EQ(same.exit, 0) << same.err;
-  EXPECT_EQ(json::parse(same.out)["total"]["equal"], true);
+  EXPECT_EQ(read_json<json>(same.out)["total"]["equal"], true);
   const Outcome seen = gemma4("diff --json " + kTiny + " " + out);
   EXPECT_EQ(seen.exit, 0) << seen.err;
-  const json facts = json::parse(seen.out);
+  const json facts = read_json<json>(seen.out);
   EXPECT_EQ(facts["tensors"].size(), 143u);  // the tied head is compared with the embedding
   EXPECT_EQ(facts["problems"], json::array());
   for (const json& row : facts["tensors"]) {
@@ -152,21 +152,21 @@ TEST(DiffCommand, ComparesAcrossFormats) {
   for (const std::string& path : {gguf, mlx, std::string(SOURCE_DIR "/tests/golden/gguf/tiny2.gguf")}) {
     const Outcome seen = gemma4("inspect --json " + path);
     EXPECT_EQ(seen.exit, 0) << seen.out << seen.err;
-    EXPECT_EQ(json::parse(seen.out)["kind"], path == mlx ? "mlx" : "gguf");
+    EXPECT_EQ(read_json<json>(seen.out)["kind"], path == mlx ? "mlx" : "gguf");
   }
-  const json exact = json::parse(gemma4("diff --json " + kTiny + " " + gguf).out);
+  const json exact = read_json<json>(gemma4("diff --json " + kTiny + " " + gguf).out);
   EXPECT_EQ(exact["problems"], json::array());
   EXPECT_EQ(exact["total"]["equal"], true);
-  const json close = json::parse(gemma4("diff --json " + gguf + " " + mlx).out);
+  const json close = read_json<json>(gemma4("diff --json " + gguf + " " + mlx).out);
   EXPECT_EQ(close["problems"], json::array());
   EXPECT_EQ(close["total"]["equal"], false);
   EXPECT_LT(close["total"]["relative"], 0.02);
   EXPECT_GT(close["total"]["snr_db"], 35);
   // The vision tower is in another file: without --mmproj this is a text model.
   fs::rename(folder.path / "mmproj-tiny.gguf", folder.path / "vision.gguf");
-  EXPECT_FALSE(json::parse(gemma4("inspect --json " + gguf).out)["config"].contains("vision"));
+  EXPECT_FALSE(read_json<json>(gemma4("inspect --json " + gguf).out)["config"].contains("vision"));
   const Outcome whole = gemma4("inspect --json " + gguf + " --mmproj " + (folder.path / "vision.gguf").string());
-  EXPECT_TRUE(json::parse(whole.out)["config"].contains("vision"));
+  EXPECT_TRUE(read_json<json>(whole.out)["config"].contains("vision"));
 }
 
 TEST(ExportCommand, WithoutVisionWritesATextModelInEveryFormat) {
@@ -178,7 +178,7 @@ TEST(ExportCommand, WithoutVisionWritesATextModelInEveryFormat) {
   for (const std::string format : {"gguf", "mlx", "program"}) {
     ASSERT_EQ(exported(format, " --no-vision --group 32").exit, 0) << format;
     const std::string path = (folder.path / format).string() + (format == "gguf" ? ".gguf" : "");
-    const json seen = json::parse(gemma4("inspect --json " + path).out);
+    const json seen = read_json<json>(gemma4("inspect --json " + path).out);
     EXPECT_EQ(seen["kind"], format);
     EXPECT_FALSE(seen["config"].contains("vision")) << format;
     EXPECT_EQ(seen["refused"], json::array()) << format;

@@ -4,6 +4,7 @@
 #include <random>
 #include <string>
 
+#include "base/random.h"
 #include "base/utf8.h"
 
 namespace gemma4 {
@@ -29,7 +30,7 @@ void check_sampling(const RequestSampling& s, const Config& config) {
 }
 
 uint64_t random_seed() {
-  static thread_local std::mt19937_64 generator{std::random_device{}()};
+  static thread_local std::mt19937_64 generator{system_random()};
   // JSON numbers are exact up to 2^53: a reported seed must survive them.
   return generator() >> 11;
 }

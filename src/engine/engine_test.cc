@@ -9,6 +9,7 @@
 #include <future>
 #include <thread>
 
+#include "base/json.h"
 #include "engine/engine_testing.h"
 #include "engine/image_cache.h"
 #include "engine/input_processor.h"
@@ -332,7 +333,7 @@ TEST(Engine, ForcedShapesHoldWhateverTheQuestion) {
   Ask a(engine, schema), b(engine, call), c(engine, sampled), free(engine, chat_request("Who are you?", 60));
   for (Ask* ask : {&a, &c}) {
     const Heard heard = ask->get();
-    const auto value = nlohmann::json::parse(heard.text, nullptr, false);
+    const auto value = read_json_or_discard<nlohmann::json>(heard.text);
     ASSERT_TRUE(value.is_object()) << heard.text;
     EXPECT_TRUE(value.at("n").is_number_integer()) << heard.text;
     EXPECT_TRUE(value.at("color") == "red" || value.at("color") == "blue") << heard.text;
@@ -341,7 +342,7 @@ TEST(Engine, ForcedShapesHoldWhateverTheQuestion) {
   const Heard called = b.get();
   ASSERT_EQ(called.calls.size(), 1u) << called.text;
   EXPECT_EQ(called.calls[0].name, "set_timer");
-  EXPECT_TRUE(nlohmann::json::parse(called.calls[0].arguments).at("minutes").is_number_integer());
+  EXPECT_TRUE(read_json<nlohmann::json>(called.calls[0].arguments).at("minutes").is_number_integer());
   EXPECT_EQ(called.finish, Finish::kToolCalls);
   EXPECT_EQ(free.get().text, "I am a small demo model. I can describe pictures of colored shapes and digits.");
   Request bad = schema;

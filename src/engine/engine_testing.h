@@ -144,7 +144,7 @@ struct TinyCase {
 // The five cases of tests/golden/tiny, whose greedy continuations transformers computed.
 inline std::vector<TinyCase> tiny_cases() {
   const std::string root = SOURCE_DIR "/tests/golden/tiny/";
-  const auto file = nlohmann::json::parse(read_file(root + "golden/cases.json"));
+  const auto file = read_json<nlohmann::json>(read_file(root + "golden/cases.json"));
   std::vector<TinyCase> cases;
   for (const auto& row : file.at("cases")) {
     TinyCase c{row.at("name"), raw_request(row.at("prompt"), 0), row.at("greedy")};

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "backend/forwarding_backend.h"
+#include "base/json.h"
 #include "engine/engine_testing.h"
 #include "model/cache_plan.h"
 
@@ -86,7 +87,7 @@ class LongTiny {
  public:
   LongTiny() : path_(std::filesystem::temp_directory_path() / ("long_tiny_" + std::to_string(getpid()))) {
     std::filesystem::copy(kTiny, path_, std::filesystem::copy_options::recursive);
-    auto config = nlohmann::json::parse(read_file(path_ / "config.json"));
+    auto config = read_json<nlohmann::json>(read_file(path_ / "config.json"));
     config["text_config"]["max_position_embeddings"] = 1 << 20;
     write_file(path_ / "config.json", config.dump());
   }

@@ -1,17 +1,13 @@
 #include "engine/prefix_cache.h"
 
 #include <algorithm>
-#include <random>
 
 #include "base/check.h"
+#include "base/random.h"
 
 namespace gemma4 {
 
-HashKey HashKey::random() {
-  std::random_device device;
-  const auto word = [&] { return uint64_t{device()} << 32 | device(); };
-  return {word(), word()};
-}
+HashKey HashKey::random() { return {system_random(), system_random()}; }
 
 PrefixCache::PrefixCache(const PrefixCacheOptions& options) : options_(options), key_(HashKey::random()) {
   CHECK(options.page > 0 && options.window > 0);

@@ -52,7 +52,7 @@ class GoldenArrays {
   explicit GoldenArrays(const std::string& name) : bytes_(read_file(golden_path(name))) {
     uint64_t size;
     std::memcpy(&size, bytes_.data(), 8);
-    header_ = nlohmann::json::parse(bytes_.substr(8, size));
+    header_ = read_json<nlohmann::json>(bytes_.substr(8, size));
     data_ = 8 + size;
   }
 

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/json.h"
 #include "image/golden_testing.h"
 #include "image/patches.h"
 #include "image/resize.h"
@@ -45,7 +46,7 @@ int64_t pixel_sum(const Patches& patches) {
 }
 
 TEST(Preprocess, EqualsTorchvision) {
-  const json rows = json::parse(read_file(golden_path("preprocess/golden.json")));
+  const json rows = read_json<json>(read_file(golden_path("preprocess/golden.json")));
   const GoldenArrays arrays("preprocess/golden.safetensors");
   int checked = 0;
   for (const json& row : rows) {
@@ -76,7 +77,7 @@ TEST(Preprocess, EqualsTorchvision) {
 }
 
 TEST(Preprocess, EqualsTheTinyModelsPixels) {
-  const json cases = json::parse(read_file(golden_path("tiny/golden/cases.json")));
+  const json cases = read_json<json>(read_file(golden_path("tiny/golden/cases.json")));
   int images = 0;
   for (const json& c : cases["cases"]) {
     if (c["images"].empty()) continue;

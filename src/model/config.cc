@@ -86,7 +86,7 @@ class ConfigObject {
 };
 
 json parse(const std::string& text, const char* what) {
-  json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  json object = read_json_or_discard<json>(text);
   if (object.is_discarded()) throw Error(std::string(what) + " is not valid JSON");
   if (!object.is_object()) throw Error(std::string(what) + " is not a JSON object");
   return object;
@@ -349,7 +349,7 @@ void check_drafter_fits(const DrafterConfig& drafter, const Config& target) {
 }
 
 std::string without_vision(const std::string& text_of_file) {
-  auto object = nlohmann::ordered_json::parse(text_of_file);
+  auto object = read_json<nlohmann::ordered_json>(text_of_file);
   object["vision_config"] = nullptr;
   return object.dump(2);
 }

@@ -16,7 +16,7 @@ using testing::HasSubstr;
 
 const std::string k31b = SOURCE_DIR "/tests/golden/config_31b/";
 
-json config_31b() { return json::parse(read_file(k31b + "config.json")); }
+json config_31b() { return read_json<json>(read_file(k31b + "config.json")); }
 
 std::string refusal(const json& config) {
   try {
@@ -49,7 +49,7 @@ TEST(Config, Reads31B) {
 // needed_tensors() lists exactly the tensors of a real 31B checkpoint.
 TEST(Weights, Of31BAreTheOnesItsCheckpointHolds) {
   const Config c = parse_config(config_31b().dump());
-  const json listed = json::parse(read_file(k31b + "tensors.json"));
+  const json listed = read_json<json>(read_file(k31b + "tensors.json"));
   EXPECT_EQ(needed_tensors(c, true).size() - 1, listed.size());  // without the tied lm_head
   int64_t numbers = 0, counted = 0;
   for (const TensorNeed& need : needed_tensors(c, true)) {

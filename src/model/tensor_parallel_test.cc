@@ -96,7 +96,7 @@ TEST(TensorParallel, SaysWhatCannotBeSharded) {
             "cannot split the model over 32 devices: layers.0.self_attn.o_proj.weight is stored in int4 groups of 512 "
             "columns, and a device's query heads take 256");
   Checkpoint narrow = shapes_of_31b(Format::kBF16, 0);
-  auto json = nlohmann::json::parse(narrow.config);
+  auto json = read_json<nlohmann::json>(narrow.config);
   json["text_config"]["num_attention_heads"] = 96;
   json["text_config"]["num_key_value_heads"] = 16;
   narrow.config = json.dump();

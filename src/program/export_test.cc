@@ -65,7 +65,7 @@ class ProgramExportTest : public ::testing::Test {
 
   // Changes program.json.
   static void edit(const std::string& path, const std::function<void(json&)>& change) {
-    json file = json::parse(read_file(path + "/program.json"));
+    json file = read_json<json>(read_file(path + "/program.json"));
     change(file);
     write_file(path + "/program.json", file.dump());
   }
@@ -90,7 +90,7 @@ std::vector<GreedyAnswer> answers(const std::string& model, bool pictures = true
     requests.push_back(chat_request("What is at the left?", 40, {demo_image("002.png")}));
     requests.push_back(chat_request("List the shapes as JSON.", 40, {demo_image("001.png")}));
   }
-  const json texts = json::parse(read_file(SOURCE_DIR "/tests/golden/demo_eval/demo_text_eval.json"));
+  const json texts = read_json<json>(read_file(SOURCE_DIR "/tests/golden/demo_eval/demo_text_eval.json"));
   for (size_t i = 0; i < 2; ++i) requests.push_back(raw_request(texts[i]["prompt"], 40));
   std::vector<GreedyAnswer> out;
   for (const Request& request : requests) {
@@ -145,9 +145,9 @@ class CompressedTensors {
  public:
   CompressedTensors(const Checkpoint& source, const std::string& directory) {
     fs::create_directories(directory);
-    json config = json::parse(source.config);
+    json config = read_json<json>(source.config);
     config["quantization_config"] =
-        json::parse(read_file(SOURCE_DIR "/tests/golden/compressed_tensors/config.json"))["quantization_config"];
+        read_json<json>(read_file(SOURCE_DIR "/tests/golden/compressed_tensors/config.json"))["quantization_config"];
     config["quantization_config"]["config_groups"]["group_0"]["weights"]["symmetric"] = false;
     write_file(directory + "/config.json", config.dump());
     write_file(directory + "/tokenizer.json", source.tokenizer.json);

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <numeric>
-#include <random>
 
 #include "base/check.h"
+#include "base/random.h"
 #include "checkpoint/program_file.h"
 #include "model/model.h"
 #include "model/owned_tensors.h"
@@ -118,7 +118,7 @@ Program::Impl::Impl(const std::string& directory, const ProgramOptions& options)
   if (options.max_prefill_chunk > 0) limits.chunk = options.max_prefill_chunk;
   constants["get_max_prefill_chunk"] = limits.chunk;
   methods = methods_of(config, limits);
-  seed = options.seed ? options.seed : std::random_device()();
+  seed = options.seed ? options.seed : static_cast<uint32_t>(system_random());
   ModelOptions model_options = options_for(config, limits.max_seq_len, limits.chunk, 1);
   model_options.vision = config.has_vision;
   backend = make_backend(checkpoint.program->header.backend, options.threads);

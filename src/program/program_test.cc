@@ -9,6 +9,7 @@
 #include <numeric>
 #include <random>
 
+#include "base/json.h"
 #include "engine/engine_testing.h"
 #include "image/decode.h"
 #include "image/patches.h"
@@ -81,7 +82,7 @@ std::vector<int64_t> answer(Program& program, const std::vector<int64_t>& prompt
 
 TEST_F(ProgramTest, TextMethodsGiveTheReferencesIds) {
   Program program(text());
-  const json rows = json::parse(read_file(SOURCE_DIR "/tests/golden/demo_eval/demo_text_eval.json"));
+  const json rows = read_json<json>(read_file(SOURCE_DIR "/tests/golden/demo_eval/demo_text_eval.json"));
   for (size_t i = 0; i < 6; ++i) {
     const std::vector<int64_t> prompt = rows[i]["prompt_ids"], want = rows[i]["reference_ids"];
     for (const size_t chunk : {size_t{512}, size_t{7}, size_t{1}}) {
@@ -111,7 +112,7 @@ TEST_F(ProgramTest, VisionMethodsGiveTheReferencesIds) {
   Engine engine(options);  // for the ids of the prompt
   Program program(vision());
   const auto soft_max = program.constants().at("get_max_vision_soft_tokens");
-  const json rows = json::parse(read_file(SOURCE_DIR "/tests/golden/demo_eval/demo_eval.json"))["rows"];
+  const json rows = read_json<json>(read_file(SOURCE_DIR "/tests/golden/demo_eval/demo_eval.json"))["rows"];
   for (size_t i = 0; i < 4; ++i) {
     const std::string file = rows[i]["image"];
     const std::vector<int64_t> want = rows[i]["reference_ids"];
@@ -174,7 +175,7 @@ TEST_F(ProgramTest, ListsWhatItHas) {
   EXPECT_EQ(constants.at("use_sdpa_with_kv_cache"), 0);
   EXPECT_EQ(constants.at("enable_dynamic_shape"), 1);
   EXPECT_FALSE(constants.contains("get_max_vision_soft_tokens"));
-  const json file = json::parse(read_file(vision() + "/program.json"));
+  const json file = read_json<json>(read_file(vision() + "/program.json"));
   EXPECT_EQ(file["constants"]["use_kv_cache"], true);
   EXPECT_EQ(file["methods"]["prefill"]["inputs"][0]["shape"], (json{1, "T", 256}));
   EXPECT_EQ(file["methods"]["prefill"]["ranges"]["T"], (json{2, 512}));
@@ -246,7 +247,7 @@ TEST_F(ProgramTest, MethodsAreExactlyThese) {
     const Program program(path);
     std::vector<std::string> api, stored;
     for (const MethodSpec& method : program.methods()) api.push_back(signature(method));
-    const auto file = nlohmann::ordered_json::parse(read_file(path + "/program.json"));
+    const auto file = read_json<nlohmann::ordered_json>(read_file(path + "/program.json"));
     for (const auto& [name, method] : file["methods"].items()) stored.push_back(signature(name, method));
     EXPECT_EQ(api, want);
     EXPECT_EQ(stored, want);

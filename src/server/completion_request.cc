@@ -4,6 +4,8 @@
 #include <chrono>
 #include <random>
 
+#include "base/random.h"
+
 namespace gemma4 {
 
 void check_model(Fields& body, const ApiContext& context) {
@@ -22,7 +24,7 @@ void add_warnings(Json& json, const std::shared_ptr<Warnings>& warnings) {
 }
 
 std::string make_id(const std::string& prefix) {
-  static thread_local std::mt19937_64 random{std::random_device{}()};
+  static thread_local std::mt19937_64 random{system_random()};
   constexpr std::string_view kAlphabet = "abcdefghijklmnopqrstuvwxyz0123456789";
   std::string id = prefix;
   for (int i = 0; i < 24; ++i) id += kAlphabet[random() % kAlphabet.size()];

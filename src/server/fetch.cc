@@ -1,17 +1,13 @@
 #include "server/fetch.h"
 
 #include <arpa/inet.h>
-#include <httplib.h>
 #include <netdb.h>
 
 #include <algorithm>
 #include <cctype>
-#include <chrono>
-#include <condition_variable>
 #include <memory>
-#include <thread>
 
-#include "base/mutex.h"
+#include "server/curl.h"
 #include "server/json.h"
 
 namespace gemma4 {
@@ -104,31 +100,6 @@ std::string address_of(const Url& url, const std::string& path) {
   return text;
 }
 
-// A thread that aborts a request after its time limit, at whatever point it waits.
-class Deadline {
- public:
-  Deadline(httplib::ClientImpl& client, double seconds)
-      : thread_([this, &client, seconds](const std::stop_token& stop) {
-          MutexLock lock(mutex_);
-          auto wait = std::chrono::duration<double>(seconds);
-          while (!wake_.wait_for(lock, stop, wait, [&] { return stop.stop_requested(); })) {
-            passed_ = true;
-            client.stop();
-            wait = std::chrono::duration<double>(0.1);  // again, as the request may have been between two waits
-          }
-        }) {}
-  bool passed() {
-    const MutexLock lock(mutex_);
-    return passed_;
-  }
-
- private:
-  Mutex mutex_;
-  std::condition_variable_any wake_;  // no CondVar, because the wait ends with a stop token
-  bool passed_ GUARDED_BY(mutex_) = false;
-  std::jthread thread_;  // last, because it uses the members above
-};
-
 }  // namespace
 
 bool public_address(std::span<const uint8_t> a) {
@@ -174,37 +145,29 @@ std::string fetch_image(const std::string& url, size_t bytes, const FetchOptions
   }
   const std::string address = address_of(parsed, path);
   const bool v6 = parsed.host.find(':') != std::string::npos;
-  const std::string host = v6 ? "[" + parsed.host + "]" : parsed.host;
-  const std::unique_ptr<httplib::ClientImpl> made = parsed.tls
-                                                        ? std::make_unique<httplib::SSLClient>(host, parsed.port)
-                                                        : std::make_unique<httplib::ClientImpl>(host, parsed.port);
-  httplib::ClientImpl& client = *made;
-  client.set_hostname_addr_map({{host, address}});
-  client.set_connection_timeout(std::chrono::duration<double>(options.connect_seconds));
-  client.set_read_timeout(std::chrono::duration<double>(options.seconds));
-  client.set_follow_location(false);
-  client.set_url_encode(false);  // the target is encoded already
-  client.set_decompress(false);  // a few bytes could expand to many
   std::string body;
-  int status = 0;
   bool too_large = false;
-  Deadline deadline(client, options.connect_seconds + options.seconds);
-  const httplib::Result result = client.Get(
-      parsed.target, {{"Accept", "image/*"}, {"User-Agent", "gemma4"}},
-      [&](const httplib::Response& response) { return (status = response.status) == 200; },
-      [&](const char* data, size_t size) {
-        too_large = body.size() + size > bytes;
-        if (!too_large) body.append(data, size);
-        return !too_large;
-      });
+  const CurlAnswer answer = system_curl().get({
+      .url = (parsed.tls ? "https://" : "http://") + (v6 ? "[" + parsed.host + "]" : parsed.host) + ":" +
+             std::to_string(parsed.port) + parsed.target,
+      .address = address,
+      .connect_seconds = options.connect_seconds,
+      .seconds = options.connect_seconds + options.seconds,
+      .accept =
+          [&](std::string_view part) {
+            too_large = body.size() + part.size() > bytes;
+            if (!too_large) body.append(part);
+            return !too_large;
+          },
+  });
   const auto fail = [&](const std::string& why) {
     fail_at(path, "names an image that could not be fetched: " + shown(parsed.host) + " " + why);
   };
   if (too_large) fail("sent more than the " + std::to_string(bytes) + " bytes that are left for it");
-  if (deadline.passed()) fail("took too long");
-  if (status >= 300 && status < 400) fail("answered with a redirect, which is not followed");
-  if (status != 0 && status != 200) fail("answered with status " + std::to_string(status));
-  if (!result) fail("did not answer (" + httplib::to_string(result.error()) + ")");
+  if (answer.timed_out) fail("took too long");
+  if (answer.status >= 300 && answer.status < 400) fail("answered with a redirect, which is not followed");
+  if (answer.status != 0 && answer.status != 200) fail("answered with status " + std::to_string(answer.status));
+  if (!answer.error.empty()) fail("did not answer (" + answer.error + ")");
   if (body.empty()) fail("sent nothing");
   return body;
 }

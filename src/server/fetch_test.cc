@@ -7,6 +7,8 @@
 #include <chrono>
 #include <thread>
 
+#include "base/check.h"
+#include "server/curl.h"
 #include "server/http/http.h"
 #include "server/json.h"
 #include "server/server_testing.h"
@@ -113,6 +115,33 @@ TEST_F(Fetch, OnlyAWholeAnswerWithinTheLimits) {
   EXPECT_SAYS(refusal("http://127.0.0.1:1/", {"127.0.0.1:1"}), "did not answer");
   EXPECT_SAYS(refusal("https://127.0.0.1:" + std::to_string(server_.port()) + "/", {here()}),
               "did not answer");  // no TLS
+}
+
+// Neither a proxy nor a name server is asked: the address that was checked is the one that is connected to.
+TEST_F(Fetch, TheCheckedAddressIsTheOneConnectedTo) {
+  setenv("http_proxy", "http://127.0.0.1:1", 1);
+  std::string body;
+  const CurlAnswer answer = system_curl().get({
+      .url = "http://name.invalid:" + std::to_string(server_.port()) + "/good",
+      .address = "127.0.0.1",
+      .connect_seconds = 5,
+      .seconds = 5,
+      .accept = [&](std::string_view part) { return body.append(part).size() < 100; },
+  });
+  unsetenv("http_proxy");
+  EXPECT_EQ(answer.error, "");
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(body, "a picture");
+}
+
+TEST(FetchLibrary, ThatIsMissingIsNamed) {
+  try {
+    Curl("libcurl-that-is-missing.so.4");
+    ADD_FAILURE() << "it was opened";
+  } catch (const Error& error) {
+    EXPECT_SAYS(std::string(error.what()), "need libcurl-that-is-missing.so.4");
+    EXPECT_SAYS(std::string(error.what()), "install libcurl4");
+  }
 }
 
 // Each byte comes in time, but the headers never end.

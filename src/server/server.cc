@@ -4,6 +4,7 @@
 #include "server/api/anthropic.h"
 #include "server/api/ollama.h"
 #include "server/api/openai.h"
+#include "server/curl.h"
 #include "server/endpoint.h"
 #include "server/routes.h"
 
@@ -141,6 +142,7 @@ HttpResponse Server::Impl::finish(const HttpRequest& request, HttpResponse respo
 
 Server::Server(Engine& engine, const ServerOptions& options) : impl_(std::make_unique<Impl>(engine, options)) {
   CHECK(!options.models.empty());
+  if (!options.fetch.hosts.empty()) system_curl();  // says now what is missing, not at the first request
 }
 Server::~Server() { stop(0); }
 

@@ -28,7 +28,7 @@ inline std::string error_of(const std::function<void()>& run) {
 }
 
 inline nlohmann::json golden(const std::string& path) {
-  return nlohmann::json::parse(read_file(source("tests/golden/" + path)));
+  return read_json<nlohmann::json>(read_file(source("tests/golden/" + path)));
 }
 
 // Throws Error if the xz program (Debian: xz-utils) is missing or fails, so that no test passes without its data.

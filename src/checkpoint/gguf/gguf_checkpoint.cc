@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "base/json_text.h"
 #include "base/threads.h"
 #include "checkpoint/gguf/gguf.h"
@@ -196,8 +197,8 @@ fs::path vision_beside(const fs::path& path, int64_t hidden) {
 
 // The config of a file that holds both halves.
 std::string with_vision_fields(const std::string& config, const Gguf& gguf) {
-  json whole = json::parse(config);
-  whole.update(json::parse(vision_config_from_gguf(gguf, whole["text_config"]["hidden_size"].get<int64_t>())));
+  json whole = read_json<json>(config);
+  whole.update(read_json<json>(vision_config_from_gguf(gguf, whole["text_config"]["hidden_size"].get<int64_t>())));
   return whole.dump(2);
 }
 
@@ -237,7 +238,7 @@ Checkpoint open_gguf(std::shared_ptr<const MappedFile> file) {
 }
 
 fs::path mmproj_beside(const Checkpoint& checkpoint) {
-  const json config = json::parse(checkpoint.config);
+  const json config = read_json<json>(checkpoint.config);
   return vision_beside(checkpoint.path, config.at("text_config").at("hidden_size").get<int64_t>());
 }
 

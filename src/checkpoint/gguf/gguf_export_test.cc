@@ -9,6 +9,7 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/json_text.h"
 #include "checkpoint/gguf/gguf.h"
 #include "checkpoint/golden_testing.h"
@@ -204,7 +205,7 @@ TEST_F(GgufExportTest, SaysWhatIsMissing) {
   EXPECT_THROW(export_gguf_text(original_, {}, {}, folder_ / "x.gguf", pool_), Error);
   EXPECT_FALSE(fs::exists(folder_ / "x.gguf"));
   Checkpoint text = open_checkpoint(golden("tiny"));
-  nlohmann::json config = nlohmann::json::parse(text.config);
+  nlohmann::json config = read_json<nlohmann::json>(text.config);
   config.erase("vision_config");
   text.config = config.dump();
   EXPECT_THROW(export_gguf_vision(text, {}, folder_ / "x.gguf", pool_), Error);

@@ -247,7 +247,7 @@ class Chat {
       tools = tried.tools;
     }
     std::string names;
-    for (const auto& tool : nlohmann::json::parse(tools.empty() ? "[]" : tools)) {
+    for (const auto& tool : read_json<nlohmann::json>(tools.empty() ? "[]" : tools)) {
       names += " " + tool.value("function", nlohmann::json::object()).value("name", "?");
     }
     say(names.empty() ? "There are no tools." : "Tools:" + names);

@@ -13,7 +13,7 @@ namespace {
 
 nlohmann::json read_cases(const std::filesystem::path& folder) {
   const auto path = folder / "cases.json";
-  const auto object = nlohmann::json::parse(read_file(path), nullptr, false);
+  const auto object = read_json_or_discard<nlohmann::json>(read_file(path));
   if (!object.is_object() || !object.contains("cases") || !object["cases"].is_array()) {
     throw Error(path.string() + " is not a list of cases");
   }

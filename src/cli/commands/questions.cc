@@ -46,7 +46,7 @@ std::vector<Question> read_questions(const QuestionsOptions& options) {
   const std::string what = options.questions.string();
   const auto images = options.images.empty() ? options.questions.parent_path() / "images" : options.images;
   try {
-    const json file = json::parse(read_file(options.questions));
+    const json file = read_json<json>(read_file(options.questions));
     std::vector<Question> questions;
     for (const json& row : file.is_array() ? file : file.at("rows")) questions.push_back(read_question(row, images));
     if (questions.empty()) throw Error(what + ": there are no questions in it");

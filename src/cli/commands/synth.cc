@@ -132,7 +132,7 @@ ordered_json make_config(const std::string& like, int layers) {
     config = config_31b_assistant();
   } else {
     const fs::path path = fs::is_directory(like) ? fs::path(like) / "config.json" : fs::path(like);
-    config = ordered_json::parse(read_file(path), nullptr, false);
+    config = read_json_or_discard<ordered_json>(read_file(path));
     if (!config.is_object() || !config.contains("text_config")) throw Error(path.string() + " is not a config.json");
   }
   ordered_json& text = config["text_config"];

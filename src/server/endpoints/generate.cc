@@ -285,7 +285,7 @@ void stream_late(const std::shared_ptr<Generation>& generation, BackgroundWork& 
     if (dynamic_cast<const DeviceError*>(&error) != nullptr) server.device_failed = true;
     const HttpResponse refusal = server.refusal(generation->request, error);
     generation->tokens->failed = refusal.status;
-    Json body = Json::parse(refusal.body);
+    Json body = read_json<Json>(refusal.body);
     if (path == "/v1/responses") {  // OpenAI's form of an error event there
       body = body["error"];
       body.update({{"type", "error"}, {"sequence_number", 0}});

@@ -209,7 +209,7 @@ bool CallParser::read_key() {
   } else if (text_[at_] == '"') {
     const size_t end = find_json_quote(at_ + 1);
     if (end == std::string::npos) return wait();
-    const json value = json::parse(text_.substr(at_, end + 1 - at_), nullptr, false);
+    const json value = read_json_or_discard<json>(text_.substr(at_, end + 1 - at_));
     if (!value.is_string()) return fail();
     key_ = value.get<std::string>();
     at_ = end + 1;
@@ -303,7 +303,7 @@ size_t CallParser::find_json_quote(size_t from) const {
 bool CallParser::read_json_string() {
   const size_t end = find_json_quote(at_ + 1);
   if (end == std::string::npos) return wait();
-  const json value = json::parse(text_.substr(at_, end + 1 - at_), nullptr, false);
+  const json value = read_json_or_discard<json>(text_.substr(at_, end + 1 - at_));
   if (!value.is_string()) return fail();
   at_ = end + 1;
   return put_value(typed(value.get<std::string>(), true));

@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "base/json.h"
 #include "text/data_testing.h"
 
 namespace gemma4 {
@@ -72,7 +73,7 @@ TEST(OutputParser, DemoOutputs) {
       ++calls;
       ASSERT_EQ(events.size(), 1u) << answer;
       ASSERT_EQ(events[0].type, OutputEvent::kToolCall);
-      const json arguments = json::parse(events[0].arguments);
+      const json arguments = read_json<json>(events[0].arguments);
       ASSERT_EQ(arguments.size(), 1u);
       const auto& value = arguments.begin().value();
       const std::string written =
@@ -245,7 +246,7 @@ TEST(OutputParser, ACutCallIsABeginning) {
       EXPECT_EQ(events[0].cut, events[0].arguments != whole);
       ASSERT_GE(events[0].arguments.size(), shown);
       shown = events[0].arguments.size();
-      const json closed = json::parse(close_arguments(events[0].arguments), nullptr, false);
+      const json closed = read_json_or_discard<json>(close_arguments(events[0].arguments));
       ASSERT_TRUE(closed.is_object()) << events[0].arguments << " " << close_arguments(events[0].arguments);
     }
     EXPECT_GE(shown, whole.size() - 1);

@@ -153,7 +153,7 @@ void BM_GrammarSchemaList(benchmark::State& state) {
   for (auto _ : state) {
     for (const char* file : {"pydantic", "zod"}) {
       const std::string path = std::string(SOURCE_DIR "/tests/golden/schemas/") + file + ".json";
-      for (const auto& one : nlohmann::ordered_json::parse(read_file(path))) {
+      for (const auto& one : read_json<nlohmann::ordered_json>(read_file(path))) {
         const std::string schema = one["schema"].dump();
         const auto begin = Clock::now();
         const Grammar start = Grammar::json_schema(vocabulary(), schema, options());

@@ -109,7 +109,7 @@ void run_tools(const std::string& input) {
         CHECK(json::accept(event.arguments) && !event.cut);
         // A key that comes twice with two values makes the whole one a text; with one value it is put once.
         CHECK(at_the_end.back().type == OutputEvent::kContent ||
-              json::parse(at_the_end.back().arguments) == json::parse(event.arguments));
+              read_json<json>(at_the_end.back().arguments) == read_json<json>(event.arguments));
       }
     }
     CHECK(whole.finish().empty() && live.finish().empty());

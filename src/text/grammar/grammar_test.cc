@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "base/utf8.h"
 #include "text/chat/output.h"
 #include "text/data_testing.h"
@@ -166,11 +167,11 @@ TEST(Grammar, RandomOutputsAreValid) {
   std::mt19937 random(11);
   for (const std::string& text : schemas()) {
     const Grammar grammar = schema(text);
-    const json parsed = json::parse(text);
+    const json parsed = read_json<json>(text);
     for (int round = 0; round < 40; ++round) {
       const std::string output = demo().decode(random_output(grammar, random), false);
       ASSERT_TRUE(json::accept(output)) << text << "\n" << output;
-      ASSERT_TRUE(valid(json::parse(output), parsed, parsed)) << text << "\n" << output;
+      ASSERT_TRUE(valid(read_json<json>(output), parsed, parsed)) << text << "\n" << output;
     }
   }
 }
@@ -188,7 +189,7 @@ TEST(Grammar, JsonObjectMode) {
   for (int round = 0; round < 60; ++round) {
     const std::string output = demo().decode(random_output(grammar, random), false);
     ASSERT_TRUE(json::accept(output)) << output;
-    ASSERT_TRUE(json::parse(output).is_object());
+    ASSERT_TRUE(read_json<json>(output).is_object());
   }
 }
 
@@ -395,7 +396,7 @@ TEST(Grammar, ToolCalls) {
 
 TEST(Grammar, RandomToolCallsParse) {
   const Grammar grammar = Grammar::tool_calls(vocabulary(), kTools, "", true, options());
-  const json parameters = json::parse(kTools)[0]["function"]["parameters"];
+  const json parameters = read_json<json>(kTools)[0]["function"]["parameters"];
   std::mt19937 random(17);
   int calls = 0;
   for (int round = 0; round < 150; ++round) {
@@ -404,7 +405,7 @@ TEST(Grammar, RandomToolCallsParse) {
       for (const OutputEvent& event : parser.push(id)) {
         if (event.type == OutputEvent::kCallBegin || event.type == OutputEvent::kCallArguments) continue;
         ASSERT_EQ(event.type, OutputEvent::kToolCall) << event.text;
-        const json arguments = json::parse(event.arguments);
+        const json arguments = read_json<json>(event.arguments);
         if (event.text == "get_weather") {
           ++calls;
           ASSERT_TRUE(valid(arguments, parameters, parameters)) << event.arguments;

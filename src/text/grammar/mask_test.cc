@@ -97,7 +97,7 @@ std::vector<nlohmann::ordered_json> wide_schemas() {
   all.push_back(pattern_schema("^ab.*", 3, 30));
   all.push_back(pattern_schema("", 2, 20));
   for (const char* format : {"email", "uri", "hostname"}) all.push_back({{"type", "string"}, {"format", format}});
-  all.push_back(nlohmann::ordered_json::parse(
+  all.push_back(read_json<nlohmann::ordered_json>(
       R"({"type":"object","properties":{"a":{"type":"string"}},"additionalProperties":{"type":"number"}})"));
   return all;
 }

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/json.h"
 #include "text/data_testing.h"
 #include "text/schema/schema_keywords.h"
 
@@ -12,7 +13,7 @@ using testing::HasSubstr;
 // Whether a value matches would depend on itself.
 TEST(SchemaCycles, ASchemaThatIsPartOfItsOwnConditionIsRefused) {
   const auto error = [](const std::string& text) {
-    const nlohmann::ordered_json root = nlohmann::ordered_json::parse(text);
+    const nlohmann::ordered_json root = read_json<nlohmann::ordered_json>(text);
     WorkBudget budget("test");
     SchemaReferences references(root, budget);
     return test::error_of([&] { check_cycles(root, references, budget); });
@@ -46,7 +47,7 @@ TEST(SchemaCycles, LongSchemasTakeLittleWorkAndNoStack) {
     text += (i == 0 ? "\"a" : ",\"a") + std::to_string(i) + R"(":{"not":{"$ref":"#/$defs/a)" +
             std::to_string((i + 1) % kMany) + "\"}}";
   }
-  const nlohmann::ordered_json root = nlohmann::ordered_json::parse(text + "}}");
+  const nlohmann::ordered_json root = read_json<nlohmann::ordered_json>(text + "}}");
   WorkBudget budget("test", {.steps = 30'000'000});
   SchemaReferences references(root, budget);
   EXPECT_THAT(test::error_of([&] { check_cycles(root, references, budget); }), HasSubstr("not refers back"));

@@ -114,6 +114,13 @@ int32_t StringSet::build(const Regex& regex, int32_t next, bool inside) {
     case Regex::kWordBoundary:
       boundaries_ = true;
       return add({kBoundary, regex.negative, -1, next});
+    case Regex::kGroup:
+      return build(regex.operands[0], next, inside);
+    case Regex::kBackReference:
+    case Regex::kLookbehind:
+    case Regex::kAtomic:
+      too_large_ = true;  // no automaton says these; callers take without_references()
+      break;
   }
   return next;
 }

@@ -143,7 +143,7 @@ void read_model(JsonScanner& scan, TokenizerDefinition& definition) {
       read_merges(scan, definition);
       merges = true;
     } else {
-      read_model_option(key, json::parse(scan.raw()), definition);
+      read_model_option(key, read_json<json>(scan.raw()), definition);
     }
   });
   if (!vocabulary || !merges) throw Error(std::string(kWhat) + ": its model lacks vocab or merges");
@@ -159,18 +159,18 @@ TokenizerDefinition parse_tokenizer_json(std::string_view text) {
     JsonScanner scan(text, kWhat);
     scan.object([&](std::string_view key) {
       if (key == "added_tokens") {
-        scan.array([&] { definition.added.push_back(read_added(json::parse(scan.raw()))); });
+        scan.array([&] { definition.added.push_back(read_added(read_json<json>(scan.raw()))); });
       } else if (key == "model") {
         read_model(scan, definition);
         model = true;
       } else if (key == "normalizer") {
-        normalizer = json::parse(scan.raw());
+        normalizer = read_json<json>(scan.raw());
       } else if (key == "pre_tokenizer") {
-        pre_tokenizer = json::parse(scan.raw());
+        pre_tokenizer = read_json<json>(scan.raw());
       } else if (key == "decoder") {
-        decoder = json::parse(scan.raw());
+        decoder = read_json<json>(scan.raw());
       } else if (key == "post_processor") {
-        post_processor = json::parse(scan.raw());
+        post_processor = read_json<json>(scan.raw());
       } else {
         scan.raw();  // version, truncation, padding: they do not change the ids of a single text
       }

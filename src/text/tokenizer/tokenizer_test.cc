@@ -8,6 +8,7 @@
 #include <random>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "base/utf8.h"
 #include "text/data_testing.h"
 
@@ -82,7 +83,7 @@ class PlainMerges {
 
 // A small tokenizer.json, in which tests change one thing.
 json small() {
-  return json::parse(R"({"version":"1.0","truncation":null,"padding":null,
+  return read_json<json>(R"({"version":"1.0","truncation":null,"padding":null,
     "added_tokens":[{"id":0,"content":"<unk>","special":true},{"id":1,"content":"<s>","special":true}],
     "normalizer":{"type":"Replace","pattern":{"String":" "},"content":"▁"},
     "pre_tokenizer":{"type":"Split","pattern":{"String":" "},"behavior":"MergedWithPrevious","invert":false},

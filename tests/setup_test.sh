@@ -1,0 +1,17 @@
+#!/bin/sh
+# tools/setup.sh: its names for each system, and what it says where it cannot help.
+set -eu
+cd "$(dirname "$0")/.."
+fail() { echo "setup_test: $1" >&2; exit 1; }
+says() { echo "$2" | grep -qwF -- "$1" || fail "'$1' is not in: $2"; }
+for system in debian "debian ubuntu 24.04" "ubuntu debian 22.04"; do
+  names=$(tools/setup.sh names test "$system")
+  says libhwy-dev "$names"
+  says libgtest-dev "$names"
+done
+says g++-12 "$names"
+says highway-devel "$(tools/setup.sh names fedora)"
+says gtest-devel "$(tools/setup.sh names test fedora)"
+says chromium "$(tools/setup.sh names clients fedora)"
+if said=$(tools/setup.sh names plan9 2>&1); then fail "an unknown system was accepted: $said"; fi
+says "this is no Debian, Ubuntu or Fedora" "$said"
