@@ -130,6 +130,7 @@ def test_a_line_goes_on(chat):
 def test_interrupts_at_the_prompt(chat):
     one = chat()
     one.type("half a question")
+    one.wait("half a question")  # Ctrl-C takes with it what the program has not read yet
     one.keys("C-c")
     one.wait("Ctrl-C again leaves")
     one.wait_prompt()
@@ -139,6 +140,7 @@ def test_interrupts_at_the_prompt(chat):
     one.wait("Ctrl-C again leaves", times=2)
     one.wait_prompt()
     one.type("not lost by the second")
+    one.wait("not lost by the second")
     one.keys("C-c")
     one.wait("Ctrl-C again leaves", times=3)
     one.wait_prompt()
