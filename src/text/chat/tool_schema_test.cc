@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 
 #include "text/chat/chat.h"
 #include "text/data_testing.h"
@@ -126,9 +126,9 @@ TEST(ToolSchema, ReferencesThatMultiplyAreBounded) {
         "\"d" + std::to_string(i) + R"(":{"type":"object","properties":{"a":)" + next + ",\"b\":" + next + "}},";
   }
   definitions += R"("d60":{"type":"string"}})";
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // the processor's time: others may use it, too
   const std::string text = property(R"({"$ref":"#/$defs/d0"})", definitions);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  EXPECT_LT(std::clock() - start, 40 * CLOCKS_PER_SEC);
   EXPECT_LT(text.size(), 2'000'000u);
   EXPECT_THAT(text, HasSubstr("{description:'d"));
   // A long value that is named many times counts by its length.
