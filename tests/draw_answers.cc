@@ -143,6 +143,6 @@ int main(int argc, char** argv) {
   }
   gemma4::Drawing drawing(argv[1]);
   for (std::string line; std::getline(std::cin, line);) {
-    std::cout << drawing.answers(read_json<nlohmann::ordered_json>(line), std::stoi(argv[2])).dump() << std::endl;
+    std::cout << drawing.answers(gemma4::read_json<nlohmann::ordered_json>(line), std::stoi(argv[2])).dump() << std::endl;
   }
 }
