@@ -20,7 +20,7 @@ std::vector<RecordedRequest> recorded_requests() {
   std::vector<RecordedRequest> all;
   for (const auto& entry : std::filesystem::directory_iterator(kRoot / "tests/golden/clients")) {
     if (entry.path().extension() != ".json") continue;
-    const Json json = Json::parse(read_file(entry.path()));
+    const Json json = read_json<Json>(read_file(entry.path()));
     RecordedRequest request{entry.path().stem().string(), json["path"], {}, json["body"]};
     for (const auto& [name, value] : json["headers"].items()) request.headers.emplace_back(name, value);
     all.push_back(std::move(request));
@@ -49,7 +49,7 @@ void shorten_answer(RecordedRequest& request) {
 std::string last_event(const RecordedRequest& request, const std::string& answer) {
   if (is_ollama(request)) {
     const size_t line = answer.rfind('\n', answer.size() - 2);
-    return Json::parse(answer.substr(line + 1)).value("done", false) ? "done" : "";
+    return read_json<Json>(answer.substr(line + 1)).value("done", false) ? "done" : "";
   }
   const std::vector<SseEvent> events = events_of(answer);
   return events.empty() ? "" : events.back().name;
@@ -85,11 +85,11 @@ TEST_F(ClientRequests, AreAnswered) {
     if (response.status != 200) continue;
     EXPECT_EQ(response.body.find("\"error\":{"), std::string::npos) << request.name << ": " << response.body;
     if (request.body.value("stream", is_ollama(request))) {
-      EXPECT_THAT(last_event(request, response.body), testing::AnyOf("DONE", "message_stop", "response.completed",
-                                                                     "response.incomplete", "done"))
+      EXPECT_THAT(last_event(request, response.body),
+                  testing::AnyOf("DONE", "message_stop", "response.completed", "response.incomplete", "done"))
           << request.name;
     } else {
-      EXPECT_TRUE(Json::parse(response.body).is_object());
+      EXPECT_TRUE(read_json<Json>(response.body).is_object());
     }
   }
 }

@@ -173,7 +173,7 @@ struct ServedProgram {
   void expect_failed_answer() {
     const Response response = ask(port, "POST", "/v1/chat/completions", chat(kCount).dump());
     ASSERT_EQ(response.status, 500) << response.body;
-    EXPECT_EQ(Json::parse(response.body)["error"]["code"], "device_failed") << response.body;
+    EXPECT_EQ(read_json<Json>(response.body)["error"]["code"], "device_failed") << response.body;
     EXPECT_NE(response.body.find("program.weights"), std::string::npos) << response.body;
     EXPECT_EQ(serving->code(), kExitDevice);
   }
@@ -212,7 +212,7 @@ TEST(ServeProcess, WeightsReplacedByRenamingServeOn) {
   EXPECT_EQ(again.code, 0) << again.err;
   std::filesystem::remove(served.weights());
   const Response response = ask(served.port, "POST", "/v1/chat/completions", chat(kCount).dump());
-  EXPECT_EQ(Json::parse(response.body)["choices"][0]["message"]["content"], kCounted) << response.body;
+  EXPECT_EQ(read_json<Json>(response.body)["choices"][0]["message"]["content"], kCounted) << response.body;
   served.serving->send(SIGTERM);
   EXPECT_EQ(served.serving->code(), 0);
 }
@@ -267,7 +267,7 @@ TEST(ServeProcess, KilledAtAnyTimeLeavesNothingToRepair) {
   Serving last({"--port", port}, folder.path);
   ASSERT_EQ(std::to_string(last.port()), port);
   const Response response = ask(std::stoi(port), "POST", "/v1/chat/completions", chat(kCount).dump());
-  EXPECT_EQ(Json::parse(response.body)["choices"][0]["message"]["content"], kCounted);
+  EXPECT_EQ(read_json<Json>(response.body)["choices"][0]["message"]["content"], kCounted);
   last.send(SIGTERM);
   EXPECT_EQ(last.code(), 0);
   EXPECT_TRUE(contents(folder.path).empty());

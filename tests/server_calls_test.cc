@@ -118,7 +118,7 @@ TEST_F(ServerCalls, ArgumentsStreamAsTheyAreWritten) {
   const Json whole = good("/v1/chat/completions", one_chat)["choices"][0]["message"]["tool_calls"][0]["function"];
   EXPECT_EQ(whole["name"], "files:write/a.txt");
   const std::string arguments = whole["arguments"];
-  EXPECT_GE(Json::parse(arguments)["text"].get<std::string>().size(), 60u);
+  EXPECT_GE(read_json<Json>(arguments)["text"].get<std::string>().size(), 60u);
   const StreamedCall calls[] = {chat_call(streamed("/v1/chat/completions", one_chat)),
                                 responses_call(streamed("/v1/responses", one_responses)),
                                 messages_call(streamed("/v1/messages", forced_messages))};
@@ -131,7 +131,7 @@ TEST_F(ServerCalls, ArgumentsStreamAsTheyAreWritten) {
     EXPECT_GE(calls[i].pieces, 3) << "pieces that are ready together are joined, but not all";
   }
   EXPECT_EQ(good("/v1/responses", one_responses)["output"][0]["arguments"], arguments);
-  EXPECT_EQ(good("/v1/messages", forced_messages)["content"][0]["input"], Json::parse(arguments));
+  EXPECT_EQ(good("/v1/messages", forced_messages)["content"][0]["input"], read_json<Json>(arguments));
 }
 
 TEST_F(ServerCalls, ACutCallIsPartOfACall) {
@@ -154,18 +154,24 @@ TEST_F(ServerCalls, ACutCallIsPartOfACall) {
     const Json response = good("/v1/responses", responses);
     EXPECT_EQ(response["status"], "incomplete");
     EXPECT_EQ(response["output"].back()["status"], "incomplete");
-    if (named) EXPECT_EQ(response["output"][0]["arguments"], partial);
+    if (named) {
+      EXPECT_EQ(response["output"][0]["arguments"], partial);
+    }
     call = responses_call(streamed("/v1/responses", responses));
     EXPECT_EQ(call.arguments, partial);
     EXPECT_EQ(call.ended, named);
-    if (named) EXPECT_EQ(call.finish, "incomplete");
+    if (named) {
+      EXPECT_EQ(call.finish, "incomplete");
+    }
 
     Json messages = words_messages("Who are you?", {{"type", "any"}});
     messages["max_tokens"] = tokens;
     const Json message = good("/v1/messages", messages);
     EXPECT_EQ(message["stop_reason"], "max_tokens");
     EXPECT_EQ(message["content"].size(), named ? 1u : 0u) << message;
-    if (named) EXPECT_EQ(message["content"][0]["input"], Json::parse(close_arguments(partial)));
+    if (named) {
+      EXPECT_EQ(message["content"][0]["input"], read_json<Json>(close_arguments(partial)));
+    }
     call = messages_call(streamed("/v1/messages", messages));
     EXPECT_EQ(call.arguments, partial);
     EXPECT_EQ(call.ended, named);
@@ -207,7 +213,7 @@ TEST_F(ServerCalls, AutoArgumentsHaveTheTypesOfTheSchema) {
           ASSERT_TRUE(message.contains("tool_calls")) << message;
           arguments = message["tool_calls"][0]["function"]["arguments"];
         }
-        const Json minutes = Json::parse(close_arguments(arguments))["minutes"];
+        const Json minutes = read_json<Json>(close_arguments(arguments))["minutes"];
         EXPECT_TRUE(minutes.is_string() || (type.is_array() && minutes.is_null())) << arguments;
       }
     }
@@ -254,7 +260,7 @@ const Json kShape = {{"type", "object"},
                      {"additionalProperties", false}};
 
 void expect_shape(const std::string& text) {
-  const Json value = Json::parse(text, nullptr, false);
+  const Json value = read_json_or_discard<Json>(text);
   ASSERT_TRUE(value.is_object()) << text;
   EXPECT_TRUE(value.at("a").is_number_integer());
 }
@@ -308,7 +314,7 @@ TEST_F(ServerCalls, SampledAnswersAreACallOrTheShape) {
       if (message.contains("tool_calls")) {
         ++calls;
         const std::string arguments = message["tool_calls"][0]["function"]["arguments"];
-        EXPECT_TRUE(Json::parse(arguments).at("minutes").is_number_integer()) << arguments;
+        EXPECT_TRUE(read_json<Json>(arguments).at("minutes").is_number_integer()) << arguments;
       } else {
         ++shapes;
         expect_shape(message["content"]);

@@ -105,7 +105,7 @@ TEST_F(ServerCompaction, ATriggerAtTheEndAsksForIt) {
   }
   EXPECT_GT(compacting, 0);
   ASSERT_EQ(done.size(), 1u);
-  EXPECT_EQ(done[0], whole["output"][0]["encrypted_content"]);
+  EXPECT_EQ(whole["output"][0]["encrypted_content"], done[0]);
   EXPECT_EQ(events.back().name, "response.completed");
   EXPECT_EQ(events.back().data["response"]["output"][0]["encrypted_content"], done[0]);
 }
@@ -140,7 +140,7 @@ TEST_F(ServerCompaction, WhatCannotBeReadIsRefused) {
   const auto refused = [](const std::string& path, const Json& more) -> std::string {
     const Response response = post(path, body_of(more));
     EXPECT_EQ(response.status, 400) << response.body;
-    return Json::parse(response.body)["error"]["message"];
+    return read_json<Json>(response.body)["error"]["message"];
   };
   const auto item = [](const char* sealed) {
     return Json::array({{{"type", "compaction"}, {"encrypted_content", sealed}}, said("user", "x")});

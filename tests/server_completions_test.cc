@@ -196,7 +196,7 @@ TEST_F(ServerCompletions, StopTokensAndTheirEarliestPlace) {
 }
 
 TEST_F(ServerCompletions, TheTokenizerSaysItsNames) {
-  const Json info = Json::parse(ask(server_->port(), "GET", "/tokenizer_info").body);
+  const Json info = read_json<Json>(ask(server_->port(), "GET", "/tokenizer_info").body);
   EXPECT_EQ(info["bos_token"], "<bos>");
   EXPECT_EQ(info["eos_token"], "<eos>");
 }

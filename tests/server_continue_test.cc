@@ -72,7 +72,7 @@ TEST_F(ContinueTest, ASchemaHoldsForTheWholeAnswer) {
   const Json schema = {{"type", "array"}, {"items", {{"type", "integer"}}}, {"minItems", 3}, {"maxItems", 3}};
   body["response_format"] = {{"type", "json_schema"}, {"json_schema", {{"name", "x"}, {"schema", schema}}}};
   const std::string rest = good("/v1/chat/completions", body)["choices"][0]["message"]["content"];
-  const Json whole = Json::parse("[1," + rest);
+  const Json whole = read_json<Json>("[1," + rest);
   EXPECT_EQ(whole.size(), 3u);
   EXPECT_EQ(whole[0], 1);
   body["messages"][1]["content"] = "{\"a\":";
@@ -107,7 +107,7 @@ TEST(ChatTemplateServed, ThoughtsThatThePromptOpens) {
   const auto asked = [&](const std::string& path) {
     const Response response = ask(server.port(), "POST", path, body.dump(), {});
     EXPECT_EQ(response.status, 200) << response.body;
-    return Json::parse(response.body);
+    return read_json<Json>(response.body);
   };
   const Json free = asked("/v1/chat/completions")["choices"][0]["message"];
   EXPECT_GT(free.value("reasoning_content", "").size(), 0u);

@@ -36,12 +36,13 @@ TEST_F(ServerErrors, APromptThatDoesNotFitHasOpenAisCode) {
     if (path == std::string("/v1/responses")) body["input"] = text;
     const Response response = post(path, body);
     EXPECT_EQ(response.status, 400);
-    const Json error = Json::parse(response.body)["error"];
+    const Json error = read_json<Json>(response.body)["error"];
     EXPECT_EQ(error["code"], "context_length_exceeded") << path;
     EXPECT_EQ(error["type"], "invalid_request_error");
     const std::string message = error["message"];
-    EXPECT_THAT(message, HasSubstr("This model's maximum context length is 1024 tokens. However, your messages resulted "
-                                   "in "));
+    EXPECT_THAT(message,
+                HasSubstr("This model's maximum context length is 1024 tokens. However, your messages resulted "
+                          "in "));
     EXPECT_THAT(message, HasSubstr("--max-seq-len"));
     EXPECT_EQ(message.find("tools"), std::string::npos) << message;
   }
@@ -54,7 +55,7 @@ TEST_F(ServerErrors, APromptThatDoesNotFitHasAnthropicsWords) {
                                 {"input_schema", kTimer["function"]["parameters"]}}});
   const Response response = post("/v1/messages", body);
   EXPECT_EQ(response.status, 400);
-  const Json error = Json::parse(response.body)["error"];
+  const Json error = read_json<Json>(response.body)["error"];
   EXPECT_EQ(error["type"], "invalid_request_error");
   const std::string message = error["message"];
   EXPECT_THAT(message, MatchesRegex("prompt is too long: [0-9]+ tokens > 1024 maximum \\([0-9]+ of them describe the "
@@ -78,7 +79,7 @@ TEST_F(ServerErrors, SayWhatTheToolsTake) {
   const int whole = count(body);
   EXPECT_GT(whole, plain + 100);
   const Response response = post("/v1/chat/completions", body);
-  const std::string message = Json::parse(response.body)["error"]["message"];
+  const std::string message = read_json<Json>(response.body)["error"]["message"];
   EXPECT_THAT(message, HasSubstr("resulted in " + std::to_string(whole) + " tokens (" + std::to_string(whole - plain) +
                                  " of them describe the tools)"));
 }
@@ -96,12 +97,11 @@ TEST_F(ServerErrors, ANearMissIsAnsweredWithTheRightAddress) {
   const auto hint = [](const std::string& path) {
     const Response response = ask(server_->port(), "POST", path, "{}");
     EXPECT_EQ(response.status, 404) << path;
-    return Json::parse(response.body)["error"]["message"].get<std::string>();
+    return read_json<Json>(response.body)["error"]["message"].get<std::string>();
   };
   const std::string meant = "; did you mean '/v1/chat/completions'?";
-  for (const char* path :
-       {"/v1/chat/completions/", "/chat/completions", "/chat/completions//", "/v1/v1/chat/completions",
-        "/openai/v1/chat/completions", "/proxy/v1/Chat/Completions"}) {
+  for (const char* path : {"/v1/chat/completions/", "/chat/completions", "/chat/completions//",
+                           "/v1/v1/chat/completions", "/openai/v1/chat/completions", "/proxy/v1/Chat/Completions"}) {
     EXPECT_THAT(hint(path), HasSubstr(meant)) << path;
   }
   EXPECT_THAT(hint("/v1/v1/messages"), HasSubstr("'/v1/messages'"));
@@ -114,13 +114,14 @@ TEST_F(ServerErrors, ANearMissIsAnsweredWithTheRightAddress) {
 
 // By these details Anthropic's library knows that it must send the conversation itself.
 TEST_F(ServerErrors, AThreadIsRefusedSoThatTheClientGoesOnWithoutOne) {
-  for (const Json& thread : std::vector<Json>{{{"type", "create"}}, {{"type", "continue"}, {"previous_message_id", "x"}}}) {
+  for (const Json& thread :
+       std::vector<Json>{{{"type", "create"}}, {{"type", "continue"}, {"previous_message_id", "x"}}}) {
     Json body = chat(kCount);
     body["max_tokens"] = 4;
     body["thread"] = thread;
     const Response response = post("/v1/messages", body);
     EXPECT_EQ(response.status, 400);
-    const Json error = Json::parse(response.body)["error"];
+    const Json error = read_json<Json>(response.body)["error"];
     EXPECT_EQ(error["details"]["error_code"], "thread_unsupported_request");
     EXPECT_EQ(error["details"]["unsupported"], Json::array({"thread"}));
     EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("send the whole conversation in messages"));
@@ -131,7 +132,7 @@ TEST_F(ServerErrors, AWrongMethodIsToldTheRightOnes) {
   const auto message = [](const std::string& method, const std::string& path) {
     const Response response = ask(server_->port(), method, path, "{}");
     EXPECT_EQ(response.status, 405) << path;
-    return Json::parse(response.body)["error"]["message"].get<std::string>();
+    return read_json<Json>(response.body)["error"]["message"].get<std::string>();
   };
   EXPECT_THAT(message("GET", "/v1/chat/completions"), HasSubstr("which takes POST"));
   EXPECT_THAT(message("POST", "/v1/responses/resp_1"), HasSubstr("which takes GET and DELETE"));
@@ -159,15 +160,15 @@ TEST_F(ServerErrors, AnyModelMayBeTaken) {
   body["max_tokens"] = 2;
   EXPECT_EQ(ask(server.port(), "POST", "/v1/messages", body.dump()).status, 200);
   EXPECT_EQ(ask(server.port(), "GET", "/v1/models/gpt-4o").status, 200);
-  const Json models = Json::parse(ask(server.port(), "GET", "/v1/models").body);
+  const Json models = read_json<Json>(ask(server.port(), "GET", "/v1/models").body);
   EXPECT_EQ(models["data"].size(), 1u);
 }
 
 TEST_F(ServerErrors, ModelsAreAsOldAsTheServer) {
   const Response response = ask(server_->port(), "GET", "/v1/models", "", {{"anthropic-version", "2023-06-01"}});
-  const std::string created = Json::parse(response.body)["data"][0]["created_at"];
+  const std::string created = read_json<Json>(response.body)["data"][0]["created_at"];
   EXPECT_THAT(created, MatchesRegex("2[0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z"));
-  EXPECT_EQ(Json::parse(response.body)["data"][0]["max_input_tokens"], 1024);  // the context
+  EXPECT_EQ(read_json<Json>(response.body)["data"][0]["max_input_tokens"], 1024);  // the context
 }
 
 }  // namespace

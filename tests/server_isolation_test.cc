@@ -23,7 +23,7 @@ TEST(ServerIsolation, OneKeyLearnsNothingOfAnothersPrompt) {
     const Response response =
         ask(server.port(), "POST", "/v1/chat/completions", body.dump(), {{"Authorization", "Bearer " + key}});
     EXPECT_EQ(response.status, 200) << response.body;
-    return Json::parse(response.body)["usage"]["prompt_tokens_details"]["cached_tokens"].get<int>();
+    return read_json<Json>(response.body)["usage"]["prompt_tokens_details"]["cached_tokens"].get<int>();
   };
   EXPECT_EQ(cached("alice", secret), 0);
   EXPECT_EQ(cached("mallory", secret), 0) << "the whole prompt is right, and mallory must not see it";

@@ -102,7 +102,7 @@ TEST(Server, ASecondTurnOfALongConversationComputesOnlyWhatIsNew) {
   const auto post = [&](const std::string& path, const Json& body) {
     const Response response = ask(server.port(), "POST", path, body.dump());
     EXPECT_EQ(response.status, 200) << response.body;
-    return Json::parse(response.body);
+    return read_json<Json>(response.body);
   };
   const auto ids_of = [&](const Json& body) {
     return post("/tokenize", {{"messages", body["messages"]}})["tokens"].get<std::vector<int>>();
@@ -156,7 +156,7 @@ TEST(Server, AReaderThatDoesNotReadLosesItsStreamAndSlowsNobody) {
   reader.send(http_text("POST", "/v1/completions", body.dump()));
   while (engine.stats().running < 6) std::this_thread::sleep_for(std::chrono::milliseconds(2));
   const Response other = ask(server.port(), "POST", "/v1/chat/completions", chat(kCount).dump());
-  EXPECT_EQ(Json::parse(other.body)["choices"][0]["message"]["content"], kCounted);
+  EXPECT_EQ(read_json<Json>(other.body)["choices"][0]["message"]["content"], kCounted);
   const auto busy = [&] { return engine.stats().running + engine.stats().waiting > 0; };
   for (int i = 0; i < 30000 && busy(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_FALSE(busy());
@@ -177,7 +177,7 @@ TEST(Server, KeysHostsAndOrigins) {
   EXPECT_EQ(ask(port, "GET", "/v1/models", "", {{"Authorization", "Bearer sesam"}}).status, 401);
   EXPECT_EQ(ask(port, "GET", "/v1/models", "", {{"Authorization", "Bearer sesame"}}).status, 200);
   EXPECT_EQ(ask(port, "GET", "/v1/models", "", {{"x-api-key", "other"}}).status, 200);
-  EXPECT_EQ(Json::parse(ask(port, "POST", "/v1/messages", "{}").body)["error"]["type"], "authentication_error");
+  EXPECT_EQ(read_json<Json>(ask(port, "POST", "/v1/messages", "{}").body)["error"]["type"], "authentication_error");
   EXPECT_EQ(ask(port, "GET", "/health").status, 200);
   EXPECT_EQ(ask(port, "GET", "/").status, 200);
   const Response flight = ask(port, "OPTIONS", "/v1/models", "", {{"Origin", "https://good.example"}});

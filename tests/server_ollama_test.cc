@@ -18,7 +18,7 @@ class ServeOllama : public ServerTest {
     for (size_t at = 0; at < response.body.size();) {
       const size_t end = response.body.find('\n', at);
       if (end == std::string::npos) ADD_FAILURE() << "a line is cut";
-      all.push_back(Json::parse(response.body.substr(at, end - at)));
+      all.push_back(read_json<Json>(response.body.substr(at, end - at)));
       at = end == std::string::npos ? response.body.size() : end + 1;
     }
     return all;
@@ -93,9 +93,9 @@ TEST_F(ServeOllama, PicturesToolsAndFormats) {
 
   body = ollama_chat("Give me a number.");
   body["stream"] = false;
-  body["format"] = Json::parse(R"({"type":"object","properties":{"n":{"type":"integer"}},"required":["n"],
+  body["format"] = read_json<Json>(R"({"type":"object","properties":{"n":{"type":"integer"}},"required":["n"],
                                    "additionalProperties":false})");
-  const Json answer = Json::parse(good("/api/chat", body)["message"]["content"].get<std::string>());
+  const Json answer = read_json<Json>(good("/api/chat", body)["message"]["content"].get<std::string>());
   EXPECT_TRUE(answer["n"].is_number_integer());
 }
 
@@ -122,12 +122,12 @@ TEST_F(ServeOllama, Generate) {
     body["context"] = wrong;
     const Response refused = post("/api/generate", body);
     EXPECT_EQ(refused.status, 400);
-    EXPECT_EQ(Json::parse(refused.body)["error"], "context is not one that this server has returned") << wrong;
+    EXPECT_EQ(read_json<Json>(refused.body)["error"], "context is not one that this server has returned") << wrong;
   }
 }
 
 TEST_F(ServeOllama, WhatIsServed) {
-  const auto get = [](const std::string& path) { return Json::parse(ask(server_->port(), "GET", path, "").body); };
+  const auto get = [](const std::string& path) { return read_json<Json>(ask(server_->port(), "GET", path, "").body); };
   const Json model = get("/api/tags")["models"][0];
   EXPECT_EQ(model["name"], "demo:latest");
   EXPECT_EQ(model["details"]["family"], "gemma4");
@@ -147,12 +147,12 @@ TEST_F(ServeOllama, NoModelIsFetchedOrChanged) {
   EXPECT_EQ(good("/api/pull", {{"name", "demo"}})["status"], "success");
   const Response other = post("/api/pull", {{"model", "llama3"}});
   EXPECT_EQ(other.status, 404);
-  EXPECT_EQ(Json::parse(other.body)["error"], "model 'llama3' not found; this server has 'demo'");
+  EXPECT_EQ(read_json<Json>(other.body)["error"], "model 'llama3' not found; this server has 'demo'");
   for (const auto& [method, path] : {std::pair("POST", "/api/create"), std::pair("POST", "/api/copy"),
                                      std::pair("POST", "/api/push"), std::pair("DELETE", "/api/delete")}) {
     const Response response = ask(server_->port(), method, path, R"({"model":"demo"})");
     EXPECT_EQ(response.status, 404) << path;
-    EXPECT_NE(Json::parse(response.body)["error"].get<std::string>().find("of its --model"), std::string::npos);
+    EXPECT_NE(read_json<Json>(response.body)["error"].get<std::string>().find("of its --model"), std::string::npos);
   }
 }
 
@@ -160,7 +160,7 @@ TEST_F(ServeOllama, ErrorsHaveItsForm) {
   const auto error = [](const std::string& path, const Json& body, int status) {
     const Response response = post(path, body);
     EXPECT_EQ(response.status, status) << response.body;
-    const Json json = Json::parse(response.body);
+    const Json json = read_json<Json>(response.body);
     EXPECT_EQ(json.size(), 1u);
     return json["error"].get<std::string>();
   };
@@ -174,7 +174,7 @@ TEST_F(ServeOllama, ErrorsHaveItsForm) {
   }
   const Response openai = post("/v1/embeddings", {{"model", "demo"}, {"input", "x"}});
   EXPECT_EQ(openai.status, 400);
-  EXPECT_EQ(Json::parse(openai.body)["error"]["code"], "embeddings_not_supported");
+  EXPECT_EQ(read_json<Json>(openai.body)["error"]["code"], "embeddings_not_supported");
 }
 
 // Keys are asked for, and cancelling reaches the engine, as in the other APIs.
@@ -186,7 +186,7 @@ TEST(ServeOllamaAccess, KeysAndClientsThatLeave) {
   const std::string body = R"({"model":"demo","messages":[{"role":"user","content":"x"}]})";
   const Response refused = ask(server.port(), "POST", "/api/chat", body);
   EXPECT_EQ(refused.status, 401);
-  EXPECT_TRUE(Json::parse(refused.body)["error"].is_string());
+  EXPECT_TRUE(read_json<Json>(refused.body)["error"].is_string());
   EXPECT_EQ(ask(server.port(), "POST", "/api/chat", body, {{"Authorization", "Bearer sesame"}}).status, 200);
   const std::string endless =
       R"({"model":"demo","prompt":"x","raw":true,"options":{"seed":1,"temperature":2,"num_predict":900}})";
@@ -218,7 +218,7 @@ TEST(ServeAccess, EachRequestIsALineOfTheLog) {
       Server server(engine, options);
       const Headers key = {{"Authorization", "Bearer sesame-key"}};
       Json body = chat("What is 16 + 3?");
-      const Json whole = Json::parse(ask(server.port(), "POST", "/v1/chat/completions", body.dump(), key).body);
+      const Json whole = read_json<Json>(ask(server.port(), "POST", "/v1/chat/completions", body.dump(), key).body);
       body["stream"] = true;
       ask(server.port(), "POST", "/v1/chat/completions", body.dump(), key);
       const Response wrong = ask(server.port(), "POST", "/v1/chat/completions", "{}", key);

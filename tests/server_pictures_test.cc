@@ -42,7 +42,7 @@ TEST_F(PicturesTest, HeicAndAvif) {
     const Json body = shown("data:image/" + std::string(extension) + ";base64," + number_in(extension));
     const Response response = post("/v1/chat/completions", body);
     ASSERT_EQ(response.status, 200) << response.body;
-    EXPECT_EQ(Json::parse(response.body)["choices"][0]["message"]["content"], "6542") << extension;
+    EXPECT_EQ(read_json<Json>(response.body)["choices"][0]["message"]["content"], "6542") << extension;
   }
 }
 

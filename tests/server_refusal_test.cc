@@ -18,7 +18,7 @@ TEST_F(ServerTest, RefusesByName) {
     body.update(change);
     const Response response = post(path, body);
     EXPECT_EQ(response.status, 400) << change << response.body;
-    const Json error = Json::parse(response.body)["error"];
+    const Json error = read_json<Json>(response.body)["error"];
     EXPECT_NE(error["message"].get<std::string>().find(word), std::string::npos) << word << ": " << error;
     EXPECT_TRUE(error["type"] == "invalid_request_error");
   };
@@ -58,7 +58,7 @@ TEST_F(ServerTest, RefusesByName) {
   EXPECT_EQ(ask(server_->port(), "POST", "/v1/chat/completions", "{\"model\": ").status, 400);
   EXPECT_EQ(ask(server_->port(), "POST", "/v1/chat/completions", std::string(100000, '[')).status, 400);
   EXPECT_EQ(ask(server_->port(), "GET", "/v1/chat/completions").status, 405);
-  EXPECT_EQ(Json::parse(ask(server_->port(), "POST", "/v1/messages", "x").body)["type"], "error");
+  EXPECT_EQ(read_json<Json>(ask(server_->port(), "POST", "/v1/messages", "x").body)["type"], "error");
 }
 
 TEST_F(ServerTest, RefusesBadPictures) {
@@ -66,7 +66,7 @@ TEST_F(ServerTest, RefusesBadPictures) {
     Json body = image_chat("000.png", "?");
     body["messages"][0]["content"][0]["image_url"]["url"] = url;
     const Response response = post("/v1/chat/completions", body);
-    return std::pair(response.status, Json::parse(response.body)["error"]["message"].get<std::string>());
+    return std::pair(response.status, read_json<Json>(response.body)["error"]["message"].get<std::string>());
   };
   EXPECT_EQ(status("http://example.com/a.png").first, 400);
   EXPECT_NE(status("https://example.com/a.png").second.find("example.com"), std::string::npos);
@@ -132,7 +132,7 @@ TEST_F(ServerTest, EveryFileOfTheImageCorpusIsRefusedOrAnswered) {
   for (const auto& file : files_of("image_corpus/refused")) {
     for (const Response& response : ask_about(file)) {
       EXPECT_EQ(response.status, 400) << file << response.body;
-      const std::string sentence = Json::parse(response.body)["error"]["message"];
+      const std::string sentence = read_json<Json>(response.body)["error"]["message"];
       EXPECT_GT(sentence.size(), 10u) << file;
       EXPECT_LT(sentence.size(), 300u) << file << sentence;
       EXPECT_EQ(sentence.find('\n'), std::string::npos) << sentence;
@@ -195,7 +195,7 @@ TEST(ServerFetch, PicturesOfAllowedHostsAreSeenByEveryApi) {
   const auto asked = [&](const std::string& path, const Json& body) {
     const Response response = ask(server.port(), "POST", path, body.dump());
     EXPECT_EQ(response.status, 200) << response.body;
-    return response.status == 200 ? Json::parse(response.body) : Json();
+    return response.status == 200 ? read_json<Json>(response.body) : Json();
   };
   const Json body = url_chat(host.port(), "/000.png");
   const std::string url = body["messages"][0]["content"][0]["image_url"]["url"];

@@ -64,7 +64,7 @@ TEST_F(ServerResponses, StreamedOnesAreKeptToo) {
   const auto events = streamed("/v1/responses", response_body({{"input", kCount}}));
   const Json response = events.back().data["response"];
   const std::string id = response["id"];
-  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", "/v1/responses/" + id).body), response);
+  EXPECT_EQ(read_json<Json>(ask(server_->port(), "GET", "/v1/responses/" + id).body), response);
   const Json next = good("/v1/responses", response_body({{"input", "Go on."}, {"previous_response_id", id}}));
   EXPECT_GT(prompt_tokens(next), prompt_tokens(response));
 }
@@ -72,17 +72,17 @@ TEST_F(ServerResponses, StreamedOnesAreKeptToo) {
 TEST_F(ServerResponses, AreReadAndDeleted) {
   const Json response = good("/v1/responses", response_body({{"input", kCount}}));
   const std::string path = "/v1/responses/" + response["id"].get<std::string>();
-  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", path).body), response);
-  const Json items = Json::parse(ask(server_->port(), "GET", path + "/input_items").body);
+  EXPECT_EQ(read_json<Json>(ask(server_->port(), "GET", path).body), response);
+  const Json items = read_json<Json>(ask(server_->port(), "GET", path + "/input_items").body);
   EXPECT_EQ(items["data"][0]["content"], kCount);
-  const Json deleted = Json::parse(ask(server_->port(), "DELETE", path).body);
+  const Json deleted = read_json<Json>(ask(server_->port(), "DELETE", path).body);
   EXPECT_EQ(deleted["deleted"], true);
   EXPECT_EQ(ask(server_->port(), "GET", path).status, 404);
   EXPECT_EQ(ask(server_->port(), "DELETE", path).status, 404);
   const Response gone =
       post("/v1/responses", response_body({{"input", "x"}, {"previous_response_id", response["id"]}}));
   EXPECT_EQ(gone.status, 400);
-  EXPECT_EQ(Json::parse(gone.body)["error"]["code"], "previous_response_not_found");
+  EXPECT_EQ(read_json<Json>(gone.body)["error"]["code"], "previous_response_not_found");
   EXPECT_EQ(ask(server_->port(), "GET", path + "/x").status, 404);
 }
 
@@ -112,16 +112,16 @@ TEST_F(ServerResponses, ConversationsGrow) {
   const Json made = good("/v1/conversations", {{"items", Json::array({user_item("My number is 9.")})}});
   const std::string id = made["id"];
   const std::string path = "/v1/conversations/" + id;
-  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", path).body), made);
+  EXPECT_EQ(read_json<Json>(ask(server_->port(), "GET", path).body), made);
   const Json first = good("/v1/responses", response_body({{"input", kCount}, {"conversation", id}}));
   const Json second = good("/v1/responses", response_body({{"input", "Go on."}, {"conversation", {{"id", id}}}}));
   EXPECT_GT(prompt_tokens(second), prompt_tokens(first));
   good(path + "/items", {{"items", Json::array({user_item("One more.")})}});
-  const Json items = Json::parse(ask(server_->port(), "GET", path + "/items?order=asc").body)["data"];
+  const Json items = read_json<Json>(ask(server_->port(), "GET", path + "/items?order=asc").body)["data"];
   ASSERT_EQ(items.size(), 6u);
   EXPECT_TRUE(items[0]["id"].is_string());
   EXPECT_EQ(items[5]["content"], "One more.");
-  EXPECT_EQ(Json::parse(ask(server_->port(), "DELETE", path).body)["deleted"], true);
+  EXPECT_EQ(read_json<Json>(ask(server_->port(), "DELETE", path).body)["deleted"], true);
   EXPECT_EQ(post("/v1/responses", response_body({{"input", "x"}, {"conversation", id}})).status, 404);
   EXPECT_EQ(post("/v1/conversations", {{"items", Json::array({{{"type", "nonsense"}}})}}).status, 400);
 }
@@ -130,11 +130,11 @@ TEST_F(ServerResponses, ConversationsHaveMetadata) {
   const Json made = good("/v1/conversations", {{"metadata", {{"topic", "demo"}}}});
   EXPECT_EQ(made["metadata"], Json({{"topic", "demo"}}));
   const std::string path = "/v1/conversations/" + made["id"].get<std::string>();
-  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", path).body), made);
+  EXPECT_EQ(read_json<Json>(ask(server_->port(), "GET", path).body), made);
   const Json changed = good(path, {{"metadata", {{"topic", "other"}, {"project", "x"}}}});
   EXPECT_EQ(changed["metadata"]["topic"], "other");
   EXPECT_EQ(changed["created_at"], made["created_at"]);
-  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", path).body), changed);
+  EXPECT_EQ(read_json<Json>(ask(server_->port(), "GET", path).body), changed);
   for (const Json& bad : std::vector<Json>{{{"a", 1}}, Json::array(), {{"a", std::string(513, 'x')}}}) {
     EXPECT_EQ(post(path, {{"metadata", bad}}).status, 400) << bad;
     EXPECT_EQ(post("/v1/conversations", {{"metadata", bad}}).status, 400) << bad;
@@ -159,7 +159,7 @@ TEST_F(ServerResponses, MetadataHasBounds) {
   const Json made = good("/v1/conversations", {{"metadata", {{"topic", "demo"}, {"\u00e9", std::string(512, 'x')}}}});
   EXPECT_EQ(made["metadata"]["topic"], "demo");
   const std::string path = "/v1/conversations/" + made["id"].get<std::string>();
-  const auto read = [&] { return Json::parse(ask(server_->port(), "GET", path).body); };
+  const auto read = [&] { return read_json<Json>(ask(server_->port(), "GET", path).body); };
   EXPECT_EQ(read(), made);
   good(path + "/items", {{"items", Json::array({user_item("a")})}});
   good("/v1/responses", response_body({{"input", kCount}, {"conversation", made["id"]}}));
@@ -168,7 +168,7 @@ TEST_F(ServerResponses, MetadataHasBounds) {
   EXPECT_EQ(changed["metadata"], (Json{{"topic", "other"}}));
   EXPECT_EQ(changed["id"], made["id"]);
   EXPECT_EQ(read(), changed);
-  EXPECT_EQ(Json::parse(ask(server_->port(), "GET", path + "/items").body)["data"].size(), 3u);
+  EXPECT_EQ(read_json<Json>(ask(server_->port(), "GET", path + "/items").body)["data"].size(), 3u);
   EXPECT_EQ(good("/v1/conversations", Json::object())["metadata"], Json::object());
 
   Json many = Json::object(), sixteen = Json::object();
@@ -204,7 +204,7 @@ TEST_F(ServerResponses, ItemsOfAConversationAreReadInPagesAndDeleted) {
   good("/v1/responses", response_body({{"input", Json::array({user_item(kCount)})}, {"conversation", id}}));
   const std::string path = "/v1/conversations/" + id + "/items";
   const auto list = [&](const std::string& query) {
-    return Json::parse(ask(server_->port(), "GET", path + query).body);
+    return read_json<Json>(ask(server_->port(), "GET", path + query).body);
   };
   const Json newest = list("?limit=2&order=desc");
   ASSERT_EQ(newest["data"].size(), 2u) << newest;
@@ -218,7 +218,7 @@ TEST_F(ServerResponses, ItemsOfAConversationAreReadInPagesAndDeleted) {
   EXPECT_EQ(older["has_more"], false);
   const std::string last = newest["data"][0]["id"];
   EXPECT_EQ(list("/" + last), newest["data"][0]);
-  EXPECT_EQ(Json::parse(ask(server_->port(), "DELETE", path + "/" + last).body)["id"], id);
+  EXPECT_EQ(read_json<Json>(ask(server_->port(), "DELETE", path + "/" + last).body)["id"], id);
   EXPECT_EQ(ask(server_->port(), "DELETE", path + "/" + last).status, 404);
   const Json left = list("?order=asc")["data"];
   ASSERT_EQ(left.size(), 4u);
@@ -240,7 +240,7 @@ TEST_F(ServerResponses, EachKeyHasItsOwn) {
     return ask(server.port(), method, path, method == "POST" ? body.dump() : "",
                {{"Authorization", std::string("Bearer ") + key}});
   };
-  const Json response = Json::parse(asked("POST", "/v1/responses", response_body({{"input", kCount}}), "one").body);
+  const Json response = read_json<Json>(asked("POST", "/v1/responses", response_body({{"input", kCount}}), "one").body);
   const std::string path = "/v1/responses/" + response["id"].get<std::string>();
   EXPECT_EQ(asked("GET", path, {}, "two").status, 404);
   EXPECT_EQ(asked("DELETE", path, {}, "two").status, 404);
@@ -292,7 +292,7 @@ TEST_F(ServerResponses, OlderFunctionCallsKeepTheirForm) {
     EXPECT_FALSE(delta.contains("tool_calls"));
     if (delta.contains("function_call")) arguments += delta["function_call"].value("arguments", "");
   }
-  EXPECT_EQ(Json::parse(arguments), Json({{"minutes", 6}}));
+  EXPECT_EQ(read_json<Json>(arguments), Json({{"minutes", 6}}));
 }
 
 TEST_F(ServerResponses, ThoughtsMayBeLeftOut) {
@@ -309,10 +309,14 @@ TEST_F(ServerResponses, ThoughtsMayBeLeftOut) {
   const Json omitted = good("/v1/messages", body);
   EXPECT_EQ(types(shown), types(omitted));
   for (const Json& block : omitted["content"]) {
-    if (block["type"] == "thinking") EXPECT_EQ(block["thinking"], "");
+    if (block["type"] == "thinking") {
+      EXPECT_EQ(block["thinking"], "");
+    }
   }
   for (const SseEvent& event : streamed("/v1/messages", body)) {
-    if (event.name == "content_block_delta") EXPECT_NE(event.data["delta"]["type"], "thinking_delta");
+    if (event.name == "content_block_delta") {
+      EXPECT_NE(event.data["delta"]["type"], "thinking_delta");
+    }
   }
 }
 

@@ -24,13 +24,13 @@ class ServerSchemas : public ServerTest {
   static std::string bad(const std::string& path, const Json& body) {  // the sentence of a 400
     const Response response = post(path, body);
     EXPECT_EQ(response.status, 400) << response.body;
-    return Json::parse(response.body)["error"]["message"];
+    return read_json<Json>(response.body)["error"]["message"];
   }
 };
 
 // Every answer breaks it, and no mask can tell: both alternatives hold.
 const Json kBroken =
-    Json::parse(R"({"type":"integer","minimum":1,"maximum":1,"oneOf":[{"type":"integer"},{"type":"number"}]})");
+    read_json<Json>(R"({"type":"integer","minimum":1,"maximum":1,"oneOf":[{"type":"integer"},{"type":"number"}]})");
 
 TEST_F(ServerSchemas, WhatAnAnswerBreaksIsInItsWarnings) {
   const std::string sentence = "the answer breaks its schema at the whole value: oneOf";
@@ -63,7 +63,7 @@ TEST_F(ServerSchemas, AnAnswerThatBreaksItsSchemaIsDrawnAgain) {
     body["top_p"] = 1;
     body["seed"] = seed;
     const Json json = good("/v1/chat/completions", body);
-    const Json value = Json::parse(json["choices"][0]["message"]["content"].get<std::string>());
+    const Json value = read_json<Json>(json["choices"][0]["message"]["content"].get<std::string>());
     repeated += value[0] == value[1];
     warned += json.contains("warnings");
   }
@@ -75,7 +75,7 @@ TEST_F(ServerSchemas, StrictRefusesWhatCannotBeEnforced) {
   const Json unique = {{"type", "array"}, {"items", {{"type", "integer"}}}, {"uniqueItems", true}};
   EXPECT_THAT(bad("/v1/chat/completions", schema_body(unique, true)), HasSubstr("uniqueItems"));
   EXPECT_THAT(bad("/v1/chat/completions", schema_body({{"nullable", 1}})), HasSubstr("nullable"));
-  EXPECT_THAT(bad("/v1/chat/completions", schema_body(Json::parse(R"({"type":"string","enum":[1]})"))),
+  EXPECT_THAT(bad("/v1/chat/completions", schema_body(read_json<Json>(R"({"type":"string","enum":[1]})"))),
               HasSubstr("no value"));
 }
 

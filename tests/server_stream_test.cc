@@ -116,7 +116,7 @@ TEST(ServerStream, PiecesOfArgumentsComeWithEveryStep) {
 TEST(ServerStream, DISABLED_PiecesOfALongArgument) {
   const Scratch scratch;
   std::filesystem::copy(kDemo, scratch.path / "demo", std::filesystem::copy_options::recursive);
-  Json config = Json::parse(read_file(scratch.path / "demo/config.json"));
+  Json config = read_json<Json>(read_file(scratch.path / "demo/config.json"));
   for (Json* one : {&config, &config["text_config"]}) {
     if (one->contains("max_position_embeddings")) (*one)["max_position_embeddings"] = 8192;
   }

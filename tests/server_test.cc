@@ -54,7 +54,8 @@ TEST_F(ServerTest, ToolLoop) {
   const Json message = json["choices"][0]["message"];
   ASSERT_EQ(message["tool_calls"].size(), 1u);
   EXPECT_EQ(message["tool_calls"][0]["function"]["name"], "set_timer");
-  EXPECT_EQ(Json::parse(message["tool_calls"][0]["function"]["arguments"].get<std::string>()), Json({{"minutes", 6}}));
+  EXPECT_EQ(read_json<Json>(message["tool_calls"][0]["function"]["arguments"].get<std::string>()),
+            Json({{"minutes", 6}}));
   body["messages"].push_back(message);
   body["messages"].push_back(
       {{"role", "tool"}, {"tool_call_id", message["tool_calls"][0]["id"]}, {"content", "{\"ok\": true}"}});
@@ -76,7 +77,7 @@ TEST_F(ServerTest, ToolCallsStream) {
     arguments += call["function"]["arguments"].get<std::string>();
   }
   EXPECT_EQ(name, "set_timer");
-  EXPECT_EQ(Json::parse(arguments), Json({{"minutes", 6}}));
+  EXPECT_EQ(read_json<Json>(arguments), Json({{"minutes", 6}}));
   EXPECT_EQ(finish, "tool_calls");
 }
 
@@ -128,7 +129,7 @@ TEST_F(ServerTest, JsonSchema) {
                                  {"required", Json::array({"color"})},
                                  {"additionalProperties", false}}}}}};
   const Json json = good("/v1/chat/completions", body);
-  const Json answer = Json::parse(json["choices"][0]["message"]["content"].get<std::string>());
+  const Json answer = read_json<Json>(json["choices"][0]["message"]["content"].get<std::string>());
   EXPECT_EQ(answer.size(), 1u);
   EXPECT_TRUE(answer["color"] == "red" || answer["color"] == "purple") << answer;
 }
@@ -256,7 +257,7 @@ TEST_F(ServerTest, ResponsesToolLoop) {
   const Json json = good("/v1/responses", body);
   const Json call = json["output"][0];
   EXPECT_EQ(call["type"], "function_call") << json;
-  EXPECT_EQ(Json::parse(call["arguments"].get<std::string>()), Json({{"minutes", 6}}));
+  EXPECT_EQ(read_json<Json>(call["arguments"].get<std::string>()), Json({{"minutes", 6}}));
   body["input"].push_back(call);
   body["input"].push_back({{"type", "function_call_output"}, {"call_id", call["call_id"]}, {"output", "done"}});
   body["max_output_tokens"] = 4;
@@ -330,7 +331,7 @@ TEST_F(ServerTest, MessagesToolLoop) {
   for (const SseEvent& event : streamed("/v1/messages", body)) {
     if (event.name == "content_block_delta") arguments += event.data["delta"].value("partial_json", "");
   }
-  EXPECT_EQ(Json::parse(arguments), Json({{"minutes", 6}}));
+  EXPECT_EQ(read_json<Json>(arguments), Json({{"minutes", 6}}));
   body["messages"].push_back({{"role", "assistant"}, {"content", json["content"]}});
   body["messages"].push_back(
       {{"role", "user"},
@@ -352,11 +353,11 @@ TEST_F(ServerTest, TokenizeAndBack) {
 
 TEST_F(ServerTest, ModelsHealthMetricsPage) {
   const int port = server_->port();
-  EXPECT_EQ(Json::parse(ask(port, "GET", "/v1/models").body)["data"][0]["id"], "demo");
-  EXPECT_EQ(Json::parse(ask(port, "GET", "/v1/models/demo").body)["id"], "demo");
+  EXPECT_EQ(read_json<Json>(ask(port, "GET", "/v1/models").body)["data"][0]["id"], "demo");
+  EXPECT_EQ(read_json<Json>(ask(port, "GET", "/v1/models/demo").body)["id"], "demo");
   EXPECT_EQ(ask(port, "GET", "/v1/models/other").status, 404);
   const Response health = ask(port, "GET", "/health");
-  EXPECT_EQ(Json::parse(health.body)["status"], "ok");
+  EXPECT_EQ(read_json<Json>(health.body)["status"], "ok");
   // One is read by OpenAI's client, the other by Anthropic's.
   EXPECT_EQ(health.headers.at("x-request-id").substr(0, 4), "req_");
   EXPECT_EQ(health.headers.at("request-id"), health.headers.at("x-request-id"));
@@ -382,7 +383,7 @@ TEST(Server, DraftsAreCountedAndChangeNoAnswer) {
   const auto answer = [&](const EngineOptions& options, std::string& metrics) {
     Engine engine(options);
     Server server(engine, server_options());
-    const Json json = Json::parse(ask(server.port(), "POST", "/v1/chat/completions", body).body);
+    const Json json = read_json<Json>(ask(server.port(), "POST", "/v1/chat/completions", body).body);
     metrics = ask(server.port(), "GET", "/metrics").body;
     return json;
   };
@@ -408,7 +409,7 @@ TEST(Server, DraftsAreCountedAndChangeNoAnswer) {
 }
 
 TEST_F(ServerTest, ModelsSayWhatThePageShows) {
-  const Json model = Json::parse(ask(server_->port(), "GET", "/v1/models/demo").body);
+  const Json model = read_json<Json>(ask(server_->port(), "GET", "/v1/models/demo").body);
   EXPECT_GT(model["parameters"], 7000000);
   EXPECT_LT(model["parameters"], 8000000);
   EXPECT_TRUE(model["weights"].is_string());
@@ -447,7 +448,7 @@ TEST_F(ServerTest, HostNameThatIsNotAllowed) {
   EXPECT_EQ(odd.body.find("a&b"), std::string::npos);
   const Response json = get("mybox.test", "*/*");
   EXPECT_EQ(json.status, 403);
-  EXPECT_EQ(Json::parse(json.body)["error"]["code"], "host_not_allowed");
+  EXPECT_EQ(read_json<Json>(json.body)["error"]["code"], "host_not_allowed");
 }
 
 }  // namespace

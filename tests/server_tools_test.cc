@@ -55,7 +55,7 @@ constexpr BadSchema kBadSchemas[] = {
 TEST_F(ServerTools, ASchemaThatIsNoneOrAllowsNothingIsRefused) {
   for (const BadSchema& bad : kBadSchemas) {
     for (const Json& strict : {Json(), Json(false), Json(true)}) {
-      for (const auto& [path, body] : with_tool(Json::parse(bad.schema), strict)) {
+      for (const auto& [path, body] : with_tool(read_json<Json>(bad.schema), strict)) {
         const Response response = post(path, body);
         EXPECT_EQ(response.status, 400) << path << bad.schema << response.body;
         EXPECT_THAT(response.body, HasSubstr(bad.word)) << path << bad.schema;
@@ -67,7 +67,7 @@ TEST_F(ServerTools, ASchemaThatIsNoneOrAllowsNothingIsRefused) {
 // Also where the tool cannot be called, or is only counted.
 TEST_F(ServerTools, ABadSchemaIsRefusedWhateverTheChoiceIs) {
   for (const BadSchema& bad : {kBadSchemas[0], kBadSchemas[8]}) {
-    Json body = with_tool(Json::parse(bad.schema))[0].second;
+    Json body = with_tool(read_json<Json>(bad.schema))[0].second;
     body["tools"].push_back({{"type", "function"}, {"function", {{"name", "fine"}}}});
     const Json named = {{"type", "function"}, {"function", {{"name", "fine"}}}};
     const Json allowed = {{"type", "allowed_tools"},
@@ -79,13 +79,13 @@ TEST_F(ServerTools, ABadSchemaIsRefusedWhateverTheChoiceIs) {
       EXPECT_THAT(response.body, HasSubstr(bad.word)) << choice;
     }
     for (const Json& choice : {Json("none"), Json{{"type", "function"}, {"name", "fine"}}}) {
-      Json responses = with_tool(Json::parse(bad.schema))[1].second;
+      Json responses = with_tool(read_json<Json>(bad.schema))[1].second;
       responses["tools"].push_back({{"type", "function"}, {"name", "fine"}});
       responses["tool_choice"] = choice;
       EXPECT_EQ(post("/v1/responses", responses).status, 400) << choice;
     }
     for (const Json& choice : {Json{{"type", "none"}}, Json{{"type", "tool"}, {"name", "fine"}}}) {
-      Json messages = with_tool(Json::parse(bad.schema))[2].second;
+      Json messages = with_tool(read_json<Json>(bad.schema))[2].second;
       messages["tools"].push_back({{"name", "fine"}, {"input_schema", {{"type", "object"}}}});
       messages["tool_choice"] = choice;
       EXPECT_EQ(post("/v1/messages", messages).status, 400) << choice;
@@ -98,18 +98,18 @@ TEST_F(ServerTools, ASchemaThatCannotBeEnforcedIsTakenWithAWarning) {
   for (const char* schema : {R"({"type":"object","properties":{"a":{"$ref":"https://example.com/a.json"}}})",
                              R"({"type":"object","properties":{"two words":{"type":"string"}}})",
                              R"({"type":"object","properties":{"a":{"type":"integer","minimum":1e30}}})"}) {
-    for (const auto& [path, body] : with_tool(Json::parse(schema))) {
+    for (const auto& [path, body] : with_tool(read_json<Json>(schema))) {
       const Json answer = good(path, body);
       ASSERT_EQ(answer["warnings"].size(), 1u) << path << schema << answer;
       EXPECT_THAT(answer["warnings"][0].get<std::string>(), HasSubstr("'probe' cannot be enforced")) << schema;
     }
-    EXPECT_EQ(post("/v1/chat/completions", with_tool(Json::parse(schema), true)[0].second).status, 400) << schema;
+    EXPECT_EQ(post("/v1/chat/completions", with_tool(read_json<Json>(schema), true)[0].second).status, 400) << schema;
   }
   // Arguments that only an allOf or anyOf describes.
   for (const char* schema : {R"({"type":"object","allOf":[{"properties":{"a":{"type":"integer"}},"required":["a"]}]})",
                              R"({"type":"object","minProperties":1})",
                              R"({"anyOf":[{"type":"object","required":["a"]},{"type":"object","required":["b"]}]})"}) {
-    for (const auto& [path, body] : with_tool(Json::parse(schema))) {
+    for (const auto& [path, body] : with_tool(read_json<Json>(schema))) {
       EXPECT_FALSE(good(path, body).contains("warnings")) << path << schema;
     }
   }
@@ -131,7 +131,7 @@ std::vector<std::pair<std::string, Json>> forced_call(const Json& parameters) {
 
 Json parameters_of(const char* property) {
   return {{"type", "object"},
-          {"properties", {{"a", Json::parse(property)}}},
+          {"properties", {{"a", read_json<Json>(property)}}},
           {"required", Json::array({"a"})},
           {"additionalProperties", false}};
 }
@@ -177,7 +177,7 @@ TEST_F(ServerTools, ACallThatBreaksItsSchemaIsDrawnAgain) {
     const Json json = good("/v1/chat/completions", body);
     const Json& calls = json["choices"][0]["message"]["tool_calls"];
     ASSERT_EQ(calls.size(), 1u) << json;
-    const Json list = Json::parse(calls[0]["function"]["arguments"].get<std::string>())["a"];
+    const Json list = read_json<Json>(calls[0]["function"]["arguments"].get<std::string>())["a"];
     repeated += list[0] == list[1];
     warned += json.contains("warnings");
     std::vector<SseEvent> events = streamed("/v1/chat/completions", body);
@@ -241,7 +241,7 @@ TEST_F(ServerTools, ACustomToolsTextIsThatOfItsGrammar) {
 
 TEST_F(ServerTools, ParametersThatNoCallFitsAreRefusedByNameAndPlace) {
   Json body = chat("Who are you?");
-  body["tools"] = Json::parse(R"([{"type":"function","function":{"name":"note","parameters":{"type":"object"}}},
+  body["tools"] = read_json<Json>(R"([{"type":"function","function":{"name":"note","parameters":{"type":"object"}}},
     {"type":"function","function":{"name":"tree","parameters":{"type":"object",
       "properties":{"node":{"$ref":"#/$defs/node"}},"required":["node"],
       "$defs":{"node":{"type":"object","properties":{"next":{"$ref":"#/$defs/node"}},"required":["next"]}}}}}])");

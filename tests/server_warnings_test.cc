@@ -66,8 +66,12 @@ TEST_F(ServerWarnings, AreInTheLastDataEventOfAStream) {
     ASSERT_EQ(warned.size(), 1u) << path;
     EXPECT_EQ(warned[0].data, events.back().data) << path;
     EXPECT_EQ(warned[0].data["warnings"], Json::array({kTierSentence})) << path;
-    if (path == "/v1/responses") EXPECT_EQ(warned[0].data["response"]["warnings"], warned[0].data["warnings"]);
-    if (path == "/v1/messages") EXPECT_EQ(warned[0].name, "message_delta");
+    if (path == "/v1/responses") {
+      EXPECT_EQ(warned[0].data["response"]["warnings"], warned[0].data["warnings"]);
+    }
+    if (path == "/v1/messages") {
+      EXPECT_EQ(warned[0].name, "message_delta");
+    }
   }
 }
 

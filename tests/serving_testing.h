@@ -69,9 +69,9 @@ inline std::vector<SseEvent> events_of(const std::string& body) {
     if (event.starts_with(":")) continue;  // a comment: still working
     const size_t data = event.find("data: ");
     if (event.starts_with("event: ")) {
-      all.push_back({event.substr(7, event.find('\n') - 7), Json::parse(event.substr(data + 6))});
+      all.push_back({event.substr(7, event.find('\n') - 7), read_json<Json>(event.substr(data + 6))});
     } else if (event != "data: [DONE]") {
-      all.push_back({"", Json::parse(event.substr(data + 6))});
+      all.push_back({"", read_json<Json>(event.substr(data + 6))});
     } else {
       all.push_back({"DONE", Json()});
     }
@@ -99,7 +99,7 @@ class ServerTest : public testing::Test {
   static Json good(const std::string& path, const Json& body, const Headers& headers = {}) {
     const Response response = post(path, body, headers);
     EXPECT_EQ(response.status, 200) << response.body;
-    return response.status == 200 ? Json::parse(response.body) : Json();
+    return response.status == 200 ? read_json<Json>(response.body) : Json();
   }
   static std::vector<SseEvent> streamed(const std::string& path, Json body) {
     body["stream"] = true;
@@ -144,7 +144,7 @@ inline Json tool_chat() {
 // text.
 inline Json long_stream(int port, int tokens) {
   const Json word = {{"prompt", "the"}, {"add_special_tokens", false}};
-  const int id = Json::parse(ask(port, "POST", "/tokenize", word.dump()).body)["tokens"][0];
+  const int id = read_json<Json>(ask(port, "POST", "/tokenize", word.dump()).body)["tokens"][0];
   Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", tokens}, {"ignore_eos", true}, {"stream", true}};
   body["logit_bias"][std::to_string(id)] = 100;
   return body;

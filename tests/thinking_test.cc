@@ -76,7 +76,7 @@ TEST(Thinking, TheAnswerKeepsItsFormat) {
   request.format.schema = R"({"type": "integer", "minimum": 0, "maximum": 99})";
   const Heard heard = Ask(engine, request).get();
   EXPECT_EQ(heard.usage.thinking_tokens, 7);
-  EXPECT_TRUE(Json::parse(heard.text).is_number_integer()) << heard.text;
+  EXPECT_TRUE(read_json<Json>(heard.text).is_number_integer()) << heard.text;
 }
 
 class ServerThinking : public ServerTest {};

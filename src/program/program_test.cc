@@ -192,7 +192,9 @@ std::string signature(const MethodSpec& method) {
       out += (out.empty() ? "" : ", ") + spec.name + " " + types[static_cast<int>(spec.type)] + " [";
       for (const Dimension& d : spec.shape) {
         if (&d != &spec.shape.front()) out += ", ";
-        if (d.symbol.empty()) EXPECT_EQ(d.least, d.most) << spec.name;
+        if (d.symbol.empty()) {
+          EXPECT_EQ(d.least, d.most) << spec.name;
+        }
         if (d.symbol.empty() || d.multiple > 1) out += std::to_string(d.symbol.empty() ? d.least : d.multiple);
         if (d.symbol.empty()) continue;
         out += (d.multiple > 1 ? "*" : "") + d.symbol;

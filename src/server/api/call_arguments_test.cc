@@ -67,7 +67,7 @@ TEST(ApiCallArguments, WhatBeginsNoObjectIsToldAsOneText) {
         std::string("{a: 1"), std::string("{\"a\": NaN}"), std::string("{\"a\": 1e400}"), std::string("}{"),
         std::string("{\"a\": 1} x"), std::string(100'000, '['), "{\"a\":" + std::string(100'000, '[')}) {
     const auto read = read_arguments(text);
-    EXPECT_EQ(Json::parse(read.text), Json({{"input", text}}));
+    EXPECT_EQ(read_json<Json>(read.text), Json({{"input", text}}));
     EXPECT_THAT(read.warnings, ElementsAre(HasSubstr("told as one text")));
   }
 }

@@ -48,7 +48,7 @@ void run_ollama(const std::string& input, Parse parse) {
   for (size_t at = 0; at < out.size();) {
     const size_t end = out.find('\n', at);
     CHECK(end != std::string::npos);
-    CHECK(Json::parse(out.substr(at, end - at)).at("model").is_string());
+    CHECK(read_json<Json>(out.substr(at, end - at)).at("model").is_string());
     at = end + 1;
   }
 }

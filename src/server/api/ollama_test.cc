@@ -134,7 +134,7 @@ TEST(ApiOllama, ToolsMayHaveMembersThatAreNull) {
       tool("now", {{"type", "object"}, {"$defs", nullptr}, {"required", nullptr}, {"properties", nullptr}}),
       tool("weather", {{"type", "object"}, {"required", {"city"}}, {"properties", {{"city", city}}}}),
       tool("plain", nullptr)};
-  const Json tools = Json::parse(parse_ollama_chat(body, ollama_context()).requests.at(0).tools);
+  const Json tools = read_json<Json>(parse_ollama_chat(body, ollama_context()).requests.at(0).tools);
   EXPECT_EQ(tools[0]["function"]["parameters"], Json({{"type", "object"}}));
   EXPECT_EQ(tools[1]["function"]["parameters"]["properties"]["city"],
             Json({{"type", "string"}, {"enum", {"a", nullptr}}}));
@@ -185,7 +185,7 @@ TEST(ApiOllama, GenerateTakesASystemMessageARawPromptAndItsContext) {
   Choice choice;
   choice.text = "two \xe2\x82\xac";
   choice.usage.prompt_tokens = 5, choice.usage.generated_tokens = 2, choice.usage.decode_ms = 3;
-  const Json answer = Json::parse(completion.serializer.whole({choice}));
+  const Json answer = read_json<Json>(completion.serializer.whole({choice}));
   EXPECT_EQ(answer["response"], "two \xe2\x82\xac");
   EXPECT_EQ(answer["done"], true);
   EXPECT_EQ(answer["done_reason"], "stop");
@@ -217,10 +217,10 @@ TEST(ApiOllama, NothingToAnswerLoadsOrUnloads) {
     body.erase("keep_alive");
     CompletionRequest completion = parse(body, ollama_context());
     EXPECT_TRUE(completion.requests.empty());
-    EXPECT_EQ(Json::parse(completion.serializer.whole({}))["done_reason"], "load");
+    EXPECT_EQ(read_json<Json>(completion.serializer.whole({}))["done_reason"], "load");
     body["keep_alive"] = 0;
     completion = parse(body, ollama_context());
-    EXPECT_EQ(Json::parse(completion.serializer.end())["done_reason"], "unload");
+    EXPECT_EQ(read_json<Json>(completion.serializer.end())["done_reason"], "unload");
   }
 }
 

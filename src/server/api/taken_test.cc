@@ -213,8 +213,7 @@ TEST(TakenChat, OlderFunctions) {
   const Json called = {
       {"role", "assistant"}, {"content", nullptr}, {"function_call", {{"name", "f"}, {"arguments", "{\"a\":1}"}}}};
   const Json result = {{"role", "function"}, {"name", "f"}, {"content", "done"}};
-  const Request request =
-      chat_taken({{"messages", {{{"role", "user"}, {"content", "hi"}}, called, result}}}).request;
+  const Request request = chat_taken({{"messages", {{{"role", "user"}, {"content", "hi"}}, called, result}}}).request;
   EXPECT_EQ(request.messages[1].tool_calls[0].arguments, "{\"a\":1}");
   EXPECT_EQ(request.messages[2].name, "f");
   EXPECT_FALSE(render_chat(request.messages, "", {}).empty());
@@ -235,14 +234,14 @@ TEST(TakenChat, AllowedTools) {
 }
 
 TEST(TakenChat, HostedToolsAreLeftOutAndCustomOnesTakeAText) {
-  const Json custom = {{"type", "custom"},
-                       {"custom",
-                        {{"name", "patch"},
-                         {"description", "Patches."},
-                         {"format",
-                          {{"type", "grammar"}, {"grammar", {{"syntax", "lark"}, {"definition", "start: /x/"}}}}}}}};
+  const Json custom = {
+      {"type", "custom"},
+      {"custom",
+       {{"name", "patch"},
+        {"description", "Patches."},
+        {"format", {{"type", "grammar"}, {"grammar", {{"syntax", "lark"}, {"definition", "start: /x/"}}}}}}}};
   const Taken result = chat_taken({{"tools", {taken_function("f"), {{"type", "web_search"}}, custom}}});
-  const Json tools = Json::parse(result.request.tools);
+  const Json tools = read_json<Json>(result.request.tools);
   ASSERT_EQ(tools.size(), 2u);
   EXPECT_EQ(tools[1]["function"]["parameters"]["properties"]["input"]["type"], "string");
   EXPECT_THAT(tools[1]["function"]["parameters"]["properties"]["input"]["description"].get<std::string>(),
@@ -260,30 +259,29 @@ TEST(TakenTools, ACustomToolsTextSurvives) {
 }
 
 TEST(TakenMessages, WhatClaudeCodeSends) {
-  const Taken result = messages_taken(
-      {{"messages",
-        {{{"role", "user"}, {"content", "hi"}},
-         {{"role", "system"}, {"content", {{{"type", "text"}, {"text", "note"}}}}}}},
-       {"output_config", {{"effort", "high"}}},
-       {"context_management", {{"edits", {{{"type", "clear_thinking_20251015"}, {"keep", "all"}}}}}},
-       {"thinking", {{"type", "adaptive"}, {"display", "omitted"}}},
-       {"diagnostics", Json::object()},
-       {"cache_control", {{"type", "ephemeral"}}},
-       {"tools",
-        {{{"name", "f"}, {"input_schema", {{"type", "object"}}}, {"eager_input_streaming", true}},
-         {{"type", "web_search_20250305"}, {"name", "web_search"}}}}});
+  const Taken result =
+      messages_taken({{"messages",
+                       {{{"role", "user"}, {"content", "hi"}},
+                        {{"role", "system"}, {"content", {{{"type", "text"}, {"text", "note"}}}}}}},
+                      {"output_config", {{"effort", "high"}}},
+                      {"context_management", {{"edits", {{{"type", "clear_thinking_20251015"}, {"keep", "all"}}}}}},
+                      {"thinking", {{"type", "adaptive"}, {"display", "omitted"}}},
+                      {"diagnostics", Json::object()},
+                      {"cache_control", {{"type", "ephemeral"}}},
+                      {"tools",
+                       {{{"name", "f"}, {"input_schema", {{"type", "object"}}}, {"eager_input_streaming", true}},
+                        {{"type", "web_search_20250305"}, {"name", "web_search"}}}}});
   EXPECT_EQ(result.request.messages[1].role, "system");
   EXPECT_TRUE(result.request.chat.enable_thinking);
   EXPECT_EQ(result.request.thinking_budget, chat_taken({{"reasoning_effort", "high"}}).request.thinking_budget);
   EXPECT_GT(result.request.thinking_budget, 0);
-  EXPECT_EQ(Json::parse(result.request.tools).size(), 1u);
+  EXPECT_EQ(read_json<Json>(result.request.tools).size(), 1u);
   EXPECT_THAT(result.warnings, ElementsAre(HasSubstr("web_search")));
 }
 
 TEST(TakenMessages, OtherEditsOfTheContextAreHints) {
-  EXPECT_THAT(
-      messages_taken({{"context_management", {{"edits", {{{"type", "clear_tool_uses_20250919"}}}}}}}).warnings,
-      ElementsAre(HasSubstr("context_management")));
+  EXPECT_THAT(messages_taken({{"context_management", {{"edits", {{{"type", "clear_tool_uses_20250919"}}}}}}}).warnings,
+              ElementsAre(HasSubstr("context_management")));
 }
 
 TEST(TakenMessages, ASystemMessageMayPass) {
@@ -316,12 +314,11 @@ TEST(TakenMessages, EchoedBlocks) {
                             {{"type", "server_tool_use"}, {"id", "s1"}, {"name", "web_search"}, {"input", {{"q", 1}}}},
                             {{"type", "web_search_tool_result"}, {"tool_use_id", "s1"}, {"content", Json::array()}},
                             {{"type", "tool_use"}, {"id", "t1"}, {"name", "f"}, {"input", Json::object()}}}}};
-  const Json result = {
-      {"role", "user"},
-      {"content",
-       {{{"type", "tool_result"},
-         {"tool_use_id", "t1"},
-         {"content", {{{"type", "tool_reference"}, {"tool_name", "Grep"}}}}}}}};
+  const Json result = {{"role", "user"},
+                       {"content",
+                        {{{"type", "tool_result"},
+                          {"tool_use_id", "t1"},
+                          {"content", {{{"type", "tool_reference"}, {"tool_name", "Grep"}}}}}}}};
   const Taken got = messages_taken({{"messages", {{{"role", "user"}, {"content", "hi"}}, assistant, result}}});
   EXPECT_THAT(taken_text(got.request.messages[2]), HasSubstr("Grep"));
   EXPECT_THAT(got.warnings, ElementsAre(HasSubstr("redacted_thinking"), HasSubstr("server_tool_use"),
@@ -334,30 +331,30 @@ TEST(TakenResponses, WhatCodexSends) {
                       {"description", "Files."},
                       {"tools", {{{"type", "function"}, {"name", "read"}, {"parameters", {{"type", "object"}}}}}}};
   const Json custom = {{"type", "custom"}, {"name", "apply_patch"}, {"format", {{"type", "text"}}}};
-  const Taken result = responses_taken(
-      {{"tools", {space, custom, {{"type", "web_search"}}}},
-       {"input",
-        {{{"type", "message"},
-          {"role", "user"},
-          {"content", "hi"},
-          {"phase", "commentary"},
-          {"internal_chat_message_metadata_passthrough", {{"turn_id", "x"}}}},
-         {{"type", "function_call"},
-          {"call_id", "c1"},
-          {"namespace", "mcp__files"},
-          {"name", "read"},
-          {"arguments", "{}"}},
-         {{"type", "message"}, {"role", "assistant"}, {"content", "Let me look."}},
-         {{"type", "function_call_output"}, {"call_id", "c1"}, {"output", "text"}},
-         {{"type", "custom_tool_call"}, {"call_id", "c2"}, {"name", "apply_patch"}, {"input", "x"}},
-         {{"type", "custom_tool_call_output"}, {"call_id", "c2"}, {"output", "done"}}}},
-       {"client_metadata", {{"x-codex-installation-id", "x"}}},
-       {"reasoning", {{"effort", "medium"}, {"summary", "detailed"}}},
-       {"text", {{"verbosity", "low"}}},
-       {"truncation", "auto"},
-       {"include", {"reasoning.encrypted_content"}},
-       {"store", true}});
-  const Json tools = Json::parse(result.request.tools);
+  const Taken result =
+      responses_taken({{"tools", {space, custom, {{"type", "web_search"}}}},
+                       {"input",
+                        {{{"type", "message"},
+                          {"role", "user"},
+                          {"content", "hi"},
+                          {"phase", "commentary"},
+                          {"internal_chat_message_metadata_passthrough", {{"turn_id", "x"}}}},
+                         {{"type", "function_call"},
+                          {"call_id", "c1"},
+                          {"namespace", "mcp__files"},
+                          {"name", "read"},
+                          {"arguments", "{}"}},
+                         {{"type", "message"}, {"role", "assistant"}, {"content", "Let me look."}},
+                         {{"type", "function_call_output"}, {"call_id", "c1"}, {"output", "text"}},
+                         {{"type", "custom_tool_call"}, {"call_id", "c2"}, {"name", "apply_patch"}, {"input", "x"}},
+                         {{"type", "custom_tool_call_output"}, {"call_id", "c2"}, {"output", "done"}}}},
+                       {"client_metadata", {{"x-codex-installation-id", "x"}}},
+                       {"reasoning", {{"effort", "medium"}, {"summary", "detailed"}}},
+                       {"text", {{"verbosity", "low"}}},
+                       {"truncation", "auto"},
+                       {"include", {"reasoning.encrypted_content"}},
+                       {"store", true}});
+  const Json tools = read_json<Json>(result.request.tools);
   ASSERT_EQ(tools.size(), 2u);
   EXPECT_EQ(tools[0]["function"]["name"], "mcp__files__read");
   EXPECT_EQ(result.request.messages[1].tool_calls[0].name, "mcp__files__read");
@@ -373,10 +370,11 @@ TEST(TakenResponses, WhatCodexSends) {
 // A conversation that began at OpenAI goes on here.
 TEST(TakenResponses, WhatProvidersToolsLeftIsLeftOut) {
   Json input = {{{"role", "user"}, {"content", "hi"}}};
-  const std::vector<const char*> types = {
-      "web_search_call", "file_search_call",      "code_interpreter_call", "mcp_list_tools",   "mcp_approval_request",
-      "mcp_call",        "computer_call",         "local_shell_call",      "tool_search_call", "ghost_snapshot",
-      "local_shell_call_output",  "image_generation_call", "shell_call_output",     "apply_patch_call"};
+  const std::vector<const char*> types = {"web_search_call",   "file_search_call",        "code_interpreter_call",
+                                          "mcp_list_tools",    "mcp_approval_request",    "mcp_call",
+                                          "computer_call",     "local_shell_call",        "tool_search_call",
+                                          "ghost_snapshot",    "local_shell_call_output", "image_generation_call",
+                                          "shell_call_output", "apply_patch_call"};
   for (const char* type : types) input.push_back({{"type", type}, {"id", "x"}, {"anything", {{"status", nullptr}}}});
   const Taken got = responses_taken({{"input", input}});
   EXPECT_EQ(got.request.messages.size(), 1u);
@@ -411,7 +409,7 @@ TEST(TakenResponses, AllowedTools) {
   const Json f = {{"type", "function"}, {"name", "f"}}, g = {{"type", "function"}, {"name", "g"}};
   const Json allowed = {{"type", "allowed_tools"}, {"mode", "auto"}, {"tools", Json::array({g})}};
   const Request request = responses_taken({{"tools", {f, g}}, {"tool_choice", allowed}}).request;
-  EXPECT_EQ(Json::parse(request.tools).size(), 1u);
+  EXPECT_EQ(read_json<Json>(request.tools).size(), 1u);
   EXPECT_EQ(request.format.type, ResponseFormat::kFree);
 }
 

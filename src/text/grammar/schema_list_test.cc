@@ -67,7 +67,7 @@ TEST(SchemaList, WhatPydanticAndZodMakeCompiles) {
   int schemas = 0, answers = 0;
   std::mt19937 random(5);
   for (const char* file : {"schemas/pydantic.json", "schemas/zod.json"}) {
-    for (const auto& one : OrderedJson::parse(read_file(test::source(std::string("tests/golden/") + file)))) {
+    for (const auto& one : read_json<OrderedJson>(read_file(test::source(std::string("tests/golden/") + file)))) {
       const std::string schema = one["schema"].dump();
       ++schemas;
       try {

@@ -179,7 +179,7 @@ TEST(SchemaKeywords, WhatStandsBesideAnAnyOfIsCompiledOnce) {
 
 TEST(SchemaKeywords, FingerprintsDifferWhereSchemasDo) {
   WorkBudget budget("x");
-  const auto print = [&](const char* text) { return fingerprint(Json::parse(text), budget); };
+  const auto print = [&](const char* text) { return fingerprint(read_json<Json>(text), budget); };
   EXPECT_EQ(print(R"({"type":"string","description":"a"})"), print(R"({"title":"b","type":"string"})"));
   EXPECT_NE(print(R"({"properties":{"title":{}}})"), print(R"({"properties":{}})"));
   EXPECT_NE(print(R"({"const":{"title":1}})"), print(R"({"const":{}})"));
