@@ -50,7 +50,7 @@ if(HAVE_CUDA)
   endif()
   list(APPEND CUDA_TESTS tests/whole_model_test.cc)  # in unit_tests on cpu, here on cuda
   add_executable(cuda_tests ${CUDA_TESTS})  # apart, small enough to carry to a machine with a GPU
-  target_link_libraries(cuda_tests PRIVATE gemma4_lib GTest::gtest_main)
+  target_link_libraries(cuda_tests PRIVATE gemma4_lib CUDA::cudart_static GTest::gtest_main)  # cudart: its headers
   target_compile_definitions(cuda_tests PRIVATE SOURCE_DIR="." TESTED_BACKEND="cuda")
   set_target_properties(cuda_tests PROPERTIES ONLY_CALLS ON)
   add_suites(cuda_tests)

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/check.h"
@@ -22,16 +23,21 @@ inline Image decode_text(const std::string& bytes) {
 
 inline Image decode_golden(const std::string& name) { return decode_text(read_file(golden_path(name))); }
 
-// Whether this build reads GIF; without giflib it refuses them, which one test checks and others are skipped for.
-inline bool gif_is_read() {
+// Whether this build reads a file's format: without giflib or libheif it refuses GIF, or HEIC and AVIF, by a sentence
+// that tests check; others are skipped then. Any other error is the test's.
+inline bool is_in_this_build(const std::string& name) {
   try {
-    decode_golden("decode/plain.gif");
-  } catch (const Error&) {
+    decode_golden(name);
+  } catch (const Error& error) {
+    if (std::string_view(error.what()).find("was built without") == std::string_view::npos) throw;
     return false;
   }
   return true;
 }
+inline bool gif_is_read() { return is_in_this_build("decode/plain.gif"); }
+inline bool heif_is_read() { return is_in_this_build("decode_heif/444.heic"); }
 constexpr const char* kNoGif = "this build has no giflib";
+constexpr const char* kNoHeif = "this build has no libheif";
 
 inline Image read_ppm(const std::string& name) {
   std::istringstream in(read_file(golden_path(name)));

@@ -67,8 +67,24 @@ std::string hevc_parameters(uint32_t width, uint32_t height) {
   return big_endian(static_cast<uint32_t>(unit.size())) + unit;
 }
 
+class Heif : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!heif_is_read()) GTEST_SKIP() << kNoHeif;
+  }
+};
+
+// -DPORTABLE=ON makes a build without it.
+TEST(HeifMissing, IsRefusedByName) {
+  if (heif_is_read()) GTEST_SKIP() << "this build has libheif";
+  for (const char* name : {"444.heic", "444.avif"}) {
+    EXPECT_EQ(heif_error(heif_file(name)),
+              "the image is HEIC or AVIF, which this program was built without (libheif was not there)");
+  }
+}
+
 // Other versions of the decoders and of libheif made the references; they round and upsample otherwise.
-TEST(Heif, ShowsWhatPillowShows) {
+TEST_F(Heif, ShowsWhatPillowShows) {
   int seen = 0;
   for (const auto& entry : std::filesystem::directory_iterator(golden_path("decode_heif"))) {
     if (entry.path().extension() == ".ppm") continue;
@@ -92,7 +108,7 @@ TEST(Heif, ShowsWhatPillowShows) {
   EXPECT_EQ(seen, 13);
 }
 
-TEST(Heif, SizesThatTheDataClaimsAreCheckedBeforeDecoding) {
+TEST_F(Heif, SizesThatTheDataClaimsAreCheckedBeforeDecoding) {
   const std::string file = heif_file("444.heic");
   EXPECT_THAT(heif_error(with_data(file, hevc_parameters(60000, 50000))), HasSubstr("60000 x 50000"));
   EXPECT_THAT(heif_error(with_data(file, hevc_parameters(8192, 8192) + hevc_parameters(9000, 9000))),
@@ -114,7 +130,7 @@ TEST(Heif, SizesThatTheDataClaimsAreCheckedBeforeDecoding) {
 }
 
 // Each unit of data says its length; the last one takes what is left of the file.
-TEST(Heif, OnePictureForAPart) {
+TEST_F(Heif, OnePictureForAPart) {
   const auto left = [](const std::string& file, size_t used) { return file.size() - (file.find("mdat") + 4) - used; };
   const std::string heic = heif_file("444.heic"), avif = heif_file("444.avif");
   const std::string slice = big_endian(4) + std::string("\x26\1\xaf\1", 4);
@@ -130,14 +146,14 @@ TEST(Heif, OnePictureForAPart) {
   EXPECT_THAT(heif_error(with_data(avif, units)), HasSubstr("several pictures"));
 }
 
-TEST(Heif, BoundsMemory) {
+TEST_F(Heif, BoundsMemory) {
   EXPECT_THAT(heif_error(heif_file("grid.heic"), {.memory_max = 1000}), HasSubstr("MiB to be decoded"));
   EXPECT_EQ(heif_error(heif_file("grid.heic"), {.memory_max = 1 << 20}), "");
   const std::string file = heif_file("444.avif");
   EXPECT_THROW(decode_image(std::as_bytes(std::span(file)), {}, [] { return true; }), DecodeStopped);
 }
 
-TEST(Heif, RefusesEveryTruncation) {
+TEST_F(Heif, RefusesEveryTruncation) {
   for (const char* name : {"444.heic", "grid.heic", "444.avif", "alpha.avif"}) {
     const std::string whole = heif_file(name);
     for (size_t size = 0; size < whole.size(); size += 1 + size / 40) {
@@ -146,7 +162,7 @@ TEST(Heif, RefusesEveryTruncation) {
   }
 }
 
-TEST(Heif, SurvivesBitFlips) {
+TEST_F(Heif, SurvivesBitFlips) {
   std::mt19937 random(9);
   int decoded = 0, refused = 0;
   for (const auto& entry : std::filesystem::directory_iterator(golden_path("decode_heif"))) {
