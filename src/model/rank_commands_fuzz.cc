@@ -19,14 +19,20 @@ std::vector<std::string> seeds() {
   batch.image_embeddings.emplace_back(nullptr, DType::kF32, std::initializer_list<int64_t>{2});
   batch.logit_rows = {2};
   const std::vector<int32_t> pages = {3, 1, 2};
-  return {text(encode_open(0x0123456789abcdef, options)), text(encode_close()), text(encode_set_pages(kFull, 4, pages)),
-          text(encode_copy_page(kSliding, 8, 9)), text(encode_forward(batch))};
+  return {text(encode_open(0x0123456789abcdef, options)),
+          text(encode_caches(options)),
+          text(encode_close()),
+          text(encode_set_pages(kFull, 4, pages)),
+          text(encode_copy_page(kSliding, 8, 9)),
+          text(encode_forward(batch))};
 }
 
 CommandBytes encode(const RankCommand& command) {
   switch (command.type) {
     case RankCommand::kOpen:
       return encode_open(command.model, command.options);
+    case RankCommand::kCaches:
+      return encode_caches(command.options);
     case RankCommand::kClose:
       return encode_close();
     case RankCommand::kSetPages:
