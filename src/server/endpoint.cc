@@ -48,10 +48,15 @@ std::function<void(const std::string& line)> warning_writer(const ServerOptions&
 
 }  // namespace
 
+// Of requests that are prepared at a time. More than two cores can compute: a chat that needs a few milliseconds then
+// gets its share of a core from the operating system beside requests that take seconds, and need not wait until one of
+// them comes to a place where it makes way.
+constexpr unsigned kTurnsLeast = 16;
+
 ServerState::ServerState(Engine& e, const ServerOptions& o)
     : engine(e),
       options(o),
-      preparing(static_cast<int>(std::max(2u, std::thread::hardware_concurrency())) + 1),
+      preparing(static_cast<int>(std::max(kTurnsLeast, std::thread::hardware_concurrency())) + 1),
       fetching(kFetchesMax),
       warnings(warning_writer(o)) {
   context.models = options.models;
