@@ -1,28 +1,19 @@
 #include "engine/output_workers.h"
 
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <new>
 #include <utility>
 
+#include "base/priority.h"
 #include "base/work_budget.h"
 
 namespace gemma4 {
-namespace {
-
-// On Linux, a thread's own: masks take what the engine's thread leaves.
-void lower_priority() { setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10); }
-
-}  // namespace
-
 OutputWorkers::OutputWorkers(const OutputProcessor& output, int heavy_threads, std::function<void()> wake)
     : output_(output), wake_(std::move(wake)) {
   threads_.emplace_back([this]() NO_THREAD_SAFETY_ANALYSIS { work(light_); });
   for (int i = 0; i < heavy_threads; ++i) {
     threads_.emplace_back([this]() NO_THREAD_SAFETY_ANALYSIS {
-      lower_priority();
+      lower_priority();  // masks take what the engine's thread leaves
       work(heavy_);
     });
   }

@@ -1,12 +1,23 @@
 #include "server/preparing.h"
 
+#include <pthread.h>
+#include <unistd.h>
+
 #include <algorithm>
+
+#include "base/priority.h"
 
 namespace gemma4 {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kCancelCheck(50);
+
+std::chrono::nanoseconds read_clock(clockid_t clock) {
+  timespec time = {};
+  clock_gettime(clock, &time);
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
 
 }  // namespace
 
@@ -98,6 +109,10 @@ PreparationWatch::~PreparationWatch() {
 }
 
 void PreparationWatch::add(Watched& watched) {
+  watched.thread = gettid();
+  pthread_getcpuclockid(pthread_self(), &watched.clock);
+  watched.at_first = read_clock(watched.clock);
+  watched.lowered = priority_is_lowered();
   const MutexLock lock(mutex_);
   watched_.push_back(&watched);
   changed_.notify_all();
@@ -110,18 +125,36 @@ void PreparationWatch::remove(Watched& watched) {
 
 void PreparationWatch::watch() {
   const MutexLock lock(mutex_);
+  Clock::time_point asked = Clock::now();
   while (!ending_) {
     if (watched_.empty()) {
       changed_.wait(mutex_);
       continue;
     }
-    changed_.wait_until(mutex_, Clock::now() + kInterval);
-    for (Watched* watched : watched_) {
-      if (watched->cancellation->cancelled()) continue;
-      const bool late = Clock::now() > watched->deadline;
-      if (late) watched->late = true;
-      if (late || (watched->alive && !watched->alive())) watched->cancellation->cancel();
-    }
+    const Clock::time_point until = Clock::now() + kLook;
+    while (!ending_ && Clock::now() < until) changed_.wait_until(mutex_, until);
+    lower_priorities();
+    if (Clock::now() - asked < kInterval) continue;
+    ask_clients();
+    asked = Clock::now();
+  }
+}
+
+void PreparationWatch::ask_clients() {
+  for (Watched* watched : watched_) {
+    if (watched->cancellation->cancelled()) continue;
+    const bool late = Clock::now() > watched->deadline;
+    if (late) watched->late = true;
+    if (late || (watched->alive && !watched->alive())) watched->cancellation->cancel();
+  }
+}
+
+// A thread is there until remove() returns, so its number is no other's.
+void PreparationWatch::lower_priorities() {
+  for (Watched* watched : watched_) {
+    if (watched->lowered || read_clock(watched->clock) - watched->at_first < kOwnTime) continue;
+    lower_priority(watched->thread);
+    watched->lowered = true;
   }
 }
 

@@ -1,8 +1,11 @@
 // How requests take turns at being prepared (parsed, tokenized, decoded, compiled), and what ends a preparation early.
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <chrono>
+#include <ctime>
 #include <functional>
 #include <list>
 #include <map>
@@ -80,11 +83,14 @@ class Turn {
   bool held_ = false;
 };
 
-// Asks, while requests are prepared, whether their clients are still there, and cancels where one is not or where the
-// request has taken too long.
+// Looks, while requests are prepared, at how long they take. It asks whether their clients are still there, and cancels
+// where one is not or where the request has taken too long. And it lowers the priority of threads that have computed
+// for long: the engine's threads and requests that take a few milliseconds have the cores first.
 class PreparationWatch {
  public:
-  static constexpr std::chrono::milliseconds kInterval{100};
+  static constexpr std::chrono::milliseconds kInterval{100};  // of asking whether clients are there
+  static constexpr std::chrono::milliseconds kLook{10};       // at the processor time of threads
+  static constexpr std::chrono::milliseconds kOwnTime{20};    // processor time before a thread's priority is lowered
 
   PreparationWatch();
   ~PreparationWatch();
@@ -96,12 +102,21 @@ class PreparationWatch {
     std::chrono::steady_clock::time_point deadline;
     std::shared_ptr<Cancellation> cancellation = std::make_shared<Cancellation>();
     std::atomic<bool> late = false;  // cancelled by the deadline
+
+   private:
+    friend class PreparationWatch;
+    pid_t thread = 0;                     // that prepares it: the one that called add()
+    clockid_t clock = 0;                  // its processor time
+    std::chrono::nanoseconds at_first{};  // of that clock, when add() was called
+    bool lowered = false;
   };
-  void add(Watched& watched) EXCLUDES(mutex_);
+  void add(Watched& watched) EXCLUDES(mutex_);     // by the thread that prepares
   void remove(Watched& watched) EXCLUDES(mutex_);  // `alive` is not called any more when this returns
 
  private:
   void watch() EXCLUDES(mutex_);
+  void ask_clients() REQUIRES(mutex_);
+  void lower_priorities() REQUIRES(mutex_);
 
   Mutex mutex_;
   CondVar changed_;

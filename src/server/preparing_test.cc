@@ -3,9 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 #include <future>
 #include <thread>
 #include <vector>
+
+#include "base/priority.h"
 
 namespace gemma4 {
 namespace {
@@ -118,4 +121,26 @@ TEST(PreparationWatch, CancelsWhereTheClientHasGoneOrTheTimeIsOver) {
 }
 
 }  // namespace
+// A request that takes seconds leaves the cores to the engine and to requests that take milliseconds.
+TEST(PreparationWatch, LowersThePriorityOfAThreadThatComputesForLong) {
+  PreparationWatch watch;
+  const auto soon = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  const auto prepares = [&](const std::function<void()>& work) {
+    PreparationWatch::Watched watched;
+    watched.deadline = soon;
+    watch.add(watched);
+    work();
+    watch.remove(watched);
+    return priority_is_lowered();
+  };
+  const auto computes = [&] {
+    while (!priority_is_lowered() && std::chrono::steady_clock::now() < soon) continue;
+  };
+  const auto waits = [&] { std::this_thread::sleep_for(20 * PreparationWatch::kOwnTime); };
+  auto slow = std::async(std::launch::async, prepares, computes),
+       quick = std::async(std::launch::async, prepares, waits);
+  EXPECT_TRUE(slow.get());
+  EXPECT_FALSE(quick.get());
+}
+
 }  // namespace gemma4

@@ -14,9 +14,11 @@
 #include <deque>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "base/check.h"
 #include "base/mutex.h"
+#include "base/priority.h"
 #include "server/http/connection.h"
 #include "server/http/connection_table.h"
 #include "server/http/http_format.h"
@@ -186,7 +188,9 @@ struct HttpServer::Impl {
   bool hand_over(const std::shared_ptr<Entry>& entry) EXCLUDES(mutex);
   void turn_away(int fd);
   std::string busy_text();
-  void work();
+  void start_worker() REQUIRES(mutex);
+  void work() EXCLUDES(mutex);
+  bool retire() EXCLUDES(mutex);
   void serve(const std::shared_ptr<Entry>& entry);
   void serve_one(Exchange& exchange);
   std::optional<HttpResponse> answer(Exchange& exchange);
@@ -207,6 +211,7 @@ struct HttpServer::Impl {
   CondVar work_ready;
   std::deque<std::shared_ptr<Entry>> accepted_entries GUARDED_BY(mutex);
   std::vector<std::thread> workers GUARDED_BY(mutex);
+  std::thread retired GUARDED_BY(mutex);  // the last worker that left, or none
   int idle_workers GUARDED_BY(mutex) = 0;
   bool ended GUARDED_BY(mutex) = false;
   std::atomic<bool> stopping = false;
@@ -247,18 +252,26 @@ void HttpServer::Impl::accept_loop() {
   }
 }
 
-// False if no thread is free and none can be started.
+// Starts a thread if more connections wait for one than threads are free. Where none can be started the next free one
+// takes them.
+void HttpServer::Impl::start_worker() {
+  if (idle_workers >= static_cast<int>(accepted_entries.size())) return;
+  if (static_cast<int>(workers.size()) >= table.capacity()) return;
+  try {
+    workers.emplace_back([this] { work(); });
+  } catch (const std::system_error&) {
+  }
+}
+
+// False if there is no thread and none can be started.
 bool HttpServer::Impl::hand_over(const std::shared_ptr<Entry>& entry) {
   const MutexLock lock(mutex);
-  const bool full = static_cast<int>(workers.size()) >= table.capacity();  // the next free thread takes it
-  if (idle_workers <= static_cast<int>(accepted_entries.size()) && !full) {
-    try {
-      workers.emplace_back([this] { work(); });
-    } catch (const std::system_error&) {
-      if (workers.empty()) return false;  // otherwise the next free thread takes it
-    }
-  }
   accepted_entries.push_back(entry);
+  start_worker();
+  if (workers.empty()) {
+    accepted_entries.pop_back();
+    return false;
+  }
   work_ready.notify_one();
   return true;
 }
@@ -296,8 +309,25 @@ void HttpServer::Impl::work() {
     accepted_entries.pop_front();
     lock.unlock();
     serve(entry);
+    if (priority_is_lowered() && retire()) return;
     lock.lock();
   }
+}
+
+// The end of a thread whose priority was lowered for what it computed: the next connection gets one with the full
+// priority. It waits for the one that left before it, and the next one, or the end of the server, for it. False: it
+// must stay, because connections wait and no other thread can be started.
+bool HttpServer::Impl::retire() {
+  MutexLock lock(mutex);
+  start_worker();
+  if (workers.size() == 1 && !accepted_entries.empty()) return false;
+  const auto own = std::ranges::find(workers, std::this_thread::get_id(), &std::thread::get_id);
+  if (own == workers.end()) return true;  // the server is ending, and waits for it
+  std::thread before = std::exchange(retired, std::move(*own));
+  workers.erase(own);
+  lock.unlock();
+  if (before.joinable()) before.join();
+  return true;
 }
 
 void HttpServer::Impl::serve(const std::shared_ptr<Entry>& entry) {
@@ -464,6 +494,7 @@ void HttpServer::Impl::stop_serving(double seconds) {
   work_ready.notify_all();
   std::vector<std::thread> leaving = std::move(workers);
   workers.clear();
+  if (retired.joinable()) leaving.push_back(std::move(retired));
   lock.unlock();
   for (std::thread& worker : leaving) worker.join();
 }

@@ -7,6 +7,7 @@
 #include <future>
 #include <thread>
 
+#include "base/priority.h"
 #include "server/server_testing.h"
 
 namespace gemma4 {
@@ -396,6 +397,27 @@ TEST(Http, StopWaitsForAnswersAndCutsTheRest) {
     server.stop(2);
     EXPECT_EQ(socket.response().status, std::string(path) == "/short" ? 200 : 0);
   }
+}
+
+// Priority cannot be raised again: who comes next must not be served by a thread that was lowered for another client.
+TEST(Http, AThreadOfLowPriorityServesNobodyElse) {
+  HttpHandlers handlers = echo();
+  handlers.handle = [](HttpRequest& request) {
+    HttpResponse response;
+    response.body = priority_is_lowered() ? "low" : "full";
+    if (request.path == "/heavy") lower_priority();
+    return response;
+  };
+  HttpServer server(small(), handlers);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(ask(server.port(), "GET", "/heavy", "").body, "full");
+    EXPECT_EQ(ask(server.port(), "GET", "/light", "").body, "full");
+  }
+  std::vector<std::future<std::string>> many;  // more than there are places for threads
+  for (int i = 0; i < 60; ++i) {
+    many.push_back(std::async(std::launch::async, [&] { return ask(server.port(), "GET", "/heavy", "").body; }));
+  }
+  for (auto& one : many) EXPECT_NE(one.get(), "low");
 }
 
 }  // namespace
