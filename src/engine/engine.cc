@@ -10,6 +10,7 @@
 #include "engine/input_processor.h"
 #include "engine/open.h"
 #include "engine/output_processor.h"
+#include "engine/warm_up.h"
 
 namespace gemma4 {
 namespace {

@@ -68,6 +68,7 @@ void add_limits(CommandLine& line, ServeFlags& flags) {
 void add_flags(CommandLine& line, ServeFlags& flags) {
   flags.engine.max_seqs = 16;
   flags.engine.share_cache = false;
+  flags.engine.warm_up = true;
   add_model_argument(line, flags.engine.model, kEngineModelHelp).required();
   add_engine_flags(line, flags.engine);
   add_processes_flags(line, flags.processes);
