@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/models_testing.h"
+#include "base/slow_build_testing.h"
 #include "checkpoint/drafter.h"
 #include "checkpoint/safetensors.h"
 #include "cli/cli.h"
@@ -250,7 +251,7 @@ TEST_P(DrafterOn, TinyEqualsHuggingFace) {
 }
 
 TEST_P(DrafterOn, DemoEqualsHuggingFace) {
-  const int cases = GetParam() == std::string("ref") ? 2 : 6;  // ref is slow
+  const int cases = GetParam() == std::string("ref") || kSlowBuild ? 2 : 6;  // ref is slow
   for (const char* kind : {"text_00", "image_00"}) {
     for (int i = 0; i < cases; ++i) {
       const std::string name = kind + std::to_string(i);

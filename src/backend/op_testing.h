@@ -10,14 +10,9 @@
 
 #include "backend/backend.h"
 #include "backend/op_data_testing.h"
+#include "base/slow_build_testing.h"
 
 namespace gemma4 {
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSlowBuild = true;  // smaller shapes
-#else
-constexpr bool kSlowBuild = false;
-#endif
 
 // "cpu_AVX3", "cpu_AVX2", ...: one for each SIMD target that is compiled in and that this machine runs; usable as
 // test names. The CUDA backend computes in bfloat16 and has its own tests against ref, in cuda/.

@@ -1,6 +1,7 @@
 #include "cli/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -16,8 +17,7 @@
 namespace gemma4 {
 namespace {
 
-// CLI11's own checks accept NaN and print the largest double in full. Text that is no number is refused when it is
-// converted.
+// CLI11's own checks accept NaN and print the largest double in full. Text that is no number is refused by is_a().
 CLI::Validator holds(std::function<bool(double)> allowed, const std::string& what, const std::string& help = "") {
   const auto check = [allowed, what](const std::string& text) {
     double value;
@@ -32,6 +32,29 @@ CLI::Validator range(T least, T most) {
   what << "from " << least << " to " << most;
   help << "in [" << least << " - " << most << "]";
   return holds([least, most](double value) { return value >= least && value <= most; }, what.str(), help.str());
+}
+
+template <class T>
+struct NumberOf {
+  using type = T;
+};
+template <class T>
+struct NumberOf<std::optional<T>> : NumberOf<T> {};
+template <class T>
+struct NumberOf<std::vector<T>> : NumberOf<T> {};
+
+// CLI11 would say "Could not convert".
+template <class T>
+CLI::Validator is_a() {
+  const std::string what = std::is_integral_v<T> ? "a whole number" : "a number";
+  const auto check = [what](const std::string& text) {
+    T value;
+    if (CLI::detail::lexical_cast(text, value)) return std::string();
+    double number;
+    const bool large = std::is_integral_v<T> && CLI::detail::lexical_cast(text, number) && number == std::floor(number);
+    return text + " is not " + what + (large ? " that this option can have" : "");
+  };
+  return CLI::Validator(check, "");
 }
 
 CommandInfo* described = nullptr;  // where parse() writes what was declared, in place of parsing
@@ -117,7 +140,9 @@ CommandLine::~CommandLine() = default;
 template <typename T>
 Option CommandLine::option(const std::string& names, T& value, const std::string& help) {
   CLI::Option* option = app_->add_option(names, value, help);
+  using Number = typename NumberOf<T>::type;
   if constexpr (std::is_same_v<T, std::filesystem::path>) option->type_name("PATH");
+  if constexpr (std::is_arithmetic_v<Number>) option->check(is_a<Number>());
   return Option(option);
 }
 Option CommandLine::flag(const std::string& names, bool& value, const std::string& help) {

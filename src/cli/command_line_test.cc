@@ -92,9 +92,12 @@ TEST(CommandLine, MistakesAreOneSentenceAndExitCode2) {
           "holds spaces)");
   refused({"x", "--name", "c"}, "--name: c not in {default,a,b}");
   refused({"x", "--count", "-1"}, "--count: -1 is not zero or more");
-  refused({"x", "--count", "many"}, "Could not convert: --count = many");
-  refused({"x", "--count", "99999999999"}, "Could not convert: --count = 99999999999");
-  refused({"x", "--count", "nan"}, "--count: nan is not zero or more");
+  refused({"x", "--count", "many"}, "--count: many is not a whole number");
+  refused({"x", "--count", "1.5"}, "--count: 1.5 is not a whole number");
+  refused({"x", "--count", "99999999999"}, "--count: 99999999999 is not a whole number that this option can have");
+  refused({"x", "--count", "nan"}, "--count: nan is not a whole number");
+  refused({"x", "--heat", "hot"}, "--heat: hot is not a number");
+  refused({"x", "--sizes", "3,four"}, "--sizes: four is not a whole number");
   refused({"x", "--places", "0"}, "--places: 0 is not above zero");
   refused({"x", "--places", "1", "--count", "1"}, "--count excludes --places");
   refused({"x", "--sizes", "3,0"}, "--sizes: 0 is not above zero");

@@ -5,6 +5,7 @@
 #include <ctime>
 
 #include "base/exact_json.h"
+#include "base/slow_build_testing.h"
 #include "text/chat/chat.h"
 #include "text/chat/output.h"
 #include "text/data_testing.h"
@@ -15,7 +16,7 @@ namespace {
 using test::demo;
 
 // Bytes of the shortest text. Measured with 1 MiB too; what was quadratic once still is.
-constexpr int kUnit = 1 << 18, kMi = 1 << 20;
+constexpr int kUnit = kSlowBuild ? 1 << 16 : 1 << 18, kLong = 4 * kUnit;
 
 template <typename Work>
 double seconds_of(const Work& work) {
@@ -98,9 +99,9 @@ std::vector<Message> tool_messages(size_t calls, size_t tools) {
 TEST(HostileText, ManyToolMessagesAreNearLinear) {
   const auto render = [](const std::vector<Message>& messages) { render_chat(messages, "", {}); };
   expect_near_linear(
-      "tool messages", [](size_t n) { return tool_messages(1, n / 32); }, render, kMi);
+      "tool messages", [](size_t n) { return tool_messages(1, n / 32); }, render, kLong);
   expect_near_linear(
-      "calls and results", [](size_t n) { return tool_messages(n / 64, n / 64); }, render, kMi);
+      "calls and results", [](size_t n) { return tool_messages(n / 64, n / 64); }, render, kLong);
   expect_near_linear(
       "turns", [](size_t n) { return std::vector<Message>(n / 16, Message::text("assistant", "x")); }, render);
 }
@@ -127,7 +128,7 @@ TEST(HostileText, ArgumentsAreNearLinear) {
     call.tool_calls.push_back({"c", "f", text});
     render_chat(std::span(&call, 1), "", {});
   };
-  expect_near_linear("arguments", members, render, kMi);
+  expect_near_linear("arguments", members, render, kLong);
   expect_near_linear(
       "one long key", [](size_t n) { return "{\"" + std::string(n, 'A') + "\":1,\"b\":2}"; }, render);
 }

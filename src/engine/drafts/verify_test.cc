@@ -2,6 +2,7 @@
 // logits depend on the last two, stands in; the sampler, the counts, the masks and the rule are the engine's. Rules
 // that are wrong must fail.
 #include "engine/drafts/verify.h"
+#include "base/slow_build_testing.h"
 
 #include <gtest/gtest.h>
 
@@ -115,11 +116,7 @@ class Speculation {
   std::vector<int32_t> scratch_;
 };
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kAnswers = 12'000;  // a fifth, in more time
-#else
-constexpr int kAnswers = 60'000;  // 240,000 draws
-#endif
+constexpr int kAnswers = kSlowBuild ? 12'000 : 60'000;  // 240,000 draws
 
 Tally tally(const Case& c, int drafts, uint64_t first_seed, const Tamper& tamper = nullptr) {
   Speculation speculation(c, drafts, tamper);

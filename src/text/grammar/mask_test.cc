@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/json.h"
+#include "base/slow_build_testing.h"
 #include "base/utf8.h"
 #include "text/data_testing.h"
 #include "text/grammar/schema.h"
@@ -114,6 +115,9 @@ constexpr const char* kUnicodePatterns[] = {"^\\p{L}{3,40}$",
                                             "^[\\u00d7\\u0589-\\u064b\\u3099\\u4dc0]{0,4}$",
                                             "^\\p{Script=Greek}{1,5}$"};
 
+constexpr int kTried = kSlowBuild ? 997 : 97;          // one token of so many
+constexpr int kTokensOfAnswer = kSlowBuild ? 10 : 40;  // for which masks are made
+
 // The reference: a token may come where its bytes may, one after another.
 TEST(TokenMasks, AreWhatTheBytesOfTokensSay) {
   const Tokenizer& tokenizer = large()->tokenizer();
@@ -135,7 +139,7 @@ TEST(TokenMasks, AreWhatTheBytesOfTokensSay) {
       PushdownAutomaton::States states = automaton.start(rule);
       for (int step = 0; step < 8 && !states.all.empty(); ++step) {
         const auto mask = masks.mask(states);
-        for (int32_t id = static_cast<int32_t>(random() % 97); id < tokenizer.vocab_size(); id += 97) {
+        for (auto id = static_cast<int32_t>(random() % kTried); id < tokenizer.vocab_size(); id += kTried) {
           if (tokenizer.is_control(id) || tokenizer.piece(id).empty()) continue;
           PushdownAutomaton::States after = states;
           for (const char byte : tokenizer.piece(id)) {
@@ -166,7 +170,7 @@ TEST(TokenMasks, MasksOfMostTokensAreCheap) {
     Grammar grammar = Grammar::json_schema(large(), schema.dump(), options(large()));
     uint64_t most = 0;
     grammar.mask();
-    for (int i = 0; i < 40 && !grammar.ended(); ++i) {
+    for (int i = 0; i < kTokensOfAnswer && !grammar.ended(); ++i) {
       grammar.advance(allowed_token(grammar.mask(), random));
       const uint64_t before = grammar.budget().steps_used();
       grammar.mask();
@@ -184,7 +188,7 @@ TEST(TokenMasks, MasksNearTheLimitsOfUnicodeClassesAreCheap) {
     std::vector<uint64_t> steps;
     for (int answer = 0; answer < 4; ++answer) {
       grammar.restart();
-      for (int i = 0; i < 40 && !grammar.ended(); ++i) {
+      for (int i = 0; i < kTokensOfAnswer && !grammar.ended(); ++i) {
         const uint64_t before = grammar.budget().steps_used();
         grammar.mask();
         steps.push_back(grammar.budget().steps_used() - before);
