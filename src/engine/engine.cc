@@ -10,7 +10,7 @@
 #include "engine/input_processor.h"
 #include "engine/open.h"
 #include "engine/output_processor.h"
-#include "engine/warm_up.h"
+#include "model/warm_up.h"
 
 namespace gemma4 {
 namespace {

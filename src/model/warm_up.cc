@@ -1,4 +1,4 @@
-#include "engine/warm_up.h"
+#include "model/warm_up.h"
 
 #include <algorithm>
 #include <numeric>
