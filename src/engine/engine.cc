@@ -10,7 +10,6 @@
 #include "engine/input_processor.h"
 #include "engine/open.h"
 #include "engine/output_processor.h"
-#include "model/warm_up.h"
 
 namespace gemma4 {
 namespace {
@@ -63,8 +62,8 @@ struct Engine::Impl {
   std::deque<std::unique_ptr<Sequence>> incoming GUARDED_BY(mutex);
   std::vector<uint64_t> cancels GUARDED_BY(mutex);
   EngineStats published GUARDED_BY(mutex);
-  int unfinished GUARDED_BY(mutex) = 0;                       // requests whose last event has not gone out
-  int waiting GUARDED_BY(mutex) = 0;                          // in the scheduler, of the last step
+  int unfinished GUARDED_BY(mutex) = 0;  // requests whose last event has not gone out
+  int waiting GUARDED_BY(mutex) = 0;     // in the scheduler, of the last step
   std::map<uint64_t, int> waiting_by_salt GUARDED_BY(mutex);  // the same, by the salts of API keys
   bool stopping GUARDED_BY(mutex) = false;
   bool ending GUARDED_BY(mutex) = false;
@@ -242,7 +241,6 @@ Engine::Engine(const EngineOptions& options) : Engine(options, Ranks()) {}
 Engine::Engine(const EngineOptions& options, Ranks backends) {
   const Clock::time_point start = Clock::now();
   impl_ = std::make_unique<Impl>(open_model(options, std::move(backends)));
-  if (options.warm_up) warm_up(*impl_->opened.model);
   impl_->load_ms = milliseconds_since(start);
   impl_->publish_stats();
   impl_->thread = std::thread([impl = impl_.get()] { impl->loop(); });

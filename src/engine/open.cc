@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <numeric>
 
 #include "base/check.h"
 #include "checkpoint/drafter.h"
@@ -58,6 +59,38 @@ std::string format_of_most(const Checkpoint& checkpoint, int64_t& parameters) {
   }
   const auto most = std::ranges::max_element(values, {}, [](const auto& pair) { return pair.second; });
   return most == values.end() ? "" : most->first;
+}
+
+// What a model does for the first time takes longer: memory is touched, threads start, a GPU's graphs are recorded. So
+// a few rows are computed and dropped before any sequence has pages.
+constexpr int kWarmUpRows = 8;
+constexpr int kWarmUpSteps = 3;  // a GPU's graph of a size is recorded at its second and third run
+
+void give_pages(Model& model, AttentionKind kind, int count) {
+  std::vector<int32_t> pages(static_cast<size_t>(count));
+  std::iota(pages.begin(), pages.end(), 0);
+  model.set_pages(kind, 0, pages);
+}
+
+// Positions begin .. begin + rows - 1 of sequence 0; a token is drawn after the last.
+void warm_up_step(Model& model, int begin, int rows) {
+  Batch batch;
+  for (int i = 0; i < rows; ++i) append_row(batch, model.config(), 0, 0, begin + i, -1);
+  batch.logit_rows.push_back(rows - 1);
+  batch.sampling.emplace_back();
+  model.forward(batch);
+}
+
+void warm_up(Model& model) {
+  const ModelOptions& options = model.options();
+  const int full_pages = std::min(1, options.pages[kFull]);
+  const int room = std::min(full_pages * options.page, options.rows_max);
+  if (room < kWarmUpRows + kWarmUpSteps) return;  // a model for tests
+  give_pages(model, kSliding, options.pages_per_seq[kSliding]);
+  give_pages(model, kFull, full_pages);
+  warm_up_step(model, 0, kWarmUpRows);
+  for (int i = 0; i < kWarmUpSteps; ++i) warm_up_step(model, kWarmUpRows + i, 1);
+  give_pages(model, kFull, 0);
 }
 
 }  // namespace
@@ -222,6 +255,7 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   if (!backends) backends = make_backends(options);
   auto model = std::make_unique<Model>(checkpoint, config, backends, model_options, plan);
   need(!drafter || model->has_drafter(), options.drafter + ": this drafter cannot be used here");
+  if (options.warm_up) warm_up(*model);
   std::vector<int32_t> ends = end_ids(config, generation, tokenizer);
   int64_t parameters = 0;
   std::string format = format_of_most(checkpoint, parameters);
