@@ -78,7 +78,6 @@ struct Questions {
   void add(const std::string& name, const Request& request) { requests.emplace_back(name, request); }
 
   void ask_without_drafts(EngineOptions options) {
-    if (kSlowBuild) leave_half();
     options.max_seqs = 1;
     Engine engine(options);
     for (const auto& [name, request] : requests) {
@@ -178,13 +177,14 @@ void add_stop_strings(Questions& questions, const EngineOptions& options, const 
   }
 }
 
-Questions tiny_questions(const EngineOptions& options) {
+Questions tiny_questions(const EngineOptions& options, bool half = false) {
   Questions questions;
   for (const TinyCase& c : tiny_cases()) questions.add(c.name, c.request);  // some with pictures
   Request base = tiny_cases()[0].request;
   base.max_new_tokens = 12;
   add_sampled(questions, base);
   add_stop_strings(questions, options, base);
+  if (half) questions.leave_half();
   questions.ask_without_drafts(options);
   return questions;
 }
@@ -229,6 +229,7 @@ Questions demo_questions(const EngineOptions& options) {
     request.thinking_budget = 7;
     questions.add("thoughts" + how, request);
   }
+  if (kSlowBuild) questions.leave_half();
   questions.ask_without_drafts(options);
   return questions;
 }
@@ -238,7 +239,7 @@ void expect_tiny_answers_the_same(const std::string& backend, const std::vector<
   options.backend = backend;
   options.max_seqs = 4;
   options.prefix_cache = false;
-  Questions questions = tiny_questions(options);
+  Questions questions = tiny_questions(options, kSlowBuild);
   questions.drafter = SOURCE_DIR "/tests/golden/drafter/tiny";
   for (const int tokens : draft_tokens) {
     questions.expect_same_with(options, tokens);
