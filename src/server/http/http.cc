@@ -188,6 +188,7 @@ struct HttpServer::Impl {
   bool hand_over(const std::shared_ptr<Entry>& entry) EXCLUDES(mutex);
   void turn_away(int fd);
   std::string busy_text();
+  void wake_acceptor();
   void start_worker() REQUIRES(mutex);
   void work() EXCLUDES(mutex);
   bool retire() EXCLUDES(mutex);
@@ -238,6 +239,12 @@ void HttpServer::Impl::accept_loop() {
   while (!stopping) {
     pollfd entries[2] = {{listener, POLLIN, 0}, {wake, POLLIN, 0}};
     if (::poll(entries, 2, -1) < 0 && errno != EINTR) return;
+    if (entries[1].revents != 0) {
+      uint64_t count;
+      [[maybe_unused]] const ssize_t got = ::read(wake, &count, sizeof(count));
+      const MutexLock lock(mutex);
+      start_worker();
+    }
     const int fd = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
       // Out of file descriptors: without a pause the waiting connection would wake this thread again and again.
@@ -252,8 +259,14 @@ void HttpServer::Impl::accept_loop() {
   }
 }
 
-// Starts a thread if more connections wait for one than threads are free. Where none can be started the next free one
-// takes them.
+// To see that the server stops, or that threads are missing.
+void HttpServer::Impl::wake_acceptor() {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = ::write(wake, &one, sizeof(one));
+}
+
+// On the accepting thread. Starts a thread if more connections wait for one than threads are free. Where none can be
+// started the next free one takes them.
 void HttpServer::Impl::start_worker() {
   if (idle_workers >= static_cast<int>(accepted_entries.size())) return;
   if (static_cast<int>(workers.size()) >= table.capacity()) return;
@@ -316,11 +329,14 @@ void HttpServer::Impl::work() {
 
 // The end of a thread whose priority was lowered for what it computed: the next connection gets one with the full
 // priority. It waits for the one that left before it, and the next one, or the end of the server, for it. False: it
-// must stay, because connections wait and no other thread can be started.
+// must stay, because connections wait and there is no other thread. The accepting thread starts others: one that this
+// thread started would have its low priority.
 bool HttpServer::Impl::retire() {
   MutexLock lock(mutex);
-  start_worker();
-  if (workers.size() == 1 && !accepted_entries.empty()) return false;
+  if (!accepted_entries.empty()) {
+    wake_acceptor();
+    if (workers.size() == 1) return false;
+  }
   const auto own = std::ranges::find(workers, std::this_thread::get_id(), &std::thread::get_id);
   if (own == workers.end()) return true;  // the server is ending, and waits for it
   std::thread before = std::exchange(retired, std::move(*own));
@@ -478,8 +494,7 @@ void HttpServer::Impl::respond(Exchange& exchange, const HttpResponse& response)
 
 void HttpServer::Impl::stop_serving(double seconds) {
   if (!stopping.exchange(true)) {
-    const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t written = ::write(wake, &one, sizeof(one));
+    wake_acceptor();
     acceptor.join();
     ::close(listener);
   }
