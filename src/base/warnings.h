@@ -22,8 +22,7 @@ class Warnings {
   // Control characters, which would break a line of the log, become blanks.
   void add(std::string sentence) EXCLUDES(mutex_) {
     if (sentence.size() > kBytesMax) sentence = sentence.substr(0, kBytesMax - 3) + "...";
-    std::ranges::replace_if(
-        sentence, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
+    std::ranges::replace_if(sentence, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
     sentence = utf8_repair(sentence);
     const MutexLock lock(mutex_);
     if (all_.size() >= kCountMax || std::ranges::find(all_, sentence) != all_.end()) return;

@@ -231,8 +231,9 @@ void InputProcessor::say_notes(const Grammar& grammar, const Request& request) c
   for (const SchemaNote& note : grammar.notes()) {
     if (note.checked && request.unenforced) *request.unenforced = true;
     if (!note.checked) {
-      warn(request.warnings, "the keyword " + note.keyword + " of the schema, at " + note.path +
-                                 ", is neither enforced nor checked" + (note.why.empty() ? "" : ": " + note.why));
+      warn(request.warnings,
+           "the keyword " + note.keyword + " of the schema, at " + note.path + ", is neither enforced nor checked" +
+               (note.why.empty() ? "" : ": " + note.why));
     }
   }
 }

@@ -84,8 +84,8 @@ void warm_up_step(Model& model, int begin, int rows) {
 void warm_up(Model& model) {
   const ModelOptions& options = model.options();
   const int full_pages = std::min(1, options.pages[kFull]);
-  const int room = std::min(full_pages * options.page, options.rows_max);
-  if (room < kWarmUpRows + kWarmUpSteps) return;  // a model for tests
+  const int positions = std::min(full_pages * options.page, options.rows_max);
+  if (positions < kWarmUpRows + kWarmUpSteps) return;  // a very small --page or --max-seq-len
   give_pages(model, kSliding, options.pages_per_seq[kSliding]);
   give_pages(model, kFull, full_pages);
   warm_up_step(model, 0, kWarmUpRows);

@@ -8,6 +8,7 @@
 #include "base/work_budget.h"
 
 namespace gemma4 {
+
 OutputWorkers::OutputWorkers(const OutputProcessor& output, int heavy_threads, std::function<void()> wake)
     : output_(output), wake_(std::move(wake)) {
   threads_.emplace_back([this]() NO_THREAD_SAFETY_ANALYSIS { work(light_); });

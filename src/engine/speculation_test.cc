@@ -87,7 +87,7 @@ struct Questions {
     }
   }
 
-  // Every second kind.
+  // Keeps every second kind.
   void leave_half() {
     for (size_t i = 0; i < requests.size(); ++i) requests.erase(requests.begin() + static_cast<ptrdiff_t>(i));
   }

@@ -2,7 +2,6 @@
 // logits depend on the last two, stands in; the sampler, the counts, the masks and the rule are the engine's. Rules
 // that are wrong must fail.
 #include "engine/drafts/verify.h"
-#include "base/slow_build_testing.h"
 
 #include <gtest/gtest.h>
 
@@ -12,6 +11,7 @@
 #include <functional>
 #include <map>
 
+#include "base/slow_build_testing.h"
 #include "backend/sample.h"
 #include "base/file.h"
 #include "base/models_testing.h"

@@ -413,7 +413,7 @@ TEST(Http, AThreadOfLowPriorityServesNobodyElse) {
     EXPECT_EQ(ask(server.port(), "GET", "/heavy", "").body, "full");
     EXPECT_EQ(ask(server.port(), "GET", "/light", "").body, "full");
   }
-  std::vector<std::future<std::string>> many;  // more than there are places for threads
+  std::vector<std::future<std::string>> many;
   for (int i = 0; i < 60; ++i) {
     many.push_back(std::async(std::launch::async, [&] { return ask(server.port(), "GET", "/heavy", "").body; }));
   }
