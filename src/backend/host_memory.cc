@@ -1,6 +1,8 @@
 #include "backend/host_memory.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -105,6 +107,22 @@ int64_t available_host_memory(const fs::path& proc, const fs::path& cgroup) {
   if (const auto kilobytes = value_of(text_of(proc / "meminfo"), "MemAvailable:")) least = 1024 * *kilobytes;
   least = std::min(least, left_in_cgroups(proc, cgroup));
   return std::min(least, left_of_address_space(proc));
+}
+
+void populate_memory(void* data, int64_t bytes) {
+#ifdef MADV_POPULATE_WRITE
+  constexpr uintptr_t kPart = uintptr_t{2} << 20;  // a huge page: other calls of the process wait for one part at most
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t end = (address + static_cast<uintptr_t>(bytes)) / page * page;
+  for (uintptr_t at = (address + page - 1) / page * page; at < end;) {
+    const uintptr_t next = std::min(end, (at / kPart + 1) * kPart);
+    if (madvise(reinterpret_cast<void*>(at), next - at, MADV_POPULATE_WRITE) != 0) return;
+    at = next;
+  }
+#else
+  (void)data, (void)bytes;
+#endif
 }
 
 }  // namespace gemma4

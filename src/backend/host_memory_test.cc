@@ -1,9 +1,14 @@
 #include "backend/host_memory.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
 #include <filesystem>
+#include <vector>
 
 #include "base/file.h"
 
@@ -89,6 +94,25 @@ TEST_F(HostMemory, AddressSpaceLimitsIt) {
   const int64_t least = left();
   setrlimit(RLIMIT_AS, &before);
   EXPECT_EQ(least, 3072);
+}
+
+TEST(PopulateMemory, TakesMemoryAndLeavesItsBytes) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t bytes = 5 * kMiB;
+  auto* data = static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(static_cast<void*>(data), MAP_FAILED);
+  const auto taken = [&] {
+    std::vector<unsigned char> pages(bytes / page);
+    EXPECT_EQ(mincore(data, bytes, pages.data()), 0);
+    return std::ranges::count_if(pages, [](unsigned char state) { return (state & 1) != 0; });
+  };
+  std::memset(data + 3 * kMiB, 7, page);
+  ASSERT_LT(taken(), static_cast<int64_t>(bytes / page / 2));
+  populate_memory(data + 1, static_cast<int64_t>(bytes) - 1);
+  EXPECT_GE(taken(), static_cast<int64_t>(bytes / page - 1));
+  EXPECT_EQ(data[3 * kMiB], 7);
+  EXPECT_EQ(data[page], 0);
+  munmap(data, bytes);
 }
 
 }  // namespace

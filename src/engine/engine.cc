@@ -47,6 +47,7 @@ struct Engine::Impl {
   double step_seconds() const REQUIRES(mutex);
   bool stalled() const REQUIRES(mutex);
   void results_came() EXCLUDES(mutex);
+  void populate(const Sequence& sequence) const;
   void check_admission(int choices, uint64_t salt) const REQUIRES(mutex);
   int waiting_of(uint64_t salt) const REQUIRES(mutex);
   bool all_done() const REQUIRES(mutex) { return unfinished == 0 || !dead.empty(); }
@@ -62,8 +63,8 @@ struct Engine::Impl {
   std::deque<std::unique_ptr<Sequence>> incoming GUARDED_BY(mutex);
   std::vector<uint64_t> cancels GUARDED_BY(mutex);
   EngineStats published GUARDED_BY(mutex);
-  int unfinished GUARDED_BY(mutex) = 0;  // requests whose last event has not gone out
-  int waiting GUARDED_BY(mutex) = 0;     // in the scheduler, of the last step
+  int unfinished GUARDED_BY(mutex) = 0;                       // requests whose last event has not gone out
+  int waiting GUARDED_BY(mutex) = 0;                          // in the scheduler, of the last step
   std::map<uint64_t, int> waiting_by_salt GUARDED_BY(mutex);  // the same, by the salts of API keys
   bool stopping GUARDED_BY(mutex) = false;
   bool ending GUARDED_BY(mutex) = false;
@@ -85,6 +86,15 @@ Engine::Impl::Impl(OpenedModel o)
       input(opened.tokenizer, opened.model->config(), opened.generation,
             input_limits(opened.options, opened.chat_template.which), output, images),
       core(*opened.model, output, images, opened.options, [this] { results_came(); }) {}
+
+// Takes the memory that the steps of this sequence will touch, on the thread that brought it.
+void Engine::Impl::populate(const Sequence& sequence) const {
+  int patches = 0;
+  for (const PromptImage& image : sequence.images) {
+    if (image.patches) patches = std::max(patches, image.patches->grid_w * image.patches->grid_h);
+  }
+  opened.model->populate(sequence.prompt, patches);
+}
 
 // The engine thread.
 
@@ -267,6 +277,7 @@ uint64_t Engine::submit(const Request& request, const Sink& sink, const Preparat
     impl_->check_admission(choices, salt);
   }
   std::vector<std::unique_ptr<Sequence>> sequences = impl_->input.make(request, sink, preparation);
+  impl_->populate(*sequences.front());
   const MutexLock lock(impl_->mutex);
   impl_->check_admission(choices, salt);
   const uint64_t first = impl_->last_id + 1;

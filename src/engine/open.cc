@@ -255,6 +255,10 @@ OpenedModel open_model(EngineOptions options, Ranks backends) {
   if (!backends) backends = make_backends(options);
   auto model = std::make_unique<Model>(checkpoint, config, backends, model_options, plan);
   need(!drafter || model->has_drafter(), options.drafter + ": this drafter cannot be used here");
+  if (options.vision) {
+    model->reserve_images(std::min(options.image_budget_max, options.max_seq_len) * config.vision.pool *
+                          config.vision.pool);
+  }
   if (options.warm_up) warm_up(*model);
   std::vector<int32_t> ends = end_ids(config, generation, tokenizer);
   int64_t parameters = 0;

@@ -9,6 +9,7 @@
 #include "backend/forwarding_backend.h"
 #include "base/json.h"
 #include "engine/engine_testing.h"
+#include "engine/watched_backend_testing.h"
 #include "model/cache_plan.h"
 
 namespace gemma4 {
@@ -183,6 +184,25 @@ TEST(OpenModel, TheSmallestStageDecidesTheContext) {
   EXPECT_LT(context(60 << 10, 240 << 10), both);
   EXPECT_LT(context(240 << 10, 60 << 10), both);
   EXPECT_GT(context(240 << 10, 60 << 10), kLeastDefaultSeqLen);
+}
+
+// A server computes a few rows while it opens its model: threads and buffers are there for the first request, which
+// finds no pages taken and answers as without.
+TEST(OpenModel, WarmingUpComputesRowsAndLeavesNoTrace) {
+  std::vector<std::vector<int32_t>> answers;
+  for (const bool warm : {false, true}) {
+    EngineOptions options = tiny_options();
+    options.warm_up = warm, options.page = 16;
+    const auto watch = std::make_shared<Watch>();
+    std::unique_ptr<Backend> watched = std::make_unique<WatchedBackend>(make_backend("cpu", 1), watch);
+    Engine engine(options, Ranks(std::move(watched)));
+    EXPECT_EQ(watch->samples, warm ? 4 : 0);
+    EXPECT_EQ(watch->linears > 0, warm);
+    EXPECT_EQ(engine.stats().steps, 0);
+    answers.push_back(Ask(engine, raw_request("The quick brown fox", 12)).get().ids);
+  }
+  EXPECT_EQ(answers[0], answers[1]);
+  EXPECT_EQ(answers[0].size(), 12);
 }
 
 // The pools are address space until they are used.

@@ -208,6 +208,10 @@ void Decoder::alloc_caches(const ModelOptions& options) {
   }
 }
 
+void Decoder::populate(int rows) const {
+  for (const auto& stage : stages_) stage->populate(rows);
+}
+
 CacheMemory Decoder::memory_of(const Device& device) const {
   const auto& kv_heads = device.weights.tensor_parallel.kv_heads;
   const int heads[] = {static_cast<int>(kv_heads[kSliding].count), static_cast<int>(kv_heads[kFull].count)};

@@ -23,6 +23,8 @@ class Decoder {
   void alloc_caches(const ModelOptions& options);
   CacheMemory cache_memory() const;  // before alloc_caches()
 
+  void populate(int rows) const;  // Model::populate()
+
   void set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
   void copy_page(AttentionKind kind, int32_t from, int32_t to);
   std::vector<int32_t> forward(const Batch& batch, const Tap& tap);

@@ -1,10 +1,12 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <limits>
 
 #include "base/mapped_file.h"
+#include "base/mutex.h"
 #include "model/cache_plan.h"
 #include "model/decoder.h"
 #include "model/drafter.h"
@@ -29,6 +31,23 @@ ModelOptions options_for(const Config& config, int max_seq_len, int rows_max, in
 }
 
 namespace {
+
+// Something that was done for `size`, and need not be done again for less. Any thread may call raise().
+class HighWater {
+ public:
+  template <typename Work>
+  void raise(int size, const Work& work) {
+    if (size <= size_.load(std::memory_order_acquire)) return;
+    const MutexLock lock(mutex_);
+    if (size <= size_.load(std::memory_order_relaxed)) return;
+    work();
+    size_.store(size, std::memory_order_release);
+  }
+
+ private:
+  Mutex mutex_;
+  std::atomic<int> size_ = 0;
+};
 
 // The embeddings of an image on another backend.
 Model::ImageEmbeddings moved(const Model::ImageEmbeddings& image, Backend& from, Backend& to) {
@@ -151,13 +170,24 @@ struct Model::Impl {
   // Weights may lie in mapped files (an exported program). What was computed while one changed is not used.
   void check_files() const { run_first(check_mapped_files); }
 
+  // What was populated once stays. Few rows touch little memory, and should not wait for those that take more.
+  void populate(int rows, int patches) {
+    constexpr int kFewRows = 64;
+    rows = std::min(rows, options.rows_max);
+    populated_rows.raise(rows > kFewRows ? rows : 0, [&] {
+      for (const auto& model : models) model->populate(rows);
+    });
+    populated_patches.raise(patches, [&] { vision->populate(patches); });
+  }
+
   Config config;
   ModelOptions options;
   Ranks ranks;
   std::vector<std::unique_ptr<Decoder>> models;  // by rank
   std::unique_ptr<VisionModel> vision;           // on rank 0
   std::unique_ptr<Drafter> drafter;              // on rank 0, where it was asked for
-  int64_t row_work = 1;                          // multiply-adds of one row, on rank 0, where the tower is
+  HighWater populated_rows, populated_patches;
+  int64_t row_work = 1;  // multiply-adds of one row, on rank 0, where the tower is
 };
 
 Model::Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options,
@@ -269,6 +299,12 @@ int Model::image_rows(int patches) const {
   const int64_t rows = impl_->vision->work(patches) / impl_->row_work + 1;
   return static_cast<int>(std::min<int64_t>(rows, std::numeric_limits<int>::max()));
 }
+
+void Model::reserve_images(int patches_max) {
+  if (impl_->vision && impl_->config.has_vision && impl_->options.vision) impl_->vision->reserve(patches_max);
+}
+
+void Model::populate(int rows, int patches) const { impl_->populate(rows, patches); }
 
 void Model::encode_again() { impl_->vision->encode_again(); }
 

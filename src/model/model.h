@@ -121,6 +121,13 @@ class Model {
   void begin_image(const PatchView& patches);
   std::optional<ImageEmbeddings> encode_more(int rows);
   int image_rows(int patches) const;  // how many rows of a prompt take as long: by multiply-adds, at least 1
+
+  // The host gives memory where it is touched; an engine step should not wait for it. reserve_images() allocates the
+  // tower's buffers for pictures of at most so many patches, where that takes no memory yet; call it before anything
+  // else. populate() takes the memory that computing so many rows, at most rows_max, and a picture of so many patches,
+  // or 0, will touch: any thread may call it at any time. Caches and a device's memory are left alone.
+  void reserve_images(int patches_max);
+  void populate(int rows, int patches) const;
   void encode_again();  // runs the tower once more on the last image, already on the backend; for measuring
 
   int64_t cache_bytes() const;    // of the caches' pages, on all ranks of this process

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <numeric>
 #include <random>
 
@@ -187,6 +188,42 @@ TEST_P(ModelOn, EncodesAnImageInParts) {
     EXPECT_EQ(values(*made), whole) << rows;
   }
 }
+
+#if !defined(__SANITIZE_THREAD__)  // whose own memory grows with what is mapped
+int64_t resident_bytes() {
+  int64_t all = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> all >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+// The engine's thread copies the patches of a large picture and computes; other threads took the memory for it before.
+TEST(Model, PopulatesWhatAPictureWillTouch) {
+  const Checkpoint checkpoint = open_checkpoint(kDemo);
+  const auto backend = make_backend("cpu", 1);
+  const Config config = parse_config(checkpoint.config);
+  ModelOptions options = options_for(config, 64, 64, 1);
+  options.vision = true;
+  constexpr int kSide = 99, kPatches = kSide * kSide;
+  const std::vector<float> values(static_cast<size_t>(kPatches) * config.vision.patch_dim(), 0.5f);
+  std::vector<int32_t> xy;
+  for (int i = 0; i < kPatches; ++i) xy.insert(xy.end(), {i % kSide, i / kSide});
+  // Bytes that become resident while a picture begins, of those that its patches take.
+  const auto touched = [&](bool populated) {
+    Model model(checkpoint, config, *backend, options);
+    const int64_t empty = resident_bytes();
+    model.reserve_images(kPatches);
+    EXPECT_LT(resident_bytes() - empty, 8 << 20);
+    if (populated) model.populate(64, kPatches);
+    const int64_t before = resident_bytes();
+    EXPECT_GT(before - empty, populated ? 64 << 20 : -1);
+    model.begin_image({values.data(), xy.data(), kPatches});
+    EXPECT_FALSE(model.encode_more(1));
+    return static_cast<double>(resident_bytes() - before) / static_cast<double>(values.size() * sizeof(float));
+  };
+  EXPECT_GT(touched(false), 0.9);
+  EXPECT_LT(touched(true), 0.2);
+}
+#endif
 
 INSTANTIATE_TEST_SUITE_P(Backends, ModelOn, testing::Values("ref", "cpu"));
 

@@ -32,6 +32,7 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
                      const Stage& stage)
     : be_(backend),
       owned_(backend),
+      activations_(backend),
       config_(config),
       w_(weights),
       options_(options),
@@ -51,7 +52,7 @@ TextModel::TextModel(Backend& backend, const Config& config, const Weights& weig
   if (has_layers()) {
     const auto layers =
         std::span(w_.layers).subspan(static_cast<size_t>(stage_.begin), static_cast<size_t>(stage_.end - stage_.begin));
-    a_ = alloc_activations(be_, owned_, sizes, layers);
+    a_ = alloc_activations(be_, activations_, sizes, layers);
   }
   out_x_ = owned_.alloc(be_.residual_type(), {outs, config_.hidden});
   inputs_ = owned_.alloc(DType::kI32, {11 * rows + outs, 1});

@@ -31,6 +31,8 @@ class TextModel {
   void set_pages(AttentionKind kind, int seq, std::span<const int32_t> pages);
   void copy_page(AttentionKind kind, int32_t from, int32_t to);
 
+  void populate(int rows) const { activations_.populate(rows); }  // Model::populate()
+
   void start(const Batch& batch);  // writes the batch's integers to the backend
   void compute(const Batch& batch, const Tap& tap);
   // The last stage: the ids that `batch` samples; on other ranks than 0 none.
@@ -66,7 +68,7 @@ class TextModel {
   void check(const Batch& batch) const;
 
   Backend& be_;
-  OwnedTensors owned_;
+  OwnedTensors owned_, activations_;
   const Config& config_;
   const Weights& w_;
   ModelOptions options_;

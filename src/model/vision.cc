@@ -38,6 +38,7 @@ VisionModel::VisionModel(Backend& backend, const Config& config, const VisionWei
 
 void VisionModel::grow(int n) {
   if (n <= rows_max_) return;
+  const MutexLock lock(buffers_change_);
   rows_max_ = 0;  // if an allocation below throws, the next image allocates again
   buffers_.clear();
   const DType act = be_.activation_type(), residual = be_.residual_type();
@@ -63,6 +64,20 @@ void VisionModel::grow(int n) {
   kv_ = buffers_.kv_alloc({n, 1, c_.heads, c_.head_dim, 0});
   rows_max_ = n;
   graph_key_ = next_graph_key();  // recorded graphs read the old buffers
+}
+
+void VisionModel::reserve(int patches) {
+  if (!buffers_.lazy()) return;
+  try {
+    grow(patches);
+  } catch (const OutOfMemory&) {
+    buffers_.clear();  // address space is limited; smaller pictures may fit
+  }
+}
+
+void VisionModel::populate(int patches) const {
+  const MutexLock lock(buffers_change_);
+  buffers_.populate(patches);
 }
 
 std::vector<int32_t> VisionModel::pool_groups(const PatchView& patches, int64_t* soft_rows) const {
@@ -114,6 +129,8 @@ void VisionModel::write_inputs(const PatchView& patches, std::span<const int32_t
 // Work. A part of few rows would not fill the tiles of a GEMM.
 constexpr int64_t kPartRows = 64;
 
+int64_t VisionModel::embed_work() const { return int64_t{c_.patch_dim()} * c_.hidden; }
+
 int64_t VisionModel::input_work() const { return int64_t{3} * c_.hidden * c_.heads * c_.head_dim; }
 
 int64_t VisionModel::rest_work(int n) const {
@@ -123,7 +140,7 @@ int64_t VisionModel::rest_work(int n) const {
 
 int64_t VisionModel::work(int patches) const {
   const auto layers = static_cast<int64_t>(w_.layers.size());
-  return patches * (int64_t{c_.patch_dim()} * c_.hidden + layers * (input_work() + rest_work(patches)));
+  return patches * (embed_work() + layers * (input_work() + rest_work(patches)));
 }
 
 void VisionModel::begin(const PatchView& patches) {
@@ -137,16 +154,15 @@ void VisionModel::begin(const PatchView& patches) {
 }
 
 bool VisionModel::advance(int64_t work_left, const Tap& tap) {
-  const bool fresh = cursor_.layer == 0 && !cursor_.attends && cursor_.row == 0;
+  const bool fresh = cursor_.embeds && cursor_.row == 0;
   if (fresh && work(static_cast<int>(host_rows_.size())) <= work_left) {
     run(again_, tap);
-    cursor_.layer = w_.layers.size();
+    cursor_ = {.embeds = false, .layer = w_.layers.size()};
     return true;
   }
   if (cursor_.layer == w_.layers.size()) return true;
-  if (fresh) embed(tap);
   do {
-    work_left -= advance_layer(work_left, tap);
+    work_left -= advance_part(work_left, tap);
   } while (cursor_.layer < w_.layers.size() && work_left > 0);
   if (cursor_.layer < w_.layers.size()) return false;
   pool();
@@ -175,7 +191,8 @@ void VisionModel::run(bool record, const Tap& tap) {
 
 void VisionModel::tower(const Tap& tap) {
   const auto n = static_cast<int64_t>(host_rows_.size());
-  embed(tap);
+  embed_rows(0, n);
+  embedded(tap);
   for (size_t layer = 0; layer < w_.layers.size(); ++layer) {
     layer_rows(false, layer, 0, n);
     layer_rows(true, layer, 0, n);
@@ -184,29 +201,43 @@ void VisionModel::tower(const Tap& tap) {
   pool();
 }
 
-void VisionModel::embed(const Tap& tap) {
-  const auto n = static_cast<int64_t>(host_rows_.size());
-  const Activations a = a_.slice(0, n);
-  be_.linear(a.x, pixels_.slice(0, n), w_.input);
+void VisionModel::embed_rows(int64_t begin, int64_t count) {
+  const Activations a = a_.slice(begin, count);
+  be_.linear(a.x, pixels_.slice(begin, count), w_.input);
   for (const Tensor& ids : ids_) {
-    be_.embed(a.y, w_.positions, ids.slice(0, n), 1.0f);
+    be_.embed(a.y, w_.positions, ids.slice(begin, count), 1.0f);
     be_.add(a.x, a.y, 1.0f);
   }
-  if (tap) tap(be_, "vision.embed", 0, a.x);
   be_.rms_norm(a.h, a.x, w_.layers[0].input_norm, c_.eps);
 }
 
-int64_t VisionModel::advance_layer(int64_t work, const Tap& tap) {
+void VisionModel::embedded(const Tap& tap) {
+  if (tap) tap(be_, "vision.embed", 0, a_.x.slice(0, static_cast<int64_t>(host_rows_.size())));
+}
+
+int64_t VisionModel::part_work() const {
+  if (cursor_.embeds) return embed_work();
+  return cursor_.attends ? rest_work(static_cast<int>(host_rows_.size())) : input_work();
+}
+
+int64_t VisionModel::advance_part(int64_t work, const Tap& tap) {
   const auto n = static_cast<int64_t>(host_rows_.size());
   Cursor& at = cursor_;
-  const size_t layer = at.layer;
-  const int64_t row_work = at.attends ? rest_work(static_cast<int>(n)) : input_work();
+  const Cursor before = at;
+  const int64_t row_work = part_work();
   const int64_t count = std::min(n - at.row, std::max(work / row_work / kPartRows, int64_t{1}) * kPartRows);
-  layer_rows(at.attends, layer, at.row, count);
+  if (at.embeds) {
+    embed_rows(at.row, count);
+  } else {
+    layer_rows(at.attends, at.layer, at.row, count);
+  }
   at.row += count;
-  if (at.row == n) {
-    at = at.attends ? Cursor{layer + 1, false, 0} : Cursor{layer, true, 0};
-    if (tap && at.layer > layer) tap(be_, "vision.layer", static_cast<int>(layer), a_.x.slice(0, n));
+  if (at.row < n) return count * row_work;
+  at = {.embeds = false, .layer = before.layer, .attends = !before.embeds && !before.attends};
+  if (before.embeds) embedded(tap);
+  if (before.attends) {
+    ++at.layer;
+    if (tap) tap(be_, "vision.layer", static_cast<int>(before.layer), a_.x.slice(0, n));
   }
   return count * row_work;
 }

@@ -6,6 +6,7 @@
 // advance() until nothing is left, finish().
 #pragma once
 
+#include "base/mutex.h"
 #include "model/layer.h"
 #include "model/model.h"
 #include "model/owned_tensors.h"
@@ -25,9 +26,16 @@ class VisionModel {
 
   int64_t work(int patches) const;  // multiply-adds of the tower
 
+  // Allocates the buffers of a picture of so many patches, where that takes no memory yet. populate() takes the memory
+  // of their first `patches` rows; any thread may call it.
+  void reserve(int patches);
+  void populate(int patches) const;
+
  private:
-  // What is computed next: of a layer first queries, keys and values of all rows, then the rest, by rows.
+  // What is computed next, by rows: first the embeddings of all rows; then of each layer the queries, keys and values
+  // of all rows, and the rest.
   struct Cursor {
+    bool embeds = true;
     size_t layer = 0;
     bool attends = false;
     int64_t row = 0;
@@ -37,15 +45,19 @@ class VisionModel {
   std::vector<int32_t> pool_groups(const PatchView& patches, int64_t* soft_rows) const;
   int64_t input_work() const;             // multiply-adds of a row until keys and values are in the cache, in one layer
   int64_t rest_work(int n) const;         // and of the rest
+  int64_t embed_work() const;             // and of its embedding
+  int64_t part_work() const;              // of a row, in the part that the cursor is in
   void tower(const Tap& tap);             // from pixels_ to normed_
   void run(bool record, const Tap& tap);  // the same, as a recorded graph if `record`
-  void embed(const Tap& tap);
-  int64_t advance_layer(int64_t work, const Tap& tap);  // one part; returns its multiply-adds
+  void embed_rows(int64_t begin, int64_t count);
+  void embedded(const Tap& tap);                       // all rows are
+  int64_t advance_part(int64_t work, const Tap& tap);  // returns its multiply-adds
   void layer_rows(bool attends, size_t layer, int64_t begin, int64_t count);
   void pool();
 
   Backend& be_;
   OwnedTensors tables_, buffers_;
+  mutable Mutex buffers_change_;  // buffers_ are allocated and released, or populated
   const Config& config_;
   const VisionConfig& c_;
   const VisionWeights& w_;
