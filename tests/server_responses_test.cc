@@ -195,6 +195,55 @@ TEST_F(ServerResponses, MetadataHasBounds) {
   }
   EXPECT_EQ(post(path, Json::object()).status, 400);
   EXPECT_EQ(post("/v1/conversations/conv_x", {{"metadata", sixteen}}).status, 404);
+
+  // A response repeats and keeps them, too.
+  for (const auto& [metadata, expected] : bad) {
+    const Response refused = post("/v1/responses", response_body({{"input", kCount}, {"metadata", metadata}}));
+    EXPECT_EQ(refused.status, 400) << expected;
+    EXPECT_THAT(refused.body, HasSubstr(expected));
+  }
+  const Json answered =
+      good("/v1/responses", response_body({{"input", kCount}, {"metadata", sixteen}, {"user", "someone"}}));
+  EXPECT_EQ(answered["metadata"], sixteen);
+  EXPECT_EQ(answered["user"], "someone");
+  EXPECT_EQ(post("/v1/responses", response_body({{"input", kCount}, {"user", std::string(513, 'u')}})).status, 400);
+}
+
+// Each item list was within the bounds of a body. Together they need not be.
+TEST_F(ServerResponses, AConversationOfManyValuesStaysReadableWhenAnItemGoes) {
+  const std::string id = good("/v1/conversations", Json::object())["id"];
+  const std::string path = "/v1/conversations/" + id + "/items";
+  const std::string values = [] {
+    std::string text = "{}";
+    for (int i = 1; i < 200'000; ++i) text += ",{}";
+    return text;
+  }();
+  for (int i = 0; i < 3; ++i) {
+    const std::string name = std::to_string(i);
+    const std::string items = R"({"items":[{"type":"mcp_list_tools","id":"large)" + name + R"(","tools":[)" + values +
+                              R"(]},{"role":"user","content":"x","id":"small)" + name + R"("}]})";
+    ASSERT_EQ(ask(server_->port(), "POST", path, items).status, 200);
+  }
+  const auto ids = [&] {
+    std::string all;
+    const Json list = read_json<Json>(ask(server_->port(), "GET", path + "?order=asc").body);
+    for (const Json& item : list["data"]) all += item["id"].get<std::string>() + " ";
+    EXPECT_EQ(list["has_more"], false);
+    return all;
+  };
+  EXPECT_EQ(ids(), "large0 small0 large1 small1 large2 small2 ");
+  EXPECT_EQ(ask(server_->port(), "DELETE", path + "/small1").status, 200);
+  EXPECT_EQ(ids(), "large0 small0 large1 large2 small2 ");
+  EXPECT_EQ(ask(server_->port(), "DELETE", path + "/small0").status, 200);
+  EXPECT_EQ(ask(server_->port(), "DELETE", path + "/large0").status, 200);
+  EXPECT_EQ(ids(), "large1 large2 small2 ");
+  EXPECT_EQ(ask(server_->port(), "GET", path + "/small2").status, 200);
+  EXPECT_EQ(ask(server_->port(), "GET", path + "/small0").status, 404);
+  EXPECT_EQ(post(path, {{"items", Json::array({user_item("y")})}}).status, 200);
+  for (const char* name : {"large1", "large2", "small2"}) {
+    EXPECT_EQ(ask(server_->port(), "DELETE", path + "/" + name).status, 200) << name;
+  }
+  EXPECT_EQ(read_json<Json>(ask(server_->port(), "GET", path).body)["data"].size(), 1u);
 }
 
 // As OpenAI's agents keep a session: they read the newest items, and take the last one back.

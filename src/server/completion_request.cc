@@ -13,7 +13,7 @@ void check_model(Fields& body, const ApiContext& context) {
   if (context.any_model || std::ranges::find(context.models, model) != context.models.end()) return;
   throw ApiError(404,
                  "the model '" + model.substr(0, 200) + "' is not served here; this server has '" +
-                     context.models.front() + "' (--model-name adds names, and '*' takes any)",
+                     context.models.front() + "' (--model-name gives it another name, and '*' takes any)",
                  "model", "model_not_found");
 }
 

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <optional>
-#include <thread>
 #include <utility>
 
+#include "base/threads.h"
 #include "server/access.h"
 
 namespace gemma4 {
@@ -51,12 +51,12 @@ std::function<void(const std::string& line)> warning_writer(const ServerOptions&
 // Of requests that are prepared at a time. More than two cores can compute: a chat that needs a few milliseconds then
 // gets its share of a core from the operating system beside requests that take seconds, and need not wait until one of
 // them comes to a place where it makes way.
-constexpr unsigned kTurnsLeast = 16;
+constexpr int kTurnsLeast = 16;
 
 ServerState::ServerState(Engine& e, const ServerOptions& o)
     : engine(e),
       options(o),
-      preparing(static_cast<int>(std::max(kTurnsLeast, std::thread::hardware_concurrency())) + 1),
+      preparing(std::max(kTurnsLeast, ThreadPool::threads_for(0)) + 1, ThreadPool::threads_for(0) + 1),
       fetching(kFetchesMax),
       warnings(warning_writer(o)) {
   context.models = options.models;
@@ -74,7 +74,7 @@ ServerState::ServerState(Engine& e, const ServerOptions& o)
 
 // Waiting for another host, or for other requests to start, takes long, so the turn is given back meanwhile. The
 // fetched images of one request may together be as large as its body may be.
-void prepare(ServerState& server, const HttpRequest& request, const std::function<Parse>& parse) {
+void prepare(ServerState& server, const HttpRequest& request, const std::function<Parse>& parse, size_t more) {
   PreparationWatch::Watched watched;
   watched.alive = request.alive;
   watched.deadline =
@@ -82,7 +82,7 @@ void prepare(ServerState& server, const HttpRequest& request, const std::functio
                                              std::chrono::duration<double>(server.options.request_seconds));
   const Watching watching(server.watch, watched);
   try {
-    Turn turn(server.preparing, turn_of(request, server.options), *watched.cancellation);
+    Turn turn(server.preparing, turn_of(request, server.options), *watched.cancellation, request.body.size() + more);
     ApiContext context = server.context;
     size_t left = server.options.http.body_bytes;
     std::optional<FetchPlace> fetching;

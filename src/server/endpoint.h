@@ -46,8 +46,10 @@ using Handler = HttpResponse(ServerState& server, HttpRequest& request);
 
 // Calls parse(context, preparation) while it holds a turn of `preparing`; context.fetch() fetches images for it. Ends
 // with ApiError 499 soon after the client has gone, and with 504 after ServerOptions::request_seconds.
+// `more`: bytes that parse() will read beside the body.
 using Parse = void(const ApiContext& context, const Preparation& preparation);
-void prepare(ServerState& server, const HttpRequest& request, const std::function<Parse>& parse);
+void prepare(ServerState& server, const HttpRequest& request, const std::function<Parse>& parse,
+             size_t more = 0);
 
 HttpResponse json_response(const Json& json);
 

@@ -21,11 +21,28 @@ std::chrono::nanoseconds read_clock(clockid_t clock) {
 
 }  // namespace
 
-bool Turns::may_take(const std::string& client) const {
-  if (taken_ >= count_) return false;
-  if (client.empty()) return true;
-  const auto held = held_.find(client);
-  return held == held_.end() || held->second < std::max(1, count_ - 1);
+int Turns::Share::held_by(const std::string& client) const {
+  const auto found = held.find(client);
+  return found == held.end() ? 0 : found->second;
+}
+
+bool Turns::Share::may_take(const std::string& client) const {
+  return taken < count && (client.empty() || held_by(client) < std::max(1, count - 1));
+}
+
+void Turns::Share::take(const std::string& client) {
+  ++taken;
+  ++held[client];
+}
+
+void Turns::Share::give_back(const std::string& client) {
+  --taken;
+  const auto found = held.find(client);
+  if (--found->second == 0) held.erase(found);
+}
+
+bool Turns::may_take(const Place& place) const {
+  return all_.may_take(place.client) && (!place.large || large_.may_take(place.client));
 }
 
 // Of the clients that may have another turn, one that holds the fewest.
@@ -34,9 +51,8 @@ std::list<Turns::Place*>::iterator Turns::next() {
   int fewest = 0;
   for (auto it = queue_.begin(); it != queue_.end(); ++it) {
     const Place& place = **it;
-    if (!may_take(place.client)) continue;
-    const auto held = held_.find(place.client);
-    const int count = held == held_.end() ? 0 : held->second;
+    if (!may_take(place)) continue;
+    const int count = all_.held_by(place.client);
     if (best == queue_.end() || count < fewest || (count == fewest && place.order < (*best)->order)) {
       best = it, fewest = count;
     }
@@ -50,16 +66,16 @@ void Turns::grant() {
     Place& place = **it;
     queue_.erase(it);
     --waiting_;
-    ++taken_;
-    ++held_[place.client];
+    all_.take(place.client);
+    if (place.large) large_.take(place.client);
     place.granted = true;
     place.changed.notify_all();
   }
 }
 
-void Turns::take(const std::string& client, const Cancellation& cancellation, Clock::duration used) {
+void Turns::take(const std::string& client, const Cancellation& cancellation, Clock::duration used, bool large) {
   const MutexLock lock(mutex_);
-  Place place{client, Clock::now() + used, false, {}};
+  Place place{client, large, Clock::now() + used, false, {}};
   const auto at = queue_.insert(queue_.end(), &place);
   ++waiting_;
   grant();
@@ -70,23 +86,22 @@ void Turns::take(const std::string& client, const Cancellation& cancellation, Cl
   cancellation.check();
 }
 
-void Turns::give_back(const std::string& client) {
+void Turns::give_back(const std::string& client, bool large) {
   const MutexLock lock(mutex_);
-  --taken_;
-  const auto held = held_.find(client);
-  if (--held->second == 0) held_.erase(held);
+  all_.give_back(client);
+  if (large) large_.give_back(client);
   grant();
 }
 
 void Turn::take() {
-  turns_.take(client_, cancellation_, used_);
+  turns_.take(client_, cancellation_, used_, large_);
   held_ = true;
   since_ = Turns::Clock::now();
 }
 
 void Turn::give_back() {
   if (!held_) return;
-  turns_.give_back(client_);
+  turns_.give_back(client_, large_);
   held_ = false;
   used_ += Turns::Clock::now() - since_;
 }

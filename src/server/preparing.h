@@ -3,10 +3,12 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <ctime>
 #include <functional>
+#include <limits>
 #include <list>
 #include <map>
 #include <memory>
@@ -29,31 +31,44 @@ class Turns {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit Turns(int count) : count_(count) {}
+  // `large`: how many of them large requests may have. Those compute for long between two places where they make way,
+  // so many at a time would keep each other, and a chat, from ending.
+  explicit Turns(int count, int large = std::numeric_limits<int>::max()) : all_{count}, large_{large} {}
 
   // Waits. `used`: how long the request has had turns already. Throws CancelledError.
-  void take(const std::string& client, const Cancellation& cancellation, Clock::duration used = {}) EXCLUDES(mutex_);
-  void give_back(const std::string& client) EXCLUDES(mutex_);
+  void take(const std::string& client, const Cancellation& cancellation, Clock::duration used = {}, bool large = false)
+      EXCLUDES(mutex_);
+  void give_back(const std::string& client, bool large = false) EXCLUDES(mutex_);
   bool wanted() const { return waiting_ > 0; }  // by a request that has none
 
  private:
   struct Place {
     const std::string& client;
+    const bool large;
     Clock::time_point order;
     bool granted = false;
     CondVar changed;  // of its own: no other waiter is woken
   };
 
-  bool may_take(const std::string& client) const REQUIRES(mutex_);
+  struct Share {
+    const int count;
+    int taken = 0;
+    std::map<std::string, int> held;  // by client
+
+    int held_by(const std::string& client) const;
+    bool may_take(const std::string& client) const;
+    void take(const std::string& client);
+    void give_back(const std::string& client);
+  };
+
+  bool may_take(const Place& place) const REQUIRES(mutex_);
   std::list<Place*>::iterator next() REQUIRES(mutex_);
   void grant() REQUIRES(mutex_);
 
-  const int count_;
   std::atomic<int> waiting_ = 0;
   Mutex mutex_;
-  int taken_ GUARDED_BY(mutex_) = 0;
-  std::map<std::string, int> held_ GUARDED_BY(mutex_);  // by client
-  std::list<Place*> queue_ GUARDED_BY(mutex_);          // who waits; places on the waiters' stacks
+  Share all_ GUARDED_BY(mutex_), large_ GUARDED_BY(mutex_);
+  std::list<Place*> queue_ GUARDED_BY(mutex_);  // who waits; places on the waiters' stacks
 };
 
 // Holds a turn of preparation.
@@ -61,9 +76,18 @@ class Turn {
  public:
   // How long a request is prepared before it makes way for one that waits: a chat of a few lines is ready before that.
   static constexpr std::chrono::milliseconds kSlice{20};
+  // Above this a request is large: its JSON takes more than some ten milliseconds.
+  static constexpr size_t kLargeBytes = size_t{64} << 10;
 
-  Turn(Turns& turns, std::string client, const Cancellation& cancellation)
-      : turns_(turns), client_(std::move(client)), cancellation_(cancellation) {
+  // `bytes`: what the request will read. A large one has its place in the queue as if it had had turns before, 10 s for
+  // a megabyte and 60 s at most: so a chat goes before the large requests that wait, as many as one address may send
+  // (256, of which each takes a tenth of a second or a few), and they do not wait for ever.
+  Turn(Turns& turns, std::string client, const Cancellation& cancellation, size_t bytes = 0)
+      : turns_(turns),
+        client_(std::move(client)),
+        cancellation_(cancellation),
+        large_(bytes > kLargeBytes),
+        used_(std::min<Turns::Clock::duration>(std::chrono::seconds(60), std::chrono::microseconds(10) * bytes)) {
     take();
   }
   ~Turn() { give_back(); }
@@ -78,7 +102,8 @@ class Turn {
   Turns& turns_;
   const std::string client_;
   const Cancellation& cancellation_;
-  Turns::Clock::duration used_{};
+  const bool large_;
+  Turns::Clock::duration used_;
   Turns::Clock::time_point since_;
   bool held_ = false;
 };

@@ -54,6 +54,50 @@ TEST(Turns, ALongPreparationMakesWayForAShortOne) {
   EXPECT_EQ(order, (std::vector<std::string>{"quick", "slow"}));
 }
 
+TEST(Turns, LargeRequestsLeaveTurnsForSmallOnes) {
+  Turns turns(4, 2);
+  const Cancellation none;
+  turns.take("", none, {}, true);
+  turns.take("", none, {}, true);
+  auto third = std::async(std::launch::async, [&] { turns.take("", none, {}, true); });
+  EXPECT_EQ(third.wait_for(milliseconds(100)), std::future_status::timeout);
+  turns.take("", none);
+  turns.take("", none);
+  turns.give_back("");
+  EXPECT_EQ(third.wait_for(milliseconds(100)), std::future_status::timeout);
+  turns.give_back("", true);
+  third.get();
+  turns.give_back("", true);
+  turns.give_back("", true);
+  turns.give_back("");
+  const Turn all(turns, "", none, size_t{1} << 20);
+}
+
+// Forty requests of a megabyte that came at once made a chat that came after them wait for all.
+TEST(Turns, ASmallRequestGoesBeforeLargeOnesThatCameJustBefore) {
+  Turns turns(1);
+  const Cancellation none;
+  auto first = std::make_unique<Turn>(turns, "", none);
+  Mutex mutex;
+  std::vector<std::string> order;
+  const auto wait = [&](const std::string& name, size_t bytes) {
+    return std::async(std::launch::async, [&, name, bytes] {
+      const Turn turn(turns, "", none, bytes);
+      const MutexLock lock(mutex);
+      order.push_back(name);
+    });
+  };
+  std::vector<std::future<void>> waiting;
+  waiting.push_back(wait("large", 60'000'000));
+  while (!turns.wanted()) std::this_thread::yield();
+  std::this_thread::sleep_for(milliseconds(50));
+  waiting.push_back(wait("small", 300));
+  std::this_thread::sleep_for(milliseconds(200));
+  first.reset();
+  for (auto& one : waiting) one.get();
+  EXPECT_EQ(order, (std::vector<std::string>{"small", "large"}));
+}
+
 // A request that had 300 ms waits behind those that came since, but not behind those that come 300 ms later.
 TEST(Turns, ARequestThatHadMuchIsNotPutOffForEver) {
   Turns turns(1);

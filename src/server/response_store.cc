@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/exact_json.h"
+
 namespace gemma4 {
 namespace {
 
@@ -37,6 +39,11 @@ std::vector<const std::string*> stored_texts(const StoredTurn& last) {
   }
   std::ranges::reverse(texts);
   return texts;
+}
+
+Json parse_stored(const std::string& text) {
+  constexpr int kDepthMax = 80;  // more than a body may have
+  return parse_exact_json(text, kDepthMax);
 }
 
 ResponseStore::Client& ResponseStore::client_of(const std::string& name) {
@@ -93,20 +100,26 @@ void ResponseStore::insert(Entry entry) {
 }
 
 std::shared_ptr<StoredTurn> ResponseStore::begin(const std::string& client, std::shared_ptr<const StoredTurn> before,
-                                                 std::string input) {
+                                                 std::string input, std::string output) {
   const MutexLock lock(mutex_);
   auto turn = std::make_shared<StoredTurn>(std::move(before), std::move(input), client_of(client).bytes);
+  set_output(*turn, std::move(output));
   if (turn->history_bytes > limits_.history_bytes) return nullptr;
   make_space();
   return *bytes_ > limits_.bytes ? nullptr : turn;
 }
 
+// Once for each turn.
+void ResponseStore::set_output(StoredTurn& turn, std::string output) {
+  turn.output = std::move(output);
+  turn.history_bytes += size_of(turn.output);
+  turn.bytes->add(size_of(turn.output));
+}
+
 // The output's items are stored twice: as the turn's text, and each for references to it.
 void ResponseStore::keep(const std::string& client, const std::string& id, const std::string& conversation,
                          const std::shared_ptr<StoredTurn>& turn, const Json& response) {
-  turn->output = dump(response["output"]);
-  turn->history_bytes += size_of(turn->output);
-  turn->bytes->add(size_of(turn->output));
+  set_output(*turn, dump(response["output"]));
   std::vector<std::pair<std::string, std::string>> items;
   Entry entry{{client, id}, dump(response), turn, {}, 0};
   for (const Json& item : response["output"]) {

@@ -31,28 +31,31 @@ struct StoredBytes {
 
 // The input and the output of one response. Those of a conversation share the turns before them.
 struct StoredTurn {
-  StoredTurn(std::shared_ptr<const StoredTurn> earlier, std::string input_items,
-             std::shared_ptr<StoredBytes> counter);
+  StoredTurn(std::shared_ptr<const StoredTurn> earlier, std::string input_items, std::shared_ptr<StoredBytes> counter);
   ~StoredTurn();  // not recursive: a conversation may have very many turns
   StoredTurn(const StoredTurn&) = delete;
   StoredTurn& operator=(const StoredTurn&) = delete;
 
   std::shared_ptr<const StoredTurn> before;
-  const std::string input;  // items, as a JSON array
-  std::string output;       // also; written once, before others see the turn
-  int64_t history_bytes;    // of this turn and all before it
+  const std::string input;             // items, as a JSON array
+  std::string output;                  // also; written once, before others see the turn
+  int64_t history_bytes;               // of this turn and all before it
   std::shared_ptr<StoredBytes> bytes;  // of its client
 };
 
 // All texts of items up to and with this turn, the oldest first.
 std::vector<const std::string*> stored_texts(const StoredTurn& turn);
 
+// Reads one of them. It was within the limits of a body when it came, and has grown by ids since: parse_body() could
+// refuse it. Throws Error.
+Json parse_stored(const std::string& text);
+
 class ResponseStore {
  public:
   struct Limits {
-    int64_t bytes = int64_t{64} << 20;         // of all clients together
+    int64_t bytes = int64_t{64} << 20;          // of all clients together
     int64_t history_bytes = int64_t{32} << 20;  // of one conversation
-    size_t count = 4096;                       // responses and conversations
+    size_t count = 4096;                        // responses and conversations
   };
   ResponseStore() : ResponseStore(Limits()) {}
   explicit ResponseStore(const Limits& limits) : limits_(limits) {}
@@ -60,7 +63,7 @@ class ResponseStore {
   // The turn of a response that begins. Older ones make space for it, of the client that holds most. Null if answers
   // that have not ended fill the memory, or the conversation is too long to be kept.
   std::shared_ptr<StoredTurn> begin(const std::string& client, std::shared_ptr<const StoredTurn> before,
-                                    std::string input) EXCLUDES(mutex_);
+                                    std::string input, std::string output = "") EXCLUDES(mutex_);
   // `response`: whole. From now on its turn and its items are found, and it ends `conversation` (if that is not "").
   void keep(const std::string& client, const std::string& id, const std::string& conversation,
             const std::shared_ptr<StoredTurn>& turn, const Json& response) EXCLUDES(mutex_);
@@ -98,6 +101,7 @@ class ResponseStore {
     size_t entries = 0;
   };
 
+  static void set_output(StoredTurn& turn, std::string output);
   Client& client_of(const std::string& name) REQUIRES(mutex_);
   Entry* find(const Key& key) REQUIRES(mutex_);
   void insert(Entry entry) REQUIRES(mutex_);

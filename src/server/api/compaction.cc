@@ -53,7 +53,7 @@ struct Compacting {
 
   void done(Finish reason, const Usage& usage) {
     if (is_blank(summary)) {
-      throw ApiError(500, "the model wrote no summary; the conversation is as it was", "", "compaction_failed");
+      throw ApiError(422, "the model wrote no summary; the conversation is as it was", "", "compaction_failed");
     }
     if (reason == Finish::kLength) {
       warn(answer.warnings,

@@ -38,7 +38,42 @@ std::vector<std::pair<int32_t, float>> parse_logit_bias(const Json& value) {
   return all;
 }
 
+size_t characters_of(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
+void expect_short(const std::string& text, size_t most, const std::string& path) {
+  if (characters_of(text) > most) fail_at(path, "has more than " + std::to_string(most) + " characters");
+}
+
 }  // namespace
+
+Json parse_metadata(Fields& body) {
+  constexpr size_t kPairsMax = 16, kKeyMax = 64, kValueMax = 512;
+  const Json* given = body.find("metadata");
+  if (given == nullptr) return Json::object();
+  if (!given->is_object()) fail_at("metadata", "must be an object");
+  if (given->size() > kPairsMax) {
+    fail_at("metadata",
+            "has " + std::to_string(given->size()) + " pairs, but up to " + std::to_string(kPairsMax) + " are kept");
+  }
+  for (const auto& [key, value] : given->items()) {
+    if (characters_of(key) > kKeyMax) {
+      fail_at("metadata", "has a key of more than " + std::to_string(kKeyMax) + " characters");
+    }
+    const std::string where = "metadata." + key;
+    expect_short(expect_string(value, where), kValueMax, where);
+  }
+  return *given;
+}
+
+std::optional<std::string> parse_user(Fields& body) {
+  constexpr size_t kUserMax = 512;
+  std::optional<std::string> user = body.string("user");
+  if (user) expect_short(*user, kUserMax, "user");
+  return user;
+}
 
 Json openai_error(const ApiError& error) {
   return {{"error",

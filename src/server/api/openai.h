@@ -18,6 +18,11 @@ CompletionRequest parse_compact(const Json& body, const ApiContext& context);  /
 // Throws ApiError for the first item that could not be part of a conversation.
 void check_items(const Json& items, const ApiContext& context);
 
+// The member `metadata`: labels of the client's, which are given back. At most 16 pairs of a key of 64 characters and a
+// text of 512, OpenAI's bounds; {} if it is not there.
+Json parse_metadata(Fields& body);
+std::optional<std::string> parse_user(Fields& body);  // given back, too: at most 512 characters
+
 // Parses only the conversation, for /tokenize: messages, tools, chat_template_kwargs, reasoning_effort,
 // continue_final_message, add_generation_prompt.
 Request parse_chat_prompt(Fields& body, const ApiContext& context);

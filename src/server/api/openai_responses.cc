@@ -328,8 +328,10 @@ ResponseSerializer response_serializer(ResponsesState state) {
 }
 
 void read_provider_fields(Fields& body, const ApiContext& context) {
-  body.ignore({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-               "prompt_cache_options", "client_metadata", "session_id"});
+  parse_metadata(body);
+  parse_user(body);
+  body.ignore({"safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options",
+               "client_metadata", "session_id"});
   body.only("background", {false});
   body.hint(context.warnings, "truncation", {"disabled"});
   body.hint(context.warnings, "service_tier", {"auto", "default"});

@@ -171,7 +171,7 @@ std::optional<Place> last_compaction(const std::vector<const std::string*>& turn
   }
   for (size_t turn = turns.size(); turn-- > 0;) {
     if (turns[turn]->find("\"compaction") == std::string::npos) continue;
-    const Json list = parse_body(*turns[turn]);
+    const Json list = parse_stored(*turns[turn]);
     for (size_t i = list.size(); i-- > 0;) {
       if (is_compaction(list[i])) return Place{turn, i};
     }
@@ -187,7 +187,7 @@ std::vector<PlacedItem> messages_before(const std::vector<const std::string*>& t
   };
   if (end.turn == turns.size()) add(items, kInput, end.item);
   for (size_t turn = std::min(end.turn + 1, turns.size()); turn-- > 0;) {
-    const Json list = parse_body(*turns[turn]);
+    const Json list = parse_stored(*turns[turn]);
     add(list, kHistory, turn == end.turn ? end.item : list.size());
   }
   return kept.take();
@@ -249,7 +249,7 @@ Json input_items(const Json& input, const ApiContext& context) {
     std::optional<std::string> stored;
     if (context.responses) stored = context.responses->item(context.client, id);
     if (!stored) fail_at(at("input", i), "refers to the item '" + id.substr(0, 100) + "', which is not stored");
-    item = parse_body(*stored);
+    item = parse_stored(*stored);
   }
   return items;
 }
@@ -270,7 +270,7 @@ void parse_input(Fields& body, const History& history, const Json& items, Reques
     }
   }
   for (size_t turn = from.turn; turn <= turns.size(); ++turn) {
-    const Json earlier = turn < turns.size() ? parse_body(*turns[turn]) : Json();
+    const Json earlier = turn < turns.size() ? parse_stored(*turns[turn]) : Json();
     const Json& list = turn < turns.size() ? earlier : items;
     for (size_t i = turn == from.turn ? from.item : 0; i < list.size(); ++i) {
       parse_item(list[i], request, context, at(turn < turns.size() ? kHistory : kInput, i));

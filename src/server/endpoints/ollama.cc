@@ -77,16 +77,18 @@ HttpResponse model_list(const ServerState& server, const Entry& entry) {
 }
 
 // The model that a request names, which must be the one that is served. Members of these names are taken and not used.
-std::string asked_model(const ServerState& server, const HttpRequest& request,
-                        std::initializer_list<const char*> unused) {
-  const Json json = parse_body(request.body);
-  Fields body(json, "");
-  const auto older = body.string("name");
-  std::string name = body.string("model").value_or(older.value_or(""));
-  if (name.empty()) fail_at("model", "is missing");
-  body.ignore(unused);
-  body.done();
-  check_ollama_model(name, server.context);
+std::string asked_model(ServerState& server, const HttpRequest& request, std::initializer_list<const char*> unused) {
+  std::string name;
+  prepare(server, request, [&](const ApiContext& context, const Preparation&) {
+    const Json json = parse_body(request.body);
+    Fields body(json, "");
+    const auto older = body.string("name");
+    name = body.string("model").value_or(older.value_or(""));
+    if (name.empty()) fail_at("model", "is missing");
+    body.ignore(unused);
+    body.done();
+    check_ollama_model(name, context);
+  });
   return name;
 }
 

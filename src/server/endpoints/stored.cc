@@ -1,6 +1,7 @@
 // What /v1/responses keeps: /v1/responses/ID (read, delete), /v1/responses/ID/input_items, /v1/conversations (create),
 // /v1/conversations/ID (read, delete), /v1/conversations/ID/items (read, add) and .../items/ID (read, delete).
 #include <algorithm>
+#include <ranges>
 
 #include "server/access.h"
 #include "server/api/openai.h"
@@ -32,41 +33,73 @@ std::pair<std::string, std::string> parts_of(const HttpRequest& request, std::st
 
 Json id_of(const Json& item) { return item.value("id", Json()); }
 
-Json all_items(const std::vector<const std::string*>& texts) {
-  Json data = Json::array();
-  for (const std::string* text : texts) {
-    for (Json& item : parse_body(*text)) data.push_back(std::move(item));
-  }
-  return data;
+// `items`: a JSON array.
+HttpResponse list_response(const std::string& items, const Json& first_id, const Json& last_id, bool more) {
+  HttpResponse response;
+  response.body = R"({"object":"list","data":)" + items + R"(,"first_id":)" + dump(first_id) + R"(,"last_id":)" +
+                  dump(last_id) + R"(,"has_more":)" + (more ? "true" : "false") + "}";
+  return response;
 }
 
-HttpResponse list_response(Json data, bool more) {
-  const Json first = data.empty() ? Json() : id_of(data.front()), last = data.empty() ? Json() : id_of(data.back());
-  return json_response(
-      {{"object", "list"}, {"data", std::move(data)}, {"first_id", first}, {"last_id", last}, {"has_more", more}});
-}
+// Items of a list, as they are found. As texts: a value takes far more memory than its text.
+class Page {
+ public:
+  explicit Page(const HttpRequest& request) : after_(request.query_value("after")), begun_(after_.empty()) {
+    const std::string limit = request.query_value("limit"), order = request.query_value("order");
+    if (!order.empty() && order != "asc" && order != "desc") fail_at("order", "must be asc or desc");
+    newest_first_ = order != "asc";
+    const bool number = limit.find_first_not_of("0123456789") == std::string::npos;
+    const size_t digits = limit.size() - std::min(limit.find_first_not_of('0'), limit.size());  // after any zeros
+    if (!number || (digits == 0 && !limit.empty())) fail_at("limit", "must be a whole number from 1");
+    if (!limit.empty()) most_ = digits > 3 ? kPageItemsMax : std::min(std::stoul(limit), kPageItemsMax);
+  }
+
+  bool newest_first() const { return newest_first_; }
+
+  // False: the page is full, and there are more.
+  bool add(const Json& item) {
+    if (!begun_) {
+      begun_ = id_of(item) == after_;
+      return true;
+    }
+    more_ = count_ == most_;
+    if (more_) return false;
+    if (count_++ == 0) first_ = id_of(item);
+    last_ = id_of(item);
+    data_ += (data_.empty() ? "" : ",") + dump(item);
+    return true;
+  }
+
+  HttpResponse response() const {
+    if (!begun_) fail_at("after", "names no item of this list");
+    return list_response("[" + data_ + "]", first_, last_, more_);
+  }
+
+ private:
+  const std::string after_;
+  size_t most_ = kPageItems, count_ = 0;
+  bool newest_first_ = true, begun_ = false, more_ = false;
+  Json first_, last_;
+  std::string data_;
+};
 
 // As the query asks: `order` (the newest first, unless it is asc), those `after` an id, at most `limit`.
-HttpResponse list_of(const HttpRequest& request, const std::vector<const std::string*>& texts) {
-  Json all = all_items(texts), data = Json::array();
-  const std::string order = request.query_value("order"), after = request.query_value("after");
-  const std::string limit = request.query_value("limit");
-  if (!order.empty() && order != "asc" && order != "desc") fail_at("order", "must be asc or desc");
-  const bool number = limit.find_first_not_of("0123456789") == std::string::npos;
-  const size_t digits = limit.size() - std::min(limit.find_first_not_of('0'), limit.size());  // after any zeros
-  if (!number || (digits == 0 && !limit.empty())) fail_at("limit", "must be a whole number from 1");
-  if (order != "asc") std::reverse(all.begin(), all.end());
-  auto from = all.begin();
-  if (!after.empty()) {
-    from = std::find_if(from, all.end(), [&](const Json& item) { return id_of(item) == after; });
-    if (from == all.end()) fail_at("after", "names no item of this list");
-    ++from;
-  }
-  const size_t most = limit.empty() ? kPageItems
-                      : digits > 3  ? kPageItemsMax
-                                    : std::min(std::stoul(limit), kPageItemsMax);
-  for (; from != all.end() && data.size() < most; ++from) data.push_back(std::move(*from));
-  return list_response(std::move(data), from != all.end());
+HttpResponse list_of(ServerState& server, const HttpRequest& request, std::vector<const std::string*> texts,
+                     int64_t bytes) {
+  Page page(request);
+  if (page.newest_first()) std::ranges::reverse(texts);
+  prepare(
+      server, request,
+      [&](const ApiContext&, const Preparation& preparation) {
+        for (const std::string* text : texts) {
+          preparation.check_and_make_way();
+          Json items = parse_stored(*text);
+          if (page.newest_first()) std::reverse(items.begin(), items.end());
+          if (!std::ranges::all_of(items, [&](const Json& item) { return page.add(item); })) return;
+        }
+      },
+      bytes);
+  return page.response();
 }
 
 HttpResponse deleted(ServerState& server, const HttpRequest& request, std::string_view prefix, const char* object,
@@ -88,69 +121,105 @@ Json items_of(Fields& body, const ApiContext& context) {
   return items;
 }
 
-Json items_in(const std::shared_ptr<const StoredTurn>& turn) {
-  return turn ? all_items(stored_texts(*turn)) : Json::array();
+int64_t history_bytes(const std::shared_ptr<const StoredTurn>& turn) { return turn ? turn->history_bytes : 0; }
+
+Json::iterator find_item(Json& items, const std::string& id) {
+  return std::find_if(items.begin(), items.end(), [&](const Json& item) { return id_of(item) == id; });
 }
 
-Json::iterator item_of(Json& items, const std::string& id) {
-  const auto found = std::find_if(items.begin(), items.end(), [&](const Json& item) { return id_of(item) == id; });
-  if (found == items.end()) not_stored("Item", id);
-  return found;
+// The item with this id, as JSON.
+std::string item_text(const StoredTurn* turn, const std::string& id, const Preparation& preparation) {
+  const std::vector<const std::string*> texts = turn ? stored_texts(*turn) : std::vector<const std::string*>();
+  for (const std::string* text : texts) {
+    preparation.check_and_make_way();
+    Json items = parse_stored(*text);
+    if (const auto found = find_item(items, id); found != items.end()) return dump(*found);
+  }
+  not_stored("Item", id);
 }
 
 [[noreturn]] void too_much() { throw ApiError(503, "the memory for conversations is used up", "", "out_of_memory"); }
 
-size_t characters_of(const std::string& text) {
-  return static_cast<size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+// The turns up to `last` without one item: those from the one that had it are stored anew. Each was read as the body of
+// a request once, so they stay apart. Null if no item is left.
+std::shared_ptr<const StoredTurn> without_item(ServerState& server, const std::string& client,
+                                               const std::shared_ptr<const StoredTurn>& last, const std::string& id,
+                                               const Preparation& preparation) {
+  std::vector<std::shared_ptr<const StoredTurn>> later;
+  for (std::shared_ptr<const StoredTurn> turn = last; turn; turn = turn->before) {
+    std::string texts[] = {turn->input, turn->output};
+    for (std::string& text : texts) {
+      if (text.empty()) continue;
+      preparation.check_and_make_way();
+      Json items = parse_stored(text);
+      const auto found = find_item(items, id);
+      if (found == items.end()) continue;
+      items.erase(found);
+      text = items.empty() ? "" : dump(items);
+      std::shared_ptr<const StoredTurn> made = turn->before;
+      const auto begin = [&](std::string input, std::string output) {
+        made = server.responses.begin(client, made, std::move(input), std::move(output));
+        if (!made) too_much();
+      };
+      if (!texts[0].empty() || !texts[1].empty()) begin(texts[0].empty() ? "[]" : texts[0], texts[1]);
+      for (const auto& kept : std::views::reverse(later)) begin(kept->input, kept->output);
+      return made;
+    }
+    later.push_back(turn);
+  }
+  not_stored("Item", id);
 }
 
-// Labels of the client's, which are given back. OpenAI's bounds, in characters.
-Json metadata_of(Fields& body) {
-  constexpr size_t kPairsMax = 16, kKeyMax = 64, kValueMax = 512;
-  const Json* given = body.find("metadata");
-  if (given == nullptr) return Json::object();
-  if (!given->is_object()) fail_at("metadata", "must be an object");
-  if (given->size() > kPairsMax) {
-    fail_at("metadata",
-            "has " + std::to_string(given->size()) + " pairs, but up to " + std::to_string(kPairsMax) + " are kept");
-  }
-  for (const auto& [key, value] : given->items()) {
-    if (characters_of(key) > kKeyMax) {
-      fail_at("metadata", "has a key of more than " + std::to_string(kKeyMax) + " characters");
-    }
-    const std::string where = "metadata." + key;
-    if (characters_of(expect_string(value, where)) > kValueMax) {
-      fail_at(where, "has more than " + std::to_string(kValueMax) + " characters");
-    }
-  }
-  return *given;
-}
-
-// Adds items to the conversation. `made`: a new one, which gets its metadata.
-Json add_items(ServerState& server, const HttpRequest& request, const std::string& id, Json* made = nullptr) {
+HttpResponse delete_item(ServerState& server, const HttpRequest& request, const std::string& id,
+                         const std::string& item) {
   const std::string client = client_of(request, server.options);
-  Json items;
-  prepare(server, request, [&](const ApiContext& context, const Preparation&) {
+  const auto about = server.responses.response(client, id);
+  if (!id.starts_with(kConversationId) || !about) not_stored("Conversation", id);
+  prepare(
+      server, request,
+      [&](const ApiContext&, const Preparation& preparation) {
+        while (true) {  // another request may have added to it, or deleted it, meanwhile
+          const auto before = server.responses.conversation(client, id);
+          const auto turn = without_item(server, client, before, item, preparation);
+          if (server.responses.set_turn(client, id, before, turn)) return;
+          if (!server.responses.has_conversation(client, id)) not_stored("Conversation", id);
+        }
+      },
+      history_bytes(server.responses.conversation(client, id)));
+  HttpResponse response;
+  response.body = *about;
+  return response;
+}
+
+// Adds items to the conversation and answers with them. `made`: a new one, which gets its metadata.
+HttpResponse add_items(ServerState& server, const HttpRequest& request, const std::string& id, Json* made = nullptr) {
+  const std::string client = client_of(request, server.options);
+  std::string text = "[]";
+  HttpResponse added;
+  prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
     const Json json = made != nullptr && request.body.empty() ? Json::object() : parse_body(request.body);
     Fields body(json, "");
-    items = items_of(body, context);
-    if (made != nullptr) (*made)["metadata"] = metadata_of(body);
+    const Json items = items_of(body, context);
+    if (made != nullptr) (*made)["metadata"] = parse_metadata(body);
     body.ignore({"include"});
     body.done();
+    preparation.check_and_make_way();
+    text = dump(items);
+    added = items.empty() ? list_response(text, nullptr, nullptr, false)
+                          : list_response(text, id_of(items.front()), id_of(items.back()), false);
   });
   while (true) {  // another request may have added to it, or deleted it, meanwhile
     const std::shared_ptr<const StoredTurn> before = server.responses.conversation(client, id);
     std::shared_ptr<const StoredTurn> turn = before;
-    if (!items.empty()) {
-      turn = server.responses.begin(client, before, dump(items));
+    if (text != "[]") {
+      turn = server.responses.begin(client, before, text);
       if (!turn) too_much();
     }
     if (made != nullptr) {
       if (!server.responses.add_conversation(client, id, dump(*made), turn)) too_much();
-      return items;
+      return added;
     }
-    if (server.responses.set_turn(client, id, before, turn)) return items;
+    if (server.responses.set_turn(client, id, before, turn)) return added;
     if (!server.responses.has_conversation(client, id)) not_stored("Conversation", id);
   }
 }
@@ -162,7 +231,7 @@ Json set_metadata(ServerState& server, const HttpRequest& request, const std::st
     const Json json = parse_body(request.body);
     Fields body(json, "");
     body.require("metadata");
-    changed["metadata"] = metadata_of(body);
+    changed["metadata"] = parse_metadata(body);
     body.done();
   });
   if (!server.responses.describe(client, id, dump(changed))) not_stored("Conversation", id);
@@ -181,7 +250,7 @@ HttpResponse stored_response(ServerState& server, HttpRequest& request) {
   if (rest == "input_items") {
     const auto turn = server.responses.turn(client, id);
     if (!turn) not_stored("Response", id);
-    return list_of(request, {&turn->input});
+    return list_of(server, request, {&turn->input}, static_cast<int64_t>(turn->input.size()));
   }
   if (!rest.empty()) nothing_there(request);
   HttpResponse response;
@@ -208,15 +277,22 @@ HttpResponse conversation(ServerState& server, HttpRequest& request) {
   if (rest != "" && rest != "items" && !(rest.starts_with(kItems) && request.method == "GET")) nothing_there(request);
   if (request.method == "POST") {
     if (rest.empty()) return json_response(set_metadata(server, request, client, id, *about));
-    return list_response(add_items(server, request, id), false);
+    return add_items(server, request, id);
   }
   const auto turn = server.responses.conversation(client, id);
   if (rest.starts_with(kItems)) {
-    Json all = items_in(turn);
-    return json_response(*item_of(all, rest.substr(std::string_view(kItems).size())));
+    HttpResponse response;
+    prepare(
+        server, request,
+        [&](const ApiContext&, const Preparation& preparation) {
+          response.body = item_text(turn.get(), rest.substr(std::string_view(kItems).size()), preparation);
+        },
+        history_bytes(turn));
+    return response;
   }
   if (rest == "items") {
-    return list_of(request, turn ? stored_texts(*turn) : std::vector<const std::string*>());
+    return list_of(server, request, turn ? stored_texts(*turn) : std::vector<const std::string*>(),
+                   history_bytes(turn));
   }
   HttpResponse response;
   response.body = *about;
@@ -225,20 +301,7 @@ HttpResponse conversation(ServerState& server, HttpRequest& request) {
 
 HttpResponse delete_conversation(ServerState& server, HttpRequest& request) {
   const auto [id, rest] = parts_of(request, kConversations);
-  if (rest.starts_with(kItems)) {
-    const std::string client = client_of(request, server.options);
-    const auto about = server.responses.response(client, id);
-    if (!id.starts_with(kConversationId) || !about) not_stored("Conversation", id);
-    while (true) {  // as in add_items
-      const auto before = server.responses.conversation(client, id);
-      Json items = items_in(before);
-      items.erase(item_of(items, rest.substr(std::string_view(kItems).size())));
-      const auto turn = server.responses.begin(client, nullptr, dump(items));
-      if (!turn) too_much();
-      if (server.responses.set_turn(client, id, before, turn)) return json_response(parse_body(*about));
-      if (!server.responses.has_conversation(client, id)) not_stored("Conversation", id);
-    }
-  }
+  if (rest.starts_with(kItems)) return delete_item(server, request, id, rest.substr(std::string_view(kItems).size()));
   return deleted(server, request, kConversations, "conversation.deleted", kConversationId, "Conversation");
 }
 

@@ -72,18 +72,25 @@ HttpResponse tokenizer_info(ServerState& server, HttpRequest&) {
 
 HttpResponse detokenize(ServerState& server, HttpRequest& request) {
   const Tokenizer& tokenizer = server.engine.tokenizer();
-  const Json json = parse_body(request.body);
-  Fields body(json, "");
-  if (body.find("model")) check_model(body, server.context);
-  std::vector<int32_t> ids;
-  for (const Json& id : expect_array(body.require("tokens"), "tokens")) {
-    if (!id.is_number_integer() || id < 0 || id >= tokenizer.vocab_size()) {
-      fail_at("tokens", "holds " + dump(id).substr(0, 40) + ", which is no token id");
+  HttpResponse response;
+  prepare(server, request, [&](const ApiContext& context, const Preparation& preparation) {
+    std::vector<int32_t> ids;
+    {
+      const Json json = parse_body(request.body);
+      Fields body(json, "");
+      if (body.find("model")) check_model(body, context);
+      for (const Json& id : expect_array(body.require("tokens"), "tokens")) {
+        if (!id.is_number_integer() || id < 0 || id >= tokenizer.vocab_size()) {
+          fail_at("tokens", "holds " + dump(id).substr(0, 40) + ", which is no token id");
+        }
+        ids.push_back(id.get<int32_t>());
+      }
+      body.done();
     }
-    ids.push_back(id.get<int32_t>());
-  }
-  body.done();
-  return json_response({{"prompt", tokenizer.decode(ids, false)}});
+    preparation.check_and_make_way();
+    response = json_response({{"prompt", tokenizer.decode(ids, false)}});
+  });
+  return response;
 }
 
 }  // namespace gemma4::endpoints
