@@ -120,7 +120,7 @@ Option& Option::not_negative() {
 Option& Option::one_of(std::initializer_list<const char*> values) {
   return option_->check(CLI::IsMember(std::vector<std::string>(values.begin(), values.end()))), *this;
 }
-Option& Option::may_repeat() { return option_->take_all(), *this; }
+Option& Option::may_repeat() { return option_->take_all()->allow_extra_args(false), *this; }
 Option& Option::separated_by_commas() { return option_->delimiter(','), *this; }
 Option& Option::excludes(const std::string& other) { return option_->excludes(other), *this; }
 

@@ -218,16 +218,21 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
 
   friend std::string gemma4::why_no_gpu();
 
+  // Empty if there is such a GPU. CUDA calls a driver that is not there an old one.
+  static std::string why_absent(int device) {
+    int count = 0, driver = 0;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaSuccess && device < count) return "";
+    cudaDriverGetVersion(&driver);
+    cudaGetLastError();
+    if (error == cudaErrorNoDevice || driver == 0) return "no NVIDIA GPU and driver were found";
+    if (error != cudaSuccess) return std::string("the GPU cannot be used: ") + cudaGetErrorString(error);
+    return "there is no GPU " + std::to_string(device) + " here, but " + std::to_string(count);
+  }
+
   // Checks the device and makes it this thread's.
   static int open(int device) {
-    int count = 0;
-    const cudaError_t error = cudaGetDeviceCount(&count);
-    if (error != cudaSuccess || device >= count) {
-      cudaGetLastError();
-      throw Error("there is no GPU " + std::to_string(device) + " here (" +
-                  (error != cudaSuccess ? cudaGetErrorString(error) : "found " + std::to_string(count)) +
-                  "); use --backend cpu");
-    }
+    if (const std::string why = why_absent(device); !why.empty()) throw Error(why + "; use --backend cpu");
     CUDA_CHECK(cudaSetDevice(device));
     if (!cuda::has_device_code()) {
       cudaDeviceProp gpu;
@@ -336,6 +341,7 @@ Matrix CudaBackend::matrix_of(const DeviceMatrix& uploaded, int group) {
 }  // namespace
 
 std::string why_no_gpu() {
+  if (std::string why = CudaBackend::why_absent(0); !why.empty()) return why;
   try {
     cuda::device_profile(CudaBackend::open(0));
     return "";

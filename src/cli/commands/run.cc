@@ -42,7 +42,7 @@ constexpr const char* kRunAbout =
     "gemma4 run MODEL \"What is this?\" -i photo.jpg\n"
     "echo question | gemma4 run MODEL          what is piped in is the prompt\n"
     "cat notes | gemma4 run MODEL -p Summarise  or is put after it (at most 64 MiB; not with --raw-prompt or "
-    "--one-process-per-gpu; a pipe that says nothing for 3 s is left alone)\n\n"
+    "--one-process-per-gpu)\n\n"
     "Standard output carries the answer and nothing else: its text, and each tool call as one line of JSON\n"
     "({\"tool_call\": {\"name\": ..., \"arguments\": {...}}}). Thoughts, progress and the report go to standard "
     "error.\n"
@@ -124,16 +124,18 @@ std::string checked_utf8(std::string text, const std::string& what) {
   return text;
 }
 
-// Whether standard input has something to read, or has ended. A program that starts this one may leave it a pipe that
-// stays open and empty: waiting for that would never end.
-bool stdin_speaks() {
-  constexpr int kWaitMs = 3000;
+// A program that starts this one may leave it a pipe that stays open: then this says what is waited for.
+void wait_for_stdin() {
+  constexpr int kSilentMs = 3000;
   pollfd input = {STDIN_FILENO, POLLIN, 0};
-  return poll(&input, 1, kWaitMs) != 0;
+  if (poll(&input, 1, kSilentMs) != 0) return;
+  std::fputs("gemma4: waiting for standard input, which is open and has nothing yet (< /dev/null goes without it)\n",
+             stderr);
 }
 
 std::string read_stdin() {
   constexpr size_t kMost = size_t{64} << 20;  // the limit for files, too
+  wait_for_stdin();
   std::string text;
   char buffer[1 << 16];
   while (const size_t n = std::fread(buffer, 1, sizeof(buffer), stdin)) {
@@ -152,11 +154,7 @@ bool stdin_is_piped() {
 
 bool is_blank(const std::string& text) { return text.find_first_not_of(" \t\r\n") == std::string::npos; }
 
-std::string with_attachment(const std::string& prompt, bool say) {
-  if (!stdin_speaks()) {
-    if (say) std::fputs("gemma4: standard input is open and says nothing: the prompt goes without it\n", stderr);
-    return prompt;
-  }
+std::string with_attachment(const std::string& prompt) {
   const std::string text = read_stdin();
   return is_blank(text) ? prompt : prompt + "\n\n" + text;
 }
@@ -171,7 +169,7 @@ std::optional<std::string> prompt_text(const RunFlags& flags) {
   }
   // A launcher of several processes gives them a pipe that stays open.
   const bool attached = stdin_is_piped() && !flags.raw && !flags.processes.wanted;
-  if (prompt) return attached ? with_attachment(*prompt, !flags.json) : *prompt;
+  if (prompt) return attached ? with_attachment(*prompt) : *prompt;
   if (isatty(STDIN_FILENO)) return std::nullopt;
   if (stdin_is_piped()) prompt = read_stdin();
   if (prompt && !is_blank(*prompt)) return prompt;

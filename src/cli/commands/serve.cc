@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <sstream>
 #include <thread>
 
@@ -26,7 +27,8 @@ namespace {
 struct ServeFlags {
   EngineOptions engine;
   ServerOptions server;
-  std::string api_key, api_key_file;
+  std::optional<std::string> api_key;
+  std::string api_key_file;
   double body_mb = 32, grace = 30;
   int prepared_mb = 1024;
   ProcessesFlags processes;
@@ -122,8 +124,12 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
 }
 
 void read_keys(const ServeFlags& flags, std::vector<std::string>& keys) {
-  if (!flags.api_key.empty()) keys.push_back(flags.api_key);
-  if (const char* key = std::getenv("GEMMA4_API_KEY"); key != nullptr && *key != '\0') keys.emplace_back(key);
+  if (flags.api_key) keys.push_back(*flags.api_key);
+  if (const char* key = std::getenv("GEMMA4_API_KEY")) keys.emplace_back(key);
+  // "$KEY" where KEY is not set: a server without keys is not what was meant.
+  if (std::ranges::find(keys, "") != keys.end()) {
+    throw Error("the API key of --api-key or GEMMA4_API_KEY is empty; leave it away for a server without keys");
+  }
   if (flags.api_key_file.empty()) return;
   std::istringstream lines(read_file_or_pipe(flags.api_key_file));
   const size_t before = keys.size();
