@@ -5,7 +5,7 @@ For each row of hostile_requests.py a server is started, four clients send the r
 other processes ask one-token chats. One line a row: how many requests were answered with which status, the others'
 times, the server's resident memory. Exits 1 if a chat failed or took too long, a status was wrong, or the server ended.
 
-usage: tools/isolation_check.py --binary build/release/gemma4 [--model DIR] [--limit 1.0] [--seconds 15] [--only TEXT] [--memory 1500]
+usage: tools/isolation_check.py --binary build/release/gemma4 [--model DIR] [--limit 1.0] [--seconds 15] [--only TEXT] [--part 1/4] [--memory 1500]
 """
 import argparse
 import asyncio
@@ -158,12 +158,15 @@ def main():
     parser.add_argument("--memory", type=int, default=1500, help="MiB that the server may take")
     parser.add_argument("--limit", type=float, default=1.0, help="seconds that p99 of the others may be")
     parser.add_argument("--only", default="", help="rows whose name has this text")
+    parser.add_argument("--part", default="1/1", help="every Nth row from the Ith on, so that N runs share the list")
     parser.add_argument("options", nargs="*", help="more options of gemma4 serve, after --")
     arguments = parser.parse_args()
     print(f"{'row':36} chats  p50 ms  p99 ms  max ms peak MiB", flush=True)
     rows = [hostile_requests.Row("none", hostile_requests.chat(max_tokens=1), {200}), *hostile_requests.rows(),
             hostile_requests.Row("8 520 half bodies", b"", set())]
-    held = [measure(arguments, row) for row in rows if arguments.only in row.name]
+    part, parts = (int(number) for number in arguments.part.split("/"))
+    chosen = [row for row in rows if arguments.only in row.name][part - 1::parts]
+    held = [measure(arguments, row) for row in chosen]
     print(f"{sum(held)} of {len(held)} rows held")
     return 0 if all(held) else 1
 
