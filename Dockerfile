@@ -11,7 +11,7 @@ RUN cmake --preset release && cmake --build --preset release --target gemma4
 FROM debian:12-slim
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libhwy1 libjpeg62-turbo libpng16-16 libwebp7 libgif7 libheif1 \
-       libcurl4 ca-certificates \
+       libedit2 libcurl4 ca-certificates \
     && rm -rf /var/lib/apt/lists/* && useradd --system --no-create-home gemma4
 COPY --from=build /source/build/release/gemma4 /usr/local/bin/gemma4
 USER gemma4
