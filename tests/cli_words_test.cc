@@ -35,6 +35,26 @@ TEST(RunWords, TheModelAndThePromptNeedNoNames) {
   EXPECT_EQ(ask_once({"--model-dir", kDemo, kSum}).out, kSumAnswer);
 }
 
+TEST(RunWords, APictureMayStandBeforeTheQuestion) {
+  const std::string picture = kImages + "002.png", question = "What is at the left?";
+  EXPECT_EQ(ask_once({kDemo, "-i", picture, question}).out, "A pink circle.\n");
+  EXPECT_EQ(ask_once({"-i", picture, kDemo, question}).out, "A pink circle.\n");
+  const auto tokens = [](const Ran& ran) {
+    return read_json<nlohmann::json>(ran.err.substr(ran.err.rfind('{'))).at("prompt_tokens").get<int>();
+  };
+  const int one = tokens(ask_once({kDemo, "-i", picture, question, "--json"}));
+  EXPECT_GT(tokens(ask_once({kDemo, "-i", picture, "--image", picture, question, "--json"})), one + 50);
+}
+
+TEST(RunWords, AnEmptyApiKeyIsRefused) {
+  const std::string why =
+      ": the API key of --api-key or GEMMA4_API_KEY is empty; leave it away for a server without keys";
+  expect_refused({"serve", kDemo, "--api-key", ""}, why);
+  setenv("GEMMA4_API_KEY", "", 1);
+  expect_refused({"serve", kDemo}, why);
+  unsetenv("GEMMA4_API_KEY");
+}
+
 TEST(RunWords, TwoOfOneAreRefused) {
   expect_refused({"run", kDemo, kSum, "-p", "another"},
                  std::string(": there are two prompts: '") + kSum + "', and that of --prompt");

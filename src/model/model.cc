@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <limits>
+#include <thread>
 
 #include "base/mapped_file.h"
 #include "base/mutex.h"
@@ -32,21 +33,54 @@ ModelOptions options_for(const Config& config, int max_seq_len, int rows_max, in
 
 namespace {
 
-// Something that was done for `size`, and need not be done again for less. Any thread may call raise().
-class HighWater {
+// Takes memory on a thread of its own, which has the priority of the process. A thread of lower priority would be left
+// waiting inside of madvise(), and with it whoever maps or unmaps memory. What was taken once stays.
+class Populator {
  public:
-  template <typename Work>
-  void raise(int size, const Work& work) {
-    if (size <= size_.load(std::memory_order_acquire)) return;
+  using Work = std::function<void(int rows, int patches)>;
+  explicit Populator(Work work) : work_(std::move(work)), thread_([this] { run(); }) {}
+  ~Populator() {
+    {
+      const MutexLock lock(mutex_);
+      ending_ = true;
+      changed_.notify_all();
+    }
+    thread_.join();
+  }
+
+  // Returns when so many have their memory. Any thread may call it.
+  void wait_for(int rows, int patches) EXCLUDES(mutex_) {
+    if (rows <= rows_done_ && patches <= patches_done_) return;
     const MutexLock lock(mutex_);
-    if (size <= size_.load(std::memory_order_relaxed)) return;
-    work();
-    size_.store(size, std::memory_order_release);
+    rows_ = std::max(rows_, rows), patches_ = std::max(patches_, patches);
+    changed_.notify_all();
+    while (rows > rows_done_ || patches > patches_done_) changed_.wait(mutex_);
   }
 
  private:
+  void run() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    while (!ending_) {
+      const int rows = rows_, patches = patches_;
+      if (rows <= rows_done_ && patches <= patches_done_) {
+        changed_.wait(mutex_);
+        continue;
+      }
+      lock.unlock();
+      work_(rows > rows_done_ ? rows : 0, patches > patches_done_ ? patches : 0);
+      lock.lock();
+      rows_done_ = rows, patches_done_ = patches;
+      changed_.notify_all();
+    }
+  }
+
+  const Work work_;
   Mutex mutex_;
-  std::atomic<int> size_ = 0;
+  CondVar changed_;
+  int rows_ GUARDED_BY(mutex_) = 0, patches_ GUARDED_BY(mutex_) = 0;  // wanted
+  std::atomic<int> rows_done_ = 0, patches_done_ = 0;
+  bool ending_ GUARDED_BY(mutex_) = false;
+  std::thread thread_;
 };
 
 // The embeddings of an image on another backend.
@@ -170,24 +204,25 @@ struct Model::Impl {
   // Weights may lie in mapped files (an exported program). What was computed while one changed is not used.
   void check_files() const { run_first(check_mapped_files); }
 
-  // What was populated once stays. Few rows touch little memory, and should not wait for those that take more.
+  // Few rows touch little memory, and should not wait for those that take more.
   void populate(int rows, int patches) {
     constexpr int kFewRows = 64;
-    rows = std::min(rows, options.rows_max);
-    populated_rows.raise(rows > kFewRows ? rows : 0, [&] {
-      for (const auto& model : models) model->populate(rows);
-    });
-    populated_patches.raise(patches, [&] { vision->populate(patches); });
+    populator.wait_for(rows > kFewRows ? std::min(rows, options.rows_max) : 0, patches);
   }
 
   Config config;
   ModelOptions options;
   Ranks ranks;
-  std::vector<std::unique_ptr<Decoder>> models;  // by rank
-  std::unique_ptr<VisionModel> vision;           // on rank 0
-  std::unique_ptr<Drafter> drafter;              // on rank 0, where it was asked for
-  HighWater populated_rows, populated_patches;
-  int64_t row_work = 1;  // multiply-adds of one row, on rank 0, where the tower is
+  std::vector<std::unique_ptr<Decoder>> models;        // by rank
+  std::unique_ptr<VisionModel> vision;                 // on rank 0
+  std::unique_ptr<Drafter> drafter;                    // on rank 0, where it was asked for
+  int64_t row_work = 1;                                // multiply-adds of one row, on rank 0, where the tower is
+  Populator populator{[this](int rows, int patches) {  // ends first
+    if (rows > 0) {
+      for (const auto& model : models) model->populate(rows);
+    }
+    if (patches > 0) vision->populate(patches);
+  }};
 };
 
 Model::Model(const Checkpoint& checkpoint, const Config& config, const Ranks& ranks, const ModelOptions& options,
