@@ -1,7 +1,6 @@
 // What /v1/responses keeps: /v1/responses/ID (read, delete), /v1/responses/ID/input_items, /v1/conversations (create),
 // /v1/conversations/ID (read, delete), /v1/conversations/ID/items (read, add) and .../items/ID (read, delete).
 #include <algorithm>
-#include <ranges>
 
 #include "server/access.h"
 #include "server/api/openai.h"
@@ -162,7 +161,8 @@ std::shared_ptr<const StoredTurn> without_item(ServerState& server, const std::s
         if (!made) too_much();
       };
       if (!texts[0].empty() || !texts[1].empty()) begin(texts[0].empty() ? "[]" : texts[0], texts[1]);
-      for (const auto& kept : std::views::reverse(later)) begin(kept->input, kept->output);
+      std::reverse(later.begin(), later.end());
+      for (const auto& kept : later) begin(kept->input, kept->output);
       return made;
     }
     later.push_back(turn);
@@ -281,11 +281,12 @@ HttpResponse conversation(ServerState& server, HttpRequest& request) {
   }
   const auto turn = server.responses.conversation(client, id);
   if (rest.starts_with(kItems)) {
+    const std::string item = rest.substr(std::string_view(kItems).size());
     HttpResponse response;
     prepare(
         server, request,
         [&](const ApiContext&, const Preparation& preparation) {
-          response.body = item_text(turn.get(), rest.substr(std::string_view(kItems).size()), preparation);
+          response.body = item_text(turn.get(), item, preparation);
         },
         history_bytes(turn));
     return response;
