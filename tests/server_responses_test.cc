@@ -246,6 +246,18 @@ TEST_F(ServerResponses, AConversationOfManyValuesStaysReadableWhenAnItemGoes) {
   EXPECT_EQ(read_json<Json>(ask(server_->port(), "GET", path).body)["data"].size(), 1u);
 }
 
+// Items get ids, with which a list may have more values than a body may.
+TEST_F(ServerResponses, ItemsThatGrowByTheirIdsStayReadable) {
+  std::string items = R"({"role":"user","content":"x"})";
+  for (int i = 1; i < 140'000; ++i) items += R"(,{"role":"user","content":"x"})";
+  const Response made = ask(server_->port(), "POST", "/v1/conversations", R"({"items":[)" + items + "]}");
+  ASSERT_EQ(made.status, 200) << made.body.substr(0, 200);
+  const std::string path = "/v1/conversations/" + read_json<Json>(made.body)["id"].get<std::string>() + "/items";
+  const Response list = ask(server_->port(), "GET", path);
+  ASSERT_EQ(list.status, 200) << list.body.substr(0, 200);
+  EXPECT_EQ(read_json<Json>(list.body)["data"].size(), 20u);
+}
+
 // As OpenAI's agents keep a session: they read the newest items, and take the last one back.
 TEST_F(ServerResponses, ItemsOfAConversationAreReadInPagesAndDeleted) {
   const std::string id =

@@ -87,13 +87,15 @@ Engine::Impl::Impl(OpenedModel o)
             input_limits(opened.options, opened.chat_template.which), output, images),
       core(*opened.model, output, images, opened.options, [this] { results_came(); }) {}
 
-// Takes the memory that the steps of this sequence will touch, on the thread that brought it.
+// Before the engine has the sequence: takes the memory that its steps will touch. A step of text has one chunk of rows;
+// one with a picture may have all rows of the picture.
 void Engine::Impl::populate(const Sequence& sequence) const {
   int patches = 0;
   for (const PromptImage& image : sequence.images) {
     if (image.patches) patches = std::max(patches, image.patches->grid_w * image.patches->grid_h);
   }
-  opened.model->populate(sequence.prompt, patches);
+  const int rows = sequence.images.empty() ? std::min(sequence.prompt, opened.options.chunk) : sequence.prompt;
+  opened.model->populate(rows, patches);
 }
 
 // The engine thread.

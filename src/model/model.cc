@@ -33,8 +33,9 @@ ModelOptions options_for(const Config& config, int max_seq_len, int rows_max, in
 
 namespace {
 
-// Takes memory on a thread of its own, which has the priority of the process. A thread of lower priority would be left
-// waiting inside of madvise(), and with it whoever maps or unmaps memory. What was taken once stays.
+// Takes memory on a thread of its own, which has the priority of the process. A thread of lower priority could be left
+// without a core inside of madvise(), and whoever maps or unmaps memory waits for it. What was taken once stays: all
+// waits together take no longer than the largest picture's memory does.
 class Populator {
  public:
   using Work = std::function<void(int rows, int patches)>;
@@ -213,11 +214,13 @@ struct Model::Impl {
   Config config;
   ModelOptions options;
   Ranks ranks;
-  std::vector<std::unique_ptr<Decoder>> models;        // by rank
-  std::unique_ptr<VisionModel> vision;                 // on rank 0
-  std::unique_ptr<Drafter> drafter;                    // on rank 0, where it was asked for
-  int64_t row_work = 1;                                // multiply-adds of one row, on rank 0, where the tower is
-  Populator populator{[this](int rows, int patches) {  // ends first
+  std::vector<std::unique_ptr<Decoder>> models;  // by rank
+  std::unique_ptr<VisionModel> vision;           // on rank 0
+  std::unique_ptr<Drafter> drafter;              // on rank 0, where it was asked for
+  int64_t row_work = 1;                          // multiply-adds of one row, on rank 0, where the tower is
+
+  // The last member, because its thread uses the others.
+  Populator populator{[this](int rows, int patches) {
     if (rows > 0) {
       for (const auto& model : models) model->populate(rows);
     }

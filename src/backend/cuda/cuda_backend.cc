@@ -225,7 +225,7 @@ class CudaBackend final : public RecordingBackend<CudaBackend> {
     if (error == cudaSuccess && device < count) return "";
     cudaDriverGetVersion(&driver);
     cudaGetLastError();
-    if (error == cudaErrorNoDevice || driver == 0) return "no NVIDIA GPU and driver were found";
+    if (error == cudaErrorNoDevice || driver == 0) return "no NVIDIA GPU was found";
     if (error != cudaSuccess) return std::string("the GPU cannot be used: ") + cudaGetErrorString(error);
     return "there is no GPU " + std::to_string(device) + " here, but " + std::to_string(count);
   }

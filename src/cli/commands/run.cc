@@ -124,13 +124,12 @@ std::string checked_utf8(std::string text, const std::string& what) {
   return text;
 }
 
-// A program that starts this one may leave it a pipe that stays open: then this says what is waited for.
+// Says after three seconds what is waited for: a program that starts this one may leave it a pipe that stays open.
 void wait_for_stdin() {
   constexpr int kSilentMs = 3000;
   pollfd input = {STDIN_FILENO, POLLIN, 0};
   if (poll(&input, 1, kSilentMs) != 0) return;
-  std::fputs("gemma4: waiting for standard input, which is open and has nothing yet (< /dev/null goes without it)\n",
-             stderr);
+  std::fputs("gemma4: waiting for standard input (Ctrl-D ends it; </dev/null gives none)\n", stderr);
 }
 
 std::string read_stdin() {
