@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 // Builds the tree as the library's own parser does, but for long integers.
 class Builder final : public nlohmann::json_sax<Json> {
  public:
-  explicit Builder(int depth_max) : depth_max_(depth_max) {}
+  Builder(int depth_max, int values_max) : depth_max_(depth_max), values_max_(values_max) {}
   Json take() { return std::move(root_); }
 
   bool null() override { return add(nullptr); }
@@ -56,7 +56,7 @@ class Builder final : public nlohmann::json_sax<Json> {
   }
 
   Json* place(Json value) {
-    if (++values_ > kJsonValuesMax) throw Error("more than " + std::to_string(kJsonValuesMax) + " values");
+    if (++values_ > values_max_) throw Error("more than " + std::to_string(values_max_) + " values");
     if (open_.empty()) return &(root_ = std::move(value));
     Json& parent = *open_.back().value;
     if (parent.is_object()) return &(*member_ = std::move(value));
@@ -72,7 +72,8 @@ class Builder final : public nlohmann::json_sax<Json> {
     return true;
   }
 
-  int depth_max_, values_ = 0;
+  const int depth_max_, values_max_;
+  int values_ = 0;
   Json root_;
   std::vector<Open> open_;  // from the root to where values go now; only the last of them grows
   Json* member_ = nullptr;  // of an object: where the value goes
@@ -136,9 +137,9 @@ void write(const Json& value, std::string& out) {
 
 }  // namespace
 
-Json parse_exact_json(std::string_view text, int depth_max) {
+Json parse_exact_json(std::string_view text, int depth_max, int values_max) {
   refuse_nul(text);
-  Builder builder(depth_max);
+  Builder builder(depth_max, values_max);
   std::string copy;
   Json::sax_parse(repaired(text, copy), &builder);
   return builder.take();

@@ -16,8 +16,8 @@ namespace gemma4 {
 constexpr int kJsonValuesMax = 1 << 19;
 
 // Throws nlohmann::json::exception where the text is not JSON, Error where it is nested more than `depth_max` deep or
-// has more than kJsonValuesMax values. Time and memory are linear in the text.
-nlohmann::ordered_json parse_exact_json(std::string_view text, int depth_max);
+// has more than `values_max` values. Time and memory are linear in the text.
+nlohmann::ordered_json parse_exact_json(std::string_view text, int depth_max, int values_max = kJsonValuesMax);
 
 bool is_exact_json(std::string_view text, int depth_max);
 

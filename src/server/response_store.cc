@@ -42,8 +42,9 @@ std::vector<const std::string*> stored_texts(const StoredTurn& last) {
 }
 
 Json parse_stored(const std::string& text) {
-  constexpr int kDepthMax = 80;  // more than a body may have
-  return parse_exact_json(text, kDepthMax);
+  constexpr int kDepthMax = 80;                   // more than a body may have
+  constexpr int kValuesMax = 2 * kJsonValuesMax;  // an item is a value at least, and gets one: its id
+  return parse_exact_json(text, kDepthMax, kValuesMax);
 }
 
 ResponseStore::Client& ResponseStore::client_of(const std::string& name) {
