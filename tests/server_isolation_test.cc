@@ -67,5 +67,35 @@ TEST(ServerIsolation, AClientThatHasLeftStopsItsPreparation) {
   EXPECT_EQ(engine.stats().prepared_bytes, 0);
 }
 
+// What reads a body of any length waits for a turn, so many such requests at once leave the processor to others.
+TEST(ServerIsolation, EveryEndpointThatReadsABodyWaitsForATurn) {
+  Engine engine(served_model());
+  Server server(engine, server_options());
+  const auto turns = [&] {
+    const std::string text = ask(server.port(), "GET", "/metrics").body, name = "\ngemma4_preparations_total ";
+    const size_t at = text.find(name);
+    return at == std::string::npos ? -1 : std::stoi(text.substr(at + name.size()));
+  };
+  EXPECT_EQ(turns(), 0);
+  int taken = 0;
+  for (const char* path :
+       {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/responses/compact",
+        "/v1/responses/input_tokens", "/v1/conversations", "/v1/messages", "/v1/messages/count_tokens", "/tokenize",
+        "/detokenize", "/api/chat", "/api/generate", "/api/show", "/api/pull"}) {
+    EXPECT_EQ(ask(server.port(), "POST", path, "[]").status, 400) << path;
+    EXPECT_EQ(turns(), ++taken) << path;
+  }
+  const Response made = ask(server.port(), "POST", "/v1/conversations", "{}");
+  EXPECT_EQ(made.status, 200) << made.body;
+  const std::string stored = "/v1/conversations/" + read_json<Json>(made.body)["id"].get<std::string>();
+  EXPECT_EQ(turns(), ++taken);
+  ask(server.port(), "POST", stored + "/items", R"({"items": [{"role": "user", "content": "x"}]})");
+  EXPECT_EQ(turns(), ++taken);
+  for (const std::string& path : {stored, stored + "/items"}) {
+    EXPECT_EQ(ask(server.port(), "GET", path).status, 200) << path;
+    EXPECT_EQ(turns(), ++taken) << path;
+  }
+}
+
 }  // namespace
 }  // namespace gemma4

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <random>
 
@@ -32,7 +33,11 @@ struct Inside {
   }
 
   uint64_t add(const Request& request, Heard& heard) {
-    auto sequence = std::move(input.make(request, [&heard](const Event& event) { heard.hear(event); })[0]);
+    const auto hear = [this, &heard](const Event& event) {
+      heard.hear(event);
+      if (event.type == Event::kDone || event.type == Event::kError) ++ended;
+    };
+    auto sequence = std::move(input.make(request, hear)[0]);
     sequence->id = ++last_id;
     core.add(std::move(sequence));
     return last_id;
@@ -56,6 +61,7 @@ struct Inside {
   InputProcessor input;
   EngineCore core;
   uint64_t last_id = 0;
+  std::atomic<int> ended = 0;  // requests. What one heard is read after that: events come on threads of the output's
 };
 
 // Requests that share beginnings, some with images, some sampled.
@@ -254,7 +260,7 @@ TEST(EngineCore, APictureIsEncodedOverStepsInWhichOthersGoOn) {
   for (int i = 0; i < 3; ++i) inside.step();
   inside.add(picture, heard);
   const uint64_t before = inside.core.stats().steps;
-  while (heard.ends == 0 && inside.core.busy()) inside.step();
+  while (inside.ended == 0 && inside.core.busy()) inside.step();
   EXPECT_EQ(heard.ids, want.ids);
   EXPECT_GT(inside.core.stats().steps - before, picture_steps);
   inside.core.cancel_all();

@@ -83,6 +83,7 @@ void prepare(ServerState& server, const HttpRequest& request, const std::functio
   const Watching watching(server.watch, watched);
   try {
     Turn turn(server.preparing, turn_of(request, server.options), *watched.cancellation, request.body.size() + more);
+    ++server.metrics->preparations;
     ApiContext context = server.context;
     size_t left = server.options.http.body_bytes;
     std::optional<FetchPlace> fetching;

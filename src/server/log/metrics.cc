@@ -107,6 +107,8 @@ std::string Metrics::text(const EngineStats& e, const HttpStats& http) const {
   out += counter("gemma4_connections_total", "HTTP connections accepted.", n(http.accepted));
   out += counter("gemma4_connections_refused_total", "Of those: turned away, too many were open.", n(http.turned_away));
   out += counter("gemma4_connections_dropped_total", "Waiting ones closed for new ones.", n(http.dropped));
+  out +=
+      counter("gemma4_preparations_total", "Requests that had a turn to be read and prepared.", n(preparations.load()));
   out += gauge("gemma4_streams", "Answers being streamed.", streams);
   out += first_token.text("gemma4_time_to_first_token_seconds", "From a prompt's arrival to its first token.");
   out +=

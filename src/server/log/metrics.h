@@ -30,6 +30,7 @@ class Histogram {
 struct Metrics {
   Histogram first_token, between_pieces, whole_request;
   std::atomic<int> streams = 0;  // in progress
+  std::atomic<uint64_t> preparations = 0;  // turns of requests to be read and prepared
 
   void answered(const std::string& route, int status);  // counts one answered HTTP request
   std::string text(const EngineStats& engine, const HttpStats& http) const;
