@@ -157,6 +157,18 @@ TEST(BenchCommand, MeasuresEverythingAskedFor) {
 }
 
 // With a coin in place of weights that accept something: what is accepted follows from --accept alone.
+TEST(BenchCommand, MeasuresLessByDefaultOnACpu) {
+  const Ran ran =
+      run_gemma4({"bench", "--model", kTiny, "--backend", "cpu", "--batches", "1", "--steps", "1", "--repeat", "1"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  for (const char* part : {"prompt of 512", "decode at 0", "image of 280"}) {
+    EXPECT_NE(ran.out.find(part), std::string::npos) << part;
+  }
+  for (const char* part : {"prompt of 2048", "decode at 16384", "image of 1120"}) {
+    EXPECT_EQ(ran.out.find(part), std::string::npos) << part;
+  }
+}
+
 TEST(BenchCommand, MeasuresRoundsWithDrafts) {
   const auto bench = [](const std::vector<std::string>& more) {
     std::vector<std::string> words = {"bench", "--model",  kTiny,       "--backend", "ref", "--prompts",

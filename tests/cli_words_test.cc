@@ -119,6 +119,17 @@ TEST(RunWords, SamplersOfTheServerAreFlags) {
   EXPECT_EQ(stopped.err, "") << "--no-stats leaves nothing to say";
 }
 
+TEST(RunWords, PicturesOutOfPlaceAndNamesOfOtherProgramsAreExplained) {
+  const std::string picture = kImages + "002.png";
+  expect_refused({"run", kDemo, "What is this?", picture},
+                 " run: '" + picture + "' was not expected (a picture is given with -i)");
+  expect_refused({"run", kDemo, picture},
+                 ": '" + picture + "' is a picture and stands where the prompt does: a picture is given with -i");
+  expect_refused({"run", kDemo, "Hi", "--ctx-size", "99"},
+                 " run: there is no option --ctx-size (did you mean --max-seq-len?)");
+  expect_refused({"run", kDemo, "Hi", "-ngl", "9"}, " run: there is no option -ngl (did you mean --gpu-layers?)");
+}
+
 TEST(RunWords, SamplersHaveTheServersBounds) {
   const auto refused = [](const std::string& flag, const std::string& value, const std::string& why) {
     expect_refused({"run", kDemo, "Hi", flag, value}, " run: " + flag + ": " + value + " is not " + why);

@@ -47,7 +47,7 @@ TEST_F(ExportGolden, GgufEqualsHuggingFace) {
 }
 
 TEST_F(ExportGolden, FourBitsDoNot) {
-  ASSERT_EQ(exported({"--type", "q4_0"}), kExitOk);
+  ASSERT_EQ(exported({"--type", "Q4_0"}), kExitOk);
   EXPECT_EQ(eval({"--case", "text_short"}), kExitFailed);
 }
 

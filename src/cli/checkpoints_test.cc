@@ -92,7 +92,7 @@ TEST(InspectCommand, TextNamesConfigTensorsAndTotals) {
   EXPECT_THAT(seen.out, HasSubstr("embedding x 9.8125"));
   EXPECT_THAT(seen.out, HasSubstr("vision_tower.std_scale"));
   EXPECT_THAT(seen.out, HasSubstr("142 tensors"));
-  EXPECT_THAT(seen.out, HasSubstr("would be refused\n  nothing\n"));
+  EXPECT_THAT(seen.out, HasSubstr("  it can run\n"));
   EXPECT_THAT(seen.out, HasSubstr("  up to 2048 tokens of prompt and answer"));
 }
 

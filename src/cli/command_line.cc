@@ -1,11 +1,13 @@
 #include "cli/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <sstream>
 #include <type_traits>
 #include <utility>
@@ -13,6 +15,7 @@
 
 #include "base/check.h"
 #include "cli/nearest.h"
+#include "cli/other_names.h"
 
 namespace gemma4 {
 namespace {
@@ -85,6 +88,16 @@ OptionInfo info_of(const CLI::Option& option) {
   return info;
 }
 
+// CLI11's help, in which an option that has a place on the line as well is explained once, at its place.
+class Help : public CLI::Formatter {
+ public:
+  std::string make_option(const CLI::Option* option, bool at_its_place) const override {
+    if (at_its_place || !option->get_positional()) return CLI::Formatter::make_option(option, at_its_place);
+    return "  " + make_option_name(option, false) + "\n" + std::string(get_column_width(), ' ') + "the same as " +
+           option->get_name(true) + "\n";
+  }
+};
+
 // "--promt=x" without the value.
 std::string name_of(const std::string& word) { return word.substr(0, word.find('=')); }
 
@@ -134,7 +147,9 @@ Option& Option::bytes() {
 }
 
 CommandLine::CommandLine(const std::string& name, const std::string& about)
-    : app_(std::make_unique<CLI::App>(about, name)) {}
+    : app_(std::make_unique<CLI::App>(about, name)) {
+  app_->formatter(std::make_shared<Help>());
+}
 CommandLine::~CommandLine() = default;
 
 template <typename T>
@@ -172,6 +187,7 @@ std::string CommandLine::unexpected(const std::vector<std::string>& words) const
   for (const CLI::Option* option : app_->get_options()) {
     for (const std::string& name : info_of(*option).names) names.push_back(name);
   }
+  const bool takes_pictures = std::ranges::find(names, "-i") != names.end();
   std::string sentence;
   bool text = false, value_may_follow = false;
   for (const std::string& word : words) {
@@ -179,12 +195,14 @@ std::string CommandLine::unexpected(const std::vector<std::string>& words) const
     if (!option && std::exchange(value_may_follow, false)) continue;
     sentence += sentence.empty() ? "" : "; ";
     if (!option) {
-      text = true;
-      sentence += "'" + word + "' was not expected";
+      const bool picture = takes_pictures && names_picture(word);
+      text = text || !picture;
+      sentence += "'" + word + "' was not expected" + (picture ? " (a picture is given with -i)" : "");
       continue;
     }
     value_may_follow = word.find('=') == std::string::npos;
-    const std::string near = nearest(name_of(word), names);
+    const std::string meant = name_here(name_of(word), names),
+                      near = meant.empty() ? nearest(name_of(word), names) : meant;
     sentence += "there is no option " + name_of(word) + (near.empty() ? "" : " (did you mean " + near + "?)");
   }
   return sentence + (text ? " (put quotes around what holds spaces)" : "");

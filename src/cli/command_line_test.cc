@@ -90,6 +90,7 @@ TEST(CommandLine, MistakesAreOneSentenceAndExitCode2) {
   refused({"x", "second", "--other", "third"},
           "'second' was not expected; there is no option --other (did you mean --other-name?) (put quotes around what "
           "holds spaces)");
+  refused({"x", "photo.PNG"}, "'photo.PNG' was not expected (put quotes around what holds spaces)");
   refused({"x", "--name", "c"}, "--name: c not in {default,a,b}");
   refused({"x", "--count", "-1"}, "--count: -1 is not zero or more");
   refused({"x", "--count", "many"}, "--count: many is not a whole number");
@@ -146,6 +147,17 @@ TEST(CommandLine, HelpGoesToStandardOutput) {
   EXPECT_EQ(got.err, "");
   EXPECT_EQ(got.out.substr(0, 10), "About it.\n");
   EXPECT_NE(got.out.find("gemma4 test [OPTIONS] FILE"), std::string::npos) << got.out;
+}
+
+TEST(CommandLine, HelpExplainsAnOptionWithAPlaceOnce) {
+  char name[] = "declares", help[] = "--help";
+  char* argv[] = {name, help, nullptr};
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(declares(2, argv), kExitOk);
+  const std::string out = testing::internal::GetCapturedStdout();
+  EXPECT_NE(out.find("  -f,--file,--old-file\n"), std::string::npos) << out;
+  EXPECT_NE(out.find("the same as FILE\n"), std::string::npos) << out;
+  EXPECT_EQ(out.find("REQUIRED"), out.rfind("REQUIRED")) << out;
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "checkpoint/safetensors.h"
 #include "cli/cli.h"
 #include "cli/commands/bench_drafts.h"
+#include "cli/commands/bench_flags.h"
 #include "cli/commands/bench_load.h"
 #include "cli/commands/processes.h"
 #include "cli/commands/profiled_backend.h"
@@ -33,23 +34,7 @@ namespace {
 using nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
-const std::vector<int> kPrompts = {512, 2048, 8192, 32768}, kDepths = {0, 2048, 16384, 65536, 131072};
-
-struct Flags {
-  EngineOptions engine;  // model, backend, threads, GPUs
-  std::string dump;
-  int chunk = 2048, steps = 32, repeat = 3;
-  std::vector<int> prompts = kPrompts, depths = kDepths, batches = {1, 2, 4, 8}, images = {280, 1120};
-  bool json = false, profile = false, load = false, force = false;
-  BenchDraftFlags drafts;
-  ProcessesFlags processes;
-
-  int rows_max() const {  // of a step
-    const int seqs = *std::max_element(batches.begin(), batches.end());
-    return drafts.tokens == 0 ? chunk
-                              : std::max(chunk, seqs * (1 + drafts.tokens)) + 2;  // a drafter's window is longer
-  }
-};
+using Flags = BenchFlags;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -268,7 +253,7 @@ class Bench {
     wish.positions = config_.max_positions;
     most_ = plan_caches(wish, config_, memory, one).max_seq_len;
     for (auto* lengths : {&prompts_, &depths_}) {
-      if (*lengths != kPrompts && *lengths != kDepths) continue;  // given
+      if (!are_default_lengths(*lengths)) continue;
       std::erase_if(*lengths, [&](int n) { return n + tail() > most_; });
     }
   }
@@ -446,33 +431,6 @@ std::vector<Line> measure(const Flags& flags, Bench& bench, double copy) {
   return lines;
 }
 
-void add_flags(CommandLine& line, Flags& flags) {
-  add_model_argument(line, flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
-      .required();
-  add_vision_flags(line, flags.engine.mmproj, flags.engine.vision);
-  add_device_flags(line, flags.engine);
-  add_processes_flags(line, flags.processes);
-  add_bench_draft_flags(line, flags.engine, flags.drafts);
-  line.option("--prompts", flags.prompts, "prompt lengths").positive().separated_by_commas().show_default();
-  line.option("--depths", flags.depths, "tokens before the decoded ones")
-      .not_negative()
-      .separated_by_commas()
-      .show_default();
-  line.option("--batches", flags.batches, "sequences decoded together").positive().separated_by_commas().show_default();
-  line.option("--images", flags.images, "image budgets in soft tokens (0: no images)")
-      .not_negative()
-      .separated_by_commas()
-      .show_default();
-  line.option("--chunk", flags.chunk, "prompt tokens computed at once").positive().show_default();
-  line.option("--steps", flags.steps, "decode steps of a measurement").positive().show_default();
-  line.option("--repeat", flags.repeat, "measurements, of which the median counts").positive().show_default();
-  line.flag("--profile", flags.profile, "instead: the time of each op, waiting for the device around it");
-  line.flag("--load", flags.load, "instead: the time to the first token and whose memory the weights are in");
-  line.flag("--json", flags.json, "results as JSON on stdout");
-  line.option("--dump", flags.dump, "write the last logits of each line to FILE as safetensors, to compare runs");
-  line.flag("--force", flags.force, "Replace the file of --dump where it exists");
-}
-
 // The time by op, the largest first.
 void print_profile(const std::string& what, ProfiledBackend& profiled) {
   const auto totals = profiled.take();
@@ -576,12 +534,13 @@ int bench(const Flags& flags) {
 int bench_command(int argc, char** argv) {
   CommandLine line("gemma4 bench", "Measure how fast a checkpoint runs here.");
   Flags flags;
-  add_flags(line, flags);
+  add_bench_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
   if (!flags.dump.empty()) check_output_file(flags.dump, overwrite_if(flags.force));
   const std::string why = choose_backend(flags.engine);
   if (!why.empty()) report_backend(flags.engine, why);
   if (flags.batches.empty()) flags.batches = {1};
+  if (flags.engine.backend != "cuda") shorten_for_cpu(flags);
   std::erase(flags.images, 0);
   resolve_draft_flags(flags.engine, flags.drafts);
   if (flags.load) {

@@ -1,6 +1,8 @@
 // gemma4 export: writes a checkpoint in another engine's format, or as an exported program.
 #include "cli/commands/export.h"
 
+#include <algorithm>
+#include <cctype>
 #include <cstdio>
 
 #include "base/check.h"
@@ -33,9 +35,11 @@ constexpr const char* kExportAbout =
     "written.\n"
     "Exit codes: 0 written, 2 bad input, 3 the checkpoint changed or could no longer be read meanwhile.";
 
-// The type that a flag names; kNone if it is empty.
-Format type_named(const std::string& name, const char* flag) {
-  if (name.empty()) return Format::kNone;
+// The type that a flag names, in capitals or not; kNone if it is empty.
+Format type_named(const std::string& given, const char* flag) {
+  if (given.empty()) return Format::kNone;
+  std::string name = given;
+  std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   std::string known;
   for (int i = 1; i < static_cast<int>(std::size(kFormats)); ++i) {
     const auto format = static_cast<Format>(i);
@@ -44,7 +48,7 @@ Format type_named(const std::string& name, const char* flag) {
     if (info(format).name == name) return format;
     known += (known.empty() ? "" : ", ") + std::string(info(format).name);
   }
-  throw Error(std::string(flag) + " is one of " + known + ", not " + name);
+  throw Error(std::string(flag) + " is one of " + known + ", not " + given);
 }
 
 TokenizerData tokenizer_arrays(const Checkpoint& checkpoint) {
@@ -139,7 +143,7 @@ int export_command(int argc, char** argv) {
       .required();
   add_model_argument(line, flags.model, "The checkpoint to read: a directory or a .gguf file").required();
   line.option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
-  line.option("--output,--output-dir", flags.output, "The file or directory to write").required();
+  line.option("-o,--output,--output-dir", flags.output, "The file or directory to write").required();
   line.option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)");
   line.option("--embedding-type", flags.embedding_type, "gguf: type of the embedding table");
   line.flag("--mmproj", flags.with_vision, "gguf: write the vision half as well");

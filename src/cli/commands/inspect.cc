@@ -236,6 +236,8 @@ void print_text(const Findings& found) {
   for (const auto& file : checkpoint.files) bytes += file->bytes().size();
   std::printf("%s: %s, %zu file%s, %.1f MB\n", checkpoint.path.c_str(), checkpoint.kind.c_str(),
               checkpoint.files.size(), checkpoint.files.size() == 1 ? "" : "s", static_cast<double>(bytes) / 1e6);
+  std::printf(found.refused.empty() ? "  it can run\n" : "  it cannot run:\n");
+  for (const std::string& reason : found.refused) std::printf("    %s\n", reason.c_str());
   if (checkpoint.program) print_program(checkpoint.program->header);
   if (found.config) print_config(*found.config);
   const ChatTemplateChoice& chosen = found.chat_template;
@@ -259,9 +261,6 @@ void print_text(const Findings& found) {
                 8 * static_cast<double>(total.bytes) / static_cast<double>(total.values));
   }
   if (found.context) print_context(*found.context, found.backend);
-  std::printf("would be refused\n");
-  if (found.refused.empty()) std::printf("  nothing\n");
-  for (const std::string& reason : found.refused) std::printf("  %s\n", reason.c_str());
 }
 
 }  // namespace

@@ -33,7 +33,7 @@ int quantize_command(int argc, char** argv) {
   std::string output = "./gemma4_31b_int4", recipe_name = "default", hqq = "f32";
   QuantizeOptions options;
   add_model_argument(line, model_dir, "Hugging Face directory").required();
-  line.option("--output", output, "directory to write; new or empty, unless --force").file().show_default();
+  line.option("-o,--output", output, "directory to write; new or empty, unless --force").file().show_default();
   line.option("--quant-recipe,--recipe", recipe_name, recipe_help()).file().show_default();
   line.option("--threads", options.threads, "threads (0: all cores)").between(0, 1024);
   line.option("--hqq", hqq, "arithmetic of HQQ: f32, or f16 as the original has it on a GPU")

@@ -16,6 +16,7 @@
 #include "cli/commands/chat.h"
 #include "cli/commands/processes.h"
 #include "cli/engine_flags.h"
+#include "cli/other_names.h"
 #include "cli/terminal/history.h"
 #include "engine/check_request.h"
 #include "image/decode.h"
@@ -39,10 +40,11 @@ struct RunFlags {
 
 constexpr const char* kRunAbout =
     "Answers one prompt, or chats where there is no prompt and standard input is a terminal.\n\n"
-    "gemma4 run MODEL \"What is this?\" -i photo.jpg\n"
-    "echo question | gemma4 run MODEL          what is piped in is the prompt\n"
-    "cat notes | gemma4 run MODEL -p Summarise  or is put after it (at most 64 MiB; not with --raw-prompt or "
-    "--one-process-per-gpu)\n\n"
+    "  gemma4 run MODEL \"What is this?\" -i photo.jpg\n"
+    "  echo question | gemma4 run MODEL            what is piped in is the prompt\n"
+    "  cat notes | gemma4 run MODEL -p Summarise   or is put after it\n\n"
+    "Of what is piped in at most 64 MiB are taken, and none beside a prompt with --raw-prompt or "
+    "--one-process-per-gpu.\n"
     "Standard output carries the answer and nothing else: its text, and each tool call as one line of JSON\n"
     "({\"tool_call\": {\"name\": ..., \"arguments\": {...}}}). Thoughts, progress and the report go to standard "
     "error.\n"
@@ -112,6 +114,10 @@ void name_words(RunFlags& flags) {
                 *flags.first + "' (put quotes around what holds spaces)");
   }
   if (!prompt) return;
+  std::error_code ignored;
+  if (names_picture(*prompt) && std::filesystem::is_regular_file(*prompt, ignored)) {
+    throw Error("'" + *prompt + "' is a picture and stands where the prompt does: a picture is given with -i");
+  }
   if (flags.prompt || flags.prompt_file) {
     throw Error("there are two prompts: '" + *prompt + "', and that of " +
                 (flags.prompt ? "--prompt" : "--prompt-file"));

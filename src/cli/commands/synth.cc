@@ -385,7 +385,7 @@ int synth_command(int argc, char** argv) {
   bool config_only = false, force = false;
   line.option("--like", like, "31b, 31b-assistant (its drafter), or a directory with the config.json to follow")
       .show_default();
-  line.option("--output", output, "directory to write; new or empty, unless --force").required();
+  line.option("-o,--output", output, "directory to write; new or empty, unless --force").required();
   line.option("--format", format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe").show_default();
   line.option("--layers", layers, "text layers (0: as many as the model has)").between(0, 1000);
   line.option("--tokenizer", tokenizer, "tokenizer.json to put beside it; without one it can be measured, not run");

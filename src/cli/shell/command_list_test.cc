@@ -78,6 +78,8 @@ TEST(CommandList, TextsAreEscaped) {
   EXPECT_NE(page.find("\\&.so"), std::string::npos) << page;
   EXPECT_NE(page.find("\\&'quoted"), std::string::npos) << page;
   EXPECT_NE(page.find("\\&.it \\en"), std::string::npos) << page;
+  const std::string example = manual_page("one", {{"one", "x", {"Two\nlines.\n\n  one a\n  one b\n\nMore.", {}}}});
+  EXPECT_NE(example.find("Two\nlines.\n.PP\n.nf\n  one a\n  one b\n.fi\n.PP\nMore.\n"), std::string::npos) << example;
   EXPECT_NE(completion_script("zsh", commands).find("[it'\\''s \\[odd\\]\\: \\\\ '\\''a'\\'']"), std::string::npos)
       << completion_script("zsh", commands);
   EXPECT_NE(completion_script("fish", commands).find("'it\\'s [odd]: \\\\ \\'a\\''"), std::string::npos)

@@ -29,11 +29,17 @@ std::string escaped(const std::string& text) {
 std::string bold(const std::string& text) { return "\\fB" + escaped(text) + "\\fR"; }
 std::string italic(const std::string& text) { return "\\fI" + escaped(text) + "\\fR"; }
 
+// Lines that begin with a space are an example, which troff would otherwise fill to a paragraph.
 std::string paragraphs(const std::string& text) {
   std::istringstream lines(text);
   std::string out;
-  for (std::string line; std::getline(lines, line);) out += line.empty() ? ".PP\n" : escaped(line) + "\n";
-  return out;
+  bool example = false;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with(" ") != example) out += example ? ".fi\n" : ".nf\n";
+    example = line.starts_with(" ");
+    out += line.empty() ? ".PP\n" : escaped(line) + "\n";
+  }
+  return out + (example ? ".fi\n" : "");
 }
 
 std::string head(const std::string& name, const std::string& what) {

@@ -36,6 +36,7 @@ constexpr ChatCommand kChatCommands[] = {
     {"/help", "", "this list", Kind::kHelp, Argument::kNone},
     {"/quit", "", "leave (also Ctrl-D, and Ctrl-C twice)", Kind::kQuit, Argument::kNone},
     {"/exit", "", "", Kind::kQuit, Argument::kNone},
+    {"/bye", "", "", Kind::kQuit, Argument::kNone},
 };
 
 std::string_view trimmed(std::string_view text) {
