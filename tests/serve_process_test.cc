@@ -89,6 +89,27 @@ TEST(ServeProcess, ASignalLetsAnswersFinish) {
   EXPECT_EQ(serving.code(), 0);
 }
 
+// The end of its terminal stops a server as SIGTERM does. It ended it at once.
+TEST(ServeProcess, AHangupStopsItInOrderUnlessItIsIgnored) {
+  Serving serving({"--port", "0", "--grace", "300"});
+  Socket socket(serving.port());
+  socket.send(http_text("POST", "/v1/completions", R"({"prompt": "x", "max_tokens": 900, "ignore_eos": true})"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  serving.send(SIGHUP);
+  EXPECT_EQ(socket.response().status, 200);
+  EXPECT_EQ(serving.code(), 0);
+
+  const auto before = std::signal(SIGHUP, SIG_IGN);  // as nohup does
+  Serving ignoring({"--port", "0"});
+  std::signal(SIGHUP, before);
+  const int port = ignoring.port();
+  ignoring.send(SIGHUP);
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  EXPECT_EQ(ask(port, "GET", "/health").status, 200);
+  ignoring.send(SIGTERM);
+  EXPECT_EQ(ignoring.code(), 0);
+}
+
 TEST(ServeProcess, ASecondSignalTellsAnswersAndEnds) {
   Serving serving({"--port", "0", "--grace", "1000", "--max-seqs", "1"});
   const int port = serving.port();

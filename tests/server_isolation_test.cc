@@ -9,6 +9,16 @@ namespace {
 
 using std::chrono::milliseconds;
 
+// A request whose preparation takes seconds.
+Json many_pictures(int count) {
+  Json body = chat("");
+  Json parts = Json::array();
+  const std::string url = "data:image/png;base64," + base64(large_picture());
+  for (int i = 0; i < count; ++i) parts.push_back({{"type", "image_url"}, {"image_url", {{"url", url}}}});
+  body["messages"][0]["content"] = parts;
+  return body;
+}
+
 TEST(ServerIsolation, OneKeyLearnsNothingOfAnothersPrompt) {
   EngineOptions model = served_model();
   model.page = 16;
@@ -44,16 +54,9 @@ TEST(ServerIsolation, AClientThatHasLeftStopsItsPreparation) {
   model.image_budget = 70;
   Engine engine(model);
   Server server(engine, server_options());
-  Json body = chat("");
-  Json parts = Json::array();
-  const std::string url = "data:image/png;base64," + base64(large_picture());
-  for (int i = 0; i < 50; ++i) {
-    parts.push_back({{"type", "image_url"}, {"image_url", {{"url", url}}}});
-  }
-  body["messages"][0]["content"] = parts;
   {
     Socket socket(server.port());
-    socket.send(http_text("POST", "/v1/chat/completions", body.dump()));
+    socket.send(http_text("POST", "/v1/chat/completions", many_pictures(50).dump()));
     for (int i = 0; i < 6000 && engine.stats().images_decoded == 0; ++i) std::this_thread::sleep_for(milliseconds(1));
   }
   std::this_thread::sleep_for(milliseconds(400));
@@ -65,6 +68,25 @@ TEST(ServerIsolation, AClientThatHasLeftStopsItsPreparation) {
   // The picture that was being decoded ends at its next 2 Mi pixels, which takes long under a sanitizer.
   for (int i = 0; i < 1000 && engine.stats().prepared_bytes > 0; ++i) std::this_thread::sleep_for(milliseconds(10));
   EXPECT_EQ(engine.stats().prepared_bytes, 0);
+}
+
+TEST(ServerIsolation, StoppingTellsARequestThatIsPrepared) {
+  EngineOptions model = served_model();
+  model.max_seq_len = 4096;
+  model.image_budget = 70;
+  Engine engine(model);
+  Server server(engine, server_options());
+  Socket socket(server.port());
+  socket.send(http_text("POST", "/v1/chat/completions", many_pictures(50).dump()));
+  for (int i = 0; i < 6000 && engine.stats().images_decoded == 0; ++i) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_EQ(server.preparing(), 1);
+  server.refuse_new();
+  server.stop(0);
+  const Response told = socket.response();
+  EXPECT_EQ(told.status, 503) << told.body;
+  EXPECT_EQ(read_json<Json>(told.body)["error"]["code"], "stopping");
+  EXPECT_LT(engine.stats().images_decoded, 50u);
+  EXPECT_EQ(server.preparing(), 0);
 }
 
 // What reads a body of any length waits for a turn, so many such requests at once leave the processor to others.
@@ -89,9 +111,12 @@ TEST(ServerIsolation, EveryEndpointThatReadsABodyWaitsForATurn) {
   EXPECT_EQ(made.status, 200) << made.body;
   const std::string stored = "/v1/conversations/" + read_json<Json>(made.body)["id"].get<std::string>();
   EXPECT_EQ(turns(), ++taken);
-  ask(server.port(), "POST", stored + "/items", R"({"items": [{"role": "user", "content": "x"}]})");
+  const Response added =
+      ask(server.port(), "POST", stored + "/items", R"({"items": [{"role": "user", "content": "x"}]})");
+  EXPECT_EQ(added.status, 200) << added.body;
   EXPECT_EQ(turns(), ++taken);
-  for (const std::string& path : {stored, stored + "/items"}) {
+  const std::string item = read_json<Json>(added.body)["data"][0]["id"].get<std::string>();
+  for (const std::string& path : {stored + "/items", stored + "/items/" + item}) {
     EXPECT_EQ(ask(server.port(), "GET", path).status, 200) << path;
     EXPECT_EQ(turns(), ++taken) << path;
   }

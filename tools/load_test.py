@@ -235,7 +235,7 @@ def main():
     parser.add_argument("options", nargs="*", help="more options of gemma4 serve, after --")
     arguments = parser.parse_args()
     server = subprocess.Popen([arguments.binary, "serve", "--model", str(ROOT / "models/demo"), "--port", "0",
-                               "--max-seq-len", "1024", *arguments.options], stdout=subprocess.PIPE, text=True)
+                               "--max-seq-len", "4096", *arguments.options], stdout=subprocess.PIPE, text=True)
     port = int(re.search(r":(\d+)/", server.stdout.readline())[1])
     load = Load(port, server.pid, arguments)
     probe = subprocess.Popen([sys.executable, "-c", PROBE, str(port), str(arguments.seconds)], stdout=subprocess.PIPE)

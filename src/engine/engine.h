@@ -44,10 +44,11 @@ struct EngineOptions {
   int image_budget_max = 0;  // largest a request may use (a step must hold a whole image); 0: 1120, -1: the default
   int images_max = 64;       // images of one request
   int64_t prepared_bytes = int64_t{1} << 30;  // of pictures of requests that wait; one more waits to be prepared
-  bool share_cache = true;   // all salts share the caches, to a token: for one user. `gemma4 serve` has false
-  bool warm_up = false;      // computes a few rows while it opens, so that the first request is as fast as the others
-  double step_timeout = 30;  // seconds; a longer step is reported, and the engine counts as stalled. 0: never
-  int thinking_budget = -1;  // of requests that name none (Request::thinking_budget); negative: no limit
+  bool share_cache = true;     // all salts share the caches, to a token: for one user. `gemma4 serve` has false
+  bool several_salts = false;  // requests of several salts are expected: none of them may take every sequence
+  bool warm_up = false;        // computes a few rows while it opens, so that the first request is as fast as the others
+  double step_timeout = 30;    // seconds; a longer step is reported, and the engine counts as stalled. 0: never
+  int thinking_budget = -1;    // of requests that name none (Request::thinking_budget); negative: no limit
   // Who proposes tokens that a step verifies (engine/drafts/draft_source.h): "ngram", or a drafter model's directory or
   // .gguf file. Empty: nobody.
   std::string drafter;

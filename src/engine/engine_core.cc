@@ -49,7 +49,7 @@ EngineCore::EngineCore(Model& model, const OutputProcessor& output, ImageCache& 
               options.share_cache}),
       scheduler_(
           {options.max_seqs, options.chunk, model.options().rows_max - (draft_rows_max(options) > 0 ? kDrafterKeys : 0),
-           draft_rows_max(options), kScoredRowsMax},
+           draft_rows_max(options), kScoredRowsMax, options.several_salts},
           pages_),
       draft_source_(model, options),
       workers_(output, std::min(options.max_seqs, kHeavyThreadsMax), std::move(wake)) {

@@ -32,10 +32,11 @@ struct Inside {
     return limits;
   }
 
-  uint64_t add(const Request& request, Heard& heard) {
-    const auto hear = [this, &heard](const Event& event) {
+  // `ended`: set when `heard` has all, which comes on a thread of the output's.
+  uint64_t add(const Request& request, Heard& heard, std::atomic<bool>* ended = nullptr) {
+    const auto hear = [&heard, ended](const Event& event) {
       heard.hear(event);
-      if (event.type == Event::kDone || event.type == Event::kError) ++ended;
+      if (ended != nullptr && (event.type == Event::kDone || event.type == Event::kError)) *ended = true;
     };
     auto sequence = std::move(input.make(request, hear)[0]);
     sequence->id = ++last_id;
@@ -61,7 +62,6 @@ struct Inside {
   InputProcessor input;
   EngineCore core;
   uint64_t last_id = 0;
-  std::atomic<int> ended = 0;  // requests. What one heard is read after that: events come on threads of the output's
 };
 
 // Requests that share beginnings, some with images, some sampled.
@@ -258,9 +258,10 @@ TEST(EngineCore, APictureIsEncodedOverStepsInWhichOthersGoOn) {
   chat.ignore_eos = true;
   inside.add(chat, chatting);
   for (int i = 0; i < 3; ++i) inside.step();
-  inside.add(picture, heard);
+  std::atomic<bool> ended = false;
+  inside.add(picture, heard, &ended);
   const uint64_t before = inside.core.stats().steps;
-  while (inside.ended == 0 && inside.core.busy()) inside.step();
+  while (!ended && inside.core.busy()) inside.step();
   EXPECT_EQ(heard.ids, want.ids);
   EXPECT_GT(inside.core.stats().steps - before, picture_steps);
   inside.core.cancel_all();

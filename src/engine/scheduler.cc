@@ -23,7 +23,8 @@ std::unique_ptr<Sequence> extract(std::vector<std::unique_ptr<Sequence>>& list, 
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerOptions& options, PrefixCache& pages) : options_(options), pages_(pages) {
+Scheduler::Scheduler(const SchedulerOptions& options, PrefixCache& pages)
+    : options_(options), pages_(pages), several_salts_(options.several_salts) {
   CHECK(options.chunk > 0 && options.rows_max >= options.max_seqs);
   for (int i = options.max_seqs; i-- > 0;) slots_.push_back(i);
 }

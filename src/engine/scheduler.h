@@ -24,10 +24,11 @@ constexpr int kDrafterKeys = 2;
 
 struct SchedulerOptions {
   int max_seqs = 1;
-  int chunk = 512;     // prompt rows in one pass, unless an image is larger
-  int rows_max = 512;  // rows of one pass; at least max_seqs + drafts_max + the largest image
-  int drafts_max = 0;  // of those: rows of drafts
-  int scored_max = 1;  // rows of one pass of prompts whose tokens are scored: each has its logits
+  int chunk = 512;             // prompt rows in one pass, unless an image is larger
+  int rows_max = 512;          // rows of one pass; at least max_seqs + drafts_max + the largest image
+  int drafts_max = 0;          // of those: rows of drafts
+  int scored_max = 1;          // rows of one pass of prompts whose tokens are scored: each has its logits
+  bool several_salts = false;  // expected; otherwise a client shares the slots once a second salt was seen
 };
 
 // Positions [begin, begin + count) of one sequence, and then those of its first `drafts` drafts.
@@ -102,7 +103,7 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> waiting_, running_;
   std::vector<int> slots_;  // free
   std::optional<uint64_t> first_salt_;
-  bool several_salts_ = false;  // more than one was seen
+  bool several_salts_;  // expected, or more than one was seen
   std::vector<PrefixCache::Blocked> blocked_;
   const PromptImage* encoding_ = nullptr;  // of a running sequence: begun, and not finished
   uint64_t preemptions_ = 0;

@@ -228,6 +228,22 @@ TEST(Scheduler, KeysGetPlacesInTurns) {
   world.drain();
 }
 
+// Where several keys are known from the start, the first one seen does not get every place either.
+TEST(Scheduler, TheFirstOfSeveralKeysLeavesPlaces) {
+  Shape shape = kEightPlaces;
+  shape.several_salts = true;
+  World world(shape);
+  world.salt = 1;
+  for (int i = 0; i < 12; ++i) world.add(counting(5), 20);
+  world.step();
+  EXPECT_EQ(world.scheduler.running(), 6);
+  world.salt = 2;
+  const Sequence* other = world.add(counting(4, 200), 3);
+  world.step();
+  EXPECT_TRUE(std::ranges::any_of(world.scheduler.runs(), [&](const auto& one) { return one.get() == other; }));
+  world.drain();
+}
+
 TEST(Scheduler, PriorityGoesFirst) {
   Shape shape = kShape;
   shape.max_seqs = 1;

@@ -27,6 +27,7 @@ inline const Tokenizer& demo_tokenizer() {
 struct Shape {
   int page, window, pages_sliding, pages_full, max_seqs, chunk, rows_max;
   int drafts_max = 0;  // of all sequences in one step
+  bool several_salts = false;
 
   // Pages that one sequence has in the sliding layers, at most, by live_pages() of model/cache_plan.h.
   int ring() const { return (window + rows_max + (drafts_max > 0 ? kDrafterKeys : 0) - 2 + page - 1) / page + 1; }
@@ -92,7 +93,7 @@ struct World {
       : shape(shape),
         memory(shape),
         pages({shape.page, shape.window, {shape.pages_sliding, shape.pages_full}, keep}),
-        scheduler({shape.max_seqs, shape.chunk, shape.rows_max, shape.drafts_max}, pages) {}
+        scheduler({shape.max_seqs, shape.chunk, shape.rows_max, shape.drafts_max, 1, shape.several_salts}, pages) {}
 
   Sequence* add(std::vector<TokenHash> hashes, int answer, std::vector<std::pair<int, int>> images = {}) {
     auto sequence = std::make_unique<Sequence>(OutputParser(demo_tokenizer()));

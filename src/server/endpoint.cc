@@ -105,6 +105,7 @@ void prepare(ServerState& server, const HttpRequest& request, const std::functio
     };
     parse(context, preparation);
   } catch (const CancelledError&) {
+    if (watched.stopped) throw StoppingError("the server is stopping; this request was not begun");
     if (watched.late) throw ApiError(504, "the answer took longer than this server allows");
     throw ApiError(499, "the client has gone");
   }

@@ -130,12 +130,32 @@ void PreparationWatch::add(Watched& watched) {
   watched.lowered = priority_is_lowered();
   const MutexLock lock(mutex_);
   watched_.push_back(&watched);
+  if (stopped_) cancel_stopped();
   changed_.notify_all();
 }
 
 void PreparationWatch::remove(Watched& watched) {
   const MutexLock lock(mutex_);
   watched_.remove(&watched);
+}
+
+int PreparationWatch::count() {
+  const MutexLock lock(mutex_);
+  return static_cast<int>(watched_.size());
+}
+
+void PreparationWatch::stop() {
+  const MutexLock lock(mutex_);
+  stopped_ = true;
+  cancel_stopped();
+}
+
+void PreparationWatch::cancel_stopped() {
+  for (Watched* watched : watched_) {
+    if (watched->cancellation->cancelled()) continue;
+    watched->stopped = true;
+    watched->cancellation->cancel();
+  }
 }
 
 void PreparationWatch::watch() {

@@ -126,7 +126,8 @@ class PreparationWatch {
     std::function<bool()> alive;
     std::chrono::steady_clock::time_point deadline;
     std::shared_ptr<Cancellation> cancellation = std::make_shared<Cancellation>();
-    std::atomic<bool> late = false;  // cancelled by the deadline
+    std::atomic<bool> late = false;     // cancelled by the deadline
+    std::atomic<bool> stopped = false;  // cancelled by stop()
 
    private:
     friend class PreparationWatch;
@@ -137,16 +138,19 @@ class PreparationWatch {
   };
   void add(Watched& watched) EXCLUDES(mutex_);     // by the thread that prepares
   void remove(Watched& watched) EXCLUDES(mutex_);  // `alive` is not called any more when this returns
+  int count() EXCLUDES(mutex_);                    // of requests that are watched
+  void stop() EXCLUDES(mutex_);                    // cancels them, and those that come later
 
  private:
   void watch() EXCLUDES(mutex_);
   void ask_clients() REQUIRES(mutex_);
   void lower_priorities() REQUIRES(mutex_);
+  void cancel_stopped() REQUIRES(mutex_);
 
   Mutex mutex_;
   CondVar changed_;
   std::list<Watched*> watched_ GUARDED_BY(mutex_);
-  bool ending_ GUARDED_BY(mutex_) = false;
+  bool ending_ GUARDED_BY(mutex_) = false, stopped_ GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

@@ -164,7 +164,23 @@ TEST(PreparationWatch, CancelsWhereTheClientHasGoneOrTheTimeIsOver) {
   for (auto* watched : {&gone, &late, &there}) watch.remove(*watched);
 }
 
-}  // namespace
+// Also a request that comes after stop(): it may have been accepted before.
+TEST(PreparationWatch, StopEndsThoseThatAreThereAndThoseThatCome) {
+  PreparationWatch watch;
+  PreparationWatch::Watched before, after;
+  before.deadline = after.deadline = std::chrono::steady_clock::now() + std::chrono::hours(1);
+  watch.add(before);
+  EXPECT_EQ(watch.count(), 1);
+  watch.stop();
+  watch.add(after);
+  EXPECT_EQ(watch.count(), 2);
+  for (auto* watched : {&before, &after}) {
+    EXPECT_TRUE(watched->cancellation->cancelled() && watched->stopped && !watched->late);
+    watch.remove(*watched);
+  }
+  EXPECT_EQ(watch.count(), 0);
+}
+
 // A request that takes seconds leaves the cores to the engine and to requests that take milliseconds.
 TEST(PreparationWatch, LowersThePriorityOfAThreadThatComputesForLong) {
   PreparationWatch watch;
@@ -187,4 +203,5 @@ TEST(PreparationWatch, LowersThePriorityOfAThreadThatComputesForLong) {
   EXPECT_FALSE(quick.get());
 }
 
+}  // namespace
 }  // namespace gemma4

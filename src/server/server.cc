@@ -150,12 +150,15 @@ int Server::port() const { return impl_->http->port(); }
 
 bool Server::device_failed() const { return impl_->state.device_failed; }
 
+int Server::preparing() const { return impl_->state.watch.count(); }
+
 void Server::refuse_new() { impl_->state.stopping = true; }
 
 void Server::stop(double seconds) {
   impl_->state.stopping = true;
   impl_->state.engine.stop(seconds);  // all answers have ended after this
-  impl_->http->stop(5);               // sending the rest of them takes little time
+  impl_->state.watch.stop();
+  impl_->http->stop(5);  // sending the rest of them takes little time
 }
 
 }  // namespace gemma4

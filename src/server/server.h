@@ -37,8 +37,10 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   int port() const;
-  void refuse_new();  // new prompts get 503 from now on; running ones continue
-  // Refuses new prompts (503), waits up to `seconds` for running answers, ends the others with an error, and closes.
+  void refuse_new();      // new prompts get 503 from now on; running ones continue
+  int preparing() const;  // requests that are read and prepared, or wait for that; then the engine has them
+  // Refuses new prompts (503), waits up to `seconds` for running answers, ends the others with an error, what is still
+  // prepared too (503), and closes.
   void stop(double seconds);
   bool device_failed() const;  // an answer has ended because the device failed
 

@@ -42,7 +42,8 @@ constexpr const char* kServeAbout =
     "(/v1/messages), Ollama's (/api/chat, /api/generate), /tokenize, /detokenize, /health, /metrics, and a page to "
     "chat on\n"
     "at /.\n"
-    "Prints one line with its address on standard output when it is ready. SIGINT or SIGTERM stops it: new requests "
+    "Prints one line with its address on standard output when it is ready. SIGINT, SIGTERM or SIGHUP stops it: new "
+    "requests "
     "get\n503, running answers may finish; a second signal ends them at once. A signal before that line ends the "
     "program.\n"
     "Exit codes: 0 stopped, 2 bad input, 3 the device failed.";
@@ -155,11 +156,14 @@ std::string default_name(const std::filesystem::path& model) {
   return (whole.has_filename() ? whole : whole.parent_path()).stem().string();
 }
 
+// The terminal's end is one, too, unless it is ignored (nohup).
 sigset_t stop_signals() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
+  struct sigaction hangup = {};
+  if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN) sigaddset(&set, SIGHUP);
   return set;
 }
 
@@ -207,13 +211,13 @@ bool wait_for_signal(const Engine& engine, const Server& server) {
   return true;
 }
 
-// Waits for running answers; a second signal ends the wait.
-void finish_answers(Engine& engine, double seconds) {
+// Waits for running answers and those that are prepared; a second signal ends the wait.
+void finish_answers(Engine& engine, const Server& server, double seconds) {
   const sigset_t signals = stop_signals();
   const timespec tick = {0, 100'000'000};
   for (double waited = 0; waited < seconds; waited += 0.1) {
     const EngineStats stats = engine.stats();
-    if (stats.dead || (stats.waiting == 0 && stats.running == 0)) return;
+    if (stats.dead || (server.preparing() == 0 && stats.waiting == 0 && stats.running == 0)) return;
     if (sigtimedwait(&signals, nullptr, &tick) >= 0) return;
   }
 }
@@ -275,7 +279,7 @@ int serve_until_stopped(Engine& engine, const ServerOptions& options, double gra
   std::fprintf(stderr, "gemma4: stopping; running answers have %g s, a second signal ends them\n", grace);
   server.refuse_new();
   if (channel != nullptr) channel->limit_silence(kSilenceAfterSignal);
-  finish_answers(engine, grace);
+  finish_answers(engine, server, grace);
   const bool failed = server.device_failed() || engine.stats().dead;
   server.stop(0);
   if (failed) throw DeviceError("the device failed while the server stopped");
@@ -294,6 +298,7 @@ int serve(ServeFlags& flags) {
                                         : RequestLog::kRequests;
   options.http.body_bytes = static_cast<size_t>(flags.body_mb * (1 << 20));
   options.http.bodies_bytes = 8 * options.http.body_bytes;
+  flags.engine.several_salts = options.api_keys.size() > 1;
   flags.engine.prepared_bytes = int64_t{flags.prepared_mb} << 20;
   raise_descriptor_limit(options.http.connections);
   std::optional<EndBySignal> loading(std::in_place);

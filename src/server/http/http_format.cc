@@ -31,6 +31,7 @@ const char* reason(int status) {
       {422, "Unprocessable Content"},
       {429, "Too Many Requests"},
       {431, "Request Header Fields Too Large"},
+      {499, "Client Closed Request"},  // not of any RFC; nginx's
       {500, "Internal Server Error"},
       {503, "Service Unavailable"},
       {504, "Gateway Timeout"},
