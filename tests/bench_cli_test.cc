@@ -129,6 +129,22 @@ TEST(Synth, RefusesWhatItCannotWrite) {
   const std::string out = scratch.path / "model";
   EXPECT_EQ(run_gemma4({"synth", "--like", kTiny, "--output", out, "--format", "int3"}).code, 2);
   EXPECT_EQ(run_gemma4({"synth", "--like", "/nowhere", "--output", out}).code, 2);
+  spill(scratch.path / "no_layers", R"({"text_config": {}})");
+  spill(scratch.path / "odd_layers", R"({"text_config": {"num_hidden_layers": "six"}})");
+  spill(scratch.path / "no_tokenizer", "{}");
+  const auto refused = [&](std::vector<std::string> words, const std::string& why) {
+    words.insert(words.begin(), {"synth", "--output", out});
+    const Ran ran = run_gemma4(words);
+    EXPECT_EQ(ran.code, 2) << ran.err;
+    EXPECT_NE(ran.err.find(why), std::string::npos) << ran.err;
+    EXPECT_FALSE(std::filesystem::exists(out)) << why;
+  };
+  refused({"--like", scratch.path / "no_layers"}, "no_layers is not a config.json");
+  refused({"--like", scratch.path / "odd_layers"}, "odd_layers is not a config.json");
+  refused({"--like", kTiny, "--tokenizer", "/no/such/tokenizer"}, "/no/such/tokenizer");
+  refused({"--like", kTiny, "--tokenizer", scratch.path / "no_tokenizer"}, "no_tokenizer: ");
+  refused({"--like", kTiny, "--format", "q4_0", "--config-only"}, "--config-only is for a directory");
+  refused({"--like", kTiny, "--format", "q4_0", "--tokenizer", kTiny + "/tokenizer.json"}, "--tokenizer is for");
 }
 
 TEST(BenchCommand, MeasuresEverythingAskedFor) {
