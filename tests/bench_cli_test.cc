@@ -97,24 +97,32 @@ TEST(BenchCommand, RefusesNumbersThatMeanNothing) {
   using Words = std::vector<std::string>;
   const Words bench = {"bench", "--model", "/nowhere"}, eval = {"eval", "--model", "/nowhere"};
   const std::vector<std::tuple<Words, Words, std::string>> cases = {
-      {bench, {"--steps", "-3"}, "--steps: -3 is not above zero"},
-      {bench, {"--repeat", "0"}, "--repeat: 0 is not above zero"},
-      {bench, {"--batches", "1,0"}, "--batches: 0 is not above zero"},
-      {bench, {"--prompts", "0"}, "--prompts: 0 is not above zero"},
-      {bench, {"--depths", "0,-1"}, "--depths: -1 is not zero or more"},
-      {bench, {"--images", "-70"}, "--images: -70 is not zero or more"},
-      {bench, {"--chunk", "0"}, "--chunk: 0 is not above zero"},
+      {bench, {"--steps", "-3"}, "--steps: -3 is not from 1 to 1000000"},
+      {bench, {"--repeat", "0"}, "--repeat: 0 is not from 1 to 1000000"},
+      {bench, {"--batches", "1,0"}, "--batches: 0 is not from 1 to 4096"},
+      {bench, {"--prompts", "0"}, "--prompts: 0 is not from 1 to 268435456"},
+      {bench, {"--depths", "0,-1"}, "--depths: -1 is not from 0 to 268435456"},
+      {bench, {"--images", "-70"}, "--images: -70 is not from 0 to 65536"},
+      {bench, {"--chunk", "0"}, "--chunk: 0 is not from 1 to 1048576"},
       {bench, {"--threads", "-1"}, "--threads: -1 is not from 0 to 1024"},
       {bench, {"--drafter", "ngram", "--draft-tokens", "17"}, "--draft-tokens: 17 is not from 0 to 16"},
       {bench, {"--drafter", "ngram", "--accept", "0.5,0.6"}, "that never rise"},
       {bench, {"--drafter", "ngram", "--accept", "1.5"}, "that never rise"},
-      {bench, {"--drafter", "ngram", "--accept", "nan"}, "that never rise"},
+      {bench, {"--drafter", "ngram", "--accept", "nan"}, "--accept: nan is not a number"},
+      {bench, {"--prompts", "1,,2"}, "--prompts: 1,,2 has an empty element"},
+      {bench, {"--steps", "0x10"}, "--steps: 0x10 is not a whole number"},
+      {bench, {"--force"}, "--force requires --dump"},
+      {bench, {"--load", "--steps", "3"}, "--steps excludes --load"},
+      {bench, {"--profile", "--json"}, "--profile excludes --json"},
+      {eval, {"--golden", "/nowhere", "--right-min", "1"}, "--right-min requires --questions"},
+      {eval, {"--questions", "/nowhere", "--case", "x"}, "--case requires --golden"},
+      {eval, {"--golden", "/nowhere", "--chat-template", "july"}, "--chat-template requires --questions"},
       {bench, {"--drafter", "ngram", "--accept", "0.5,0.4", "--draft-tokens", "3"}, "one for each draft"},
       {bench, {"--accept", "0.5"}, "give --drafter, too"},
       {eval, {"--golden", "/nowhere", "--drafter", "ngram"}, "--golden compares logits"},
       {eval, {"--threads", "-1"}, "--threads: -1 is not from 0 to 1024"},
-      {eval, {"--equal-min", "7"}, "--equal-min: 7 is not from 0 to 1"},
-      {eval, {"--right-min", "nan"}, "--right-min: nan is not from 0 to 1"},
+      {eval, {"--questions", "/nowhere", "--equal-min", "7"}, "--equal-min: 7 is not from 0 to 1"},
+      {eval, {"--right-min", "nan"}, "--right-min: nan is not a number"},
   };
   for (auto [words, flag, sentence] : cases) {
     words.insert(words.end(), flag.begin(), flag.end());
@@ -129,6 +137,22 @@ TEST(Synth, RefusesWhatItCannotWrite) {
   const std::string out = scratch.path / "model";
   EXPECT_EQ(run_gemma4({"synth", "--like", kTiny, "--output", out, "--format", "int3"}).code, 2);
   EXPECT_EQ(run_gemma4({"synth", "--like", "/nowhere", "--output", out}).code, 2);
+  spill(scratch.path / "no_layers", R"({"text_config": {}})");
+  spill(scratch.path / "odd_layers", R"({"text_config": {"num_hidden_layers": "six"}})");
+  spill(scratch.path / "no_tokenizer", "{}");
+  const auto refused = [&](std::vector<std::string> words, const std::string& why) {
+    words.insert(words.begin(), {"synth", "--output", out});
+    const Ran ran = run_gemma4(words);
+    EXPECT_EQ(ran.code, 2) << ran.err;
+    EXPECT_NE(ran.err.find(why), std::string::npos) << ran.err;
+    EXPECT_FALSE(std::filesystem::exists(out)) << why;
+  };
+  refused({"--like", scratch.path / "no_layers"}, "no_layers is not a config.json");
+  refused({"--like", scratch.path / "odd_layers"}, "odd_layers is not a config.json");
+  refused({"--like", kTiny, "--tokenizer", "/no/such/tokenizer"}, "/no/such/tokenizer");
+  refused({"--like", kTiny, "--tokenizer", scratch.path / "no_tokenizer"}, "no_tokenizer: ");
+  refused({"--like", kTiny, "--format", "q4_0", "--config-only"}, "--config-only is for a directory");
+  refused({"--like", kTiny, "--format", "q4_0", "--tokenizer", kTiny + "/tokenizer.json"}, "--tokenizer is for");
 }
 
 TEST(BenchCommand, MeasuresEverythingAskedFor) {

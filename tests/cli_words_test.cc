@@ -47,12 +47,99 @@ TEST(RunWords, APictureMayStandBeforeTheQuestion) {
 }
 
 TEST(RunWords, AnEmptyApiKeyIsRefused) {
-  const std::string why =
-      ": the API key of --api-key or GEMMA4_API_KEY is empty; leave it away for a server without keys";
-  expect_refused({"serve", kDemo, "--api-key", ""}, why);
+  expect_refused({"serve", kDemo, "--api-key", ""}, " serve: --api-key needs a value; an empty one was given");
   setenv("GEMMA4_API_KEY", "", 1);
-  expect_refused({"serve", kDemo}, why);
+  expect_refused({"serve", kDemo}, ": the API key of GEMMA4_API_KEY is empty; leave it away for a server without keys");
   unsetenv("GEMMA4_API_KEY");
+}
+
+// The model is not there: a mistake in other words is said before it is looked for.
+TEST(RunWords, MistakesOfTheServersAccessAreSaidBeforeTheModelIsLoaded) {
+  const Scratch scratch;
+  spill(scratch.path / "keys", "\xef\xbb\xbf \r\n\t\n");
+  const std::string keys = scratch.path / "keys", model = "/no/such/model";
+  expect_refused({"serve", model, "--api-key-file", keys}, ": " + keys + " holds no API key");
+  expect_refused({"serve", model, "--api-key", "open sesame"},
+                 ": an API key must be printable ASCII characters without spaces, and one is not");
+  const auto named = [&](const std::string& flag, const std::string& value) {
+    const Ran ran = run_gemma4({"serve", model, flag, value});
+    EXPECT_EQ(ran.code, 2);
+    EXPECT_TRUE(ran.err.starts_with("gemma4: " + flag + " is a")) << ran.err;
+  };
+  expect_refused({"serve", model, "--max-connections", "8", "--connections-per-address", "9"},
+                 ": --connections-per-address 9 is more than --max-connections 8");
+  named("--cors-origin", "https://good.example/");
+  named("--allow-host", "http://mybox");
+  named("--allow-image-host", "https://pictures.example");
+}
+
+TEST(RunWords, EmptyValuesAreRefused) {
+  const auto refused = [](const std::string& command, std::vector<std::string> words, const std::string& name) {
+    words.insert(words.begin(), command);
+    expect_refused(words, " " + command + ": " + name + " needs a value; an empty one was given");
+  };
+  refused("run", {"", "Hi"}, "MODEL");
+  refused("run", {"--model", "", "Hi"}, "--model");
+  refused("run", {kDemo, "Hi", "--image="}, "--image");
+  refused("run", {kDemo, "Hi", "--stop", ""}, "--stop");
+  refused("run", {kDemo, "Hi", "--drafter", ""}, "--drafter");
+  refused("serve", {kDemo, "--allow-host", ""}, "--allow-host");
+  refused("serve", {kDemo, "--model-name", ""}, "--model-name");
+  refused("quantize", {kTiny, "--output", ""}, "--output");
+  refused("export", {"--format", "gguf", kTiny, "--output", ""}, "--output");
+  refused("synth", {"--output", ""}, "--output");
+  refused("diff", {"", kTiny}, "A");
+  EXPECT_EQ(ask_once({kDemo, kSum, "--system", ""}).out, kSumAnswer) << "an empty system message is none";
+}
+
+TEST(RunWords, WhatHasNoEffectIsRefused) {
+  const auto refused = [](const std::vector<std::string>& more, const std::string& why) {
+    std::vector<std::string> words = {"run", kDemo, "Hi"};
+    words.insert(words.end(), more.begin(), more.end());
+    expect_refused(words, why);
+  };
+  refused({"--split", "layers"}, " run: --split requires --gpus");
+  refused({"--rank-timeout", "9"}, " run: --rank-timeout requires --one-process-per-gpu");
+  refused({"--max-vision-soft-tokens", "70", "--no-vision"}, " run: --no-vision excludes --max-vision-soft-tokens");
+  refused({"--image", "x.png", "--no-vision"}, " run: --image excludes --no-vision");
+  refused({"--raw-prompt", "--system", "Be brief"}, " run: --system excludes --raw-prompt");
+  refused({"--raw-prompt", "--tools", "tools.json"}, " run: --tools excludes --raw-prompt");
+  refused({"--raw-prompt", "--chat-template", "july"}, " run: --raw-prompt excludes --chat-template");
+  refused({"--raw-prompt", "--think"}, " run: --think excludes --raw-prompt");
+  refused({"--max-new-tokens", "3", "--min-new-tokens", "4"}, ": --min-new-tokens 4 is more than --max-new-tokens 3");
+  expect_refused({"serve", kDemo, "--no-vision", "--allow-image-host", "a.example"},
+                 " serve: --no-vision excludes --allow-image-host");
+}
+
+TEST(RunWords, NumbersHaveBounds) {
+  expect_refused({"run", kDemo, "Hi", "--cache-tokens", "1073741825"},
+                 " run: --cache-tokens: 1073741825 is not from 0 to 1073741824");
+  expect_refused({"run", kDemo, "Hi", "--kv-memory", "0x1G"},
+                 " run: --kv-memory: 0x1G is not a number of bytes, such as 512M or 8G");
+  expect_refused({"export", "--format", "mlx", kTiny, "-o", "x", "--threads", "1025"},
+                 " export: --threads: 1025 is not from 0 to 1024");
+  expect_refused({"serve", kDemo, "--max-seqs", "65537"}, " serve: --max-seqs: 65537 is not from 1 to 65536");
+  expect_refused({"serve", kDemo, "--timeout", "1e300"}, " serve: --timeout: 1e300 is not from 0.001 to 1000000000");
+}
+
+TEST(RunWords, ExportRefusesFlagsOfAnotherFormat) {
+  const Scratch scratch;
+  const std::string out = scratch.path / "out";
+  const auto refused = [&](const std::string& format, const std::vector<std::string>& flag, const std::string& its) {
+    std::vector<std::string> words = {"export", "--format", format, kTiny, "--output", out};
+    words.insert(words.end(), flag.begin(), flag.end());
+    expect_refused(words, " export: " + flag[0] + " belongs to --format " + its + ", and this is --format " + format);
+  };
+  refused("program", {"--type", "bf16"}, "gguf");
+  refused("mlx", {"--embedding-type", "bf16"}, "gguf");
+  refused("mlx", {"--mmproj"}, "gguf");
+  refused("gguf", {"--bits", "4"}, "mlx");
+  refused("program", {"--group", "32"}, "mlx");
+  refused("gguf", {"--max-seq-len", "99"}, "program");
+  refused("mlx", {"--backend", "cpu"}, "program");
+  EXPECT_FALSE(std::filesystem::exists(out));
+  expect_refused({"export", "--format", "gguf", kTiny, "--output", out + "/x.gguf"},
+                 ": cannot write " + out + "/x.gguf: the folder " + out + " does not exist");
 }
 
 TEST(RunWords, TwoOfOneAreRefused) {
@@ -142,6 +229,7 @@ TEST(RunWords, SamplersHaveTheServersBounds) {
   refused("--repetition-penalty", "0", "above zero");
   expect_refused({"run", kDemo, "Hi", "--logit-bias", "12"}, ": --logit-bias is ID=BIAS, as 1234=-5, not 12");
   expect_refused({"run", kDemo, "Hi", "--logit-bias", "a=1"}, ": --logit-bias is ID=BIAS, as 1234=-5, not a=1");
+  expect_refused({"run", kDemo, "Hi", "--logit-bias", "1=nan"}, ": --logit-bias is ID=BIAS, as 1234=-5, not 1=nan");
 }
 
 TEST(RunWords, ASchemaBindsTheAnswer) {

@@ -145,6 +145,14 @@ std::string read_file_or_pipe(const fs::path& path, uint64_t most) { return read
 
 void check_output_file(const fs::path& path, Overwrite overwrite) {
   struct stat info {};
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  std::error_code ignored;
+  if (!fs::exists(folder, ignored)) {
+    throw Error("cannot write " + path.string() + ": the folder " + folder.string() + " does not exist");
+  }
+  if (!fs::is_directory(folder, ignored)) {
+    throw Error("cannot write " + path.string() + ": " + folder.string() + " is not a folder");
+  }
   if (::lstat(path.c_str(), &info) != 0) return;  // new; or creating it says what is wrong
   if (S_ISDIR(info.st_mode)) throw Error("the output " + path.string() + " is a directory");
   if (!S_ISREG(info.st_mode) && !S_ISLNK(info.st_mode)) {

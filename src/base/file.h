@@ -22,7 +22,7 @@ enum class Overwrite { kRefuse, kReplace };
 inline Overwrite overwrite_if(bool force) { return force ? Overwrite::kReplace : Overwrite::kRefuse; }
 
 // Throws Error where `path` may not be written: it exists (a link counts, wherever it points), or is a folder or a
-// device, which are never replaced.
+// device, which are never replaced, or there is no folder to hold it.
 void check_output_file(const std::filesystem::path& path, Overwrite overwrite);
 
 // Writes to a partial file of a new name, `path` + ".abc123.partial" (random), which is locked while it is written.

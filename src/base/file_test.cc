@@ -47,6 +47,18 @@ TEST_F(OutputFiles, AFileIsReplacedOnlyWhereAskedFor) {
   EXPECT_EQ(count(), 1u);
 }
 
+TEST_F(OutputFiles, AMissingFolderIsSaidBeforeTheWorkBegins) {
+  const fs::path path = folder_ / "nowhere" / "x";
+  const std::string wanted =
+      "cannot write " + path.string() + ": the folder " + path.parent_path().string() + " does not exist";
+  EXPECT_EQ(error_of([&] { check_output_file(path, Overwrite::kRefuse); }), wanted);
+  EXPECT_EQ(error_of([&] { write_file(path, "x", Overwrite::kReplace); }), wanted);
+  write_file(folder_ / "nowhere", "a file", Overwrite::kRefuse);
+  EXPECT_EQ(error_of([&] { check_output_file(path, Overwrite::kRefuse); }),
+            "cannot write " + path.string() + ": " + path.parent_path().string() + " is not a folder");
+  check_output_file("x_of_this_folder", Overwrite::kRefuse);
+}
+
 TEST_F(OutputFiles, AFileThatAppearsMeanwhileStays) {
   const fs::path path = folder_ / "x";
   {

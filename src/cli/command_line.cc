@@ -2,29 +2,31 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cmath>
+#include <cctype>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <sstream>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
 #include "cli/nearest.h"
+#include "cli/numbers.h"
 #include "cli/other_names.h"
 
 namespace gemma4 {
 namespace {
 
-// CLI11's own checks accept NaN and print the largest double in full. Text that is no number is refused by is_a().
+// CLI11's own checks print the largest double in full. Text that is no number is refused by is_a().
 CLI::Validator holds(std::function<bool(double)> allowed, const std::string& what, const std::string& help = "") {
   const auto check = [allowed, what](const std::string& text) {
     double value;
-    return !CLI::detail::lexical_cast(text, value) || allowed(value) ? "" : text + " is not " + what;
+    return read_number(text, value) != NumberText::kGood || allowed(value) ? "" : text + " is not " + what;
   };
   return CLI::Validator(check, help);
 }
@@ -32,6 +34,7 @@ CLI::Validator holds(std::function<bool(double)> allowed, const std::string& wha
 template <typename T>
 CLI::Validator range(T least, T most) {
   std::ostringstream what, help;
+  what.precision(12), help.precision(12);  // 1000000000, not 1e+09
   what << "from " << least << " to " << most;
   help << "in [" << least << " - " << most << "]";
   return holds([least, most](double value) { return value >= least && value <= most; }, what.str(), help.str());
@@ -46,18 +49,57 @@ struct NumberOf<std::optional<T>> : NumberOf<T> {};
 template <class T>
 struct NumberOf<std::vector<T>> : NumberOf<T> {};
 
-// CLI11 would say "Could not convert".
+// CLI11 would take hex and octal numbers and nan, and say "Could not convert". What it then reads has no leading zero,
+// which would make it octal.
 template <class T>
 CLI::Validator is_a() {
   const std::string what = std::is_integral_v<T> ? "a whole number" : "a number";
-  const auto check = [what](const std::string& text) {
-    T value;
-    if (CLI::detail::lexical_cast(text, value)) return std::string();
-    double number;
-    const bool large = std::is_integral_v<T> && CLI::detail::lexical_cast(text, number) && number == std::floor(number);
-    return text + " is not " + what + (large ? " that this option can have" : "");
+  const auto check = [what](std::string& text) {
+    T value{};
+    const NumberText read = read_number(text, value);
+    if (read == NumberText::kGood) {
+      if constexpr (std::is_integral_v<T>) text = std::to_string(value);
+      return std::string();
+    }
+    return text + " is not " + what + (read == NumberText::kTooLarge ? " that this option can have" : "");
   };
   return CLI::Validator(check, "");
+}
+
+constexpr const char* kNotEmpty = "not empty";  // the validator's name, which nobody sees
+
+CLI::Validator not_empty(const CLI::Option* option) {
+  const auto check = [option](std::string& text) {
+    // As a ValidationError it would begin with the name and a colon.
+    if (text.empty()) throw CLI::ArgumentMismatch(option->get_name() + " needs a value; an empty one was given");
+    return std::string();
+  };
+  return CLI::Validator(check, "", kNotEmpty);
+}
+
+// "8G" becomes its number of bytes.
+std::string read_size(std::string& text) {
+  if (text.empty()) return "";  // not_empty() refuses it
+  constexpr uint64_t kMost = 1'000'000'000'000'000'000;
+  const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  std::string unit = text.substr(digits);
+  std::ranges::transform(unit, unit.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  if (unit.ends_with("IB")) {
+    unit.resize(unit.size() - 2);
+  } else if (unit.ends_with("B")) {
+    unit.pop_back();
+  }
+  const size_t power = unit.empty() ? 0 : std::string_view("KMGT").find(unit) + 1;
+  uint64_t count = 0;
+  const NumberText read = read_number(std::string_view(text).substr(0, digits), count);
+  if (unit.size() > 1 || (!unit.empty() && power == 0) || read == NumberText::kNone) {
+    return text + " is not a number of bytes, such as 512M or 8G";
+  }
+  if (read == NumberText::kTooLarge || count == 0 || count > kMost >> (10 * power)) {
+    return text + " is not from 1 to 1e18 bytes";
+  }
+  text = std::to_string(count << (10 * power));
+  return "";
 }
 
 CommandInfo* described = nullptr;  // where parse() writes what was declared, in place of parsing
@@ -134,17 +176,20 @@ Option& Option::one_of(std::initializer_list<const char*> values) {
   return option_->check(CLI::IsMember(std::vector<std::string>(values.begin(), values.end()))), *this;
 }
 Option& Option::may_repeat() { return option_->take_all()->allow_extra_args(false), *this; }
-Option& Option::separated_by_commas() { return option_->delimiter(','), *this; }
+Option& Option::separated_by_commas() { return option_->delimiter(',')->allow_extra_args(false), *this; }
 Option& Option::excludes(const std::string& other) { return option_->excludes(other), *this; }
 
 Option& Option::file() { return option_->type_name("PATH"), *this; }
 
-Option& Option::bytes() {
-  constexpr double kMost = 1e18;
-  return option_->transform(CLI::AsSizeValue(false))
-             ->check(holds([](double value) { return value >= 1 && value <= kMost; }, "from 1 to 1e18 bytes")),
-         *this;
+Option& Option::bytes() { return option_->transform(CLI::Validator(read_size, "SIZE")), *this; }
+
+Option& Option::needs(const std::string& other) { return option_->needs(other), *this; }
+
+Option& Option::only_with(const std::string& other, const std::string& value) {
+  return line_.conditions_.push_back({option_, other, value}), *this;
 }
+
+Option& Option::may_be_empty() { return option_->get_validator(kNotEmpty)->active(false), *this; }
 
 CommandLine::CommandLine(const std::string& name, const std::string& about)
     : app_(std::make_unique<CLI::App>(about, name)) {
@@ -157,11 +202,12 @@ Option CommandLine::option(const std::string& names, T& value, const std::string
   CLI::Option* option = app_->add_option(names, value, help);
   using Number = typename NumberOf<T>::type;
   if constexpr (std::is_same_v<T, std::filesystem::path>) option->type_name("PATH");
-  if constexpr (std::is_arithmetic_v<Number>) option->check(is_a<Number>());
-  return Option(option);
+  if constexpr (std::is_arithmetic_v<Number>) option->transform(is_a<Number>());
+  option->transform(not_empty(option));  // the first of all
+  return Option(option, *this);
 }
 Option CommandLine::flag(const std::string& names, bool& value, const std::string& help) {
-  return Option(app_->add_flag(names, value, help));
+  return Option(app_->add_flag(names, value, help), *this);
 }
 
 #define GEMMA4_OPTION_OF(T) template Option CommandLine::option<T>(const std::string&, T&, const std::string&);
@@ -214,13 +260,49 @@ CommandInfo CommandLine::info() const {
   return info;
 }
 
+// The words after the command's name. CLI11 would take the word after "--name=" for its value, and would leave out the
+// empty elements of a list.
+std::vector<std::string> CommandLine::words_of(int argc, char** argv) const {
+  std::vector<std::string> words;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i], name = word.starts_with("--") ? name_of(word) : word;
+    if (word == "--") return words.insert(words.end(), argv + i, argv + argc), words;
+    const CLI::Option* option = word.starts_with("-") ? app_->get_option_no_throw(name) : nullptr;
+    words.push_back(word);
+    if (option == nullptr || option->get_items_expected_max() == 0) continue;
+    if (word == name && i + 1 == argc) break;
+    const std::string value = word == name ? argv[++i] : word.substr(name.size() + 1);
+    const std::string between = "," + value + ",";
+    if (option->get_delimiter() == ',' && !value.empty() && between.find(",,") != std::string::npos) {
+      throw CLI::ValidationError(name, value + " has an empty element");
+    }
+    words.back() = name;
+    words.push_back(value);
+  }
+  return words;
+}
+
+void CommandLine::check_conditions() const {
+  for (const Condition& condition : conditions_) {
+    const std::vector<std::string>& given = app_->get_option(condition.other)->results();
+    if (condition.option->count() == 0 || (!given.empty() && given.back() == condition.value)) continue;
+    const std::string is =
+        given.empty() ? "which was not given" : "and this is " + condition.other + " " + given.back();
+    throw CLI::ArgumentMismatch(condition.option->get_name() + " belongs to " + condition.other + " " +
+                                condition.value + ", " + is);
+  }
+}
+
 std::optional<int> CommandLine::parse(int argc, char** argv) {
   if (described != nullptr) {
     *described = info();
     return kExitOk;
   }
   try {
-    app_->parse(argc, argv);
+    std::vector<std::string> words = words_of(argc, argv);
+    std::ranges::reverse(words);  // as CLI11 wants them
+    app_->parse(std::move(words));
+    check_conditions();
     return std::nullopt;
   } catch (const CLI::Success& success) {
     return app_->exit(success);

@@ -43,7 +43,7 @@ class CommandLine {
   // Properties of an option. Each function returns the option.
   class Option {
    public:
-    explicit Option(CLI::Option* option) : option_(option) {}
+    Option(CLI::Option* option, CommandLine& line) : option_(option), line_(line) {}
     Option& required();
     Option& show_default();  // in the help
     Option& between(int least, int most);
@@ -54,11 +54,15 @@ class CommandLine {
     Option& may_repeat();           // for a vector: each occurrence adds an element
     Option& separated_by_commas();  // for a vector
     Option& excludes(const std::string& other);
-    Option& bytes();  // a number, or one with K, M, G or T (powers of 1024)
-    Option& file();   // text that names a file; paths do anyway
+    Option& needs(const std::string& other);                                // it means something only beside `other`
+    Option& only_with(const std::string& other, const std::string& value);  // or only beside this value of `other`
+    Option& may_be_empty();  // "" means something; otherwise an empty value is refused
+    Option& bytes();         // a number, or one with K, M, G or T (powers of 1024)
+    Option& file();          // text that names a file; paths do anyway
 
    private:
     CLI::Option* option_;
+    CommandLine& line_;
   };
 
   // `name` as messages show it: "gemma4 run".
@@ -67,7 +71,7 @@ class CommandLine {
 
   // `names`: "--model,--bf16", or "PATH" for a positional argument, or both. parse() writes `value` if the option is
   // given; otherwise it is left as it is. T is a string, a path, a number, or an optional or vector of those;
-  // command_line.cc lists the types.
+  // command_line.cc lists the types. An empty value is refused, and what is not a decimal number where T is one.
   template <typename T>
   Option option(const std::string& names, T& value, const std::string& help);
   Option flag(const std::string& names, bool& value, const std::string& help);
@@ -77,10 +81,18 @@ class CommandLine {
   std::optional<int> parse(int argc, char** argv);
 
  private:
+  struct Condition {
+    const CLI::Option* option;
+    std::string other, value;
+  };
+
   std::string unexpected(const std::vector<std::string>& words) const;
   CommandInfo info() const;
+  std::vector<std::string> words_of(int argc, char** argv) const;
+  void check_conditions() const;
 
   std::unique_ptr<CLI::App> app_;
+  std::vector<Condition> conditions_;  // of only_with()
 };
 
 }  // namespace gemma4

@@ -15,11 +15,13 @@ struct Values {
   std::string name = "default";
   std::filesystem::path path;
   int count = 7, places = 1;
+  int64_t memory = 0;
+  std::string kind = "a", text = "none";
   double share = 0.5;
   std::optional<float> heat;
   std::vector<std::string> many;
   std::vector<int> sizes = {1, 2};
-  bool on = false;
+  bool on = false, of_b = false;
 };
 
 struct Parsed {
@@ -41,6 +43,10 @@ Parsed parse(std::vector<std::string> words) {
   line.option("--many", v.many, "many").may_repeat();
   line.option("--sizes", v.sizes, "sizes").positive().separated_by_commas();
   line.flag("--on", v.on, "on");
+  line.option("--memory", v.memory, "memory").bytes();
+  line.option("--text", v.text, "a text").may_be_empty().needs("--on");
+  line.option("--kind", v.kind, "a kind").one_of({"a", "b"});
+  line.flag("--of-b", v.of_b, "of b").only_with("--kind", "b");
   words.insert(words.begin(), "test");
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
@@ -97,13 +103,86 @@ TEST(CommandLine, MistakesAreOneSentenceAndExitCode2) {
   refused({"x", "--count", "1.5"}, "--count: 1.5 is not a whole number");
   refused({"x", "--count", "99999999999"}, "--count: 99999999999 is not a whole number that this option can have");
   refused({"x", "--count", "nan"}, "--count: nan is not a whole number");
+  for (const char* text : {"0x10", "1e3", "+5", " 5", "5 ", "0b1", "1'000", "1_000", "inf", "5,6", "-", "٣"}) {
+    refused({"x", "--count", text}, std::string("--count: ") + text + " is not a whole number");
+  }
+  for (const char* text : {"0x1p3", "inf", "-nan", "+1.5", " 1", "1 ", "1.5f", "1,5"}) {
+    refused({"x", "--heat", text}, std::string("--heat: ") + text + " is not a number");
+  }
+  refused({"x", "--heat", "1e99"}, "--heat: 1e99 is not a number that this option can have");
   refused({"x", "--heat", "hot"}, "--heat: hot is not a number");
   refused({"x", "--sizes", "3,four"}, "--sizes: four is not a whole number");
   refused({"x", "--places", "0"}, "--places: 0 is not above zero");
   refused({"x", "--places", "1", "--count", "1"}, "--count excludes --places");
   refused({"x", "--sizes", "3,0"}, "--sizes: 0 is not above zero");
   refused({"x", "--share", "1.5"}, "--share: 1.5 is not from 0 to 1");
-  refused({"x", "--share", "nan"}, "--share: nan is not from 0 to 1");
+  refused({"x", "--share", "nan"}, "--share: nan is not a number");
+}
+
+TEST(CommandLine, NumbersAreDecimal) {
+  EXPECT_EQ(parse({"x", "--count", "010"}).values.count, 10) << "not octal";
+  EXPECT_EQ(parse({"x", "--sizes", "08,9"}).values.sizes, (std::vector<int>{8, 9}));
+  EXPECT_EQ(parse({"x", "--heat", "-1.5e-2"}).values.heat, -0.015f);
+  EXPECT_EQ(parse({"x", "--share", ".5"}).values.share, 0.5);
+}
+
+TEST(CommandLine, SizesAreDecimalNumbersWithAUnit) {
+  const auto bytes = [](const std::string& text) {
+    const Parsed got = parse({"x", "--memory", text});
+    return got.code ? got.err.substr(got.err.find("--memory")) : std::to_string(got.values.memory);
+  };
+  EXPECT_EQ(bytes("512"), "512");
+  EXPECT_EQ(bytes("8G"), "8589934592");
+  EXPECT_EQ(bytes("010m"), "10485760");
+  EXPECT_EQ(bytes("2KiB"), "2048");
+  EXPECT_EQ(bytes("1TB"), "1099511627776");
+  for (const char* text : {"0x8G", "1e3", "1.5G", "8 G", " 8G", "-8G", "+8G", "8Q", "8GG", "G", "much", "nan"}) {
+    EXPECT_EQ(bytes(text), std::string("--memory: ") + text + " is not a number of bytes, such as 512M or 8G\n");
+  }
+  for (const char* text : {"0", "0G", "9999999999T", "99999999999999999999999"}) {
+    EXPECT_EQ(bytes(text), std::string("--memory: ") + text + " is not from 1 to 1e18 bytes\n");
+  }
+  EXPECT_EQ(bytes(""), "--memory needs a value; an empty one was given\n");
+}
+
+TEST(CommandLine, EmptyValuesAreRefusedUnlessTheyMeanSomething) {
+  const auto refused = [](const std::vector<std::string>& words, const std::string& name) {
+    const Parsed got = parse(words);
+    EXPECT_EQ(got.code, kExitBadInput);
+    EXPECT_EQ(got.err, "gemma4 test: " + name + " needs a value; an empty one was given\n");
+  };
+  refused({""}, "FILE");
+  refused({"x", "--name", ""}, "--name");
+  refused({"x", "--other-name="}, "--name");
+  refused({"x", "--count", ""}, "--count");
+  refused({"x", "--heat="}, "--heat");
+  refused({"x", "--many", "a", "--many", ""}, "--many");
+  refused({"x", "--many=", "--on"}, "--many");
+  refused({"x", "--sizes", ""}, "--sizes");
+  for (const char* list : {"1,,2", ",1", "1,", ","}) {
+    EXPECT_EQ(parse({"x", "--sizes", list}).err,
+              std::string("gemma4 test: --sizes: ") + list + " has an empty element\n");
+  }
+  EXPECT_EQ(parse({"x", "--on", "--text", ""}).values.text, "");
+  EXPECT_EQ(parse({"x", "--on", "--text="}).values.text, "");
+}
+
+TEST(CommandLine, WordsAfterValuesStayThemselves) {
+  const Parsed got = parse({"--sizes", "3", "x", "--many=--on", "--name=a"});
+  ASSERT_FALSE(got.code) << got.err;
+  EXPECT_EQ(got.values.path, "x") << "a list takes one word";
+  EXPECT_EQ(got.values.many, std::vector<std::string>{"--on"});
+  EXPECT_FALSE(got.values.on);
+  EXPECT_EQ(parse({"--", "--on"}).values.path, "--on");
+}
+
+TEST(CommandLine, OptionsThatMeanNothingAreRefused) {
+  EXPECT_EQ(parse({"x", "--text", "y"}).err, "gemma4 test: --text requires --on\n");
+  EXPECT_EQ(parse({"x", "--kind", "a", "--of-b"}).err,
+            "gemma4 test: --of-b belongs to --kind b, and this is --kind a\n");
+  EXPECT_EQ(parse({"x", "--of-b"}).err, "gemma4 test: --of-b belongs to --kind b, which was not given\n");
+  EXPECT_TRUE(parse({"x", "--kind", "b", "--of-b"}).values.of_b);
+  EXPECT_FALSE(parse({"x", "--kind", "a"}).code);
 }
 
 // In the words of a list, each with what it means.

@@ -34,10 +34,11 @@ void add_engine_flags(CommandLine& line, EngineOptions& options) {
               "Memory of the key-value cache (8G, 512M); without it, what the context needs of what is free")
       .bytes();
   line.option("--cache-tokens", options.cache_tokens, "Tokens that the key-value cache holds, in place of --kv-memory")
-      .not_negative()
+      .between(0, 1 << 30)
       .excludes("--kv-memory");
   line.option("--max-vision-soft-tokens", options.image_budget, "Budget of each picture (default: the checkpoint's)")
-      .one_of({"70", "140", "280", "560", "1120"});
+      .one_of({"70", "140", "280", "560", "1120"})
+      .excludes("--no-vision");
   line.option("--prefill-chunk", options.chunk, "Prompt tokens of one step").between(1, 1 << 20).show_default();
 }
 
@@ -53,8 +54,9 @@ void add_drafter_flags(CommandLine& line, EngineOptions& options) {
       .between(0, kDraftsMax);
 }
 
-void add_template_flag(CommandLine& line, EngineOptions& options) {
-  line.option("--chat-template", options.chat_template,
+CommandLine::Option add_template_flag(CommandLine& line, EngineOptions& options) {
+  return line
+      .option("--chat-template", options.chat_template,
               "How conversations are written for the model: as Google's template of spring or of July 2026 does "
               "(default: the checkpoint's, and july where it has none)")
       .one_of({"spring", "july"});
@@ -80,7 +82,8 @@ void add_device_flags(CommandLine& line, EngineOptions& options) {
               "With --gpus: tensor gives each a part of every layer, tied together by NCCL; layers gives each whole "
               "layers, which work one after another (for cards that cannot reach each other's memory)")
       .one_of({"tensor", "layers"})
-      .show_default();
+      .show_default()
+      .needs("--gpus");
   line.option("--gpu-layers", options.gpu_layers,
               "With --backend cuda: only the first N layers on the GPU, or auto for as many as fit; the others on the "
               "CPU. For a model that is larger than the card");

@@ -22,7 +22,7 @@ void add_engine_flags(CommandLine& line, EngineOptions& options);
 // --drafter, --draft-tokens. The commands of add_engine_flags() have them.
 void add_drafter_flags(CommandLine& line, EngineOptions& options);
 
-void add_template_flag(CommandLine& line, EngineOptions& options);
+CommandLine::Option add_template_flag(CommandLine& line, EngineOptions& options);
 
 // One line on standard error where the checkpoint's chat template is none that we know.
 void warn_of_template(const Engine& engine);

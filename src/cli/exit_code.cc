@@ -1,6 +1,7 @@
 #include "cli/exit_code.h"
 
 #include <cstdio>
+#include <exception>
 #include <new>
 
 #include "base/check.h"
@@ -18,8 +19,10 @@ int exit_code_of(FunctionRef<int()> command) {
     return kExitBadInput;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "gemma4: out of memory\n");
-    return kExitBadInput;
+  } catch (const std::exception& error) {  // of the standard library, as for a path that cannot be looked at
+    std::fprintf(stderr, "gemma4: %s\n", error.what());
   }
+  return kExitBadInput;
 }
 
 }  // namespace gemma4

@@ -21,6 +21,60 @@ std::string without_port(const std::string& host) {
   return colon == std::string::npos || bare_v6 || host.ends_with(']') ? host : host.substr(0, colon);
 }
 
+std::string without_brackets(const std::string& host) {
+  return host.starts_with('[') && host.ends_with(']') ? host.substr(1, host.size() - 2) : host;
+}
+
+bool allowed_host(const std::string& name, const ServerOptions& options) {
+  const std::string asked = without_brackets(name);
+  return std::ranges::any_of(options.allowed_hosts, [&](const std::string& allowed) {
+    return allowed == "*" || without_brackets(lower(allowed)) == asked;
+  });
+}
+
+bool is_key(const std::string& key) {
+  return !key.empty() && std::ranges::all_of(key, [](unsigned char c) { return c > ' ' && c < 0x7f; });
+}
+
+bool is_port(const std::string& port) {
+  const bool digits = !port.empty() && port.find_first_not_of("0123456789") == std::string::npos;
+  return digits && port.size() <= 5 && port != "0" && std::stoi(port) < 65536;
+}
+
+// A name, or an address of IPv4; not checked more closely than by its letters.
+bool is_name(const std::string& name) {
+  return !name.empty() && name.size() <= 253 && name.front() != '.' && name.front() != '-' &&
+         std::ranges::all_of(
+             name, [](unsigned char c) { return (c < 0x80 && std::isalnum(c)) || c == '.' || c == '-' || c == '_'; });
+}
+
+bool is_v6(const std::string& address) {
+  return std::ranges::count(address, ':') > 1 &&
+         address.find_first_not_of("0123456789abcdefABCDEF:.") == std::string::npos;
+}
+
+// `host`: "name", "10.0.0.7", "[fd00::7]"; with `bare_v6` also "fd00::7".
+bool is_host(const std::string& host, bool bare_v6) {
+  if (host.starts_with('[')) return host.ends_with(']') && is_v6(host.substr(1, host.size() - 2));
+  return is_name(host) || (bare_v6 && is_v6(host));
+}
+
+bool is_host_and_port(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos || text.ends_with(']')) return is_host(text, false);
+  return is_host(text.substr(0, colon), false) && is_port(text.substr(colon + 1));
+}
+
+// As a browser sends it: "https://example.com:8443".
+bool is_origin(const std::string& text) {
+  const size_t scheme = text.find("://");
+  if (scheme == std::string::npos || scheme == 0 || text != lower(text)) return false;
+  const bool plain = std::ranges::all_of(text.substr(0, scheme), [](unsigned char c) {
+    return std::islower(c) || std::isdigit(c) || c == '+' || c == '-' || c == '.';
+  });
+  return plain && is_host_and_port(text.substr(scheme + 3));
+}
+
 bool allowed_origin(const std::string& origin, const ServerOptions& options) {
   return contains(options.cors_origins, "*") || contains(options.cors_origins, origin);
 }
@@ -39,6 +93,48 @@ bool key_matches(const HttpRequest& request, const ServerOptions& options) {
 }
 
 }  // namespace
+
+void check_options(const ServerOptions& options) {
+  for (const std::string& key : options.api_keys) {
+    // The key is a secret, so the sentence does not repeat it.
+    if (!is_key(key)) throw Error("an API key must be printable ASCII characters without spaces, and one is not");
+  }
+  for (const std::string& origin : options.cors_origins) {
+    if (origin == "*" || is_origin(origin)) continue;
+    throw Error(
+        "--cors-origin is an origin as browsers send it (https://example.com, in small letters, with a port "
+        "where it has one, without a path or a slash at the end) or *, not '" +
+        origin + "'");
+  }
+  for (const std::string& host : options.allowed_hosts) {
+    if (host == "*" || is_host(host, true)) continue;
+    throw Error("--allow-host is a host name (mybox.example, without a scheme, a port or a path) or *, not '" + host +
+                "'");
+  }
+  for (const std::string& host : options.fetch.hosts) {
+    if (is_host_and_port(host)) continue;
+    throw Error(
+        "--allow-image-host is a host name or address, with a port where need be (pictures.example:8080), "
+        "without a scheme or a path, not '" +
+        host + "'");
+  }
+}
+
+std::vector<std::string> keys_of(std::string_view text, const std::string& name) {
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // of editors on Windows
+  std::vector<std::string> keys;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    const std::string_view line = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    constexpr std::string_view kSpace = " \t\r\v\f";
+    const size_t first = line.find_first_not_of(kSpace);
+    if (first != std::string_view::npos)
+      keys.emplace_back(line.substr(first, line.find_last_not_of(kSpace) - first + 1));
+  }
+  if (keys.empty()) throw Error(name + " holds no API key");
+  return keys;
+}
 
 bool is_loopback(const std::string& host) {
   // 127.evil.example is an ordinary name.
@@ -96,7 +192,7 @@ std::optional<ApiError> check_access(const HttpRequest& request, const ServerOpt
   // host name point here.
   if (options.api_keys.empty() && is_loopback(options.http.host) && !host.empty()) {
     const std::string name = without_port(host);
-    if (!is_loopback(name) && !contains(options.allowed_hosts, name)) {
+    if (!is_loopback(name) && !allowed_host(name, options)) {
       return ApiError(403, "the host name '" + name.substr(0, 100) + "' is not served; --allow-host would allow it", "",
                       kHostNotAllowed);
     }

@@ -4,6 +4,8 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "server/json.h"
 #include "server/server.h"
@@ -12,6 +14,14 @@ namespace gemma4 {
 
 // ApiError::code where the request's host name is not allowed.
 inline constexpr const char* kHostNotAllowed = "host_not_allowed";
+
+// What the options say about access makes sense: keys that a header can carry, origins without a path, host names
+// without a scheme. Throws Error, which names the option. Call it before the model is loaded.
+void check_options(const ServerOptions& options);
+
+// The keys of a file with one on each line. Spaces around them, a byte order mark and empty lines do not count. Throws
+// Error if there is none; `name` is the file's.
+std::vector<std::string> keys_of(std::string_view text, const std::string& name);
 
 // The error if a request is refused. `open`: this route needs no key.
 std::optional<ApiError> check_access(const HttpRequest& request, const ServerOptions& options, bool open);

@@ -323,21 +323,30 @@ int eval_command(int argc, char** argv) {
                    "Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden");
   add_model_argument(line, options.engine.model, "checkpoint: a directory or a .gguf file").required();
   add_vision_flags(line, options.engine.mmproj, options.engine.vision);
-  add_template_flag(line, options.engine);
-  line.option("--golden", options.golden, "folder with cases.json and one .safetensors a case");
+  line.option("--golden", options.golden, "folder with cases.json and one .safetensors a case").file();
   QuestionsOptions questions;
-  line.option("--questions", questions.questions, "instead: ask every question of this file, count right answers");
-  line.option("--images", questions.images, "folder of the questions' pictures; default: images/ beside the file");
+  line.option("--questions", questions.questions, "instead: ask every question of this file, count right answers")
+      .excludes("--golden");
+  add_template_flag(line, options.engine).needs("--questions");
+  line.option("--images", questions.images, "folder of the questions' pictures; default: images/ beside the file")
+      .needs("--questions");
   line.option("--equal-min", questions.equal_min, "fail below this share of answers equal to the reference's")
-      .between(0.0, 1.0);
-  line.option("--right-min", questions.right_min, "fail below this share of right answers").between(0.0, 1.0);
+      .between(0.0, 1.0)
+      .needs("--questions");
+  line.option("--right-min", questions.right_min, "fail below this share of right answers")
+      .between(0.0, 1.0)
+      .needs("--questions");
   add_device_flags(line, options.engine);
   add_drafter_flags(line, options.engine);
   add_processes_flags(line, options.processes);
-  line.option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole").not_negative();
-  line.option("--case", options.only, "run only this case (repeatable)");
-  line.option("--dump", options.dump, "write this program's logits to FILE as safetensors (CASE.logits)");
-  line.flag("--force", options.force, "Replace the file of --dump where it exists");
+  line.option("--chunk", options.chunk, "prefill in chunks of this many tokens; 0: whole")
+      .between(0, 1 << 20)
+      .needs("--golden");
+  line.option("--case", options.only, "run only this case (repeatable)").may_repeat().needs("--golden");
+  line.option("--dump", options.dump, "write this program's logits to FILE as safetensors (CASE.logits)")
+      .file()
+      .needs("--golden");
+  line.flag("--force", options.force, "Replace the file of --dump where it exists").needs("--dump");
   if (const auto code = line.parse(argc, argv)) return *code;
   choose_backend(options.engine);
   if (!options.dump.empty()) check_output_file(options.dump, overwrite_if(options.force));

@@ -66,7 +66,6 @@ void check_source(const Checkpoint& checkpoint, bool with_vision) {
 }
 
 void export_gguf(const ExportFlags& flags) {
-  if (flags.no_vision && flags.with_vision) throw Error("--mmproj and --no-vision contradict each other");
   const Checkpoint checkpoint = open_source(flags.model, flags.vision);
   GgufExport options;
   const Format type = type_named(flags.type, "--type");
@@ -144,20 +143,25 @@ int export_command(int argc, char** argv) {
   add_model_argument(line, flags.model, "The checkpoint to read: a directory or a .gguf file").required();
   line.option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
   line.option("-o,--output,--output-dir", flags.output, "The file or directory to write").required();
-  line.option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)");
-  line.option("--embedding-type", flags.embedding_type, "gguf: type of the embedding table");
-  line.flag("--mmproj", flags.with_vision, "gguf: write the vision half as well");
-  line.option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8");
-  line.option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128");
+  line.option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)").only_with("--format", "gguf");
+  line.option("--embedding-type", flags.embedding_type, "gguf: type of the embedding table")
+      .only_with("--format", "gguf");
+  line.flag("--mmproj", flags.with_vision, "gguf: write the vision half as well").only_with("--format", "gguf");
+  line.option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8").only_with("--format", "mlx");
+  line.option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128").only_with("--format", "mlx");
   line.option("--backend", flags.backend, "program: the backend that will run it")
       .one_of({"cpu", "cuda", "ref"})
-      .show_default();
+      .show_default()
+      .only_with("--format", "program");
   line.option("--max-seq-len", flags.max_seq_len,
               "program: tokens of prompt and answer together (default: the longest that fits in memory here, as run)")
-      .between(3, 1 << 30);
+      .between(3, 1 << 30)
+      .only_with("--format", "program");
   line.flag("--no-vision", flags.no_vision,
-            "Leave the vision tower out: what is written reads text alone (gguf: so it is unless --mmproj is given)");
-  line.option("--threads", flags.threads, "Threads to convert with; 0: one a core").not_negative();
+            "Leave the vision tower out: what is written reads text alone (gguf: so it is unless --mmproj is given)")
+      .excludes("--vision")
+      .excludes("--mmproj");
+  line.option("--threads", flags.threads, "Threads to convert with; 0: one a core").between(0, 1024);
   line.flag("--force", flags.force, kForceHelp);
   if (const auto code = line.parse(argc, argv)) return *code;
   write_format(flags);

@@ -33,13 +33,14 @@ void add_processes_flags(CommandLine& line, ProcessesFlags& flags) {
   line.option("--rank-timeout", flags.rank_timeout,
               "With --one-process-per-gpu: seconds after which a process that is not heard of ends all")
       .between(1.0, 86400.0)
-      .show_default();
+      .show_default()
+      .needs("--one-process-per-gpu");
 }
 
 int run_on_rank_0(const ProcessesFlags& flags, EngineOptions& options, FunctionRef<int()> command) {
   if (!flags.wanted) return command();
-  if (!options.gpu_layers.empty() || options.split == "layers") {
-    throw Error("--one-process-per-gpu splits each layer: leave it away, or --gpu-layers and --split layers");
+  if (!options.gpu_layers.empty()) {
+    throw Error("--one-process-per-gpu splits each layer: leave it away, or --gpu-layers");
   }
   ProcessInfo process =
       process_info_from_environment([](const char* name) -> const char* { return std::getenv(name); });

@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <cstdio>
 
 #include "base/file.h"
@@ -16,6 +15,7 @@
 #include "cli/commands/chat.h"
 #include "cli/commands/processes.h"
 #include "cli/engine_flags.h"
+#include "cli/numbers.h"
 #include "cli/other_names.h"
 #include "cli/terminal/history.h"
 #include "engine/check_request.h"
@@ -50,26 +50,34 @@ constexpr const char* kRunAbout =
     "error.\n"
     "Exit codes: 0 answered, 1 the answer is not what --schema asks for, 2 bad input, 3 the device failed.";
 
-void add_prompt_flags(CommandLine& line, RunFlags& flags) {
+// Flags that exclude others declared later.
+struct PromptOptions {
+  CommandLine::Option image, raw;
+};
+
+PromptOptions add_prompt_flags(CommandLine& line, RunFlags& flags) {
   line.option("MODEL", flags.first, "The checkpoint, in place of --model").file();
-  line.option("PROMPT", flags.second, "What to ask, in place of --prompt");
-  line.option("-i,--image,--image-path", flags.images,
-              "A picture (JPEG, PNG, WebP, GIF, BMP, HEIC, AVIF), before the prompt; may be repeated")
-      .file()
-      .may_repeat();
-  line.option("-p,--prompt", flags.prompt, "What to ask");
+  line.option("PROMPT", flags.second, "What to ask, in place of --prompt").may_be_empty();
+  CommandLine::Option image =
+      line.option("-i,--image,--image-path", flags.images,
+                  "A picture (JPEG, PNG, WebP, GIF, BMP, HEIC, AVIF), before the prompt; may be repeated");
+  image.file().may_repeat();
+  line.option("-p,--prompt", flags.prompt, "What to ask").may_be_empty();
   line.option("--prompt-file", flags.prompt_file, "A file that holds what to ask; - is standard input")
       .file()
       .excludes("--prompt");
-  line.option("--system", flags.system, "A system message");
+  line.option("--system", flags.system, "A system message").may_be_empty();
   line.option("--tools", flags.tools_file, "A JSON file with an array of tools, as OpenAI's API takes them").file();
   line.option("--schema", flags.schema_file, "A file with a JSON schema: the answer is JSON that it describes").file();
   line.flag("--think", flags.think, "Let the model think first; thoughts go to standard error");
   line.option("--thinking-budget", flags.engine.thinking_budget,
               "Tokens that thoughts may take; then the answer begins. Without it: no limit")
       .not_negative();
-  line.flag("--raw-prompt", flags.raw,
-            "The prompt is the model's input as it stands: control tokens in it count, <|image|> is a picture");
+  CommandLine::Option raw =
+      line.flag("--raw-prompt", flags.raw,
+                "The prompt is the model's input as it stands: control tokens in it count, <|image|> is a picture");
+  raw.excludes("--system").excludes("--tools").excludes("--think");
+  return {image, raw};
 }
 
 void add_sampling_flags(CommandLine& line, RunFlags& flags) {
@@ -94,9 +102,11 @@ void add_sampling_flags(CommandLine& line, RunFlags& flags) {
 
 void add_flags(CommandLine& line, RunFlags& flags) {
   line.option(kModelNames, flags.engine.model, kEngineModelHelp);
-  add_prompt_flags(line, flags);
+  PromptOptions prompt = add_prompt_flags(line, flags);
   add_sampling_flags(line, flags);
   add_engine_flags(line, flags.engine);
+  prompt.image.excludes("--no-vision");
+  prompt.raw.excludes("--chat-template");
   add_processes_flags(line, flags.processes);
   line.flag("--json", flags.json, "Report as one line of JSON (on standard error)");
   line.flag("--no-stats", flags.no_stats, "No report").excludes("--json");
@@ -195,12 +205,11 @@ std::string place_images(const std::string& raw, size_t images) {
 std::pair<int32_t, float> parse_bias(const std::string& text) {
   int32_t id = 0;
   float bias = 0;
-  const char *middle = text.data() + std::min(text.find('='), text.size()), *end = text.data() + text.size();
-  const auto read_id = std::from_chars(text.data(), middle, id);
-  if (read_id.ec == std::errc() && read_id.ptr == middle && middle != end) {
-    const auto read_bias = std::from_chars(middle + 1, end, bias);
-    if (read_bias.ec == std::errc() && read_bias.ptr == end) return {id, bias};
-  }
+  const std::string_view whole = text;
+  const size_t middle = whole.find('=');
+  const bool good = middle != std::string::npos && read_number(whole.substr(0, middle), id) == NumberText::kGood &&
+                    read_number(whole.substr(middle + 1), bias) == NumberText::kGood;
+  if (good) return {id, bias};
   throw Error("--logit-bias is ID=BIAS, as 1234=-5, not " + text);
 }
 
@@ -357,6 +366,10 @@ int run_command(int argc, char** argv) {
   add_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
   name_words(flags);
+  if (flags.max_new_tokens > 0 && flags.min_new_tokens > flags.max_new_tokens) {
+    throw Error("--min-new-tokens " + std::to_string(flags.min_new_tokens) + " is more than --max-new-tokens " +
+                std::to_string(flags.max_new_tokens));
+  }
   flags.why_backend = choose_backend(flags.engine);
   return run_on_rank_0(flags.processes, flags.engine, [&] { return run(flags); });
 }

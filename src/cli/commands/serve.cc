@@ -4,12 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cctype>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
-#include <sstream>
 #include <thread>
 
 #include "base/file.h"
@@ -36,6 +34,7 @@ struct ServeFlags {
 };
 
 constexpr std::chrono::seconds kSilenceAfterSignal{5};
+constexpr double kSecondsMost = 1e9;  // clocks count nanoseconds in 64 bits
 
 constexpr const char* kServeAbout =
     "Serves OpenAI's API (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models) and Anthropic's\n"
@@ -61,10 +60,12 @@ void add_limits(CommandLine& line, ServeFlags& flags) {
           "address, give it max-connections")
       .between(0, 65536)
       .show_default();
-  line.option("--max-images", flags.engine.images_max, "Images of one request").not_negative().show_default();
-  line.option("--timeout", server.request_seconds, "Seconds for one answer").positive().show_default();
+  line.option("--max-images", flags.engine.images_max, "Images of one request").between(0, 65536).show_default();
+  line.option("--timeout", server.request_seconds, "Seconds for one answer")
+      .between(0.001, kSecondsMost)
+      .show_default();
   line.option("--grace", flags.grace, "Seconds that running answers have after a signal to stop")
-      .not_negative()
+      .between(0.0, kSecondsMost)
       .show_default();
 }
 
@@ -83,10 +84,10 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
               "A name for requests' `model`; may be repeated; the first is reported; '*' takes any")
       .may_repeat();
   line.option("--max-seqs", flags.engine.max_seqs, "Answers that are computed at a time; others wait")
-      .positive()
+      .between(1, 65536)
       .show_default();
   line.option("--max-queue", flags.engine.max_queue, "Requests that wait at a time; one more gets 429")
-      .positive()
+      .between(1, 1 << 20)
       .show_default();
   line.option(
           "--thinking-budget", flags.engine.thinking_budget,
@@ -98,7 +99,7 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
       .show_default();
   line.option("--step-timeout", flags.engine.step_timeout,
               "Seconds after which a step of the engine is reported, and /health says stalled; 0: never")
-      .not_negative()
+      .between(0.0, kSecondsMost)
       .show_default();
   line.flag("--share-cache", flags.engine.share_cache,
             "Prompts and pictures are reused across API keys, and to a token: users can find out each other's prompts");
@@ -107,15 +108,16 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
               "prefer --api-key-file or GEMMA4_API_KEY");
   line.option("--api-key-file", flags.api_key_file, "A file with one key on each line").file();
   line.option("--cors-origin", server.cors_origins,
-              "An origin (https://example.com) whose pages may use this server; * is all; may be repeated")
+              "An origin (https://example.com, no path) whose pages may use this server; * is all; may be repeated")
       .may_repeat();
   line.option("--allow-host", server.allowed_hosts,
-              "A host name under which a server on a loopback address may be asked; may be repeated")
+              "A host name under which a server on a loopback address may be asked; * is every name; may be repeated")
       .may_repeat();
   line.option("--allow-image-host", server.fetch.hosts,
               "A host that image URLs may name (pictures.example, pictures.example:8080, 10.0.0.7:9000); a private "
               "address only where it is named itself; no redirects; may be repeated")
-      .may_repeat();
+      .may_repeat()
+      .excludes("--no-vision");
   line.option(
           "--log", flags.log,
           "On standard error: a line for each of these requests (requests, errors), and what was loaded; off: neither")
@@ -127,18 +129,13 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
 void read_keys(const ServeFlags& flags, std::vector<std::string>& keys) {
   if (flags.api_key) keys.push_back(*flags.api_key);
   if (const char* key = std::getenv("GEMMA4_API_KEY")) keys.emplace_back(key);
-  // "$KEY" where KEY is not set: a server without keys is not what was meant.
+  // As --api-key "": a server without keys is not what was meant.
   if (std::ranges::find(keys, "") != keys.end()) {
-    throw Error("the API key of --api-key or GEMMA4_API_KEY is empty; leave it away for a server without keys");
+    throw Error("the API key of GEMMA4_API_KEY is empty; leave it away for a server without keys");
   }
   if (flags.api_key_file.empty()) return;
-  std::istringstream lines(read_file_or_pipe(flags.api_key_file));
-  const size_t before = keys.size();
-  for (std::string line; std::getline(lines, line);) {
-    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.pop_back();
-    if (!line.empty()) keys.push_back(line);
-  }
-  if (keys.size() == before) throw Error(flags.api_key_file + " holds no API key");
+  const std::vector<std::string> listed = keys_of(read_file_or_pipe(flags.api_key_file), flags.api_key_file);
+  keys.insert(keys.end(), listed.begin(), listed.end());
 }
 
 // Each connection takes a file descriptor, and the usual limit of 1024 is low.
@@ -291,6 +288,11 @@ namespace {
 int serve(ServeFlags& flags) {
   ServerOptions& options = flags.server;
   read_keys(flags, options.api_keys);
+  check_options(options);
+  if (options.http.connections_per_address > options.http.connections) {
+    throw Error("--connections-per-address " + std::to_string(options.http.connections_per_address) +
+                " is more than --max-connections " + std::to_string(options.http.connections));
+  }
   options.any_model = std::erase(options.models, "*") > 0;
   if (options.models.empty()) options.models.push_back(default_name(flags.engine.model));
   options.log = flags.log == "off"      ? RequestLog::kOff

@@ -21,6 +21,7 @@
 #include "cli/commands/synth_gguf.h"
 #include "model/tensor_table.h"
 #include "quant/recipe.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace gemma4 {
 namespace {
@@ -31,6 +32,7 @@ using nlohmann::ordered_json;
 constexpr float kDeviation = 0.02f;     // standard deviation of weights: initializer_range of config.json
 constexpr size_t kPoolMost = 64 << 20;  // bytes of random numbers; tensors are copied from them
 constexpr uint64_t kPiece = 16 << 20;   // bytes written at once
+constexpr int kLayersMost = 1000;
 
 // The entries of google/gemma-4-31B-it's config.json on which the computation depends.
 ordered_json text_config_31b() {
@@ -122,6 +124,14 @@ ordered_json config_31b_assistant() {
           {"use_ordered_embeddings", false}};
 }
 
+// 0 where a text_config has none that makes sense.
+int layer_count(const ordered_json& text) {
+  const auto found = text.find("num_hidden_layers");
+  if (found == text.end() || !found->is_number_integer()) return 0;
+  const auto count = found->get<int64_t>();
+  return count > 0 && count <= kLayersMost ? static_cast<int>(count) : 0;
+}
+
 // `like`: "31b", "31b-assistant", or a directory or file with a config.json. `layers` > 0: that many text layers, in
 // the same pattern.
 ordered_json make_config(const std::string& like, int layers) {
@@ -133,14 +143,15 @@ ordered_json make_config(const std::string& like, int layers) {
   } else {
     const fs::path path = fs::is_directory(like) ? fs::path(like) / "config.json" : fs::path(like);
     config = read_json_or_discard<ordered_json>(read_file(path));
-    if (!config.is_object() || !config.contains("text_config")) throw Error(path.string() + " is not a config.json");
+    const bool known = config.is_object() && config.contains("text_config") && config["text_config"].is_object() &&
+                       layer_count(config["text_config"]) > 0;
+    if (!known) throw Error(path.string() + " is not a config.json of a Gemma 4 model");
   }
   ordered_json& text = config["text_config"];
-  const int had = text["num_hidden_layers"].get<int>();
-  const int count = layers > 0 ? layers : had;
+  const int count = layers > 0 ? layers : layer_count(text);
   ordered_json types = ordered_json::array();
   for (int i = 0; i < count; ++i) {
-    if (text.contains("layer_types") && !text["layer_types"].empty()) {
+    if (text.contains("layer_types") && text["layer_types"].is_array() && !text["layer_types"].empty()) {
       types.push_back(text["layer_types"][static_cast<size_t>(i) % text["layer_types"].size()]);
     } else {
       types.push_back(i % 6 == 5 ? "full_attention" : "sliding_attention");
@@ -376,53 +387,89 @@ uint64_t write_all(const fs::path& path, const std::vector<Stored>& plan,
   return writer.data_bytes();
 }
 
+struct SynthFlags {
+  std::string like = "31b", output, format = "default", tokenizer;
+  int layers = 0, threads = 0;
+  bool config_only = false, force = false;
+};
+
+void add_flags(CommandLine& line, SynthFlags& flags) {
+  line.option("--like", flags.like, "31b, 31b-assistant (its drafter), or a directory with the config.json to follow")
+      .show_default();
+  line.option("-o,--output", flags.output, "directory to write; new or empty, unless --force").required();
+  line.option("--format", flags.format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe").show_default();
+  line.option("--layers", flags.layers, "text layers (0: as many as the model has)").between(0, kLayersMost);
+  line.option("--tokenizer", flags.tokenizer,
+              "tokenizer.json to put beside it; without one it can be measured, not run");
+  line.flag("--config-only", flags.config_only, "write no weights");
+  line.option("--threads", flags.threads, "threads (0: all cores)").between(0, 1024);
+  line.flag("--force", flags.force, kForceHelp);
+}
+
+// What is written beside config.json.
+struct SynthFiles {
+  std::string config, tokenizer;
+  std::vector<Stored> plan;
+  std::map<std::string, std::string> metadata;
+};
+
+// Reads and checks all that the flags name, before anything is written.
+SynthFiles plan_files(const SynthFlags& flags, const SynthModel& model, const std::string& config) {
+  SynthFiles files{config, "", {}, {}};
+  if (flags.format == "bf16") {
+    plan_bf16(model, files.plan);
+  } else if (flags.format != "q4_0") {
+    plan_torchao(model.needs, load_recipe(flags.format, recipe_model(model.config)), files.plan, files.metadata);
+  } else if (model.drafter) {
+    throw Error("--format q4_0 writes a model; a drafter is bf16 or has a quantisation recipe");
+  } else if (flags.config_only || !flags.tokenizer.empty()) {
+    const std::string flag = flags.config_only ? "--config-only" : "--tokenizer";
+    throw Error(flag + " is for a directory with a config.json; --format q4_0 writes one .gguf file");
+  }
+  if (flags.tokenizer.empty()) return files;
+  files.tokenizer = read_file(flags.tokenizer);
+  try {
+    Tokenizer::from_json(files.tokenizer);
+  } catch (const Error& error) {
+    throw Error(flags.tokenizer + ": " + error.what());
+  }
+  return files;
+}
+
+constexpr const char* kGenerationConfig =
+    R"({"do_sample": true, "temperature": 1.0, "top_k": 64, "top_p": 0.95, "eos_token_id": [1, 106, 50]})";
+
+// Returns the bytes of weights.
+uint64_t write_files(const SynthFlags& flags, const SynthModel& model, const SynthFiles& files) {
+  const Overwrite overwrite = overwrite_if(flags.force);
+  const fs::path output = flags.output;
+  const OutputDirectory directory(output, overwrite);
+  ThreadPool threads(flags.threads);
+  if (flags.format == "q4_0") {
+    return synth_gguf(files.config, model.config, kGenerationConfig, output / "model.gguf", overwrite, threads);
+  }
+  write_file(output / "config.json", files.config, overwrite);
+  write_file(output / "generation_config.json", kGenerationConfig, overwrite);
+  if (!files.tokenizer.empty()) write_file(output / "tokenizer.json", files.tokenizer, overwrite);
+  if (flags.config_only) return 0;
+  return write_all(output / "model.safetensors", files.plan, files.metadata, overwrite, threads);
+}
+
 }  // namespace
 
 int synth_command(int argc, char** argv) {
   CommandLine line("gemma4 synth", "Write a checkpoint with plausible random weights, to measure size and speed.");
-  std::string like = "31b", output, format = "default", tokenizer;
-  int layers = 0, thread_count = 0;
-  bool config_only = false, force = false;
-  line.option("--like", like, "31b, 31b-assistant (its drafter), or a directory with the config.json to follow")
-      .show_default();
-  line.option("-o,--output", output, "directory to write; new or empty, unless --force").required();
-  line.option("--format", format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe").show_default();
-  line.option("--layers", layers, "text layers (0: as many as the model has)").between(0, 1000);
-  line.option("--tokenizer", tokenizer, "tokenizer.json to put beside it; without one it can be measured, not run");
-  line.flag("--config-only", config_only, "write no weights");
-  line.option("--threads", thread_count, "threads (0: all cores)").between(0, 1024);
-  line.flag("--force", force, kForceHelp);
+  SynthFlags flags;
+  add_flags(line, flags);
   if (const auto code = line.parse(argc, argv)) return *code;
   const auto start = std::chrono::steady_clock::now();
-  const std::string config_text = make_config(like, layers).dump(2);
-  const SynthModel model = synth_model(config_text);
-  std::vector<Stored> plan;
-  std::map<std::string, std::string> metadata;
-  if (format == "bf16") {
-    plan_bf16(model, plan);
-  } else if (format != "q4_0") {
-    plan_torchao(model.needs, load_recipe(format, recipe_model(model.config)), plan, metadata);
-  } else if (model.drafter) {
-    throw Error("--format q4_0 writes a model; a drafter is bf16 or has a quantisation recipe");
-  }
-  const Overwrite overwrite = overwrite_if(force);
-  const OutputDirectory directory(output, overwrite);
-  const std::string generation =
-      R"({"do_sample": true, "temperature": 1.0, "top_k": 64, "top_p": 0.95, "eos_token_id": [1, 106, 50]})";
-  uint64_t bytes = 0;
-  ThreadPool threads(thread_count);
-  if (format == "q4_0") {
-    bytes = synth_gguf(config_text, model.config, generation, fs::path(output) / "model.gguf", overwrite, threads);
-  } else {
-    write_file(fs::path(output) / "config.json", config_text, overwrite);
-    write_file(fs::path(output) / "generation_config.json", generation, overwrite);
-    if (!tokenizer.empty()) write_file(fs::path(output) / "tokenizer.json", read_file(tokenizer), overwrite);
-    if (config_only) return kExitOk;
-    bytes = write_all(fs::path(output) / "model.safetensors", plan, metadata, overwrite, threads);
-  }
+  const std::string config = make_config(flags.like, flags.layers).dump(2);
+  const SynthModel model = synth_model(config);
+  const auto bytes = static_cast<double>(write_files(flags, model, plan_files(flags, model, config)));
+  if (flags.config_only) return kExitOk;
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  std::fprintf(stderr, "wrote %.2f GB of random weights to %s in %.1f s (%.2f GB/s)\n",
-               static_cast<double>(bytes) / 1e9, output.c_str(), seconds, static_cast<double>(bytes) / 1e9 / seconds);
+  std::fprintf(stderr, "wrote %.2f GB of random weights to %s in %.1f s (%.2f GB/s)\n", bytes / 1e9,
+               flags.output.c_str(), seconds, bytes / 1e9 / seconds);
   return kExitOk;
 }
 

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <optional>
 
 #include "cli/nearest.h"
+#include "cli/numbers.h"
 #include "engine/check_request.h"
 
 namespace gemma4 {
@@ -92,9 +92,8 @@ std::string text_of(const NumberSetting& setting, const Request& request) {
 }
 
 double parsed(const NumberSetting& setting, const std::string& text) {
-  char* end = nullptr;
-  const double value = std::strtod(text.c_str(), &end);
-  const bool good = !text.empty() && *end == '\0' && value >= setting.least && value <= setting.most &&
+  double value = 0;
+  const bool good = read_number(text, value) == NumberText::kGood && value >= setting.least && value <= setting.most &&
                     (!setting.whole || value == std::floor(value));
   if (good) return value;
   throw Error(std::string(setting.name) + " is a" + (setting.whole ? " whole" : "") + " number from " +
