@@ -110,6 +110,22 @@ TEST_P(LinearTest, ScalesInFloat32) {
   for (const int64_t rows : {1, 20}) EXPECT_LE(error(w, rows, random), limit(Format::kInt8)) << rows;
 }
 
+// GPTQ's and AWQ's scales: float16, with more digits than bfloat16. cuda rounds them.
+TEST_P(LinearTest, Int4WithScalesOfFloat16) {
+  Random random(11);
+  for (const int group : {32, 128}) {
+    HostMatrix w = random_matrix(Format::kInt4, 96, 512, group, random);
+    std::vector<uint16_t> scale(static_cast<size_t>(96 * 512 / group)), zero(scale.size());
+    for (size_t i = 0; i < scale.size(); ++i) {
+      scale[i] = float_to_f16(0.01f + 0.0001f * static_cast<float>(i % 89));
+      zero[i] = float_to_f16(static_cast<float>(i % 16));
+    }
+    w.matrix.scale = Tensor(scale.data(), DType::kF16, {512 / group, 96});
+    w.matrix.zero = Tensor(zero.data(), DType::kF16, {512 / group, 96});
+    for (const int64_t rows : {1, 20}) EXPECT_LE(error(w, rows, random), limit(Format::kInt4)) << group << " " << rows;
+  }
+}
+
 // Matrices stacked along rows, strided views of matrices, and views of activations.
 TEST_P(LinearTest, StackedMatricesAndStridedViews) {
   Random random(6);

@@ -62,6 +62,22 @@ void read_chat_template(Checkpoint& checkpoint, const fs::path& directory) {
   if (checkpoint.chat_template.empty()) checkpoint.chat_template_source.clear();
 }
 
+// The quantization_config that AutoGPTQ, AutoAWQ and AutoRound also, and in older files only, write into a file of its
+// own; empty where there is none. Those of the first two need not say whose they are.
+std::string quantisation_beside(const fs::path& directory) {
+  const std::pair<const char*, const char*> files[] = {
+      {"quantize_config.json", "gptq"}, {"quant_config.json", "awq"}, {"quantization_config.json", "auto-round"}};
+  for (const auto& [file, method] : files) {
+    const std::string text = read_if_there(directory / file);
+    if (text.empty()) continue;
+    json config = parse_strict_json(text, (directory / file).string());
+    if (!config.is_object()) throw Error((directory / file).string() + " is not a JSON object");
+    if (!config.contains("quant_method")) config["quant_method"] = method;
+    return config.dump();
+  }
+  return "";
+}
+
 std::string listed(const std::vector<int64_t>& shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
@@ -200,7 +216,8 @@ Checkpoint open_safetensors_directory(const fs::path& directory) {
   read_side_files(checkpoint, directory);
   if (checkpoint.config.empty()) refuse_directory(directory);
   refuse_other_models(checkpoint.config, directory.string());
-  PackedWeights packed(checkpoint.config, directory.string());
+  PackedWeights packed(
+      checkpoint.config, [&] { return quantisation_beside(directory); }, directory.string());
   std::error_code ignored;
   // The single file first, as transformers does: beside one, an index is left from before it was made whole.
   if (fs::exists(directory / kSingle, ignored)) {
@@ -223,8 +240,10 @@ Checkpoint open_safetensors_file(const fs::path& path) {
   checkpoint.path = path;
   checkpoint.kind = "huggingface";
   read_side_files(checkpoint, path.parent_path());
-  PackedWeights packed(checkpoint.config, path.string());
+  PackedWeights packed(
+      checkpoint.config, [&] { return quantisation_beside(path.parent_path()); }, path.string());
   add_single(checkpoint, path, packed);
+  if (packed.kind()[0] != '\0') checkpoint.kind = packed.kind();
   packed.add_to(checkpoint);
   return checkpoint;
 }

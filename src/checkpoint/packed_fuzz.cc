@@ -1,4 +1,4 @@
-// Fuzz targets: the headers of compressed-tensors and MLX files, and config.json's word on them.
+// Fuzz targets: the headers of compressed-tensors, MLX, GPTQ, AWQ and AutoRound files, and config.json's word on them.
 #include <unistd.h>
 
 #include <filesystem>
@@ -35,6 +35,18 @@ std::string seed(const char* name) {
 
 std::vector<std::string> seeds() { return {seed("compressed_tensors"), seed("mlx")}; }
 
+// A sample of tests/golden/gptq, whose quantization_config lies apart.
+std::string gptq_seed(const std::string& name) {
+  const fs::path golden = fs::path(SOURCE_DIR) / "tests/golden";
+  return "{\"quantization_config\": " + read_file(golden / "gptq" / (name + ".json")) + "}" + kSeparator +
+         read_file(golden / "gptq" / (name + ".safetensors"));
+}
+
+std::vector<std::string> gptq_seeds() {
+  return {gptq_seed("gptq"), gptq_seed("gptq_v2"), gptq_seed("auto_round_gptq")};
+}
+std::vector<std::string> awq_seeds() { return {gptq_seed("awq"), gptq_seed("auto_round_awq")}; }
+
 void run(const std::string& input) {
   const size_t at = std::min(input.find(kSeparator), input.size());
   std::ofstream(folder() / "config.json", std::ios::binary) << input.substr(0, at);
@@ -54,6 +66,18 @@ const RegisterFuzz kPacked({"packed",
                             run,
                             {"\"bits\"", "\"group_size\"", "quantization", ".weight_packed", ".scales", "U32", "I32",
                              "[0,1]", "99999999999999999", "-1"}});
+
+const RegisterFuzz kGptq({"gptq",
+                          gptq_seeds,
+                          run,
+                          {"\"bits\"", "\"group_size\"", "\"desc_act\"", "dynamic", ".qweight", ".qzeros", ".g_idx",
+                           "I32", "gptq_v2", "auto_round:auto_gptq", "[0,1]", "99999999999999999", "-1"}});
+
+const RegisterFuzz kAwq({"awq",
+                         awq_seeds,
+                         run,
+                         {"\"bits\"", "\"group_size\"", "gemm", ".qweight", ".qzeros", ".scales", "F16", "F32",
+                          "auto_round:auto_awq", "[0,1]", "99999999999999999", "-1"}});
 
 }  // namespace
 }  // namespace gemma4

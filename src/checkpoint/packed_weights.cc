@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/json_text.h"
+#include "checkpoint/gptq.h"
 #include "checkpoint/names.h"
 #include "checkpoint/recognise.h"
 
@@ -55,29 +56,44 @@ void check_mlx(const json& config, const std::string& what) {
 
 }  // namespace
 
-PackedWeights::PackedWeights(const std::string& config, std::string what) : what_(std::move(what)) {
+PackedWeights::PackedWeights(const std::string& config, const std::function<std::string()>& beside, std::string what)
+    : what_(std::move(what)) {
   if (config.empty()) return;
   const json values = parse_strict_json(config, what_ + ": config.json");
   if (!values.is_object()) return;
   // MLX writes its settings under both keys; the other one then has no quant_method.
   const json mlx = values.value("quantization", json());
-  const json other = values.value("quantization_config", json());
+  json other = values.value("quantization_config", json());
+  const json text = values.value("text_config", json());
+  if (!other.is_object() && text.is_object()) other = text.value("quantization_config", json());
   if (mlx.is_object()) {
     scheme_ = Scheme::kMlx;
     check_mlx(mlx, what_);
   } else if (other.is_object()) {
-    const json method = other.value("quant_method", json());
-    if (method == "torchao") return;  // its file says what its tensors are (checkpoint/torchao.h)
-    if (method != "compressed-tensors") {
-      const std::string name = method.is_string() ? method.get<std::string>() : "";
-      throw Error(what_ + " is quantised by " + printable(method.dump()) + ", which is not read: " + way_around(name));
-    }
+    read_quantization_config(other);
+  } else if (const std::string own = beside(); !own.empty()) {
+    beside_ = true;
+    read_quantization_config(parse_strict_json(own, what_ + ": its quantisation"));
+  }
+}
+
+void PackedWeights::read_quantization_config(const json& config) {
+  const json method = config.value("quant_method", json());
+  if (method == "torchao") return;  // its file says what its tensors are (checkpoint/torchao.h)
+  const std::string name = method.is_string() ? method.get<std::string>() : "";
+  if (is_gptq_method(name)) {
+    scheme_ = Scheme::kGptq;
+    gptq_ = std::make_shared<const GptqSettings>(gptq_settings(config, what_));
+  } else if (name == "compressed-tensors") {
     scheme_ = Scheme::kCompressedTensors;
-    check_compressed_tensors(other, what_);
+    check_compressed_tensors(config, what_);
+  } else {
+    throw Error(what_ + " is quantised by " + printable(method.dump()) + ", which is not read: " + way_around(name));
   }
 }
 
 const char* PackedWeights::kind() const {
+  if (gptq_) return beside_ && tensors_.empty() ? "" : gptq_->kind;
   return scheme_ == Scheme::kMlx ? "mlx" : scheme_ == Scheme::kCompressedTensors ? "compressed-tensors" : "";
 }
 
@@ -94,6 +110,9 @@ bool PackedWeights::take(const SafetensorsEntry& entry, const Safetensors& file)
     packed = ends({".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx"});
   } else if (scheme_ == Scheme::kMlx) {
     packed = entry.dtype == DType::kU32 || ends({".scales", ".biases"});
+  } else if (scheme_ == Scheme::kGptq) {
+    packed = ends({".qweight", ".qzeros", ".scales", ".g_idx"}) ||
+             (name.ends_with(".bias") && !is_model_tensor(from_huggingface_name(name)));
   }
   if (!packed) return false;
   const auto bytes = file.data.subspan(entry.begin, entry.end - entry.begin);
@@ -106,6 +125,7 @@ bool PackedWeights::take(const SafetensorsEntry& entry, const Safetensors& file)
 void PackedWeights::add_to(Checkpoint& checkpoint) {
   if (scheme_ == Scheme::kCompressedTensors) add_compressed_tensors(checkpoint, tensors_, what_);
   if (scheme_ == Scheme::kMlx) add_mlx(checkpoint, tensors_, what_);
+  if (scheme_ == Scheme::kGptq) add_gptq(checkpoint, tensors_, *gptq_, what_);
 }
 
 const PackedTensor& packed_tensor(const PackedTensors& tensors, const std::string& name, DType type,

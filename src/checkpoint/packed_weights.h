@@ -2,14 +2,18 @@
 // several tensors. config.json says which program:
 //   compressed-tensors  "quantization_config": pack-quantized, 4 bits (weight_packed, weight_scale, weight_zero_point)
 //   MLX                 "quantization": affine, 2 to 8 bits (weight, scales, biases)
+//   GPTQ, AWQ, AutoRound  "quantization_config", or a file beside config.json: 4 and 8 bits (qweight, qzeros, scales,
+//                       g_idx; checkpoint/gptq.h)
 // Which formats they become, and at what cost: docs/FORMATS.md.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
 #include <string>
 
+#include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 
@@ -21,10 +25,14 @@ struct PackedTensor {
 };
 using PackedTensors = std::map<std::string, PackedTensor>;  // by the name of the tensor in the file
 
+struct GptqSettings;
+
 class PackedWeights {
  public:
-  // `config`: the text of config.json, which may be empty. Throws Error where it names a quantisation we do not read.
-  PackedWeights(const std::string& config, std::string what);
+  // `config`: the text of config.json, which may be empty. `beside` reads a quantization_config that lies in a file of
+  // its own (or nothing), and is called where config.json has none. Throws Error where they name a quantisation we do
+  // not read.
+  PackedWeights(const std::string& config, const std::function<std::string()>& beside, std::string what);
 
   // Does this tensor belong to a packed weight? Then it is kept for add_to().
   bool take(const SafetensorsEntry& entry, const Safetensors& file);
@@ -32,10 +40,16 @@ class PackedWeights {
   // Adds the weights whose tensors have been taken. Throws Error: a part missing, left over or of the wrong shape.
   void add_to(Checkpoint& checkpoint);
 
-  const char* kind() const;  // "compressed-tensors", "mlx", or "" where config.json names no quantisation
+  // "compressed-tensors", "mlx", "gptq", "awq", "auto-round", or "" where no quantisation is named (or, in a file
+  // beside config.json, named and not used).
+  const char* kind() const;
 
  private:
-  enum class Scheme { kNone, kCompressedTensors, kMlx } scheme_ = Scheme::kNone;
+  void read_quantization_config(const nlohmann::json& config);
+
+  enum class Scheme { kNone, kCompressedTensors, kMlx, kGptq } scheme_ = Scheme::kNone;
+  std::shared_ptr<const GptqSettings> gptq_;  // of kGptq
+  bool beside_ = false;                       // config.json itself names no quantisation
   std::string what_;
   PackedTensors tensors_;
 };

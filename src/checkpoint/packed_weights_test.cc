@@ -197,7 +197,7 @@ TEST(PackedWeights, RefuseSchemesThatAreNotRead) {
   const char* ct = "compressed_tensors";
   EXPECT_THAT(error(ct, [](json& c) { c["quantization_config"]["format"] = "nvfp4-pack-quantized"; }),
               HasSubstr("nvfp4"));
-  EXPECT_THAT(error(ct, [](json& c) { c["quantization_config"]["quant_method"] = "awq"; }), HasSubstr("awq"));
+  EXPECT_THAT(error(ct, [](json& c) { c["quantization_config"]["quant_method"] = "hqq"; }), HasSubstr("hqq"));
   EXPECT_THAT(
       error(ct, [](json& c) { c["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 3; }),
       HasSubstr("4- or 8-bit"));

@@ -124,7 +124,7 @@ void refuse_missing(const fs::path& path) {
 }
 
 std::string way_around(const std::string& quant_method) {
-  if (quant_method == "gptq" || quant_method == "fp8") {
+  if (quant_method == "fp8") {
     return "llama.cpp's convert_hf_to_gguf.py makes a GGUF file of it, which is read";
   }
   return "take the model's unquantised checkpoint (gemma4 quantize makes a small one of it), or one of its GGUF files";

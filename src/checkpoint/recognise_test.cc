@@ -60,10 +60,15 @@ TEST(Recognise, OtherMembersOfTheFamilyBeforeTheirTensors) {
 
 TEST(Recognise, QuantisersThatAreNotReadAndTheWayOut) {
   json config = tiny_config();
-  config["quantization_config"] = {{"quant_method", "gptq"}};
-  EXPECT_THAT(refusal_of_config(config), AllOf(HasSubstr("\"gptq\""), HasSubstr("convert_hf_to_gguf.py")));
+  config["quantization_config"] = {{"quant_method", "fp8"}};
+  EXPECT_THAT(refusal_of_config(config), AllOf(HasSubstr("\"fp8\""), HasSubstr("convert_hf_to_gguf.py")));
   config["quantization_config"] = {{"quant_method", "bitsandbytes"}};
   EXPECT_THAT(refusal_of_config(config), AllOf(HasSubstr("\"bitsandbytes\""), HasSubstr("gemma4 quantize")));
+  // Those that are read: what is refused is the tensor.
+  for (const char* method : {"gptq", "awq", "auto-round", "intel/auto-round"}) {
+    config["quantization_config"] = {{"quant_method", method}};
+    EXPECT_THAT(refusal_of_config(config), HasSubstr("tensor model.experts.w is not one that Gemma 4 has"));
+  }
 }
 
 TEST(Recognise, DirectoriesThatAreNoModel) {

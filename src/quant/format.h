@@ -13,7 +13,8 @@ enum class Format : uint8_t {
   kF16,
   kBF16,
   // torchao Int4Tensor: codes U8 [rows, cols/2], even column in the low nibble; scale and zero BF16 [cols/group, rows]
-  // (transposed); w = (code - zero) * scale, zero whole for min-max and fractional for HQQ.
+  // (transposed); w = (code - zero) * scale, zero whole for min-max and fractional for HQQ. GPTQ's and AWQ's scales are
+  // F16; then zero is F16, too.
   kInt4,
   // torchao IntxUnpackedToInt8Tensor: codes I8 [rows, cols]; scale BF16 or F32 [rows, cols/group]; w = code * scale.
   kInt8,

@@ -159,13 +159,14 @@ void check_alike(std::span<const Matrix> matrices) {
   const Matrix& first = matrices.front();
   for (const Matrix& m : matrices) {
     CHECK(!m.uploaded && m.format == first.format && m.cols == first.cols && m.group == first.group);
-    CHECK(m.format != Format::kInt8 || m.scale.dtype == first.scale.dtype);
+    CHECK(m.scale.dtype == first.scale.dtype && m.zero.dtype == first.zero.dtype);
   }
   const bool grouped = first.format == Format::kInt4 || first.format == Format::kInt8;
   CHECK(!grouped || (first.group > 0 && first.cols % first.group == 0));
-  if (first.format == Format::kInt4 && (first.group % 8 != 0 || first.scale.dtype != DType::kBF16)) {
+  if (first.format == Format::kInt4 && (first.group % 8 != 0 || dtype_size(first.scale.dtype) != 2)) {
     throw Error(
-        "the cpu backend reads int4 weights in groups of a multiple of 8 columns with BF16 scales, not groups of " +
+        "the cpu backend reads int4 weights in groups of a multiple of 8 columns with BF16 or F16 scales, not groups "
+        "of " +
         std::to_string(first.group) + " with " + dtype_name(first.scale.dtype) + " scales");
   }
 }

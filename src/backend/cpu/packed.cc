@@ -21,7 +21,7 @@ bool describes(const Matrix& m) {
   constexpr int64_t kMost = INT32_MAX;
   if (m.format == Format::kNone || m.rows < 1 || m.cols < 1 || m.rows > kMost || m.cols > kMost) return false;
   if (m.format == Format::kInt4) {
-    return m.group > 0 && m.group % 8 == 0 && m.cols % m.group == 0 && m.scale.dtype == DType::kBF16;
+    return m.group > 0 && m.group % 8 == 0 && m.cols % m.group == 0 && m.scale.dtype != DType::kF32;
   }
   if (m.format == Format::kInt8) return m.group > 0 && m.cols % m.group == 0;
   return m.cols % info(m.format).block_cols == 0;

@@ -1,3 +1,4 @@
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <algorithm>
@@ -20,12 +21,12 @@ constexpr int64_t kSlabBytes = 64 << 20;
 // Some rows of stacked matrices on the device, as they are in the checkpoint.
 struct Slab {
   const uint8_t* codes;  // [rows, row_bytes]
-  const uint8_t* scale;  // int4: BF16 [groups, rows]; int8: [rows, groups]
+  const uint8_t* scale;  // int4: BF16 or F16 [groups, rows]; int8: [rows, groups]
   const uint8_t* zero;   // int4: as scale
   int64_t row_bytes;
   int rows, half;  // half: rows of the first of two interleaved matrices, else 0
   int groups, group;
-  bool scale_f32;
+  bool scale_f32, scale_f16;
 
   // The row that goes to packed row `at`, or -1 for padding.
   __device__ int row(int at) const {
@@ -101,13 +102,21 @@ __device__ void pack_codes(const Slab& slab, uint8_t* tile, int lane, const int 
 
 __device__ uint16_t half_word(const uint8_t* p) { return p[0] | p[1] << 8; }  // ggml blocks are not aligned
 
+// A scale or zero point of int4 as BF16 bits. F16 scales (GPTQ, AWQ) are rounded, by at most 2^-9 of their size, as the
+// tensor cores' operands are for every format.
+__device__ uint16_t int4_scale(const Slab& slab, const uint8_t* values, int64_t at) {
+  const uint16_t bits = reinterpret_cast<const uint16_t*>(values)[at];
+  if (!slab.scale_f16) return bits;
+  return __bfloat16_as_ushort(__float2bfloat16_rn(__half2float(__ushort_as_half(bits))));
+}
+
 // Writes scales and zero points of int4: one thread for each (row, group) of the weight tile.
 template <int kGroups, bool kWhole>
 __device__ void pack_int4_scales(const Slab& slab, uint8_t* tile, int g, int half, int group, int row, int col) {
   const int index = (g * kGroups + group) * 2 + half;
   const int64_t at = static_cast<int64_t>((col + group * (64 / kGroups)) / slab.group) * slab.rows + row;
-  const uint16_t scale = row < 0 ? 0 : reinterpret_cast<const uint16_t*>(slab.scale)[at];
-  const uint16_t zero = row < 0 ? 0 : reinterpret_cast<const uint16_t*>(slab.zero)[at];
+  const uint16_t scale = row < 0 ? 0 : int4_scale(slab, slab.scale, at);
+  const uint16_t zero = row < 0 ? 0 : int4_scale(slab, slab.zero, at);
   reinterpret_cast<uint16_t*>(tile + 512)[index] = scale;
   if constexpr (!kWhole) {
     reinterpret_cast<uint16_t*>(tile + 512 + 32 * kGroups)[index] = zero;
@@ -329,6 +338,7 @@ Slab describe(const Matrix& m, uint8_t* base, int64_t rows, int64_t half) {
   slab.scale = base + up16(rows * slab.row_bytes);
   slab.zero = slab.scale + up16(static_cast<int64_t>(slab.groups) * rows * 2);
   slab.scale_f32 = m.group > 0 && m.scale.dtype == DType::kF32;
+  slab.scale_f16 = m.group > 0 && m.scale.dtype == DType::kF16;
   return slab;
 }
 

@@ -14,12 +14,13 @@ constexpr const char* kPaired = ", paired";  // follows the layout's name in an 
 
 // Min-max quantisation gives whole zero points 0..15, which fit 4 bits; HQQ gives fractional ones.
 bool whole_zeros(const Tensor& zero) {
-  if (zero.dtype != DType::kBF16) return false;
+  const bool half = zero.dtype == DType::kF16;
+  if (!half && zero.dtype != DType::kBF16) return false;
   for (int64_t row = 0; row < zero.rows(); ++row) {
     const uint16_t* values = zero.row<const uint16_t>(row);
     int bad = 0;  // counted without a branch, so that the loop is vectorised
     for (int64_t i = 0; i < zero.row_size(); ++i) {
-      const float value = bf16_to_float(values[i]);
+      const float value = half ? f16_to_float(values[i]) : bf16_to_float(values[i]);
       bad += !(value >= 0 && value <= 15 && value == static_cast<float>(static_cast<int>(value)));
     }
     if (bad > 0) return false;
@@ -31,7 +32,9 @@ Layout choose_int4(std::span<const Matrix> matrices) {
   const int group = matrices[0].group;
   if (group != 32 && group % 64 != 0) return Layout::kBF16;
   for (const Matrix& matrix : matrices) {
-    if (matrix.scale.dtype != DType::kBF16 || matrix.zero.dtype != DType::kBF16) return Layout::kBF16;
+    const DType type = matrix.scale.dtype;  // F16 is rounded to BF16 on packing
+    if ((type != DType::kBF16 && type != DType::kF16) || matrix.zero.dtype != type) return Layout::kBF16;
+    if (type != matrices[0].scale.dtype) return Layout::kBF16;
   }
   const bool whole = std::ranges::all_of(matrices, [](const Matrix& matrix) { return whole_zeros(matrix.zero); });
   if (group == 32) return whole ? Layout::kInt4G32 : Layout::kInt4G32Frac;

@@ -31,6 +31,18 @@ TEST(CudaSelectKernel, WholeZeroPointsPackInto4Bits) {
   EXPECT_EQ(Int4(16, 256, 128, 3, 4).layout(), Layout::kInt4G64);
 }
 
+// GPTQ's and AWQ's scales are rounded to BF16 on packing. One type for all, or none of these layouts.
+TEST(CudaSelectKernel, Int4WithScalesOfF16) {
+  Int4 whole(16, 128, 64, 0, 8);
+  for (uint16_t& zero : whole.zero) zero = float_to_f16(bf16_to_float(zero));
+  whole.matrix.scale.dtype = whole.matrix.zero.dtype = DType::kF16;
+  EXPECT_EQ(whole.layout(), Layout::kInt4G64);
+  whole.zero[3] = float_to_f16(16);
+  EXPECT_EQ(whole.layout(), Layout::kInt4G64Frac);
+  whole.matrix.zero.dtype = DType::kBF16;
+  EXPECT_EQ(whole.layout(), Layout::kBF16);
+}
+
 TEST(CudaSelectKernel, OneZeroPointThatDoesNotFitKeepsThemAll) {
   for (const float one : {7.5f, 16.0f, -1.0f, NAN}) {
     EXPECT_EQ(Int4(16, 128, 32, 7, one).layout(), Layout::kInt4G32Frac) << one;
