@@ -33,7 +33,7 @@ std::string layout_of(const json& config, std::initializer_list<const char*> key
 
 int bits_of(const json& value, const std::string& whose) {
   if (value == 4 || value == 8) return value.get<int>();
-  throw Error(whose + " has " + printable(value.dump()) + " bits; 4 and 8 are read");
+  throw Error(whose + " is quantised to " + printable(value.dump()) + " bits; 4 and 8 are read");
 }
 
 int64_t group_of(const json& config, const std::string& what) {

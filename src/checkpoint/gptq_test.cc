@@ -225,7 +225,7 @@ TEST(Gptq, RefusesVariantsByName) {
   EXPECT_THAT(error_with("gptq", "is_marlin_format", true), HasSubstr("'marlin'"));
   for (const int bits : {2, 3, 5}) {
     EXPECT_THAT(error_with("gptq", "bits", bits), HasSubstr(std::to_string(bits) + " bits; 4 and 8 are read"));
-    EXPECT_THAT(error_with("gptq", "dynamic", {{"+:x", {{"bits", bits}}}}), HasSubstr("+:x of dynamic has"));
+    EXPECT_THAT(error_with("gptq", "dynamic", {{"+:x", {{"bits", bits}}}}), HasSubstr("+:x of dynamic is"));
     EXPECT_THAT(error_with("auto_round", "extra_config", {{"x", {{"bits", bits}}}}), HasSubstr("x of extra_config"));
   }
   EXPECT_EQ(error_with("awq", "modules_to_not_convert", {"lm_head"}), "");
