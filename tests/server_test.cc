@@ -384,6 +384,9 @@ TEST(Server, DraftsAreCountedAndChangeNoAnswer) {
     Engine engine(options);
     Server server(engine, server_options());
     const Json json = read_json<Json>(ask(server.port(), "POST", "/v1/chat/completions", body).body);
+    // The answer comes out of a step whose counters are told at its end.
+    for (int i = 0; i < 1000 && engine.stats().running > 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
     metrics = ask(server.port(), "GET", "/metrics").body;
     return json;
   };
