@@ -190,6 +190,34 @@ TEST(Isolation, FewLargePicturesAreDecodedAtATime) {
   EXPECT_EQ(images.waiting(), 0);
 }
 
+// Cancelled while it waits for the memory of another: no fault of the picture's.
+TEST(Isolation, APictureThatWaitsIsNotToBlameForACancel) {
+  const Config config = parse_config(read_file("models/demo/config.json"));
+  ImageCache cache;
+  const PromptImages images(config, cache, int64_t{128} << 20);  // one of 16 Mi pixels
+  const std::string file = large_picture();
+  std::promise<void> release;
+  const std::shared_future<void> released = release.get_future().share();
+  std::atomic<bool> inside = false;
+  auto first = std::async(std::launch::async, [&] {
+    Preparation preparation;
+    preparation.make_way = [&] {
+      inside = true;
+      released.wait();
+    };
+    images.prepare(file, 0, 70, 0, preparation);
+  });
+  while (!inside) std::this_thread::yield();
+  Preparation preparation;
+  preparation.cancellation = std::make_shared<Cancellation>();
+  auto second = std::async(std::launch::async, [&] { images.prepare(file, 1, 70, 0, preparation); });
+  while (images.waiting() == 0) std::this_thread::yield();
+  preparation.cancellation->cancel();
+  EXPECT_THROW(second.get(), CancelledError);
+  release.set_value();
+  first.get();
+}
+
 // The secret is 24 tokens after a known beginning of 40, in pages of 16.
 TEST(Isolation, TenThousandGuessesLearnNothingOfAnothersPrompt) {
   PrefixCacheOptions options{16, 64, {64, 64}};

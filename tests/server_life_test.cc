@@ -314,7 +314,15 @@ TEST(Server, AStreamThatLeavesBeforeItsTurnIsNotComputed) {
 
 TEST(Server, StoppingTellsEveryStream) {
   Engine engine(served_model());
-  Server server(engine, server_options());
+  ServerOptions options = server_options();
+  options.log = RequestLog::kRequests;
+  Mutex mutex;
+  std::string log;
+  options.log_line = [&](const std::string& line) {
+    const MutexLock lock(mutex);
+    log += line + "\n";
+  };
+  Server server(engine, options);
   Json body = {{"model", "demo"}, {"prompt", "x"}, {"max_tokens", 900}, {"ignore_eos", true}, {"stream", true}};
   Socket streaming(server.port()), waiting(server.port());
   streaming.send(http_text("POST", "/v1/completions", body.dump()));
@@ -331,6 +339,8 @@ TEST(Server, StoppingTellsEveryStream) {
   EXPECT_EQ(told.status, 200);
   EXPECT_EQ(events_of(told.body).back().data["error"]["code"], "stopping");
   EXPECT_EQ(waiting.response().status, 503);
+  const MutexLock lock(mutex);
+  EXPECT_EQ(log.find("in=0"), std::string::npos) << log;  // of the stream: what it had cost by then
 }
 
 TEST(Server, AFailingDeviceIsToldToEveryClient) {

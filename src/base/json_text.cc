@@ -26,7 +26,7 @@ nlohmann::json parse_strict_json(std::string_view text, const std::string& what)
   try {
     return read_json(text, watch);
   } catch (const json::exception& error) {
-    throw Error(what + " is not valid JSON (" + printable(error.what()) + ")");
+    throw Error(what + " is not valid JSON (" + printable(json_complaint(error)) + ")");
   }
 }
 
@@ -34,6 +34,12 @@ void refuse_nul(std::string_view text) {
   if (const size_t at = text.find('\0'); at != std::string_view::npos) {
     throw Error("a NUL byte at byte " + std::to_string(at) + " is not JSON");
   }
+}
+
+std::string json_complaint(const std::exception& error) {
+  const std::string what = error.what();
+  const size_t end = what.starts_with("[json.exception.") ? what.find("] ") : std::string::npos;
+  return end == std::string::npos ? what : what.substr(end + 2);
 }
 
 std::string printable(std::string_view name) {

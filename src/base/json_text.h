@@ -2,6 +2,7 @@
 // errors that name the file, never a silent choice. Included by .cc files only (nlohmann's header is heavy).
 #pragma once
 
+#include <exception>
 #include <string>
 #include <string_view>
 
@@ -18,5 +19,8 @@ void refuse_nul(std::string_view text);
 
 // `name` fit for a message: at most 120 bytes, control characters and invalid UTF-8 replaced.
 std::string printable(std::string_view name);
+
+// What the JSON library says was wrong, for a sentence of ours: without its name of the exception.
+std::string json_complaint(const std::exception& error);
 
 }  // namespace gemma4

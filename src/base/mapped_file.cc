@@ -159,9 +159,15 @@ void handle_lost_pages(LostPages how) {
 
 void forget_pages(const void* data, size_t size) {
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + size) / page * page;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const uintptr_t first = reinterpret_cast<uintptr_t>(data), last = first + size;
+  const MutexLock lock(slots_mutex);  // no mapping may go away, and its addresses to the heap, before madvise()
+  const size_t count = slots_used;
+  for (size_t i = 0; i < count; ++i) {
+    if (slots[i].file == nullptr) continue;
+    const uintptr_t begin = (std::max<uintptr_t>(first, slots[i].begin) + page - 1) / page * page;
+    const uintptr_t end = std::min<uintptr_t>(last, slots[i].end) / page * page;
+    if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
 }
 
 }  // namespace gemma4

@@ -50,8 +50,9 @@ enum class LostPages {
 // Installs a handler for SIGBUS. Outside mapped files the signal does what it did before.
 void handle_lost_pages(LostPages how);
 
-// Tells the system that these bytes of a mapping are not needed soon: they leave this process's memory and are read
-// again from the file if touched. For passes over files larger than memory.
+// Tells the system that those of these bytes which belong to a MappedFile are not needed soon: they leave this
+// process's memory and are read again from the file if touched. For passes over files larger than memory. Other memory
+// keeps its values: on the heap the same call to the system would turn them to zeros.
 void forget_pages(const void* data, size_t size);
 
 }  // namespace gemma4

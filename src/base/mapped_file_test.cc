@@ -102,6 +102,16 @@ TEST_F(MappedFileTest, AFileThatIsReplacedStaysAsItWas) {
   EXPECT_EQ(complaint(), "");
 }
 
+TEST_F(MappedFileTest, ForgettingPagesTakesNoOtherMemory) {
+  const auto file = MappedFile::open(path_);
+  const std::vector<char> own(kSize, 'y');
+  forget_pages(own.data(), own.size());
+  EXPECT_EQ(own, std::vector<char>(kSize, 'y'));
+  forget_pages(file->bytes().data() - kSize, 3 * kSize);  // more than the file on both sides
+  EXPECT_EQ(read_at(*file, 0), 'x');
+  EXPECT_EQ(own, std::vector<char>(kSize, 'y'));
+}
+
 TEST_F(MappedFileTest, ByDefaultATruncationIsOneSentenceAndExitCode3) {
   EXPECT_EXIT(
       {

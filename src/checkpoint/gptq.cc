@@ -1,6 +1,7 @@
 #include "checkpoint/gptq.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -97,6 +98,7 @@ std::vector<int32_t> column_groups(const GptqSettings& settings, const PackedTen
                                    Source& s, const std::string& what) {
   const int64_t size = group_size(settings, s.cols, s.groups, s.whose);
   const bool listed = tensors.contains(stem + ".g_idx");
+  if (listed && s.awq) throw Error(s.whose + " has a g_idx, which AWQ has not");
   if (!listed && settings.act_order) throw Error(s.whose + ": desc_act needs its g_idx, which is missing");
   s.order = listed ? &packed_tensor(tensors, stem + ".g_idx", DType::kI32, {s.cols}, what) : nullptr;
   std::vector<int32_t> group_of(static_cast<size_t>(s.cols));
@@ -125,7 +127,7 @@ void refuse_bias(const PackedTensors& tensors, const std::string& stem, const st
   const auto it = tensors.find(stem + ".bias");
   if (it == tensors.end()) return;
   const bool zero = std::ranges::all_of(it->second.bytes, [](std::byte b) { return b == std::byte{0}; });
-  if (!zero) throw Error(whose + " has a bias, which Gemma 4 has not");
+  if (!zero || it->second.bytes.empty()) throw Error(whose + " has a bias, which Gemma 4 has not");
 }
 
 Source describe(const PackedTensors& tensors, const GptqSettings& settings, const std::string& stem,
@@ -251,13 +253,18 @@ void read_int8(Checkpoint& checkpoint, const Source& s, ThreadPool& pool, Matrix
 // Values as GPTQModel computes them: each product rounded once to the scales' type (to BF16 where that is float32).
 void read_values(Checkpoint& checkpoint, const Source& s, ThreadPool& pool, Matrix& m) {
   const bool half = s.scales->entry.dtype == DType::kF16;
+  std::atomic<bool> too_large = false;
   auto* values = allocate<uint16_t>(checkpoint, s.rows * s.cols);
   for_row_blocks(pool, s.rows, [&](int64_t first, int64_t count) {
     decode(s, first, count, [&](int64_t row, int64_t col, int code, float scale) {
       const float value = static_cast<float>(code) * scale;
-      values[row * s.cols + col] = half ? float_to_f16(value) : float_to_bf16(value);
+      const uint16_t bits = half ? float_to_f16(value) : float_to_bf16(value);
+      const uint16_t infinity = half ? 0x7c00 : 0x7f80;
+      if ((bits & 0x7fff) >= infinity) too_large = true;
+      values[row * s.cols + col] = bits;
     });
   });
+  if (too_large) throw Error(s.whose + ": a scale times a code is more than " + (half ? "F16" : "BF16") + " can hold");
   m.format = half ? Format::kF16 : Format::kBF16;
   m.codes = Tensor(values, half ? DType::kF16 : DType::kBF16, {s.rows, s.cols});
 }
@@ -274,7 +281,9 @@ bool all_zeros_are(const Source& s, int value) {
 Weight read_weight(Checkpoint& checkpoint, const Source& s, ThreadPool& pool) {
   for (int64_t g = 0; g < s.groups; ++g) {
     for (int64_t row = 0; row < s.rows; ++row) {
+      constexpr float kMostOfCode = 256;
       if (!std::isfinite(s.scale(g, row))) throw Error(s.whose + ": a scale is not a finite number");
+      if (!std::isfinite(s.scale(g, row) * kMostOfCode)) throw Error(s.whose + ": a scale is too large for its codes");
     }
   }
   Weight weight;

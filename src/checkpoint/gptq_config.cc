@@ -31,6 +31,13 @@ std::string layout_of(const json& config, std::initializer_list<const char*> key
   return usual;
 }
 
+bool flag_of(const json& config, const char* key, const std::string& what) {
+  const json value = value_of(config, key);
+  if (value.is_null()) return false;
+  if (!value.is_boolean()) throw Error(what + ": " + key + " of its quantization_config is neither true nor false");
+  return value.get<bool>();
+}
+
 int bits_of(const json& value, const std::string& whose) {
   if (value == 4 || value == 8) return value.get<int>();
   throw Error(whose + " is quantised to " + printable(value.dump()) + " bits; 4 and 8 are read");
@@ -96,7 +103,8 @@ void read_gptq(const json& config, GptqSettings& settings, const std::string& wh
                 "'; gptq and gptq_v2 are read");
   }
   settings.zeros = layout == "gptq" ? GptqSettings::Zeros::kWordsMinusOne : GptqSettings::Zeros::kPlain;
-  settings.act_order = value_of(config, "desc_act") == true;
+  settings.act_order = flag_of(config, "desc_act", what);
+  flag_of(config, "sym", what);  // the zero points are in the file either way
 }
 
 void read_awq(const json& config, GptqSettings& settings, const std::string& what) {

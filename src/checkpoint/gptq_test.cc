@@ -11,7 +11,9 @@
 #include "base/mapped_file.h"
 #include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/golden_testing.h"
+#include "checkpoint/quantize_checkpoint.h"
 #include "quant/pack.h"
+#include "quant/recipe.h"
 
 namespace gemma4 {
 namespace {
@@ -219,6 +221,34 @@ TEST(Gptq, ReadsScalesOfOtherTypes) {
   }
 }
 
+// Passes over a model give the file's pages back to the system. What was unpacked is not the file's: it turned to
+// zeros.
+TEST(Gptq, QuantisingLeavesTheSourceAsItWas) {
+  for (const char* name : {"gptq", "awq"}) {
+    const Folder folder, out;
+    Sample sample(name);
+    const int64_t rows = 256, cols = 256;  // pages of codes
+    const std::string stem = kLayer + "mlp.gate_proj";
+    const bool awq = std::string(name) == "awq";
+    const int64_t groups = awq ? cols / 32 : cols / sample.quantization["group_size"].get<int64_t>();
+    std::string codes(static_cast<size_t>(rows * cols / 2), '\0'), scales;
+    for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<char>(i * 37 % 251);
+    for (int64_t i = 0; i < groups * rows; ++i) scales += std::string("\x00\x2c", 2);  // 1/16
+    sample.add(stem + ".qweight", "I32", awq ? json{cols, rows / 8} : json{cols / 8, rows}, codes);
+    sample.add(stem + ".qzeros", "I32", {groups, rows / 8},
+               std::string(static_cast<size_t>(groups * rows / 2), '\x77'));
+    sample.add(stem + ".scales", "F16", {groups, rows}, scales);
+    sample.put(folder);
+    const Checkpoint checkpoint = open_checkpoint(folder.path);
+    const Matrix& m = checkpoint.find("layers.0.mlp.gate_proj.weight")->matrix;
+    const std::vector<float> before = floats_of(m);
+    folder.put("keep.json", R"([{"pattern": "x"}])");
+    quantize_checkpoint(checkpoint, load_recipe(folder.path / "keep.json", {1, {}}), out.path, {});
+    EXPECT_EQ(floats_of(m), before) << name;
+    EXPECT_GT(std::ranges::count_if(before, [](float v) { return v != 0; }), rows * cols / 2) << name;
+  }
+}
+
 TEST(Gptq, RefusesVariantsByName) {
   EXPECT_EQ(error_with("gptq", "checkpoint_format", "gptq"), "");
   EXPECT_THAT(error_with("gptq", "checkpoint_format", "marlin"), HasSubstr("GPTQ in the layout 'marlin'"));
@@ -270,7 +300,15 @@ TEST(Gptq, RefusesDamagedTensors) {
   EXPECT_THAT(error([](Sample& s) { s.words(kQ + ".g_idx")[5] = 4; }), HasSubstr("g_idx names the group 4 of 4"));
   EXPECT_THAT(error([](Sample& s) { s.words(kQ + ".g_idx")[5] = -1; }), HasSubstr("g_idx names the group -1"));
   EXPECT_THAT(error([](Sample& s) { s.words(kQ + ".scales")[0] = 0x7c007c00; }), HasSubstr("not a finite number"));
+  // 65,504 as a scale: fine where codes stay codes, too much where products are stored as F16. Of F32: no product.
+  EXPECT_EQ(error([](Sample& s) { s.words(kQ + ".scales")[0] = 0x7bff7bff; }), "");
+  EXPECT_THAT(error([](Sample& s) { s.words(kO + ".scales")[0] = 0x7bff7bff; }), HasSubstr("more than F16 can hold"));
   EXPECT_THAT(error([](Sample& s) { s.add(kQ + ".bias", "F16", {1}, "ab"); }), HasSubstr("has a bias"));
+  EXPECT_THAT(error([](Sample& s) { s.add(kQ + ".bias", "F16", {0}, ""); }), HasSubstr("has a bias"));
+  EXPECT_THAT(error_with("gptq", "desc_act", "yes"), HasSubstr("desc_act of its quantization_config is neither"));
+  EXPECT_THAT(error_with("gptq", "sym", 1), HasSubstr("sym of its quantization_config is neither"));
+  EXPECT_THAT(error_of("awq", [](Sample& s) { s.add(kQ + ".g_idx", "I32", {64}, std::string(256, '\0')); }),
+              HasSubstr("has a g_idx, which AWQ has not"));
   EXPECT_THAT(error([](Sample& s) { s.add(kQ + ".weight", "F16", {1, 1}, "ab"); }), HasSubstr("appears twice"));
   EXPECT_THAT(error([](Sample& s) { s.quantization.erase("dynamic"); }), HasSubstr("of 4 bits, which"));
   EXPECT_EQ(error_with("gptq_v2", "desc_act", true), "");  // it has its g_idx

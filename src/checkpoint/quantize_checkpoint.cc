@@ -210,7 +210,8 @@ void write_job(const Job& job, const QuantizeOptions& options, ThreadPool& pool,
       break;
     }
   }
-  forget_pages(job.source->matrix.codes.data, job.source->bytes);
+  const Tensor& codes = job.source->matrix.codes;
+  forget_pages(codes.data, static_cast<size_t>(codes.bytes()));
 }
 
 void copy_side_files(const Checkpoint& source, const fs::path& output, Overwrite overwrite) {

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "base/check.h"
+#include "base/json_text.h"
 
 namespace gemma4 {
 
@@ -20,7 +21,7 @@ int exit_code_of(FunctionRef<int()> command) {
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "gemma4: out of memory\n");
   } catch (const std::exception& error) {  // of the standard library, as for a path that cannot be looked at
-    std::fprintf(stderr, "gemma4: %s\n", error.what());
+    std::fprintf(stderr, "gemma4: %s\n", json_complaint(error).c_str());
   }
   return kExitBadInput;
 }

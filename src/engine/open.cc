@@ -170,6 +170,8 @@ ModelOptions plan_activations(EngineOptions& options, int positions) {
   const int most = options.max_seq_len > 0 ? options.max_seq_len : positions > 0 ? positions : 1 << 30;
   options.chunk = std::min(options.chunk, most);
   options.page = std::min(options.page, most);
+  need(options.cache_tokens == 0 || options.cache_tokens >= options.page,
+       "cache-tokens must be at least " + std::to_string(options.page));
   const int image = options.vision ? std::min(options.image_budget_max, most) : 0;
   if (options.cache_windows == 0) options.cache_windows = options.prefix_cache ? options.max_seqs : 0;
   ModelOptions model;

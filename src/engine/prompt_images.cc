@@ -28,6 +28,8 @@ auto naming_image(int index, const Work& work) {
     return work();
   } catch (const DecodeStopped&) {
     throw CancelledError("the request was cancelled");
+  } catch (const CancelledError&) {  // while it waited for memory or a turn: no fault of the image
+    throw;
   } catch (const Error& error) {
     throw Error("image " + std::to_string(index + 1) + ": " + error.what());
   }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/exact_json.h"
+#include "base/json_text.h"
 
 namespace gemma4 {
 namespace {
@@ -65,9 +66,7 @@ Json parse_body(std::string_view text) {
   try {
     return parse_exact_json(text, kDepthMax);
   } catch (const Json::exception& error) {
-    std::string what = error.what();
-    const size_t at = what.find("] ");  // drops the library's name of the exception
-    if (at != std::string::npos) what = what.substr(at + 2);
+    std::string what = json_complaint(error);
     if (what.size() > 200) what = what.substr(0, 200) + "...";
     throw ApiError(400, "the body is not JSON: " + what);
   } catch (const Error& error) {

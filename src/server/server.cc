@@ -154,11 +154,13 @@ int Server::preparing() const { return impl_->state.watch.count(); }
 
 void Server::refuse_new() { impl_->state.stopping = true; }
 
-void Server::stop(double seconds) {
+bool Server::stop(double seconds) {
+  constexpr double kSending = 5;  // of the last answers takes little time
   impl_->state.stopping = true;
   impl_->state.engine.stop(seconds);  // all answers have ended after this
   impl_->state.watch.stop();
-  impl_->http->stop(5);  // sending the rest of them takes little time
+  const StoppingError why("the server is stopping; this request was not answered");
+  return impl_->http->stop(kSending, impl_->refuse(HttpRequest(), to_api_error(why, Api::kOpenAi)));
 }
 
 }  // namespace gemma4

@@ -538,7 +538,6 @@ int bench_command(int argc, char** argv) {
   if (const auto code = line.parse(argc, argv)) return *code;
   if (!flags.dump.empty()) check_output_file(flags.dump, overwrite_if(flags.force));
   const std::string why = choose_backend(flags.engine);
-  if (!why.empty()) report_backend(flags.engine, why);
   if (flags.batches.empty()) flags.batches = {1};
   if (flags.engine.backend != "cuda") shorten_for_cpu(flags);
   std::erase(flags.images, 0);
@@ -548,8 +547,9 @@ int bench_command(int argc, char** argv) {
     if (!flags.engine.gpu_layers.empty() || flags.engine.gpus > 1) {
       throw Error("bench --load measures one device; leave --gpu-layers and --gpus away");
     }
-    return bench_load({flags.engine.model, flags.engine.backend, flags.engine.threads, flags.json});
   }
+  if (!why.empty()) report_backend(flags.engine, why);
+  if (flags.load) return bench_load({flags.engine.model, flags.engine.backend, flags.engine.threads, flags.json});
   return run_on_rank_0(flags.processes, flags.engine, [&] { return bench(flags); });
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/json_text.h"
 #include "cli/engine_flags.h"
 #include "engine/event_queue.h"
 #include "image/decode.h"
@@ -52,7 +53,7 @@ std::vector<Question> read_questions(const QuestionsOptions& options) {
     if (questions.empty()) throw Error(what + ": there are no questions in it");
     return questions;
   } catch (const json::exception& error) {
-    throw Error(what + ": not a file of questions (" + error.what() + ")");
+    throw Error(what + ": not a file of questions (" + json_complaint(error) + ")");
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -164,20 +165,20 @@ sigset_t stop_signals() {
   return set;
 }
 
-// Until the server can answer a signal in good order, one ends the process as if nobody handled it. Blocks the signals,
-// also in threads that start later.
-class EndBySignal {
+// Takes the signals on a thread of its own while the one that serves is busy. Blocks them, also in threads that start
+// later.
+class SignalWatch {
  public:
-  EndBySignal() {
+  explicit SignalWatch(void (*then)(int signal)) : then_(then) {
     block_stop_signals();
     watcher_ = std::thread([this] { watch(); });
   }
-  ~EndBySignal() {
+  ~SignalWatch() {
     done_ = true;
     watcher_.join();
   }
-  EndBySignal(const EndBySignal&) = delete;
-  EndBySignal& operator=(const EndBySignal&) = delete;
+  SignalWatch(const SignalWatch&) = delete;
+  SignalWatch& operator=(const SignalWatch&) = delete;
 
  private:
   void watch() const {
@@ -185,18 +186,24 @@ class EndBySignal {
     const timespec tick = {0, 20'000'000};
     while (!done_) {
       const int signal = sigtimedwait(&signals, nullptr, &tick);
-      if (signal < 0) continue;
-      std::fputs("gemma4: stopped by a signal before it was ready\n", stderr);
-      std::signal(signal, SIG_DFL);
-      pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-      raise(signal);
-      _exit(128 + signal);  // the system gives the first process of a container no default action
+      if (signal > 0) then_(signal);
     }
   }
 
+  void (*const then_)(int signal);
   std::atomic<bool> done_{false};
   std::thread watcher_;
 };
+
+// Until the server can answer a signal in good order, one ends the process as if nobody handled it.
+void end_by_signal(int signal) {
+  std::fputs("gemma4: stopped by a signal before it was ready\n", stderr);
+  const sigset_t signals = stop_signals();
+  std::signal(signal, SIG_DFL);
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  raise(signal);
+  _exit(128 + signal);  // the system gives the first process of a container no default action
+}
 
 // Waits for a signal (returns true) or a failure of the device (false).
 bool wait_for_signal(const Engine& engine, const Server& server) {
@@ -210,13 +217,21 @@ bool wait_for_signal(const Engine& engine, const Server& server) {
 
 // Waits for running answers and those that are prepared; a second signal ends the wait.
 void finish_answers(Engine& engine, const Server& server, double seconds) {
+  using Clock = std::chrono::steady_clock;
   const sigset_t signals = stop_signals();
   const timespec tick = {0, 100'000'000};
-  for (double waited = 0; waited < seconds; waited += 0.1) {
+  const auto end = Clock::now() + std::chrono::ceil<Clock::duration>(std::chrono::duration<double>(seconds));
+  while (Clock::now() < end) {
     const EngineStats stats = engine.stats();
     if (stats.dead || (server.preparing() == 0 && stats.waiting == 0 && stats.running == 0)) return;
     if (sigtimedwait(&signals, nullptr, &tick) >= 0) return;
   }
+}
+
+// Does not wait for threads that still compute: nobody waits for what they make.
+[[noreturn]] void end_process(int code) {
+  std::fflush(nullptr);
+  _exit(code);
 }
 
 }  // namespace
@@ -278,8 +293,13 @@ int serve_until_stopped(Engine& engine, const ServerOptions& options, double gra
   if (channel != nullptr) channel->limit_silence(kSilenceAfterSignal);
   finish_answers(engine, server, grace);
   const bool failed = server.device_failed() || engine.stats().dead;
-  server.stop(0);
-  if (failed) throw DeviceError("the device failed while the server stopped");
+  constexpr const char* kFailed = "the device failed while the server stopped";
+  const SignalWatch at_once([](int) { end_process(kExitOk); });
+  if (!server.stop(0)) {
+    if (failed) std::fprintf(stderr, "gemma4: %s\n", kFailed);
+    end_process(failed ? kExitDevice : kExitOk);
+  }
+  if (failed) throw DeviceError(kFailed);
   return kExitOk;
 }
 
@@ -303,7 +323,7 @@ int serve(ServeFlags& flags) {
   flags.engine.several_salts = options.api_keys.size() > 1;
   flags.engine.prepared_bytes = int64_t{flags.prepared_mb} << 20;
   raise_descriptor_limit(options.http.connections);
-  std::optional<EndBySignal> loading(std::in_place);
+  std::optional<SignalWatch> loading(std::in_place, end_by_signal);
   handle_lost_pages(LostPages::kZeros);  // so that every stream ends with an error event
   Engine engine(flags.engine);
   report_placement(engine.placement());

@@ -175,11 +175,11 @@ void stream(ServerState& server, const CompletionRequest& completion, ResponseSt
       // Events that are ready already are sent in one write.
       auto next = answers.next(out.empty() ? kAliveCheck : milliseconds(0));
       if (next) {
-        check_end(server, next->second);
-        check.take(next->first, next->second, warnings);
-        if (next->second.type == Event::kDone) {
+        if (next->second.type == Event::kDone) {  // one that was cut, too
           count_tokens(tokens, next->second.usage, next->first, completion.per_prompt);
         }
+        check_end(server, next->second);
+        check.take(next->first, next->second, warnings);
         out += serializer.piece(next->first, next->second);
         if (!out.empty() && out.size() < kWriteBytes) continue;  // an event may give nothing to send
       }

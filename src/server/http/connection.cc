@@ -108,9 +108,13 @@ bool Connection::write(std::string_view text) {
 
 std::string Connection::network() const { return peer_network(fd_); }
 
-void Connection::write_last(std::string_view text) {
+void Connection::send_last(std::string_view text) {
   [[maybe_unused]] const ssize_t sent = ::send(fd_, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   ::shutdown(fd_, SHUT_WR);
+}
+
+void Connection::write_last(std::string_view text) {
+  send_last(text);
   // Unread bytes would reset the connection, and the client might lose the answer.
   for (int i = 0; i < 64 && ::recv(fd_, buffer_, sizeof(buffer_), MSG_DONTWAIT) > 0; ++i) {
   }

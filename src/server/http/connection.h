@@ -30,6 +30,7 @@ class Connection {
   Received receive();                      // waits for bytes; call it when none are buffered
   bool write(std::string_view text);       // false: not all of it was taken; reusable is then false
   void write_last(std::string_view text);  // does not wait; ends the writing
+  void send_last(std::string_view text);   // the same without reading: from any thread, where no other one writes
   // Reads and discards what the client still sends. Closing with unread data would reset the connection, and the client
   // might lose the answer.
   void drain(size_t bytes, double seconds);

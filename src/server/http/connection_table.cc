@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 namespace gemma4 {
 namespace {
@@ -54,6 +55,7 @@ void ConnectionTable::attach(Entry& entry, Connection& connection) {
 void ConnectionTable::wait(Entry& entry) {
   const MutexLock lock(mutex_);
   entry.waiting = entry.idle = true;
+  entry.answered = false;
   entry.since = Clock::now();
   entry.body = 0;
   if (ending_) entry.connection->shut_reading();
@@ -68,6 +70,12 @@ bool ConnectionTable::serve(Entry& entry) {
   const MutexLock lock(mutex_);
   entry.waiting = false;
   return !entry.dropped;
+}
+
+bool ConnectionTable::answer(Entry& entry) {
+  const MutexLock lock(mutex_);
+  entry.waiting = false;
+  return !entry.dropped && !std::exchange(entry.answered, true);
 }
 
 void ConnectionTable::body_bytes(Entry& entry, size_t bytes) {
@@ -125,6 +133,16 @@ void ConnectionTable::shut_idle() {
   ended_.notify_all();
   for (const auto& entry : entries_) {
     if (entry->idle && entry->connection != nullptr) entry->connection->shut_reading();
+  }
+}
+
+void ConnectionTable::tell_all(std::string_view text) {
+  const MutexLock lock(mutex_);
+  for (const auto& entry : entries_) {
+    if (entry->connection == nullptr) continue;
+    const bool unanswered = !entry->idle && !entry->dropped && !std::exchange(entry->answered, true);
+    if (unanswered) entry->connection->send_last(text);
+    entry->connection->shut();
   }
 }
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/mutex.h"
@@ -35,6 +36,7 @@ class ConnectionTable {
   void wait(Entry& entry);
   void begin(Entry& entry);  // the first bytes of the request are there
   bool serve(Entry& entry);
+  bool answer(Entry& entry);  // its thread writes the answer now. False: dropped, or tell_all() was first
   void body_bytes(Entry& entry, size_t bytes);  // that its body holds by now
   void remove(const std::shared_ptr<Entry>& entry);
 
@@ -45,7 +47,9 @@ class ConnectionTable {
   uint64_t dropped() const;  // since the start
   int capacity() const;      // the most that are open, with those that were dropped and are about to end
   void shut_idle();          // admits no more, and ends those that are idle
-  void shut_all();           // ends all
+  // Sends `text` to those whose request is there and has no answer yet, and ends all. Waits for no client.
+  void tell_all(std::string_view text);
+  void shut_all();  // ends all
   bool wait_until_empty(std::chrono::steady_clock::time_point deadline);
 
  private:
@@ -73,6 +77,7 @@ struct ConnectionTable::Entry {
   // Under the table's mutex.
   Connection* connection = nullptr;
   bool waiting = true, idle = true, dropped = false;
+  bool answered = false;                        // its request; or told that it is not
   std::chrono::steady_clock::time_point since;  // it waits
   size_t body = 0;
 };

@@ -200,7 +200,9 @@ struct HttpServer::Impl {
   bool hold(Exchange& exchange, size_t& counted, size_t bytes);
   void respond(Exchange& exchange, const HttpResponse& response);
   HttpResponse refuse(Exchange& exchange, int status, const std::string& message);
-  void stop_serving(double seconds);
+  void end_accepting();
+  bool end_connections(double seconds, const std::string& last);
+  void join_workers() EXCLUDES(mutex);
 
   const HttpOptions options;
   const HttpHandlers handlers;
@@ -229,7 +231,10 @@ HttpServer::Impl::Impl(const HttpOptions& o, HttpHandlers h)
 }
 
 HttpServer::Impl::~Impl() {
-  stop_serving(0);
+  end_accepting();
+  table.shut_idle();
+  while (!table.wait_until_empty(Clock::now() + std::chrono::seconds(1))) table.shut_all();
+  join_workers();
   ::close(wake);
 }
 
@@ -379,7 +384,7 @@ void HttpServer::Impl::serve(const std::shared_ptr<Entry>& entry) {
 void HttpServer::Impl::serve_one(Exchange& exchange) {
   const std::optional<HttpResponse> response = answer(exchange);
   exchange.request = {};  // its body does not count any more
-  if (response && table.serve(exchange.entry)) return respond(exchange, *response);
+  if (response && table.answer(exchange.entry)) return respond(exchange, *response);
   exchange.connection.reusable = false;
 }
 
@@ -492,18 +497,22 @@ void HttpServer::Impl::respond(Exchange& exchange, const HttpResponse& response)
   }
 }
 
-void HttpServer::Impl::stop_serving(double seconds) {
-  if (!stopping.exchange(true)) {
-    wake_acceptor();
-    acceptor.join();
-    ::close(listener);
-  }
+void HttpServer::Impl::end_accepting() {
+  if (stopping.exchange(true)) return;
+  wake_acceptor();
+  acceptor.join();
+  ::close(listener);
+}
+
+bool HttpServer::Impl::end_connections(double seconds, const std::string& last) {
   table.shut_idle();
-  const auto now = Clock::now();
-  if (!table.wait_until_empty(now + std::chrono::ceil<Clock::duration>(std::chrono::duration<double>(seconds)))) {
-    table.shut_all();
-    while (!table.wait_until_empty(Clock::now() + std::chrono::seconds(1))) table.shut_all();
-  }
+  const auto grace = std::chrono::ceil<Clock::duration>(std::chrono::duration<double>(seconds));
+  if (table.wait_until_empty(Clock::now() + grace)) return true;
+  table.tell_all(last);
+  return table.wait_until_empty(Clock::now() + std::chrono::seconds(1));
+}
+
+void HttpServer::Impl::join_workers() {
   MutexLock lock(mutex);
   ended = true;
   work_ready.notify_all();
@@ -526,6 +535,9 @@ HttpStats HttpServer::stats() const {
   return {impl_->table.open(), impl_->accepted, impl_->turned_away, impl_->table.dropped()};
 }
 
-void HttpServer::stop(double seconds) { impl_->stop_serving(seconds); }
+bool HttpServer::stop(double seconds, const HttpResponse& last) {
+  impl_->end_accepting();
+  return impl_->end_connections(seconds, http_head(last, {}) + last.body);
+}
 
 }  // namespace gemma4

@@ -44,9 +44,9 @@ class HttpRequest {
   std::string header(const std::string& lower_case_name) const;  // the first; "" if there is none
   // The first value of this name in the query, as sent; "" if there is none.
   std::string query_value(const std::string& name) const;
-  std::function<bool()> alive;                                   // false: the client has disconnected
-  std::string network;  // the client's, in bytes: an IPv4 address, half of an IPv6 one, or ""
-  std::shared_ptr<void> held;  // counts `body` against HttpOptions::bodies_bytes; reset it when the body is freed
+  std::function<bool()> alive;  // false: the client has disconnected
+  std::string network;          // the client's, in bytes: an IPv4 address, half of an IPv6 one, or ""
+  std::shared_ptr<void> held;   // counts `body` against HttpOptions::bodies_bytes; reset it when the body is freed
 };
 
 // Writes the body of a streamed response.
@@ -94,14 +94,16 @@ struct HttpStats {
 class HttpServer {
  public:
   HttpServer(const HttpOptions& options, HttpHandlers handlers);  // listens; throws Error if it cannot
-  ~HttpServer();                                                  // stop(0)
+  ~HttpServer();                                                  // ends the connections and waits for their threads
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
   int port() const;
   HttpStats stats() const;
-  // Accepts no more connections, closes idle ones, waits up to `seconds` for running requests, then closes the rest.
-  void stop(double seconds);
+  // Accepts no more connections, closes idle ones, waits up to `seconds` for running requests, then answers those that
+  // have no answer yet with `last`, closes the rest and waits up to a second for their threads. False: a thread still
+  // computes for its request, which nobody waits for any more.
+  bool stop(double seconds, const HttpResponse& last);
 
  private:
   struct Impl;

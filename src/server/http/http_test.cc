@@ -394,9 +394,37 @@ TEST(Http, StopWaitsForAnswersAndCutsTheRest) {
     Socket socket(server.port()), idle(server.port());
     socket.send(http_text("GET", path, ""));
     while (!began) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    server.stop(2);
-    EXPECT_EQ(socket.response().status, std::string(path) == "/short" ? 200 : 0);
+    HttpResponse last;
+    last.status = 503;
+    EXPECT_EQ(server.stop(2, last), true);
+    EXPECT_EQ(socket.response().status, std::string(path) == "/short" ? 200 : 503);
   }
+}
+
+// A thread that does not look whether its request is wanted (one of low priority on a busy machine looks late): its
+// client is told all the same, and who stops the server hears that the thread is still there.
+TEST(Http, StopTellsAClientWhoseThreadIsBusy) {
+  HttpHandlers handlers = echo();
+  std::atomic<bool> began = false, released = false;
+  handlers.handle = [&](HttpRequest&) {
+    began = true;
+    while (!released) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    HttpResponse response;
+    response.body = "too late";
+    return response;
+  };
+  HttpServer server(small(), handlers);
+  Socket socket(server.port());
+  socket.send(http_text("GET", "/", ""));
+  while (!began) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  HttpResponse last;
+  last.status = 503;
+  last.body = "stopping";
+  EXPECT_FALSE(server.stop(0.1, last));
+  const Response told = socket.response();
+  EXPECT_EQ(told.status, 503);
+  EXPECT_EQ(told.body, "stopping");
+  released = true;
 }
 
 // Priority cannot be raised again: who comes next must not be served by a thread that was lowered for another client.

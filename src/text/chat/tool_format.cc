@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/exact_json.h"
 #include "base/json.h"
+#include "base/json_text.h"
 #include "base/utf8.h"
 
 namespace gemma4 {
@@ -236,7 +237,7 @@ Json parse_json(std::string_view text, const std::string& what) {
   try {
     return parse_exact_json(text, kDepthMax);
   } catch (const Json::exception& e) {
-    throw Error(what + ": not JSON: " + e.what());
+    throw Error(what + ": not JSON: " + json_complaint(e));
   } catch (const Error& e) {
     throw Error(what + ": " + e.what());
   }

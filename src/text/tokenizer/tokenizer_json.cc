@@ -1,6 +1,7 @@
 // Reads tokenizer.json as the `tokenizers` library writes it (its src/tokenizer/serialization.rs and models/bpe).
 
 #include "base/json.h"
+#include "base/json_text.h"
 #include "text/tokenizer/json_scanner.h"
 #include "text/tokenizer/tokenizer_state.h"
 
@@ -182,7 +183,7 @@ TokenizerDefinition parse_tokenizer_json(std::string_view text) {
     read_decoder(decoder, definition);
     check_post_processor(post_processor);
   } catch (const json::exception& e) {
-    throw Error(std::string(kWhat) + ": " + e.what());
+    throw Error(std::string(kWhat) + ": " + json_complaint(e));
   }
   return definition;
 }
