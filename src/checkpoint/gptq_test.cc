@@ -227,6 +227,7 @@ TEST(Gptq, QuantisingLeavesTheSourceAsItWas) {
   for (const char* name : {"gptq", "awq"}) {
     const Folder folder, out;
     Sample sample(name);
+    sample.quantization["desc_act"] = false;
     const int64_t rows = 256, cols = 256;  // pages of codes
     const std::string stem = kLayer + "mlp.gate_proj";
     const bool awq = std::string(name) == "awq";
