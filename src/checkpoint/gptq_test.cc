@@ -224,30 +224,30 @@ TEST(Gptq, ReadsScalesOfOtherTypes) {
 // Passes over a model give the file's pages back to the system. What was unpacked is not the file's: it turned to
 // zeros.
 TEST(Gptq, QuantisingLeavesTheSourceAsItWas) {
-  for (const char* name : {"gptq", "awq"}) {
-    const Folder folder, out;
-    Sample sample(name);
-    sample.quantization["desc_act"] = false;
-    const int64_t rows = 256, cols = 256;  // pages of codes
-    const std::string stem = kLayer + "mlp.gate_proj";
-    const bool awq = std::string(name) == "awq";
-    const int64_t groups = awq ? cols / 32 : cols / sample.quantization["group_size"].get<int64_t>();
-    std::string codes(static_cast<size_t>(rows * cols / 2), '\0'), scales;
-    for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<char>(i * 37 % 251);
-    for (int64_t i = 0; i < groups * rows; ++i) scales += std::string("\x00\x2c", 2);  // 1/16
-    sample.add(stem + ".qweight", "I32", awq ? json{cols, rows / 8} : json{cols / 8, rows}, codes);
-    sample.add(stem + ".qzeros", "I32", {groups, rows / 8},
-               std::string(static_cast<size_t>(groups * rows / 2), '\x77'));
-    sample.add(stem + ".scales", "F16", {groups, rows}, scales);
-    sample.put(folder);
-    const Checkpoint checkpoint = open_checkpoint(folder.path);
-    const Matrix& m = checkpoint.find("layers.0.mlp.gate_proj.weight")->matrix;
-    const std::vector<float> before = floats_of(m);
-    folder.put("keep.json", R"([{"pattern": "x"}])");
-    quantize_checkpoint(checkpoint, load_recipe(folder.path / "keep.json", {1, {}}), out.path, {});
-    EXPECT_EQ(floats_of(m), before) << name;
-    EXPECT_GT(std::ranges::count_if(before, [](float v) { return v != 0; }), rows * cols / 2) << name;
-  }
+  constexpr int kRows = 256, kCols = 256, kGroups = 2;  // pages of values
+  const Folder folder, out;
+  Sample sample("gptq");
+  sample.header = json::object();
+  sample.data.clear();
+  std::string codes(kRows * kCols / 2, '\0'), scales, order;
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<char>(i * 37 % 251);
+  for (int i = 0; i < kGroups * kRows; ++i) scales += std::string("\x00\x2c", 2);  // 1/16
+  for (int i = 0; i < kCols; ++i) order += std::string(1, static_cast<char>(i % 2)) + std::string(3, '\0');
+  const std::string stem = kLayer + "mlp.gate_proj";
+  sample.add("model.language_model.embed_tokens.weight", "BF16", {4, 32}, std::string(256, '\0'));
+  sample.add(stem + ".qweight", "I32", {kCols / 8, kRows}, codes);
+  sample.add(stem + ".qzeros", "I32", {kGroups, kRows / 8}, std::string(kGroups * kRows / 2, '\x77'));
+  sample.add(stem + ".scales", "F16", {kGroups, kRows}, scales);
+  sample.add(stem + ".g_idx", "I32", {kCols}, order);  // so values are unpacked
+  sample.put(folder);
+  const Checkpoint checkpoint = open_checkpoint(folder.path);
+  const Matrix& m = checkpoint.find("layers.0.mlp.gate_proj.weight")->matrix;
+  ASSERT_EQ(m.format, Format::kF16);
+  const std::vector<float> before = floats_of(m);
+  folder.put("keep.json", R"([{"pattern": "x"}])");
+  quantize_checkpoint(checkpoint, load_recipe(folder.path / "keep.json", {1, {}}), out.path, {});
+  EXPECT_EQ(floats_of(m), before);
+  EXPECT_GT(std::ranges::count_if(before, [](float v) { return v != 0; }), kRows * kCols / 2);
 }
 
 TEST(Gptq, RefusesVariantsByName) {
