@@ -134,8 +134,7 @@ __device__ void consumer_loop(const GemvArguments& p, const WorkRange& range, co
         multiply_tile<Codec, kXTiles>(tile + k * kUnitBytes, x_row + k * kWeightTileCols * 2, lane, sum);
       }
     }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&empty[at.stage]);
+    barrier_arrive(&empty[at.stage]);  // every lane for what it read
     if (!at.ends_row_tile()) continue;
     if (whole) {
       write_row_tile<kXTiles>(p, at.row_tile, warp, lane, sum);
@@ -165,7 +164,7 @@ __global__ void __launch_bounds__(kThreads + kCopyThreads - 32, 1)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
     for (int i = 0; i < p.stages; ++i) {
-      barrier_init(&full[i], full_arrivals(p)), barrier_init(&empty[i], kConsumerWarps);
+      barrier_init(&full[i], full_arrivals(p)), barrier_init(&empty[i], kConsumerWarps * 32);
     }
     barrier_init_done();
   }
