@@ -114,7 +114,7 @@ TEST(RunWords, WhatHasNoEffectIsRefused) {
 TEST(RunWords, NumbersHaveBounds) {
   expect_refused({"run", kDemo, "Hi", "--cache-tokens", "1073741825"},
                  " run: --cache-tokens: 1073741825 is not from 0 to 1073741824");
-  expect_refused({"run", kDemo, "Hi", "--cache-tokens", "1"}, "cache-tokens must be at least 64");
+  expect_refused({"run", kDemo, "Hi", "--cache-tokens", "1"}, ": cache-tokens must be at least 64");
   expect_refused({"run", kDemo, "Hi", "--kv-memory", "0x1G"},
                  " run: --kv-memory: 0x1G is not a number of bytes, such as 512M or 8G");
   expect_refused({"export", "--format", "mlx", kTiny, "-o", "x", "--threads", "1025"},
