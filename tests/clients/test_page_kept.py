@@ -164,6 +164,68 @@ def test_a_waiting_message_outlives_a_stop_and_a_reload(slow_page, slow):
     expect(page.get_by_label("Message", exact=True)).to_have_value("unsent")
 
 
+def test_what_is_attached_waits_for_a_new_chat(page):
+    ask(page, LONG)
+    page.get_by_role("button", name="New chat").click()
+    drop(page, "000.png")
+    page.get_by_label("Message", exact=True).fill("What number")
+    for leave in (lambda: open_conversation(page, LONG), lambda: None):
+        leave()
+        page.get_by_role("button", name="New chat").click()
+        expect(page.locator("#attached img")).to_have_count(1)
+        expect(page.get_by_label("Message", exact=True)).to_have_value("What number")
+    expect(ask(page, "What number is written in the image?").locator(".body")).to_have_text("6542")
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("#attached img")).to_have_count(0)
+
+
+def test_an_edit_waits_while_another_conversation_is_open(page):
+    ask(page, LONG)
+    page.get_by_label("Message", exact=True).fill("half a thought")
+    page.locator(".message.user").hover()
+    page.get_by_role("button", name="Edit and ask again").click()
+    page.get_by_label("Message", exact=True).fill("Count from 2 to 4.")
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("#editing")).not_to_be_visible()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+    open_conversation(page, LONG)
+    expect(page.locator("#editing")).to_be_visible()
+    expect(page.locator(".message.edited")).to_have_count(1)
+    expect(ask(page, "Count from 2 to 5.").locator(".body")).to_have_text("2, 3, 4, 5.")
+    expect(page.locator(".version")).to_have_text("2/2")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("half a thought")
+
+
+def test_a_file_stays_where_it_was_dropped(page):
+    script(page, "Yes.")
+    ask(page, "One")
+    page.evaluate("""() => {
+      const read = createImageBitmap;
+      window.createImageBitmap = async (file) => {
+        await new Promise((resolve) => { window.goOn = resolve; });
+        return read(file);
+      };
+    }""")
+    drop_files(page, [("000.png", "image/png", (IMAGES / "000.png").read_bytes())])
+    page.wait_for_function("Boolean(window.goOn)")
+    page.get_by_role("button", name="New chat").click()
+    page.evaluate("window.goOn()")
+    page.wait_for_timeout(300)
+    expect(page.locator("#attached img")).to_have_count(0)
+    open_conversation(page, "One")
+    expect(page.locator("#attached img")).to_have_count(1)
+
+
+def test_a_stream_that_ends_early_can_go_on(page):
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(
+        content_type="text/event-stream", body='data: {"choices": [{"delta": {"content": "9, 10,"}}]}\n\n'))
+    say(page, LONG)
+    expect(page.locator(".message .failed")).to_have_text("The connection ended before the answer did.")
+    page.unroute("**/v1/chat/completions")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator(".message.assistant .body")).to_have_text(COUNTED, timeout=LATE)
+
+
 def test_deleting_can_be_undone(page):
     ask(page, LONG)
     page.locator("#conversations li").hover()

@@ -28,8 +28,26 @@ def test_a_file_that_cannot_be_read(page, name, kind, data, why):
     page.problems.clear()  # PDF.js warns
 
 
+def test_each_of_many_files_is_spoken_of(page):
+    drop_files(page, [(f"{i}.bin", "", bytes(9)) for i in range(9)])
+    expect(page.locator(".notice.failed")).to_have_count(9)
+    expect(notice(page, "8.bin")).to_be_in_viewport()
+    assert page.locator("#notices").bounding_box()["height"] < 0.41 * page.viewport_size["height"]
+
+
+def test_conversations_that_cannot_be_read(browser, server):
+    context = browser.new_context()
+    context.add_init_script("IDBObjectStore.prototype.getAll = () => { throw new Error('the disk is bad'); };")
+    page = visit(context, server.url)
+    expect(notice(page, "Earlier conversations could not be read: the disk is bad")).to_be_visible()
+    set_cold(page)
+    expect(ask(page, "Count from 9 to 12.").locator(".body")).to_have_text("9, 10, 11, 12.")
+    context.close()
+
+
 def test_a_full_disk(page):
     ask(page, "Count from 2 to 4.")
+    page.get_by_role("button", name="New chat").click()
     page.evaluate("""() => {
       const put = IDBObjectStore.prototype.put;
       IDBObjectStore.prototype.put = function (...all) {

@@ -121,6 +121,7 @@ async function run(conversation, message, quiet = false) {
                                                          signal: own.controller.signal});
     if (!response.ok) throw await errorOf(response);
     await readEvents(response, receiver(own));
+    if (!message.finish) throw new Error("The connection ended before the answer did.");
   } catch (error) {
     fail(path, message, error);
   }
