@@ -1,5 +1,6 @@
 """What a person does in a chat, key by key."""
 import json
+import re
 import stat
 
 from conftest import BINARY, DEMO, ROOT
@@ -171,7 +172,6 @@ def test_what_is_typed_during_an_answer_is_the_next_message(chat):
     one.keys("Enter")
     one.type(SUM)
     one.keys("Enter")
-    one.wait("16 + 3 =")
     one.wait("[prompt", times=2)
     assert content(one.saved()) == ["Who are you?", SUM]
 
@@ -255,7 +255,8 @@ def test_statistics_can_be_hidden(chat):
     lines = one.screen().splitlines()
     assert len([line for line in lines if "tok/s" in line or "seed" in line]) == 1, "one line"
     one.line("/set stats off", "stats is off")
-    one.line("What is 4 + 5?", "4 + 5 = 9.")
+    one.line(SUM)
+    one.wait(SUM_ANSWER, times=2)
     one.wait_prompt()
     assert one.screen().count("tok/s") == 1
     two = chat("--no-stats")
@@ -279,7 +280,8 @@ def test_system_retry_undo_clear(chat):
     one.line(SUM, SUM_ANSWER)
     one.line("/retry")
     one.wait(SUM_ANSWER, times=2)
-    one.line("What is 4 + 5?", "4 + 5 = 9.")
+    one.line("What is 4 + 5?")
+    one.wait("[prompt", times=3)
     messages = one.saved()
     assert content(messages, "system") == ["Be brief."]
     assert content(messages) == [SUM, "What is 4 + 5?"] and len(content(messages, "assistant")) == 2
@@ -344,7 +346,8 @@ def test_colours_where_the_terminal_has_them(chat):
         one.wait("tok/s")
         return one.screen(escapes=True)
 
-    assert "\x1b[1m\x1b[36m>" in escapes() or "\x1b[1;36m>" in escapes()
+    before_prompt = re.search(r"((?:\x1b\[[\d;]*m)+)> What", escapes())  # tmux says it in its own words
+    assert {"1", "36"} <= set(re.findall(r"\d+", before_prompt[1]))
     assert "\x1b[" not in escapes(environment={"NO_COLOR": "1"})
     assert "\x1b[" not in escapes(environment={"TERM": "dumb"})
 
