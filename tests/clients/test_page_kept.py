@@ -179,7 +179,7 @@ def test_what_is_attached_waits_for_a_new_chat(page):
     expect(page.locator("#attached img")).to_have_count(0)
 
 
-def test_an_edit_waits_while_another_conversation_is_open(page):
+def test_an_edit_waits_while_another_conversation_is_open_and_for_a_reload(page):
     ask(page, LONG)
     page.get_by_label("Message", exact=True).fill("half a thought")
     page.locator(".message.user").hover()
@@ -191,9 +191,33 @@ def test_an_edit_waits_while_another_conversation_is_open(page):
     open_conversation(page, LONG)
     expect(page.locator("#editing")).to_be_visible()
     expect(page.locator(".message.edited")).to_have_count(1)
+    page.reload()
+    expect(page.locator("#editing")).to_be_visible()
+    expect(page.locator(".message.edited")).to_have_count(1)
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Count from 2 to 4.")
     expect(ask(page, "Count from 2 to 5.").locator(".body")).to_have_text("2, 3, 4, 5.")
     expect(page.locator(".version")).to_have_text("2/2")
     expect(page.get_by_label("Message", exact=True)).to_have_value("half a thought")
+
+
+def test_what_a_tool_returned_outlives_a_reload(page):
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=(
+        'data: {"choices": [{"delta": {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]}}]}\n\n'
+        'data: {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}\n\ndata: [DONE]\n\n')))
+    say(page, "Go")
+    page.get_by_label("What it returned").press_sequentially("42 apples")
+    other = visit(page.context, page.url)
+    open_conversation(other, "Go")
+    expect(other.get_by_label("What it returned")).to_have_value("42 apples")
+    page.get_by_label("What it returned").press_sequentially(" and")
+    expect(other.get_by_label("What it returned")).to_have_value("42 apples and")
+    other.get_by_label("What it returned").fill("42 apples")
+    expect(page.get_by_label("What it returned")).to_have_value("42 apples")
+    page.wait_for_timeout(200)
+    page.reload()
+    expect(page.get_by_label("What it returned")).to_have_value("42 apples")
+    page.get_by_role("button", name="Return to the model").click()
+    expect(page.locator(".tool .result")).to_have_text("42 apples")
 
 
 def test_a_file_stays_where_it_was_dropped(page):

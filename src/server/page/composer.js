@@ -183,15 +183,26 @@ function ended(conversation, message) {
   if (next && !message.state && !message.error && !conversation.removed) sendQueued(conversation, next, true);
 }
 
-// ---- Drafts outlive a reload and a look at another conversation; what is attached and edits, only the latter.
+// ---- Drafts and edits outlive a reload and a look at another conversation; what is attached, only the latter.
 
 const drafts = new Map();  // by draftKey(), of conversations that are not shown: {text, images, documents, editing}
 const DRAFT = "gemma4-draft-";
 const draftKey = (conversation) => DRAFT + (conversation.messages.length ? conversation.id : "new");
 
 function keepDraft() {
-  if (editing) return;
-  try { sessionStorage.setItem(draftKey(state.current), $("prompt").value); } catch { /* full: it is on the screen */ }
+  const text = $("prompt").value;
+  const kept = editing ? {text: editing.before.text, edited: {id: editing.message.id, text}} : {text};
+  try { sessionStorage.setItem(draftKey(state.current), JSON.stringify(kept)); } catch { /* full: it is on the screen */ }
+}
+
+function draftBeforeReload(conversation) {
+  let kept = null;
+  try { kept = JSON.parse(sessionStorage.getItem(draftKey(conversation))); } catch { /* not allowed, or damaged */ }
+  const {text = "", edited} = kept ?? {};
+  const message = edited && conversation.messages.find(({id}) => id === edited.id);
+  if (!message) return {text};
+  const before = {text, images: [], documents: []};
+  return {...message, text: edited.text, editing: {conversation, message, before}};
 }
 
 let shown = null;
@@ -200,9 +211,7 @@ function showDraft() {
   if (shown === state.current) { ready(); return; }
   if (shown) drafts.set(draftKey(shown), {...content(), editing});
   shown = state.current;
-  let text = "";
-  try { text = sessionStorage.getItem(draftKey(shown)) ?? ""; } catch { /* not allowed */ }
-  const kept = drafts.get(draftKey(shown)) ?? {text};
+  const kept = drafts.get(draftKey(shown)) ?? draftBeforeReload(shown);
   drafts.delete(draftKey(shown));
   editing = kept.editing ?? null;
   take(kept);

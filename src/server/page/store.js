@@ -91,7 +91,7 @@ export async function keep(conversation) {
   }
 }
 
-// Keeps what has come of an answer so far.
+// Keeps what has come of an answer so far, or what its calls returned.
 export async function keepAnswer(conversation, message) {
   channel?.postMessage({type: "answer", id: conversation.id, message});
   try {
