@@ -105,6 +105,15 @@ def test_a_server_that_is_gone(browser, server):
     context.close()
 
 
+def test_a_server_that_has_another_model_by_now(page):
+    page.evaluate("import('./state.js').then(({state}) => { state.model.id = 'former'; })")
+    say(page, "Count from 9 to 12.")
+    expect(page.locator(".message .failed")).to_contain_text("the model 'former' is not served here")
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.locator(".message.assistant .body")).to_have_text("9, 10, 11, 12.")
+    page.problems.clear()  # the status 404
+
+
 def test_one_token_is_one(page):
     with settings(page):
         page.get_by_label("Longest answer").fill("1")

@@ -105,6 +105,7 @@ async function start() {
   bindNotices();
   bindKeys();
   listen("key", askForKey);
+  listen("stale", loadModel);
   await openStore();
   state.conversations = await loadConversations();
   followTabs(runningAnswers, drop);
