@@ -131,6 +131,15 @@ def test_fingers_and_narrow_screens(browser, server, width, view):
     context.close()
 
 
+def test_a_language_is_not_covered_on_a_phone(browser, server):
+    context = browser.new_context(viewport={"width": 375, "height": 700}, has_touch=True, is_mobile=True)
+    page = visit(context, server.url)
+    full_chat(page)
+    name, button = (page.locator(".block " + part).bounding_box() for part in (".lang", "button"))
+    assert name["x"] + name["width"] <= button["x"]
+    context.close()
+
+
 @pytest.mark.parametrize("width", [375, 320])
 def test_the_list_on_a_phone(browser, server, width):
     context = browser.new_context(viewport={"width": width, "height": 700}, has_touch=True, is_mobile=True)
