@@ -70,28 +70,26 @@ def written(page):
     page.unroute("**/v1/chat/completions")
 
 
-def shoot(context, url, out, name, wide):
+def shoot(context, url, out, name, whole):
+    """`whole`: what looks alike elsewhere, too."""
     page = visit(context, url)
     set_cold(page)
 
     def picture(what):
+        page.mouse.move(0, 0)
         page.wait_for_timeout(400)
         page.screenshot(path=out / f"page-{what}-{name}.png")
-    picture("start")
-    if wide:
+    if whole:
+        picture("start")
         with_a_tool(page)
         picture("tools")
+        page.get_by_role("button", name="Settings", exact=True).click()
+        picture("settings")
+        page.keyboard.press("Escape")
         new_chat(page)
     written(page)
     picture("text")
-    page.get_by_role("button", name="Settings", exact=True).click()
-    picture("settings")
-    page.keyboard.press("Escape")
-    if wide:
-        new_chat(page)
-    else:
-        page.get_by_label("Show or hide the conversations").click()
-        page.get_by_role("button", name="New chat").click()
+    new_chat(page)
     about_a_picture(page)
     picture("chat")
 
@@ -106,7 +104,7 @@ def main():
             context = shared_browser().new_context(color_scheme=scheme, viewport={"width": width, "height": height},
                                                    device_scale_factor=2 if phone else 1, is_mobile=phone, has_touch=phone,
                                                    reduced_motion="reduce")
-            shoot(context, served.url, out, f"{width}-{scheme}", not phone)
+            shoot(context, served.url, out, f"{width}-{scheme}", whole=not phone and scheme == "light")
             context.close()
     served.stop()
 

@@ -44,6 +44,8 @@ def test_an_edit_can_be_cancelled(page):
         page.locator(".message.user").hover()
         page.get_by_role("button", name="Edit and ask again").click()
         page.get_by_label("Message", exact=True).fill("something else")
+        page.get_by_label("Message", exact=True).dispatch_event("keydown", {"key": "Escape", "isComposing": True})
+        expect(page.locator("#editing")).to_be_visible()  # that one was for the input method
         cancel()
         expect(page.locator("#editing")).not_to_be_visible()
         expect(page.get_by_label("Message", exact=True)).to_have_value("half a thought")
@@ -162,6 +164,92 @@ def test_a_waiting_message_outlives_a_stop_and_a_reload(slow_page, slow):
     page.get_by_label("Message", exact=True).fill("unsent")
     page.reload()
     expect(page.get_by_label("Message", exact=True)).to_have_value("unsent")
+
+
+def test_what_is_attached_waits_for_a_new_chat(page):
+    ask(page, LONG)
+    page.get_by_role("button", name="New chat").click()
+    drop(page, "000.png")
+    page.get_by_label("Message", exact=True).fill("What number")
+    for leave in (lambda: open_conversation(page, LONG), lambda: None):
+        leave()
+        page.get_by_role("button", name="New chat").click()
+        expect(page.locator("#attached img")).to_have_count(1)
+        expect(page.get_by_label("Message", exact=True)).to_have_value("What number")
+    expect(ask(page, "What number is written in the image?").locator(".body")).to_have_text("6542")
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("#attached img")).to_have_count(0)
+
+
+def test_an_edit_waits_while_another_conversation_is_open_and_for_a_reload(page):
+    ask(page, LONG)
+    page.get_by_label("Message", exact=True).fill("half a thought")
+    page.locator(".message.user").hover()
+    page.get_by_role("button", name="Edit and ask again").click()
+    page.get_by_label("Message", exact=True).fill("Count from 2 to 4.")
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("#editing")).not_to_be_visible()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+    open_conversation(page, LONG)
+    expect(page.locator("#editing")).to_be_visible()
+    expect(page.locator(".message.edited")).to_have_count(1)
+    page.reload()
+    expect(page.locator("#editing")).to_be_visible()
+    expect(page.locator(".message.edited")).to_have_count(1)
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Count from 2 to 4.")
+    expect(ask(page, "Count from 2 to 5.").locator(".body")).to_have_text("2, 3, 4, 5.")
+    expect(page.locator(".version")).to_have_text("2/2")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("half a thought")
+
+
+def test_what_a_tool_returned_outlives_a_reload(page):
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=(
+        'data: {"choices": [{"delta": {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]}}]}\n\n'
+        'data: {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}\n\ndata: [DONE]\n\n')))
+    say(page, "Go")
+    page.get_by_label("What it returned").press_sequentially("42 apples")
+    other = visit(page.context, page.url)
+    open_conversation(other, "Go")
+    expect(other.get_by_label("What it returned")).to_have_value("42 apples")
+    page.get_by_label("What it returned").press_sequentially(" and")
+    expect(other.get_by_label("What it returned")).to_have_value("42 apples and")
+    other.get_by_label("What it returned").fill("42 apples")
+    expect(page.get_by_label("What it returned")).to_have_value("42 apples")
+    page.wait_for_timeout(200)
+    page.reload()
+    expect(page.get_by_label("What it returned")).to_have_value("42 apples")
+    page.get_by_role("button", name="Return to the model").click()
+    expect(page.locator(".tool .result")).to_have_text("42 apples")
+
+
+def test_a_file_stays_where_it_was_dropped(page):
+    script(page, "Yes.")
+    ask(page, "One")
+    page.evaluate("""() => {
+      const read = createImageBitmap;
+      window.createImageBitmap = async (file) => {
+        await new Promise((resolve) => { window.goOn = resolve; });
+        return read(file);
+      };
+    }""")
+    drop_files(page, [("000.png", "image/png", (IMAGES / "000.png").read_bytes())])
+    page.wait_for_function("Boolean(window.goOn)")
+    page.get_by_role("button", name="New chat").click()
+    page.evaluate("window.goOn()")
+    page.wait_for_timeout(300)
+    expect(page.locator("#attached img")).to_have_count(0)
+    open_conversation(page, "One")
+    expect(page.locator("#attached img")).to_have_count(1)
+
+
+def test_a_stream_that_ends_early_can_go_on(page):
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(
+        content_type="text/event-stream", body='data: {"choices": [{"delta": {"content": "9, 10,"}}]}\n\n'))
+    say(page, LONG)
+    expect(page.locator(".message .failed")).to_have_text("The connection ended before the answer did.")
+    page.unroute("**/v1/chat/completions")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator(".message.assistant .body")).to_have_text(COUNTED, timeout=LATE)
 
 
 def test_deleting_can_be_undone(page):

@@ -144,7 +144,7 @@ def test_jump_to_the_end(page):
     expect(jump).to_be_visible()
     jump.click()
     expect(jump).not_to_be_visible()
-    expect(page.get_by_text("Paragraph 79")).to_be_in_viewport()
+    expect(page.locator("#log").get_by_text("Paragraph 79")).to_be_in_viewport()
 
 
 def test_reading_above_is_not_disturbed(page):

@@ -28,8 +28,26 @@ def test_a_file_that_cannot_be_read(page, name, kind, data, why):
     page.problems.clear()  # PDF.js warns
 
 
+def test_each_of_many_files_is_spoken_of(page):
+    drop_files(page, [(f"{i}.bin", "", bytes(9)) for i in range(9)])
+    expect(page.locator(".notice.failed")).to_have_count(9)
+    expect(notice(page, "8.bin")).to_be_in_viewport()
+    assert page.locator("#notices").bounding_box()["height"] < 0.41 * page.viewport_size["height"]
+
+
+def test_conversations_that_cannot_be_read(browser, server):
+    context = browser.new_context()
+    context.add_init_script("IDBObjectStore.prototype.getAll = () => { throw new Error('the disk is bad'); };")
+    page = visit(context, server.url)
+    expect(notice(page, "Earlier conversations could not be read: the disk is bad")).to_be_visible()
+    set_cold(page)
+    expect(ask(page, "Count from 9 to 12.").locator(".body")).to_have_text("9, 10, 11, 12.")
+    context.close()
+
+
 def test_a_full_disk(page):
     ask(page, "Count from 2 to 4.")
+    page.get_by_role("button", name="New chat").click()
     page.evaluate("""() => {
       const put = IDBObjectStore.prototype.put;
       IDBObjectStore.prototype.put = function (...all) {
@@ -85,6 +103,15 @@ def test_a_server_that_is_gone(browser, server):
     page.get_by_role("button", name="Answer again").click()
     expect(page.locator(".version")).to_have_text("2/2")
     context.close()
+
+
+def test_a_server_that_has_another_model_by_now(page):
+    page.evaluate("import('./state.js').then(({state}) => { state.model.id = 'former'; })")
+    say(page, "Count from 9 to 12.")
+    expect(page.locator(".message .failed")).to_contain_text("the model 'former' is not served here")
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.locator(".message.assistant .body")).to_have_text("9, 10, 11, 12.")
+    page.problems.clear()  # the status 404
 
 
 def test_one_token_is_one(page):

@@ -18,7 +18,7 @@ def render(page, text):
       place.id = "shown";
       place.className = "body";
       place.append(...markdown(text));
-      document.querySelector("#log").append(place);
+      document.querySelector("#scroll").append(place);  // #log is drawn anew when it pleases
     }""", text)
     return page.locator("#shown")
 

@@ -21,6 +21,7 @@ PATIENCE = 60  # seconds that a slow machine has
 class Terminal:
     def __init__(self, folder, command, environment=None, width=100, height=50):
         self.folder = folder
+        self.saves = 0
         self.home = folder / "home"
         self.home.mkdir(exist_ok=True)
         self.socket = str(folder / f"tmux{len(list(folder.glob('tmux*')))}")
@@ -71,10 +72,11 @@ class Terminal:
         self.tmux("load-buffer", "-", input=text)
         self.tmux("paste-buffer", "-p")  # with the marks of bracketed paste, where the program asked for them
 
-    def saved(self, name="saved.json"):
-        """The conversation, by /save."""
-        path = self.folder / name
-        self.line(f"/save --force {path}", "is in " + str(path))
+    def saved(self):
+        """The conversation, by /save, each time in another file: what an earlier one printed is still on the screen."""
+        self.saves += 1
+        path = self.folder / f"saved{self.saves}.json"
+        self.line(f"/save --force {path}", f"is in {path};")
         return json.loads(path.read_text())["messages"]
 
     def end(self):

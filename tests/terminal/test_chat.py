@@ -1,5 +1,6 @@
 """What a person does in a chat, key by key."""
 import json
+import re
 import stat
 
 from conftest import BINARY, DEMO, ROOT
@@ -156,8 +157,9 @@ def test_interrupts_of_an_answer(chat):
     one.keys("C-c")
     one.wait("stopped; Ctrl-C again leaves")
     assert len(content(one.saved(), "assistant")) == 1, "what was said is kept"
+    said = one.screen().count("16 + 3 =")
     one.line("/retry")
-    one.wait("16 + 3 =", times=2)
+    one.wait("16 + 3 =", times=said + 1)
     one.keys("C-c")
     one.wait("stopped", times=2)
     one.wait_prompt()
@@ -171,7 +173,6 @@ def test_what_is_typed_during_an_answer_is_the_next_message(chat):
     one.keys("Enter")
     one.type(SUM)
     one.keys("Enter")
-    one.wait("16 + 3 =")
     one.wait("[prompt", times=2)
     assert content(one.saved()) == ["Who are you?", SUM]
 
@@ -189,6 +190,7 @@ def test_ctrl_z_gives_the_terminal_back(terminal):
     one.keys("Enter")
     one.wait_prompt()
     one.type("What is 16 ")
+    one.wait("What is 16")  # Ctrl-Z, too, takes with it what the program has not read yet
     one.keys("C-z")
     one.wait("Stopped")
     one.type("echo $((40 + 2)) is shown")
@@ -205,15 +207,14 @@ def test_ctrl_z_gives_the_terminal_back(terminal):
 def test_pictures_by_quoted_paths_and_home(chat, picture):
     one = chat()
     (one.home / "p.png").write_bytes(picture.read_bytes())
-    for typed in (f'"{picture}"', str(picture), str(picture).replace(" ", "\\ ").replace("'", "\\'"), "~/p.png", "'~/p.png'"):
-        one.line(f"/image {typed}", "1 picture goes")
+    paths = (f'"{picture}"', str(picture), str(picture).replace(" ", "\\ ").replace("'", "\\'"), "~/p.png", "'~/p.png'")
+    for times, typed in enumerate(paths, 1):
+        one.line(f"/image {typed}")
+        one.wait("1 picture goes", times)
         one.line(QUESTION)
-        one.wait_prompt()
-        assert ANSWER in one.screen()
-        one.line("/clear", "forgotten")
-        one.keys("C-l")
-        one.tmux("clear-history")
-        one.wait_prompt()
+        one.wait(ANSWER, times)
+        one.line("/clear")
+        one.wait("forgotten", times)
 
 
 def test_a_picture_that_is_none_is_said_at_once_and_loses_nothing(chat, picture):
@@ -255,7 +256,8 @@ def test_statistics_can_be_hidden(chat):
     lines = one.screen().splitlines()
     assert len([line for line in lines if "tok/s" in line or "seed" in line]) == 1, "one line"
     one.line("/set stats off", "stats is off")
-    one.line("What is 4 + 5?", "4 + 5 = 9.")
+    one.line(SUM)
+    one.wait(SUM_ANSWER, times=2)
     one.wait_prompt()
     assert one.screen().count("tok/s") == 1
     two = chat("--no-stats")
@@ -279,7 +281,8 @@ def test_system_retry_undo_clear(chat):
     one.line(SUM, SUM_ANSWER)
     one.line("/retry")
     one.wait(SUM_ANSWER, times=2)
-    one.line("What is 4 + 5?", "4 + 5 = 9.")
+    one.line("What is 4 + 5?")
+    one.wait("[prompt", times=3)
     messages = one.saved()
     assert content(messages, "system") == ["Be brief."]
     assert content(messages) == [SUM, "What is 4 + 5?"] and len(content(messages, "assistant")) == 2
@@ -344,7 +347,8 @@ def test_colours_where_the_terminal_has_them(chat):
         one.wait("tok/s")
         return one.screen(escapes=True)
 
-    assert "\x1b[1m\x1b[36m>" in escapes() or "\x1b[1;36m>" in escapes()
+    before_prompt = re.search(r"((?:\x1b\[[\d;]*m)+)> What", escapes())  # tmux says it in its own words
+    assert {"1", "36"} <= set(re.findall(r"\d+", before_prompt[1]))
     assert "\x1b[" not in escapes(environment={"NO_COLOR": "1"})
     assert "\x1b[" not in escapes(environment={"TERM": "dumb"})
 

@@ -292,6 +292,8 @@ Result LineEditor::Impl::read_edited(std::string& line, bool continued) {
   int count = 0;
   const char* got = el_gets(el, &count);
   if (was_interrupted) {
+    const LineInfo* info = el_line(el);
+    line.assign(info->buffer, info->lastchar);
     input.drop();
     std::fputc('\n', out);
     std::fflush(out);
@@ -361,8 +363,9 @@ Result LineEditor::read(std::string& text) {
     result = read_plain_line(impl_->input, line);
 #endif
     if (result == Result::kInterrupted && !edits()) impl_->input.drop(), put_error("\n");
-    if (result != Result::kText) return result;
     typed += line;
+    if (result == Result::kInterrupted) text = typed;
+    if (result != Result::kText) return result;
     if (!typed.ends_with('\\')) break;
     typed.back() = '\n';
   }

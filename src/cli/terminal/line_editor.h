@@ -36,7 +36,8 @@ class LineEditor {
   LineEditor(const LineEditor&) = delete;
   LineEditor& operator=(const LineEditor&) = delete;
 
-  // kCut: the terminal's driver dropped the end of a line, so that `text` is not whole.
+  // kInterrupted: `text` is what was typed until then. kCut: the terminal's driver dropped the end of a line, so that
+  // `text` is not whole.
   Result read(std::string& text);
 
   // While an answer is printed: what is typed is neither shown nor cut, and read() finds it.

@@ -1,6 +1,6 @@
 // The page: starts the parts and connects them. Conversations stay in this browser; answers come from
 // /v1/chat/completions of the same server.
-import {bindComposer, cancelEdit, grow} from "./composer.js";
+import {bindComposer, cancelEdit} from "./composer.js";
 import {bindConversationDialog} from "./conversation_dialog.js";
 import {$, make} from "./dom.js";
 import {libraries} from "./libraries.js";
@@ -28,7 +28,7 @@ function showIdeas() {
   const possible = IDEAS.filter((idea) => !idea.picture || state.model?.vision !== false);
   const take = ({text, picture}) => {
     $("prompt").value = text;
-    grow();
+    $("prompt").dispatchEvent(new Event("input"));
     $("prompt").focus();
     if (picture) $("files").click();
   };
@@ -73,7 +73,7 @@ async function loadModel() {
 
 function bindKeys() {
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
+    if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open]")) {
       if (!cancelEdit()) stop(state.current);
       closeSidebar();
     }
@@ -86,7 +86,9 @@ function bindKeys() {
 
 // Answers that no tab writes any more were cut by a reload.
 function markAllCut() {
-  for (const conversation of state.conversations) if (markCut(conversation)) keep(conversation);
+  const marked = state.conversations.filter(markCut);
+  for (const conversation of marked) keep(conversation);
+  if (!marked.length) return;  // what is selected and read stays as it is
   tell("list");
   tell("show");
 }
@@ -103,6 +105,7 @@ async function start() {
   bindNotices();
   bindKeys();
   listen("key", askForKey);
+  listen("stale", loadModel);
   await openStore();
   state.conversations = await loadConversations();
   followTabs(runningAnswers, drop);

@@ -16,7 +16,7 @@ let editing = null;                                 // {conversation, message, b
 
 // ---- The box.
 
-export function grow() {
+function grow() {
   const prompt = $("prompt");
   prompt.style.height = "auto";
   prompt.style.height = prompt.scrollHeight + "px";
@@ -55,6 +55,7 @@ function showAttached() {
 function take(content) {
   draft = {text: "", images: [...content.images ?? []], documents: [...content.documents ?? []]};
   $("prompt").value = content.text ?? "";
+  keepDraft();
   showAttached();
   grow();
 }
@@ -64,10 +65,14 @@ const content = () => ({text: $("prompt").value.trim(), images: draft.images, do
 let reading = Promise.resolve();  // files are added in the order in which they came
 
 export function attach(files) {
+  const key = draftKey(state.current);
   reading = reading.then(async () => {
     const {images, documents} = await readFiles(files);
-    draft.images.push(...images);
-    draft.documents.push(...documents);
+    const here = key === draftKey(state.current);
+    const into = here ? draft : drafts.get(key);  // the conversation may have been left meanwhile
+    into.images.push(...images);
+    into.documents.push(...documents);
+    if (!here) return;
     showAttached();
     $("prompt").focus();
   });
@@ -84,7 +89,8 @@ export function edit(conversation, message) {
   $("prompt").focus();
 }
 
-function showEditing() {
+// Also where the log is drawn anew.
+export function showEditing() {
   $("editing").hidden = !editing;
   for (const node of document.querySelectorAll(".message.edited")) node.classList.remove("edited");
   if (editing) $("log").querySelector(`[data-id="${editing.message.id}"]`)?.classList.add("edited");
@@ -114,9 +120,9 @@ async function ask(conversation, parent, message, quiet = false) {
 }
 
 export async function submit() {
-  await reading;
   const conversation = state.current;
-  if (!hasContent()) return;
+  await reading;
+  if (conversation !== state.current || !hasContent()) return;
   const message = content();
   if (editing) {
     if (isBusy(conversation)) return;
@@ -128,7 +134,6 @@ export async function submit() {
     return;
   }
   take({});
-  keepDraft();
   if (isBusy(conversation)) {
     conversation.queue.push({id: newId(), ...message});
     conversation.touched = Date.now();
@@ -178,27 +183,38 @@ function ended(conversation, message) {
   if (next && !message.state && !message.error && !conversation.removed) sendQueued(conversation, next, true);
 }
 
-// ---- Drafts outlive a reload and a look at another conversation; what is attached, only the latter.
+// ---- Drafts and edits outlive a reload and a look at another conversation; what is attached, only the latter.
 
-const drafts = new Map();  // by conversation: {text, images, documents}
+const drafts = new Map();  // by draftKey(), of conversations that are not shown: {text, images, documents, editing}
 const DRAFT = "gemma4-draft-";
 const draftKey = (conversation) => DRAFT + (conversation.messages.length ? conversation.id : "new");
 
 function keepDraft() {
-  if (editing) return;
-  try { sessionStorage.setItem(draftKey(state.current), $("prompt").value); } catch { /* full: it is on the screen */ }
+  const text = $("prompt").value;
+  const kept = editing ? {text: editing.before.text, edited: {id: editing.message.id, text}} : {text};
+  try { sessionStorage.setItem(draftKey(state.current), JSON.stringify(kept)); } catch { /* full: it is on the screen */ }
+}
+
+function draftBeforeReload(conversation) {
+  let kept = null;
+  try { kept = JSON.parse(sessionStorage.getItem(draftKey(conversation))); } catch { /* not allowed, or damaged */ }
+  const {text = "", edited} = kept ?? {};
+  const message = edited && conversation.messages.find(({id}) => id === edited.id);
+  if (!message) return {text};
+  const before = {text, images: [], documents: []};
+  return {...message, text: edited.text, editing: {conversation, message, before}};
 }
 
 let shown = null;
 
 function showDraft() {
-  if (shown === state.current) { showEditing(); ready(); return; }
-  if (editing) cancelEdit();
-  if (shown) drafts.set(shown.id, content());
+  if (shown === state.current) { ready(); return; }
+  if (shown) drafts.set(draftKey(shown), {...content(), editing});
   shown = state.current;
-  let text = "";
-  try { text = sessionStorage.getItem(draftKey(shown)) ?? ""; } catch { /* not allowed */ }
-  take(drafts.get(shown.id) ?? {text});
+  const kept = drafts.get(draftKey(shown)) ?? draftBeforeReload(shown);
+  drafts.delete(draftKey(shown));
+  editing = kept.editing ?? null;
+  take(kept);
 }
 
 // ---- How much of the context is in use.

@@ -1,6 +1,6 @@
 // How is the shown branch of the conversation kept on the screen while it changes?
 import {$, isPhone, make} from "./dom.js";
-import {queueNodes} from "./composer.js";
+import {queueNodes, showEditing} from "./composer.js";
 import {shownPath} from "./conversation.js";
 import {messageNode, unansweredNode} from "./messages.js";
 import {listen, state} from "./state.js";
@@ -33,6 +33,7 @@ function show({anchor = null, focus = false} = {}) {
   $("log").replaceChildren(...path.map((message) => messageNode(conversation, message)),
                            ...last?.role === "user" && !isBusy(conversation) ? [unansweredNode(conversation, last)] : [],
                            ...queueNodes(conversation));
+  showEditing();
   const fresh = shown !== conversation;
   shown = conversation;
   if (anchor) {

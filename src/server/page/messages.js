@@ -5,7 +5,7 @@ import {copyButton, icon, iconButton, make, patch} from "./dom.js";
 import {markdown} from "./markdown.js";
 import {announce, copied} from "./notices.js";
 import {tell} from "./state.js";
-import {isElsewhere, keep} from "./store.js";
+import {isElsewhere, keep, keepAnswer} from "./store.js";
 import {answer, answerAgain, goOn, isBusy, running} from "./stream.js";
 import {viewDocument, viewPicture} from "./viewer.js";
 
@@ -52,7 +52,8 @@ export function userNode(conversation, message) {
       message.text ? copyButton(() => message.text, "Copy your message", copied) : null));
 }
 
-function toolNode(message, call) {
+function toolNode(conversation, message, at) {
+  const call = message.calls[at];
   let shown = call.arguments;
   try { shown = JSON.stringify(JSON.parse(call.arguments), null, 2); } catch { /* as it came */ }
   const node = make("div", {className: "tool"},
@@ -61,9 +62,13 @@ function toolNode(message, call) {
   if (message.sent) {
     node.append(make("div", {className: "result", textContent: call.result || ""}));
   } else {
-    const store = (event) => { call.result = event.target.value; ++message.rev; };
+    const store = (event) => {
+      message.calls[at].result = event.target.value;  // another tab may have replaced the calls
+      ++message.rev;
+      keepAnswer(conversation, message);
+    };
     node.append(make("label", {}, "What it returned",
-                     make("textarea", {rows: 2, className: "code", value: call.result || "", oninput: store})));
+                     make("textarea", {rows: 2, className: "code", textContent: call.result || "", oninput: store})));
   }
   return node;
 }
@@ -79,7 +84,7 @@ function thoughtNode(message, busy) {
   return node;
 }
 
-function bodyNodes(message, busy) {
+function bodyNodes(conversation, message, busy) {
   const nodes = [];
   if (message.thinking) nodes.push(thoughtNode(message, busy));
   if (message.text) nodes.push(...markdown(message.text));
@@ -88,7 +93,7 @@ function bodyNodes(message, busy) {
     const blocks = node.matches("[data-copy]") ? [node] : node.querySelectorAll("[data-copy]");
     for (const block of blocks) block.append(copyButton(() => block.dataset.copy, "Copy the code", copied));
   }
-  for (const call of message.calls || []) nodes.push(toolNode(message, call));
+  (message.calls ?? []).forEach((_, at) => nodes.push(toolNode(conversation, message, at)));
   if (busy && !message.text && !message.thinking && !message.calls?.length) {
     nodes.push(make("span", {className: "typing", role: "img", "aria-label": "The answer is on its way"},
                     make("i"), make("i"), make("i")));
@@ -132,7 +137,7 @@ function assistantNode(conversation, message) {
   node.update = () => {
     const busy = isBeingWritten(conversation, message);
     node.classList.toggle("busy", busy);
-    patch(body, bodyNodes(message, busy));
+    patch(body, bodyNodes(conversation, message, busy));
     const stats = message.stats ? make("span", {className: "stats", textContent: message.stats}) : null;
     const possible = busy ? [versions(conversation, message)] : answerActions(conversation, message);
     patch(actions, [...possible, stats].filter((each) => each));

@@ -17,7 +17,7 @@ export function notice(text, {failed = false, action = null, key = text, stays =
   }
   node.append(iconButton("close", "Close this notice", close));
   place.append(node);
-  while (place.children.length > 4) place.firstChild.remove();
+  node.scrollIntoView({block: "nearest"});
   if (!stays) setTimeout(close, action ? WITH_ACTION : SHORT);
   return close;
 }

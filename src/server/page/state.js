@@ -9,7 +9,8 @@ export const state = {
 const listeners = new Map();
 
 // Names: "list" (the list of conversations), "show" (another conversation, or another branch), "message" (conversation,
-// message), "ended" (conversation, message), "running", "model", "settings", "libraries".
+// message), "ended" (conversation, message), "running", "model", "stale" (another model may be served), "key",
+// "settings", "libraries".
 export function listen(name, action) {
   listeners.set(name, [...listeners.get(name) ?? [], action]);
 }

@@ -52,8 +52,14 @@ function failed(error) {
 
 // All conversations, with what had come of answers that were cut.
 export async function loadConversations() {
-  const records = await transact("readonly", (conversations) => conversations.getAll()) ?? [];
-  const answers = await transact("readonly", (_, all) => all.getAll()) ?? [];
+  let records = [], answers = [];
+  try {
+    records = await transact("readonly", (conversations) => conversations.getAll()) ?? [];
+    answers = await transact("readonly", (_, all) => all.getAll()) ?? [];
+  } catch (error) {
+    notice(`Earlier conversations could not be read: ${error?.message ?? "the browser does not say why"}. Reload to ` +
+           "try again.", {failed: true, key: "store"});
+  }
   const found = records.map(upgraded);
   for (const {conversation, message} of answers) {
     const own = found.find((each) => each.id === conversation);
@@ -85,7 +91,7 @@ export async function keep(conversation) {
   }
 }
 
-// Keeps what has come of an answer so far.
+// Keeps what has come of an answer so far, or what its calls returned.
 export async function keepAnswer(conversation, message) {
   channel?.postMessage({type: "answer", id: conversation.id, message});
   try {

@@ -119,8 +119,10 @@ async function run(conversation, message, quiet = false) {
     const body = JSON.stringify(requestBody(conversation, path));
     const response = await fetch("v1/chat/completions", {method: "POST", headers: headers(), body,
                                                          signal: own.controller.signal});
+    if (response.status === 404) tell("stale");  // the server may have been started anew with another model
     if (!response.ok) throw await errorOf(response);
     await readEvents(response, receiver(own));
+    if (!message.finish) throw new Error("The connection ended before the answer did.");
   } catch (error) {
     fail(path, message, error);
   }
