@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/mlx and tests/golden/compressed_tensors: some weights of tests/golden/tiny quantised by the mlx
+"""Writes tests/golden/mlx, tests/golden/mlx_float and tests/golden/compressed_tensors: some weights of tests/golden/tiny quantised by the mlx
 package, and packed like compressed-tensors' helpers.py; expected.safetensors has the dequantised values.
 Needs: pip install "mlx[cpu]" numpy. Run once; the results are committed."""
 import json
@@ -75,6 +75,50 @@ def mlx(weights):
     save(folder / "expected.safetensors", expected)
 
 
+def every_code(scales, bits, group):
+    """A weight with one group for each scale and 32 codes (4 bits: 16 codes, again and again), as mlx stores it."""
+    codes = np.arange(1 << bits, dtype=np.uint32)
+    codes = codes[(codes & 0x7F) != 0x7F] if bits == 8 else codes  # E4M3: no number
+    codes = np.resize(codes, -(-len(codes) // group) * group)
+    words = np.zeros((len(scales), len(codes) * bits // 32), np.uint32)
+    for i, code in enumerate(codes):
+        words[:, i * bits // 32] |= code << np.uint32(i * bits % 32)
+    return mx.array(words), mx.array(np.repeat(np.array(scales, np.uint8)[:, None], len(codes) // group, 1))
+
+
+def mlx_float(weights):
+    """The modes of floating point, with the config.json of mlx-lm's quantize_model(): some weights of the tiny model, and
+    weights that hold every scale with every code. mxfp8 is compared in bfloat16, in which mlx computes by default."""
+    folder = ROOT / "mlx_float"
+    folder.mkdir(exist_ok=True)
+    modes = {"mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}
+    scales = {"mxfp4": range(253), "nvfp4": [s for s in range(256) if s & 0x7F != 0x7F], "mxfp8": [0, 1, 3, 8, 100, 127, 200, 246]}
+    names = {"mxfp4": ("self_attn.q_proj", "mlp.up_proj"), "nvfp4": ("self_attn.k_proj", "mlp.gate_proj"),
+             "mxfp8": ("self_attn.v_proj", "mlp.down_proj")}
+    tensors, expected, settings = {}, {}, {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+    for mode, (group, bits) in modes.items():
+        w = mx.array(weights[f"{HF}{names[mode][0]}.weight"]).astype(mx.bfloat16)
+        for name, (q, s) in zip(names[mode], (mx.quantize(w, mode=mode), every_code(scales[mode], bits, group))):
+            stem = "language_model.model.layers.0." + name
+            tensors[stem + ".weight"], tensors[stem + ".scales"] = q, s
+            if mode != "mxfp4":
+                settings[stem] = {"group_size": group, "bits": bits, "mode": mode}
+            exact = mx.dequantize(q, s, mode=mode, dtype=mx.bfloat16 if mode == "mxfp8" else mx.float32)
+            expected[f"layers.0.{name}.weight"] = ("F32", np.array(exact.astype(mx.float32)))
+    w = mx.array(weights[f"{HF}self_attn.o_proj.weight"]).astype(mx.bfloat16)
+    stem = "language_model.model.layers.0.self_attn.o_proj"
+    tensors[stem + ".weight"], tensors[stem + ".scales"], tensors[stem + ".biases"] = q, s, b = mx.quantize(w, bits=4)
+    # As the recipes of mlx_lm.convert (--quant-predicate mixed_4_6) have it where no --q-group-size is given.
+    settings[stem] = {"group_size": None, "bits": 4, "mode": "affine"}
+    exact = mx.dequantize(q, s.astype(mx.float32), b.astype(mx.float32), bits=4)
+    expected["layers.0.self_attn.o_proj.weight"] = ("F32", np.array(exact))
+    norm = "input_layernorm"
+    tensors[f"language_model.model.layers.0.{norm}.weight"] = mx.array(weights[f"{HF}{norm}.weight"]).astype(mx.bfloat16)
+    mx.save_safetensors(str(folder / "model.safetensors"), tensors)
+    (folder / "config.json").write_text(config_with("quantization", settings))
+    save(folder / "expected.safetensors", expected)
+
+
 def pack_int32(values):
     """[rows, n] signed 4-bit -> int32 [rows, ceil(n / 8)], the first in the lowest bits."""
     values = np.pad(values + 8, ((0, 0), (0, -values.shape[1] % 8))).astype(np.uint32)
@@ -123,4 +167,5 @@ def compressed_tensors(weights):
 if __name__ == "__main__":
     tiny = read_bf16(ROOT / "tiny/model.safetensors")
     mlx(tiny)
+    mlx_float(tiny)
     compressed_tensors(tiny)

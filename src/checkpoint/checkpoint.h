@@ -6,6 +6,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -46,6 +47,17 @@ struct Checkpoint {
   std::vector<std::shared_ptr<const MappedFile>> files;  // keep the views above alive
   std::vector<std::shared_ptr<const void>> owned;        // copies made on opening (unaligned or permuted tensors)
   std::shared_ptr<const ProgramFile> program;            // kind "program" alone (checkpoint/program_file.h)
+
+  // Where weights are made when they are needed (quantized_checkpoint()), their matrices in `weights` have a format and
+  // sizes alone. This makes the elements of one, and returns an empty Matrix for a weight whose elements are there.
+  std::function<Matrix(const std::string& name)> make;
+
+  // The weight `name`, which must be there, with its elements. One thread at a time. Throws Error where it is made and
+  // holds a value that is not finite.
+  Matrix load(const std::string& name) const {
+    Matrix made = make ? make(name) : Matrix();
+    return made ? made : weights.at(name).matrix;
+  }
 
   const Weight* find(const std::string& name) const {
     const auto it = weights.find(name);

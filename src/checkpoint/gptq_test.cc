@@ -39,7 +39,7 @@ struct Sample {
     data = bytes.substr(8 + length);
     quantization = read_json<json>(read_file(golden("gptq") / (name + ".json")));
   }
-  void put(const Folder& folder, const char* beside = nullptr) const {
+  void put(const Folder& folder, const char* beside = nullptr, const char* file = "model.safetensors") const {
     json config = read_json<json>(read_file(golden("tiny") / "config.json"));
     if (beside) {
       folder.put(beside, quantization.dump());
@@ -47,7 +47,7 @@ struct Sample {
       config["quantization_config"] = quantization;
     }
     folder.put("config.json", config.dump());
-    folder.put("model.safetensors", container(header.dump(), data));
+    folder.put(file, container(header.dump(), data));
   }
   void rename(const std::string& from, const std::string& to) {
     header[to] = header.at(from);
@@ -321,6 +321,45 @@ TEST(Gptq, RefusesDamagedTensors) {
               HasSubstr("desc_act needs its g_idx"));
   EXPECT_THAT(error_with("awq", "group_size", 64),
               HasSubstr("its scales have 2 groups, which 64 columns in groups of 64"));
+}
+
+// AutoGPTQ 0.7 (save_quantized) names the file after its settings, and writes them beside it.
+TEST(Gptq, ReadsFilesNamedAsAutoGptqNamesThem) {
+  const Sample sample("gptq");
+  const Folder usual, named;
+  sample.put(usual);
+  sample.put(named, "quantize_config.json", "gptq_model-4bit-32g.safetensors");
+  const Checkpoint want = open_checkpoint(usual.path), got = open_checkpoint(named.path);
+  EXPECT_EQ(got.kind, "gptq");
+  EXPECT_EQ(got.order, want.order);
+  for (const auto& [name, weight] : want.weights) {
+    EXPECT_EQ(floats_of(got.weights.at(name).matrix), floats_of(weight.matrix)) << name;
+  }
+  // In shards, with an index of the same name.
+  json index = {{"weight_map", json::object()}};
+  for (const auto& [name, entry] : sample.header.items()) {
+    if (name != "__metadata__") index["weight_map"][name] = "gptq_model-4bit-32g-00001-of-00001.safetensors";
+  }
+  const Folder shards;
+  sample.put(shards, "quantize_config.json", "gptq_model-4bit-32g-00001-of-00001.safetensors");
+  shards.put("gptq_model-4bit-32g.safetensors.index.json", index.dump());
+  EXPECT_EQ(open_checkpoint(shards.path).order, want.order);
+  const auto error = [](const Folder& folder) -> std::string {
+    try {
+      open_checkpoint(folder.path);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  std::filesystem::remove(shards.path / "gptq_model-4bit-32g-00001-of-00001.safetensors");
+  EXPECT_THAT(error(shards), AllOf(HasSubstr("which gptq_model-4bit-32g.safetensors.index.json lists"),
+                                   HasSubstr("the download is not complete")));
+  sample.put(named, "quantize_config.json", "gptq_model-8bit-32g.safetensors");
+  EXPECT_THAT(error(named),
+              HasSubstr("several files of weights (gptq_model-4bit-32g.safetensors, gptq_model-8bit-32g"));
+  sample.put(named, "quantize_config.json");  // a file of the usual name comes first
+  EXPECT_EQ(error(named), "");
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "checkpoint/huggingface.h"
 
+#include <algorithm>
 #include <cstring>
 #include <set>
 
@@ -84,16 +85,11 @@ std::string listed(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-// Adds all tensors of a file but those of packed weights, which `packed` takes; returns the names as the file has
-// them.
-std::set<std::string> add_file(Checkpoint& checkpoint, const Safetensors& file, const std::string& what,
-                               PackedWeights& packed) {
-  std::set<std::string> names;
+// Adds all tensors of a file but those of packed weights, which `packed` takes.
+void add_file(Checkpoint& checkpoint, const Safetensors& file, const std::string& what, PackedWeights& packed) {
   for (const SafetensorsEntry& entry : file.entries) {
     if (!packed.take(entry, file)) add_plain(checkpoint, from_huggingface_name(entry.name), entry, file, what);
-    names.insert(entry.name);
   }
-  return names;
 }
 
 Safetensors map_file(Checkpoint& checkpoint, const fs::path& path) {
@@ -122,33 +118,78 @@ std::map<std::string, std::set<std::string>> read_index(const fs::path& path) {
   return shards;
 }
 
-void add_shards(Checkpoint& checkpoint, const fs::path& directory, PackedWeights& packed) {
-  for (const auto& [shard, names] : read_index(directory / kIndex)) {
+// A shard holds the tensors `names` that the index lists for it, and no others.
+void check_shard(const Safetensors& file, std::set<std::string> names, const fs::path& path) {
+  for (const SafetensorsEntry& entry : file.entries) {
+    if (names.erase(entry.name) == 0) {
+      throw Error(path.string() + " holds the tensor " + printable(entry.name) +
+                  ", which the index does not list in it");
+    }
+  }
+  if (!names.empty()) {
+    throw Error(path.string() + " lacks the tensor " + printable(*names.begin()) + " that the index promises");
+  }
+}
+
+void add_shards(Checkpoint& checkpoint, const fs::path& index, PackedWeights& packed) {
+  const fs::path directory = index.parent_path();
+  const auto shards = read_index(index);
+  std::vector<Safetensors> torchao;  // read together: the tensors of one weight may lie in two of them
+  for (const auto& [shard, names] : shards) {
     const fs::path path = directory / shard;
     std::error_code ignored;
     if (!fs::exists(path, ignored)) {
-      throw Error(directory.string() + " lacks " + printable(shard) + ", which " + kIndex +
+      throw Error(directory.string() + " lacks " + printable(shard) + ", which " + index.filename().string() +
                   " lists: the download is not complete");
     }
-    const auto found = add_file(checkpoint, map_file(checkpoint, path), path.string(), packed);
-    for (const std::string& name : names) {
-      if (!found.contains(name)) {
-        throw Error(path.string() + " lacks the tensor " + printable(name) + " that the index promises");
-      }
-    }
-    for (const std::string& name : found) {
-      if (!names.contains(name)) {
-        throw Error(path.string() + " holds the tensor " + printable(name) + ", which the index does not list in it");
-      }
+    Safetensors file = map_file(checkpoint, path);
+    check_shard(file, names, path);
+    if (is_torchao(file)) {
+      torchao.push_back(std::move(file));
+    } else {
+      add_file(checkpoint, file, path.string(), packed);
     }
   }
+  if (torchao.empty()) return;
+  if (torchao.size() != shards.size()) {
+    throw Error(directory.string() + " mixes shards of torchao with others");
+  }
+  checkpoint.kind = "torchao";
+  add_torchao(checkpoint, torchao, directory.string());
+}
+
+// The file of the weights, or the index of several. The single file first, as transformers does: beside one, an index
+// is left from before it was made whole. AutoGPTQ names the file after its settings: gptq_model-4bit-128g.safetensors.
+fs::path weights_of(const fs::path& directory) {
+  std::error_code error;
+  for (const char* name : {kSingle, kIndex}) {
+    if (fs::exists(directory / name, error)) return directory / name;
+  }
+  std::vector<std::string> files, indices;
+  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (!name.starts_with("gptq_model")) continue;
+    if (name.ends_with(".safetensors.index.json")) indices.push_back(name);
+    if (name.ends_with(".safetensors")) files.push_back(name);
+  }
+  const auto& found = indices.empty() ? files : indices;
+  if (found.size() == 1) return directory / found[0];
+  if (found.size() > 1) {
+    const auto first = std::ranges::min(found), last = std::ranges::max(found);
+    throw Error(directory.string() + " holds several files of weights (" + printable(first) + ", " + printable(last) +
+                "): leave the one to open");
+  }
+  const bool pickled = fs::exists(directory / "pytorch_model.bin", error) ||
+                       fs::exists(directory / "pytorch_model.bin.index.json", error);
+  throw Error(directory.string() + " holds neither " + kSingle + " nor " + kIndex +
+              (pickled ? "; its pytorch_model.bin is not read: save it anew with safe_serialization=True" : ""));
 }
 
 void add_single(Checkpoint& checkpoint, const fs::path& path, PackedWeights& packed) {
   const Safetensors file = map_file(checkpoint, path);
   if (is_torchao(file)) {
     checkpoint.kind = "torchao";
-    add_torchao(checkpoint, file, path.string());
+    add_torchao(checkpoint, {&file, 1}, path.string());
   } else {
     add_file(checkpoint, file, path.string(), packed);
   }
@@ -218,17 +259,11 @@ Checkpoint open_safetensors_directory(const fs::path& directory) {
   refuse_other_models(checkpoint.config, directory.string());
   PackedWeights packed(
       checkpoint.config, [&] { return quantisation_beside(directory); }, directory.string());
-  std::error_code ignored;
-  // The single file first, as transformers does: beside one, an index is left from before it was made whole.
-  if (fs::exists(directory / kSingle, ignored)) {
-    add_single(checkpoint, directory / kSingle, packed);
-  } else if (fs::exists(directory / kIndex, ignored)) {
-    add_shards(checkpoint, directory, packed);
+  const fs::path weights = weights_of(directory);
+  if (weights.extension() == ".json") {
+    add_shards(checkpoint, weights, packed);
   } else {
-    const bool pickled = fs::exists(directory / "pytorch_model.bin", ignored) ||
-                         fs::exists(directory / "pytorch_model.bin.index.json", ignored);
-    throw Error(directory.string() + " holds neither " + kSingle + " nor " + kIndex +
-                (pickled ? "; its pytorch_model.bin is not read: save it anew with safe_serialization=True" : ""));
+    add_single(checkpoint, weights, packed);
   }
   if (packed.kind()[0] != '\0') checkpoint.kind = packed.kind();
   packed.add_to(checkpoint);

@@ -33,7 +33,7 @@ std::string seed(const char* name) {
   return read_file(golden / "config.json") + kSeparator + read_file(golden / "model.safetensors");
 }
 
-std::vector<std::string> seeds() { return {seed("compressed_tensors"), seed("mlx")}; }
+std::vector<std::string> seeds() { return {seed("compressed_tensors"), seed("mlx"), seed("mlx_float")}; }
 
 // A sample of tests/golden/gptq, whose quantization_config lies apart.
 std::string gptq_seed(const std::string& name) {
@@ -65,7 +65,8 @@ const RegisterFuzz kPacked({"packed",
                             seeds,
                             run,
                             {"\"bits\"", "\"group_size\"", "quantization", ".weight_packed", ".scales", "U32", "I32",
-                             "[0,1]", "99999999999999999", "-1"}});
+                             "U8", "null", "\"mode\"", "affine", "mxfp4", "nvfp4", "mxfp8", "[0,1]",
+                             "99999999999999999", "-1"}});
 
 const RegisterFuzz kGptq({"gptq",
                           gptq_seeds,

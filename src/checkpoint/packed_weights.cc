@@ -49,11 +49,6 @@ void check_compressed_tensors(const json& config, const std::string& what) {
   }
 }
 
-void check_mlx(const json& config, const std::string& what) {
-  const json mode = config.value("mode", json("affine"));
-  if (mode != "affine") throw Error(what + ": MLX quantisation " + printable(mode.dump()) + "; affine is read");
-}
-
 }  // namespace
 
 PackedWeights::PackedWeights(const std::string& config, const std::function<std::string()>& beside, std::string what)

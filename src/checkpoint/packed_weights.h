@@ -1,7 +1,8 @@
 // Packed weights: Hugging Face directories whose matrices another program quantised, so that one logical weight is
 // several tensors. config.json says which program:
 //   compressed-tensors  "quantization_config": pack-quantized, 4 bits (weight_packed, weight_scale, weight_zero_point)
-//   MLX                 "quantization": affine, 2 to 8 bits (weight, scales, biases)
+//   MLX                 "quantization": affine, 2 to 8 bits (weight, scales, biases), mxfp4, nvfp4 and mxfp8 (weight,
+//                       scales)
 //   GPTQ, AWQ, AutoRound  "quantization_config", or a file beside config.json: 4 and 8 bits (qweight, qzeros, scales,
 //                       g_idx; checkpoint/gptq.h)
 // Which formats they become, and at what cost: docs/FORMATS.md.
@@ -57,6 +58,9 @@ class PackedWeights {
 // One function for each scheme: adds every weight that `tensors` hold.
 void add_compressed_tensors(Checkpoint& checkpoint, const PackedTensors& tensors, const std::string& what);
 void add_mlx(Checkpoint& checkpoint, const PackedTensors& tensors, const std::string& what);
+
+// Throws Error where "quantization" of config.json names a mode that is not read.
+void check_mlx(const nlohmann::json& quantization, const std::string& what);
 
 // For these functions: the tensor `name`, its type and shape checked ({} as shape: any with two dimensions).
 const PackedTensor& packed_tensor(const PackedTensors& tensors, const std::string& name, DType type,

@@ -47,7 +47,7 @@ void compare(const std::string& folder, const std::function<double(Format)>& lim
   }
   EXPECT_EQ(expected.entries.size(), weights);
   EXPECT_EQ(checkpoint.weights.size(), weights + 1) << "and a norm that is not packed";
-  EXPECT_EQ(checkpoint.kind, folder == "mlx" ? "mlx" : "compressed-tensors");
+  EXPECT_EQ(checkpoint.kind, folder.starts_with("mlx") ? "mlx" : "compressed-tensors");
   EXPECT_NO_THROW(parse_config(checkpoint.config));
 }
 
@@ -55,6 +55,18 @@ void compare(const std::string& folder, const std::function<double(Format)>& lim
 TEST(PackedWeights, ReadMlx) {
   compare(
       "mlx", [](Format f) { return f == Format::kBF16 ? 1.0 / 256 : 1e-6; }, 6);
+}
+
+// Every scale with every code of mxfp4 and nvfp4, some scales with every code of mxfp8; and a group_size of null.
+TEST(PackedWeights, ReadMlxFloatingPointExactly) {
+  compare(
+      "mlx_float", [](Format f) { return f == Format::kQ4_1 ? 1e-6 : 0.0; }, 7);
+  const Checkpoint checkpoint = open_checkpoint(golden("mlx_float"));
+  const auto format = [&](const std::string& name) { return checkpoint.find("layers.0." + name)->matrix.format; };
+  EXPECT_EQ(format("mlp.up_proj.weight"), Format::kInt8);
+  EXPECT_EQ(format("mlp.gate_proj.weight"), Format::kInt8);
+  EXPECT_EQ(format("mlp.down_proj.weight"), Format::kBF16);
+  EXPECT_EQ(checkpoint.find("layers.0.mlp.up_proj.weight")->matrix.scale.dtype, DType::kBF16);
 }
 
 TEST(PackedWeights, ReadCompressedTensorsExactly) {
@@ -178,15 +190,21 @@ TEST(PackedWeights, ReadEightBitsOfCompressedTensors) {
   }
 }
 
-// mlx-lm 0.32 writes null for a layer's own group size: the default.
+// mlx-lm 0.32 writes null for a layer's own group size, which stands for the mode's default, as an absent one does.
 TEST(PackedWeights, AGroupSizeOfNullIsMlxsDefault) {
-  EXPECT_EQ(error_with("mlx", [](json&) {}), "");
-  const std::string message = error_with(
-      "mlx", [](json&) {},
-      [](json& c) {
-        c["quantization"][kMlxUp] = {{"group_size", nullptr}, {"bits", 4}};
-      });
-  EXPECT_THAT(message, ::testing::AnyOf(std::string(), HasSubstr("in groups of 64")));
+  const auto error = [](const std::string& name, const json& own) {
+    return error_with(
+        "mlx_float", [](json&) {}, [&](json& c) { c["quantization"]["language_model.model.layers.0." + name] = own; });
+  };
+  EXPECT_EQ(error("self_attn.o_proj", {{"group_size", nullptr}, {"bits", 4}}), "");
+  EXPECT_EQ(error("self_attn.o_proj", json::object()), "");
+  EXPECT_EQ(error("self_attn.k_proj", {{"group_size", nullptr}, {"mode", "nvfp4"}}), "");
+  EXPECT_EQ(error("self_attn.k_proj", false), "") << "the tensors say it";
+  EXPECT_THAT(error("self_attn.o_proj", {{"group_size", nullptr}, {"bits", 3}}), HasSubstr("3 bits in groups of 64"));
+  EXPECT_THAT(error("self_attn.k_proj", {{"bits", 4}}), HasSubstr("of the mode nvfp4, not affine"));
+  EXPECT_THAT(error("self_attn.k_proj", {{"mode", "mxfp4"}}), HasSubstr("of the mode nvfp4, not mxfp4"));
+  EXPECT_THAT(error("self_attn.k_proj", {{"mode", "nvfp4"}, {"group_size", 32}}), HasSubstr("in groups of 32"));
+  EXPECT_THAT(error("self_attn.k_proj", {{"mode", "nf4"}}), HasSubstr("affine, mxfp4, nvfp4 and mxfp8 are read"));
 }
 
 TEST(PackedWeights, RefuseSchemesThatAreNotRead) {
@@ -216,7 +234,7 @@ TEST(PackedWeights, RefuseSchemesThatAreNotRead) {
   EXPECT_THAT(change("sparsity_config", {{"format", "sparse-24-bitmask"}}), HasSubstr("sparsity"));
   EXPECT_THAT(error(ct, [](json& c) { c["quantization_config"]["config_groups"]["group_0"]["format"] = "marlin-24"; }),
               HasSubstr("marlin-24"));
-  EXPECT_THAT(error("mlx", [](json& c) { c["quantization"]["mode"] = "mxfp4"; }), HasSubstr("mxfp4"));
+  EXPECT_THAT(error("mlx", [](json& c) { c["quantization"]["mode"] = "nf4"; }), HasSubstr("nf4"));
   EXPECT_THAT(error("mlx", [](json& c) { c["quantization"][kMlxUp]["bits"] = 3; }), HasSubstr("3 bits"));
   EXPECT_THAT(error("mlx", [](json& c) { c["quantization"][kMlxUp]["group_size"] = 7; }), HasSubstr("groups of 7"));
   EXPECT_NE(error("mlx", [](json& c) { c.erase("quantization"); }), "");
@@ -228,6 +246,49 @@ TEST(PackedWeights, RefuseDamagedMlx) {
   EXPECT_THAT(error([](json& h) { rename(h, kMlxUp + ".scales", "x.scales"); }), HasSubstr("scales"));
   EXPECT_THAT(error([](json& h) { rename(h, kMlxUp + ".weight", "x.weight"); }), HasSubstr("no packed codes"));
   EXPECT_THAT(error([](json& h) { h[kMlxUp + ".biases"]["shape"] = {3, 160}; }), HasSubstr("shape"));
+}
+
+// Opens a copy of tests/golden/mlx_float in which one byte of a tensor is another.
+std::string error_with_byte(const std::string& tensor, uint8_t value) {
+  std::string bytes = read_file(golden("mlx_float") / "model.safetensors");
+  uint64_t length;
+  std::memcpy(&length, bytes.data(), sizeof length);
+  const json header = read_json<json>(bytes.substr(8, length));
+  const json& entry = header.at("language_model.model.layers.0." + tensor);
+  bytes[8 + length + entry.at("data_offsets")[0].get<size_t>()] = static_cast<char>(value);
+  const testing_files::Folder copy;
+  copy.put("model.safetensors", bytes);
+  copy.put("config.json", read_file(golden("mlx_float") / "config.json"));
+  try {
+    open_checkpoint(copy.path);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(PackedWeights, RefuseMlxFloatingPointThatIsNoNumber) {
+  EXPECT_EQ(error_with_byte("self_attn.q_proj.scales", 252), "");
+  EXPECT_THAT(error_with_byte("self_attn.q_proj.scales", 253), HasSubstr("scale is too large"));
+  EXPECT_THAT(error_with_byte("self_attn.q_proj.scales", 255), HasSubstr("scale is too large"));
+  EXPECT_THAT(error_with_byte("self_attn.k_proj.scales", 0x7f), HasSubstr("scale is not a number"));
+  EXPECT_THAT(error_with_byte("self_attn.k_proj.scales", 0xff), HasSubstr("scale is not a number"));
+  EXPECT_EQ(error_with_byte("self_attn.v_proj.scales", 246), "");
+  EXPECT_THAT(error_with_byte("self_attn.v_proj.scales", 247), HasSubstr("scale is too large"));
+  EXPECT_THAT(error_with_byte("self_attn.v_proj.weight", 0xff), HasSubstr("code is not a number"));
+}
+
+TEST(PackedWeights, RefuseDamagedMlxFloatingPoint) {
+  const auto error = [](const std::function<void(json&)>& change) { return error_with("mlx_float", change); };
+  const std::string q = "language_model.model.layers.0.self_attn.q_proj",
+                    v = "language_model.model.layers.0.self_attn.v_proj";
+  EXPECT_EQ(error([](json&) {}), "");
+  EXPECT_THAT(error([&](json& h) { rename(h, q + ".scales", "x.scales"); }), HasSubstr("scales"));
+  EXPECT_THAT(error([&](json& h) { h[q + ".scales"]["shape"] = {192}; }), HasSubstr("shape"));
+  EXPECT_THAT(error([&](json& h) { h[q + ".scales"]["shape"] = {32, 6}; }), HasSubstr("different rows"));
+  EXPECT_THAT(error([&](json& h) { h[q + ".weight"]["shape"] = {32, 24}; }), HasSubstr("different rows"));
+  EXPECT_THAT(error([&](json& h) { h[q + ".scales"]["dtype"] = "I8"; }), HasSubstr("bad type of scales"));
+  EXPECT_THAT(error([&](json& h) { rename(h, v + ".scales", q + ".biases"); }), HasSubstr("biases"));
 }
 
 // The mlx package quantised the same weights.

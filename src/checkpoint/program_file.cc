@@ -66,6 +66,9 @@ ProgramHeader read_header(const json& file, const fs::path& directory, const std
   header.layout = printable(text_of(file, "layout", what));
   header.source = text_of(file, "source", what);
   header.vision = text_of(file, "vision", what);
+  if (file.contains("quant_recipe")) header.recipe = text_of(file, "quant_recipe", what);
+  if (file.contains("hqq")) header.hqq = text_of(file, "hqq", what);
+  if (file.contains("image_budget")) header.image_budget = whole(file, "image_budget", kDimMax, what);
   if (!file.contains("constants") || !file["constants"].is_object()) throw Error(what + " has no constants");
   for (const auto& [name, value] : file["constants"].items()) {
     if (value.is_boolean()) {
@@ -223,6 +226,9 @@ std::string export_command_of(const ProgramHeader& header, const std::string& ba
   std::string command = "gemma4 export --format program --model-dir " + quoted(header.source) + " --output-dir " +
                         quoted(output.string()) + " --backend " + quoted(backend);
   if (!header.vision.empty()) command += " --vision " + quoted(header.vision);
+  if (!header.recipe.empty()) command += " --quant-recipe " + quoted(header.recipe);
+  if (!header.hqq.empty()) command += " --hqq " + quoted(header.hqq);
+  if (header.image_budget > 0) command += " --max-vision-soft-tokens " + std::to_string(header.image_budget);
   if (const int64_t n = header.constant("get_max_seq_len", 0)) command += " --max-seq-len " + std::to_string(n);
   if (header.constant("get_max_vision_soft_tokens", 0) == 0) command += " --no-vision";
   return command;
@@ -308,6 +314,9 @@ void ProgramWriter::add(const Tensor& vector, const std::vector<float>& values) 
 void ProgramWriter::commit(const ProgramHeader& header, const std::string& config, const Checkpoint& source) {
   nlohmann::ordered_json file = {{"format", "gemma4 program"}, {"version", kVersion},     {"backend", header.backend},
                                  {"layout", header.layout},    {"source", header.source}, {"vision", header.vision}};
+  if (!header.recipe.empty()) file["quant_recipe"] = header.recipe;
+  if (!header.hqq.empty()) file["hqq"] = header.hqq;
+  if (header.image_budget > 0) file["image_budget"] = header.image_budget;
   file["constants"] = nlohmann::ordered_json::object();
   for (const auto& [name, value] : header.constants) {
     const bool flag = name.starts_with("use_") || name.starts_with("enable_");

@@ -21,6 +21,8 @@ namespace gemma4 {
 struct ProgramHeader {
   std::string backend, layout;  // Backend::name() and layout() of who made it
   std::string source, vision;   // the checkpoint it was made of, and --vision where that was given
+  std::string recipe, hqq;      // --quant-recipe and --hqq where it was quantised on the way
+  int64_t image_budget = 0;     // --max-vision-soft-tokens where that was given
   std::vector<std::pair<std::string, int64_t>> constants;
   std::string methods;  // JSON; written, not read back: methods follow from config and constants
 

@@ -154,13 +154,21 @@ void check_space(const fs::path& output, uint64_t bytes) {
   }
 }
 
+// Rows `row` .. row + count - 1 as bf16.
+void convert_rows(const Matrix& m, int64_t row, int64_t count, uint16_t* out) {
+  std::vector<float> values(static_cast<size_t>(m.cols));
+  for (int64_t i = 0; i < count; ++i, out += m.cols) {
+    load_row(m, row + i, values.data());
+    std::transform(values.begin(), values.end(), out, float_to_bf16);
+  }
+}
+
 // Writes element-typed rows as `type`, some rows at a time.
 void write_plain(const Job& job, SafetensorsWriter& writer) {
   const Matrix& m = job.source->matrix;
   const DType type = plain_type(job);
   const int64_t size = static_cast<int64_t>(dtype_size(type));
   const int64_t batch_rows = std::max<int64_t>(1, (int64_t{1} << 22) / m.cols);
-  std::vector<float> values(static_cast<size_t>(m.cols));
   std::vector<uint16_t> bits(static_cast<size_t>(std::min(batch_rows, m.rows) * m.cols));
   for (int64_t row = 0; row < m.rows; row += batch_rows) {
     const int64_t count = std::min(batch_rows, m.rows - row);
@@ -169,12 +177,7 @@ void write_plain(const Job& job, SafetensorsWriter& writer) {
       writer.write(job.name, offset, m.codes.slice(row, count).data, static_cast<uint64_t>(count * m.cols * size));
       continue;
     }
-    for (int64_t i = 0; i < count; ++i) {
-      load_row(m, row + i, values.data());
-      for (int64_t col = 0; col < m.cols; ++col) {
-        bits[static_cast<size_t>(i * m.cols + col)] = float_to_bf16(values[static_cast<size_t>(col)]);
-      }
-    }
+    convert_rows(m, row, count, bits.data());
     writer.write(job.name, offset, bits.data(), static_cast<uint64_t>(count * m.cols * size));
   }
 }
@@ -226,7 +229,86 @@ void copy_side_files(const Checkpoint& source, const fs::path& output, Overwrite
   }
 }
 
+bool is_kept(const Job& job) {
+  return job.role == Job::Role::kPlain && plain_type(job) == element_type(job.source->matrix.format);
+}
+
+// The weight as the result's reader has it (checkpoint/torchao.h), without its elements unless it is kept as it is.
+Weight weight_of(const Job& job) {
+  Weight weight = *job.source;
+  if (is_kept(job)) return weight;
+  Matrix& m = weight.matrix;
+  m.codes = Tensor();
+  m.group = static_cast<int>(job.config.group == 0 ? m.cols : job.config.group);
+  switch (job.role) {
+    case Job::Role::kPlain:
+      m.format = Format::kBF16;
+      m.group = 0;
+      break;
+    case Job::Role::kQuantized:
+      m.format = job.config.bits == 4 ? Format::kInt4 : Format::kInt8;
+      break;
+    case Job::Role::kPositionTable:
+      m.format = Format::kInt8;
+      m.group = static_cast<int>(m.cols);
+      break;
+  }
+  return weight;
+}
+
+// The elements of a weight, which `hold` keeps.
+Matrix make_matrix(const Job& job, HqqArithmetic hqq, ThreadPool& pool) {
+  const Matrix& from = job.source->matrix;
+  Matrix made = weight_of(job).matrix;
+  if (job.role == Job::Role::kQuantized) {
+    const auto q = std::make_shared<QuantizedWeight>(quantize(from, job.config, hqq, pool, job.name));
+    made = q->view();
+    made.hold = q;
+  } else if (job.role == Job::Role::kPositionTable) {
+    const auto table = std::make_shared<QuantizedTable>(quantize_position_table(from, pool, job.name));
+    made.codes = Tensor(table->codes.data(), DType::kI8, {made.rows, made.cols});
+    made.scale = Tensor(table->scale.data(), DType::kF32, {made.rows, 1});
+    made.hold = table;
+  } else {
+    const auto bits = std::make_shared<std::vector<uint16_t>>(static_cast<size_t>(made.rows * made.cols));
+    pool.parallel_for(made.rows, 1, [&](int64_t begin, int64_t end) {
+      convert_rows(from, begin, end - begin, bits->data() + begin * made.cols);
+    });
+    made.codes = Tensor(bits->data(), DType::kBF16, {made.rows, made.cols});
+    made.hold = bits;
+  }
+  forget_pages(from.codes.data, static_cast<size_t>(from.codes.bytes()));
+  return made;
+}
+
 }  // namespace
+
+Checkpoint quantized_checkpoint(std::shared_ptr<const Checkpoint> source, const Recipe& recipe,
+                                const QuantizeOptions& options) {
+  struct Maker {
+    explicit Maker(const QuantizeOptions& options) : hqq(options.hqq), pool(options.threads) {}
+    std::shared_ptr<const Checkpoint> source;
+    std::map<std::string, Job> jobs;  // of the weights that are not kept as they are
+    HqqArithmetic hqq;
+    ThreadPool pool;
+  };
+  Checkpoint result = *source;
+  result.kind = "torchao";
+  result.order.clear();
+  result.weights.clear();
+  const auto maker = std::make_shared<Maker>(options);
+  maker->source = source;
+  for (const Job& job : plan(*source, recipe)) {
+    result.order.push_back(job.name);
+    result.weights[job.name] = weight_of(job);
+    if (!is_kept(job)) maker->jobs.emplace(job.name, job);
+  }
+  result.make = [maker](const std::string& name) -> Matrix {
+    const auto job = maker->jobs.find(name);
+    return job == maker->jobs.end() ? Matrix() : make_matrix(job->second, maker->hqq, maker->pool);
+  };
+  return result;
+}
 
 QuantizeReport quantize_checkpoint(const Checkpoint& source, const Recipe& recipe, const fs::path& output,
                                    const QuantizeOptions& options) {

@@ -1,9 +1,11 @@
 // Quantises a whole checkpoint: reads one tensor at a time from a Hugging Face directory and writes a directory in
 // torchao's format, as ExecuTorch does (docs/FORMATS.md). All checks that can refuse the input come before the first
-// write, and model.safetensors gets its name only when it is complete.
+// write, and model.safetensors gets its name only when it is complete. `gemma4 export` takes the same weights without
+// the directory.
 #pragma once
 
 #include <filesystem>
+#include <memory>
 
 #include "base/file.h"
 #include "checkpoint/checkpoint.h"
@@ -29,5 +31,11 @@ struct QuantizeReport {
 // another process, the disk is full. Throws DeviceError where a file of the source changed meanwhile.
 QuantizeReport quantize_checkpoint(const Checkpoint& source, const Recipe& recipe, const std::filesystem::path& output,
                                    const QuantizeOptions& options);
+
+// The checkpoint that opening the result of quantize_checkpoint() would give, without writing it: Checkpoint::load()
+// quantises a weight each time that it is asked for, so memory holds only those in use. It keeps `source`.
+// options.overwrite means nothing. Throws Error as quantize_checkpoint() does of the source and the recipe.
+Checkpoint quantized_checkpoint(std::shared_ptr<const Checkpoint> source, const Recipe& recipe,
+                                const QuantizeOptions& options);
 
 }  // namespace gemma4

@@ -53,6 +53,8 @@ std::string with_header(const std::string& header, size_t data_bytes) {
 std::vector<std::string> file_seeds() {
   return {
       read_file(fs::path(SOURCE_DIR) / "tests/golden/safetensors/worked_example.safetensors"),
+      read_file(fs::path(SOURCE_DIR) / "tests/golden/torchao/int8/model.safetensors"),
+      read_file(fs::path(SOURCE_DIR) / "tests/golden/torchao/int4/model.safetensors"),
       with_header(R"({"__metadata__":{"format":"pt"},"model.language_model.norm.weight":{"dtype":"BF16","shape":[4],)"
                   R"("data_offsets":[0,8]},"lm_head.weight":{"dtype":"F32","shape":[2,3],"data_offsets":[8,32]},)"
                   R"("model.vision_tower.encoder.layers.0.mlp.up_proj.linear.weight":{"dtype":"F16","shape":[2,2],)"
@@ -111,6 +113,9 @@ const std::vector<std::string> kWords = {"\"../a.safetensors\"",
                                          "4611686018427387904",
                                          "[1, 1]",
                                          "{}",
+                                         "Int8Tensor",
+                                         "zero_point",
+                                         "lm_head.weight",
                                          "_weight_qdata"};
 const RegisterFuzz kFile({"safetensors", file_seeds, run_file, kWords});
 const RegisterFuzz kIndex({"shard_index", index_seeds, run_index, kWords});

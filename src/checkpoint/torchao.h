@@ -2,6 +2,7 @@
 // docs/FORMATS.md, and torchao 0.17's prototype/safetensors (flatten_tensor_state_dict).
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,9 +15,10 @@ constexpr const char* kTensorNames = "tensor_names";  // metadata key: JSON list
 
 bool is_torchao(const Safetensors& file);
 
-// Adds every logical weight of `file` to `checkpoint` (weights, order). Throws Error: a physical tensor that is missing
-// or not used, an unknown tensor type or name, shapes that disagree, a zero point on int8.
-void add_torchao(Checkpoint& checkpoint, const Safetensors& file, const std::string& what);
+// Adds every logical weight of `files` to `checkpoint` (weights, order): one file, or all shards of a directory, each
+// of which has the metadata of all. Throws Error: a physical tensor that is missing or not used, an unknown tensor type
+// or name, shapes that disagree, a zero point on int8, shards of different models.
+void add_torchao(Checkpoint& checkpoint, std::span<const Safetensors> files, const std::string& what);
 
 // The physical tensor that holds a field of a weight: ("layers.0.mlp.up_proj.weight", "qdata") ->
 // "layers.0.mlp.up_proj._weight_qdata".

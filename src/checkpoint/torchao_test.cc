@@ -4,6 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+
+#include "base/check.h"
+#include "base/mapped_file.h"
 #include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/golden_testing.h"
 #include "quant/pack.h"
@@ -133,10 +137,99 @@ TEST(Torchao, RefusesBadMetadata) {
   EXPECT_THAT(changed(gate, [](json& m) { m["_data"]["activation_dtype"]["_data"] = "float16"; }),
               HasSubstr("bfloat16"));
   EXPECT_THAT(changed(gate, [](json& m) { m["_tensor_data_names"] = {"qdata", "scale"}; }), HasSubstr("parts"));
-  EXPECT_THAT(changed(embed, [](json& m) { m["_data"]["target_dtype"]["_data"] = "int4"; }), HasSubstr("int8"));
+  EXPECT_THAT(changed(gate,
+                      [](json& m) {
+                        m["_tensor_data_names"] = {"qdata", "scale", "scale"};
+                      }),
+              HasSubstr("parts"));
+  EXPECT_EQ(changed(gate, [](json& m) { m["_tensor_data_names"] = {"zero_point", "qdata", "scale"}; }), "opened");
+  EXPECT_EQ(changed(embed, [](json& m) { m["_data"]["target_dtype"]["_data"] = "int4"; }), "opened");
+  for (const char* type : {"uint4", "int9", "int16", "int"}) {
+    EXPECT_THAT(changed(embed, [&](json& m) { m["_data"]["target_dtype"]["_data"] = type; }),
+                HasSubstr("int1 to int8"));
+  }
   EXPECT_THAT(changed(embed, [](json& m) { m["_data"]["activation_quantization"] = "int8_asym"; }),
               HasSubstr("activation_quantization"));
   EXPECT_THAT(changed(embed, [](json& m) { m["_type"] = "Tensor"; }), HasSubstr("embed_tokens.weight is missing"));
+}
+
+// transformers saves TorchAoConfig's weights under its own names; the tied head is listed and has no tensor.
+TEST(Torchao, ReadsWhatTransformersSavesExactly) {
+  for (const std::string kind : {"int8", "int8_groups", "int4"}) {
+    const std::filesystem::path folder = golden("torchao") / kind;
+    const Checkpoint checkpoint = open_checkpoint(folder);
+    EXPECT_EQ(checkpoint.kind, "torchao");
+    EXPECT_EQ(checkpoint.find("lm_head.weight"), nullptr);
+    const auto file = MappedFile::open(folder / "expected.safetensors");
+    const Safetensors expected = parse_safetensors(file->bytes(), "expected");
+    EXPECT_EQ(checkpoint.weights.size(), expected.entries.size()) << kind;
+    EXPECT_EQ(expected.entries.size(), kind == "int8_groups" ? 5u : 4u);
+    for (const SafetensorsEntry& entry : expected.entries) {
+      const Weight* weight = checkpoint.find(entry.name);
+      ASSERT_NE(weight, nullptr) << entry.name;
+      EXPECT_EQ(weight->shape, entry.shape) << entry.name;
+      EXPECT_EQ(weight->matrix.format, entry.shape.size() == 1 ? Format::kBF16 : Format::kInt8);
+      const std::vector<float> got = floats_of(weight->matrix);
+      ASSERT_EQ(entry.end - entry.begin, got.size() * sizeof(float)) << entry.name;
+      EXPECT_EQ(std::memcmp(got.data(), expected.data.data() + entry.begin, got.size() * sizeof(float)), 0)
+          << entry.name;
+    }
+  }
+}
+
+// Opens a copy of a save of transformers in which a line of metadata of one file was changed.
+std::string refusal_of(const std::string& kind, const std::string& changed, const std::function<void(json&)>& change) {
+  const Folder copy;
+  for (const auto& entry : std::filesystem::directory_iterator(golden("torchao") / kind)) {
+    const std::string name = entry.path().filename(), bytes = read_file(entry.path());
+    if (name != changed) {
+      copy.put(name, bytes);
+      continue;
+    }
+    uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), sizeof length);
+    json header = read_json<json>(bytes.substr(8, length));
+    change(header);
+    copy.put(name, container(header.dump(), bytes.substr(8 + length)));
+  }
+  try {
+    open_checkpoint(copy.path);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "opened";
+}
+
+TEST(Torchao, RefusesDamagedSavesOfTransformers) {
+  const std::string q = "model.language_model.layers.0.self_attn.q_proj";
+  const auto changed = [&](const std::function<void(json&)>& change) {
+    return refusal_of("int8", "model.safetensors", [&](json& header) {
+      json line = read_json<json>(header["__metadata__"][q + ".weight"].get<std::string>());
+      change(line);
+      header["__metadata__"][q + ".weight"] = line.dump();
+    });
+  };
+  EXPECT_EQ(changed([](json&) {}), "opened");
+  EXPECT_THAT(changed([](json& m) {
+                m["_data"]["act_quant_kwargs"] = {{"_type", "QuantizeTensorToInt8Kwargs"}};
+              }),
+              HasSubstr("quantised activations"));
+  EXPECT_THAT(changed([](json& m) { m["_tensor_data_names"].push_back("act_pre_scale"); }),
+              HasSubstr("its parts are not"));
+  EXPECT_THAT(changed([](json& m) {
+                m["_tensor_data_names"] = {"qdata", "scale"};
+              }),
+              HasSubstr("belongs to no weight"));
+  EXPECT_THAT(changed([](json& m) { m["_data"]["block_size"] = {64, 96}; }), HasSubstr("block_size"));
+  EXPECT_THAT(changed([](json& m) { m["_type"] = "Int4TilePackedTo4dTensor"; }), HasSubstr("Int4TilePackedTo4dTensor"));
+  const auto shard = [&](const std::function<void(json&)>& change) {
+    return refusal_of("int8_groups", "model-00002-of-00003.safetensors", change);
+  };
+  EXPECT_EQ(shard([](json&) {}), "opened");
+  EXPECT_THAT(shard([](json& h) { h["__metadata__"]["format"] = "np"; }), HasSubstr("shards have different metadata"));
+  EXPECT_THAT(shard([](json& h) { h["__metadata__"].erase("tensor_names"); }),
+              HasSubstr("is not one that Gemma 4 has"));
+  EXPECT_THAT(shard([](json& h) { h.erase("__metadata__"); }), testing::Not(HasSubstr("opened")));
 }
 
 TEST(Torchao, RefusesNamesThatDoNotFit) {

@@ -85,6 +85,25 @@ bool describes_vision(const Checkpoint& checkpoint) {
   return config.is_object() && config.contains("vision_config") && config["vision_config"].is_object();
 }
 
+void set_image_budget(Checkpoint& checkpoint, int budget) {
+  if (!describes_vision(checkpoint)) {
+    throw Error(checkpoint.path.string() + " has no vision tower, whose pictures would take soft tokens");
+  }
+  json config = parse_strict_json(checkpoint.config, checkpoint.path.string() + ": config.json");
+  config["vision_config"]["default_output_length"] = budget;
+  config["vision_soft_tokens_per_image"] = budget;
+  checkpoint.config = config.dump(2);
+  if (checkpoint.processor_config.empty()) return;
+  json processor = parse_strict_json(checkpoint.processor_config, checkpoint.path.string() + ": processor_config.json");
+  if (!processor.is_object()) throw Error(checkpoint.path.string() + ": processor_config.json is not a JSON object");
+  processor["image_seq_length"] = budget;
+  json& image = processor["image_processor"];
+  if (image.is_null()) image = json::object();
+  if (!image.is_object()) throw Error(checkpoint.path.string() + ": its image_processor is not a JSON object");
+  image["max_soft_tokens"] = budget;
+  checkpoint.processor_config = processor.dump(2);
+}
+
 void drop_vision(Checkpoint& checkpoint) {
   if (checkpoint.program) return;
   const json config = read_json_or_discard<json>(checkpoint.config);

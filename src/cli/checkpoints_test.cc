@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <cstring>
+
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_testing.h"
@@ -191,6 +193,112 @@ TEST(ExportCommand, WithoutVisionWritesATextModelInEveryFormat) {
   const Outcome both = exported("gguf", " --mmproj --no-vision");
   EXPECT_EQ(both.exit, 2);
   EXPECT_EQ(both.err, "gemma4 export: --mmproj excludes --no-vision\n");
+}
+
+// The tiny checkpoint with its matrices in float32, which quantising rounds to bf16 where it leaves them.
+std::string in_float32(const Folder& folder) {
+  copy_tiny(folder.path / "float32");
+  const std::string bytes = read_file(kTiny + "/model.safetensors");
+  uint64_t length = 0;
+  std::memcpy(&length, bytes.data(), sizeof length);
+  json header = read_json<json>(bytes.substr(8, length));
+  for (auto& [name, entry] : header.items()) {
+    if (name == "__metadata__") continue;
+    entry["dtype"] = "F32";
+    for (json& offset : entry["data_offsets"]) offset = 2 * offset.get<size_t>();
+  }
+  std::string data;
+  for (size_t at = 8 + length; at < bytes.size(); at += 2) data += std::string(2, '\0') + bytes.substr(at, 2);
+  data[2 * (bytes.size() - 8 - length) - 4 * 1000] = 1;  // between two bf16 numbers
+  folder.put("float32/model.safetensors", testing_files::container(header.dump(), data));
+  return folder.path / "float32";
+}
+
+// Every file of `folder`, by name; of program.json what does not say where it is from.
+std::map<std::string, std::string> files_in(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename();
+    files[name] = read_file(entry.path());
+    if (name != "program.json") continue;
+    json program = read_json<json>(files[name]);
+    for (const char* key : {"source", "quant_recipe", "hqq"}) program.erase(key);
+    files[name] = program.dump();
+  }
+  return files;
+}
+
+TEST(ExportCommand, QuantisingOnTheWayEqualsADirectoryInBetween) {
+  const Folder folder;
+  const std::string recipe = folder.path / "recipe.json";
+  folder.put("recipe.json", R"([{"pattern": ".*(q|up)_proj.*weight", "bits": 4, "method": "hqq"},
+                                {"pattern": ".*(embed_tokens|lm_head|o_proj).*", "bits": 8, "group": "row"}])");
+  struct Case {
+    std::string source, format, of, file;
+  };
+  const std::string float32 = in_float32(folder);
+  const Case cases[] = {
+      {kTiny, "program", "default", ""},
+      {kTiny, "program --no-vision --max-seq-len 300", "sensitive --hqq f16", ""},
+      {float32, "program --backend ref --max-vision-soft-tokens 140", recipe, ""},
+      {kTiny, "gguf --mmproj --type q8_0 --max-vision-soft-tokens 140", recipe + " --hqq f16", "/tiny.gguf"},
+      {float32, "gguf --mmproj", "balanced", "/tiny.gguf"},
+  };
+  for (const auto& [source, format, of, file] : cases) {
+    const std::string between = folder.path / "between", two = folder.path / "two", one = folder.path / "one";
+    for (const std::string& made : {between, two, one}) fs::remove_all(made), fs::create_directory(made);
+    ASSERT_EQ(gemma4("quantize " + source + " --output " + between + " --quant-recipe " + of).exit, 0) << of;
+    const std::string command = "export --format " + format + " --output ";
+    const Outcome after = gemma4(command + two + file + " " + between);
+    ASSERT_EQ(after.exit, 0) << after.err;
+    const Outcome direct = gemma4(command + one + file + " " + source + " --quant-recipe " + of);
+    ASSERT_EQ(direct.exit, 0) << direct.err;
+    const auto want = files_in(two), got = files_in(one);
+    EXPECT_GE(want.size(), file.empty() ? 5u : 2u);
+    EXPECT_EQ(got.size(), want.size());
+    for (const auto& [name, bytes] : want) EXPECT_TRUE(got.contains(name) && got.at(name) == bytes) << name << format;
+  }
+}
+
+TEST(ExportCommand, AProgramQuantisedOnTheWaySaysHowItWasMade) {
+  const Folder folder;
+  const std::string program = folder.path / "program";
+  ASSERT_EQ(gemma4("export --format program --max-vision-soft-tokens 280 --quant-recipe balanced --hqq f16 --output " +
+                   program + " " + kTiny)
+                .exit,
+            0);
+  const json facts = read_json<json>(read_file(program + "/program.json"));
+  EXPECT_EQ(facts["constants"]["get_max_vision_soft_tokens"], 280);
+  const Outcome other = gemma4("run --backend ref " + program + " Hello");
+  EXPECT_EQ(other.exit, 2);
+  EXPECT_THAT(other.err, HasSubstr(" --quant-recipe balanced --hqq f16 --max-vision-soft-tokens 280"));
+}
+
+TEST(ExportCommand, RefusesToQuantiseInOneSentenceBeforeAnythingIsWritten) {
+  const Folder folder;
+  const std::string out = folder.path / "out", q8 = folder.path / "q8";
+  const auto refused = [&](const std::string& arguments, const std::string& why) {
+    const Outcome outcome = gemma4("export --output " + out + " --format " + arguments);
+    EXPECT_EQ(outcome.exit, 2) << arguments;
+    EXPECT_THAT(outcome.err, HasSubstr(why));
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_FALSE(fs::exists(out));
+  };
+  const std::string tiny = " --model-dir " + kTiny;
+  ASSERT_EQ(gemma4("quantize --output " + q8 + tiny).exit, 0);
+  refused("program --quant-recipe no_such" + tiny, "no_such");
+  refused("gguf --quant-recipe sensitive_gs64" + tiny, "multiple of the group size 64");
+  refused("program --quant-recipe sensitive_gs64" + tiny, "multiple of the group size 64");
+  refused("program --quant-recipe default --model-dir " + q8, "already; only bf16, f16 and f32 can be quantised");
+  refused("gguf --quant-recipe default --model-dir " SOURCE_DIR "/tests/golden/gguf/tiny2.gguf",
+          "there is no model directory");
+  refused("mlx --quant-recipe default" + tiny, "--format mlx excludes --quant-recipe");
+  refused("mlx --max-vision-soft-tokens 140" + tiny, "--format mlx excludes --max-vision-soft-tokens");
+  refused("program --hqq f16" + tiny, "--hqq requires --quant-recipe");
+  refused("program --quant-recipe default --vision " + q8 + tiny, "excludes");
+  refused("program --max-vision-soft-tokens 100" + tiny, "--max-vision-soft-tokens");
+  refused("program --no-vision --max-vision-soft-tokens 140" + tiny, "excludes");
+  refused("gguf --max-vision-soft-tokens 140" + tiny, "give --mmproj as well");
 }
 
 }  // namespace

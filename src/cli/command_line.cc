@@ -189,6 +189,10 @@ Option& Option::only_with(const std::string& other, const std::string& value) {
   return line_.conditions_.push_back({option_, other, value}), *this;
 }
 
+Option& Option::not_with(const std::string& other, const std::string& value) {
+  return line_.exclusions_.push_back({option_, other, value}), *this;
+}
+
 Option& Option::may_be_empty() { return option_->get_validator(kNotEmpty)->active(false), *this; }
 
 CommandLine::CommandLine(const std::string& name, const std::string& about)
@@ -290,6 +294,11 @@ void CommandLine::check_conditions() const {
         given.empty() ? "which was not given" : "and this is " + condition.other + " " + given.back();
     throw CLI::ArgumentMismatch(condition.option->get_name() + " belongs to " + condition.other + " " +
                                 condition.value + ", " + is);
+  }
+  for (const Condition& exclusion : exclusions_) {
+    const std::vector<std::string>& given = app_->get_option(exclusion.other)->results();
+    if (exclusion.option->count() == 0 || given.empty() || given.back() != exclusion.value) continue;
+    throw CLI::ArgumentMismatch(exclusion.other + " " + exclusion.value + " excludes " + exclusion.option->get_name());
   }
 }
 

@@ -56,6 +56,7 @@ class CommandLine {
     Option& excludes(const std::string& other);
     Option& needs(const std::string& other);                                // it means something only beside `other`
     Option& only_with(const std::string& other, const std::string& value);  // or only beside this value of `other`
+    Option& not_with(const std::string& other, const std::string& value);   // or beside all but this value
     Option& may_be_empty();  // "" means something; otherwise an empty value is refused
     Option& bytes();         // a number, or one with K, M, G or T (powers of 1024)
     Option& file();          // text that names a file; paths do anyway
@@ -92,7 +93,7 @@ class CommandLine {
   void check_conditions() const;
 
   std::unique_ptr<CLI::App> app_;
-  std::vector<Condition> conditions_;  // of only_with()
+  std::vector<Condition> conditions_, exclusions_;  // of only_with() and not_with()
 };
 
 }  // namespace gemma4

@@ -35,7 +35,10 @@ class Loader {
   Loader(const Checkpoint& checkpoint, Backend& backend, OwnedTensors& owned, const WeightSink* sink)
       : checkpoint_(checkpoint), be_(backend), owned_(owned), sink_(sink) {}
 
-  Matrix matrix(const std::string& name) const { return upload({&name, 1}, {&host(name), 1}); }
+  Matrix matrix(const std::string& name) const {
+    const Matrix m = host(name);
+    return upload({&name, 1}, {&m, 1});
+  }
 
   Matrix rows_of(const std::string& name, ShardRange range) const {
     const Matrix shard = rows(host(name), range);
@@ -77,10 +80,10 @@ class Loader {
   }
 
  private:
-  const Matrix& host(const std::string& name) const { return checkpoint_.find(name)->matrix; }
+  Matrix host(const std::string& name) const { return checkpoint_.load(name); }
 
   std::vector<float> values(const std::string& name) const {
-    const Matrix& m = host(name);
+    const Matrix m = host(name);
     if (!m.codes) throw Error(checkpoint_.path.string() + ": tensor " + name + " is not kept as a vector");
     std::vector<float> out(static_cast<size_t>(m.rows * m.cols));
     for (int64_t r = 0; r < m.rows; ++r) unpack_row(m, r, out.data() + r * m.cols);
@@ -93,7 +96,7 @@ class Loader {
   }
 
   Matrix shard_of(const LayerTensor& tensor, const std::string& name, const LayerShards& shards) const {
-    const Matrix& m = host(name);
+    const Matrix m = host(name);
     if (const ShardRange* range = shards.find(tensor.shape[0])) return rows(m, *range);
     const ShardRange* range = shards.find(tensor.shape[1]);
     return range == nullptr || range->count == m.cols ? m : slice_cols(m, range->begin, range->count);

@@ -11,6 +11,7 @@
 #include "model/tensor_table.h"
 #include "model/weights.h"
 #include "program/methods.h"
+#include "quant/recipe.h"
 
 namespace gemma4 {
 namespace {
@@ -91,6 +92,11 @@ void export_program(const Checkpoint& checkpoint, const ProgramExport& options, 
   header.layout = backend->layout();
   header.source = absolute_text(options.source);
   header.vision = absolute_text(options.source_vision);
+  const auto& builtin = builtin_recipe_names();
+  const bool named = options.recipe.empty() || std::ranges::find(builtin, options.recipe) != builtin.end();
+  header.recipe = named ? options.recipe : absolute_text(options.recipe);
+  header.hqq = options.hqq;
+  header.image_budget = options.image_budget;
   header.constants = constants_of(config, limits);
   header.methods = methods_json(methods_of(config, limits));
   writer.commit(header, config_text, checkpoint);

@@ -18,6 +18,8 @@ struct ProgramExport {
   Overwrite overwrite = Overwrite::kRefuse;
   std::filesystem::path source;  // where the checkpoint was opened, and where its vision half, for messages
   std::filesystem::path source_vision;
+  std::string recipe, hqq;  // for messages: what the weights were quantised with on the way, if they were
+  int image_budget = 0;     // for messages: the soft tokens of a picture that the caller set; 0: the checkpoint's
 };
 
 // Throws Error.

@@ -11,7 +11,6 @@ namespace gemma4 {
 namespace {
 
 constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-constexpr int8_t kE2m1Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // twice the values
 // What the 2 or 3 bits of a table's row stand for.
 constexpr int8_t kIq2Magnitudes[4] = {8, 25, 43, 0}, kIq3XxsMagnitudes[8] = {4, 12, 20, 28, 36, 44, 52, 62},
                  kIq3SMagnitudes[8] = {1, 3, 5, 7, 9, 11, 13, 15};
@@ -200,10 +199,7 @@ void mxfp4(const uint8_t* b, int8_t* codes, float* scales) {
 // Four scales in E4M3 without a sign, halved; 0x7f (no number) counts as 0.
 void nvfp4(const uint8_t* b, int8_t* codes, float* scales) {
   for (int group = 0; group < 4; ++group) {
-    const int exponent = b[group] >> 3 & 15, fraction = b[group] & 7;
-    const float value = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -9)
-                                      : std::ldexp(static_cast<float>(8 + fraction), exponent - 10);
-    scales[group] = b[group] == 0x7f ? 0 : value / 2;
+    scales[group] = b[group] == 0x7f ? 0 : e4m3_magnitude(b[group]) / 2;
     put_nibbles(b + 4 + 8 * group, 8, kE2m1Values, codes + 16 * group);
   }
 }
@@ -217,6 +213,12 @@ constexpr CodebookType kTypes[] = {
 };
 
 }  // namespace
+
+float e4m3_magnitude(uint8_t bits) {
+  const int exponent = bits >> 3 & 15, fraction = bits & 7;
+  return exponent == 0 ? std::ldexp(static_cast<float>(fraction), -9)
+                       : std::ldexp(static_cast<float>(8 + fraction), exponent - 10);
+}
 
 std::span<const CodebookType> codebook_types() { return kTypes; }
 

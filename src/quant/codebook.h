@@ -24,4 +24,11 @@ std::span<const CodebookType> codebook_types();
 // null: it is another type's number.
 const CodebookType* codebook_of_ggml_type(uint32_t number);
 
+// E2M1, the 4-bit floating point of MXFP4 and NVFP4: twice the value of each code.
+inline constexpr int8_t kE2m1Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// E4M3 without its sign: 4 bits of exponent, 3 of fraction. 0x7f, which is no number, reads as 480.
+// Source of both: OCP Microscaling Formats (MX) 1.0, OCP 8-bit Floating Point 1.0.
+float e4m3_magnitude(uint8_t bits);
+
 }  // namespace gemma4

@@ -27,6 +27,8 @@ struct Matrix {
   std::shared_ptr<const void> uploaded;
   int64_t device_bytes = 0;  // of the backend's copy
 
+  std::shared_ptr<const void> hold;  // keeps the elements of a host matrix that Checkpoint::load() made; else null
+
   explicit operator bool() const { return format != Format::kNone; }
 };
 

@@ -193,10 +193,10 @@ void add_sampling(GgufWriter& out, const std::string& generation_config) {
   if (c.has("temperature")) out.add_f32("general.sampling.temp", c.get<double>("temperature"));
 }
 
-// One tensor to be written: `matrix` converted to `format`.
+// One tensor to be written: a weight of the checkpoint, or `given` where there is one, converted to `format`.
 struct Job {
-  std::string name;
-  const Matrix* matrix;
+  std::string name, weight;
+  const Matrix* given;
   Format format;
   bool patches = false;  // the patch embedding, whose columns llama.cpp has in another order
 };
@@ -234,11 +234,12 @@ void colours_first(uint8_t* row, int64_t cols, size_t element) {
   }
 }
 
-void write_tensors(GgufWriter& out, const std::vector<Job>& jobs, ThreadPool& pool, const std::string& what) {
+void write_tensors(GgufWriter& out, const Checkpoint& checkpoint, const std::vector<Job>& jobs, ThreadPool& pool,
+                   const std::string& what) {
   constexpr int64_t kBatchValues = 4 << 20;  // values that a thread converts at a time
   Progress progress(what, out.data_bytes());
   for (const Job& job : jobs) {
-    const Matrix& m = *job.matrix;
+    const Matrix m = job.given ? *job.given : checkpoint.load(job.weight);
     const int64_t bytes = m.cols / info(job.format).block_cols * info(job.format).block_bytes;
     const int64_t step = std::max<int64_t>(1, std::min(kBatchValues / m.cols, (m.rows + 63) / 64));
     pool.parallel_for((m.rows + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
@@ -300,18 +301,18 @@ void export_gguf_text(const Checkpoint& checkpoint, const TokenizerData& tokeniz
   rope.rows = 1;
   rope.cols = static_cast<int64_t>(divisors.size());
   rope.codes = Tensor(divisors.data(), DType::kF32, {1, rope.cols});
-  std::vector<Job> jobs = {{kRopeFreqs, &rope, Format::kF32}};
+  std::vector<Job> jobs = {{kRopeFreqs, "", &rope, Format::kF32}};
   out.add_tensor(kRopeFreqs, {rope.cols}, Format::kF32);
   for (const std::string& name : checkpoint.order) {
     if (is_vision_tensor(name)) continue;
     const Weight& weight = checkpoint.weights.at(name);
     const auto gguf_name = to_gguf_name(name);
     CHECK(gguf_name.has_value());
-    jobs.push_back({*gguf_name, &weight.matrix, text_format(name, weight, options)});
+    jobs.push_back({*gguf_name, name, nullptr, text_format(name, weight, options)});
     out.add_tensor(*gguf_name, weight.shape, jobs.back().format);
   }
   out.begin(output, options.overwrite);
-  write_tensors(out, jobs, pool, output.filename().string());
+  write_tensors(out, checkpoint, jobs, pool, output.filename().string());
   check_mapped_files();
   out.commit();
 }
@@ -357,11 +358,11 @@ void export_gguf_vision(const Checkpoint& checkpoint, const GgufExport& options,
     std::vector<int64_t> shape = weight.shape;
     if (patches) shape = {weight.matrix.rows, 3, patch, patch};
     if (patches && weight.matrix.cols != 3 * patch * patch) throw Error("the patch embedding has the wrong width");
-    jobs.push_back({gguf_name, &weight.matrix, format, patches});
+    jobs.push_back({gguf_name, name, nullptr, format, patches});
     out.add_tensor(gguf_name, shape, format);
   }
   out.begin(output, options.overwrite);
-  write_tensors(out, jobs, pool, output.filename().string());
+  write_tensors(out, checkpoint, jobs, pool, output.filename().string());
   check_mapped_files();
   out.commit();
 }

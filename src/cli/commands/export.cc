@@ -31,6 +31,8 @@ constexpr const char* kExportAbout =
     "mlx: a directory for mlx-lm and mlx-vlm, its text matrices quantised to --bits in groups of --group columns.\n"
     "program: a directory for gemma4 itself, its weights as the kernels of --backend read them: run, serve and\n"
     "applications (program.h) map it. The checkpoint may be of any kind; its weights keep their formats.\n"
+    "With --quant-recipe, gguf and program get the weights that gemma4 quantize makes of a Hugging Face directory,\n"
+    "without a directory in between.\n"
     "A file that exists and a directory that is not empty are refused, unless --force says to replace what is "
     "written.\n"
     "Exit codes: 0 written, 2 bad input, 3 the checkpoint changed or could no longer be read meanwhile.";
@@ -65,8 +67,25 @@ void check_source(const Checkpoint& checkpoint, bool with_vision) {
   if (with_vision && !config.has_vision) throw Error(checkpoint.path.string() + " has no vision tower to export");
 }
 
+// What is exported to gguf and program: the checkpoint, quantised on the way where a recipe is given.
+Checkpoint open_for(const ExportFlags& flags) {
+  Checkpoint checkpoint;
+  if (flags.quantise.recipe.empty()) {
+    checkpoint = open_source(flags.model, flags.vision);
+  } else {
+    const QuantizeSource source = open_to_quantize(flags.model, flags.quantise);
+    checkpoint = quantized_checkpoint(source.checkpoint, source.recipe,
+                                      {.hqq = hqq_of(flags.quantise), .threads = flags.threads});
+  }
+  if (flags.image_budget > 0) set_image_budget(checkpoint, flags.image_budget);
+  return checkpoint;
+}
+
 void export_gguf(const ExportFlags& flags) {
-  const Checkpoint checkpoint = open_source(flags.model, flags.vision);
+  if (flags.image_budget > 0 && !flags.with_vision) {
+    throw Error("--max-vision-soft-tokens is written into the vision half of a GGUF model: give --mmproj as well");
+  }
+  const Checkpoint checkpoint = open_for(flags);
   GgufExport options;
   const Format type = type_named(flags.type, "--type");
   options.keep_blocks = type == Format::kNone;
@@ -99,7 +118,7 @@ void write_mlx(const ExportFlags& flags) {
 }
 
 void write_program(const ExportFlags& flags) {
-  const Checkpoint checkpoint = open_source(flags.model, flags.vision);
+  const Checkpoint checkpoint = open_for(flags);
   export_program(checkpoint,
                  {.backend = flags.backend,
                   .threads = flags.threads,
@@ -107,7 +126,10 @@ void write_program(const ExportFlags& flags) {
                   .vision = !flags.no_vision,
                   .overwrite = overwrite_if(flags.force),
                   .source = flags.model,
-                  .source_vision = flags.vision},
+                  .source_vision = flags.vision,
+                  .recipe = flags.quantise.recipe,
+                  .hqq = flags.quantise.recipe.empty() ? "" : flags.quantise.hqq,
+                  .image_budget = flags.image_budget},
                  flags.output);
   std::fprintf(stderr, "wrote %s\n", flags.output.c_str());
 }
@@ -161,6 +183,14 @@ int export_command(int argc, char** argv) {
             "Leave the vision tower out: what is written reads text alone (gguf: so it is unless --mmproj is given)")
       .excludes("--vision")
       .excludes("--mmproj");
+  RecipeOptions recipe = add_recipe_flags(line, flags.quantise);
+  recipe.recipe.not_with("--format", "mlx").excludes("--vision");
+  recipe.hqq.needs("--quant-recipe");
+  line.option("--max-vision-soft-tokens", flags.image_budget,
+              "gguf (with --mmproj), program: soft tokens of a picture (default: the checkpoint's)")
+      .one_of({"70", "140", "280", "560", "1120"})
+      .not_with("--format", "mlx")
+      .excludes("--no-vision");
   line.option("--threads", flags.threads, "Threads to convert with; 0: one a core").between(0, 1024);
   line.flag("--force", flags.force, kForceHelp);
   if (const auto code = line.parse(argc, argv)) return *code;

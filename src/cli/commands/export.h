@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <string>
 
+#include "cli/recipe_flags.h"
+
 namespace gemma4 {
 
 struct ExportFlags {
@@ -17,6 +19,8 @@ struct ExportFlags {
   std::string backend = "cpu";  // program
   int max_seq_len = 0;          // program; 0: the longest that fits in this machine's memory
   bool no_vision = false;       // leave the vision tower out
+  RecipeFlags quantise;         // gguf, program; recipe "": the weights stay as they are
+  int image_budget = 0;         // gguf, program: soft tokens of a picture; 0: the checkpoint's
   int threads = 0;              // 0: all cores
   bool force = false;           // replace files that are there
 };
