@@ -73,6 +73,9 @@ class Backend {
     bool shared;
   };
   virtual MemoryLeft memory_left() const;
+  // cpu: products of many rows may round their inputs to bf16 where the processor has matrix units for that. At first
+  // they may not. Elsewhere this changes nothing.
+  virtual void allow_bf16(bool allowed) { (void)allowed; }
   virtual std::string device() const { return ""; }  // what computes, for reports: "8 threads", a GPU's name
 
   // Ops. x, y, out: [rows, ...] activations.

@@ -106,7 +106,7 @@ std::vector<int> device_layers(const EngineOptions& options) {
   return {layers};
 }
 
-Ranks make_backends(const EngineOptions& options) {
+static Ranks make_devices(const EngineOptions& options) {
   const std::vector<int> layers = device_layers(options);
   need(options.split == "tensor" || options.split == "layers",
        "there is no split '" + options.split + "'; tensor and layers are known");
@@ -131,6 +131,14 @@ Ranks make_backends(const EngineOptions& options) {
   devices.push_back(make_cuda(0));
   devices.push_back(make_backend("cpu", options.threads));
   return Ranks::in_series(std::move(devices));
+}
+
+Ranks make_backends(const EngineOptions& options) {
+  Ranks ranks = make_devices(options);
+  for (int rank = 0; rank < ranks.size(); ++rank) {
+    for (Backend* device : ranks.devices(rank)) device->allow_bf16(!options.precise);
+  }
+  return ranks;
 }
 
 ChatTemplateChoice choose_template(const Checkpoint& checkpoint, const std::string& wanted) {

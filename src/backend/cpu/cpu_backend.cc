@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "backend/cpu/bf16_tiles.h"
 #include "backend/sample.h"
 #include "base/check.h"
 
@@ -27,6 +28,8 @@ CpuBackend::CpuBackend(int threads)
       pool_(threads),
       scratch_(pool_.threads(), used_),
       choosers_(static_cast<size_t>(pool_.threads())) {}
+
+void CpuBackend::allow_bf16(bool allowed) { tiles_ = allowed ? tile_engine() : nullptr; }
 
 Tensor CpuBackend::alloc(DType type, std::initializer_list<int64_t> shape) {
   Tensor t(nullptr, type, shape);

@@ -16,6 +16,8 @@ namespace gemma4::cpu {
 
 constexpr int64_t kMaxHeadDim = 1024;
 
+struct TileEngine;
+
 inline bool is_f32(const Tensor& t) { return t && t.dtype == DType::kF32; }
 inline bool is_i32(const Tensor& t, int64_t count) { return t && t.dtype == DType::kI32 && t.size() == count; }
 
@@ -57,6 +59,9 @@ class CpuBackend final : public Backend {
   void write(Tensor dst, const void* src) override;
   void read(void* dst, Tensor src) override;
 
+  void allow_bf16(bool allowed) override;
+  void use_tiles(const TileEngine* engine) { tiles_ = engine; }  // for tests; null: none
+
   void embed(Tensor out, const Matrix& table, Tensor ids, float scale) override;
   void linear(Tensor out, Tensor x, const Matrix& w) override;
   void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) override;
@@ -91,6 +96,7 @@ class CpuBackend final : public Backend {
   std::unordered_map<void*, std::unique_ptr<Storage>> tensors_ GUARDED_BY(mutex_);
   ThreadPool pool_;
   Scratch scratch_;
+  const TileEngine* tiles_ = nullptr;  // for products of many rows
   struct Chooser {  // what sample() reuses
     std::vector<float> copy;
     std::vector<int32_t> candidates;

@@ -186,6 +186,33 @@ HWY_INLINE void decode_block(const Packed& w, const uint8_t* panel, int64_t firs
   }
 }
 
+// A pair of columns as two bf16: the even one in the low half. Ties are rounded away from zero, which weights do not
+// notice.
+HWY_INLINE hn::Vec<DU> bf16_pair(VF even, VF odd) {
+  const DU du;
+  const auto half = hn::Set(du, 0x8000);
+  const auto low = hn::ShiftRight<16>(hn::Add(hn::BitCast(du, even), half));
+  return hn::Or(low, hn::And(hn::Add(hn::BitCast(du, odd), half), hn::Set(du, 0xffff0000u)));
+}
+
+// Columns first .. first + depth - 1 of a panel as pairs of bf16 [depth / 2, 32] (bf16_tiles.h).
+template <class Decoder>
+void decode_bf16(const Packed& w, int64_t panel, int64_t first, int64_t depth, uint32_t* to) {
+  constexpr int64_t kPiece = 32;  // columns that are float32 meanwhile
+  HWY_ALIGN float piece[(kPiece + 1) * kPanel];
+  for (int64_t k = first; k < first + depth; k += kPiece) {
+    const int64_t count = std::min(kPiece, first + depth - k);
+    decode_block<Decoder>(w, w.panel(panel), k, count, piece);
+    if (count % 2 != 0) std::fill_n(piece + count * kPanel, kPanel, 0.0f);
+    for (int64_t i = 0; i < count; i += 2, to += kPanel) {
+      for (size_t lane = 0; lane < kPanel; lane += kLanes) {
+        const float* from = piece + i * kPanel + lane;
+        hn::StoreU(bf16_pair(hn::LoadU(DF(), from), hn::LoadU(DF(), from + kPanel)), DU(), to + lane);
+      }
+    }
+  }
+}
+
 // c [rows, 32] (+)= a b: one register tile of rows, a packed [depth, rows].
 template <size_t MR>
 HWY_NOINLINE void panel_tile(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool accumulate) {

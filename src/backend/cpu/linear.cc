@@ -1,4 +1,5 @@
 // linear(): which kernel multiplies by a weight of which layout.
+#include "backend/cpu/bf16_tiles.h"
 #include "backend/cpu/cpu_backend.h"
 
 namespace gemma4::cpu {
@@ -8,6 +9,12 @@ void linear_int8(const Context&, const Tensor& out, const Tensor& x, const Packe
 void linear_float(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
 void linear_kquants(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
 void linear_blocks(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
+bool has_bf16_product(const TileEngine&, const Packed& w);
+void linear_bf16(const Context&, const TileEngine&, const Tensor& out, const Tensor& x, const Packed& w);
+
+// As many rows pay for decoding weights to bf16, and no batch of answers or drafts has them: those keep the arithmetic
+// of a row alone.
+constexpr int64_t kBf16Rows = 32;
 
 void CpuBackend::linear(Tensor out, Tensor x, const Matrix& w) {
   CHECK(is_f32(out) && is_f32(x) && out.rows() == x.rows());
@@ -15,6 +22,8 @@ void CpuBackend::linear(Tensor out, Tensor x, const Matrix& w) {
   if (x.rows() == 0) return;
   const Packed& p = packed(w);
   const Context c = context();
+  if (tiles_ != nullptr && x.rows() >= kBf16Rows && has_bf16_product(*tiles_, p))
+    return linear_bf16(c, *tiles_, out, x, p);
   switch (p.layout) {
     case Layout::kInt4:
       return linear_int4(c, out, x, p);

@@ -264,6 +264,33 @@ void dot16_groups(const Context& ctx, const Tensor& out, const Tensor& x, const 
   return dot16_rows<Codes, kMost>(ctx, out, x, w);
 }
 
+// Columns first .. first + depth - 1 of a panel as pairs of bf16 [depth / 2, 32] (bf16_tiles.h).
+template <class Codes>
+void codes_to_bf16(const Packed& w, int64_t panel, int64_t first, int64_t depth, uint32_t* to) {
+  const int64_t block = dot16_block(w);
+  for (int64_t k = first; k < first + depth;) {
+    const uint8_t* group = w.panel(panel) + k / w.group * w.group_bytes;
+    const int64_t begin = k % w.group, end = std::min(w.group, begin + first + depth - k);
+    for (int64_t i = begin; i < end; i += block, to += block / 2 * kPanel) {
+      const uint8_t* codes = Codes::codes(w, group, i);
+      for (size_t lane = 0; lane < kPanel; lane += kLanes) {
+        const auto scales = Codes::scales(w, group, i, lane);
+        for (int64_t n = 0; n < block / 8; ++n) {
+          const auto word = hn::LoadU(DU(), reinterpret_cast<const uint32_t*>(codes) + n * kPanel + lane);
+          unroll<4>([&](auto j) GEMMA4_INLINE {
+            const VF even = code_to_float(hn::ShiftRight<8 * static_cast<int>(j)>(word));
+            const VF odd = code_to_float(hn::ShiftRight<8 * static_cast<int>(j) + 4>(word));
+            hn::StoreU(
+                bf16_pair(hn::MulAdd(even, scales.scale, scales.offset), hn::MulAdd(odd, scales.scale, scales.offset)),
+                DU(), to + (n * 4 + static_cast<int64_t>(j)) * kPanel + lane);
+          });
+        }
+      }
+    }
+    k += end - begin;
+  }
+}
+
 template <class Codes, bool kUse>
 struct Vnni : Codes {
   static constexpr bool kVnni = kUse;

@@ -32,14 +32,22 @@ void Linear4(const Context& ctx, const Tensor& out, const Tensor& x, const Packe
   return linear_dot16<Int4>(ctx, out, x, w);
 }
 
+void Bf16Of4(const Packed& w, int64_t panel, int64_t first, int64_t depth, uint32_t* to) {
+  codes_to_bf16<Int4>(w, panel, first, depth, to);
+}
+
 }  // namespace gemma4::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace gemma4::cpu {
 HWY_EXPORT(Linear4);
+HWY_EXPORT(Bf16Of4);
 void linear_int4(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   HWY_DYNAMIC_DISPATCH(Linear4)(ctx, out, x, w);
+}
+void int4_to_bf16(const Packed& w, int64_t panel, int64_t first, int64_t depth, uint32_t* to) {
+  HWY_DYNAMIC_DISPATCH(Bf16Of4)(w, panel, first, depth, to);
 }
 }  // namespace gemma4::cpu
 #endif

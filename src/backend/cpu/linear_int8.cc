@@ -37,14 +37,24 @@ void Linear8(const Context& ctx, const Tensor& out, const Tensor& x, const Packe
   return linear_rows<Int8<float>>(ctx, out, x, w);
 }
 
+void Bf16Of8(const Packed& w, int64_t panel, int64_t first, int64_t depth, uint32_t* to) {
+  if (w.scale_type == DType::kBF16) return decode_bf16<Int8<hwy::bfloat16_t>>(w, panel, first, depth, to);
+  if (w.scale_type == DType::kF16) return decode_bf16<Int8<hwy::float16_t>>(w, panel, first, depth, to);
+  decode_bf16<Int8<float>>(w, panel, first, depth, to);
+}
+
 }  // namespace gemma4::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace gemma4::cpu {
 HWY_EXPORT(Linear8);
+HWY_EXPORT(Bf16Of8);
 void linear_int8(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   HWY_DYNAMIC_DISPATCH(Linear8)(ctx, out, x, w);
+}
+void int8_to_bf16(const Packed& w, int64_t panel, int64_t first, int64_t depth, uint32_t* to) {
+  HWY_DYNAMIC_DISPATCH(Bf16Of8)(w, panel, first, depth, to);
 }
 }  // namespace gemma4::cpu
 #endif

@@ -85,14 +85,23 @@ void LinearK(const Context& ctx, const Tensor& out, const Tensor& x, const Packe
   return linear_rows<Q6K>(ctx, out, x, w);
 }
 
+void Bf16OfK(const Packed& w, int64_t panel, int64_t first, int64_t depth, uint32_t* to) {
+  if (w.layout == Layout::kQ4K) return codes_to_bf16<Q4K>(w, panel, first, depth, to);
+  decode_bf16<Q6K>(w, panel, first, depth, to);
+}
+
 }  // namespace gemma4::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace gemma4::cpu {
 HWY_EXPORT(LinearK);
+HWY_EXPORT(Bf16OfK);
 void linear_kquants(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   HWY_DYNAMIC_DISPATCH(LinearK)(ctx, out, x, w);
+}
+void kquants_to_bf16(const Packed& w, int64_t panel, int64_t first, int64_t depth, uint32_t* to) {
+  HWY_DYNAMIC_DISPATCH(Bf16OfK)(w, panel, first, depth, to);
 }
 }  // namespace gemma4::cpu
 #endif
