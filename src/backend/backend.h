@@ -76,6 +76,7 @@ class Backend {
   // cpu: products of many rows may round their inputs to bf16 where the processor has matrix units for that. At first
   // they may not. Elsewhere this changes nothing.
   virtual void allow_bf16(bool allowed) { (void)allowed; }
+  virtual bool rounds_to_bf16() const { return activation_type() != DType::kF32; }  // in products, in whole or in part
   virtual std::string device() const { return ""; }  // what computes, for reports: "8 threads", a GPU's name
 
   // Ops. x, y, out: [rows, ...] activations.

@@ -75,8 +75,8 @@ void add_device_flags(CommandLine& line, EngineOptions& options) {
   line.option("--threads", options.threads, "Of the cpu backend; 0: one for each core").between(0, 1024);
   options.precise = false;
   line.flag("--precise", options.precise,
-            "cpu: compute prompts and pictures in float32, not in bf16 on the processor's matrix units (AMX, AVX-512 "
-            "BF16). Slower; then a prompt's numbers are those of its tokens one by one");
+            "cpu: compute prompts and pictures in float32, not in bf16 on the processor's matrix units (AMX). "
+            "Slower; then a prompt's numbers are those of its tokens one by one");
   line.option("--gpus", options.gpus,
               "GPUs of this host that the model is split over. With --backend cpu or ref: parts in this process, which "
               "share out the threads (for tests: slower than one)")

@@ -25,7 +25,7 @@ struct EngineOptions {
   std::string chat_template;     // "spring", "july"; empty: the checkpoint's, and July's where it has none
   std::string backend = "cpu";   // "ref", "cpu", "cuda"
   int threads = 0;               // cpu: 0 means all cores
-  bool precise = true;           // cpu: float32 arithmetic also where the processor has matrix units for bf16
+  bool precise = true;           // cpu: float32 products also where the processor has AMX
   int gpus = 1;                  // that the model is split over; ref and cpu: parts in this process
   std::string split = "tensor";  // how: "tensor" (parallelism; a part of each layer) or "layers" (whole ones, in turn)
   // The first so many layers on the GPU, the others on the CPU: a number, or "auto" for as many as fit. Empty: all on

@@ -166,8 +166,10 @@ std::vector<const TileEngine*> tile_engines() {
 }
 
 const TileEngine* tile_engine() {
-  static const TileEngine* best = tile_engines().front();
-  return best == &kPlain ? nullptr : best;
+#if defined(__x86_64__)
+  if (tile_engines().front() == &kAmx) return &kAmx;
+#endif
+  return nullptr;
 }
 
 double tile_products(const TileEngine& engine) {

@@ -29,7 +29,8 @@ struct TileEngine {
                   bool accumulate);
 };
 
-// The best of this machine; null where it has none, or where the kernel refuses the state that tiles need.
+// AMX; null where this machine has none, or where the kernel refuses the state that tiles need. VDPBF16PS is not
+// chosen: it was measured on a busy machine alone (docs/BENCHMARKS.md).
 const TileEngine* tile_engine();
 
 // For tests: those that this machine runs, best first; the last one is loops in plain C++.

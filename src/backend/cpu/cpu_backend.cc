@@ -29,6 +29,12 @@ CpuBackend::CpuBackend(int threads)
       scratch_(pool_.threads(), used_),
       choosers_(static_cast<size_t>(pool_.threads())) {}
 
+std::string CpuBackend::device() const {
+  const int threads = pool_.threads();
+  const std::string tiles = tiles_ != nullptr ? std::string(", prompts on ") + tiles_->name : "";
+  return std::to_string(threads) + (threads == 1 ? " thread" : " threads") + tiles;
+}
+
 void CpuBackend::allow_bf16(bool allowed) { tiles_ = allowed ? tile_engine() : nullptr; }
 
 Tensor CpuBackend::alloc(DType type, std::initializer_list<int64_t> shape) {

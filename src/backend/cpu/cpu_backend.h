@@ -38,10 +38,7 @@ class CpuBackend final : public Backend {
   const char* name() const override { return "cpu"; }
   DType activation_type() const override { return DType::kF32; }
   int64_t memory_used() const override { return used_->load(); }
-  std::string device() const override {
-    const int threads = pool_.threads();
-    return std::to_string(threads) + (threads == 1 ? " thread" : " threads");
-  }
+  std::string device() const override;
   // Mapped weights are page cache, which the machine calls available; a model needs it all the time.
   MemoryLeft memory_left() const override {
     const MemoryLeft left = Backend::memory_left();
@@ -60,6 +57,7 @@ class CpuBackend final : public Backend {
   void read(void* dst, Tensor src) override;
 
   void allow_bf16(bool allowed) override;
+  bool rounds_to_bf16() const override { return tiles_ != nullptr; }
   void use_tiles(const TileEngine* engine) { tiles_ = engine; }  // for tests; null: none
 
   void embed(Tensor out, const Matrix& table, Tensor ids, float scale) override;

@@ -41,10 +41,10 @@ struct Tolerance {
   double logit = 0, kl = 0;
 };
 
-Tolerance tolerance_of(const std::string& backend) {
-  if (backend == "ref") return {2e-4, 1e-6};
-  if (backend == "cuda") return {0, 1e-3};
-  return {0, 1e-4};
+Tolerance tolerance_of(const std::string& name, const Backend& backend) {
+  if (name == "ref") return {2e-4, 1e-6};
+  if (name == "cuda") return {0, 1e-3};
+  return {0, backend.rounds_to_bf16() ? 2e-3 : 1e-4};
 }
 
 struct Report {
@@ -292,7 +292,7 @@ void dump(const std::string& path, const std::map<std::string, std::vector<float
 }
 
 int Evaluation::run() {
-  const Tolerance tolerance = tolerance_of(options_.engine.backend);
+  const Tolerance tolerance = tolerance_of(options_.engine.backend, ranks_[0]);
   bool good = true;
   int count = 0;
   for (const std::string& name : golden_names(options_.golden)) {
