@@ -231,8 +231,8 @@ std::map<std::string, std::string> files_in(const fs::path& folder) {
 TEST(ExportCommand, QuantisingOnTheWayEqualsADirectoryInBetween) {
   const Folder folder;
   const std::string recipe = folder.path / "recipe.json";
-  folder.put("recipe.json", R"([{"pattern": ".*(q|up)_proj.*weight", "bits": 4, "method": "hqq"},
-                                {"pattern": ".*(embed_tokens|lm_head|o_proj).*", "bits": 8, "group": "row"}])");
+  folder.put("recipe.json", R"([{"pattern": "layers.*(q|up)_proj.*weight", "bits": 4, "method": "hqq"},
+                                {"pattern": "(embed_tokens|lm_head|layers.*o_proj).*", "bits": 8, "group": "row"}])");
   struct Case {
     std::string source, format, of, file;
   };
