@@ -64,9 +64,12 @@ std::vector<std::string> file_seeds() {
 
 void run_file(const std::string& input) { touch_weights(open_safetensors_file(put("one.safetensors", input))); }
 
+fs::path torchao_shards() { return fs::path(SOURCE_DIR) / "tests/golden/torchao/int8_groups"; }
+
 std::vector<std::string> index_seeds() {
   return {R"({"metadata":{"total_size":8},)"
-          R"("weight_map":{"norm.weight":"a.safetensors","lm_head.weight":"b.safetensors"}})"};
+          R"("weight_map":{"norm.weight":"a.safetensors","lm_head.weight":"b.safetensors"}})",
+          read_file(torchao_shards() / "model.safetensors.index.json")};
 }
 
 void run_index(const std::string& input) {
@@ -74,6 +77,10 @@ void run_index(const std::string& input) {
     put("config.json", "{}");
     put("a.safetensors", with_header(R"({"norm.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4));
     put("b.safetensors", with_header(R"({"lm_head.weight":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}})", 4));
+    for (const std::string number : {"1", "2", "3"}) {
+      const std::string shard = "model-0000" + number + "-of-00003.safetensors";
+      put(shard, read_file(torchao_shards() / shard));
+    }
     return true;
   }();
   CHECK(made);
