@@ -40,6 +40,8 @@ class ForwardingBackend : public Backend {
   int64_t memory_used() const override { return inner_.memory_used(); }
   MemoryLeft memory_left() const override { return inner_.memory_left(); }
   std::string device() const override { return inner_.device(); }
+  void allow_bf16(bool allowed) override { inner_.allow_bf16(allowed); }
+  bool rounds_to_bf16() const override { return inner_.rounds_to_bf16(); }
   Stats stats() const override { return inner_.stats(); }
 
   void write(Tensor dst, const void* src) override {

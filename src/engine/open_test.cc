@@ -6,6 +6,7 @@
 #include <set>
 #include <sstream>
 
+#include "backend/cpu/bf16_tiles.h"
 #include "backend/forwarding_backend.h"
 #include "base/json.h"
 #include "engine/engine_testing.h"
@@ -203,6 +204,22 @@ TEST(OpenModel, WarmingUpComputesRowsAndLeavesNoTrace) {
   }
   EXPECT_EQ(answers[0], answers[1]);
   EXPECT_EQ(answers[0].size(), 12);
+}
+
+// bf16 on the CPU is asked for by name, reaches the CPU's part of a model, and passes through a watching backend.
+TEST(OpenModel, PreciseIsFloat32) {
+  const bool tiles = cpu::tile_engine() != nullptr;
+  for (const bool precise : {true, false}) {
+    EngineOptions options = tiny_options();
+    options.precise = precise, options.threads = 1;
+    EXPECT_EQ(make_backends(options)[0].rounds_to_bf16(), !precise && tiles);
+    options.gpus = 2, options.split = "layers";
+    const Ranks parts = make_backends(options);
+    for (const Backend* part : parts.devices(0)) EXPECT_EQ(part->rounds_to_bf16(), !precise && tiles);
+    ForwardingBackend watching(parts[0]);
+    EXPECT_EQ(watching.rounds_to_bf16(), !precise && tiles);
+  }
+  EXPECT_TRUE(EngineOptions().precise);
 }
 
 // The pools are address space until they are used.

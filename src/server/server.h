@@ -40,8 +40,8 @@ class Server {
   void refuse_new();      // new prompts get 503 from now on; running ones continue
   int preparing() const;  // requests that are read and prepared, or wait for that; then the engine has them
   // Refuses new prompts (503), waits up to `seconds` for running answers, ends the others with an error, what is still
-  // prepared too (503), and closes. That takes six seconds more at most. False: a thread still prepares a request that
-  // nobody waits for any more.
+  // prepared too (503), and closes. That takes six seconds at most after the engine's step. False: a thread still
+  // prepares a request that nobody waits for any more.
   bool stop(double seconds);
   bool device_failed() const;  // an answer has ended because the device failed
 

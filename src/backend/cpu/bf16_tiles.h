@@ -36,7 +36,8 @@ const TileEngine* tile_engine();
 // For tests: those that this machine runs, best first; the last one is loops in plain C++.
 std::vector<const TileEngine*> tile_engines();
 
-// Independent tile products on the calling thread, for the machine's peak; returns the FLOPs done.
-double tile_products(const TileEngine& engine);
+// Tile products from the first cache on the calling thread, for the machine's peak, and how many FLOPs that is.
+void tile_products(const TileEngine& engine);
+double tile_product_flops();
 
 }  // namespace gemma4::cpu

@@ -12,8 +12,8 @@ void linear_blocks(const Context&, const Tensor& out, const Tensor& x, const Pac
 bool has_bf16_product(const TileEngine&, const Packed& w);
 void linear_bf16(const Context&, const TileEngine&, const Tensor& out, const Tensor& x, const Packed& w);
 
-// As many rows pay for decoding weights to bf16, and no batch of answers or drafts has them: those keep the arithmetic
-// of a row alone.
+// So many rows pay for decoding weights to bf16. Fewer, as most steps of answers have, keep the arithmetic of a row
+// alone.
 constexpr int64_t kBf16Rows = 32;
 
 void CpuBackend::linear(Tensor out, Tensor x, const Matrix& w) {

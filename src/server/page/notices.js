@@ -2,6 +2,7 @@
 import {$, iconButton, make} from "./dom.js";
 
 const SHORT = 6000, WITH_ACTION = 12000;  // milliseconds; what failed stays until it is closed
+const MOST = 50;                          // at a time: someone may drop a folder of files that cannot be read
 
 // `action`: {label, run}. A notice replaces an earlier one of the same `key`.
 export function notice(text, {failed = false, action = null, key = text, stays = failed} = {}) {
@@ -17,6 +18,7 @@ export function notice(text, {failed = false, action = null, key = text, stays =
   }
   node.append(iconButton("close", "Close this notice", close));
   place.append(node);
+  while (place.children.length > MOST) place.firstChild.remove();
   node.scrollIntoView({block: "nearest"});
   if (!stays) setTimeout(close, action ? WITH_ACTION : SHORT);
   return close;
