@@ -75,7 +75,7 @@ test-asan: setup-test
 	@cmake --build --preset asan
 	@ctest --preset asan
 
-# What a mutex guards is only touched while it is held (GUARDED_BY): checked by clang, which compiles nothing.
+# Clang takes what g++ takes, and what a mutex guards is only touched while it is held (GUARDED_BY): it compiles nothing.
 test-locks: setup-test
 	@tools/check_locks.sh
 

@@ -1,6 +1,7 @@
 # Run by cpack on the files of a .deb before they are packed: adds what Debian's policy wants, compresses what it wants
 # compressed.
 set(root ${CPACK_TEMPORARY_DIRECTORY})
+unset(ENV{DESTDIR})  # file(INSTALL) would put it before the destinations below
 set(doc ${root}/usr/share/doc/gemma4)
 file(INSTALL ${CPACK_GEMMA4_SOURCE}/packaging/gemma4.default DESTINATION ${root}/etc/default RENAME gemma4
      PERMISSIONS OWNER_READ OWNER_WRITE GROUP_READ WORLD_READ)

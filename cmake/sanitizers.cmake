@@ -21,6 +21,16 @@ if(SANITIZE)
   target_link_options(flags INTERFACE -fsanitize=${SANITIZE})
 endif()
 
+# GCC defines these; Clang does since version 22.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 22)
+  foreach(sanitizer IN ITEMS address thread)
+    string(TOUPPER ${sanitizer} macro)
+    if(SANITIZE MATCHES ${sanitizer})
+      target_compile_definitions(flags INTERFACE __SANITIZE_${macro}__=1)
+    endif()
+  endforeach()
+endif()
+
 if(SANITIZE MATCHES address)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # The compiler is done in three quarters of the time. Not for loops over numbers, nor for what reads tokenizers:

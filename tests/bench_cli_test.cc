@@ -122,7 +122,7 @@ TEST(BenchCommand, RefusesNumbersThatMeanNothing) {
       {eval, {"--golden", "/nowhere", "--drafter", "ngram"}, "--golden compares logits"},
       {eval, {"--threads", "-1"}, "--threads: -1 is not from 0 to 1024"},
       {eval, {"--questions", "/nowhere", "--equal-min", "7"}, "--equal-min: 7 is not from 0 to 1"},
-      {eval, {"--right-min", "nan"}, "--right-min: nan is not a number"},
+      {eval, {"--questions", "/nowhere", "--right-min", "nan"}, "--right-min: nan is not a number"},
   };
   for (auto [words, flag, sentence] : cases) {
     words.insert(words.end(), flag.begin(), flag.end());

@@ -70,6 +70,10 @@ TEST(RunWords, MistakesOfTheServersAccessAreSaidBeforeTheModelIsLoaded) {
                  ": --connections-per-address 9 is more than --max-connections 8");
   named("--cors-origin", "https://good.example/");
   named("--allow-host", "http://mybox");
+  expect_refused(
+      {"serve", model, "--mcp", "https://me:secret@tools.example/mcp"},
+      ": --mcp is the http or https URL of an MCP server (https://tools.example/mcp), without a user name, a "
+      "fragment or an IPv6 address, not 'https://me:secret@tools.example/mcp'");
   named("--allow-image-host", "https://pictures.example");
 }
 

@@ -166,6 +166,26 @@ TEST(Server, AReaderThatDoesNotReadLosesItsStreamAndSlowsNobody) {
 
 // Tests with their own engine or options.
 
+TEST(Server, ThePageMayReachTheListedMcpServers) {
+  Engine engine(served_model());
+  ServerOptions options = server_options();
+  {
+    Server server(engine, options);
+    EXPECT_NE(ask(server.port(), "GET", "/").headers.at("content-security-policy").find("; connect-src 'self'; "),
+              std::string::npos);
+    EXPECT_FALSE(read_json<Json>(ask(server.port(), "GET", "/v1/models").body).contains("mcp_servers"));
+  }
+  options.mcp_servers = {"http://127.0.0.1:9000/mcp", "https://tools.example/a?b"};
+  Server server(engine, options);
+  for (const char* path : {"/", "/chat.js"}) {
+    EXPECT_NE(ask(server.port(), "GET", path)
+                  .headers.at("content-security-policy")
+                  .find("; connect-src 'self' http://127.0.0.1:9000 https://tools.example; worker-src"),
+              std::string::npos);
+  }
+  EXPECT_EQ(read_json<Json>(ask(server.port(), "GET", "/v1/models").body)["mcp_servers"], Json(options.mcp_servers));
+}
+
 TEST(Server, KeysHostsAndOrigins) {
   Engine engine(served_model());
   ServerOptions options = server_options();

@@ -65,7 +65,7 @@ TEST_F(ServeOllama, Chat) {
 
 TEST_F(ServeOllama, PicturesToolsAndFormats) {
   Json body = ollama_chat("What is at the left?");
-  body["messages"][0]["images"] = {picture("002.png")};
+  body["messages"][0]["images"] = Json::array({picture("002.png")});
   body["stream"] = false;
   Json same = image_chat("002.png", "What is at the left?");
   EXPECT_EQ(good("/api/chat", body)["message"]["content"],

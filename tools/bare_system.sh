@@ -26,6 +26,9 @@ enter_system() {
   leave_system
   cp -a --reflink=auto "$ROOTS/$1" "$SYSTEM"
   cp -L /etc/resolv.conf "$SYSTEM/etc/resolv.conf"
+  printf '127.0.0.1 localhost\n::1 localhost\n' >"$SYSTEM/etc/hosts"  # an installer writes it, debootstrap does not
+  # A mirror may be a copy of some weeks ago, whose signatures have run out.
+  echo 'Acquire::Check-Valid-Until "false";' >"$SYSTEM/etc/apt/apt.conf.d/99old-mirror"
   mount -t proc proc "$SYSTEM/proc"
   mount --rbind --make-rslave /dev "$SYSTEM/dev"
 }

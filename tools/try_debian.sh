@@ -21,7 +21,7 @@ git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | t
 setup=true
 if [ -n "$compiler" ]; then
   setup="apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    $(basename "$compiler" | sed 's/^clang++-/clang-/') >/dev/null"
+    $(basename "$compiler" | sed 's/^clang++-/clang-/; s/^clang-\(.*\)/clang-\1 libclang-rt-\1-dev/') >/dev/null"
   # CMake reads CXX; tools/check_locks.sh looks for any clang.
   export CXX=${compiler/#clang-/clang++-}
 fi

@@ -29,6 +29,9 @@ struct KvCacheConfig {
   // Full-attention layers have V = norm(k_proj x) and K = rope(V * k_norm), so a backend may store V and only the
   // rotated elements of K (2 * rotated_pairs of dim). 0: K is unrelated to V and stored whole.
   int rotated_pairs = 0;
+  // cpu, where Backend::allow_bf16() has effect: queries, keys, values and probabilities are rounded to bf16. Otherwise
+  // attention keeps what the rounding leaves of each.
+  bool rounds = false;
 };
 
 // A key-value cache. Position p of sequence s lives in slot

@@ -247,7 +247,7 @@ void add_torchao(Checkpoint& checkpoint, std::span<const Safetensors> files, con
   for (const Safetensors& file : files) {
     if (file.metadata != metadata) throw Error(what + ": its shards have different metadata");
     for (const SafetensorsEntry& entry : file.entries) {
-      if (!tensors.by_name.try_emplace(entry.name, entry, file).second) {
+      if (!tensors.by_name.emplace(entry.name, PhysicalTensor{entry, file}).second) {
         throw Error(what + ": the tensor " + printable(entry.name) + " lies in two shards");
       }
     }

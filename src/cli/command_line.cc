@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string_view>
 #include <type_traits>
@@ -130,13 +131,55 @@ OptionInfo info_of(const CLI::Option& option) {
   return info;
 }
 
-// CLI11's help, in which an option that has a place on the line as well is explained once, at its place.
+// What follows an option's names in the help: its value, and which options it needs or excludes.
+std::string suffix_of(const CLI::Option& option) {
+  std::string text;
+  if (option.get_items_expected_max() != 0) {
+    text += " " + option.get_type_name();
+    if (!option.get_default_str().empty()) text += "=" + option.get_default_str();
+    const bool list = option.get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
+    if (list || option.get_items_expected_max() > 1) text += " ...";
+    if (option.get_required()) text += " REQUIRED";
+  }
+  const auto others = [&](const char* what, const std::set<CLI::Option*>& options) {
+    if (!options.empty()) text += what;
+    for (const CLI::Option* other : options) text += " " + other->get_name();
+  };
+  others(" Needs:", option.get_needs());
+  others(" Excludes:", option.get_excludes());
+  return text;
+}
+
+// The help of a command. CLI11's own breaks lines, or not, as its version does. An option that has a place on the line
+// as well is explained once, at its place.
 class Help : public CLI::Formatter {
  public:
-  std::string make_option(const CLI::Option* option, bool at_its_place) const override {
-    if (at_its_place || !option->get_positional()) return CLI::Formatter::make_option(option, at_its_place);
-    return "  " + make_option_name(option, false) + "\n" + std::string(get_column_width(), ' ') + "the same as " +
-           option->get_name(true) + "\n";
+  std::string make_help(const CLI::App* app, std::string name, CLI::AppFormatMode) const override {
+    std::string positionals, options, usage;
+    for (const CLI::Option* option : app->get_options()) {
+      if (option->get_positional()) {
+        const std::string place = option->get_name(true);
+        usage += option->get_required() ? " " + place : " [" + place + "]";
+        positionals += line_of(place + suffix_of(*option), option->get_description());
+      }
+      if (!option->nonpositional()) continue;
+      const std::string names = option->get_name(false, true);
+      options += option->get_positional() ? line_of(names, "the same as " + option->get_name(true), true)
+                                          : line_of(names + suffix_of(*option), option->get_description());
+    }
+    std::string text = app->get_description() + "\nUsage: " + name + " [OPTIONS]" + usage + "\n";
+    if (!positionals.empty()) text += "\nPositionals:\n" + positionals;
+    return text + "\nOptions:\n" + options + "\n";
+  }
+
+ private:
+  static std::string line_of(const std::string& names, const std::string& help, bool below = false) {
+    constexpr size_t kColumn = 30;
+    std::string line = "  " + names;
+    if (below || line.size() >= kColumn) line += "\n" + std::string(kColumn, ' ');
+    line.resize(std::max(line.size(), kColumn), ' ');
+    for (const char c : help) line += c == '\n' ? "\n" + std::string(kColumn, ' ') : std::string(1, c);
+    return line + "\n";
   }
 };
 

@@ -34,7 +34,7 @@ std::string random_text() {
   while (text.size() < kFileBytes) {
     for (const uint8_t byte : random_nonce()) text += {kDigits[byte >> 4], kDigits[byte & 15]};
   }
-  return text;
+  return text.substr(0, kFileBytes);
 }
 
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& why) {
@@ -65,7 +65,7 @@ OfferedToken::OfferedToken(const ProcessInfo& process) : token_(process.token) {
   if (fd < 0) fail(path, std::strerror(errno));
   file_ = path;
   token_ = random_text();
-  const bool written = write(fd, token_.data(), token_.size()) == static_cast<ssize_t>(token_.size());
+  const bool written = write(fd, token_.data(), kFileBytes) == ssize_t{kFileBytes};
   close(fd);
   if (written) return;
   unlink(path.c_str());

@@ -6,7 +6,7 @@
 #include <set>
 #include <sstream>
 
-#include "backend/cpu/bf16_tiles.h"
+#include "backend/cpu/tiles/bf16_tiles.h"
 #include "backend/forwarding_backend.h"
 #include "base/json.h"
 #include "engine/engine_testing.h"

@@ -90,7 +90,7 @@ class PngMetadata {
       stream.next_out = reinterpret_cast<Bytef*>(text.data() + done);
       stream.avail_out = static_cast<uInt>(text.size() - done);
       status = inflate(&stream, Z_NO_FLUSH);
-      text.resize(text.size() - stream.avail_out);
+      text.resize(text.size() - std::min(text.size(), size_t{stream.avail_out}));
     }
     inflateEnd(&stream);
     left_ -= text.size();

@@ -63,7 +63,7 @@ Batch take_batch(Reader& in) {
   batch.image_index = take_all<int32_t>(in);
   for (const int64_t rows : take_all<int64_t>(in)) {
     if (rows < 0) throw Error(in.what() + " has a picture of fewer rows than none");
-    batch.image_embeddings.emplace_back(nullptr, DType::kF32, std::initializer_list{rows});
+    batch.image_embeddings.emplace_back(nullptr, DType::kF32, std::initializer_list<int64_t>{rows});
   }
   batch.logit_rows = take_all<int32_t>(in);
   return batch;

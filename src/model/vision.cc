@@ -61,7 +61,7 @@ void VisionModel::grow(int n) {
   group_ = alloc(DType::kI32, n, 1);
   pooled_ = alloc(residual, soft, c_.hidden);
   normed_ = alloc(act, soft, c_.hidden);
-  kv_ = buffers_.kv_alloc({n, 1, c_.heads, c_.head_dim, 0});
+  kv_ = buffers_.kv_alloc({.slots = n, .page = 1, .heads = c_.heads, .dim = c_.head_dim, .rounds = true});
   rows_max_ = n;
   graph_key_ = next_graph_key();  // recorded graphs read the old buffers
 }

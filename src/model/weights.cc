@@ -76,6 +76,7 @@ class Loader {
       }
       it = end;
     }
+    for (FusedLinear::Slice& slice : w.qkv.slices) slice.weight.feeds_attention = true;
     return w;
   }
 

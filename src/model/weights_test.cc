@@ -1,4 +1,4 @@
-// A checkpoint that lacks tensors is refused, and each of them is named.
+// A checkpoint that lacks tensors is refused, and each of them is named; what is loaded of a whole one.
 #include "model/weights.h"
 #include "model/tensor_table.h"
 
@@ -113,6 +113,23 @@ TEST_P(WeightsOf, ATextModelNeedsNoVisionTower) {
     return out;
   };
   EXPECT_EQ(logits(text), logits(whole));
+}
+
+// A backend that rounds keeps more of what becomes queries, keys and values, in both towers, and of nothing else.
+TEST_P(WeightsOf, WhatFeedsAttentionIsMarked) {
+  const Folder folder;
+  put_tiny(folder, GetParam(), [](const std::string&) { return false; });
+  const Checkpoint checkpoint = open_checkpoint(folder.path);
+  const auto backend = make_ref();
+  const Weights weights = load_weights(checkpoint, parse_config(checkpoint.config), *backend, {});
+  for (const auto* layers : {&weights.layers, &weights.vision.layers}) {
+    ASSERT_FALSE(layers->empty());
+    for (const LayerWeights& layer : *layers) {
+      for (const FusedLinear::Slice& slice : layer.qkv.slices) EXPECT_TRUE(slice.weight.feeds_attention);
+      for (const FusedLinear::Slice& slice : layer.gate_up.slices) EXPECT_FALSE(slice.weight.feeds_attention);
+      EXPECT_FALSE(layer.o.feeds_attention || layer.down.feeds_attention);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Containers, WeightsOf, testing::Values("huggingface", "torchao"));

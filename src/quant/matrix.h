@@ -25,6 +25,9 @@ struct Matrix {
 
   // The backend's copy, which this keeps alive. Only Backend::upload() sets it; null on a host matrix.
   std::shared_ptr<const void> uploaded;
+  // Its products are queries, keys and values, whose errors a softmax magnifies: a backend that rounds x to bf16 for
+  // speed (cpu) keeps what the rounding leaves.
+  bool feeds_attention = false;
   int64_t device_bytes = 0;  // of the backend's copy
 
   std::shared_ptr<const void> hold;  // keeps the elements of a host matrix that Checkpoint::load() made; else null

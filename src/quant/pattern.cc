@@ -1,12 +1,14 @@
 #include "quant/pattern.h"
 
 #include <regex>
+#include <utility>
 
 #include "base/check.h"
 
 namespace gemma4 {
 
 struct Pattern::Compiled {
+  explicit Compiled(std::regex compiled) : regex(std::move(compiled)) {}
   std::regex regex;
 };
 

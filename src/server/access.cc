@@ -111,6 +111,13 @@ void check_options(const ServerOptions& options) {
     throw Error("--allow-host is a host name (mybox.example, without a scheme, a port or a path) or *, not '" + host +
                 "'");
   }
+  for (const std::string& url : options.mcp_servers) {
+    if (!mcp_origin(url).empty()) continue;
+    throw Error(
+        "--mcp is the http or https URL of an MCP server (https://tools.example/mcp), without a user name, a fragment "
+        "or an IPv6 address, not '" +
+        url + "'");
+  }
   for (const std::string& host : options.fetch.hosts) {
     if (is_host_and_port(host)) continue;
     throw Error(
@@ -134,6 +141,16 @@ std::vector<std::string> keys_of(std::string_view text, const std::string& name)
   }
   if (keys.empty()) throw Error(name + " holds no API key");
   return keys;
+}
+
+std::string mcp_origin(const std::string& url) {
+  const bool plain = std::ranges::all_of(url, [](unsigned char c) { return c > ' ' && c < 0x7f; });
+  const size_t scheme = url.find("://");
+  if (!plain || scheme == std::string::npos || url.find_first_of("#\\\"'<>") != std::string::npos) return "";
+  const std::string origin = lower(url.substr(0, url.find_first_of("/?", scheme + 3)));
+  const std::string authority = origin.substr(scheme + 3);
+  const bool good = origin.starts_with("http://") || origin.starts_with("https://");
+  return good && !authority.starts_with('[') && is_host_and_port(authority) ? origin : "";
 }
 
 bool is_loopback(const std::string& host) {

@@ -43,6 +43,10 @@ std::string turn_of(const HttpRequest& request, const ServerOptions& options);
 // send.
 void add_cors(const HttpRequest& request, const ServerOptions& options, bool preflight, HttpResponse& response);
 
+// The origin of an MCP server's URL: "https://tools.example:8443". "" where the page cannot use the URL: only http and
+// https, no user name, no fragment, and no IPv6 address, which a Content-Security-Policy cannot name.
+std::string mcp_origin(const std::string& url);
+
 // Whether a host name or address is this machine's own.
 bool is_loopback(const std::string& host);
 

@@ -68,6 +68,24 @@ TEST(Access, AHostIsAName) {
   }
 }
 
+TEST(Access, AnMcpServerIsAnHttpUrl) {
+  const std::pair<const char*, const char*> good[] = {{"http://127.0.0.1:9000/mcp", "http://127.0.0.1:9000"},
+                                                      {"https://tools.example", "https://tools.example"},
+                                                      {"https://Tools.example/a?key=b", "https://tools.example"},
+                                                      {"http://localhost?x", "http://localhost"}};
+  for (const auto& [url, origin] : good) {
+    EXPECT_EQ(said_of(&ServerOptions::mcp_servers, url), "") << url;
+    EXPECT_EQ(mcp_origin(url), origin);
+  }
+  for (const char* url : {"", "tools.example/mcp", "ftp://tools.example", "https://", "https:///mcp",
+                          "https://me:pw@tools.example/", "https://me@tools.example", "https://tools.example/#a",
+                          "http://[::1]:9000/mcp", "http://a b/", "http://*/", "http://tools.example:0/",
+                          "http://tools.example;script-src/", "javascript://x", "http://a\nb/", "http://a\\b"}) {
+    const std::string why = said_of(&ServerOptions::mcp_servers, url);
+    EXPECT_EQ(why.find("--mcp is the http or https URL of an MCP server"), 0u) << url << why;
+  }
+}
+
 TEST(Access, AServerOfThisMachineAnswersUnderAllowedNames) {
   const auto answers = [](const std::vector<std::string>& allowed, const std::string& host) {
     ServerOptions options;

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "engine/engine.h"
-#include "server/log/access_log.h"
 #include "server/fetch.h"
 #include "server/http/http.h"
+#include "server/log/access_log.h"
 
 namespace gemma4 {
 
@@ -21,6 +21,7 @@ struct ServerOptions {
   bool any_model = false;                  // requests may use any other name, too
   std::vector<std::string> api_keys;       // empty: no key is needed
   std::vector<std::string> cors_origins;   // origins whose pages may send requests ("*": all); empty: only our own page
+  std::vector<std::string> mcp_servers;    // URLs of MCP servers that the page may use
   FetchOptions fetch;                      // which hosts image URLs may name
   std::vector<std::string> allowed_hosts;  // host names under which a server on a loopback address may be reached
   double request_seconds = 600;            // for one answer

@@ -11,6 +11,7 @@
 #include <cctype>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -55,6 +56,13 @@ class Socket {
     char buffer[65536];
     const ssize_t got = ::recv(fd_, buffer, sizeof(buffer), 0);
     return got > 0 ? std::string(buffer, got) : "";
+  }
+
+  // Receives until `text` has come, or until the end; returns what came.
+  std::string receive_until(std::string_view text) {
+    std::string seen;
+    for (std::string more = "first"; !more.empty() && seen.find(text) == std::string::npos;) seen += more = receive();
+    return seen;
   }
 
   // Waits for bytes and returns them; response() still reads them. "" at the end.

@@ -160,14 +160,14 @@ def script(page, text):
     page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
 
 
-def stored(page):
+def stored(page, name="conversations"):
     """What the page keeps, read from its database."""
-    return page.evaluate("""() => new Promise((resolve, reject) => {
+    return page.evaluate("""(name) => new Promise((resolve, reject) => {
       const request = indexedDB.open("gemma4");
       request.onsuccess = () => {
-        const all = request.result.transaction("conversations").objectStore("conversations").getAll();
+        const all = request.result.transaction(name).objectStore(name).getAll();
         all.onsuccess = () => { request.result.close(); resolve(all.result); };
         all.onerror = reject;
       };
       request.onerror = reject;
-    })""")
+    })""", name)

@@ -181,6 +181,67 @@ def test_what_is_attached_waits_for_a_new_chat(page):
     expect(page.locator("#attached img")).to_have_count(0)
 
 
+def test_what_is_attached_outlives_a_reload(page):
+    """In a new chat and in an earlier conversation, each its own; what was sent does not come back."""
+    drop(page, "000.png")
+    drop_files(page, [("notes.txt", "text/plain", b"A note.")])
+    page.get_by_label("Message", exact=True).fill(" What number is written in the image?")
+    page.reload()
+    expect(page.locator("#attached img")).to_have_count(1)
+    expect(page.locator("#attached .document")).to_have_text("notes.txt")
+    expect(page.get_by_label("Message", exact=True)).to_have_value(" What number is written in the image?")
+    page.get_by_role("button", name="Remove notes.txt").click()
+    page.reload()
+    expect(page.locator("#attached figure")).to_have_count(1)
+    page.get_by_label("Message", exact=True).press("Enter")
+    expect(answered(page).locator(".body")).to_have_text("6542")
+    page.reload()
+    expect(page.locator("#attached figure")).to_have_count(0)
+    drop_files(page, [("later.txt", "text/plain", b"A note.")])
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("#attached figure")).to_have_count(0)
+    page.reload()
+    open_conversation(page, "What number")
+    expect(page.locator("#attached .document")).to_have_text("later.txt")
+
+
+def test_an_edit_with_its_pictures_outlives_a_reload(page):
+    drop(page, "000.png")
+    ask(page, "What number is written in the image?")
+    drop_files(page, [("aside.txt", "text/plain", b"A note.")])
+    page.locator(".message.user").hover()
+    page.get_by_role("button", name="Edit and ask again").click()
+    drop_files(page, [("more.txt", "text/plain", b"A note.")])
+    expect(page.locator("#attached figure")).to_have_count(2)
+    page.reload()
+    expect(page.locator("#editing")).to_be_visible()
+    expect(page.locator("#attached img")).to_have_count(1)
+    expect(page.locator("#attached .document")).to_have_text("more.txt")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#attached .document")).to_have_text("aside.txt")
+    page.reload()
+    expect(page.locator("#editing")).not_to_be_visible()
+    expect(page.locator("#attached .document")).to_have_text("aside.txt")
+
+
+def test_a_draft_goes_with_its_conversation(page):
+    ask(page, "Count from 9 to 12.")
+    page.get_by_label("Message", exact=True).fill("half a thought")
+    page.locator("#conversations li").hover()
+    page.get_by_role("button", name="Delete the conversation").click()
+    notice(page, "was deleted").get_by_role("button", name="Undo").click()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("half a thought")
+    page.reload()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("half a thought")
+    page.locator("#conversations li").hover()
+    page.get_by_role("button", name="Delete the conversation").click()
+    expect(page.locator("#conversations li")).to_have_count(0)
+    page.reload()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+    page.wait_for_function("import('./store.js').then(({loadDrafts}) => loadDrafts([])).then((drafts) => drafts.size === 0)")
+    assert stored(page, "drafts") == []
+
+
 def test_an_edit_waits_while_another_conversation_is_open_and_for_a_reload(page):
     ask(page, LONG)
     page.get_by_label("Message", exact=True).fill("half a thought")
@@ -349,6 +410,26 @@ def test_two_tabs_agree(browser, server):
     expect(two.locator("#conversations li")).to_have_count(0)
     assert one.problems == two.problems == []
     context.close()
+
+
+def test_a_draft_is_in_both_tabs(page):
+    """The last that wrote is right, and a look at a conversation changes nothing."""
+    ask(page, "Count from 9 to 12.")
+    other = visit(page.context, page.url)
+    open_conversation(other, "Count from")
+    other.get_by_role("button", name="New chat").click()
+    page.get_by_label("Message", exact=True).fill("from one tab")
+    drop_files(page, [("notes.txt", "text/plain", b"A note.")])
+    expect(page.locator("#attached .document")).to_have_count(1)
+    other.wait_for_function("import('./drafts.js').then(({draftOf}) => import('./state.js').then(({state}) => "
+                            "draftOf(state.conversations[0].id).documents.length === 1))")
+    open_conversation(other, "Count from")
+    expect(other.get_by_label("Message", exact=True)).to_have_value("from one tab")
+    expect(other.locator("#attached .document")).to_have_text("notes.txt")
+    other.get_by_label("Message", exact=True).fill("from the other")
+    page.reload()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("from the other")
+    expect(page.locator("#attached .document")).to_have_text("notes.txt")
 
 
 def test_a_tab_shows_what_another_is_answering(browser, slow):

@@ -63,6 +63,22 @@ def test_a_full_disk(page):
     page.problems.clear()
 
 
+def test_a_full_disk_and_a_draft(page):
+    page.evaluate("""() => {
+      const put = IDBObjectStore.prototype.put;
+      IDBObjectStore.prototype.put = function (...all) {
+        if (this.name !== "attached") return put.apply(this, all);
+        this.transaction.commit = undefined;  // it has ended by then
+        Object.defineProperty(this.transaction, "error", {value: new DOMException("full", "QuotaExceededError")});
+        this.transaction.abort();
+      };
+    }""")
+    drop_files(page, [("notes.txt", "text/plain", b"A note.")])
+    expect(notice(page, "The browser's storage for this page is full")).to_have_count(1)
+    expect(page.locator("#attached .document")).to_have_text("notes.txt")
+    page.problems.clear()
+
+
 def test_a_first_visit_where_a_key_is_needed(browser, locked_server):
     context = browser.new_context()
     page = context.new_page()

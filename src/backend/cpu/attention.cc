@@ -1,6 +1,9 @@
 // Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): keys are read in blocks, and scores
 // never leave the cache. A task is one KV head and a block of rows of one sequence, so each key is read once for all
 // query heads that share the KV head and for all rows of the block. Both products are small GEMMs in register tiles.
+// Each 256 keys have a softmax of their own, and these results are merged in the order of the keys. So where there are
+// fewer tasks than threads, as for one row of a long context, the segments of a task are computed at once ("flash
+// decoding", Dao et al. 2023), and a row has the same bits either way.
 // The cache has 32 keys side by side, as a panel of weights has 32 outputs (packed.h), so q k^T needs neither a
 // transpose nor horizontal sums.
 #undef HWY_TARGET_INCLUDE
@@ -11,39 +14,41 @@
 #include <cmath>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/kv_slots.h"
 #include "backend/cpu/simd-inl.h"
 
 #ifndef GEMMA4_CPU_ATTEND_ONCE
 #define GEMMA4_CPU_ATTEND_ONCE
 namespace gemma4::cpu {
 
-constexpr int64_t kTileKeys = 32;    // keys side by side
-constexpr int64_t kBlockKeys = 128;  // keys of one softmax step
-constexpr int64_t kQueries = 48;     // query vectors of a task: 4 register tiles of 12
+constexpr int64_t kBlockKeys = 128;               // keys of one softmax step
+constexpr int64_t kSegmentKeys = 2 * kBlockKeys;  // keys of a result of their own
+constexpr int64_t kQueries = 48;                  // query vectors of a task: 4 register tiles of 12
 constexpr int64_t kScoreStride =
     kBlockKeys + 16;  // not a power of two, so that rows of scores are in different cache sets
 
-inline int64_t slot_of(const KvCache& kv, int32_t seq, int64_t pos) {
-  if (!kv.pages) return pos;
-  const int32_t* pages = kv.pages.row<const int32_t>(seq);
-  return pages[(pos / kv.page) % kv.pages.row_size()] * static_cast<int64_t>(kv.page) + pos % kv.page;
-}
+// What query vectors have got from some keys.
+struct Result {
+  float *out, *top, *total;  // [queries] [value_dim]; [queries] largest score; [queries] sum of exp(score - top)
+  static int64_t floats(int64_t queries, int64_t value_dim) { return queries * (value_dim + 2); }
+  Result(float* at, int64_t queries, int64_t value_dim)
+      : out(at), top(out + queries * value_dim), total(top + queries) {}
+};
 
 // The scratch of one task.
 struct AttendScratch {
-  float *q, *scores, *out, *top, *total, *keys, *values;
+  float *q, *scores, *keys, *values;
+  Result part, whole;  // of a segment, of those before it
   static int64_t floats(int64_t queries, int64_t dim, int64_t value_dim) {
-    return queries * (dim + kScoreStride + value_dim + 2) + kBlockKeys * (dim + value_dim);
+    return queries * (dim + kScoreStride) + kBlockKeys * (dim + value_dim) + 2 * Result::floats(queries, value_dim);
   }
-  AttendScratch(float* at, int64_t queries, int64_t dim, int64_t value_dim) {
-    q = at;                                 // tiles of [dim] [rows of the tile]
-    scores = q + queries * dim;             // [queries] [kScoreStride]
-    out = scores + queries * kScoreStride;  // [queries] [value_dim]
-    keys = out + queries * value_dim;       // [kBlockKeys / 32] [dim] [32], if pages are not whole tiles
-    values = keys + kBlockKeys * dim;       // [kBlockKeys] [value_dim]
-    top = values + kBlockKeys * value_dim;  // [queries] largest score so far
-    total = top + queries;                  // [queries] sum of exp(score - top)
-  }
+  AttendScratch(float* at, int64_t queries, int64_t dim, int64_t value_dim)
+      : q(at),                                  // tiles of [dim] [rows of the tile]
+        scores(q + queries * dim),              // [queries] [kScoreStride]
+        keys(scores + queries * kScoreStride),  // [kBlockKeys / 32] [dim] [32], if pages are not whole tiles
+        values(keys + kBlockKeys * dim),        // [kBlockKeys] [value_dim]
+        part(values + kBlockKeys * value_dim, queries, value_dim),
+        whole(part.total + queries, queries, value_dim) {}
 };
 
 }  // namespace gemma4::cpu
@@ -114,16 +119,15 @@ KeyTile find_tile(const Task& t, const AttendScratch& s, int64_t pos, int64_t la
   const float* keys = c.keys + t.head * c.slots * c.dim;
   const float* values = c.values + t.head * c.slots * c.value_dim;
   const int32_t seq = t.rows[0].seq;
-  if (!t.kv.pages || t.kv.page % kTileKeys == 0) {
+  if (whole_tiles(t.kv)) {
     const int64_t slot = slot_of(t.kv, seq, pos);
     return {keys + slot * c.dim, values + slot * c.value_dim};
   }
   float* own_keys = s.keys + index * kTileKeys * c.dim;
   float* own_values = s.values + index * kTileKeys * c.value_dim;
+  gather_keys(c, t.kv, t.head, seq, pos, last, own_keys);
   for (int64_t i = 0; i < kTileKeys; ++i) {
     const int64_t slot = slot_of(t.kv, seq, std::min(pos + i, last));
-    const float* from = keys + slot / kTileKeys * kTileKeys * c.dim + slot % kTileKeys;
-    for (int64_t k = 0; k < c.dim; ++k) own_keys[k * kTileKeys + i] = from[k * kTileKeys];
     std::copy_n(values + slot * c.value_dim, c.value_dim, own_values + i * c.value_dim);
   }
   return {own_keys, own_values};
@@ -177,8 +181,8 @@ void attend_keys(const Task& t, const AttendScratch& s, int64_t begin, int64_t e
     }
   }
   for (int64_t i = 0; i < queries; ++i) {
-    softmax_step(t.rows[i / t.share], begin, tiles * kTileKeys, s.scores + i * kScoreStride, s.top + i, s.total + i,
-                 s.out + i * value_dim, value_dim);
+    softmax_step(t.rows[i / t.share], begin, tiles * kTileKeys, s.scores + i * kScoreStride, s.part.top + i,
+                 s.part.total + i, s.part.out + i * value_dim, value_dim);
   }
   for (int64_t i = 0; i < tiles;) {  // tiles whose values are adjacent are multiplied together
     int64_t run = 1;
@@ -186,34 +190,110 @@ void attend_keys(const Task& t, const AttendScratch& s, int64_t begin, int64_t e
     const int64_t keys = std::min(run * kTileKeys, end - begin - i * kTileKeys);
     for (int64_t first = 0; first < queries; first += kTileRows) {
       kValueTiles[tile_rows(queries, first) - 1](keys, s.scores + first * kScoreStride + i * kTileKeys,
-                                                 key_tiles[i].values, value_dim, s.out + first * value_dim);
+                                                 key_tiles[i].values, value_dim, s.part.out + first * value_dim);
     }
     i += run;
   }
 }
 
-void attend_task(const Task& t, const Tensor& out, const Tensor& q, float* scratch) {
-  const int64_t dim = t.cache.dim, value_dim = t.cache.value_dim, queries = t.queries();
-  const AttendScratch s(scratch, queries, dim, value_dim);
-  pack_queries(t, q, s);
-  std::fill_n(s.out, queries * value_dim, 0.0f);
-  std::fill_n(s.top, queries, -INFINITY);
-  std::fill_n(s.total, queries, 0.0f);
-  int64_t first = t.rows[0].first, last = t.rows[0].last;
-  for (const Row& row : t.rows) {
-    first = std::min<int64_t>(first, row.first);
-    last = std::max<int64_t>(last, row.last);
-  }
-  for (int64_t begin = first / kTileKeys * kTileKeys; begin <= last;) {
+void clear(const Result& r, int64_t queries, int64_t value_dim) {
+  std::fill_n(r.out, queries * value_dim, 0.0f);
+  std::fill_n(r.top, queries, -INFINITY);
+  std::fill_n(r.total, queries, 0.0f);
+}
+
+// The keys that some row of a task sees, and the segments that they lie in.
+struct Span : KeySpan {
+  explicit Span(std::span<const Row> rows) : KeySpan(keys_of(rows)) {}
+  int64_t segment() const { return first / kSegmentKeys; }
+  int64_t segments() const { return last / kSegmentKeys - segment() + 1; }
+};
+
+// s.part: what the queries get from the keys of a segment.
+void attend_segment(const Task& t, const AttendScratch& s, const Span& span, int64_t segment) {
+  clear(s.part, t.queries(), t.cache.value_dim);
+  const int64_t last = std::min(span.last, (segment + 1) * kSegmentKeys - 1);
+  for (int64_t begin = std::max(span.first / kTileKeys * kTileKeys, segment * kSegmentKeys); begin <= last;) {
     const int64_t end = std::min(last + 1, begin / kBlockKeys * kBlockKeys + kBlockKeys);
     attend_keys(t, s, begin, end);
     begin = end;
   }
+}
+
+// whole: what it was and `part`, whose keys come later. A query that saw no key of a part is left as it is.
+void merge(const Result& whole, const Result& part, int64_t queries, int64_t value_dim) {
   for (int64_t i = 0; i < queries; ++i) {
-    const VF by = hn::Set(DF(), s.total[i] > 0 ? 1.0f / s.total[i] : 0.0f);
+    if (part.top[i] == -INFINITY) continue;
+    float *out = whole.out + i * value_dim, *more = part.out + i * value_dim;
+    const float high = std::max(whole.top[i], part.top[i]);
+    const float mine = whole.top[i] == -INFINITY ? 0.0f : std::exp(whole.top[i] - high);
+    const float theirs = std::exp(part.top[i] - high);
+    const VF a = hn::Set(DF(), mine), b = hn::Set(DF(), theirs);
+    if (whole.top[i] == -INFINITY) {
+      std::copy_n(more, value_dim, out);
+    } else {
+      map(
+          value_dim, out, [&](VF v, VF w) GEMMA4_INLINE { return hn::MulAdd(v, a, hn::Mul(w, b)); }, out, more);
+    }
+    whole.total[i] = whole.total[i] * mine + part.total[i] * theirs;
+    whole.top[i] = high;
+  }
+}
+
+void store(const Task& t, const Tensor& out, const Result& r) {
+  const int64_t dim = t.cache.dim;
+  for (int64_t i = 0; i < t.queries(); ++i) {
+    const VF by = hn::Set(DF(), r.total[i] > 0 ? 1.0f / r.total[i] : 0.0f);
     float* to = out.row<float>(i / t.share) + (t.head * t.share + i % t.share) * dim;
     map(
-        dim, to, [&](VF v) GEMMA4_INLINE { return hn::Mul(v, by); }, s.out + i * value_dim);
+        dim, to, [&](VF v) GEMMA4_INLINE { return hn::Mul(v, by); }, r.out + i * t.cache.value_dim);
+  }
+}
+
+void attend_task(const Task& t, const Tensor& out, const Tensor& q, float* scratch) {
+  const AttendScratch s(scratch, t.queries(), t.cache.dim, t.cache.value_dim);
+  pack_queries(t, q, s);
+  clear(s.whole, t.queries(), t.cache.value_dim);
+  const Span span(t.rows);
+  for (int64_t i = 0; i < span.segments(); ++i) {
+    attend_segment(t, s, span, span.segment() + i);
+    merge(s.whole, s.part, t.queries(), t.cache.value_dim);
+  }
+  store(t, out, s.whole);
+}
+
+// Tasks of too few rows to keep all threads busy: their segments are computed beside each other, some at a time, and
+// merged after each time. task(i) is the i-th of `count`, with its rows of q and out.
+template <class TaskOf>
+void attend_by_segments(const Context& ctx, int64_t count, int64_t segments, int64_t queries, const KvLayout& cache,
+                        TaskOf&& task) {
+  const int64_t at_once = std::min(segments, (4 * ctx.pool.threads() + count - 1) / count);
+  const int64_t size = Result::floats(queries, cache.value_dim);
+  float* shared = ctx.scratch.shared(count * (at_once + 1) * size);  // [count] whole, then its parts
+  const auto result = [&](int64_t i, int64_t slot, const Task& t) {
+    return Result(shared + (i * (at_once + 1) + slot) * size, t.queries(), cache.value_dim);
+  };
+  for (int64_t first = 0; first < segments; first += at_once) {
+    ctx.pool.parallel_tasks(count * at_once, [&](int thread, int64_t n) {
+      const int64_t i = n / at_once, segment = first + n % at_once;
+      const auto [t, out, q] = task(i);
+      const Span span(t.rows);
+      if (segment >= span.segments()) return;
+      AttendScratch s(ctx.scratch.local(thread), t.queries(), cache.dim, cache.value_dim);
+      s.part = result(i, 1 + n % at_once, t);
+      pack_queries(t, q, s);
+      attend_segment(t, s, span, span.segment() + segment);
+    });
+    ctx.pool.parallel_tasks(count, [&](int, int64_t i) {
+      const auto [t, out, q] = task(i);
+      const Result whole = result(i, 0, t);
+      const int64_t mine = Span(t.rows).segments();
+      if (first == 0) clear(whole, t.queries(), cache.value_dim);
+      for (int64_t n = 0; n < at_once && first + n < mine; ++n) {
+        merge(whole, result(i, 1 + n, t), t.queries(), cache.value_dim);
+      }
+      if (first + at_once >= segments) store(t, out, whole);
+    });
   }
 }
 
@@ -229,13 +309,25 @@ void Attend(const Context& ctx, const Tensor& out, const Tensor& q, const KvLayo
     if (plan.empty() || i - plan.back() == block || rows[i].seq != rows[i - 1].seq) plan.push_back(i);
   }
   plan.push_back(count);
-  const int64_t blocks = static_cast<int64_t>(plan.size()) - 1;
-  const int64_t floats = AttendScratch::floats(block * share, cache.dim, cache.value_dim);
-  ctx.scratch.reserve_local(floats);
-  ctx.pool.parallel_tasks(blocks * cache.heads, [&](int thread, int64_t task) {
-    const int64_t begin = plan[task % blocks], length = plan[task % blocks + 1] - begin;
-    const Task t{cache, kv, rows.subspan(begin, length), task / blocks, share};
-    attend_task(t, out.slice(begin, length), q.slice(begin, length), ctx.scratch.local(thread));
+  const int64_t blocks = static_cast<int64_t>(plan.size()) - 1, tasks = blocks * cache.heads;
+  struct Work {
+    Task task;
+    Tensor out, q;
+  };
+  const auto work = [&](int64_t i) {
+    const int64_t begin = plan[i % blocks], length = plan[i % blocks + 1] - begin;
+    return Work{
+        {cache, kv, rows.subspan(begin, length), i / blocks, share}, out.slice(begin, length), q.slice(begin, length)};
+  };
+  int64_t segments = 1;
+  for (int64_t i = 0; i < blocks; ++i) segments = std::max(segments, Span(work(i).task.rows).segments());
+  ctx.scratch.reserve_local(AttendScratch::floats(block * share, cache.dim, cache.value_dim));
+  if (segments > 1 && ctx.pool.threads() > 1 && tasks < 2 * ctx.pool.threads()) {
+    return attend_by_segments(ctx, tasks, segments, block * share, cache, work);
+  }
+  ctx.pool.parallel_tasks(tasks, [&](int thread, int64_t i) {
+    const Work mine = work(i);
+    attend_task(mine.task, mine.out, mine.q, ctx.scratch.local(thread));
   });
 }
 
@@ -247,7 +339,32 @@ namespace gemma4::cpu {
 
 HWY_EXPORT(Attend);
 
+void attend_tiles(const Context& ctx, const TileEngine& engine, const Tensor& out, const Tensor& q,
+                  const KvLayout& cache, const KvCache& kv, std::span<const Row> rows);
+
 namespace {
+
+// So many rows of one sequence, beside each other, pay for keys and values in bf16. Rows of few, as those of steps of
+// answers, keep the arithmetic of a row alone.
+constexpr size_t kTileRun = 32;
+
+// How many rows from `begin` on go one way: those of one sequence that has kTileRun or more of them here, or all before
+// the next such sequence.
+struct Run {
+  size_t count;
+  bool long_one;
+};
+Run next_run(std::span<const Row> rows, size_t begin) {
+  size_t short_ones = 0;
+  for (size_t at = begin; at < rows.size();) {
+    size_t end = at + 1;
+    while (end < rows.size() && rows[end].seq == rows[at].seq) ++end;
+    if (end - at >= kTileRun) return short_ones > 0 ? Run{short_ones, false} : Run{end - at, true};
+    short_ones += end - at;
+    at = end;
+  }
+  return {short_ones, false};
+}
 
 void copy_slot(const KvLayout& c, int64_t from, int64_t to) {
   CHECK(from >= 0 && to >= 0 && from < c.slots && to < c.slots);
@@ -268,7 +385,19 @@ void CpuBackend::attention(Tensor out, Tensor q, const KvCache& kv, const Rows& 
   CHECK(is_f32(out) && is_f32(q) && q.rank == 3 && q.shape[2] == c.dim && q.shape[1] % c.heads == 0);
   CHECK(out.rows() == q.rows() && out.row_size() == q.row_size());
   CHECK(q.rows() == static_cast<int64_t>(rows.host.size()));
-  HWY_DYNAMIC_DISPATCH(Attend)(context(), out, q, c, kv, rows.host);
+  if (tiles_ == nullptr) return HWY_DYNAMIC_DISPATCH(Attend)(context(), out, q, c, kv, rows.host);
+  for (size_t begin = 0; begin < rows.host.size();) {
+    const auto [count, tiles] = next_run(rows.host, begin);
+    const auto some = rows.host.subspan(begin, count);
+    const Tensor to = out.slice(static_cast<int64_t>(begin), static_cast<int64_t>(count));
+    const Tensor from = q.slice(static_cast<int64_t>(begin), static_cast<int64_t>(count));
+    if (tiles) {
+      attend_tiles(context(), *tiles_, to, from, c, kv, some);
+    } else {
+      HWY_DYNAMIC_DISPATCH(Attend)(context(), to, from, c, kv, some);
+    }
+    begin += count;
+  }
 }
 
 void CpuBackend::kv_copy(const KvCache& kv, int32_t from, int32_t to) {

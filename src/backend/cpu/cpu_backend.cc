@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "backend/cpu/bf16_tiles.h"
+#include "backend/cpu/tiles/bf16_tiles.h"
 #include "backend/sample.h"
 #include "base/check.h"
 
@@ -56,6 +56,7 @@ KvCache CpuBackend::kv_alloc(const KvCacheConfig& config) {
   layout->slots = (config.slots + kPanel - 1) / kPanel * kPanel;
   layout->heads = config.heads;
   layout->dim = config.dim;
+  layout->rounds = config.rounds;
   layout->value_dim = (config.dim + 15) / 16 * 16;
   KvCache kv;
   kv.k = alloc(DType::kF32, {layout->slots, config.heads, layout->dim});

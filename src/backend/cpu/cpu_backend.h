@@ -27,6 +27,7 @@ inline bool is_i32(const Tensor& t, int64_t count) { return t && t.dtype == DTyp
 struct KvLayout {
   int64_t slots = 0;  // a multiple of 32
   int64_t heads = 0, dim = 0, value_dim = 0;
+  bool rounds = false;  // KvCacheConfig::rounds
   float* keys = nullptr;
   float* values = nullptr;
 };

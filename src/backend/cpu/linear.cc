@@ -1,6 +1,6 @@
 // linear(): which kernel multiplies by a weight of which layout.
-#include "backend/cpu/bf16_tiles.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/tiles/bf16_tiles.h"
 
 namespace gemma4::cpu {
 
@@ -10,7 +10,7 @@ void linear_float(const Context&, const Tensor& out, const Tensor& x, const Pack
 void linear_kquants(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
 void linear_blocks(const Context&, const Tensor& out, const Tensor& x, const Packed& w);
 bool has_bf16_product(const TileEngine&, const Packed& w);
-void linear_bf16(const Context&, const TileEngine&, const Tensor& out, const Tensor& x, const Packed& w);
+void linear_bf16(const Context&, const TileEngine&, const Tensor& out, const Tensor& x, const Packed& w, bool split);
 
 // So many rows pay for decoding weights to bf16. Fewer, as most steps of answers have, keep the arithmetic of a row
 // alone.
@@ -23,7 +23,7 @@ void CpuBackend::linear(Tensor out, Tensor x, const Matrix& w) {
   const Packed& p = packed(w);
   const Context c = context();
   if (tiles_ != nullptr && x.rows() >= kBf16Rows && has_bf16_product(*tiles_, p))
-    return linear_bf16(c, *tiles_, out, x, p);
+    return linear_bf16(c, *tiles_, out, x, p, w.feeds_attention);
   switch (p.layout) {
     case Layout::kInt4:
       return linear_int4(c, out, x, p);

@@ -105,8 +105,9 @@ int eval_questions(const QuestionsOptions& options) {
   std::printf("%s, %s on %s: %d questions, %d right (%.1f %%), %d equal to the reference (%.1f %%)\n",
               options.questions.filename().c_str(), engine_options.model.c_str(), engine_options.backend.c_str(), total,
               right, 100.0 * right / total, equal, 100.0 * equal / total);
-  const bool good = enough(equal, total, options.equal_min, "equal") & enough(right, total, options.right_min, "right");
-  return good ? kExitOk : kExitFailed;
+  const bool equals = enough(equal, total, options.equal_min, "equal");  // each says what it misses
+  const bool rights = enough(right, total, options.right_min, "right");
+  return equals && rights ? kExitOk : kExitFailed;
 }
 
 }  // namespace gemma4

@@ -111,6 +111,9 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
   line.option("--cors-origin", server.cors_origins,
               "An origin (https://example.com, no path) whose pages may use this server; * is all; may be repeated")
       .may_repeat();
+  line.option("--mcp", server.mcp_servers,
+              "The URL of an MCP server (Streamable HTTP) whose tools the page may call; may be repeated")
+      .may_repeat();
   line.option("--allow-host", server.allowed_hosts,
               "A host name under which a server on a loopback address may be asked; * is every name; may be repeated")
       .may_repeat();

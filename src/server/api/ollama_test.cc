@@ -138,7 +138,7 @@ TEST(ApiOllama, ToolsMayHaveMembersThatAreNull) {
   EXPECT_EQ(tools[0]["function"]["parameters"], Json({{"type", "object"}}));
   EXPECT_EQ(tools[1]["function"]["parameters"]["properties"]["city"],
             Json({{"type", "string"}, {"enum", {"a", nullptr}}}));
-  body["tools"] = {tool("now", {{"required", 5}})};
+  body["tools"] = Json::array({tool("now", {{"required", 5}})});
   EXPECT_NE(std::string(ollama_refusal(body, parse_ollama_chat).what()).find("no JSON schema"), std::string::npos);
 }
 

@@ -66,6 +66,8 @@ HttpResponse models(ServerState& server, HttpRequest& request) {
   }
   Json json = {{"object", "list"}, {"data", Json::array()}};
   for (const std::string& name : names) json["data"].push_back(model_json(server, name, anthropic));
+  // For the page, which reads this first.
+  if (!server.options.mcp_servers.empty()) json["mcp_servers"] = server.options.mcp_servers;
   if (anthropic) json.update({{"has_more", false}, {"first_id", names.front()}, {"last_id", names.back()}});
   return json_response(json);
 }

@@ -306,8 +306,7 @@ TEST(Http, SpeaksHttp10AndHeadAndContinue) {
   kept.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
   EXPECT_EQ(kept.response().headers["connection"], "keep-alive");
   kept.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
-  std::string head;
-  while (head.find("\r\n\r\n") == std::string::npos) head += kept.receive();
+  const std::string head = kept.receive_until("\r\n\r\n");
   EXPECT_NE(head.find("Content-Length: 3"), std::string::npos);
   EXPECT_TRUE(head.ends_with("\r\n\r\n"));
   kept.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
@@ -337,8 +336,7 @@ TEST(Http, StreamsAndNoticesThatTheClientHasGone) {
   {
     Socket socket(server.port());
     socket.send(http_text("POST", "/", "{}"));
-    std::string seen;
-    while (seen.find("first") == std::string::npos) seen += socket.receive();
+    EXPECT_NE(socket.receive_until("first").find("first"), std::string::npos);
   }
   EXPECT_EQ(gone.get_future().wait_for(std::chrono::seconds(20)), std::future_status::ready);
 }

@@ -3,6 +3,7 @@
 import {bindComposer, cancelEdit} from "./composer.js";
 import {bindConversationDialog} from "./conversation_dialog.js";
 import {$, make} from "./dom.js";
+import {readDrafts} from "./drafts.js";
 import {libraries} from "./libraries.js";
 import {bindLog} from "./log.js";
 import {bindNotices, notice} from "./notices.js";
@@ -12,6 +13,7 @@ import {bindSidebar, closeSidebar, drop, openLast} from "./sidebar.js";
 import {listen, state, tell} from "./state.js";
 import {followTabs, keep, loadConversations, openStore} from "./store.js";
 import {errorOf, keepRunning, markCut, NoKey, runningAnswers, stop} from "./stream.js";
+import {bindTools} from "./tools.js";
 import {bindViewer} from "./viewer.js";
 
 const TOY = 1e8;          // parameters; below, it is the demonstration model or one like it
@@ -53,7 +55,9 @@ async function loadModel() {
   try {
     const response = await fetch("v1/models", {headers: headers()});
     if (!response.ok) throw await errorOf(response);
-    state.model = (await response.json()).data[0];
+    const {data, mcp_servers: mcpServers} = await response.json();
+    state.model = data[0];
+    state.mcpServers = mcpServers ?? [];
     showModel();
     keyIsRight();
   } catch (error) {
@@ -99,6 +103,7 @@ async function start() {
   bindSettings(loadModel);
   bindConversationDialog();
   bindSidebar();
+  bindTools();
   bindComposer();
   bindLog();
   bindViewer();
@@ -108,6 +113,7 @@ async function start() {
   listen("stale", loadModel);
   await openStore();
   state.conversations = await loadConversations();
+  await readDrafts();
   followTabs(runningAnswers, drop);
   followSettings(takeSettings);
   openLast();

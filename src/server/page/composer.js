@@ -3,6 +3,7 @@
 import {readFiles} from "./attachments.js";
 import {addMessage, newId, parentOf, shownPath} from "./conversation.js";
 import {$, icon, iconButton, make} from "./dom.js";
+import {draftOf, keyOf, setDraft, takeDraft} from "./drafts.js";
 import {documentButton} from "./messages.js";
 import {announce, notice} from "./notices.js";
 import {sentImages, textOf} from "./request.js";
@@ -11,8 +12,8 @@ import {listen, state, tell} from "./state.js";
 import {keep} from "./store.js";
 import {answer, isBusy, running, stop} from "./stream.js";
 
-let draft = {text: "", images: [], documents: []};  // the text is in the box
-let editing = null;                                 // {conversation, message, before}: `before` is the draft put aside
+let draft = {images: [], documents: []};  // the text is in the box
+let editing = null;                       // {conversation, message, before}: `before` is the draft put aside
 
 // ---- The box.
 
@@ -39,6 +40,7 @@ function ready() {
 function showAttached() {
   const without = (kind, i) => () => {
     draft[kind] = draft[kind].filter((_, j) => j !== i);
+    keepContent();
     showAttached();
     $("prompt").focus();
   };
@@ -52,27 +54,39 @@ function showAttached() {
   ready();
 }
 
-function take(content) {
-  draft = {text: "", images: [...content.images ?? []], documents: [...content.documents ?? []]};
+function fill(content) {
+  draft = {images: [...content.images ?? []], documents: [...content.documents ?? []]};
   $("prompt").value = content.text ?? "";
-  keepDraft();
   showAttached();
   grow();
 }
 
+function take(content) {
+  fill(content);
+  keepContent();
+}
+
 const content = () => ({text: $("prompt").value.trim(), images: draft.images, documents: draft.documents});
+
+function keepContent(attached = true) {
+  const inBox = {...draft, text: $("prompt").value};
+  const kept = editing ? {...editing.before, edited: {...inBox, id: editing.message.id}} : {...inBox, edited: null};
+  setDraft(keyOf(state.current), kept, attached);
+}
 
 let reading = Promise.resolve();  // files are added in the order in which they came
 
 export function attach(files) {
-  const key = draftKey(state.current);
+  const key = keyOf(state.current);
   reading = reading.then(async () => {
     const {images, documents} = await readFiles(files);
-    const here = key === draftKey(state.current);
-    const into = here ? draft : drafts.get(key);  // the conversation may have been left meanwhile
+    const here = key === keyOf(state.current);
+    const kept = draftOf(key);
+    const into = here ? draft : kept.edited ?? kept;  // the conversation may have been left meanwhile
     into.images.push(...images);
     into.documents.push(...documents);
-    if (!here) return;
+    if (!here) { setDraft(key, kept); return; }
+    keepContent();
     showAttached();
     $("prompt").focus();
   });
@@ -177,44 +191,25 @@ export function queueNodes(conversation) {
       iconButton("close", "Take back the waiting message", remove(waiting)))));
 }
 
-// After a whole answer the next message goes; after one that was stopped or failed the user decides.
+// After a whole answer, its calls of MCP servers included, the next message goes; after one that was stopped or failed
+// the user decides.
 function ended(conversation, message) {
   const next = conversation.queue[0];
-  if (next && !message.state && !message.error && !conversation.removed) sendQueued(conversation, next, true);
+  const goesOn = message.calls?.some((call) => call.server);
+  if (next && !message.state && !message.error && !conversation.removed && !goesOn) sendQueued(conversation, next, true);
 }
 
-// ---- Drafts and edits outlive a reload and a look at another conversation; what is attached, only the latter.
-
-const drafts = new Map();  // by draftKey(), of conversations that are not shown: {text, images, documents, editing}
-const DRAFT = "gemma4-draft-";
-const draftKey = (conversation) => DRAFT + (conversation.messages.length ? conversation.id : "new");
-
-function keepDraft() {
-  const text = $("prompt").value;
-  const kept = editing ? {text: editing.before.text, edited: {id: editing.message.id, text}} : {text};
-  try { sessionStorage.setItem(draftKey(state.current), JSON.stringify(kept)); } catch { /* full: it is on the screen */ }
-}
-
-function draftBeforeReload(conversation) {
-  let kept = null;
-  try { kept = JSON.parse(sessionStorage.getItem(draftKey(conversation))); } catch { /* not allowed, or damaged */ }
-  const {text = "", edited} = kept ?? {};
-  const message = edited && conversation.messages.find(({id}) => id === edited.id);
-  if (!message) return {text};
-  const before = {text, images: [], documents: []};
-  return {...message, text: edited.text, editing: {conversation, message, before}};
-}
+// ---- Another conversation is shown: its draft comes with it.
 
 let shown = null;
 
 function showDraft() {
   if (shown === state.current) { ready(); return; }
-  if (shown) drafts.set(draftKey(shown), {...content(), editing});
   shown = state.current;
-  const kept = drafts.get(draftKey(shown)) ?? draftBeforeReload(shown);
-  drafts.delete(draftKey(shown));
-  editing = kept.editing ?? null;
-  take(kept);
+  const {edited, ...before} = draftOf(keyOf(shown));
+  const message = edited && shown.messages.find(({id}) => id === edited.id);
+  editing = message ? {conversation: shown, message, before} : null;
+  fill(message ? edited : before);
 }
 
 // ---- How much of the context is in use.
@@ -265,12 +260,13 @@ export function bindComposer() {
   $("composer").onsubmit = (event) => { event.preventDefault(); submit(); };
   $("stop").onclick = () => stop(state.current);
   $("cancel-edit").onclick = () => { cancelEdit(); $("prompt").focus(); };
-  $("prompt").oninput = () => { grow(); keepDraft(); };
+  $("prompt").oninput = () => { grow(); keepContent(false); };
   $("prompt").onkeydown = (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
   };
   bindFiles();
   listen("show", showDraft);
+  listen("draft", takeDraft);
   for (const name of ["running", "model", "settings"]) listen(name, ready);
   listen("ended", (conversation, message) => { ready(); ended(conversation, message); });
 }

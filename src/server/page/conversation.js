@@ -5,9 +5,11 @@
 //   system   its own system prompt, or null for the one of the settings
 //   chosen   {parent's id, or "root": id of the child that is shown}; the last child where there is none
 //   queue    messages to send when the answer that is being written has ended: {id, text, images, documents}
+//   servers  URLs of the MCP servers that it uses; allowed: ["URL tool"] that run unasked; both may be absent
 //   changed  when a message was added; touched: when anything but a message was changed (milliseconds)
 // Message: {id, parent, role, rev, text, images: [{src, refused}], documents: [{name, text}], thinking,
-//   calls: [{id, name, arguments, result}], sent, stats, usage, finish, error, state}
+//   calls: [{id, name, arguments, result, server, tool, state}], sent, stats, usage, finish, error, state}
+//   calls    of an MCP server's tool have the last three; their state: "asked", "running", "stopped" or "done"
 //   rev      grows with each change; of two copies the one with the higher is right
 //   sent     the results of its calls went back to the model
 //   state    "running", "stopped" (by the user), "cut" (the page went away) or absent
@@ -93,10 +95,16 @@ export function merge(own, other) {
   }
   own.changed = Math.max(own.changed, other.changed);
   if (other.touched > own.touched) {
-    for (const key of ["title", "pinned", "system", "chosen", "queue", "touched"]) own[key] = other[key];
+    for (const key of ["title", "pinned", "system", "chosen", "queue", "servers", "allowed", "touched"]) {
+      own[key] = other[key];
+    }
   }
   if (!own.title) own.title = other.title;
 }
+
+// Something goes on for it: its text comes, or its calls run.
+export const isUnderWay = (message) => message.state === "running" ||
+  Boolean(message.calls?.some((call) => call.state === "running"));
 
 // It ended before the model had said all: there is a text to go on from.
 export const isCut = (message) => message.role === "assistant" && Boolean(message.text) && !message.calls?.length &&

@@ -1,5 +1,7 @@
-// What can be said about one conversation? Its name, whether it is pinned, its own system prompt, and a copy to keep.
+// What can be said about one conversation? Its name, whether it is pinned, its own system prompt, the MCP servers that
+// it uses, and a copy to keep.
 import {$, download} from "./dom.js";
+import {showServers} from "./mcp_dialog.js";
 import {settings} from "./settings.js";
 import {state, tell} from "./state.js";
 import {keep} from "./store.js";
@@ -13,6 +15,7 @@ export function openConversationDialog(which) {
   $("c-pinned").checked = conversation.pinned;
   $("c-own").checked = conversation.system !== null;
   showSystem();
+  showServers(conversation, changed);
   for (const id of ["c-json", "c-markdown"]) $(id).disabled = conversation.messages.length === 0;
   $("conversation").showModal();
 }

@@ -1,12 +1,13 @@
 // How does a message look, and what can be done with it?
 import {edit} from "./composer.js";
-import {choose, isCut, siblings} from "./conversation.js";
-import {copyButton, icon, iconButton, make, patch} from "./dom.js";
+import {choose, isCut, isUnderWay, siblings} from "./conversation.js";
+import {$, copyButton, icon, iconButton, isPhone, make, patch} from "./dom.js";
 import {markdown} from "./markdown.js";
 import {announce, copied} from "./notices.js";
 import {tell} from "./state.js";
 import {isElsewhere, keep, keepAnswer} from "./store.js";
 import {answer, answerAgain, goOn, isBusy, running} from "./stream.js";
+import {canReturn, decide, isAsked, sendResults} from "./tools.js";
 import {viewDocument, viewPicture} from "./viewer.js";
 
 // < 1/2 >: the other versions of a message.
@@ -52,15 +53,42 @@ export function userNode(conversation, message) {
       message.text ? copyButton(() => message.text, "Copy your message", copied) : null));
 }
 
+function hostOf(url) {
+  try { return new URL(url).host; } catch { return url; }
+}
+
+const CHOICES = {run: "Run", refuse: "Don't run", always: "Always in this conversation"};
+
+// What the user says to a call of an MCP server's tool.
+function choiceNode(conversation, message, at) {
+  const call = message.calls[at];
+  const take = (choice) => () => {
+    decide(conversation, message, at, choice);
+    if (!isPhone()) $("prompt").focus();  // the button goes away
+  };
+  const why = {stopped: "It was stopped. ", running: "It was interrupted, and may have run. "}[call.state] ?? "";
+  return make("div", {className: "tool-choice", role: "group", "aria-label": "Call of " + call.tool},
+    make("p", {textContent: `${why}Run it on ${hostOf(call.server)}?`}),
+    ...Object.entries(CHOICES).map(([choice, label]) => make("button", {
+      type: "button", className: choice === "run" ? "primary" : "small", textContent: label, onclick: take(choice)})));
+}
+
 function toolNode(conversation, message, at) {
   const call = message.calls[at];
   let shown = call.arguments;
   try { shown = JSON.stringify(JSON.parse(call.arguments), null, 2); } catch { /* as it came */ }
   const node = make("div", {className: "tool"},
-    make("div", {className: "tool-head"}, icon("tool"), call.name),
+    make("div", {className: "tool-head"}, icon("tool"), call.tool ?? call.name,
+         call.server ? make("span", {className: "tool-server", textContent: hostOf(call.server)}) : null),
     make("pre", {textContent: shown, tabIndex: 0, role: "region", "aria-label": "Arguments of " + call.name}));
-  if (message.sent) {
-    node.append(make("div", {className: "result", textContent: call.result || ""}));
+  if (isAsked(conversation, message, call) && !isBusy(conversation)) {
+    node.append(choiceNode(conversation, message, at));
+  } else if (call.server && !message.sent && call.state !== "done") {
+    const said = call.state === "running" ? "Running…" : "Waits…";
+    node.append(make("div", {className: "result", textContent: said}));
+  } else if (message.sent || call.server) {
+    node.append(make("div", {className: "result", tabIndex: 0, role: "region", "aria-label": "Result of " + call.name,
+                             textContent: call.result || ""}));
   } else {
     const store = (event) => {
       message.calls[at].result = event.target.value;  // another tab may have replaced the calls
@@ -102,19 +130,13 @@ function bodyNodes(conversation, message, busy) {
   return nodes;
 }
 
-async function sendResults(conversation, message) {
-  message.sent = true;
-  ++message.rev;
-  await answer(conversation, message);
-}
-
 function textButton(label, onclick) {
   return make("button", {type: "button", className: "small", textContent: label, onclick});
 }
 
 function answerActions(conversation, message) {
   const actions = [];
-  if (message.calls?.length && !message.sent) {
+  if (canReturn(message)) {
     actions.push(make("button", {type: "button", className: "primary send-results", textContent: "Return to the model",
                                  onclick: () => sendResults(conversation, message)}));
   }
@@ -126,7 +148,7 @@ function answerActions(conversation, message) {
 }
 
 function isBeingWritten(conversation, message) {
-  return running(conversation)?.message === message || (message.state === "running" && isElsewhere(message));
+  return running(conversation)?.message === message || (isUnderWay(message) && isElsewhere(message));
 }
 
 function assistantNode(conversation, message) {

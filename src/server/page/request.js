@@ -31,14 +31,18 @@ function assistantEntries(message, last) {
 }
 
 // `path`: the messages before the answer; where the answer itself is the last of them, it goes on from there.
-export function requestBody(conversation, path) {
+// `tools`: those of MCP servers, beside the settings'.
+export function requestBody(conversation, path, tools = []) {
   const system = (conversation.system ?? settings.system).trim();
   const messages = system ? [{role: "system", content: system}] : [];
   path.forEach((message, i) => {
     if (message.role === "user") messages.push(userEntry(message));
     else messages.push(...assistantEntries(message, i === path.length - 1));
   });
-  return {model: state.model?.id ?? "", messages, stream: true, stream_options: {include_usage: true}, ...parameters()};
+  const body = {model: state.model?.id ?? "", messages, stream: true, stream_options: {include_usage: true},
+                ...parameters()};
+  if (tools.length) body.tools = [...body.tools ?? [], ...tools];
+  return body;
 }
 
 // The picture that "image 3: ..." of an error is about, of those that the request sent.

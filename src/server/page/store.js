@@ -1,21 +1,23 @@
-// Where are conversations kept? In this browser's IndexedDB. Tabs tell each other what they kept over a
+// Where are conversations and drafts kept? In this browser's IndexedDB. Tabs tell each other what they kept over a
 // BroadcastChannel.
-import {merge, upgraded} from "./conversation.js";
+import {isUnderWay, merge, upgraded} from "./conversation.js";
 import {state, tell} from "./state.js";
 import {notice} from "./notices.js";
 
 // "answers" has answers that are being written, {id, conversation, message}: the conversation with its pictures is too
-// large to be written every second.
-const STORES = ["conversations", "answers"];
+// large to be written every second. For the same reason a draft is in two: "drafts" has the text, "attached" the rest.
+const KEPT = ["conversations", "answers"], DRAFTS = ["drafts", "attached"];
 
 let database = null;
 
 export async function openStore() {
   database = await new Promise((resolve) => {
-    const request = indexedDB.open("gemma4", 2);
+    const request = indexedDB.open("gemma4", 3);
     request.onupgradeneeded = () => {
       const made = request.result.objectStoreNames;
-      for (const name of STORES) if (!made.contains(name)) request.result.createObjectStore(name, {keyPath: "id"});
+      for (const name of [...KEPT, ...DRAFTS].filter((each) => !made.contains(each))) {
+        request.result.createObjectStore(name, {keyPath: "id"});
+      }
     };
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => resolve(null);
@@ -30,12 +32,12 @@ export async function openStore() {
   database.onversionchange = () => database.close();
 }
 
-// Runs `action(conversations, answers)`, which may return a request, in one transaction.
-function transact(mode, action) {
+// Runs `action`, which gets the stores `names` and may return a request, in one transaction.
+function transact(mode, names, action) {
   if (!database) return Promise.resolve(undefined);
   return new Promise((resolve, reject) => {
-    const transaction = database.transaction(STORES, mode);
-    const request = action(...STORES.map((name) => transaction.objectStore(name)));
+    const transaction = database.transaction(names, mode);
+    const request = action(...names.map((name) => transaction.objectStore(name)), transaction);
     transaction.oncomplete = () => resolve(request?.result);
     transaction.onerror = () => reject(transaction.error ?? request?.error);
     transaction.onabort = () => reject(transaction.error ?? new Error("the browser gave it up"));
@@ -54,8 +56,8 @@ function failed(error) {
 export async function loadConversations() {
   let records = [], answers = [];
   try {
-    records = await transact("readonly", (conversations) => conversations.getAll()) ?? [];
-    answers = await transact("readonly", (_, all) => all.getAll()) ?? [];
+    records = await transact("readonly", KEPT, (conversations) => conversations.getAll()) ?? [];
+    answers = await transact("readonly", KEPT, (_, all) => all.getAll()) ?? [];
   } catch (error) {
     notice(`Earlier conversations could not be read: ${error?.message ?? "the browser does not say why"}. Reload to ` +
            "try again.", {failed: true, key: "store"});
@@ -69,7 +71,7 @@ export async function loadConversations() {
 }
 
 async function loadOne(id) {
-  const record = await transact("readonly", (conversations) => conversations.get(id));
+  const record = await transact("readonly", KEPT, (conversations) => conversations.get(id));
   return record && upgraded(record);
 }
 
@@ -77,7 +79,7 @@ async function loadOne(id) {
 export async function keep(conversation) {
   if (conversation.removed) return;
   try {
-    await transact("readwrite", (conversations, answers) => {
+    await transact("readwrite", KEPT, (conversations, answers) => {
       const request = conversations.get(conversation.id);
       request.onsuccess = () => {
         if (request.result) merge(conversation, upgraded(request.result));
@@ -95,7 +97,51 @@ export async function keep(conversation) {
 export async function keepAnswer(conversation, message) {
   channel?.postMessage({type: "answer", id: conversation.id, message});
   try {
-    await transact("readwrite", (_, answers) => answers.put({id: message.id, conversation: conversation.id, message}));
+    await transact("readwrite", KEPT, (_, answers) => answers.put({id: message.id, conversation: conversation.id, message}));
+  } catch (error) {
+    failed(error);
+  }
+}
+
+// ---- Drafts, as drafts.js describes them. `known`: the keys that may be; what a deleted conversation left is dropped.
+export async function loadDrafts(known) {
+  const drafts = new Map();
+  try {
+    const texts = await transact("readonly", DRAFTS, (all) => all.getAllKeys()) ?? [];
+    for (const key of texts) {
+      if (known.includes(key)) drafts.set(key, await loadDraft(key));
+      else await writeDraft(key, null, null);
+    }
+  } catch (error) {
+    failed(error);
+  }
+  return drafts;
+}
+
+export async function loadDraft(key) {
+  const text = await transact("readonly", DRAFTS, (texts) => texts.get(key));
+  if (!text) return null;
+  const attached = await transact("readonly", DRAFTS, (_, rest) => rest.get(key)) ?? {};
+  const edited = text.edited && {images: [], documents: [], ...attached.edited, ...text.edited};
+  return {images: [], documents: [], ...attached, ...text, edited};
+}
+
+// null removes a part, undefined leaves it as it is.
+function writeDraft(key, ...parts) {
+  return transact("readwrite", DRAFTS, (...all) => {
+    const transaction = all.pop();
+    all.forEach((store, i) => {
+      if (parts[i] === null) store.delete(key);
+      else if (parts[i]) store.put({...parts[i], id: key});
+    });
+    transaction.commit?.();  // so that it is done also where the page goes away at once
+  });
+}
+
+export async function keepDraft(key, text, attached) {
+  try {
+    await writeDraft(key, text, attached);
+    channel?.postMessage({type: "draft", key});
   } catch (error) {
     failed(error);
   }
@@ -103,7 +149,7 @@ export async function keepAnswer(conversation, message) {
 
 export async function remove(gone) {
   try {
-    await transact("readwrite", (conversations, answers) => {
+    await transact("readwrite", KEPT, (conversations, answers) => {
       for (const {id, messages} of gone) {
         conversations.delete(id);
         for (const message of messages) answers.delete(message.id);
@@ -128,7 +174,7 @@ async function takeKept(id) {
   if (!record) return;
   const own = state.conversations.find((each) => each.id === id);
   if (own) merge(own, record); else state.conversations.push(record);
-  for (const message of record.messages) if (message.state !== "running") elsewhere.delete(message.id);
+  for (const message of record.messages) if (!isUnderWay(message)) elsewhere.delete(message.id);
   tell("list");
   if (state.current.id === id) tell("show");
 }
@@ -151,6 +197,7 @@ export function followTabs(mine, removed) {
     if (data.type === "kept") takeKept(data.id);
     if (data.type === "answer") takeAnswer(data.id, data.message);
     if (data.type === "removed") data.ids.forEach(removed);
+    if (data.type === "draft") tell("draft", data.key);
     if (data.type === "who") {
       for (const [conversation, message] of mine()) channel.postMessage({type: "answer", id: conversation.id, message});
     }

@@ -1,11 +1,13 @@
 // How does an answer come? One request for each conversation that is being answered; each goes on whatever is shown.
 import {count} from "./dom.js";
-import {addMessage, parentOf, pathTo, shownPath} from "./conversation.js";
+import {addMessage, isUnderWay, parentOf, pathTo, shownPath} from "./conversation.js";
+import {readEvents} from "./events.js";
 import {announce} from "./notices.js";
 import {imageOf, requestBody} from "./request.js";
 import {headers} from "./settings.js";
 import {state, tell} from "./state.js";
 import {isElsewhere, keep, keepAnswer} from "./store.js";
+import {toolsOf} from "./tools.js";
 
 const KEEP_EVERY = 1000;  // milliseconds; other tabs also take it for a sign of life
 
@@ -16,7 +18,7 @@ export const runningAnswers = () => [...runs.values()].map(({conversation, messa
 
 // Also in another tab.
 export const isBusy = (conversation) => Boolean(running(conversation)) ||
-  conversation.messages.some((message) => message.state === "running" && isElsewhere(message));
+  conversation.messages.some((message) => isUnderWay(message) && isElsewhere(message));
 
 export function stop(conversation) { running(conversation)?.controller.abort(); }
 
@@ -26,21 +28,6 @@ export async function errorOf(response) {
   let text = `The server answered ${response.status}.`;
   try { text = (await response.json()).error.message || text; } catch { /* no JSON */ }
   return response.status === 401 ? new NoKey(text) : new Error(text);
-}
-
-// Calls `each` with every event's data, as JSON.
-async function readEvents(response, each) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let rest = ""; ;) {
-    const {value, done} = await reader.read();
-    if (done) return;
-    const events = (rest + value).split("\n\n");
-    rest = events.pop();
-    for (const event of events) {
-      const data = event.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6)).join("\n");
-      if (data && data !== "[DONE]") each(JSON.parse(data));
-    }
-  }
 }
 
 function applyDelta(message, delta) {
@@ -102,6 +89,24 @@ function fail(path, message, error) {
   if (error instanceof NoKey) tell("key", message.error);
 }
 
+// Calls `action(signal)` for `message`. stop() ends it, and other tabs hear that it goes on.
+export async function occupied(conversation, message, action) {
+  const controller = new AbortController();
+  runs.set(conversation.id, {conversation, message, controller});
+  const beat = setInterval(() => keepAnswer(conversation, message), KEEP_EVERY);
+  tell("list");
+  tell("running");
+  try {
+    await action(controller.signal);
+  } finally {
+    clearInterval(beat);
+    runs.delete(conversation.id);
+    tell("message", conversation, message);
+    tell("list");
+    tell("running");
+  }
+}
+
 // Asks for `message`. Its text, where it has any, is the beginning. `quiet`: who reads above is not taken to the end.
 async function run(conversation, message, quiet = false) {
   const path = pathTo(conversation, message);
@@ -116,12 +121,13 @@ async function run(conversation, message, quiet = false) {
   tell("running");
   const beat = setInterval(() => keepAnswer(conversation, message), KEEP_EVERY);
   try {
-    const body = JSON.stringify(requestBody(conversation, path));
+    const body = JSON.stringify(requestBody(conversation, path, await toolsOf(conversation, own.controller.signal)));
     const response = await fetch("v1/chat/completions", {method: "POST", headers: headers(), body,
                                                          signal: own.controller.signal});
     if (response.status === 404) tell("stale");  // the server may have been started anew with another model
     if (!response.ok) throw await errorOf(response);
-    await readEvents(response, receiver(own));
+    const receive = receiver(own);
+    await readEvents(response, (data) => { if (data !== "[DONE]") receive(JSON.parse(data)); });
     if (!message.finish) throw new Error("The connection ended before the answer did.");
   } catch (error) {
     fail(path, message, error);

@@ -32,8 +32,8 @@ function markdownOf(message) {
   if (message.thinking) parts.push(`<details><summary>Thought</summary>\n\n${escaped(message.thinking)}\n\n</details>`);
   if (message.text) parts.push(escaped(message.text));
   for (const call of message.calls ?? []) {
-    const {name, arguments: given, result} = call;
-    parts.push(fenced("tool-call", JSON.stringify({name, arguments: given, result}, null, 1)));
+    const {name, arguments: given, result, server} = call;
+    parts.push(fenced("tool-call", JSON.stringify({name, arguments: given, result, server}, null, 1)));
   }
   return parts.join("\n\n");
 }
@@ -63,9 +63,9 @@ function messageFrom(role, source) {
   }
   for (let found; role === "assistant" && (found = CALL.exec(rest)); rest = rest.slice(0, found.index)) {
     try {
-      const {name, arguments: given, result} = JSON.parse(found[2]);
+      const {name, arguments: given, result, server} = JSON.parse(found[2]);
       message.calls.unshift({id: "call_" + newId(), name: String(name), arguments: String(given),
-                             result: String(result ?? "")});
+                             result: String(result ?? ""), ...server ? {server: String(server), state: "done"} : {}});
       message.sent = true;
     } catch {
       break;  // it only looks like one of ours
@@ -100,8 +100,9 @@ const isText = (value) => typeof value === "string";
 const isList = (value, good) => value === undefined || (Array.isArray(value) && value.every(good));
 const isPicture = (image) => isText(image?.src) && /^data:image\/(png|jpeg|webp);base64,/.test(image.src);
 const isDocument = (each) => isText(each?.name) && isText(each?.text);
-const isCall = (call) => [call?.id, call?.name, call?.arguments, call?.result].every(isText);
 const isOptional = (value, type) => value === undefined || typeof value === type;
+const isCall = (call) => [call?.id, call?.name, call?.arguments, call?.result].every(isText) &&
+  ["server", "tool", "state"].every((key) => isOptional(call[key], "string"));
 
 const isUsage = (usage) => Number.isFinite(usage?.prompt) && Number.isFinite(usage?.completion);
 
@@ -118,7 +119,7 @@ const isWaiting = (waiting) => isText(waiting?.id) && isText(waiting.text) && is
 
 function isConversation(each) {
   return isText(each?.id) && isText(each.title) && (each.system === null || isText(each.system)) &&
-    typeof each.pinned === "boolean" && Number.isFinite(each.changed) && Number.isFinite(each.touched) &&
+    isList(each.servers, isText) && typeof each.pinned === "boolean" && Number.isFinite(each.changed) && Number.isFinite(each.touched) &&
     Array.isArray(each.messages) && each.messages.every(isMessage) &&
     typeof each.chosen === "object" && each.chosen !== null && Object.values(each.chosen).every(isText) &&
     Array.isArray(each.queue) && each.queue.every(isWaiting);
@@ -131,7 +132,9 @@ function fromJson(text) {
   }
   const {conversations} = read;
   if (!conversations.every(isConversation)) throw new Error("a conversation in it is damaged");
-  for (const {messages} of conversations) {
+  for (const conversation of conversations) {
+    delete conversation.allowed;  // what may run unasked is said in this browser, not in a file
+    const {messages} = conversation;
     for (const message of messages) if (message.state === "running") message.state = "cut";
   }
   return conversations;

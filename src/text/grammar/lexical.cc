@@ -11,7 +11,6 @@ namespace gemma4 {
 namespace {
 
 constexpr uint32_t kIndentMax = 40;
-constexpr uint32_t kDigitsMax = 18;  // more do not fit 64 bits
 constexpr const char* kHex = "0123456789abcdef";
 
 ByteSet one_of_bytes(std::string_view bytes) {

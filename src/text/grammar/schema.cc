@@ -182,8 +182,9 @@ bool SchemaGrammar::are_disjoint(const Json& list) {
       for (const auto& [name, property] : properties.items()) {
         if (!required.contains(name)) continue;
         const std::vector<std::string> mine_of_name = fixed_values(property, a_.budget());
+        auto& taken = values[name];
         const bool are_new = std::all_of(mine_of_name.begin(), mine_of_name.end(),
-                                         [&](const std::string& value) { return values[name].insert(value).second; });
+                                         [&](const std::string& value) { return taken.insert(value).second; });
         if (!mine_of_name.empty() && are_new) ++alternatives_with[name];
       }
     });

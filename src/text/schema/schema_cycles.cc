@@ -102,7 +102,7 @@ class CycleFinder {
         continue;
       }
       const SameValue* same = std::find_if(std::begin(kSameValue), std::end(kSameValue),
-                                           [&](const SameValue& one) { return keyword == one.keyword; });
+                                           [&name = keyword](const SameValue& one) { return name == one.keyword; });
       const bool is_same = same != std::end(kSameValue);
       if (!is_same && std::find(std::begin(kOtherValues), std::end(kOtherValues), keyword) == std::end(kOtherValues)) {
         continue;

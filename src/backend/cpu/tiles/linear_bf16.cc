@@ -5,37 +5,20 @@
 // memory (64 KiB a panel) until all columns are done. So x is read from the shared cache once for all panels of a task,
 // and sums never go to memory. Weights that are bf16 already are read where they lie.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "backend/cpu/linear_bf16.cc"  // NOLINT
-#include "hwy/foreach_target.h"                          // IWYU pragma: keep
+#define HWY_TARGET_INCLUDE "backend/cpu/tiles/linear_bf16.cc"  // NOLINT
+#include "hwy/foreach_target.h"                                // IWYU pragma: keep
 
 #include <algorithm>
 #include <cstring>
 
-#include "backend/cpu/bf16_tiles.h"
 #include "backend/cpu/cpu_backend.h"
-#include "backend/cpu/simd-inl.h"
-#include "base/bf16.h"
+#include "backend/cpu/tiles/bf16-inl.h"
+#include "backend/cpu/tiles/bf16_tiles.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace gemma4::cpu::HWY_NAMESPACE {
 
-// n floats as bf16, rounded to the nearest even; what is not a number stays none.
-void RoundToBf16(const float* x, int64_t n, uint16_t* to) {
-  const DF d;
-  const DU du;
-  const hn::Rebind<uint16_t, DF> d16;
-  int64_t i = 0;
-  for (; i + static_cast<int64_t>(kLanes) <= n; i += kLanes) {
-    const VF v = hn::LoadU(d, x + i);
-    const auto bits = hn::BitCast(du, v);
-    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-    const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
-    const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));
-    const auto kept = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet, rounded);
-    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DI(), hn::ShiftRight<16>(kept))), d16, to + i);
-  }
-  for (; i < n; ++i) to[i] = float_to_bf16(x[i]);
-}
+void SplitToBf16(const float* x, int64_t n, uint16_t* high, uint16_t* low) { split_to_bf16(x, n, high, low); }
 
 }  // namespace gemma4::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -43,7 +26,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace gemma4::cpu {
 
-HWY_EXPORT(RoundToBf16);
+HWY_EXPORT(SplitToBf16);
 
 void int4_to_bf16(const Packed& w, int64_t panel, int64_t first, int64_t depth, uint32_t* to);
 void int8_to_bf16(const Packed& w, int64_t panel, int64_t first, int64_t depth, uint32_t* to);
@@ -58,16 +41,19 @@ constexpr int64_t kBlockPairs = kBlockTiles * kTileCols / 2 * kPanel;
 
 int64_t tiles(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-// x as tiles [row tile] [column tile] [16] [32], zeros beyond its rows and columns.
-void pack_tiles(const Context& ctx, const Tensor& x, int64_t k_tiles, uint16_t* to) {
+// x as tiles [row tile] [column tile] [16] [32], zeros beyond its rows and columns; `low`: what rounding leaves, or
+// null.
+void pack_tiles(const Context& ctx, const Tensor& x, int64_t k_tiles, uint16_t* high, uint16_t* low) {
   const int64_t cols = x.row_size(), padded = tiles(x.rows(), kTileXRows) * kTileXRows;
   ctx.pool.parallel_for(padded, 4, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
-      uint16_t* row = to + m / kTileXRows * k_tiles * kTileElements + m % kTileXRows * kTileCols;
-      for (int64_t k = 0; k < k_tiles; ++k, row += kTileElements) {
+      int64_t at = m / kTileXRows * k_tiles * kTileElements + m % kTileXRows * kTileCols;
+      for (int64_t k = 0; k < k_tiles; ++k, at += kTileElements) {
         const int64_t count = m < x.rows() ? std::min(kTileCols, cols - k * kTileCols) : 0;
-        HWY_DYNAMIC_DISPATCH(RoundToBf16)(x.row<float>(std::min(m, x.rows() - 1)) + k * kTileCols, count, row);
-        std::fill(row + count, row + kTileCols, uint16_t{0});
+        const float* from = x.row<float>(std::min(m, x.rows() - 1)) + k * kTileCols;
+        HWY_DYNAMIC_DISPATCH(SplitToBf16)(from, count, high + at, low ? low + at : nullptr);
+        std::fill_n(high + at + count, kTileCols - count, uint16_t{0});
+        if (low) std::fill_n(low + at + count, kTileCols - count, uint16_t{0});
       }
     }
   });
@@ -95,7 +81,7 @@ struct Product {
   const TileEngine& engine;
   const Tensor& out;
   const Packed& w;
-  const uint16_t* x;
+  const uint16_t *high, *low;  // x, and what its rounding leaves or null
   int64_t k_tiles, row_tiles;
 
   // Panels first .. last - 1 for the rows of a chunk. `sums`: [panels] [rows of the chunk] [32].
@@ -109,8 +95,10 @@ struct Product {
         const uint32_t* b = weights_of(w, panel, k, depth, block);
         float* c = sums + (panel - first) * panel_sums;
         for (int64_t m = 0; m < count; m += 2, c += 2 * kTileXRows * kPanel) {
-          const uint16_t* a = x + ((row_tile + m) * k_tiles + k) * kTileElements;
-          engine.product(a, k_tiles * kTileElements, m + 1 < count ? 2 : 1, b, depth, c, k > 0);
+          const int64_t at = ((row_tile + m) * k_tiles + k) * kTileElements, next = k_tiles * kTileElements;
+          const int rows = m + 1 < count ? 2 : 1;
+          engine.product(high + at, next, rows, b, depth, c, k > 0);
+          if (low) engine.product(low + at, next, rows, b, depth, c, true);
         }
       }
     }
@@ -136,11 +124,14 @@ bool has_bf16_product(const TileEngine& engine, const Packed& w) {
          (codes && engine.beats_integers);
 }
 
-void linear_bf16(const Context& ctx, const TileEngine& engine, const Tensor& out, const Tensor& x, const Packed& w) {
+void linear_bf16(const Context& ctx, const TileEngine& engine, const Tensor& out, const Tensor& x, const Packed& w,
+                 bool split) {
   const int64_t k_tiles = tiles(w.cols, kTileCols), row_tiles = tiles(x.rows(), kTileXRows);
-  auto* packed = reinterpret_cast<uint16_t*>(ctx.scratch.shared(row_tiles * k_tiles * kTileElements / 2));
-  pack_tiles(ctx, x, k_tiles, packed);
-  const Product product{engine, out, w, packed, k_tiles, row_tiles};
+  const int64_t elements = row_tiles * k_tiles * kTileElements;
+  auto* high = reinterpret_cast<uint16_t*>(ctx.scratch.shared(split ? elements : elements / 2));
+  uint16_t* low = split ? high + elements : nullptr;
+  pack_tiles(ctx, x, k_tiles, high, low);
+  const Product product{engine, out, w, high, low, k_tiles, row_tiles};
   const int64_t chunks = tiles(row_tiles, kChunkTiles);
   const int64_t panels = std::clamp<int64_t>(w.panels * chunks / (int64_t{4} * ctx.pool.threads()), 1, kMostPanels);
   const int64_t groups = tiles(w.panels, panels);

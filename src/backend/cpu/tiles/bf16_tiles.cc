@@ -1,4 +1,4 @@
-#include "backend/cpu/bf16_tiles.h"
+#include "backend/cpu/tiles/bf16_tiles.h"
 
 #include <bit>
 #include <cstring>

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "backend/cpu/bf16_tiles.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/tiles/bf16_tiles.h"
 #include "backend/op_testing.h"
 
 namespace gemma4::cpu {
@@ -17,8 +17,10 @@ constexpr double kLimit = 4e-3;
 
 class LinearBf16 : public ::testing::TestWithParam<const TileEngine*> {
  protected:
-  static Floats multiply(Backend& be, const HostMatrix& w, const Floats& values, int64_t rows) {
-    const Matrix uploaded = be.upload({&w.matrix, 1});
+  static Floats multiply(Backend& be, const HostMatrix& w, const Floats& values, int64_t rows,
+                         bool feeds_attention = false) {
+    Matrix uploaded = be.upload({&w.matrix, 1});
+    uploaded.feeds_attention = feeds_attention;
     const Tensor x = put(be, values, {rows, w.matrix.cols});
     const Tensor out = be.alloc(DType::kF32, {rows, w.matrix.rows});
     be.linear(out, x, uploaded);
@@ -26,10 +28,10 @@ class LinearBf16 : public ::testing::TestWithParam<const TileEngine*> {
     be.release(x), be.release(out);
     return result;
   }
-  double error(const HostMatrix& w, int64_t rows, Random& random) {
+  double error(const HostMatrix& w, int64_t rows, Random& random, bool feeds_attention = false) {
     Floats values = random.values(rows * w.matrix.cols);
     for (float& v : values) v /= 3;  // not bf16 any more
-    return relative_error(multiply(be_, w, values, rows), multiply(*ref_, w, values, rows));
+    return relative_error(multiply(be_, w, values, rows, feeds_attention), multiply(*ref_, w, values, rows));
   }
 
   void SetUp() override { be_.use_tiles(GetParam()); }
@@ -72,6 +74,17 @@ TEST_P(LinearBf16, AwkwardShapes) {
     const HostMatrix w = random_matrix(Format::kInt8, 65, int64_t{group} * 3, group, random);
     EXPECT_LE(error(w, 36, random), 2 * kLimit) << "groups of " << group;
   }
+}
+
+// With both halves of x and weights that are bf16 what is left out is 2^-16 of a term.
+TEST_P(LinearBf16, WhatFeedsAttentionKeepsBothHalvesOfX) {
+  Random random(6);
+  for (const int64_t cols : {33, 1152, 5376}) {
+    const HostMatrix w = random_matrix(Format::kBF16, 70, cols, 0, random);
+    EXPECT_LE(error(w, 49, random, true), 2e-5) << cols;
+  }
+  const HostMatrix w = random_matrix(Format::kInt4, 70, 5376, 32, random);
+  EXPECT_LE(error(w, 49, random, true), kLimit);  // these weights are rounded
 }
 
 // A row alone in bf16 tiles has the bits that it has beside any others.

@@ -7,8 +7,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "backend/cpu/bf16_tiles.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/tiles/bf16_tiles.h"
 #include "backend/op_data_testing.h"
 
 namespace gemma4::cpu {
