@@ -2,11 +2,13 @@
 # builds both (tools/package.sh); tools/try_package.sh tries them.
 if(PORTABLE)
   # The C library, the compiler's and the loader are the system's: libgcc_s has one interface for ever, and the C library
-  # must be the one that the system's other parts use.
-  set(SYSTEM_LIBRARIES "^(ld-linux.*|lib(c|m|dl|rt|pthread|gcc_s))[.]so")
+  # must be the one that the system's other parts use. So is libstdc++, for the carried libraries that need it: the
+  # program has its own inside, since a newer compiler's needs a newer one than systems have.
+  set(SYSTEM_LIBRARIES "^(ld-linux.*|lib(c|m|dl|rt|pthread|gcc_s|stdc[+][+]))[.]so")
   set(CARRIED_FOLDER lib/gemma4)
   # DT_RPATH, not DT_RUNPATH: the libraries that a carried library needs are carried, too.
   set_target_properties(gemma4 PROPERTIES INSTALL_RPATH "$ORIGIN/../${CARRIED_FOLDER}")
+  target_sources(gemma4 PRIVATE src/base/portable_arc4random.cc)
   target_link_options(gemma4 PRIVATE -static-libstdc++ LINKER:--disable-new-dtags)
   install(CODE "
     file(GET_RUNTIME_DEPENDENCIES EXECUTABLES \"$<TARGET_FILE:gemma4>\" RESOLVED_DEPENDENCIES_VAR carried
@@ -17,7 +19,10 @@ if(PORTABLE)
     # Their licences: Debian has each package's in one file.
     foreach(library IN LISTS carried)
       file(REAL_PATH \"\${library}\" real)
-      execute_process(COMMAND dpkg-query -S \"\${real}\" OUTPUT_VARIABLE owner OUTPUT_STRIP_TRAILING_WHITESPACE)
+      # Where /lib is a link to /usr/lib, dpkg knows some files by the one path and some by the other.
+      string(REGEX REPLACE \"^/usr\" \"\" other \"\${real}\")
+      execute_process(COMMAND dpkg-query -S \"\${real}\" \"\${other}\" OUTPUT_VARIABLE owner ERROR_QUIET
+                      OUTPUT_STRIP_TRAILING_WHITESPACE)
       string(REGEX REPLACE \":.*\" \"\" owner \"\${owner}\")
       if(NOT EXISTS \"/usr/share/doc/\${owner}/copyright\")
         message(FATAL_ERROR \"no licence was found for \${library}\")

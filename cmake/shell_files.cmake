@@ -8,9 +8,9 @@ install(CODE "
       message(FATAL_ERROR \"gemma4 \${ARGN} ended with \${code}\")
     endif()
   endfunction()
-  function(install_file folder name)
+  macro(install_file folder name)  # a macro: file(INSTALL) notes for install_manifest.txt in the scope where it runs
     file(INSTALL \"\${printed}/\${name}\" DESTINATION \"\${CMAKE_INSTALL_PREFIX}/\${folder}\")
-  endfunction()
+  endmacro()
   print_file(gemma4 completion bash)
   install_file(\"${CMAKE_INSTALL_DATADIR}/bash-completion/completions\" gemma4)
   print_file(_gemma4 completion zsh)

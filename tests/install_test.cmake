@@ -14,6 +14,30 @@ endfunction()
 file(REMOVE_RECURSE ${FOLDER})
 set(PREFIX ${FOLDER}/prefix)
 run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${PREFIX})
+
+# What uninstalls (docs/INSTALL.md) reads the list of files: it must name each.
+file(STRINGS ${BUILD}/install_manifest.txt listed)
+file(GLOB_RECURSE installed ${PREFIX}/*)
+list(REMOVE_ITEM installed ${listed})
+if(installed)
+  list(JOIN installed "\n  " installed)
+  message(FATAL_ERROR "installed, but not in install_manifest.txt:\n  ${installed}")
+endif()
+
+# A link of an installed document leads to an installed file.
+file(GLOB_RECURSE documents ${PREFIX}/share/doc/*.md)
+foreach(document IN LISTS documents)
+  file(READ ${document} text)
+  string(REGEX MATCHALL "\\]\\([^)# ]+" links "${text}")
+  get_filename_component(folder ${document} DIRECTORY)
+  foreach(link IN LISTS links)
+    string(SUBSTRING "${link}" 2 -1 link)
+    if(NOT link MATCHES "^[a-z]+:" AND NOT EXISTS ${folder}/${link})
+      message(FATAL_ERROR "${document} links to ${link}, which is not installed")
+    endif()
+  endforeach()
+endforeach()
+
 run(${CMAKE_COMMAND} -S ${SOURCE}/examples -B ${FOLDER}/examples -DCMAKE_PREFIX_PATH=${PREFIX}
     -DCMAKE_BUILD_TYPE=Release)
 run(${CMAKE_COMMAND} --build ${FOLDER}/examples)
