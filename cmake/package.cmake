@@ -8,7 +8,7 @@ if(PORTABLE)
   set(CARRIED_FOLDER lib/gemma4)
   # DT_RPATH, not DT_RUNPATH: the libraries that a carried library needs are carried, too.
   set_target_properties(gemma4 PROPERTIES INSTALL_RPATH "$ORIGIN/../${CARRIED_FOLDER}")
-  target_sources(gemma4 PRIVATE src/base/portable_arc4random.cc)
+  target_sources(gemma4 PRIVATE packaging/portable_arc4random.cc)
   target_link_options(gemma4 PRIVATE -static-libstdc++ LINKER:--disable-new-dtags)
   install(CODE "
     file(GET_RUNTIME_DEPENDENCIES EXECUTABLES \"$<TARGET_FILE:gemma4>\" RESOLVED_DEPENDENCIES_VAR carried
