@@ -255,7 +255,7 @@ bool cancel_ends_a_mask(int length) {
   const uint64_t before = dear.budget->steps_used();
   std::atomic<bool> over = false;
   std::thread other([&] {
-    while (!over && dear.budget->steps_used() == before) std::this_thread::yield();
+    while (!over && dear.budget->steps_used() == before) std::this_thread::sleep_for(std::chrono::microseconds(100));
     dear.budget->cancel();
   });
   bool ended = false;
