@@ -1,7 +1,8 @@
 #!/bin/bash
 # usage: try_package.sh [FOLDER]: tries the packages in FOLDER (default build/packages; tools/package.sh makes them) in
-# bare Debian systems: installs the .deb in the Debian that this machine runs, unpacks the .tar.gz in Debian 12 and 13
-# without installing anything, and asks each the demo's question. Needs root and debootstrap; see try_debian.sh.
+# bare Debian 12 and 13: unpacks the .tar.gz without installing anything, installs the .deb, asks each the demo's question,
+# and purges the .deb. A .deb made on Debian 12 is for both: 13 provides 12's names of the libraries. Needs root and
+# debootstrap; see try_debian.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 packages=${1:-build/packages}
@@ -26,19 +27,15 @@ import json
 rows = json.load(open("tests/golden/demo_eval/demo_eval.json"))["rows"]
 print(next(r for r in rows if r["image"].endswith("002.png") and r["question"] == "What is at the left?")["reference_output"])')
 
-suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-bare_system "$suite" make git
-enter_system "$suite" package
-cp "$deb" "$SYSTEM/gemma4.deb"
-in_system "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq /gemma4.deb >/dev/null"
-ask gemma4 "the .deb in a bare $suite"
-in_system "test -e /etc/default/gemma4 && test -e /usr/lib/systemd/system/gemma4.service || test -e /lib/systemd/system/gemma4.service"
-in_system "apt-get purge -y -qq gemma4 >/dev/null && ! test -e /etc/default/gemma4 && ! test -e /usr/bin/gemma4"
-leave_system
 for suite in bookworm trixie; do
   bare_system "$suite" make git
   enter_system "$suite" package
   tar -xzf "$archive" -C "$SYSTEM/opt"
   ask "/opt/$(basename "$archive" .tar.gz)/bin/gemma4" "the .tar.gz in a bare $suite"
+  cp "$deb" "$SYSTEM/gemma4.deb"
+  in_system "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq /gemma4.deb >/dev/null"
+  ask gemma4 "the .deb in a bare $suite"
+  in_system "test -e /etc/default/gemma4 && test -e /usr/lib/systemd/system/gemma4.service"
+  in_system "apt-get purge -y -qq gemma4 >/dev/null && ! test -e /etc/default/gemma4 && ! test -e /usr/bin/gemma4"
   leave_system
 done
