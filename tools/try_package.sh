@@ -14,11 +14,11 @@ archive=$(ls "$packages"/gemma4-*-linux-x86_64.tar.gz)
 # ask PROGRAM: quantises the demo checkpoint with it and asks about a picture, in the system that was entered.
 ask() {
   local said
-  mkdir -p "$SYSTEM/demo"
+  rm -rf "$SYSTEM/demo" && mkdir "$SYSTEM/demo"
   cp -r models/demo "$SYSTEM/demo/model"
   cp tests/golden/demo_eval/images/002.png "$SYSTEM/demo"
   said=$(in_system "cd /demo && $1 quantize --model-dir model --output int4 >/dev/null 2>&1 && $1 run --model int4 \
-    --image 002.png --prompt 'What is at the left?' --temperature 0 2>/dev/null")
+    --image 002.png --prompt 'What is at the left?' --temperature 0 2>/dev/null") || said="nothing, exit code $?"
   [ "$said" = "$WANT" ] || { echo "try_package: $2 answers '$said', not '$WANT'" >&2; exit 1; }
   echo "try_package: $2 answers '$said'"
 }
