@@ -118,9 +118,11 @@ TEST(RunWords, WhatHasNoEffectIsRefused) {
 TEST(RunWords, NumbersHaveBounds) {
   expect_refused({"run", kDemo, "Hi", "--cache-tokens", "1073741825"},
                  " run: --cache-tokens: 1073741825 is not from 0 to 1073741824");
-  expect_refused({"run", kDemo, "Hi", "--cache-tokens", "1"}, ": cache-tokens must be at least 64");
+  expect_refused({"run", kDemo, "Hi", "--cache-tokens", "1"}, ": --cache-tokens must be at least 64");
   expect_refused({"run", kDemo, "Hi", "--kv-memory", "0x1G"},
                  " run: --kv-memory: 0x1G is not a number of bytes, such as 512M or 8G");
+  expect_refused({"run", kDemo, "Hi", "--max-seq-len", "100000"},
+                 ": --max-seq-len 100000 is more than the 4096 positions the model was made for");
   expect_refused({"export", "--format", "mlx", kTiny, "-o", "x", "--threads", "1025"},
                  " export: --threads: 1025 is not from 0 to 1024");
   expect_refused({"serve", kDemo, "--max-seqs", "65537"}, " serve: --max-seqs: 65537 is not from 1 to 65536");

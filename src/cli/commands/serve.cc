@@ -57,8 +57,8 @@ void add_limits(CommandLine& line, ServeFlags& flags) {
       .show_default();
   line.option(
           "--connections-per-address", server.http.connections_per_address,
-          "Of one client's address, or of one /64 network; 0: half of max-connections. Behind a proxy, which has one "
-          "address, give it max-connections")
+          "Of one client's address, or of one /64 network; 0: half of --max-connections. Behind a proxy, which has one "
+          "address, give as many as --max-connections")
       .between(0, 65536)
       .show_default();
   line.option("--max-images", flags.engine.images_max, "Images of one request").between(0, 65536).show_default();
