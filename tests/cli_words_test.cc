@@ -279,6 +279,44 @@ TEST(RunWords, VersionAndHelpHaveTheirUsualNames) {
   expect_refused({"help", "rnu"}, ": there is no command 'rnu'; did you mean run?");
 }
 
+TEST(RunWords, HelpListsEveryCommand) {
+  const Ran help = run_gemma4({"--help"});
+  EXPECT_EQ(help.code, 0);
+  for (const char* command : {"run", "serve", "quantize", "inspect", "diff", "eval", "export", "bench", "synth",
+                              "completion", "man", "help", "version"}) {
+    EXPECT_NE(help.out.find(std::string("\n  ") + command + " "), std::string::npos) << command;
+    const Ran own = run_gemma4({"help", command}), page = run_gemma4({"man", command});
+    EXPECT_EQ(own.code, 0) << command << own.err;
+    EXPECT_EQ(page.code, 0) << command << page.err;
+    EXPECT_NE(page.out.find(std::string("\n.SH NAME\ngemma4\\-") + command), std::string::npos) << page.out;
+  }
+  EXPECT_NE(help.out.find("OpenAI's, Anthropic's and Ollama's"), std::string::npos) << help.out;
+  for (const auto& words : std::vector<std::vector<std::string>>{{"help"}, {"-h"}, {"help", "help"}}) {
+    EXPECT_EQ(run_gemma4(words).out, help.out);
+  }
+}
+
+TEST(RunWords, WordsThatAreLeftOverAreRefused) {
+  expect_refused({"--version", "foo"}, " --version: 'foo' was not expected");
+  expect_refused({"-V", "foo"}, " -V: 'foo' was not expected");
+  expect_refused({"version", "foo"}, " version: 'foo' was not expected");
+  expect_refused({"version", "--foo"}, " version: there is no option --foo");
+  expect_refused({"help", "run", "extra"}, " help: 'extra' was not expected");
+  expect_refused({"help", "help", "extra"}, " help: 'extra' was not expected");
+  expect_refused({"--help", "run", "extra"}, " --help: 'extra' was not expected");
+  expect_refused({"completion", "bash", "extra"}, " completion: 'extra' was not expected");
+  expect_refused({"man", "run", "extra"}, " man: 'extra' was not expected");
+}
+
+TEST(RunWords, WhatBeginsWithADashIsCalledAnOption) {
+  expect_refused({"-v"}, ": there is no option '-v'; did you mean --version?");
+  expect_refused({"--versoin"}, ": there is no option '--versoin'; did you mean --version?");
+  const Ran ran = run_gemma4({"--nonsense"});
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_TRUE(ran.err.starts_with("gemma4: there is no option '--nonsense'\n")) << ran.err;
+  EXPECT_TRUE(run_gemma4({"nonsense"}).err.starts_with("gemma4: there is no command 'nonsense'\n"));
+}
+
 // One name of the model in every command.
 TEST(RunWords, EveryCommandTakesTheModelAlike) {
   for (const char* command : {"run", "serve", "quantize", "inspect", "export", "eval", "bench"}) {

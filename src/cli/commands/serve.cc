@@ -38,8 +38,8 @@ constexpr std::chrono::seconds kSilenceAfterSignal{5};
 constexpr double kSecondsMost = 1e9;  // clocks count nanoseconds in 64 bits
 
 constexpr const char* kServeAbout =
-    "Serves OpenAI's API (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models) and Anthropic's\n"
-    "(/v1/messages), Ollama's (/api/chat, /api/generate), /tokenize, /detokenize, /health, /metrics, and a page to "
+    "Serves OpenAI's API (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models), Anthropic's\n"
+    "(/v1/messages) and Ollama's (/api/chat, /api/generate), /tokenize, /detokenize, /health, /metrics, and a page to "
     "chat on\n"
     "at /.\n"
     "Prints one line with its address on standard output when it is ready. SIGINT, SIGTERM or SIGHUP stops it: new "
