@@ -157,7 +157,42 @@ TEST(RunWords, TwoOfOneAreRefused) {
                  "holds spaces)");
   expect_refused({"run", kDemo, "What", "is", "it?"},
                  " run: 'is' was not expected; 'it?' was not expected (put quotes around what holds spaces)");
+}
+
+TEST(RunWords, AMissingModelIsSaidAlikeByEveryCommand) {
+  for (const std::string command : {"run", "serve", "quantize", "inspect", "eval", "bench"}) {
+    expect_refused({command}, ": there is no model: gemma4 " + command + " MODEL, or --model MODEL");
+  }
   expect_refused({"run", "-p", "Hi"}, ": there is no model: gemma4 run MODEL, or --model MODEL");
+  expect_refused({"export", "--format", "gguf"}, ": there is no model: gemma4 export MODEL, or --model MODEL");
+  expect_refused({"serve", "--modle", kDemo}, " serve: there is no option --modle (did you mean --model?)");
+  // Standard input is empty: there is no prompt, either.
+  expect_refused({"run", "hi"}, ": there is no checkpoint at hi");
+}
+
+TEST(RunWords, ABlankPromptIsRefusedUnlessThereArePictures) {
+  const Scratch scratch;
+  const std::string empty = scratch.path / "empty", blank = scratch.path / "blank";
+  spill(empty, ""), spill(blank, " \r\n\t\n");
+  const std::vector<std::vector<std::string>> prompts = {{""},
+                                                         {" "},
+                                                         {"-p", "  "},
+                                                         {"--prompt="},
+                                                         {"--prompt-file", empty},
+                                                         {"--prompt-file", blank},
+                                                         {"--prompt-file", "-"},
+                                                         {"-p", "\n", "--raw-prompt"},
+                                                         {"--raw-prompt", ""}};
+  for (std::vector<std::string> words : prompts) {
+    words.insert(words.begin(), {"run", kDemo});
+    expect_refused(words, ": the prompt is blank, and there is no picture (-i) to answer about");
+  }
+  for (const std::vector<std::string>& more : {std::vector<std::string>{""}, {"--raw-prompt", " "}}) {
+    std::vector<std::string> words = {kDemo, "-i", kImages + "002.png", "--max-new-tokens", "1"};
+    words.insert(words.end(), more.begin(), more.end());
+    EXPECT_EQ(ask_once(words).code, 0);
+  }
+  EXPECT_EQ(ask_once({kDemo, ""}, {.input = kSum}).code, 0) << "what is piped in is not blank";
 }
 
 TEST(RunWords, WhatIsPipedInIsThePrompt) {

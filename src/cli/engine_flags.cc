@@ -9,8 +9,12 @@
 
 namespace gemma4 {
 
+std::string no_model(const std::string& command) {
+  return "there is no model: " + command + " MODEL, or --model MODEL";
+}
+
 CommandLine::Option add_model_argument(CommandLine& line, std::filesystem::path& model, const std::string& help) {
-  return line.option(std::string(kModelNames) + ",MODEL", model, help);
+  return line.option(std::string(kModelNames) + ",MODEL", model, help).required(no_model(line.name()));
 }
 
 void add_vision_flags(CommandLine& line, std::filesystem::path& mmproj, bool& vision) {

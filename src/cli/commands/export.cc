@@ -176,7 +176,7 @@ int export_command(int argc, char** argv) {
   line.option("--format", flags.format, "What to write: gguf, mlx or program")
       .one_of({"gguf", "mlx", "program"})
       .required();
-  add_model_argument(line, flags.model, "The checkpoint to read: a directory or a .gguf file").required();
+  add_model_argument(line, flags.model, "The checkpoint to read: a directory or a .gguf file");
   line.option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
   line.option("-o,--output,--output-dir", flags.output, "The file or directory to write").required();
   line.option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)")

@@ -14,7 +14,7 @@ int quantize_command(int argc, char** argv) {
   std::string output = "./gemma4_31b_int4";
   RecipeFlags flags{.recipe = "default"};
   QuantizeOptions options;
-  add_model_argument(line, model_dir, "Hugging Face directory").required();
+  add_model_argument(line, model_dir, "Hugging Face directory");
   line.option("-o,--output", output, "directory to write; new or empty, unless --force").file().show_default();
   add_recipe_flags(line, flags).recipe.show_default();
   line.option("--threads", options.threads, "threads (0: all cores)").between(0, 1024);

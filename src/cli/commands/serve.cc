@@ -74,7 +74,7 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
   flags.engine.max_seqs = 16;
   flags.engine.share_cache = false;
   flags.engine.warm_up = true;
-  add_model_argument(line, flags.engine.model, kEngineModelHelp).required();
+  add_model_argument(line, flags.engine.model, kEngineModelHelp);
   add_engine_flags(line, flags.engine);
   add_processes_flags(line, flags.processes);
   ServerOptions& server = flags.server;
