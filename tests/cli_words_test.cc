@@ -352,6 +352,11 @@ TEST(RunWords, WhatBeginsWithADashIsCalledAnOption) {
   EXPECT_TRUE(run_gemma4({"nonsense"}).err.starts_with("gemma4: there is no command 'nonsense'\n"));
 }
 
+TEST(RunWords, QuantizeWritesWhereTheDocumentsLook) {
+  const std::string help = run_gemma4({"quantize", "--help"}).out;
+  EXPECT_NE(help.find("--output PATH=gemma4-31b-int4"), std::string::npos) << help;
+}
+
 // One name of the model in every command.
 TEST(RunWords, EveryCommandTakesTheModelAlike) {
   for (const char* command : {"run", "serve", "quantize", "inspect", "export", "eval", "bench"}) {
