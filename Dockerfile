@@ -1,5 +1,5 @@
 # The server in a container. Build: docker build -t gemma4 .   Run, with a checkpoint mounted:
-#   docker run --rm -p 127.0.0.1:8000:8000 -e GEMMA4_API_KEY=secret -v /models/gemma-4-31b-int4:/model:ro gemma4
+#   docker run --rm -p 127.0.0.1:8000:8000 -e GEMMA4_API_KEY=secret -v /models/gemma4-31b-int4:/model:ro gemma4
 # This image computes on the CPU; Dockerfile.cuda is the one for GPUs.
 FROM debian:12 AS build
 WORKDIR /source

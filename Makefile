@@ -27,9 +27,11 @@ build: setup
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release --target gemma4
 
-# The program, its service and documents, and the library (docs/INSTALL.md).
-install: build
-	@cmake --install build/release --prefix $(PREFIX)
+# The program, its service and documents, and the library (docs/INSTALL.md). It builds nothing: `sudo make install` would
+# leave files of root in build.
+install:
+	@test -x $(BUILD)/gemma4 || { echo "there is no $(BUILD)/gemma4: run make first" >&2; exit 2; }
+	@cmake --install $(BUILD) --prefix $(PREFIX)
 
 # A .deb and a portable .tar.gz in build/packages.
 package: setup

@@ -457,7 +457,7 @@ TEST(BadInput, Prompts) {
   expect_bad(run_demo({"--prompt", "Hi", "--top-p", "2"}), "--top-p: 2 is not from 0 to 1");
   expect_bad(run_demo({"--prompt", "Hi", "--backend", "tpu"}), "tpu");
   expect_bad({"run", "--model", kDemo, "--prompt", "Hi", "--max-seq-len", "100000"}, "4096");
-  expect_bad(run_demo({"--prompt", "Hi", "--kv-memory", "5K"}), "kv-memory 0 MiB is too little");
+  expect_bad(run_demo({"--prompt", "Hi", "--kv-memory", "5K"}), "--kv-memory 0 MiB is too little");
   expect_bad(run_demo({"--prompt", "Hi", "--kv-memory", "much"}), "kv-memory");
   expect_bad(run_demo({"--prompt", "Hi", "--kv-memory", "1G", "--cache-tokens", "512"}), "excludes");
   expect_bad(run_demo({"--prompt", "Hi", "--no-such-flag"}), "--no-such-flag");

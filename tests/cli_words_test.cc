@@ -118,9 +118,11 @@ TEST(RunWords, WhatHasNoEffectIsRefused) {
 TEST(RunWords, NumbersHaveBounds) {
   expect_refused({"run", kDemo, "Hi", "--cache-tokens", "1073741825"},
                  " run: --cache-tokens: 1073741825 is not from 0 to 1073741824");
-  expect_refused({"run", kDemo, "Hi", "--cache-tokens", "1"}, ": cache-tokens must be at least 64");
+  expect_refused({"run", kDemo, "Hi", "--cache-tokens", "1"}, ": --cache-tokens must be at least 64");
   expect_refused({"run", kDemo, "Hi", "--kv-memory", "0x1G"},
                  " run: --kv-memory: 0x1G is not a number of bytes, such as 512M or 8G");
+  expect_refused({"run", kDemo, "Hi", "--max-seq-len", "100000"},
+                 ": --max-seq-len 100000 is more than the 4096 positions the model was made for");
   expect_refused({"export", "--format", "mlx", kTiny, "-o", "x", "--threads", "1025"},
                  " export: --threads: 1025 is not from 0 to 1024");
   expect_refused({"serve", kDemo, "--max-seqs", "65537"}, " serve: --max-seqs: 65537 is not from 1 to 65536");
@@ -155,7 +157,42 @@ TEST(RunWords, TwoOfOneAreRefused) {
                  "holds spaces)");
   expect_refused({"run", kDemo, "What", "is", "it?"},
                  " run: 'is' was not expected; 'it?' was not expected (put quotes around what holds spaces)");
+}
+
+TEST(RunWords, AMissingModelIsSaidAlikeByEveryCommand) {
+  for (const std::string command : {"run", "serve", "quantize", "inspect", "eval", "bench"}) {
+    expect_refused({command}, ": there is no model: gemma4 " + command + " MODEL, or --model MODEL");
+  }
   expect_refused({"run", "-p", "Hi"}, ": there is no model: gemma4 run MODEL, or --model MODEL");
+  expect_refused({"export", "--format", "gguf"}, ": there is no model: gemma4 export MODEL, or --model MODEL");
+  expect_refused({"serve", "--modle", kDemo}, " serve: there is no option --modle (did you mean --model?)");
+  // Standard input is empty: there is no prompt, either.
+  expect_refused({"run", "hi"}, ": there is no checkpoint at hi");
+}
+
+TEST(RunWords, ABlankPromptIsRefusedUnlessThereArePictures) {
+  const Scratch scratch;
+  const std::string empty = scratch.path / "empty", blank = scratch.path / "blank";
+  spill(empty, ""), spill(blank, " \r\n\t\n");
+  const std::vector<std::vector<std::string>> prompts = {{""},
+                                                         {" "},
+                                                         {"-p", "  "},
+                                                         {"--prompt="},
+                                                         {"--prompt-file", empty},
+                                                         {"--prompt-file", blank},
+                                                         {"--prompt-file", "-"},
+                                                         {"-p", "\n", "--raw-prompt"},
+                                                         {"--raw-prompt", ""}};
+  for (std::vector<std::string> words : prompts) {
+    words.insert(words.begin(), {"run", kDemo});
+    expect_refused(words, ": the prompt is blank, and there is no picture (-i) to answer about");
+  }
+  for (const std::vector<std::string>& more : {std::vector<std::string>{""}, {"--raw-prompt", " "}}) {
+    std::vector<std::string> words = {kDemo, "-i", kImages + "002.png", "--max-new-tokens", "1"};
+    words.insert(words.end(), more.begin(), more.end());
+    EXPECT_EQ(ask_once(words).code, 0);
+  }
+  EXPECT_EQ(ask_once({kDemo, ""}, {.input = kSum}).code, 0) << "what is piped in is not blank";
 }
 
 TEST(RunWords, WhatIsPipedInIsThePrompt) {
@@ -275,6 +312,49 @@ TEST(RunWords, VersionAndHelpHaveTheirUsualNames) {
   EXPECT_NE(help.out.find("--prompt-file"), std::string::npos);
   EXPECT_EQ(help.out, run_gemma4({"run", "--help"}).out);
   expect_refused({"help", "rnu"}, ": there is no command 'rnu'; did you mean run?");
+}
+
+TEST(RunWords, HelpListsEveryCommand) {
+  const Ran help = run_gemma4({"--help"});
+  EXPECT_EQ(help.code, 0);
+  for (const char* command : {"run", "serve", "quantize", "inspect", "diff", "eval", "export", "bench", "synth",
+                              "completion", "man", "help", "version"}) {
+    EXPECT_NE(help.out.find(std::string("\n  ") + command + " "), std::string::npos) << command;
+    const Ran own = run_gemma4({"help", command}), page = run_gemma4({"man", command});
+    EXPECT_EQ(own.code, 0) << command << own.err;
+    EXPECT_EQ(page.code, 0) << command << page.err;
+    EXPECT_NE(page.out.find(std::string("\n.SH NAME\ngemma4\\-") + command), std::string::npos) << page.out;
+  }
+  EXPECT_NE(help.out.find("OpenAI's, Anthropic's and Ollama's"), std::string::npos) << help.out;
+  for (const auto& words : std::vector<std::vector<std::string>>{{"help"}, {"-h"}, {"help", "help"}}) {
+    EXPECT_EQ(run_gemma4(words).out, help.out);
+  }
+}
+
+TEST(RunWords, WordsThatAreLeftOverAreRefused) {
+  expect_refused({"--version", "foo"}, " --version: 'foo' was not expected");
+  expect_refused({"-V", "foo"}, " -V: 'foo' was not expected");
+  expect_refused({"version", "foo"}, " version: 'foo' was not expected");
+  expect_refused({"version", "--foo"}, " version: there is no option --foo");
+  expect_refused({"help", "run", "extra"}, " help: 'extra' was not expected");
+  expect_refused({"help", "help", "extra"}, " help: 'extra' was not expected");
+  expect_refused({"--help", "run", "extra"}, " --help: 'extra' was not expected");
+  expect_refused({"completion", "bash", "extra"}, " completion: 'extra' was not expected");
+  expect_refused({"man", "run", "extra"}, " man: 'extra' was not expected");
+}
+
+TEST(RunWords, WhatBeginsWithADashIsCalledAnOption) {
+  expect_refused({"-v"}, ": there is no option '-v'; did you mean --version?");
+  expect_refused({"--versoin"}, ": there is no option '--versoin'; did you mean --version?");
+  const Ran ran = run_gemma4({"--nonsense"});
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_TRUE(ran.err.starts_with("gemma4: there is no option '--nonsense'\n")) << ran.err;
+  EXPECT_TRUE(run_gemma4({"nonsense"}).err.starts_with("gemma4: there is no command 'nonsense'\n"));
+}
+
+TEST(RunWords, QuantizeWritesWhereTheDocumentsLook) {
+  const std::string help = run_gemma4({"quantize", "--help"}).out;
+  EXPECT_NE(help.find("--output PATH=gemma4-31b-int4"), std::string::npos) << help;
 }
 
 // One name of the model in every command.

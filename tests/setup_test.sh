@@ -1,5 +1,5 @@
 #!/bin/sh
-# tools/setup.sh: its names for each system, and what it says where it cannot help.
+# tools/setup.sh: its names for each system, and what it says where it cannot help; what `make install` says.
 set -eu
 cd "$(dirname "$0")/.."
 fail() { echo "setup_test: $1" >&2; exit 1; }
@@ -15,3 +15,10 @@ says gtest-devel "$(tools/setup.sh names test fedora)"
 says chromium "$(tools/setup.sh names clients fedora)"
 if said=$(tools/setup.sh names plan9 2>&1); then fail "an unknown system was accepted: $said"; fi
 says "this is no Debian, Ubuntu or Fedora" "$said"
+
+# `make install` builds nothing: where nothing is built it says what to do.
+if command -v make >/dev/null; then
+  if said=$(make --no-print-directory BUILD=build/nothing install 2>&1); then fail "nothing was installed"; fi
+  says "there is no build/nothing/gemma4: run make first" "$said"
+  if make -n install | grep -e --build; then fail "make install builds"; fi
+fi

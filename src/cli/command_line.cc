@@ -206,6 +206,9 @@ CommandInfo describe(int (*command)(int argc, char** argv)) {
 using Option = CommandLine::Option;
 
 Option& Option::required() { return option_->required(), *this; }
+Option& Option::required(const std::string& otherwise) {
+  return line_.missing_.emplace_back(option_, otherwise), required();
+}
 Option& Option::show_default() { return option_->capture_default_str(), *this; }
 Option& Option::between(int least, int most) { return option_->check(range(least, most)), *this; }
 Option& Option::between(double least, double most) { return option_->check(range(least, most)), *this; }
@@ -217,6 +220,9 @@ Option& Option::not_negative() {
 }
 Option& Option::one_of(std::initializer_list<const char*> values) {
   return option_->check(CLI::IsMember(std::vector<std::string>(values.begin(), values.end()))), *this;
+}
+Option& Option::suggest(std::vector<std::string> values) {
+  return line_.suggestions_.push_back({option_, std::move(values)}), *this;
 }
 Option& Option::may_repeat() { return option_->take_all()->allow_extra_args(false), *this; }
 Option& Option::separated_by_commas() { return option_->delimiter(',')->allow_extra_args(false), *this; }
@@ -239,7 +245,7 @@ Option& Option::not_with(const std::string& other, const std::string& value) {
 Option& Option::may_be_empty() { return option_->get_validator(kNotEmpty)->active(false), *this; }
 
 CommandLine::CommandLine(const std::string& name, const std::string& about)
-    : app_(std::make_unique<CLI::App>(about, name)) {
+    : name_(name), app_(std::make_unique<CLI::App>(about, name)) {
   app_->formatter(std::make_shared<Help>());
 }
 CommandLine::~CommandLine() = default;
@@ -282,6 +288,9 @@ std::string CommandLine::unexpected(const std::vector<std::string>& words) const
   }
   const bool takes_pictures = std::ranges::find(names, "-i") != names.end();
   std::string sentence;
+  const bool takes_text = std::ranges::any_of(info().options, [](const OptionInfo& option) {
+    return !option.position.empty() && option.choices.empty() && option.suggestions.empty();
+  });
   bool text = false, value_may_follow = false;
   for (const std::string& word : words) {
     const bool option = word.starts_with("-") && word.size() > 1;
@@ -289,7 +298,7 @@ std::string CommandLine::unexpected(const std::vector<std::string>& words) const
     sentence += sentence.empty() ? "" : "; ";
     if (!option) {
       const bool picture = takes_pictures && names_picture(word);
-      text = text || !picture;
+      text = text || (takes_text && !picture);
       sentence += "'" + word + "' was not expected" + (picture ? " (a picture is given with -i)" : "");
       continue;
     }
@@ -303,7 +312,11 @@ std::string CommandLine::unexpected(const std::vector<std::string>& words) const
 
 CommandInfo CommandLine::info() const {
   CommandInfo info{app_->get_description(), {}};
-  for (const CLI::Option* option : app_->get_options()) info.options.push_back(info_of(*option));
+  for (const CLI::Option* option : app_->get_options()) {
+    info.options.push_back(info_of(*option));
+    const auto own = std::ranges::find(suggestions_, option, &Suggestions::option);
+    if (own != suggestions_.end()) info.options.back().suggestions = own->values;
+  }
   return info;
 }
 
@@ -345,6 +358,14 @@ void CommandLine::check_conditions() const {
   }
 }
 
+// The sentence of required(otherwise), where `complaint` is CLI11's about that option.
+std::optional<std::string> CommandLine::missing(const std::string& complaint) const {
+  for (const auto& [option, sentence] : missing_) {
+    if (complaint == CLI::RequiredError(option->get_name()).what()) return sentence;
+  }
+  return std::nullopt;
+}
+
 std::optional<int> CommandLine::parse(int argc, char** argv) {
   if (described != nullptr) {
     *described = info();
@@ -361,8 +382,9 @@ std::optional<int> CommandLine::parse(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     // A name that is not known is also why another one is missing.
     const std::vector<std::string> rest = app_->remaining();
-    const std::string message = rest.empty() ? error.what() : unexpected(rest);
-    std::fprintf(stderr, "%s: %s\n", app_->get_name().c_str(), message.c_str());
+    const std::optional<std::string> own = rest.empty() ? missing(error.what()) : std::nullopt;
+    const std::string message = own ? *own : rest.empty() ? error.what() : unexpected(rest);
+    std::fprintf(stderr, "%s: %s\n", own ? "gemma4" : name_.c_str(), message.c_str());
     return kExitBadInput;
   }
 }

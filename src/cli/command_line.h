@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace CLI {
@@ -28,6 +29,7 @@ struct OptionInfo {
   std::vector<std::string> choices;  // the only values; empty: any
   std::string help, shown_default;
   bool required = false, repeats = false;
+  std::vector<std::string> suggestions = {};  // what completion offers where other values are possible, too
 };
 struct CommandInfo {
   std::string about;
@@ -45,14 +47,16 @@ class CommandLine {
    public:
     Option(CLI::Option* option, CommandLine& line) : option_(option), line_(line) {}
     Option& required();
-    Option& show_default();  // in the help
+    Option& required(const std::string& otherwise);  // the sentence where it is missing
+    Option& show_default();                          // in the help
     Option& between(int least, int most);
     Option& between(double least, double most);
     Option& positive();
     Option& not_negative();
     Option& one_of(std::initializer_list<const char*> values);
-    Option& may_repeat();           // for a vector: each occurrence adds an element
-    Option& separated_by_commas();  // for a vector
+    Option& suggest(std::vector<std::string> values);  // completion offers them; others are taken, too
+    Option& may_repeat();                              // for a vector: each occurrence adds an element
+    Option& separated_by_commas();                     // for a vector
     Option& excludes(const std::string& other);
     Option& needs(const std::string& other);                                // it means something only beside `other`
     Option& only_with(const std::string& other, const std::string& value);  // or only beside this value of `other`
@@ -81,19 +85,30 @@ class CommandLine {
   // line about the error to standard error.
   std::optional<int> parse(int argc, char** argv);
 
+  const std::string& name() const { return name_; }
+
  private:
   struct Condition {
     const CLI::Option* option;
     std::string other, value;
   };
 
+  struct Suggestions {
+    const CLI::Option* option;
+    std::vector<std::string> values;
+  };
+
   std::string unexpected(const std::vector<std::string>& words) const;
   CommandInfo info() const;
   std::vector<std::string> words_of(int argc, char** argv) const;
   void check_conditions() const;
+  std::optional<std::string> missing(const std::string& complaint) const;
 
+  std::string name_;
   std::unique_ptr<CLI::App> app_;
   std::vector<Condition> conditions_, exclusions_;  // of only_with() and not_with()
+  std::vector<Suggestions> suggestions_;
+  std::vector<std::pair<const CLI::Option*, std::string>> missing_;  // of required(otherwise)
 };
 
 }  // namespace gemma4

@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace gemma4 {
 
@@ -11,13 +12,15 @@ struct Command {
   std::string_view name;
   const char* what;
   int (*run)(int argc, char** argv);
-  bool listed = true;  // false: for packages and tests, left out of the help
+  bool page = true;  // false: packages hold no manual page of it; `gemma4 man` prints one
 };
 
 std::span<const Command> command_table();
 
 // Null where there is none.
 const Command* find_command(std::string_view name);
+
+std::vector<std::string> command_names();
 
 // Runs what the user typed after the program's name. Returns an exit code or throws Error.
 int dispatch(int argc, char** argv);

@@ -5,11 +5,16 @@
 #include "backend/gpu.h"
 #include "checkpoint/program_file.h"
 #include "engine/drafts/draft_length.h"
+#include "engine/drafts/draft_source.h"
 
 namespace gemma4 {
 
+std::string no_model(const std::string& command) {
+  return "there is no model: " + command + " MODEL, or --model MODEL";
+}
+
 CommandLine::Option add_model_argument(CommandLine& line, std::filesystem::path& model, const std::string& help) {
-  return line.option(std::string(kModelNames) + ",MODEL", model, help);
+  return line.option(std::string(kModelNames) + ",MODEL", model, help).required(no_model(line.name()));
 }
 
 void add_vision_flags(CommandLine& line, std::filesystem::path& mmproj, bool& vision) {
@@ -43,10 +48,11 @@ void add_engine_flags(CommandLine& line, EngineOptions& options) {
 }
 
 void add_drafter_flags(CommandLine& line, EngineOptions& options) {
-  line.option(
-      "--drafter", options.drafter,
-      "Who proposes the next tokens, which one step then verifies, so that answers are the same and come sooner: "
-      "the directory or .gguf file of the model's drafter, or ngram for look-up in the conversation");
+  line.option("--drafter", options.drafter,
+              "Who proposes the next tokens, which one step then verifies, so that answers are the same and come "
+              "sooner: the directory or .gguf file of the model's drafter, or ngram for look-up in the conversation")
+      .file()
+      .suggest({kNgramDrafter});
   line.option(
           "--draft-tokens", options.draft_tokens,
           "Proposed tokens of one answer in a step; 0: none. Where --drafter names nobody, by the drafter beside the "
@@ -90,7 +96,8 @@ void add_device_flags(CommandLine& line, EngineOptions& options) {
       .needs("--gpus");
   line.option("--gpu-layers", options.gpu_layers,
               "With --backend cuda: only the first N layers on the GPU, or auto for as many as fit; the others on the "
-              "CPU. For a model that is larger than the card");
+              "CPU. For a model that is larger than the card")
+      .suggest({"auto"});
 }
 
 std::string choose_backend(EngineOptions& options) {

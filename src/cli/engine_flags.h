@@ -10,6 +10,9 @@ namespace gemma4 {
 constexpr const char* kModelNames = "-m,--model,--model-dir,--prequantized,--bf16";
 constexpr const char* kEngineModelHelp =
     "The checkpoint: a Hugging Face or quantised directory, a .gguf file, or an exported program";
+// The sentence where it is missing; `command`: "gemma4 serve".
+std::string no_model(const std::string& command);
+// The option is required.
 CommandLine::Option add_model_argument(CommandLine& line, std::filesystem::path& model, const std::string& help);
 
 // --mmproj and --no-vision, for the commands that open one checkpoint.

@@ -24,7 +24,7 @@ std::string recipe_help() {
 
 RecipeOptions add_recipe_flags(CommandLine& line, RecipeFlags& flags) {
   CommandLine::Option recipe = line.option("--quant-recipe,--recipe", flags.recipe, recipe_help());
-  recipe.file();
+  recipe.file().suggest(builtin_recipe_names());
   CommandLine::Option hqq =
       line.option("--hqq", flags.hqq, "arithmetic of HQQ: f32, or f16 as the original has it on a GPU");
   hqq.one_of({"f32", "f16"}).show_default();

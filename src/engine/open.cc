@@ -44,7 +44,7 @@ int most_tokens(const EngineOptions& options, const Config& config, const Checkp
   if (!checkpoint.program) return config.max_positions;
   const auto most = static_cast<int>(
       checkpoint.program->header.constant("get_max_seq_len", std::max(kLeastDefaultSeqLen, config.max_positions)));
-  need(options.max_seq_len <= most, "max-seq-len " + std::to_string(options.max_seq_len) + " is more than the " +
+  need(options.max_seq_len <= most, "--max-seq-len " + std::to_string(options.max_seq_len) + " is more than the " +
                                         std::to_string(most) + " that the program " + options.model.string() +
                                         " was made for; export it with a larger --max-seq-len");
   return config.max_positions > 0 ? std::min(most, config.max_positions) : most;
@@ -163,12 +163,12 @@ ModelOptions plan_activations(EngineOptions& options, int positions) {
   need(options.max_seqs > 0 && options.chunk > 0 && options.page > 0 && options.max_queue > 0,
        "max_seqs, chunk, page and max_queue must be at least 1");
   need(options.draft_tokens >= -1 && options.draft_tokens <= kDraftsMax,
-       "draft-tokens is from 0 to " + std::to_string(kDraftsMax));
+       "--draft-tokens is from 0 to " + std::to_string(kDraftsMax));
   need(options.draft_tokens <= 0 || !options.drafter.empty() || options.propose,
-       "draft-tokens needs a drafter: give --drafter ngram or a model");
-  need(options.kv_memory == 0 || options.cache_tokens == 0, "kv-memory and cache-tokens exclude each other");
-  need(options.max_seq_len == 0 || options.max_seq_len > 1, "max-seq-len must be at least 2");
-  need(positions == 0 || options.max_seq_len <= positions, "max-seq-len " + std::to_string(options.max_seq_len) +
+       "--draft-tokens needs a drafter: give --drafter ngram or a model");
+  need(options.kv_memory == 0 || options.cache_tokens == 0, "--kv-memory and --cache-tokens exclude each other");
+  need(options.max_seq_len == 0 || options.max_seq_len > 1, "--max-seq-len must be at least 2");
+  need(positions == 0 || options.max_seq_len <= positions, "--max-seq-len " + std::to_string(options.max_seq_len) +
                                                                " is more than the " + std::to_string(positions) +
                                                                " positions the model was made for");
   if (options.image_budget_max < 0) options.image_budget_max = std::max(1, options.image_budget);
@@ -179,7 +179,7 @@ ModelOptions plan_activations(EngineOptions& options, int positions) {
   options.chunk = std::min(options.chunk, most);
   options.page = std::min(options.page, most);
   need(options.cache_tokens == 0 || options.cache_tokens >= options.page,
-       "cache-tokens must be at least " + std::to_string(options.page));
+       "--cache-tokens must be at least " + std::to_string(options.page));
   const int image = options.vision ? std::min(options.image_budget_max, most) : 0;
   if (options.cache_windows == 0) options.cache_windows = options.prefix_cache ? options.max_seqs : 0;
   ModelOptions model;

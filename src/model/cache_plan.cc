@@ -86,7 +86,7 @@ class Planner {
     const int64_t bytes =
         (full + wish_.spare_pages) * full_bytes_ + (std::min(ring_, full) + wish_.spare_pages) * sliding_bytes_;
     if (bytes <= budget_) return;
-    throw Error("kv-memory " + std::to_string(budget_ >> 20) + " MiB is too little: one sequence of " +
+    throw Error("--kv-memory " + std::to_string(budget_ >> 20) + " MiB is too little: one sequence of " +
                 std::to_string(least) + " tokens takes " + std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB");
   }
 

@@ -131,7 +131,7 @@ TEST(CachePlan, APoolOfAGivenSizeHoldsWhatItHolds) {
     plan_caches(wish, large_config(), memory, model);
     ADD_FAILURE() << "a sequence of 1024 tokens does not fit";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("kv-memory 900 MiB is too little: one sequence of 1024 tokens takes "),
+    EXPECT_NE(std::string(error.what()).find("--kv-memory 900 MiB is too little: one sequence of 1024 tokens takes "),
               std::string::npos)
         << error.what();
   }

@@ -21,7 +21,7 @@ ProgramLimits limits_for(const Config& config, const Checkpoint& checkpoint, int
   const int most = config.max_positions > 0 ? config.max_positions : 1 << 30;
   limits.max_seq_len = max_seq_len;
   if (limits.max_seq_len < 3 || limits.max_seq_len > most) {
-    throw Error("max-seq-len " + std::to_string(limits.max_seq_len) + " is not 3 to " + std::to_string(most) +
+    throw Error("--max-seq-len " + std::to_string(limits.max_seq_len) + " is not 3 to " + std::to_string(most) +
                 ", the positions the model was made for");
   }
   if (config.has_vision) limits.soft_max = default_image_budget(config, checkpoint.processor_config);

@@ -288,7 +288,7 @@ def test_system_retry_undo_clear(chat):
     assert content(messages) == [SUM, "What is 4 + 5?"] and len(content(messages, "assistant")) == 2
     one.line("/undo", "Forgotten: What is 4 + 5?")
     assert content(one.saved()) == [SUM]
-    one.line("/clear", "The conversation is forgotten.")
+    one.line("/clear", "The conversation is forgotten. What stays: the system message, what /set and /think set.")
     assert [message["role"] for message in one.saved()] == ["system"]
     one.line("/undo", "there is no message to forget")
     one.line("/retry", "there is no message to answer again")
@@ -309,7 +309,9 @@ def test_save_and_load(chat, picture):
     two.wait("[prompt")
     messages = two.saved()
     assert content(messages)[0][1]["text"] == QUESTION and content(messages)[1] == "Describe this image."
-    two.line("/load /etc/passwd", "gemma4: /etc/passwd: ")
+    two.line("/load /etc/passwd", "gemma4: /etc/passwd is not a saved conversation: it is not the JSON that /save")
+    two.line("/load nosuch", "gemma4: cannot open nosuch")
+    assert two.screen().count("nosuch") == 2
     assert two.saved() == messages
 
 

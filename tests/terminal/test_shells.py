@@ -5,7 +5,8 @@ import subprocess
 import pytest
 from conftest import BINARY, DEMO
 
-COMMANDS = ["run", "serve", "quantize", "inspect", "diff", "eval", "export", "bench", "synth", "completion", "man"]
+COMMANDS = ["run", "serve", "quantize", "inspect", "diff", "eval", "export", "bench", "synth", "completion", "man",
+            "help", "version"]
 
 
 def run(*words, **more):
@@ -43,6 +44,10 @@ def test_bash_completes(tmp_path):
     assert completed_by_bash("gemma4", "run", "-i", f"{tmp_path}/a") == [f"{tmp_path}/a b.png"]
     assert completed_by_bash("gemma4", "run", f"{tmp_path}/a") == [f"{tmp_path}/a b.png"]
     assert completed_by_bash("gemma4", "completion", "z") == ["zsh"]
+    assert completed_by_bash("gemma4", "man", "be") == ["bench"]
+    assert completed_by_bash("gemma4", "he") == ["help"]
+    assert completed_by_bash("gemma4", "quantize", "--recipe", "bal") == ["balanced"]
+    assert completed_by_bash("gemma4", "quantize", "--recipe", f"{tmp_path}/a") == [f"{tmp_path}/a b.png"]
 
 
 def test_fish_completes(tmp_path):
@@ -58,6 +63,10 @@ def test_fish_completes(tmp_path):
     assert completed("gemma4 qu") == ["quantize"]
     assert completed("gemma4 run --repe") == ["--repetition-penalty"]
     assert sorted(completed("gemma4 run --backend ")) == ["auto", "cpu", "cuda", "ref"]
+    assert completed("gemma4 quantize --quant-recipe bal") == ["balanced"]
+    (tmp_path / "mine.json").touch()
+    assert completed(f"gemma4 quantize --quant-recipe {tmp_path}/mi") == [f"{tmp_path}/mine.json"]
+    assert completed("gemma4 help quan") == ["quantize"]
 
 
 def test_zsh_completes(terminal, tmp_path):
@@ -76,6 +85,18 @@ def test_zsh_completes(terminal, tmp_path):
     one.type("gemma4 run --backend=re")
     one.keys("Tab")
     one.wait("--backend=ref")
+    one.keys("C-u")
+    one.type("gemma4 quantize --quant-recipe bal")
+    one.keys("Tab")
+    one.wait("--quant-recipe balanced")
+    one.keys("C-u")
+    one.type(f"gemma4 quantize --quant-recipe {tmp_path}/_gem")
+    one.keys("Tab")
+    one.wait(f"--quant-recipe {tmp_path}/_gemma4")
+    one.keys("C-u")
+    one.type("gemma4 man quan")
+    one.keys("Tab")
+    one.wait("gemma4 man quantize")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -91,7 +112,8 @@ def test_every_command_has_a_page():
     assert shutil.which("groff") and shutil.which("man"), "tools/setup.sh terminal installs them"
     page = printed("man")
     for command in COMMANDS:
-        assert f"gemma4\\-{command}" in page
+        assert (f"gemma4\\-{command}" in page) == (command not in ("help", "version"))
+        assert f"gemma4 {command}" in page
 
 
 def test_pipes():

@@ -17,8 +17,7 @@ constexpr int kTokensMost = 1 << 28, kRunsMost = 1'000'000;
 BenchFlags::BenchFlags() : prompts(kPrompts), depths(kDepths), images(kImages) {}
 
 void add_bench_flags(CommandLine& line, BenchFlags& flags) {
-  add_model_argument(line, flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file")
-      .required();
+  add_model_argument(line, flags.engine.model, "checkpoint: a directory (also of an exported program) or a .gguf file");
   add_vision_flags(line, flags.engine.mmproj, flags.engine.vision);
   add_device_flags(line, flags.engine);
   add_processes_flags(line, flags.processes);

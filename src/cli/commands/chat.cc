@@ -43,6 +43,7 @@ class Chat {
       : engine_(engine),
         base_(base),
         flags_(flags),
+        defaults_{engine.generation_config(), engine.options().thinking_budget},
         view_(flags.view),
         style_(TerminalStyle::of(STDERR_FILENO)),
         conversation_(base),
@@ -87,7 +88,7 @@ class Chat {
   }
 
   void take(const std::string& text) {
-    if (text.find_first_not_of(" \t\n") == std::string::npos) return;
+    if (text.find_first_not_of(" \t\r\n") == std::string::npos) return;
     if (is_chat_command(text)) return obey(parse_chat_command(text));
     if (!utf8_valid(text)) throw Error("the message is not valid UTF-8");
     retries_ = 0;
@@ -120,8 +121,7 @@ class Chat {
       case ChatCommandKind::kThink:
         return think(argument);
       case ChatCommandKind::kClear:
-        conversation_.clear();
-        return say("The conversation is forgotten.");
+        return clear();
       case ChatCommandKind::kHelp:
         std::fputs(chat_help().c_str(), stderr);
         return;
@@ -187,10 +187,18 @@ class Chat {
     const std::string name = argument.substr(0, space);
     const size_t value = space == std::string::npos ? argument.size() : argument.find_first_not_of(' ', space);
     if (name.empty()) {
-      std::fputs(list_settings(conversation_.request, view_).c_str(), stderr);
+      std::fputs(list_settings(conversation_.request, view_, defaults_).c_str(), stderr);
     } else {
-      say(apply_setting(name, argument.substr(value), base_, conversation_.request, view_));
+      say(apply_setting(name, argument.substr(value), base_, conversation_.request, view_, defaults_));
     }
+  }
+
+  void clear() {
+    conversation_.clear();
+    std::string stays;
+    if (!conversation_.system().empty()) stays += "the system message, ";
+    if (!conversation_.request.tools.empty()) stays += "the tools, ";
+    say("The conversation is forgotten. What stays: " + stays + "what /set and /think set.");
   }
 
   void retry() {
@@ -221,10 +229,11 @@ class Chat {
     constexpr uint64_t kMost = uint64_t{1} << 30;
     if (argument.empty()) throw Error("/load needs the name of a file");
     const std::string path = typed_path(argument);
+    const std::string text = read_file(path, kMost);
     try {
-      conversation_.load(read_file(path, kMost));
+      conversation_.load(text);
     } catch (const Error& error) {
-      throw Error(path + ": " + error.what());
+      throw Error(path + " is not a saved conversation: " + error.what());
     }
     say(std::to_string(conversation_.request.messages.size()) + " messages, " +
         std::to_string(conversation_.request.images.size()) + " pictures.");
@@ -293,6 +302,7 @@ class Chat {
   Engine& engine_;
   const Request base_;
   const ChatFlags& flags_;
+  const ChatDefaults defaults_;
   ChatView view_;
   const TerminalStyle style_;
   InterruptHandler handler_;

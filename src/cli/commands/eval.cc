@@ -321,7 +321,7 @@ int eval_command(int argc, char** argv) {
   Options options;
   CommandLine line("gemma4 eval",
                    "Compare this program with reference outputs: a folder of cases, as tests/golden/tiny/golden");
-  add_model_argument(line, options.engine.model, "checkpoint: a directory or a .gguf file").required();
+  add_model_argument(line, options.engine.model, "checkpoint: a directory or a .gguf file");
   add_vision_flags(line, options.engine.mmproj, options.engine.vision);
   line.option("--golden", options.golden, "folder with cases.json and one .safetensors a case").file();
   QuestionsOptions questions;

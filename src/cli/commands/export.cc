@@ -37,20 +37,34 @@ constexpr const char* kExportAbout =
     "written.\n"
     "Exit codes: 0 written, 2 bad input, 3 the checkpoint changed or could no longer be read meanwhile.";
 
+// That a matrix of a GGUF file can be written in.
+std::vector<Format> gguf_types() {
+  std::vector<Format> types;
+  for (int i = 1; i < static_cast<int>(std::size(kFormats)); ++i) {
+    const auto format = static_cast<Format>(i);
+    const bool plain = format == Format::kF32 || format == Format::kF16 || format == Format::kBF16;
+    if (plain || can_pack_blocks(format)) types.push_back(format);
+  }
+  return types;
+}
+
 // The type that a flag names, in capitals or not; kNone if it is empty.
 Format type_named(const std::string& given, const char* flag) {
   if (given.empty()) return Format::kNone;
   std::string name = given;
   std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   std::string known;
-  for (int i = 1; i < static_cast<int>(std::size(kFormats)); ++i) {
-    const auto format = static_cast<Format>(i);
-    const bool plain = format == Format::kF32 || format == Format::kF16 || format == Format::kBF16;
-    if (!plain && !can_pack_blocks(format)) continue;
+  for (const Format format : gguf_types()) {
     if (info(format).name == name) return format;
     known += (known.empty() ? "" : ", ") + std::string(info(format).name);
   }
   throw Error(std::string(flag) + " is one of " + known + ", not " + given);
+}
+
+std::vector<std::string> gguf_type_names() {
+  std::vector<std::string> names;
+  for (const Format format : gguf_types()) names.emplace_back(info(format).name);
+  return names;
 }
 
 TokenizerData tokenizer_arrays(const Checkpoint& checkpoint) {
@@ -162,15 +176,22 @@ int export_command(int argc, char** argv) {
   line.option("--format", flags.format, "What to write: gguf, mlx or program")
       .one_of({"gguf", "mlx", "program"})
       .required();
-  add_model_argument(line, flags.model, "The checkpoint to read: a directory or a .gguf file").required();
+  add_model_argument(line, flags.model, "The checkpoint to read: a directory or a .gguf file");
   line.option("--vision", flags.vision, "The vision half of a .gguf model (else looked for beside it)");
   line.option("-o,--output,--output-dir", flags.output, "The file or directory to write").required();
-  line.option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)").only_with("--format", "gguf");
+  line.option("--type", flags.type, "gguf: type of the matrices (bf16 unless given)")
+      .suggest(gguf_type_names())
+      .only_with("--format", "gguf");
   line.option("--embedding-type", flags.embedding_type, "gguf: type of the embedding table")
+      .suggest(gguf_type_names())
       .only_with("--format", "gguf");
   line.flag("--mmproj", flags.with_vision, "gguf: write the vision half as well").only_with("--format", "gguf");
-  line.option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8").only_with("--format", "mlx");
-  line.option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128").only_with("--format", "mlx");
+  line.option("--bits", flags.bits, "mlx: bits of a code: 2, 3, 4, 5, 6 or 8")
+      .suggest({"2", "3", "4", "5", "6", "8"})
+      .only_with("--format", "mlx");
+  line.option("--group", flags.group, "mlx: columns that share a scale: 32, 64 or 128")
+      .suggest({"32", "64", "128"})
+      .only_with("--format", "mlx");
   line.option("--backend", flags.backend, "program: the backend that will run it")
       .one_of({"cpu", "cuda", "ref"})
       .show_default()

@@ -271,7 +271,7 @@ int inspect_command(int argc, char** argv) {
   EngineOptions options;
   bool as_json = false;
   options.backend = "auto";
-  add_model_argument(line, options.model, "a model directory, or one file of weights").required();
+  add_model_argument(line, options.model, "a model directory, or one file of weights");
   add_vision_flags(line, options.mmproj, options.vision);
   line.option("--backend", options.backend, "whose memory the longest context is found for; auto: as gemma4 run")
       .one_of({"auto", "cuda", "cpu", "ref"})

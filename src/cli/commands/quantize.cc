@@ -11,10 +11,10 @@ namespace gemma4 {
 int quantize_command(int argc, char** argv) {
   CommandLine line("gemma4 quantize", "Turn a Hugging Face checkpoint into a quantised one, once.");
   std::filesystem::path model_dir;
-  std::string output = "./gemma4_31b_int4";
+  std::string output = "gemma4-31b-int4";
   RecipeFlags flags{.recipe = "default"};
   QuantizeOptions options;
-  add_model_argument(line, model_dir, "Hugging Face directory").required();
+  add_model_argument(line, model_dir, "Hugging Face directory");
   line.option("-o,--output", output, "directory to write; new or empty, unless --force").file().show_default();
   add_recipe_flags(line, flags).recipe.show_default();
   line.option("--threads", options.threads, "threads (0: all cores)").between(0, 1024);

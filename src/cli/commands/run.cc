@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/utf8.h"
+#include "checkpoint/recognise.h"
 #include "cli/cli.h"
 #include "cli/commands/answer_printer.h"
 #include "cli/commands/chat.h"
@@ -117,7 +118,7 @@ void add_flags(CommandLine& line, RunFlags& flags) {
 void name_words(RunFlags& flags) {
   std::optional<std::string>& prompt = flags.engine.model.empty() ? flags.second : flags.first;
   if (flags.engine.model.empty()) {
-    if (!flags.first) throw Error("there is no model: gemma4 run MODEL, or --model MODEL");
+    if (!flags.first) throw Error(no_model("gemma4 run"));
     flags.engine.model = *flags.first;
   } else if (flags.second) {
     throw Error("'" + *flags.second + "' was not expected: --model names the model, and the prompt is '" +
@@ -333,7 +334,12 @@ int check_answer(const Request& request, const Answer& answer) {
 }
 
 int run(RunFlags& flags) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(flags.engine.model, ignored)) refuse_missing(flags.engine.model);  // before a prompt is
   const std::optional<std::string> prompt = prompt_text(flags);
+  if (prompt && is_blank(*prompt) && flags.images.empty()) {
+    throw Error("the prompt is blank, and there is no picture (-i) to answer about");
+  }
   const Request request = make_request(flags, prompt);
   flags.engine.image_budget_max = -1;               // reserve memory only for the sizes of the given images
   flags.engine.prefix_cache = !prompt.has_value();  // a single answer has no next turn

@@ -38,8 +38,8 @@ constexpr std::chrono::seconds kSilenceAfterSignal{5};
 constexpr double kSecondsMost = 1e9;  // clocks count nanoseconds in 64 bits
 
 constexpr const char* kServeAbout =
-    "Serves OpenAI's API (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models) and Anthropic's\n"
-    "(/v1/messages), Ollama's (/api/chat, /api/generate), /tokenize, /detokenize, /health, /metrics, and a page to "
+    "Serves OpenAI's API (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models), Anthropic's\n"
+    "(/v1/messages) and Ollama's (/api/chat, /api/generate), /tokenize, /detokenize, /health, /metrics, and a page to "
     "chat on\n"
     "at /.\n"
     "Prints one line with its address on standard output when it is ready. SIGINT, SIGTERM or SIGHUP stops it: new "
@@ -57,8 +57,8 @@ void add_limits(CommandLine& line, ServeFlags& flags) {
       .show_default();
   line.option(
           "--connections-per-address", server.http.connections_per_address,
-          "Of one client's address, or of one /64 network; 0: half of max-connections. Behind a proxy, which has one "
-          "address, give it max-connections")
+          "Of one client's address, or of one /64 network; 0: half of --max-connections. Behind a proxy, which has one "
+          "address, give as many as --max-connections")
       .between(0, 65536)
       .show_default();
   line.option("--max-images", flags.engine.images_max, "Images of one request").between(0, 65536).show_default();
@@ -74,7 +74,7 @@ void add_flags(CommandLine& line, ServeFlags& flags) {
   flags.engine.max_seqs = 16;
   flags.engine.share_cache = false;
   flags.engine.warm_up = true;
-  add_model_argument(line, flags.engine.model, kEngineModelHelp).required();
+  add_model_argument(line, flags.engine.model, kEngineModelHelp);
   add_engine_flags(line, flags.engine);
   add_processes_flags(line, flags.processes);
   ServerOptions& server = flags.server;

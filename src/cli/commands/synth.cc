@@ -395,12 +395,20 @@ struct SynthFlags {
 
 void add_flags(CommandLine& line, SynthFlags& flags) {
   line.option("--like", flags.like, "31b, 31b-assistant (its drafter), or a directory with the config.json to follow")
+      .file()
+      .suggest({"31b", "31b-assistant"})
       .show_default();
-  line.option("-o,--output", flags.output, "directory to write; new or empty, unless --force").required();
-  line.option("--format", flags.format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe").show_default();
+  line.option("-o,--output", flags.output, "directory to write; new or empty, unless --force").file().required();
+  std::vector<std::string> formats = {"bf16", "q4_0"};
+  formats.insert(formats.end(), builtin_recipe_names().begin(), builtin_recipe_names().end());
+  line.option("--format", flags.format, "bf16, q4_0 (GGUF, text only), or a quantisation recipe")
+      .file()
+      .suggest(formats)
+      .show_default();
   line.option("--layers", flags.layers, "text layers (0: as many as the model has)").between(0, kLayersMost);
   line.option("--tokenizer", flags.tokenizer,
-              "tokenizer.json to put beside it; without one it can be measured, not run");
+              "tokenizer.json to put beside it; without one it can be measured, not run")
+      .file();
   line.flag("--config-only", flags.config_only, "write no weights");
   line.option("--threads", flags.threads, "threads (0: all cores)").between(0, 1024);
   line.flag("--force", flags.force, kForceHelp);

@@ -13,7 +13,7 @@ namespace gemma4 {
 std::vector<ListedCommand> list_commands() {
   std::vector<ListedCommand> commands;
   for (const Command& command : command_table()) {
-    commands.push_back({std::string(command.name), command.what, describe(command.run)});
+    commands.push_back({std::string(command.name), command.what, describe(command.run), command.page});
   }
   return commands;
 }
@@ -40,7 +40,7 @@ int completion_command(int argc, char** argv) {
 int man_command(int argc, char** argv) {
   CommandLine line("gemma4 man", "Prints the manual page of a command, or of the program: gemma4 man run | man -l -");
   std::string name;
-  line.option("COMMAND", name, "a command; without one: the program's page");
+  line.option("COMMAND", name, "A command; without one: the program's page").suggest(command_names());
   if (const auto code = line.parse(argc, argv)) return *code;
   if (!name.empty() && find_command(name) == nullptr) throw Error("there is no command '" + name + "'");
   std::fputs(manual_page(name, list_commands()).c_str(), stdout);

@@ -12,9 +12,9 @@ namespace gemma4 {
 struct ListedCommand {
   std::string name, what;
   CommandInfo info;
+  bool page = true;  // Command::page
 };
 
-// All commands, also those that the help leaves out.
 std::vector<ListedCommand> list_commands();
 
 // "bash", "zsh" or "fish"; throws Error for another shell.

@@ -65,6 +65,27 @@ TEST(CommandList, HasEveryCommandAndOptionOfTheHelp) {
   EXPECT_GE(options_of_help(*find_command("run")).size(), 40u) << "the help is read";
 }
 
+// A recipe is a name or a file, a type one of a list, a command one of the table.
+TEST(CommandList, NamesThatAnOptionTakesAreOffered) {
+  const auto commands = list_commands();
+  const std::string recipes = "default sensitive sensitive_gs64 sensitive_allgs64 balanced";
+  const std::string bash = completion_script("bash", commands), zsh = completion_script("zsh", commands),
+                    fish = completion_script("fish", commands);
+  EXPECT_NE(bash.find("--quant-recipe|--recipe) _gemma4_words_and_files \"" + recipes + "\"; return"), bash.npos);
+  EXPECT_NE(zsh.find("--quant-recipe=[one of default sensitive"), zsh.npos);
+  EXPECT_NE(zsh.find(":PATH:{_gemma4_words_and_files " + recipes + "}'"), zsh.npos);
+  EXPECT_NE(fish.find("-l quant-recipe -l recipe -r -F -a '" + recipes + "'"), fish.npos);
+  for (const char* words :
+       {"--drafter) _gemma4_words_and_files \"ngram\"", "--gpu-layers) _gemma4_words \"auto\"",
+        "--bits) _gemma4_words \"2 3 4 5 6 8\"", "--group) _gemma4_words \"32 64 128\"",
+        "--type) _gemma4_words \"f32 f16 bf16 ", "--format) _gemma4_words_and_files \"bf16 q4_0 "}) {
+    EXPECT_NE(bash.find(words), bash.npos) << words;
+  }
+  EXPECT_NE(zsh.find("'1:choice:(run serve "), zsh.npos);
+  EXPECT_NE(fish.find("'__gemma4_is man' -a 'run serve "), fish.npos);
+  EXPECT_NE(fish.find("'__gemma4_is help' -a 'run serve "), fish.npos);
+}
+
 TEST(CommandList, RefusesOtherShellsAndCommands) {
   EXPECT_THROW(completion_script("csh", {}), Error);
   EXPECT_THROW(manual_page("nothing", list_commands()), Error);

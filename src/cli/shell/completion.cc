@@ -21,12 +21,23 @@ std::vector<std::string> names_of(const std::vector<ListedCommand>& commands) {
   return names;
 }
 
+// The words that are offered for the option's value.
+const std::vector<std::string>& words_for(const OptionInfo& option) {
+  return option.choices.empty() ? option.suggestions : option.choices;
+}
+
 // The words that may stand where no option does; empty: files.
-std::vector<std::string> positional_choices(const CommandInfo& info) {
+std::vector<std::string> positional_words(const CommandInfo& info) {
   for (const OptionInfo& option : info.options) {
-    if (!option.position.empty() && !option.choices.empty()) return option.choices;
+    if (!option.position.empty() && !words_for(option).empty()) return words_for(option);
   }
   return {};
+}
+
+std::string bash_value(const OptionInfo& option) {
+  const std::string words = "\"" + joined(words_for(option), " ") + "\"; ";
+  if (words_for(option).empty()) return takes_file(option) ? "_gemma4_files; " : "";  // else a value to type
+  return (takes_file(option) ? "_gemma4_words_and_files " : "_gemma4_words ") + words;
 }
 
 std::string bash_command(const ListedCommand& command) {
@@ -35,13 +46,10 @@ std::string bash_command(const ListedCommand& command) {
     if (option.names.empty()) continue;
     options += " " + joined(option.names, " ");
     if (option.value.empty()) continue;
-    const std::string complete = !option.choices.empty() ? "_gemma4_words \"" + joined(option.choices, " ") + "\"; "
-                                 : takes_file(option)    ? "_gemma4_files; "
-                                                         : "";  // a value to type
-    values += "        " + joined(option.names, "|") + ") " + complete + "return ;;\n";
+    values += "        " + joined(option.names, "|") + ") " + bash_value(option) + "return ;;\n";
   }
-  const auto choices = positional_choices(command.info);
-  const std::string others = choices.empty() ? "_gemma4_files" : "_gemma4_words \"" + joined(choices, " ") + "\"";
+  const auto words = positional_words(command.info);
+  const std::string others = words.empty() ? "_gemma4_files" : "_gemma4_words \"" + joined(words, " ") + "\"";
   return "    " + command.name + ")\n      case $before in\n" + values +
          "      esac\n      if [[ $word == -* ]]; then\n" + "        _gemma4_words \"" + options.substr(1) +
          "\"\n      else\n        " + others + "\n      fi ;;\n";
@@ -54,6 +62,8 @@ std::string bash(const std::vector<ListedCommand>& commands) {
       "_gemma4_words() { mapfile -t COMPREPLY < <(compgen -W \"$1\" -- \"$word\"); }\n"
       "_gemma4_files() {\n  compopt -o filenames 2>/dev/null\n"
       "  mapfile -t COMPREPLY < <(compgen -f -- \"$word\")\n}\n"
+      "_gemma4_words_and_files() {\n  _gemma4_files\n"
+      "  mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -W \"$1\" -- \"$word\")\n}\n"
       "_gemma4() {\n"
       "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
       "  COMPREPLY=()\n"
@@ -62,10 +72,10 @@ std::string bash(const std::vector<ListedCommand>& commands) {
       "  if [[ $before == = ]]; then before=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
       "  if ((COMP_CWORD == 1)); then\n    _gemma4_words \"" +
       names +
-      " help version --help --version\"\n    return\n  fi\n"
+      " --help --version\"\n    return\n  fi\n"
       "  case ${COMP_WORDS[1]} in\n";
   for (const ListedCommand& command : commands) script += bash_command(command);
-  return script + "    help) _gemma4_words \"" + names + "\" ;;\n  esac\n}\ncomplete -F _gemma4 gemma4\n";
+  return script + "  esac\n}\ncomplete -F _gemma4 gemma4\n";
 }
 
 // In single quotes, as zsh and fish read them alike but for the quote itself.
@@ -87,12 +97,11 @@ std::string zsh_option(const OptionInfo& option) {
   std::string action;
   if (!option.value.empty()) {
     action = ":" + escaped(option.value, ":", "") + ":";
-    if (!option.choices.empty()) {
-      action += "(" + joined(option.choices, " ") + ")";
-    } else if (takes_file(option)) {
-      action += "_files";
+    const std::string words = joined(words_for(option), " ");
+    if (takes_file(option)) {
+      action += words.empty() ? "_files" : "{_gemma4_words_and_files " + words + "}";
     } else {
-      action += " ";  // a value to type
+      action += words.empty() ? " " : "(" + words + ")";  // " ": a value to type
     }
   }
   std::string lines;
@@ -110,18 +119,19 @@ std::string zsh(const std::vector<ListedCommand>& commands) {
     list += "    '" + command.name + ":" + escaped(command.what, ":\\", "'\\''") + "'\n";
     cases += "    " + command.name + ")\n      _arguments -s -S";
     for (const OptionInfo& option : command.info.options) cases += zsh_option(option);
-    const auto choices = positional_choices(command.info);
+    const auto words = positional_words(command.info);
     cases += " \\\n        " +
-             (choices.empty() ? std::string("'*:file:_files'") : "'1:choice:(" + joined(choices, " ") + ")'") + " ;;\n";
+             (words.empty() ? std::string("'*:file:_files'") : "'1:choice:(" + joined(words, " ") + ")'") + " ;;\n";
   }
   return "#compdef gemma4\n# zsh completion for gemma4, printed by `gemma4 completion zsh`\n"
+         "_gemma4_words_and_files() { _alternative \"words:word:($*)\" 'files:file:_files' }\n"
          "_gemma4() {\n  local curcontext=\"$curcontext\" command\n  local -a commands\n  commands=(\n" +
          list +
-         "    'help:list the options of a command'\n    'version:say what this is'\n  )\n"
+         "  )\n"
          "  if (( CURRENT == 2 )); then\n    _describe command commands\n    return\n  fi\n"
          "  command=$words[2]\n  shift words\n  (( CURRENT-- ))\n  case $command in\n" +
          cases +
-         "    help) _describe command commands ;;\n  esac\n}\n"
+         "  esac\n}\n"
          "if [[ $funcstack[1] == _gemma4 ]]; then\n  _gemma4 \"$@\"\nelse\n  compdef _gemma4 gemma4\nfi\n";
 }
 
@@ -130,8 +140,9 @@ std::string fish_option(const std::string& command, const OptionInfo& option) {
   for (const std::string& name : option.names) {
     line += name.starts_with("--") ? " -l " + name.substr(2) : " -s " + name.substr(1);
   }
-  if (!option.choices.empty()) {
-    line += " -x -a '" + joined(option.choices, " ") + "'";
+  const std::string words = joined(words_for(option), " ");
+  if (!words.empty()) {
+    line += (takes_file(option) ? " -r -F -a '" : " -x -a '") + words + "'";
   } else if (takes_file(option)) {
     line += " -r -F";
   } else if (!option.value.empty()) {
@@ -151,15 +162,13 @@ std::string fish(const std::vector<ListedCommand>& commands) {
     script += "complete -c gemma4 -n __gemma4_first -a " + command.name + " -d '" + escaped(command.what, "\\", "\\'") +
               "'\n";
   }
-  script += "complete -c gemma4 -n __gemma4_first -a 'help version'\ncomplete -c gemma4 -n '__gemma4_is help' -a '" +
-            joined(names_of(commands), " ") + "'\n";
   for (const ListedCommand& command : commands) {
     for (const OptionInfo& option : command.info.options) {
       if (!option.names.empty()) script += fish_option(command.name, option);
     }
-    const auto choices = positional_choices(command.info);
+    const auto words = positional_words(command.info);
     script += "complete -c gemma4 -n '__gemma4_is " + command.name + "' " +
-              (choices.empty() ? std::string("-F") : "-a '" + joined(choices, " ") + "'") + "\n";
+              (words.empty() ? std::string("-F") : "-a '" + joined(words, " ") + "'") + "\n";
   }
   return script;
 }

@@ -96,8 +96,8 @@ std::string program_page(const std::vector<ListedCommand>& commands) {
                      " " + italic("COMMAND") + " [" + italic("OPTIONS") + "]\n.br\n" + bold("gemma4 --version") +
                      "\n.br\n" + bold("gemma4 help") + " [" + italic("COMMAND") + "]\n.SH COMMANDS\n";
   for (const ListedCommand& command : commands) {
-    page += ".TP\n" + bold("gemma4 " + command.name) + "\n" + escaped(command.what) + ": \\fBgemma4\\-" +
-            escaped(command.name) + "\\fR(1)\n";
+    page += ".TP\n" + bold("gemma4 " + command.name) + "\n" + escaped(command.what) +
+            (command.page ? ": \\fBgemma4\\-" + escaped(command.name) + "\\fR(1)\n" : "\n");
   }
   return page + kAfterCommands;
 }

@@ -12,14 +12,14 @@
 namespace gemma4 {
 namespace {
 
-using Value = std::optional<double>;  // none: the checkpoint's, or drawn
+using Value = std::optional<double>;  // none: what the checkpoint or a flag says, or drawn
 
 struct NumberSetting {
   const char* name;
   const char* what;
   double least, most;
   bool whole;
-  const char* unset;  // what it means without a value
+  const char* unset;  // whose value holds without one, or what that means
   Value (*get)(const Request&);
   void (*set)(Request&, Value);
 };
@@ -34,7 +34,7 @@ Value from(const std::optional<T>& value) {
 }
 float number(Value value, float otherwise) { return value ? static_cast<float>(*value) : otherwise; }
 
-constexpr const char* kCheckpoints = "the checkpoint's";
+constexpr const char *kCheckpoints = "the checkpoint's", *kFlags = "of --thinking-budget";
 
 constexpr NumberSetting kNumbers[] = {
     {"temperature", "0: always the likeliest token", 0, kTemperatureMax, false, kCheckpoints,
@@ -64,7 +64,7 @@ constexpr NumberSetting kNumbers[] = {
     {"max_new_tokens", "stop after this many; 0: when the context is full", 0, 1 << 30, true, "",
      [](const Request& r) { return Value(r.max_new_tokens); },
      [](Request& r, Value v) { r.max_new_tokens = as<int>(v).value_or(0); }},
-    {"thinking_budget", "tokens that thoughts may take", 0, 1 << 30, true, "no limit, or --thinking-budget's",
+    {"thinking_budget", "tokens that thoughts may take", 0, 1 << 30, true, kFlags,
      [](const Request& r) { return r.thinking_budget < 0 ? Value() : Value(r.thinking_budget); },
      [](Request& r, Value v) { r.thinking_budget = as<int>(v).value_or(-1); }},
 };
@@ -86,9 +86,22 @@ std::string text_of(double value) {
   return text;
 }
 
-std::string text_of(const NumberSetting& setting, const Request& request) {
-  const Value value = setting.get(request);
-  return value ? text_of(*value) : setting.unset;
+// The request with the values that hold where it says nothing.
+Request filled(Request request, const ChatDefaults& defaults) {
+  const SamplingParams sampling = resolve_sampling(request.sampling, defaults.checkpoint, 1);
+  request.sampling.temperature = sampling.temperature;
+  request.sampling.top_k = sampling.top_k;
+  request.sampling.top_p = sampling.top_p;
+  if (request.thinking_budget < 0) request.thinking_budget = defaults.thinking_budget;
+  return request;
+}
+
+// "0.5", or "1 (the checkpoint's)".
+std::string text_of(const NumberSetting& setting, const Request& request, const ChatDefaults& defaults) {
+  if (const Value value = setting.get(request)) return text_of(*value);
+  const Value value = setting.get(filled(request, defaults));
+  if (value) return text_of(*value) + " (" + setting.unset + ")";
+  return setting.unset == kFlags ? "no limit" : setting.unset;
 }
 
 double parsed(const NumberSetting& setting, const std::string& text) {
@@ -115,13 +128,13 @@ std::vector<std::string> setting_values(const std::string& name) {
 }
 
 std::string apply_setting(const std::string& typed, const std::string& value, const Request& base, Request& request,
-                          ChatView& view) {
+                          ChatView& view, const ChatDefaults& defaults) {
   std::string name = typed;
   std::ranges::replace(name, '-', '_');
   for (const NumberSetting& setting : kNumbers) {
     if (name != setting.name) continue;
     if (!value.empty()) setting.set(request, value == "default" ? setting.get(base) : Value(parsed(setting, value)));
-    return name + " is " + text_of(setting, request);
+    return name + " is " + text_of(setting, request, defaults);
   }
   for (const SwitchSetting& setting : kSwitches) {
     if (name != setting.name) continue;
@@ -133,16 +146,23 @@ std::string apply_setting(const std::string& typed, const std::string& value, co
   throw Error("there is no setting " + typed + (near.empty() ? "; /set lists them" : "; did you mean " + near + "?"));
 }
 
-std::string list_settings(const Request& request, const ChatView& view) {
-  std::string lines;
-  const auto add = [&](const char* name, const std::string& value, const char* what) {
-    char line[160];
-    std::snprintf(line, sizeof(line), "  %-18s %-18s %s\n", name, value.c_str(), what);
-    lines += line;
+std::string list_settings(const Request& request, const ChatView& view, const ChatDefaults& defaults) {
+  struct Row {
+    std::string name, value, what;
   };
-  for (const NumberSetting& setting : kNumbers) add(setting.name, text_of(setting, request), setting.what);
+  std::vector<Row> rows;
+  for (const NumberSetting& setting : kNumbers) {
+    rows.push_back({setting.name, text_of(setting, request, defaults), setting.what});
+  }
   for (const SwitchSetting& setting : kSwitches) {
-    add(setting.name, view.*setting.value ? "on" : "off", setting.what);
+    rows.push_back({setting.name, view.*setting.value ? "on" : "off", setting.what});
+  }
+  size_t names = 0, values = 0;
+  for (const Row& row : rows) names = std::max(names, row.name.size()), values = std::max(values, row.value.size());
+  std::string lines;
+  for (Row& row : rows) {
+    row.name.resize(names, ' '), row.value.resize(values, ' ');
+    lines += "  " + row.name + "  " + row.value + "  " + row.what + "\n";
   }
   return lines;
 }

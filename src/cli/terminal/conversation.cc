@@ -54,6 +54,14 @@ Json to_json(const Message& message, const std::vector<std::string>& images, siz
   return json;
 }
 
+Json parsed(const std::string& text) {
+  try {
+    return parse_body(text);
+  } catch (const Error&) {
+    throw Error("it is not the JSON that /save writes");
+  }
+}
+
 bool is_system(const Message& message) { return message.role == "system" || message.role == "developer"; }
 
 }  // namespace
@@ -160,7 +168,7 @@ void Conversation::load(const std::string& text) {
     throw Error("the picture " + url.substr(0, 100) + " is on a server; only data: URLs are read");
   };
   context.warnings = std::make_shared<Warnings>();
-  const Json json = parse_body(text);
+  const Json json = parsed(text);
   Fields body(json, "");
   const Request loaded = parse_chat_prompt(body, context);
   request.messages = loaded.messages;

@@ -120,6 +120,12 @@ TEST(Conversation, WhatIsNoConversationChangesNothing) {
     EXPECT_EQ(told(chat), "user:hello");
     EXPECT_EQ(chat.pending.size(), 1u);
   }
+  try {
+    chat.load("# A chat\n");
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "it is not the JSON that /save writes");
+  }
 }
 
 }  // namespace

@@ -204,8 +204,10 @@ TEST(ChatSettings, AreSetShownAndReset) {
   base.sampling.temperature = 0.5f;
   request = base;
   ChatView view;
+  ChatDefaults defaults;
+  defaults.checkpoint = {.temperature = 1.5f, .top_p = 0.95f, .top_k = 64, .eos_ids = {}};
   const auto set = [&](const std::string& name, const std::string& value) {
-    return apply_setting(name, value, base, request, view);
+    return apply_setting(name, value, base, request, view, defaults);
   };
   EXPECT_EQ(set("temperature", ""), "temperature is 0.5");
   EXPECT_EQ(set("temperature", "1.25"), "temperature is 1.25");
@@ -213,7 +215,7 @@ TEST(ChatSettings, AreSetShownAndReset) {
   EXPECT_EQ(set("temperature", "default"), "temperature is 0.5");
   EXPECT_EQ(set("top-k", "7"), "top_k is 7");
   EXPECT_EQ(request.sampling.top_k, 7);
-  EXPECT_EQ(set("top_k", "default"), "top_k is the checkpoint's");
+  EXPECT_EQ(set("top_k", "default"), "top_k is 64 (the checkpoint's)");
   EXPECT_EQ(set("seed", "42"), "seed is 42");
   EXPECT_EQ(request.sampling.seed, 42u);
   EXPECT_EQ(set("min_p", "0.1"), "min_p is 0.1");
@@ -222,8 +224,28 @@ TEST(ChatSettings, AreSetShownAndReset) {
   EXPECT_FALSE(view.stats);
   EXPECT_EQ(set("stats", "on"), "stats is on");
   for (const std::string& name : setting_names()) {
-    EXPECT_NE(list_settings(request, view).find("  " + name + " "), std::string::npos) << name;
+    EXPECT_NE(list_settings(request, view, defaults).find("  " + name + " "), std::string::npos) << name;
   }
+}
+
+TEST(ChatSettings, AreListedInColumnsWithTheValuesThatHold) {
+  Request request;
+  request.sampling.top_p = 0.5f;
+  ChatDefaults defaults;
+  defaults.checkpoint = {.temperature = 1.5f, .top_p = 0.95f, .top_k = 64, .eos_ids = {}};
+  const std::string list = list_settings(request, ChatView(), defaults);
+  EXPECT_NE(list.find("\n  top_k               64 (the checkpoint's)   choose among this many; 0: all\n"
+                      "  top_p               0.5                     choose among the likeliest"),
+            std::string::npos)
+      << list;
+  EXPECT_TRUE(list.starts_with("  temperature         1.5 (the checkpoint's)  0: always")) << list;
+  EXPECT_NE(list.find("\n  seed                drawn for each answer   of"), std::string::npos) << list;
+  EXPECT_NE(list.find("\n  thinking_budget     no limit                tokens"), std::string::npos) << list;
+  defaults.thinking_budget = 7;
+  EXPECT_NE(list_settings(request, ChatView(), defaults).find(" 7 (of --thinking-budget) "), std::string::npos);
+  defaults.checkpoint.do_sample = false;
+  EXPECT_NE(list_settings(request, ChatView(), defaults).find(" 0 (the checkpoint's) "), std::string::npos)
+      << "a checkpoint that does not sample takes the likeliest";
 }
 
 TEST(ChatSettings, RefuseWhatIsNone) {
@@ -231,7 +253,7 @@ TEST(ChatSettings, RefuseWhatIsNone) {
   Request request;
   ChatView view;
   const auto refused = [&](const std::string& name, const std::string& value) {
-    return refusal([&] { apply_setting(name, value, base, request, view); });
+    return refusal([&] { apply_setting(name, value, base, request, view, {}); });
   };
   EXPECT_EQ(refused("temperature", "5"), "temperature is a number from 0 to 2, or default");
   EXPECT_EQ(refused("temperature", "nan"), "temperature is a number from 0 to 2, or default");
