@@ -363,6 +363,7 @@ TEST(RunWords, EveryCommandTakesTheModelAlike) {
     const std::string help = run_gemma4({command, "--help"}).out;
     EXPECT_NE(help.find("-m,--model,--model-dir,--prequantized,--bf16"), std::string::npos) << command << help;
     EXPECT_NE(help.find("MODEL"), std::string::npos) << command;
+    EXPECT_EQ(help.find("{false}"), std::string::npos) << command << help;
   }
   const auto inspected = [](const std::vector<std::string>& model) {
     std::vector<std::string> words = {"inspect", "--json"};

@@ -163,7 +163,9 @@ class Help : public CLI::Formatter {
         positionals += line_of(place + suffix_of(*option), option->get_description());
       }
       if (!option->nonpositional()) continue;
-      const std::string names = option->get_name(false, true);
+      std::string names = option->get_name(false, true);
+      constexpr std::string_view kTurnsOff = "{false}";  // CLI11's mark of a flag that clears its variable
+      if (const size_t at = names.find(kTurnsOff); at != std::string::npos) names.erase(at, kTurnsOff.size());
       options += option->get_positional() ? line_of(names, "the same as " + option->get_name(true), true)
                                           : line_of(names + suffix_of(*option), option->get_description());
     }
