@@ -1,6 +1,10 @@
-# Bare Debian systems to try things in; read by try_debian.sh and try_package.sh. Needs root and debootstrap.
+# Bare Debian and Ubuntu systems to try things in; read by try_debian.sh and try_package.sh. Needs root and debootstrap.
 ROOTS=${ROOTS:-/var/tmp/gemma4-roots}
 SYSTEM=  # the one that was entered
+
+is_ubuntu() {
+  case $1 in jammy | noble | plucky | questing | resolute) ;; *) return 1 ;; esac
+}
 
 # bare_system SUITE PACKAGE...: makes $ROOTS/SUITE with these packages, where it is not there.
 bare_system() {
@@ -9,14 +13,22 @@ bare_system() {
   [ -e "$ROOTS/$suite/.complete" ] && return
   [ "$(id -u)" = 0 ] || { echo "a bare system is made as root" >&2; exit 2; }
   command -v debootstrap >/dev/null || { echo "a bare system needs the package debootstrap" >&2; exit 2; }
-  local mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' \
-    'Created-By: Packages' | head -1)}
-  [ -n "$mirror" ] || { echo "apt on this machine has no Debian mirror; name one in MIRROR" >&2; exit 2; }
+  local mirror=${MIRROR:-} components=main script=
+  if is_ubuntu "$suite"; then
+    components=main,universe
+    script=gutsy  # of all releases since; it knows Ubuntu's mirror
+    [ -e /usr/share/keyrings/ubuntu-archive-keyring.gpg ] || [ -n "${UNCHECKED:-}" ] ||
+      { echo "a bare Ubuntu needs the package ubuntu-keyring; UNCHECKED=1 goes without signatures" >&2; exit 2; }
+  elif [ -z "$mirror" ]; then
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 'Created-By: Packages' |
+      head -1)
+    [ -n "$mirror" ] || { echo "apt on this machine has no Debian mirror; name one in MIRROR" >&2; exit 2; }
+  fi
   mkdir -p "$ROOTS/packages"
   rm -rf "${ROOTS:?}/$suite"
   include=$(IFS=,; echo "$*")
-  debootstrap --variant=minbase ${include:+--include="$include"} --cache-dir="$ROOTS/packages" "$suite" \
-    "$ROOTS/$suite" "$mirror" >"$ROOTS/$suite.log" 2>&1 || { tail -5 "$ROOTS/$suite.log" >&2; exit 1; }
+  debootstrap ${UNCHECKED:+--no-check-gpg} --variant=minbase --components="$components" ${include:+--include="$include"} \
+    --cache-dir="$ROOTS/packages" "$suite" "$ROOTS/$suite" "$mirror" $script >"$ROOTS/$suite.log" 2>&1 || { tail -5 "$ROOTS/$suite.log" >&2; exit 1; }
   touch "$ROOTS/$suite/.complete"
 }
 

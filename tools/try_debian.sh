@@ -1,6 +1,6 @@
 #!/bin/bash
-# usage: try_debian.sh SUITE [demo|test|shell] [COMPILER]: `make demo` and `make test` in a bare Debian, and their seconds.
-#   SUITE      bookworm, trixie, testing: made with debootstrap (the packages debootstrap and make; root)
+# usage: try_debian.sh SUITE [demo|test|shell] [COMPILER]: `make demo` and `make test` in a bare Debian or Ubuntu, and their seconds.
+#   SUITE      bookworm, trixie, testing, jammy, noble: made with debootstrap (and ubuntu-keyring; root)
 #   demo       only `make demo`;   test: only `make test`;   all (default): both;   shell: a shell in the system
 #   COMPILER   g++-14, clang-19, ...: installed and used in place of the system's g++
 # The bare system is kept in $ROOTS (default /var/tmp/gemma4-roots) and copied for each try, so a try begins with nothing

@@ -1,8 +1,9 @@
 #!/bin/bash
 # usage: try_package.sh [FOLDER]: tries the packages in FOLDER (default build/packages; tools/package.sh makes them) in
 # bare Debian 12 and 13: unpacks the .tar.gz without installing anything, installs the .deb, asks each the demo's question,
-# and purges the .deb. A .deb made on Debian 12 is for both: 13 provides 12's names of the libraries. Needs root and
-# debootstrap; see try_debian.sh.
+# and purges the .deb. A .deb made on Debian 12 is for both: 13 provides 12's names of the libraries. The .tar.gz is
+# asked in Ubuntu 22.04, too, which has the oldest C library that it is for. Needs root, debootstrap and ubuntu-keyring; see
+# try_debian.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 packages=${1:-build/packages}
@@ -39,3 +40,7 @@ for suite in bookworm trixie; do
   in_system "apt-get purge -y -qq gemma4 >/dev/null && ! test -e /etc/default/gemma4 && ! test -e /usr/bin/gemma4"
   leave_system
 done
+bare_system jammy make git
+enter_system jammy package
+tar -xzf "$archive" -C "$SYSTEM/opt"
+ask "/opt/$(basename "$archive" .tar.gz)/bin/gemma4" "the .tar.gz in a bare jammy"
