@@ -24,6 +24,12 @@ if(SANITIZE)
 endif()
 # Relative paths, so that a compiler cache serves every checkout: tests run in the source folder.
 file(RELATIVE_PATH BINARY_PATH ${CMAKE_CURRENT_SOURCE_DIR} ${CMAKE_CURRENT_BINARY_DIR}/gemma4)
+if(CMAKE_CROSSCOMPILING)  # tests start the program, too
+  file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/emulated_gemma4 @ONLY
+       CONTENT "#!/bin/sh\nexec '@CMAKE_CROSSCOMPILING_EMULATOR@' '@CMAKE_CURRENT_BINARY_DIR@/gemma4' \"$@\"\n")
+  file(CHMOD ${CMAKE_CURRENT_BINARY_DIR}/emulated_gemma4 PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
+  string(REPLACE "/gemma4" "/emulated_gemma4" BINARY_PATH "${BINARY_PATH}")
+endif()
 target_compile_definitions(unit_tests PRIVATE SOURCE_DIR="." GEMMA4_BINARY="./${BINARY_PATH}"
                            TESTED_BACKEND="cpu")
 add_dependencies(unit_tests gemma4)
@@ -59,6 +65,16 @@ if(HAVE_CUDA)
 endif()
 
 if(SANITIZE)  # an installed library brings no sanitizer, and a benchmark under one says nothing
+  return()
+endif()
+if(CMAKE_CROSSCOMPILING)  # the same for an emulator, for which suite Golden would take too long (preset `arm`)
+  foreach(backend ref cpu)
+    add_test(NAME golden_${backend} COMMAND gemma4 eval tests/golden/tiny --golden tests/golden/tiny/golden
+             --backend ${backend} WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+  endforeach()
+  add_test(NAME demo COMMAND gemma4 run models/demo --backend cpu --image tests/golden/demo_eval/images/002.png
+           --prompt "What is at the left?" --temperature 0 WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+  set_tests_properties(demo PROPERTIES PASS_REGULAR_EXPRESSION "A pink circle\\.")
   return()
 endif()
 add_test(NAME tidy COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/tools/tidy.py)
