@@ -7,7 +7,7 @@ DEMO_PROMPT := What is at the left?
 SHELL := /bin/bash
 
 .PHONY: all setup setup-test setup-clients build demo demo-eval check test test-kernels test-asan test-locks test-clients \
-        test-replicas test-terminal setup-terminal test-arm setup-arm bench format install package
+        test-replicas test-terminal setup-terminal test-arm setup-arm test-instructions bench format install package
 
 all: build
 
@@ -111,6 +111,12 @@ test-arm: setup-arm
 	@start=$$(date +%s); \
 	cmake --preset arm >/dev/null && cmake --build --preset arm && ctest --preset arm; code=$$?; \
 	echo "make test-arm: $$(( $$(date +%s) - start )) seconds"; exit $$code
+
+# Instructions of a prompt and of a decode step, against those in tests/instructions.json. Part of test-kernels.
+test-instructions: setup-test
+	@cmake --preset test >/dev/null
+	@cmake --build --preset test --target gemma4
+	@ctest --preset test -R '^instructions$$'
 
 bench: setup-test
 	@cmake --preset bench >/dev/null

@@ -83,6 +83,14 @@ set(CHECK_SYMBOLS ${CMAKE_CURRENT_SOURCE_DIR}/tools/check_symbols.sh $<TARGET_FI
 add_test(NAME symbols_accepted COMMAND env GLIBC=99 GLIBCXX=99 ${CHECK_SYMBOLS})
 add_test(NAME symbols_refused COMMAND env GLIBC=2.17 GLIBCXX=99 ${CHECK_SYMBOLS})
 set_tests_properties(symbols_refused PROPERTIES PASS_REGULAR_EXPRESSION "needs GLIBC_.*at most GLIBC_2.17 is allowed")
+# The counts that are kept are those of the preset `test`, with its options and every SIMD target.
+if(NOT NATIVE_ONLY)
+  string(REGEX MATCH "^[0-9]+" major "${CMAKE_CXX_COMPILER_VERSION}")
+  add_test(NAME instructions COMMAND python3 tests/instructions_test.py $<TARGET_FILE:gemma4>
+           "${CMAKE_CXX_COMPILER_ID} ${major}" ${CMAKE_CURRENT_BINARY_DIR}/instructions_test
+           WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+  set_tests_properties(instructions PROPERTIES SKIP_RETURN_CODE 77)
+endif()
 add_test(NAME setup COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/setup_test.sh)
 add_test(NAME install COMMAND ${CMAKE_COMMAND} -D BUILD=${CMAKE_CURRENT_BINARY_DIR}
          -D SOURCE=${CMAKE_CURRENT_SOURCE_DIR} -D FOLDER=${CMAKE_CURRENT_BINARY_DIR}/install_test

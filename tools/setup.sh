@@ -17,7 +17,7 @@ case " $system " in
   packages="g++ cmake ninja-build pkg-config libhwy-dev nlohmann-json3-dev libcli11-dev libjpeg-dev libpng-dev
     libwebp-dev libgif-dev libheif-dev libcurl4-openssl-dev libedit-dev libjs-katex libjs-highlight.js libjs-pdf"
   case " $system " in *" ubuntu "*" 22.04 "*) packages="$packages g++-12" ;; esac # its g++ is 11: see CMakeLists.txt
-  tests="libgtest-dev libgmock-dev libbenchmark-dev python3 xz-utils"
+  tests="libgtest-dev libgmock-dev libbenchmark-dev python3 xz-utils valgrind"
   clients="python3 python3-venv chromium openssl ca-certificates"
   terminal="python3 python3-pytest tmux bash zsh fish groff man-db"
   arm="g++-aarch64-linux-gnu qemu-user"
@@ -28,7 +28,7 @@ case " $system " in
 *" fedora "*)
   packages="gcc-c++ cmake ninja-build pkgconf-pkg-config highway-devel json-devel cli11-devel libjpeg-turbo-devel
     libpng-devel libwebp-devel giflib-devel libheif-devel libcurl-devel libedit-devel"
-  tests="gtest-devel gmock-devel google-benchmark-devel python3 xz"
+  tests="gtest-devel gmock-devel google-benchmark-devel python3 xz valgrind"
   clients="python3 chromium openssl ca-certificates"
   terminal="python3 python3-pytest tmux bash zsh fish groff man-db"
   arm=
