@@ -7,7 +7,7 @@ DEMO_PROMPT := What is at the left?
 SHELL := /bin/bash
 
 .PHONY: all setup setup-test setup-clients build demo demo-eval check test test-kernels test-asan test-locks test-clients \
-        test-replicas test-terminal setup-terminal bench format install package
+        test-replicas test-terminal setup-terminal test-arm setup-arm test-instructions bench format install package
 
 all: build
 
@@ -103,6 +103,22 @@ test-replicas: build
 # The chat of `gemma4 run` in tmux, key by key; completion in bash, zsh and fish; manual pages.
 test-terminal: setup-terminal build
 	@GEMMA4_BINARY=$(BUILD)/gemma4 /usr/bin/python3 -m pytest -q tests/terminal
+
+setup-arm:
+	@tools/setup.sh arm
+
+# Linux on ARM, on Debian on x86-64: compiled with Debian's cross compiler and libraries, run under qemu-user.
+test-arm: setup-arm
+	@tools/arm_sysroot.sh
+	@start=$$(date +%s); \
+	cmake --preset arm >/dev/null && cmake --build --preset arm && ctest --preset arm; code=$$?; \
+	echo "make test-arm: $$(( $$(date +%s) - start )) seconds"; exit $$code
+
+# Instructions of a prompt and of a decode step, against those in tests/instructions.json. Part of test-kernels.
+test-instructions: setup-test
+	@cmake --preset test >/dev/null
+	@cmake --build --preset test --target gemma4
+	@ctest --preset test -R '^instructions$$'
 
 bench: setup-test
 	@cmake --preset bench >/dev/null

@@ -24,6 +24,12 @@ if(SANITIZE)
 endif()
 # Relative paths, so that a compiler cache serves every checkout: tests run in the source folder.
 file(RELATIVE_PATH BINARY_PATH ${CMAKE_CURRENT_SOURCE_DIR} ${CMAKE_CURRENT_BINARY_DIR}/gemma4)
+if(CMAKE_CROSSCOMPILING)  # tests start the program, too
+  file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/emulated_gemma4 @ONLY
+       CONTENT "#!/bin/sh\nexec '@CMAKE_CROSSCOMPILING_EMULATOR@' '@CMAKE_CURRENT_BINARY_DIR@/gemma4' \"$@\"\n")
+  file(CHMOD ${CMAKE_CURRENT_BINARY_DIR}/emulated_gemma4 PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
+  string(REPLACE "/gemma4" "/emulated_gemma4" BINARY_PATH "${BINARY_PATH}")
+endif()
 target_compile_definitions(unit_tests PRIVATE SOURCE_DIR="." GEMMA4_BINARY="./${BINARY_PATH}"
                            TESTED_BACKEND="cpu")
 add_dependencies(unit_tests gemma4)
@@ -61,12 +67,30 @@ endif()
 if(SANITIZE)  # an installed library brings no sanitizer, and a benchmark under one says nothing
   return()
 endif()
+if(CMAKE_CROSSCOMPILING)  # the same for an emulator, for which suite Golden would take too long (preset `arm`)
+  foreach(backend ref cpu)
+    add_test(NAME golden_${backend} COMMAND gemma4 eval tests/golden/tiny --golden tests/golden/tiny/golden
+             --backend ${backend} WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+  endforeach()
+  add_test(NAME demo COMMAND gemma4 run models/demo --backend cpu --image tests/golden/demo_eval/images/002.png
+           --prompt "What is at the left?" --temperature 0 WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+  set_tests_properties(demo PROPERTIES PASS_REGULAR_EXPRESSION "A pink circle\\.")
+  return()
+endif()
 add_test(NAME tidy COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/tools/tidy.py)
 # What a portable package is checked with must accept and refuse: the same program under a high and under a low limit.
 set(CHECK_SYMBOLS ${CMAKE_CURRENT_SOURCE_DIR}/tools/check_symbols.sh $<TARGET_FILE:gemma4>)
 add_test(NAME symbols_accepted COMMAND env GLIBC=99 GLIBCXX=99 ${CHECK_SYMBOLS})
 add_test(NAME symbols_refused COMMAND env GLIBC=2.17 GLIBCXX=99 ${CHECK_SYMBOLS})
 set_tests_properties(symbols_refused PROPERTIES PASS_REGULAR_EXPRESSION "needs GLIBC_.*at most GLIBC_2.17 is allowed")
+# The counts that are kept are those of the preset `test`, with its options and every SIMD target.
+if(NOT NATIVE_ONLY)
+  string(REGEX MATCH "^[0-9]+" major "${CMAKE_CXX_COMPILER_VERSION}")
+  add_test(NAME instructions COMMAND python3 tests/instructions_test.py $<TARGET_FILE:gemma4>
+           "${CMAKE_CXX_COMPILER_ID} ${major}" ${CMAKE_CURRENT_BINARY_DIR}/instructions_test
+           WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+  set_tests_properties(instructions PROPERTIES SKIP_RETURN_CODE 77)
+endif()
 add_test(NAME setup COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/setup_test.sh)
 add_test(NAME install COMMAND ${CMAKE_COMMAND} -D BUILD=${CMAKE_CURRENT_BINARY_DIR}
          -D SOURCE=${CMAKE_CURRENT_SOURCE_DIR} -D FOLDER=${CMAKE_CURRENT_BINARY_DIR}/install_test

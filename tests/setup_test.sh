@@ -13,6 +13,9 @@ says g++-12 "$names"
 says highway-devel "$(tools/setup.sh names fedora)"
 says gtest-devel "$(tools/setup.sh names test fedora)"
 says chromium "$(tools/setup.sh names clients fedora)"
+says qemu-user "$(tools/setup.sh names arm debian)"
+if said=$(tools/setup.sh names arm fedora 2>&1); then fail "ARM's packages were named on Fedora: $said"; fi
+says "takes its libraries from Debian's packages" "$said"
 if said=$(tools/setup.sh names plan9 2>&1); then fail "an unknown system was accepted: $said"; fi
 says "this is no Debian, Ubuntu or Fedora" "$said"
 

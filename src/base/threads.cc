@@ -27,6 +27,8 @@ int cores() {
 void pause() {
 #if defined(__x86_64__)
   _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb");  // waits for the pipeline to drain, as x86's pause does; `yield` waits for nothing
 #endif
 }
 

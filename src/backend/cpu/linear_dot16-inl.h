@@ -24,10 +24,32 @@ namespace gemma4::cpu::HWY_NAMESPACE {
 
 using VI = hn::Vec<DI>;
 
+#if HWY_TARGET == HWY_NEON
+// NEON multiplies the int16 of half a vector and adds the products to a whole vector of int32. So there are two sums,
+// whose neighbouring lanes are added at the end of a block.
+struct Sum {
+  VI low, high;
+};
+HWY_INLINE Sum zero_sum() { return {hn::Zero(DI()), hn::Zero(DI())}; }
+HWY_INLINE VI total(const Sum& sum) {
+  const DI d;
+  return hn::Add(hn::ConcatEven(d, sum.high, sum.low), hn::ConcatOdd(d, sum.high, sum.low));
+}
+template <bool>
+HWY_INLINE Sum dot2(Sum sum, VI a, VI b) {
+  const hn::Repartition<int16_t, DI> d16;
+  sum.low = hn::ReorderWidenMulAccumulate(DI(), hn::BitCast(d16, a), hn::BitCast(d16, b), sum.low, sum.high);
+  return sum;
+}
+#else
+using Sum = VI;
+HWY_INLINE Sum zero_sum() { return hn::Zero(DI()); }
+HWY_INLINE VI total(Sum sum) { return sum; }
+
 // In each lane: sum + the product of the low halves + that of the high halves, which are int16 in a and b. kVnni: with
 // the one instruction for this, which Highway's AVX3 target does not have.
 template <bool kVnni>
-HWY_INLINE VI dot2(VI sum, VI a, VI b) {
+HWY_INLINE Sum dot2(Sum sum, VI a, VI b) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE4
 #if HWY_TARGET <= HWY_AVX3
   if constexpr (kVnni) {
@@ -48,12 +70,13 @@ HWY_INLINE VI dot2(VI sum, VI a, VI b) {
   return hn::Add(sum, hn::Add(low, hn::Mul(hn::ShiftRight<16>(a), hn::ShiftRight<16>(b))));
 #endif
 }
+#endif
 
 // Codes J and J + 4 of the eight in each lane, as its low and high half.
 template <size_t J>
 HWY_INLINE VI code_pair(hn::Vec<DU> word) {
   const DI d;
-#if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE4
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE4) || HWY_TARGET == HWY_NEON
   if constexpr (J == 3) {  // a shift of 16-bit halves leaves only the top codes
     const hn::Repartition<uint16_t, DI> d16;
     return hn::BitCast(d, hn::ShiftRight<12>(hn::BitCast(d16, word)));
@@ -163,8 +186,8 @@ HWY_INLINE void dot16(const Packed& w, const uint8_t* panel, size_t lane, int64_
     const uint8_t* group = panel + k / w.group * w.group_bytes;
     const int64_t begin = k % w.group, end = std::min(w.group, begin + first + depth - k);
     for (int64_t i = begin; i < end; i += rows.block, factors += 2 * M) {
-      VI sum[M * U];
-      unroll<M * U>([&](auto u) GEMMA4_INLINE { sum[u] = hn::Zero(DI()); });
+      Sum sum[M * U];
+      unroll<M * U>([&](auto u) GEMMA4_INLINE { sum[u] = zero_sum(); });
       const uint8_t* codes = Codes::codes(w, group, i);
       for (int64_t n = 0; n < rows.block / 8; ++n, codes += 4 * kPanel, x += 4 * M) {
         hn::Vec<DU> word[U];
@@ -186,7 +209,7 @@ HWY_INLINE void dot16(const Packed& w, const uint8_t* panel, size_t lane, int64_
         const auto scales = Codes::scales(w, group, i, lane + u * kLanes);
         unroll<M>([&](auto m) GEMMA4_INLINE {
           VF& to = acc[m * U + u];
-          const VF product = hn::Mul(hn::ConvertTo(d, sum[m * U + u]), scales.scale);
+          const VF product = hn::Mul(hn::ConvertTo(d, total(sum[m * U + u])), scales.scale);
           to = hn::MulAdd(hn::Set(d, factors[m]), hn::MulAdd(hn::Set(d, factors[M + m]), scales.offset, product), to);
         });
       });
@@ -250,7 +273,7 @@ void dot16_rows(const Context& ctx, const Tensor& out, const Tensor& x, const Pa
 template <class Codes>
 void dot16_groups(const Context& ctx, const Tensor& out, const Tensor& x, const Packed& w) {
   constexpr int64_t kMost = kLanes >= 16 ? 12 : 8;
-  constexpr bool kEachSize = !kFewKernels && (Codes::kVnni || HWY_TARGET == HWY_AVX2);
+  constexpr bool kEachSize = !kFewKernels && (Codes::kVnni || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_NEON);
   const int64_t groups = (x.rows() + kMost - 1) / kMost, rows = (x.rows() + groups - 1) / groups;
   if (rows == 1) return dot16_rows<Codes, 1>(ctx, out, x, w);
   if constexpr (kEachSize) {
