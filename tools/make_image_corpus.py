@@ -5,10 +5,10 @@ documents them.
 
 usage: tools/make_image_corpus.py [FOLDER]
 """
+import argparse
 import io
 import pathlib
 import struct
-import sys
 import zlib
 
 import pillow_heif
@@ -149,7 +149,9 @@ def shown():
 
 
 def main():
-    folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "tests/golden/image_corpus"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", nargs="?", type=pathlib.Path, default=ROOT / "tests/golden/image_corpus")
+    folder = parser.parse_args().output
     for kind, files in (("refused", refused()), ("shown", shown())):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for name, data in files:

@@ -1,22 +1,19 @@
 #!/usr/bin/env python3
-"""Draws docs/images/gpu.svg: speed on one H100 beside other engines. Needs nothing but Python.
+"""Draws docs/images/gpu.svg: speed on one H200 beside llama.cpp. Needs nothing but Python.
 
     plot_gpu.py [OUTPUT.svg]
 
-Figures: docs/cuda/benchmarks.md (`gemma4 bench`); llama.cpp of August 2026 and Hugging Face transformers, measured on a GPU of
-the same model.
+Figures: docs/cuda/cards.md, "Beside llama.cpp": the same Q4_0 file of the synthetic 31B, one run on one card.
 """
+import argparse
 import pathlib
-import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OURS, OTHER = "#2563eb", "#9ca3af"
 CHARTS = [
-    ("decode, tokens a second", [("gemma4, int4", 153.6), ("gemma4, Q4_0", 153.0), ("llama.cpp, Q4_0", 87.5)]),
-    ("decode at 16,384 tokens of context", [("gemma4, int4", 131.3), ("gemma4, Q4_0", 131.0), ("llama.cpp, Q4_0", 77.0)]),
-    ("prompt of 2,048, tokens a second", [("gemma4, int4", 9133), ("gemma4, Q4_0", 9546), ("llama.cpp, Q4_0", 2773)]),
-    ("image of 280 tokens, images a second", [("gemma4", 124.6), ("transformers, bf16", 1000 / 63.5)]),
-    ("image of 1,120 tokens, images a second", [("gemma4", 20.1), ("transformers, bf16", 1000 / 112)]),
+    ("decode, tokens a second", [("gemma4", 193.9), ("llama.cpp", 95.3)]),
+    ("prompt of 512, tokens a second", [("gemma4", 9695), ("llama.cpp", 2766)]),
+    ("prompt of 2,048, tokens a second", [("gemma4", 9591), ("llama.cpp", 2941)]),
 ]
 WIDTH, BAR, LEFT, LONGEST = 760, 22, 170, 470
 
@@ -38,9 +35,11 @@ def main():
         y += 26
     style = "text{font:13px system-ui,sans-serif;fill:#1f2937}.title{font-weight:600}"
     svg = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y - 16}" role="img" '
-           f'aria-label="Gemma 4 31B on one H100"><style>{style}</style>'
+           f'aria-label="Gemma 4 31B, Q4_0, on one H200"><style>{style}</style>'
            f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>\n')
-    output = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/images/gpu.svg"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", nargs="?", type=pathlib.Path, default=ROOT / "docs/images/gpu.svg")
+    output = parser.parse_args().output
     output.write_text(svg)
     print(f"wrote {output}")
 

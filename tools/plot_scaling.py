@@ -6,8 +6,8 @@
 MEASURED is what `gemma4 bench --gpus N` printed on one host with four H200: replace it by what tools/multi_gpu_check.sh
 prints on yours.
 """
+import argparse
 import pathlib
-import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -86,7 +86,9 @@ def main():
         for n in GPUS:
             p = memory_gb(n, context)
             print(f"  {n} GPUs: {sum(p):5.1f} GB = " + " + ".join(f"{x:.1f}" for x in p))
-    draw(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/images/scaling.png")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", nargs="?", type=pathlib.Path, default=ROOT / "docs/images/scaling.png")
+    draw(parser.parse_args().output)
 
 
 def draw(path):

@@ -4,6 +4,7 @@ widths and in both themes.
 
 usage: tools/screenshots.py [FOLDER]   (needs the playwright package; `make test-clients` sets one up in build/clients)
 """
+import argparse
 import pathlib
 import sys
 
@@ -95,7 +96,9 @@ def shoot(context, url, out, name, whole):
 
 
 def main():
-    out = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/images"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", nargs="?", type=pathlib.Path, default=ROOT / "docs/images")
+    out = parser.parse_args().output
     out.mkdir(parents=True, exist_ok=True)
     served = Served()
     for width, height in WIDTHS.items():
